@@ -1,0 +1,1 @@
+"""Compress a convolutional ONNX network without data."""

@@ -1,0 +1,29 @@
+"""Errors of the user's world: each is one line that says what to change."""
+
+from __future__ import annotations
+
+
+class UdfcError(Exception):
+    """The input or the request cannot be served; the message is one line for the user."""
+
+    exit_code = 1
+
+
+class ModelError(UdfcError):
+    """The model file is missing, damaged, or holds something that cannot be computed with."""
+
+
+class RequestError(UdfcError):
+    """The options ask for something impossible."""
+
+
+class GateError(UdfcError):
+    """A requirement (`--require`) is not met; nothing was written."""
+
+    exit_code = 3
+
+
+class CheckError(UdfcError):
+    """The compressed network failed its final check; nothing was written."""
+
+    exit_code = 3
