@@ -1,0 +1,120 @@
+"""Synthetic images by formula: dead leaves and 1/f noise, in normalized units.
+
+Dead leaves (Lee, Mumford, Huang, IJCV 2001): opaque ellipses and rectangles with power-law radii cover each other,
+which gives edges, scales and co-occurrences close to those of photographs. 1/f noise: Gaussian noise with amplitude
+f^-1.5. Both have mean about 0 and deviation about 1; `InputScaling` takes them to what a network expects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+_SLOPE = 1.5  # amplitude of the noise falls as f^-1.5
+_SHARED = 0.9  # fraction of the variance that all channels share
+_TILES = 60  # leaves on an image of 32 pixels; grows with the side
+
+
+@dataclass(frozen=True)
+class InputScaling:
+    """How normalized units become network inputs: value = clip(z * std + mean, low, high), per channel."""
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    low: float = -np.inf
+    high: float = np.inf
+
+    def apply(self, z: Array) -> Array:
+        """Scale images z (N, C, ...) in normalized units to the network's units."""
+        shape = (1, -1) + (1,) * (z.ndim - 2)
+        std = np.asarray(self.std, np.float32).reshape(shape)
+        mean = np.asarray(self.mean, np.float32).reshape(shape)
+        return np.clip(z * std + mean, np.float32(self.low), np.float32(self.high)).astype(np.float32, copy=False)
+
+
+def synthetic_images(count: int, channels: int, size: tuple[int, ...], seed: int) -> Array:
+    """Half dead leaves, half 1/f noise.
+
+    Args:
+        count: number of images, at least 1.
+        channels: channels of the network's input.
+        size: spatial size; one to three dimensions (three get noise only: there are no leaves in a volume).
+        seed: the same seed gives the same images.
+
+    Returns:
+        (count, channels, *size) float32 in normalized units.
+    """
+    rng = np.random.default_rng(seed)
+    leaves = 0 if len(size) not in (1, 2) else (count + 1) // 2
+    plane = size if len(size) == 2 else (1, *size)
+    parts = []
+    if leaves:
+        parts.append(dead_leaves(leaves, channels, (plane[0], plane[1]), rng).reshape(leaves, channels, *size))
+    if count > leaves:
+        parts.append(power_noise(count - leaves, channels, size, rng))
+    return np.concatenate(parts)
+
+
+def power_noise(count: int, channels: int, size: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Gaussian noise with amplitude f^-1.5, (count, channels, *size), most of its variance shared by the channels."""
+    axes = tuple(range(2, 2 + len(size)))
+    grids = np.meshgrid(*[np.fft.fftfreq(n) for n in size], indexing="ij")
+    frequency = np.sqrt(sum(g**2 for g in grids))
+    frequency.flat[0] = np.inf if frequency.size > 1 else 1.0  # no constant part
+    amplitude = frequency**-_SLOPE
+
+    def noise(planes: int) -> NDArray[np.float64]:
+        spectrum = np.fft.fftn(rng.standard_normal((count, planes, *size)), axes=axes) * amplitude
+        z: NDArray[np.float64] = np.fft.ifftn(spectrum, axes=axes).real
+        return z / max(float(z.std()), 1e-12)
+
+    return (noise(1) * np.sqrt(_SHARED) + noise(channels) * np.sqrt(1 - _SHARED)).astype(np.float32)
+
+
+def dead_leaves(count: int, channels: int, size: tuple[int, int], rng: np.random.Generator) -> Array:
+    """Opaque shaded ellipses and rectangles, later over earlier: (count, channels, height, width).
+
+    Every image gets the same radii at other places, so that one step draws one leaf on all images at once.
+    """
+    height, width = size
+    side = max(size)
+    margin = int(np.ceil(0.6 * side * 3)) + 1
+    z = np.empty((count, channels, height, width), np.float32)
+    z[:] = (rng.normal(0, 0.5, (count, channels)) + rng.normal(0, 0.8, (count, 1)))[:, :, None, None]
+    leaves = max(8, int(_TILES * side / 32))
+    radii = np.minimum(0.6 * side, 1.75 / (rng.random(leaves) + 0.025))
+    for radius in radii:
+        _draw_leaf(z, float(radius), min(margin, int(np.ceil(radius * 2.9)) + 1), rng)
+    z += rng.normal(0, 0.05, z.shape).astype(np.float32)
+    return z
+
+
+def _draw_leaf(z: Array, radius: float, reach: int, rng: np.random.Generator) -> None:
+    """Draw one leaf on every image of z (N, C, H, W) in place; `reach` bounds its half extent in pixels."""
+    count, channels, height, width = z.shape
+    center = rng.random((count, 2)) * (height, width)
+    aspect, angle = rng.uniform(0.5, 2, (count, 1, 1)), rng.random((count, 1, 1)) * np.pi
+    color = (rng.normal(0, 1, (count, 1)) + rng.normal(0, 0.4, (count, channels))).astype(np.float32)
+    slope = rng.normal(0, 0.02 * 32 / max(height, width), (count, 2, 1, 1))
+    ellipse = rng.random((count, 1, 1)) < 0.6
+    rows = _window(center[:, 0], reach, height)
+    cols = _window(center[:, 1], reach, width)
+    dy = (rows - center[:, :1])[:, :, None]
+    dx = (cols - center[:, 1:])[:, None, :]
+    u = (dx * np.cos(angle) + dy * np.sin(angle)) / radius
+    v = (dy * np.cos(angle) - dx * np.sin(angle)) / (radius * aspect)
+    inside = np.where(ellipse, u * u + v * v < 1, (abs(u) < 1) & (abs(v) < 1))
+    image, y, x = np.nonzero(inside)
+    shade = (slope[:, 0] * dy + slope[:, 1] * dx).astype(np.float32)[image, y, x]
+    z[image, :, rows[image, y], cols[image, x]] = color[image] + shade[:, None]
+
+
+def _window(center: NDArray[np.float64], reach: int, length: int) -> NDArray[np.int64]:
+    """Indices (N, m) of the pixels around each center, moved to lie inside the image."""
+    span = min(2 * reach + 1, length)
+    start = np.clip(center.astype(np.int64) - reach, 0, length - span)
+    return start[:, None] + np.arange(span)

@@ -1,0 +1,138 @@
+"""Sampled patches of a layer's input, and their means, Grams and cross moments.
+
+A layer is a linear map of patches: y = W p + b, where p holds the k taps of I/g channels around one output position
+(im2col). With P (n, d) the patches at n sampled positions and T (n, o) the targets there,
+
+    G = (P - mean)ᵀ (P - mean) / n        X = (P - mean)ᵀ (T - mean) / n
+
+Products are float32, sums of products stay below 2^24 terms, and solvers get float64.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Double = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a layer looks at its input.
+
+    Attributes:
+        kernel: taps for each spatial dimension; empty for Gemm and MatMul, whose patches are rows.
+        strides: strides, one for each spatial dimension (of the output for a transposed convolution).
+        dilations: dilations, one for each spatial dimension.
+        pads: pixels of zero padding at the beginning of each spatial dimension.
+        groups: channel groups.
+        transposed: a ConvTranspose; taps are then counted in the flipped kernel.
+    """
+
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    groups: int = 1
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of patches and targets, for each channel group.
+
+    Attributes:
+        count: sampled positions n.
+        mean: (g, d) mean patch.
+        gram: (g, d, d) covariance of the patches, float64.
+        target_mean: (g, o).
+        cross: (g, d, o) covariance of patches and targets, float64.
+    """
+
+    count: int
+    mean: Double
+    gram: Double
+    target_mean: Double
+    cross: Double
+
+
+def sample_positions(output_shape: tuple[int, ...], window: Window, limit: int, seed: int) -> Index:
+    """Sorted flat positions (image, *space) of a layer's output, at most `limit`, without repetition."""
+    total = int(np.prod(output_shape[:-1] if not window.kernel else output_shape[:1] + output_shape[2:]))
+    if total <= limit:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).choice(total, limit, replace=False))
+
+
+def sample_targets(y: Array, window: Window, positions: Index) -> Array:
+    """Values (n, O) of a layer's output y (N, O, *space), or rows (..., O), at the positions."""
+    if not window.kernel:
+        return y.reshape(-1, y.shape[-1])[positions]
+    image, *space = np.unravel_index(positions, y.shape[:1] + y.shape[2:])
+    return y[(image, slice(None), *space)]
+
+
+def patches(x: Array, window: Window, output_shape: tuple[int, ...], positions: Index) -> Array:
+    """Patches (g, n, d) of the input x at output positions, d = I/g * taps, tap index fastest.
+
+    Args:
+        x: (N, I, *space), or (..., I) when the window has no kernel.
+        window: the layer's geometry.
+        output_shape: shape of the layer's output for this x.
+        positions: flat indices from `sample_positions`.
+    """
+    if not window.kernel:
+        return x.reshape(-1, x.shape[-1])[positions][None]
+    image, *space = np.unravel_index(positions, output_shape[:1] + output_shape[2:])
+    axes = [_tap_coordinates(window, i, at, x.shape[2 + i]) for i, at in enumerate(space)]
+    n, channels, taps = len(positions), x.shape[1], int(np.prod(window.kernel))
+    result = np.empty((n, channels, taps), np.float32)
+    for tap, choice in enumerate(itertools.product(*[range(k) for k in window.kernel])):
+        coordinates = [axes[i][0][t] for i, t in enumerate(choice)]
+        valid = np.logical_and.reduce([axes[i][1][t] for i, t in enumerate(choice)])
+        values = x[(image, slice(None), *coordinates)]
+        result[:, :, tap] = values if valid.all() else np.where(valid[:, None], values, 0)
+    g = window.groups
+    return np.ascontiguousarray(result.reshape(n, g, channels // g * taps).transpose(1, 0, 2))
+
+
+def _tap_coordinates(window: Window, dim: int, at: Index, length: int) -> tuple[Index, NDArray[np.bool_]]:
+    """Input coordinate (taps, n) read by each tap of one dimension, and whether it lies inside the input."""
+    taps, stride = np.arange(window.kernel[dim])[:, None], window.strides[dim]
+    dilation, pad = window.dilations[dim], window.pads[dim]
+    if window.transposed:
+        stuffed = at + pad - (window.kernel[dim] - 1 - taps) * dilation
+        coordinate, valid = stuffed // stride, stuffed % stride == 0
+    else:
+        coordinate = at * stride + taps * dilation - pad
+        valid = np.ones(coordinate.shape, bool)
+    valid &= (coordinate >= 0) & (coordinate < length)
+    return np.where(valid, coordinate, 0), valid
+
+
+def moments(p: Array, t: Array) -> Moments:
+    """Means, Gram and cross moments of patches p (g, n, d) and targets t (g, n, o)."""
+    n = p.shape[1]
+    mean, target_mean = p.mean(1, dtype=np.float64), t.mean(1, dtype=np.float64)
+    centered = p - mean[:, None].astype(np.float32)
+    centered_t = t - target_mean[:, None].astype(np.float32)
+    transposed = centered.transpose(0, 2, 1)
+    gram = (transposed @ centered).astype(np.float64) / n
+    cross = (transposed @ centered_t).astype(np.float64) / n
+    return Moments(n, mean, gram, target_mean, cross)
+
+
+def channel_statistics(y: Array) -> tuple[Double, Double]:
+    """Mean and variance (C,) over all axes but 1 of y (N, C, ...), one image at a time to keep the memory small."""
+    axes = tuple(range(1, y.ndim - 1))
+    size = y.size / y.shape[1]
+    mean = sum((image.sum(axes, dtype=np.float64) for image in y), start=np.zeros(y.shape[1])) / size
+    shape = (-1,) + (1,) * (y.ndim - 2)
+    center = mean.astype(np.float32).reshape(shape)
+    square = sum((np.square(image - center).sum(axes, dtype=np.float64) for image in y), start=np.zeros(y.shape[1]))
+    return mean, square / size

@@ -1,0 +1,205 @@
+"""How the next layer is repaired: one regression, and the older closed forms that never run the network.
+
+Regression, for patches p of the damaged input, the target t and the prior weights W0 (ridge toward W0, LBYL's form
+carried to measured moments; the row `moments`):
+
+    W = (X + λ W0) (G + λ I)⁻¹       λ = ridge · mean(diag G)       b = E[t] - W E[p]
+
+With fewer samples than unknowns the same W comes from an (n, n) system (Woodbury):
+
+    W = W0 + Rᵀ (P Pᵀ / n + λ I)⁻¹ P / n       R = T - P W0ᵀ
+
+Channel methods give a mixing matrix A (C, |K|): channel c is replaced by Σ_k A[c, k] · kept channel k, and the consumer
+absorbs it, U'[:, k] = Σ_c U[:, c] A[c, k]. V (C, d) are the producer's weights with batch norm folded, q (C,) its bias.
+
+- `none`: A selects the kept channels.
+- `merge` (Neuron Merging, Kim et al., NeurIPS 2020): each pruned channel goes to one kept channel.
+- `udfc` (Bai et al., ICCV 2023; the ridge form is inferred from its predecessor LBYL, arXiv 2502.08474):
+  s_j = (V_K V_Kᵀ + α1 q_K q_Kᵀ + α2 I)⁻¹ (V_K v_j + α1 q_j q_K).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.moments import Array, Moments, moments
+
+Double = NDArray[np.float64]
+Keep = NDArray[np.int64]
+
+_UDFC_BIAS, _UDFC_RIDGE = 0.01, 0.008  # α1, α2 of the paper
+_MERGE_BALANCE, _MERGE_COSINE = 0.85, 0.1  # λ and the least cosine of Neuron Merging
+
+
+@dataclass(frozen=True)
+class Producer:
+    """What a channel method knows of the layers that write a group.
+
+    Attributes:
+        weight: V (C, d), batch norm folded; several producers stand side by side.
+        bias: q (C,), batch norm folded.
+        scale: g (C,), the batch-norm factor that was folded; ones without batch norm.
+    """
+
+    weight: Double
+    bias: Double
+    scale: Double
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Refitted weights (g, o, d), bias (g, o), and what is left of the target's variance after the fit (0 to 1)."""
+
+    weight: Double
+    bias: Double
+    residual: float
+
+
+def mix_none(producer: Producer, keep: Keep) -> Double:
+    """Mixing matrix (C, |K|) that drops the pruned channels."""
+    mixing = np.zeros((len(producer.bias), len(keep)))
+    mixing[keep, np.arange(len(keep))] = 1
+    return mixing
+
+
+def mix_udfc(producer: Producer, keep: Keep) -> Double:
+    """Mixing matrix (C, |K|): each pruned channel as the ridge combination of the kept ones."""
+    mixing = mix_none(producer, keep)
+    pruned = np.setdiff1d(np.arange(len(producer.bias)), keep)
+    features = np.concatenate([producer.weight, np.sqrt(_UDFC_BIAS) * producer.bias[:, None]], axis=1)
+    gram = features[keep] @ features[keep].T + _UDFC_RIDGE * np.eye(len(keep))
+    mixing[pruned] = np.linalg.solve(gram, features[keep] @ features[pruned].T).T
+    return mixing
+
+
+def mix_merge(producer: Producer, keep: Keep) -> Double:
+    """Mixing matrix (C, |K|): each pruned channel is a multiple of the kept one that is most like it."""
+    mixing = mix_none(producer, keep)
+    pruned = np.setdiff1d(np.arange(len(producer.bias)), keep)
+    if not len(pruned):
+        return mixing
+    scale = np.where(producer.scale == 0, 1e-12, producer.scale)
+    raw = producer.weight / scale[:, None]
+    norm = np.maximum(np.linalg.norm(raw, axis=1), 1e-12)
+    cosine = (raw / norm[:, None])[pruned] @ (raw / norm[:, None])[keep].T
+    factor = (norm * scale)[pruned][:, None] / (norm * scale)[keep]
+    gap = abs(factor * producer.bias[keep] - producer.bias[pruned][:, None])
+    gap /= np.maximum(gap.max(axis=1, keepdims=True), 1e-12)
+    best = np.argmin(_MERGE_BALANCE * (1 - cosine) + (1 - _MERGE_BALANCE) * gap, axis=1)
+    rows = np.arange(len(pruned))
+    similar = cosine[rows, best] > _MERGE_COSINE
+    mixing[pruned[similar], best[similar]] = factor[rows, best][similar]
+    return mixing
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to repair the consumer.
+
+    Attributes:
+        mix: the mixing matrix of a pruned group, from weights alone.
+        measured: the consumer is refitted on moments of a network run; `mix` then only gives the start.
+        selection: the criterion used unless another is asked for.
+        rescales: quantized channels are rescaled in the next layer (UDFC's quantized form).
+    """
+
+    mix: Callable[[Producer, Keep], Double]
+    measured: bool = False
+    selection: str = "l2"
+    rescales: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "none": Method(mix_none),
+    "merge": Method(mix_merge),
+    "udfc": Method(mix_udfc, rescales=True),
+    "moments": Method(mix_none, measured=True, selection="obs"),
+}
+
+
+def rescale_quantized(damaged: Producer, original: Producer) -> Double:
+    """UDFC's scale (C,) of the next layer's input channel after the producer was quantized.
+
+    s_c = (ṽ·v + α1 q̃ q) / (ṽ·ṽ + α1 q̃² + α2).
+    """
+    top = (damaged.weight * original.weight).sum(1) + _UDFC_BIAS * damaged.bias * original.bias
+    bottom = np.square(damaged.weight).sum(1) + _UDFC_BIAS * np.square(damaged.bias) + _UDFC_RIDGE
+    scale: Double = top / bottom
+    return scale
+
+
+def regress(p: Array, t: Array, prior: Double, ridge: float) -> Solution:
+    """Fit targets by patches, near the prior.
+
+    Args:
+        p: patches (g, n, d).
+        t: targets (g, n, o).
+        prior: W0 (g, o, d).
+        ridge: λ relative to mean(diag G), more than 0.
+
+    Returns:
+        The solution; if a system is singular the ridge grows tenfold until it is not.
+    """
+    if p.shape[1] < p.shape[2]:
+        return _regress_dual(p, t, prior, ridge)
+    measured = moments(p, t)
+    weight = solve(measured, prior, ridge)
+    return Solution(weight, intercept(measured, weight), residual(measured, weight, t))
+
+
+def solve(measured: Moments, prior: Double, ridge: float) -> Double:
+    """Ridge regression weights (g, o, d) from moments; see the module's first equation."""
+    weights = []
+    for gram, cross, start in zip(measured.gram, measured.cross, prior, strict=True):
+        strength = ridge * max(float(np.trace(gram)) / len(gram), 1e-30)
+        weights.append(_solve_regularized(gram, cross, start, strength))
+    return np.stack(weights)
+
+
+def _solve_regularized(gram: Double, cross: Double, prior: Double, strength: float) -> Double:
+    """(G + λ I)⁻¹ (X + λ W0ᵀ), transposed; the ridge grows while the system is singular."""
+    for _ in range(8):
+        system = gram.copy()
+        system.flat[:: len(gram) + 1] += strength
+        try:
+            weight: Double = np.linalg.solve(system, cross + strength * prior.T).T
+        except np.linalg.LinAlgError:
+            weight = np.full_like(prior, np.nan)
+        if np.isfinite(weight).all():
+            return weight
+        strength *= 10
+    return prior
+
+
+def _regress_dual(p: Array, t: Array, prior: Double, ridge: float) -> Solution:
+    """`regress` for fewer samples than unknowns: an (n, n) system for each group."""
+    mean, target_mean = p.mean(1, dtype=np.float64), t.mean(1, dtype=np.float64)
+    weights, left = [], []
+    for x, y, start, mx, my in zip(p, t, prior, mean, target_mean, strict=True):
+        n, centered = len(x), x - mx.astype(np.float32)
+        missing = (y - my) - centered @ start.T.astype(np.float32)
+        gram = (centered @ centered.T).astype(np.float64) / n
+        gram.flat[:: n + 1] += ridge * max(float(np.trace(gram)) / x.shape[1], 1e-30)
+        step = centered.T @ np.linalg.solve(gram, missing).astype(np.float32) / n
+        weights.append(start + step.T)
+        left.append(np.square(missing - centered @ step).sum() / max(np.square(y - my).sum(), 1e-30))
+    weight = np.stack(weights)
+    return Solution(weight, target_mean - np.einsum("god,gd->go", weight, mean), float(np.mean(left)))
+
+
+def intercept(measured: Moments, weight: Double) -> Double:
+    """Bias (g, o) that keeps the mean: E[t] - W E[p]."""
+    bias: Double = measured.target_mean - np.einsum("god,gd->go", weight, measured.mean)
+    return bias
+
+
+def residual(measured: Moments, weight: Double, t: Array) -> float:
+    """Fraction of the target's variance that W (g, o, d) leaves: E‖t - W p‖² / E‖t‖², both centered."""
+    explained = 2 * np.einsum("god,gdo->", weight, measured.cross)
+    energy = np.einsum("god,gde,goe->", weight, measured.gram, weight, optimize=True)
+    total = float(t.var(axis=1, dtype=np.float64).sum())
+    return float(max(total - explained + energy, 0.0) / max(total, 1e-30))

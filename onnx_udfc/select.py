@@ -1,0 +1,173 @@
+"""Which channels to keep.
+
+Criteria from weights give a score for each channel (larger stays). `obs` orders them by what the consumer loses:
+backward elimination by blocks (Optimal Brain Surgeon, Hassibi and Stork 1993, as in arXiv 2208.11580), on the Gram G of
+the consumer's input with k rows for each channel, H = G + λ I:
+
+    cost_j = tr(W_jᵀ [(H⁻¹)_jj]⁻¹ W_j)
+    W ← W - (H⁻¹)_:j [(H⁻¹)_jj]⁻¹ W_j        H⁻¹ ← H⁻¹ - (H⁻¹)_:j [(H⁻¹)_jj]⁻¹ (H⁻¹)_j:
+
+One pass gives the whole nested order and what each removal costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.reconstruct import Producer
+
+Double = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+_STEPS = 96  # a wide layer loses several channels at a time, in at most about this many steps
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A nested order of removal.
+
+    Attributes:
+        order: all channels, the first to go first.
+        cost: the error that each removal adds (same order), in units of the consumer's output variance; the last is
+            infinite, since a group never goes to zero.
+    """
+
+    order: Index
+    cost: Double
+
+    def kept(self, count: int) -> Index:
+        """The `count` channels that stay, sorted."""
+        return np.sort(self.order[len(self.order) - count :])
+
+
+@dataclass
+class ConsumerInput:
+    """What one consumer (one channel group of it) sees of the channels to be removed.
+
+    Attributes:
+        gram: (d, d) covariance of its patches.
+        weight: (d, o) its weights, transposed.
+        rows: (C, m) rows of the Gram that each channel owns; -1 where this group owns none of a channel.
+    """
+
+    gram: Double
+    weight: Double
+    rows: Index
+
+
+def _l2(producer: Producer) -> Double:
+    scale = np.where(producer.scale == 0, 1e-12, producer.scale)
+    return np.asarray(np.linalg.norm(producer.weight / scale[:, None], axis=1))
+
+
+def _l1(producer: Producer) -> Double:
+    scale = np.where(producer.scale == 0, 1e-12, producer.scale)
+    return np.asarray(abs(producer.weight / scale[:, None]).sum(1))
+
+
+def _folded(producer: Producer) -> Double:
+    return np.asarray(np.linalg.norm(producer.weight, axis=1))
+
+
+def _scale(producer: Producer) -> Double:
+    return abs(producer.scale)
+
+
+CRITERIA: dict[str, Callable[[Producer], Double]] = {
+    "l2": _l2,  # norm of the weights as they were trained
+    "l1": _l1,
+    "folded-l2": _folded,  # norm of the weights with batch norm folded
+    "bn-scale": _scale,  # |γ / σ|
+}
+MEASURED = ("obs",)  # criteria that need moments
+
+
+def removal_by_score(score: Double) -> Removal:
+    """Order of removal by rising score (C,); the cost is the squared score."""
+    order = np.argsort(score, kind="stable")
+    cost = np.square(score[order])
+    cost[-1] = np.inf
+    return Removal(order, cost)
+
+
+def eliminate(consumers: list[ConsumerInput], channels: int, ridge: float) -> Removal:
+    """Backward elimination of all channels from all consumers at once; costs of the consumers add up.
+
+    Args:
+        consumers: at least one; their arrays are not changed.
+        channels: C.
+        ridge: λ relative to mean(diag G).
+    """
+    states = [_Elimination(c, ridge) for c in consumers]
+    alive = np.arange(channels)
+    order: list[int] = []
+    cost: list[float] = []
+    batch = max(1, -(-channels // _STEPS))
+    while len(alive) > 1:
+        costs = sum((s.costs(alive) for s in states), start=np.zeros(len(alive)))
+        lowest = np.sort(np.argsort(costs, kind="stable")[: min(batch, len(alive) - 1)])
+        lowest = lowest[np.argsort(costs[lowest], kind="stable")]
+        order += alive[lowest].tolist()
+        cost += costs[lowest].tolist()
+        for state in states:
+            state.remove(alive[lowest])
+        alive = np.delete(alive, lowest)
+    return Removal(np.array([*order, int(alive[0])]), np.array([*cost, np.inf]))
+
+
+class _Elimination:
+    """The shrinking inverse Gram of one consumer."""
+
+    def __init__(self, consumer: ConsumerInput, ridge: float) -> None:
+        d = len(consumer.gram)
+        system = consumer.gram + ridge * max(float(np.trace(consumer.gram)) / d, 1e-30) * np.eye(d)
+        self.inverse = np.linalg.inv(system)
+        self.weight = consumer.weight.astype(np.float64)
+        self.rows = consumer.rows
+        self.dead = 0
+
+    def costs(self, channels: Index) -> Double:
+        """Cost (n,) of removing each of the channels alone."""
+        rows = self.rows[channels]
+        present = rows[:, 0] >= 0
+        cost = np.zeros(len(channels))
+        rows = rows[present]
+        if len(rows):
+            blocks = self.inverse[rows[:, :, None], rows[:, None, :]]
+            weight = self.weight[rows]
+            cost[present] = np.einsum("nmo,nmo->n", weight, np.linalg.solve(blocks, weight))
+        return cost
+
+    def remove(self, channels: Index) -> None:
+        """Remove the channels; the others take over what they can."""
+        rows = self.rows[channels]
+        rows = rows[rows[:, 0] >= 0].ravel()
+        if not len(rows):
+            return
+        step = np.linalg.solve(self.inverse[np.ix_(rows, rows)], self.inverse[rows])
+        self.weight -= step.T @ self.weight[rows]
+        self.inverse -= self.inverse[:, rows] @ step
+        self.weight[rows] = 0
+        self.rows = self.rows.copy()
+        self.rows[channels] = -1
+        self.dead += len(rows)
+        self.inverse[rows] = 0
+        self.inverse[:, rows] = 0
+        self.inverse[rows, rows] = 1
+        if self.dead * 4 > len(self.inverse):
+            self._compact()
+
+    def _compact(self) -> None:
+        """Drop removed rows, so that later updates are smaller."""
+        used = np.ones(len(self.inverse), bool)
+        used[(np.diag(self.inverse) == 1) & ~self.weight.any(axis=1)] = False
+        used[self.rows[self.rows >= 0]] = True
+        moved = np.cumsum(used) - 1
+        self.rows = np.where(self.rows >= 0, moved[self.rows], -1)
+        self.inverse = self.inverse[np.ix_(used, used)]
+        self.weight = self.weight[used]
+        self.dead = 0
