@@ -1,0 +1,100 @@
+"""Gates and budgets: what a result must pass, and what it must fit into."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from onnx_udfc.errors import RequestError
+
+BUDGET_KEYS = ("macs", "params", "bytes", "latency")
+COMPRESS_REQUIREMENTS = ("agreement", "sqnr", "cosine", "macs", "params", "bytes")
+VALIDATE_REQUIREMENTS = (*COMPRESS_REQUIREMENTS, "accuracy", "accuracy_drop", "latency", "memory", "matched")
+
+_REQUIREMENT = re.compile(r"^\s*([a-z_]+)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
+_AMOUNT = re.compile(r"^\s*([\d.]+(?:[eE][-+]?\d+)?)\s*([a-zA-Z%]*)\s*$")
+_UNITS = {"": 1, "b": 1, "k": 1e3, "kb": 1e3, "m": 1e6, "mb": 1e6, "g": 1e9, "gb": 1e9}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A gate such as `agreement>=0.95`."""
+
+    key: str
+    op: Literal[">=", "<=", ">", "<"]
+    value: float
+
+    def met(self, measured: float | None) -> bool:
+        """Return whether a measured value passes; what could not be measured does not."""
+        if measured is None:
+            return False
+        match self.op:
+            case ">=":
+                return measured >= self.value
+            case "<=":
+                return measured <= self.value
+            case ">":
+                return measured > self.value
+            case "<":
+                return measured < self.value
+
+    def __str__(self) -> str:
+        return f"{self.key}{self.op}{self.value:g}"
+
+
+def parse_requirement(text: str, keys: Sequence[str] = COMPRESS_REQUIREMENTS) -> Requirement:
+    """Read `KEY>=VALUE`; `sqnr_db` is `sqnr` and `parameters` is `params`.
+
+    Raises:
+        RequestError: The form or the key is unknown.
+    """
+    match = _REQUIREMENT.match(text)
+    if not match:
+        raise RequestError(f"--require {text}: expected KEY>=VALUE or KEY<=VALUE, e.g. agreement>=0.95")
+    key = {"sqnr_db": "sqnr", "parameters": "params"}.get(match[1], match[1])
+    if key not in keys:
+        raise RequestError(f"--require {text}: unknown key {match[1]!r}; known are {', '.join(keys)}")
+    try:
+        value = float(match[3])
+    except ValueError:
+        raise RequestError(f"--require {text}: {match[3]!r} is not a number") from None
+    op: Literal[">=", "<=", ">", "<"] = match[2]  # type: ignore[assignment]  # the pattern has only these
+    return Requirement(key, op, value)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit for the result: a fraction of the original's (0 < amount ≤ 1), or an absolute amount."""
+
+    key: str
+    amount: float
+    fraction: bool
+
+    def limit(self, original: float) -> float:
+        """Return the largest allowed value, given the original's."""
+        return self.amount * original if self.fraction else self.amount
+
+
+def parse_budget(key: str, value: str) -> Budget:
+    """Read `macs=0.5`, `bytes=2MB`, `params=30%`, `macs=1.2G`; a bare number up to 1 is a fraction.
+
+    Raises:
+        RequestError: The key or the value is not understood.
+    """
+    if key not in BUDGET_KEYS:
+        raise RequestError(f"--budget {key}={value}: unknown key {key!r}; known are {', '.join(BUDGET_KEYS)}")
+    match = _AMOUNT.match(value)
+    unit = match[2].lower() if match else "?"
+    if not match or (unit != "%" and unit not in _UNITS) or match[1].count(".") > 1:
+        raise RequestError(f"--budget {key}={value}: expected a fraction such as 0.5, or an amount such as 2MB or 30%")
+    number = float(match[1])
+    fraction = unit == "%" or (unit == "" and number <= 1)
+    amount = number / 100 if unit == "%" else number * _UNITS[unit]
+    if amount <= 0 or (fraction and amount > 1):
+        raise RequestError(f"--budget {key}={value}: a fraction lies above 0 and at most at 1")
+    if key == "latency" and not fraction:
+        raise RequestError(f"--budget {key}={value}: latency is a fraction of the original's, e.g. latency=0.5")
+    return Budget(key, amount, fraction)

@@ -1,0 +1,183 @@
+"""What a user asks for, typed and checked once; importing this costs nothing (no numpy, no onnx)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from onnx_udfc.errors import RequestError
+from onnx_udfc.goals import Budget, Requirement, parse_budget, parse_requirement
+
+TARGETS = ("cpu", "cuda", "tensorrt", "portable")
+METHODS = ("moments", "udfc", "merge", "none")
+ALLOCATIONS = ("uniform", "global")
+PROVIDERS = ("cpu", "cuda", "tensorrt")
+PRUNE_STREAM = ("auto", "on", "off")
+BITS = (2, 3, 4, 5, 6, 7, 8, 32)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides the compressed network; see docs/options.md.
+
+    Attributes:
+        prune: Fraction of channels removed in every prunable group, 0 ≤ prune < 1.
+        bits: Weight bits 2 to 8, 32 for float, or `auto` to let the budget choose.
+        activations: 8 for quantized activations, or None.
+        target: Which QDQ form is written: cpu, cuda, tensorrt or portable.
+        method: How the next layer is repaired: moments, udfc, merge or none.
+        calibrate: Real inputs (.npz, .npy, folder or zip of images) in place of synthetic ones.
+        input_mean: Mean per channel, after `input_range`; empty if unknown.
+        input_std: Deviation per channel; empty if unknown.
+        input_range: Values of pixel 0 and pixel 255, or None if unknown.
+        input_colour: Order of the channels: rgb, bgr or gray.
+        allocate: `uniform` or `global`.
+        budget: Limits, e.g. {"macs": "0.5", "bytes": "2MB"}.
+        align: Kept channel counts are multiples of it, or `auto`.
+        skip: Patterns (fnmatch) of node and tensor names that are left alone.
+        require: Gates that the result must pass.
+        select: Criterion of which channels stay; None is the method's own.
+        prune_stream: Whether residual streams are pruned: auto, on or off.
+        images: Number of synthetic images; None is the method's own.
+        seed: Seed of everything random.
+        threads: Threads of onnxruntime and BLAS; None leaves it to them.
+        provider: Execution provider that runs the networks: cpu, cuda or tensorrt.
+        attribution: Whether the report measures which layer lost what.
+        verbose: Notes for each layer.
+        debug: Tracebacks instead of one line.
+    """
+
+    prune: float = 0.0
+    bits: int | Literal["auto"] = 32
+    activations: int | None = None
+    target: str = "cpu"
+    method: str = "moments"
+    calibrate: str | None = None
+    input_mean: tuple[float, ...] = ()
+    input_std: tuple[float, ...] = ()
+    input_range: tuple[float, float] | None = None
+    input_colour: str = "rgb"
+    allocate: str = "uniform"
+    budget: Mapping[str, str] = field(default_factory=dict)
+    align: int | Literal["auto"] = "auto"
+    skip: tuple[str, ...] = ()
+    require: tuple[Requirement, ...] = ()
+    select: str | None = None
+    prune_stream: str = "auto"
+    images: int | None = None
+    seed: int = 0
+    threads: int | None = None
+    provider: str = "cpu"
+    attribution: bool = False
+    verbose: bool = False
+    debug: bool = False
+
+    def check(self) -> None:
+        """Refuse what cannot be served.
+
+        Raises:
+            RequestError: One line that says what to change.
+        """
+        self._check_numbers()
+        self._check_choices()
+        self._check_input()
+        self._check_combinations()
+
+    def budgets(self) -> tuple[Budget, ...]:
+        """Return the budgets, parsed."""
+        return tuple(parse_budget(k, v) for k, v in self.budget.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-clean values under the names of the fields; requirements as their text."""
+        values = asdict(self) | {"require": [str(r) for r in self.require], "budget": dict(self.budget)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def changed(self) -> dict[str, Any]:
+        """Return what differs from the defaults, as `to_dict` gives it."""
+        default = Options().to_dict()
+        return {k: v for k, v in self.to_dict().items() if v != default[k]}
+
+    def _check_numbers(self) -> None:
+        if not 0 <= self.prune < 1:
+            raise RequestError(f"--prune {self.prune:g}: must be at least 0 and below 1")
+        if self.bits != "auto" and self.bits not in BITS:
+            raise RequestError(f"--bits {self.bits}: must be 2 to 8, 32 for none, or auto with a --budget")
+        if self.activations not in (None, 8):
+            raise RequestError(f"--activations {self.activations}: must be 8 or none")
+        if self.align != "auto" and self.align < 1:
+            raise RequestError(f"--align {self.align}: must be auto or at least 1")
+        for name, value in (("images", self.images), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise RequestError(f"--{name} {value}: must be at least 1")
+        if self.seed < 0:
+            raise RequestError(f"--seed {self.seed}: must be at least 0")
+
+    def _check_choices(self) -> None:
+        _one_of("target", self.target, TARGETS)
+        _one_of("method", self.method, METHODS)
+        _one_of("allocate", self.allocate, ALLOCATIONS)
+        _one_of("provider", self.provider, PROVIDERS)
+        _one_of("prune-stream", self.prune_stream, PRUNE_STREAM)
+        _one_of("input-colour", self.input_colour, ("rgb", "bgr", "gray"))
+
+    def _check_input(self) -> None:
+        if any(not s > 0 for s in self.input_std):
+            raise RequestError("--input-std: deviations must be above 0")
+        if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
+            raise RequestError("--input-range: the first value must be below the second, e.g. 0,1")
+        if self.input_mean and self.input_std and 1 not in (len(self.input_mean), len(self.input_std)):
+            _same_length(self.input_mean, self.input_std)
+
+    def _check_combinations(self) -> None:
+        self.budgets()
+        if self.bits == "auto" and not self.budget:
+            raise RequestError("--bits auto needs a --budget to choose by, e.g. --budget bytes=0.1")
+        if self.activations is not None and self.bits == 32:
+            raise RequestError("--activations 8 needs quantized weights too: add --bits 8 (or 4)")
+        if self.activations is not None and self.target == "cuda":
+            raise RequestError(
+                "--activations 8 with --target cuda: onnxruntime has no integer convolution on CUDA, so it would only be"
+                " slower; use --target tensorrt, or leave --activations out"
+            )
+
+
+def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise RequestError(f"--{name} {value}: must be one of {', '.join(allowed)}")
+
+
+def _same_length(mean: Sequence[float], std: Sequence[float]) -> None:
+    if len(mean) != len(std):
+        raise RequestError(f"--input-mean has {len(mean)} values but --input-std has {len(std)}")
+
+
+def options_from(values: Mapping[str, Any]) -> Options:
+    """Return checked options from plain values (TOML, JSON): names with - or _, lists, `none`, requirement texts.
+
+    Raises:
+        RequestError: A name or a value is not understood.
+    """
+    given = {k.replace("-", "_"): v for k, v in values.items()}
+    unknown = set(given) - {f.name for f in fields(Options)}
+    if unknown:
+        raise RequestError(f"unknown option {sorted(unknown)[0].replace('_', '-')!r}; see onnx-udfc --help")
+    for key in ("input_mean", "input_std", "input_range", "skip"):
+        if isinstance(given.get(key), list):
+            given[key] = tuple(given[key])
+    if "require" in given:
+        given["require"] = tuple(r if isinstance(r, Requirement) else parse_requirement(r) for r in given["require"])
+    if "budget" in given:
+        given["budget"] = {k: str(v) for k, v in dict(given["budget"]).items()}
+    if given.get("activations") == "none":
+        given["activations"] = None
+    return _checked(given)
+
+
+def _checked(given: Mapping[str, Any]) -> Options:
+    try:
+        options = Options(**given)
+        options.check()
+    except TypeError as error:
+        raise RequestError(f"an option has a value of the wrong kind ({error})") from error
+    return options

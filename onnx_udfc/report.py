@@ -1,0 +1,258 @@
+"""What a compression did, as typed data; the JSON keys are a contract (report.schema.json).
+
+Errors are relative residuals: ‖y − ŷ‖² / ‖y − mean(y)‖² at a layer's output, 0 for none. Decibels are signal to noise,
+10·log10(‖y‖² / ‖y − ŷ‖²), more is better, at most `MAX_DB`, which stands for "identical".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+MAX_DB = 200.0
+
+
+@dataclass(frozen=True)
+class Tool:
+    """Who made the file."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a network weighs: parameters (weights and biases of its layers), MACs for one input, bytes on disk."""
+
+    parameters: int
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """What became of channels that can only be pruned together.
+
+    Attributes:
+        name: Name of the group, of its first producer.
+        channels: Channels before.
+        kept: Channels after.
+        producers: Layers that write them.
+        consumers: Layers that read them.
+        status: pruned, kept (prunable but nothing was removed) or skipped (cannot be pruned).
+        reason: Why it was skipped or kept; empty when pruned.
+        kind: inner (one block's own) or stream (a residual stream that blocks share).
+    """
+
+    name: str
+    channels: int
+    kept: int
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    status: Literal["pruned", "kept", "skipped"]
+    reason: str = ""
+    kind: Literal["inner", "stream"] = "inner"
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of weights in equal bins between `low` and `high`."""
+
+    low: float
+    high: float
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What became of one layer.
+
+    Attributes:
+        name: Node name.
+        op_type: ONNX operator.
+        bits: Weight bits written.
+        parameters_before: Weights and biases before.
+        parameters_after: The same after.
+        relative_error: Relative residual of the layer's output after everything, or None if it was not measured.
+        error_before: The same before the repair.
+        error_after: The same after the repair (before quantization, where that comes later).
+        channels_before: Output channels before.
+        channels_after: Output channels after.
+        macs_before: MACs before, for one input.
+        macs_after: MACs after.
+        form: How its weight is written, e.g. `Cast(INT4)→Mul`.
+        histogram: Of its weights, where it was asked for.
+    """
+
+    name: str
+    op_type: str
+    bits: int
+    parameters_before: int
+    parameters_after: int
+    relative_error: float | None
+    error_before: float | None = None
+    error_after: float | None = None
+    channels_before: int | None = None
+    channels_after: int | None = None
+    macs_before: int | None = None
+    macs_after: int | None = None
+    form: str = ""
+    histogram: Histogram | None = None
+
+
+@dataclass(frozen=True)
+class LayerLoss:
+    """Attribution: what one layer's own compression costs, and what reaches its output, in dB (more is better).
+
+    Attributes:
+        name: Node name.
+        own_db: The compressed layer on the original's input against the original's output.
+        arriving_db: The compressed network's value at this output against the original's.
+        compared: `output` (this layer's output), `kept` (its surviving channels) or the name of another tensor.
+        advice: What would help; empty except for the worst.
+    """
+
+    name: str
+    own_db: float | None
+    arriving_db: float | None
+    compared: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class SkipReport:
+    """A node that was left alone, and why."""
+
+    node: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How near the outputs are to the original's.
+
+    Attributes:
+        inputs: Where the inputs came from.
+        sqnr_db: Signal to noise over all outputs (of the worst output), at most MAX_DB.
+        cosine: Cosine of the outputs (of the worst output).
+        agreement: Share of inputs with the same argmax; None where no output looks like class scores.
+        count: Number of inputs.
+        max_difference: Largest absolute difference of any output value.
+    """
+
+    inputs: Literal["synthetic", "calibration"]
+    sqnr_db: float
+    cosine: float
+    agreement: float | None
+    count: int = 0
+    max_difference: float = 0.0
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What the written file needs.
+
+    Attributes:
+        opset: Of the default domain.
+        ir_version: Of the file.
+        onnxruntime_min: The oldest onnxruntime that runs it.
+        notes: What a user should know: session options to set, what is slower.
+        form: The QDQ form, in words.
+        slower: Whether the file is expected to run slower than the float original.
+        weight_memory: Bytes that weights take at run time, where known.
+    """
+
+    opset: int
+    ir_version: int
+    onnxruntime_min: str
+    notes: tuple[str, ...] = ()
+    form: str = ""
+    slower: bool = False
+    weight_memory: int | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything about one compression; times are in seconds, memory in bytes."""
+
+    tool: Tool
+    options: Mapping[str, Any]
+    before: Size
+    after: Size
+    groups: tuple[GroupReport, ...]
+    layers: tuple[LayerReport, ...]
+    fidelity: Fidelity
+    runtime: Runtime
+    timings: Mapping[str, float]
+    skips: tuple[SkipReport, ...] = ()
+    warnings: tuple[str, ...] = ()
+    attribution: tuple[LayerLoss, ...] = ()
+    peak_memory: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, dictionaries, strings and finite numbers (what is not finite becomes None)."""
+        result = plain(self)
+        assert isinstance(result, dict)
+        return result
+
+    def to_json(self) -> str:
+        """Return the report as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def measured(self, key: str) -> float | None:
+        """Return the value that a requirement's key names; macs, params and bytes are ratios to the original's."""
+        match key:
+            case "agreement":
+                return self.fidelity.agreement
+            case "sqnr":
+                return self.fidelity.sqnr_db
+            case "cosine":
+                return self.fidelity.cosine
+            case "macs":
+                return ratio(self.after.macs, self.before.macs)
+            case "params":
+                return ratio(self.after.parameters, self.before.parameters)
+            case "bytes":
+                return ratio(self.after.bytes, self.before.bytes)
+        return None
+
+
+def this_tool() -> Tool:
+    """Return the name and version of this package."""
+    return Tool("onnx-udfc", metadata.version("onnx-udfc"))
+
+
+def ratio(after: float, before: float) -> float:
+    """Return after / before, 1 where there was nothing."""
+    return after / before if before else 1.0
+
+
+def plain(value: object) -> Any:
+    """Return dataclasses, mappings and sequences as JSON types; numbers that are not finite become None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, str) or value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Sequence):
+        return [plain(v) for v in value]
+    if hasattr(value, "item"):  # numpy scalars, without importing numpy
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int) else str(value)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return a JSON report as plain values."""
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result
