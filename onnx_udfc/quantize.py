@@ -1,0 +1,227 @@
+"""Weights in few bits: number formats, scales, and rounding that sees the inputs' second moments.
+
+A row w (the weights of one output channel) is written as q·s, with integer codes q on the symmetric grid
+±(2^(b−1) − 1) and one scale s per row. With the Gram G = E[p pᵀ] of the layer's input patches p, the damage is
+
+    E[(q·s − w)ᵀp]² = (q·s − w)ᵀ G (q·s − w)                                                        (1)
+
+`search_scale` tries clipping factors f of s = f·max|w| / qmax and keeps the least (1) of rounding to nearest.
+
+`round_with_gram` is GPTQ (Frantar et al., arXiv 2210.17323): columns in order of falling diag G; each is rounded, and
+its error is made up for by the columns that are still free. In the paper's words, with U the upper Cholesky factor of
+H⁻¹, H = G + λI:  e = (w_i − q_i)/U_ii,  w_rest −= e·U_i,rest. We compute the same numbers from H itself (GPTQ is
+Babai's nearest plane, arXiv 2507.18553): with H = R Rᵀ, R upper triangular, and x = q·s − w against the *original* w,
+
+    (1) = ‖Rᵀx‖²,   so   w_i ← w_i − Σ_{j<i} x_j R_ji / R_ii   is the best value of column i given those before it.
+
+This needs one factorization and no inverse, and blocks of columns become matrix products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int8]
+
+BLOCK = 64  # columns rounded one by one before the rest is updated with a matrix product
+EXACT_GRAM = 256  # wider rows are searched with the diagonal blocks of G of this size: d²·o·25 products cost too much
+DAMPING_TRIES = 6
+
+
+@dataclass(frozen=True)
+class QuantFormat:
+    """A symmetric integer grid.
+
+    Attributes:
+        bits: width of a code.
+        qmin: least code, −(2^(bits−1) − 1); the grid is symmetric, so that a zero point of 0 loses nothing.
+        qmax: greatest code.
+        storage: bits that a code takes in the file at opset 21 (int4 or int8; there is nothing between).
+        lowest_clip: least factor of max|w| that `search_scale` tries; coarse grids want more clipping.
+    """
+
+    bits: int
+    qmin: int
+    qmax: int
+    storage: int
+    lowest_clip: float = 0.4
+
+
+def _format(bits: int, lowest_clip: float = 0.4) -> QuantFormat:
+    qmax = 2 ** (bits - 1) - 1
+    return QuantFormat(bits, -qmax, qmax, 4 if bits <= 4 else 8, lowest_clip)
+
+
+FORMATS: dict[int, QuantFormat] = {
+    fmt.bits: fmt
+    for fmt in (_format(2, 0.1), _format(3, 0.2), _format(4, 0.3), _format(5), _format(6), _format(7), _format(8))
+}
+
+
+@dataclass(frozen=True)
+class QuantParams:
+    """Codes and scales of one layer, in the layout of `Layer.matrix()`.
+
+    Attributes:
+        bits: key of FORMATS.
+        codes: int8 (groups, O/groups, d), within the format's qmin..qmax.
+        scale: float (groups, O/groups), > 0, exactly representable in the type that the weight has in the file.
+    """
+
+    bits: int
+    codes: Codes
+    scale: Floats
+
+    def dequantize(self) -> Floats:
+        """Return the weights that the codes stand for, float64 (groups, O/groups, d)."""
+        weight: Floats = self.codes * self.scale[..., None]
+        return weight
+
+
+class Rounding(NamedTuple):
+    """Codes int8, shaped as the weights, and why they are plain nearest codes (None: they are not)."""
+
+    codes: Codes
+    reason: str | None
+
+
+def search_scale(
+    weight: Floats, fmt: QuantFormat, gram: Floats | None = None, dtype: DTypeLike = np.float32, steps: int = 25
+) -> Floats:
+    """Scale of each row with the least error (1) of rounding to nearest, over clipping factors.
+
+    Args:
+        weight: (..., o, d).
+        fmt: the grid.
+        gram: (..., d, d), or None for G = I.
+        dtype: type of the scale in the file; the result is exactly representable in it.
+        steps: how many factors between fmt.lowest_clip and 1 are tried.
+
+    Returns:
+        float64 (..., o), > 0 everywhere: a row of zeros gets 1.
+    """
+    weight = np.asarray(weight, np.float64)
+    full = np.abs(weight).max(axis=-1, initial=0.0) / fmt.qmax
+    best = _storable(full, dtype)
+    least = np.full(best.shape, np.inf)
+    for factor in np.linspace(1.0, fmt.lowest_clip, steps):
+        scale = _storable(full * factor, dtype)
+        error = _gram_error(round_nearest(weight, scale, fmt) * scale[..., None] - weight, gram)
+        better = error < least
+        best, least = np.where(better, scale, best), np.where(better, error, least)
+    return best
+
+
+def _storable(scale: Floats, dtype: DTypeLike) -> Floats:
+    """Round to the file's type; a scale that would vanish becomes the least normal number, that of no weights 1."""
+    least = float(np.finfo(np.dtype(dtype)).tiny)
+    stored = np.asarray(scale, np.dtype(dtype)).astype(np.float64)
+    floored: Floats = np.where(scale == 0.0, 1.0, np.maximum(stored, least))
+    return floored
+
+
+def _gram_error(damage: Floats, gram: Floats | None) -> Floats:
+    """Equation (1) for every row of damage (..., o, d); wide rows see the diagonal blocks of G only."""
+    if gram is None:
+        plain: Floats = np.einsum("...od,...od->...o", damage, damage)
+        return plain
+    width = damage.shape[-1]
+    size = width if width <= EXACT_GRAM else BLOCK
+    error = np.zeros(damage.shape[:-1])
+    for start in range(0, width, size):
+        part = slice(start, start + size)
+        piece = damage[..., part]
+        error += np.einsum("...od,...od->...o", piece @ gram[..., part, part], piece)
+    return error
+
+
+def round_nearest(weight: Floats, scale: Floats, fmt: QuantFormat) -> Codes:
+    """Codes int8 (..., o, d) of the nearest grid points (ties to even), for weight (..., o, d) and scale (..., o)."""
+    codes: Codes = np.clip(np.rint(weight / scale[..., None]), fmt.qmin, fmt.qmax).astype(np.int8)
+    return codes
+
+
+def round_with_gram(weight: Floats, scale: Floats, fmt: QuantFormat, gram: Floats, damping: float = 0.01) -> Rounding:
+    """Round so that the layer's output, not its weights, stays close (GPTQ, see the module's text).
+
+    Args:
+        weight: (groups, o, d), or (o, d).
+        scale: (groups, o), or (o,), > 0.
+        fmt: the grid.
+        gram: (groups, d, d), or (d, d): second moments of the input patches, any positive factor.
+        damping: λ relative to mean(diag G); grows tenfold as often as the factorization fails.
+
+    Returns:
+        The codes, shaped as weight; with a reason where the Gram could not be used and they are the nearest ones.
+    """
+    if weight.ndim == 2:
+        codes, reason = round_with_gram(weight[None], scale[None], fmt, gram[None], damping)
+        return Rounding(codes[0], reason)
+    weight = np.asarray(weight, np.float64)
+    diagonal = np.diagonal(gram, axis1=-2, axis2=-1)
+    if not np.isfinite(gram).all() or diagonal.min(initial=0.0) < 0:
+        return Rounding(round_nearest(weight, scale, fmt), "the second moments of the input are not finite")
+    order = np.argsort(-diagonal, axis=-1, kind="stable")
+    factor = _upper_factor(_reorder(np.asarray(gram, np.float64), order), damping)
+    if factor is None:
+        return Rounding(round_nearest(weight, scale, fmt), "the second moments of the input could not be factorized")
+    sorted_codes = _nearest_plane(np.take_along_axis(weight, order[:, None, :], axis=-1), scale, fmt, factor)
+    codes = np.empty(weight.shape, np.int8)
+    np.put_along_axis(codes, order[:, None, :], sorted_codes, axis=-1)
+    return Rounding(codes, None)
+
+
+def _reorder(gram: Floats, order: NDArray[np.intp]) -> Floats:
+    """Rows and columns of every Gram (groups, d, d) in the given order (groups, d); a copy."""
+    return np.stack([part[np.ix_(index, index)] for part, index in zip(gram, order, strict=True)])
+
+
+def _upper_factor(gram: Floats, damping: float) -> Floats | None:
+    """R, upper triangular (groups, d, d), with G + λI = R Rᵀ; None where no λ makes it factorizable. Spoils gram."""
+    diagonal = np.einsum("gii->gi", gram)
+    level = diagonal.mean(axis=-1, keepdims=True)
+    level = np.where(level > 0, level, 1.0)  # a group that never saw an input: any ridge gives the nearest codes
+    ridge = damping
+    diagonal += ridge * level
+    for _ in range(DAMPING_TRIES):
+        try:
+            # The factor of the matrix read backwards, read backwards, is upper triangular.
+            lower = np.linalg.cholesky(gram[:, ::-1, ::-1]).astype(np.float64, copy=False)
+            return lower[:, ::-1, ::-1]
+        except np.linalg.LinAlgError:
+            more = max(10 * ridge, 1e-4)
+            diagonal += (more - ridge) * level
+            ridge = more
+    return None
+
+
+def _nearest_plane(weight: Floats, scale: Floats, fmt: QuantFormat, factor: Floats) -> Codes:
+    """Codes (groups, o, d) of columns rounded one after another, in blocks.
+
+    Args:
+        weight: (groups, o, d), columns in the order of rounding.
+        scale: (groups, o).
+        fmt: the grid.
+        factor: R (groups, d, d), upper triangular.
+    """
+    width = weight.shape[-1]
+    target = np.ascontiguousarray(weight.swapaxes(-1, -2))  # (groups, d, o): a column is contiguous
+    pivots = np.einsum("gii->gi", factor)[:, None, :]
+    damage = np.zeros_like(target)
+    codes = np.empty(target.shape)
+    for start in range(0, width, BLOCK):
+        block = slice(start, min(start + BLOCK, width))
+        share = factor[:, : block.stop, block] / pivots[:, :, block]  # share[j, i] = R_ji / R_ii
+        want = target[:, block] - share[:, :start].swapaxes(-1, -2) @ damage[:, :start]
+        within = np.ascontiguousarray(share[:, start:].swapaxes(-1, -2))
+        for i in range(block.stop - start):
+            column = want[:, i] - (within[:, i, None, :i] @ damage[:, start : start + i])[:, 0]
+            code = np.clip(np.rint(column / scale), fmt.qmin, fmt.qmax)
+            codes[:, start + i] = code
+            damage[:, start + i] = code * scale - target[:, start + i]
+    return codes.swapaxes(-1, -2).astype(np.int8)
