@@ -1,0 +1,114 @@
+"""Activations in 8 bits: one scale and zero point for a tensor, from samples of it.
+
+A value x is written as the code clip(round(x / s) + z, qmin, qmax) and read back as (code − z)·s. The range
+[lo, hi] always holds 0, so that padding and ReLU are exact. `search_range` clips by least squares: over candidate
+ranges inside [min, max] it keeps the one with the least E[(x − x')²], the best rule that was tried (METHOD.md 4).
+The expectation is taken over a histogram of the samples, so the cost does not grow with their number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Kind = Literal["uint8", "int8"]
+
+GRID: dict[Kind, tuple[int, int]] = {"uint8": (0, 255), "int8": (-127, 127)}
+BINS = 2048
+STEPS = 24
+LOWEST_CLIP = 0.25  # least fraction of the full range that is tried
+MOST_SAMPLES = 1 << 18
+
+
+@dataclass(frozen=True)
+class ActivationParams:
+    """Affine grid of one tensor.
+
+    Attributes:
+        scale: > 0, exactly representable in float32.
+        zero_point: the code of 0.0; 0 for int8, and for uint8 where no value is negative.
+        dtype: type of the codes.
+    """
+
+    scale: float
+    zero_point: int
+    dtype: Kind = "uint8"
+
+    def simulate(self, values: NDArray[np.floating]) -> Floats:
+        """Return the values (any shape) as they are read back after quantization, float64."""
+        qmin, qmax = (-128, 127) if self.dtype == "int8" else GRID[self.dtype]
+        codes = np.clip(np.rint(np.asarray(values, np.float64) / self.scale) + self.zero_point, qmin, qmax)
+        read: Floats = (codes - self.zero_point) * self.scale
+        return read
+
+
+def search_range(
+    samples: NDArray[np.floating], dtype: Kind = "uint8", cap: float | None = None, clip: bool = True
+) -> ActivationParams:
+    """Grid with the least squared error on the samples.
+
+    Args:
+        samples: values of the tensor, any shape; values that are not finite are left out.
+        dtype: "uint8", affine; or "int8", symmetric with zero point 0.
+        cap: upper bound that the network itself clips to (6 for ReLU6): the range never exceeds it, or the runtime
+            cannot absorb the Clip.
+        clip: False takes the whole range of the samples.
+
+    Returns:
+        The grid; scale 1 for a tensor that is always 0 (or has no samples).
+    """
+    values = np.asarray(samples, np.float64).ravel()
+    values = values[np.isfinite(values)]
+    low, high = float(min(values.min(initial=0.0), 0.0)), float(max(values.max(initial=0.0), 0.0))
+    if cap is not None:
+        high = min(high, cap)
+    if low == high:
+        return ActivationParams(1.0, 0, dtype)
+    if clip:
+        points, counts = _histogram(values)
+        low, high = _best_range(points, counts, low, high, dtype)
+    return _grid(low, high, dtype, cap)
+
+
+def _histogram(values: Floats) -> tuple[Floats, Floats]:
+    """Centres and counts of the occupied bins of the samples, thinned evenly where there are very many."""
+    thinned = values[:: -(-values.size // MOST_SAMPLES)]
+    counts, edges = np.histogram(thinned, BINS)
+    centres, used = (edges[:-1] + edges[1:]) / 2, counts > 0
+    return centres[used], counts[used].astype(np.float64)
+
+
+def _best_range(points: Floats, counts: Floats, low: float, high: float, dtype: Kind) -> tuple[float, float]:
+    """Clip both ends in turn, each over factors of the full range, until they have seen each other once."""
+    factors = np.linspace(1.0, LOWEST_CLIP, STEPS)
+    if dtype == "int8":
+        bound = max(-low, high)
+        best = factors[np.argmin([_error(points, counts, -f * bound, f * bound, dtype) for f in factors])]
+        return -best * bound, best * bound
+    lowest, highest = low, high
+    for _ in range(2 if low < 0 < high else 1):
+        if highest > 0:
+            high = min(factors * highest, key=lambda end: _error(points, counts, low, end, dtype))
+        if lowest < 0:
+            low = min(factors * lowest, key=lambda end: _error(points, counts, end, high, dtype))
+    return float(low), float(high)
+
+
+def _error(points: Floats, counts: Floats, low: float, high: float, dtype: Kind) -> float:
+    damage = _grid(low, high, dtype, None).simulate(points) - points
+    return float(counts @ np.square(damage))
+
+
+def _grid(low: float, high: float, dtype: Kind, cap: float | None) -> ActivationParams:
+    """The grid of a range low ≤ 0 ≤ high, low < high; its top does not exceed cap in float32 arithmetic."""
+    qmin, qmax = GRID[dtype]
+    span = max(-low, high) / qmax if dtype == "int8" else (high - low) / (qmax - qmin)
+    scale = np.maximum(np.float32(span), np.finfo(np.float32).tiny)
+    while cap is not None and scale * np.float32(qmax - qmin) > np.float32(cap):
+        scale = np.nextafter(scale, np.float32(0.0))
+    zero_point = 0 if dtype == "int8" else int(np.clip(np.rint(-low / float(scale)), qmin, qmax))
+    return ActivationParams(float(scale), zero_point, dtype)
