@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onnx_udfc.errors import RequestError
+from onnx_udfc.errors import GateError, RequestError
 
 BUDGET_KEYS = ("macs", "params", "bytes", "latency")
 COMPRESS_REQUIREMENTS = ("agreement", "sqnr", "cosine", "macs", "params", "bytes")
@@ -98,3 +98,18 @@ def parse_budget(key: str, value: str) -> Budget:
     if key == "latency" and not fraction:
         raise RequestError(f"--budget {key}={value}: latency is a fraction of the original's, e.g. latency=0.5")
     return Budget(key, amount, fraction)
+
+
+def check_requirements(requirements: Sequence[Requirement], measured: Mapping[str, float | None]) -> None:
+    """Refuse a result that misses a gate; all missed gates are named in one line.
+
+    Raises:
+        GateError: A requirement is not met, or could not be measured.
+    """
+    missed = [
+        f"{r} (is {'not measured' if measured[r.key] is None else format(measured[r.key], '.4g')})"
+        for r in requirements
+        if not r.met(measured[r.key])
+    ]
+    if missed:
+        raise GateError("required but not met: " + ", ".join(missed))

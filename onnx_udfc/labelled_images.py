@@ -13,25 +13,23 @@ float arrays are taken to be what the network takes already. Image files need th
 
 from __future__ import annotations
 
-import csv
 import io
-import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from onnx_udfc.errors import RequestError
+from onnx_udfc.labels import labels_from_names, read_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"})
 COLOURS = ("rgb", "bgr", "gray")
-_INDEX_LABEL = re.compile(r"^\d+_(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,8 @@ class Preprocessing:
             return reversed_
         if self.colour == "gray" and pixels.shape[-1] == 3:
             luma = pixels @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's mode L
-            return np.rint(luma).astype(np.uint8)[..., None]
+            gray: NDArray[np.uint8] = np.rint(luma).astype(np.uint8)[..., None]
+            return gray
         return pixels
 
 
@@ -134,6 +133,29 @@ def open_images(path: str | Path, labels: str | Path | None = None) -> ImageSet:
     return images if labels is None else ImageSet(images.source, images.names, read_labels(Path(labels), images.names))
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Where labelled images are and how a network wants them; small, and passes between processes."""
+
+    images: str
+    labels: str | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    limit: int | None = None
+
+    def open(self) -> ImageSet:
+        """Open the images.
+
+        Raises:
+            RequestError: As open_images, or there are no labels.
+        """
+        found = open_images(self.images, self.labels)
+        if found.labels is None:
+            raise RequestError(
+                f"{self.images}: no labels; give --labels CSV, a folder per class, or index_label.jpg names"
+            )
+        return found
+
+
 def _open(path: Path) -> ImageSet:
     if path.suffix in {".npz", ".npy"}:
         return _open_arrays(path)
@@ -179,43 +201,6 @@ def read_arrays(path: Path) -> Mapping[str, NDArray[Any]]:
         return {"x": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise RequestError(f"{path}: not a readable numpy file ({error})") from error
-
-
-def labels_from_names(names: Sequence[str]) -> NDArray[np.int64] | None:
-    """Return labels from `index_label.jpg`, else from one folder per class (the last but one part), else None."""
-    matches = [_INDEX_LABEL.match(PurePosixPath(n).stem) for n in names]
-    if names and all(matches):
-        return np.array([int(m[1]) for m in matches if m], dtype=np.int64)
-    folders = [PurePosixPath(n).parent.name for n in names]
-    classes = sorted(set(folders))
-    if len(classes) < 2 or "" in classes:
-        return None
-    numeric = all(c.isdigit() for c in classes)  # folders named 0, 1, … 10 are the labels themselves
-    index = {c: int(c) if numeric else i for i, c in enumerate(classes)}
-    return np.array([index[f] for f in folders], dtype=np.int64)
-
-
-def read_labels(path: Path, names: Sequence[str]) -> NDArray[np.int64]:
-    """Read `name,label` rows (any order, a header is skipped) or one label a line in the order of the images.
-
-    Raises:
-        RequestError: A label is missing, not a whole number, or the count differs.
-    """
-    try:
-        rows = [r for r in csv.reader(path.read_text(encoding="utf-8").splitlines()) if r]
-        rows = rows[1:] if rows and not rows[0][-1].strip().isdigit() else rows
-        if rows and len(rows[0]) == 1:
-            values = [int(r[0]) for r in rows]
-        else:
-            table = {PurePosixPath(r[0].strip()).name: int(r[1]) for r in rows}
-            values = [table[PurePosixPath(n).name] for n in names]
-    except KeyError as error:
-        raise RequestError(f"{path}: no label for image {error}") from error
-    except (OSError, ValueError, IndexError) as error:
-        raise RequestError(f"{path}: cannot read labels ({error}); expected rows `name,label`") from error
-    if len(values) != len(names):
-        raise RequestError(f"{path}: {len(values)} labels for {len(names)} images")
-    return np.array(values, dtype=np.int64)
 
 
 @dataclass(frozen=True)

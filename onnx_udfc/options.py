@@ -137,7 +137,7 @@ class Options:
             raise RequestError("--activations 8 needs quantized weights too: add --bits 8 (or 4)")
         if self.activations is not None and self.target == "cuda":
             raise RequestError(
-                "--activations 8 with --target cuda: onnxruntime has no integer convolution on CUDA, so it would only be"
+                "--activations 8 with --target cuda: onnxruntime has no integer convolution on CUDA and would be"
                 " slower; use --target tensorrt, or leave --activations out"
             )
 

@@ -1,0 +1,90 @@
+"""onnxruntime sessions on a chosen execution provider, quiet, from anything that holds a model."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from onnx_udfc.errors import ModelError, RequestError
+
+Source = str | Path | bytes | onnx.ModelProto
+_PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+_FATAL_ONLY = 4
+
+
+def open_session(
+    model: Source, provider: str = "cpu", threads: int | None = None, optimize: bool = True
+) -> ort.InferenceSession:
+    """Return a session; with `optimize=False` the graph runs node by node as written.
+
+    Raises:
+        RequestError: The provider is not in this onnxruntime.
+        ModelError: The model does not load.
+    """
+    names = list(_PROVIDERS[provider])
+    if names[0] not in ort.get_available_providers():
+        raise RequestError(f"--provider {provider}: this onnxruntime has no {names[0]}; install onnxruntime-gpu")
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    options.intra_op_num_threads = threads or 0
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return ort.InferenceSession(_loadable(model), options, providers=names)
+    except Exception as error:
+        # onnxruntime's exceptions share no base class but Exception
+        raise ModelError(f"{described(model)}: onnxruntime cannot load it ({one_line(error)})") from error
+
+
+def _loadable(model: Source) -> str | bytes:
+    """Return what InferenceSession takes: a path (external data stays beside it) or bytes."""
+    if isinstance(model, onnx.ModelProto):
+        return bytes(model.SerializeToString())
+    if isinstance(model, bytes):
+        return model
+    if not Path(model).is_file():
+        raise ModelError(f"{model}: no such file")
+    return str(model)
+
+
+def described(model: Source) -> str:
+    """Return how to call a model in a message."""
+    return str(model) if isinstance(model, str | Path) else "the model"
+
+
+def one_line(error: Exception) -> str:
+    """Return an exception's text on one line of sensible length."""
+    return " ".join(str(error).split())[:300]
+
+
+def file_bytes(model: Source) -> int:
+    """Return the size of a model with its external data."""
+    if isinstance(model, bytes):
+        return len(model)
+    if isinstance(model, onnx.ModelProto):
+        return int(model.ByteSize())
+    path = Path(model)
+    proto = onnx.load(path, load_external_data=False)
+    external: set[str] = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
+    return path.stat().st_size + sum((path.parent / e).stat().st_size for e in external)
+
+
+@contextlib.contextmanager
+def as_file(model: Source) -> Iterator[Path]:
+    """Give a path to the model, in a temporary folder if it has none."""
+    if isinstance(model, str | Path):
+        yield Path(model)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+        yield path
