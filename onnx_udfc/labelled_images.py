@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.labels import labels_from_names, read_labels
+from onnx_udfc.image_labels import labels_from_names, read_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,0 +1,103 @@
+"""Progress on a terminal: stage, layer and time left on standard error; nothing in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from onnx_udfc.progress import Callbacks, Silent
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+class Lines:
+    """Notes as plain lines on standard error, stages not shown: for --verbose in a pipe."""
+
+    def stage(self, name: str, total: int | None) -> None:
+        """Say which stage begins."""
+        sys.stderr.write(f"{name}\n" if total is None else f"{name} ({total})\n")
+
+    def advance(self, n: int = 1, detail: str = "") -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Write a line."""
+        sys.stderr.write(f"  {text}\n")
+
+    def done(self) -> None:
+        """Say nothing."""
+
+
+class Bars:
+    """A bar for each stage, which disappears when all are done."""
+
+    def __init__(self, progress: Progress, verbose: bool) -> None:
+        self._progress = progress
+        self._verbose = verbose
+        self._task: TaskID | None = None
+
+    def stage(self, name: str, total: int | None) -> None:
+        """End the last stage and begin one."""
+        self._finish()
+        self._task = self._progress.add_task(name, total=total, detail="")
+
+    def advance(self, n: int = 1, detail: str = "") -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._progress.update(self._task, advance=n, detail=detail)
+
+    def note(self, text: str) -> None:
+        """Write a line above the bars, if asked for detail."""
+        if self._verbose:
+            self._progress.console.print(text, markup=False, highlight=False)
+
+    def done(self) -> None:
+        """End the last stage."""
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, visible=False)
+            self._task = None
+
+
+class Shown:
+    """Context that gives the callbacks that fit: bars on a terminal, lines when verbose, silence otherwise."""
+
+    def __init__(self, quiet: bool, verbose: bool) -> None:
+        self._quiet = quiet
+        self._verbose = verbose
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Callbacks:
+        """Start the bars, if there are any."""
+        if self._quiet or not sys.stderr.isatty():
+            return Lines() if self._verbose and not self._quiet else Silent()
+        self._progress = _progress()
+        self._progress.start()
+        return Bars(self._progress, self._verbose)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Clear the bars."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    detail = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    return Progress(
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[detail]}", table_column=detail, markup=False),
+        console=Console(stderr=True),
+        transient=True,
+        expand=True,
+    )
