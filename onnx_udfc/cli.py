@@ -99,7 +99,7 @@ def _compress(source: str, out: Path, options: Any, reports: tuple[str, ...], qu
 @click.argument("source", metavar="IN")
 @click.option("--skip", metavar="PATTERN", multiple=True, help="Node or tensor names left alone; repeatable.")
 @opts.output_options
-def inspect(source: str, /, **given: Any) -> None:
+def inspect(source: str, **given: Any) -> None:
     """Show what can be pruned in IN, what cannot, and why."""
     from onnx_udfc.inspection import inspect_model
 
@@ -126,7 +126,7 @@ def inspect(source: str, /, **given: Any) -> None:
 @opts.input_options
 @opts.run_options
 @opts.output_options
-def validate(original: str, compressed: str, /, **given: Any) -> None:
+def validate(original: str, compressed: str, **given: Any) -> None:
     """Compare OUT with IN: outputs, agreement, accuracy if labelled, latency, memory, bytes."""
     from onnx_udfc.cli_progress import Shown
     from onnx_udfc.goals import VALIDATE_REQUIREMENTS, check_requirements, parse_requirement
