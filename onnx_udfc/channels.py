@@ -1,0 +1,208 @@
+"""Channel groups: which channels of which layers must be pruned together, and which cannot be pruned, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.cells import Classes, balance_cells
+from onnx_udfc.graph import Network
+from onnx_udfc.flow import Barrier, Flow, Ids, Link
+from onnx_udfc.ops import propagate
+from onnx_udfc.shapes import Shapes, resolve
+
+__all__ = ["ChannelGroup", "Channels", "Skip", "Slot", "find_groups"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in a constant that belongs to the channels of a group.
+
+    Attributes:
+        node: the node that reads the constant.
+        role: 'producer', 'link' or 'consumer'.
+        tensor: the constant's name.
+        axis: of the constant.
+        members: (channels, m) channel j owns the indices members[j] along the axis. With `groups` > 1 the index is the
+            channel number of the layer, counted through all groups, of which the axis holds one group's share.
+        groups: 1, or that of the grouped convolution.
+    """
+
+    node: str
+    role: str
+    tensor: str
+    axis: int
+    members: NDArray[np.int64]
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that are pruned together in all their places.
+
+    Attributes:
+        name: unique; the name of its first producer, with '#2' and so on behind it where that has several groups.
+        channels: number of channels C.
+        producers: names of the layers that compute them.
+        consumers: names of the layers that read them.
+        slots: their places in constants.
+        kind: 'stream' if several producers meet in a sum (a residual stream), else 'inner'.
+        cells: (C,) number of the cell of every channel: what is kept must hold equally many of every cell.
+    """
+
+    name: str
+    channels: int
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    slots: tuple[Slot, ...]
+    kind: str
+    cells: NDArray[np.int64]
+
+    def outputs(self, layer: str) -> NDArray[np.int64]:
+        """(C, m) the output channels of a producer that belong to each channel of the group."""
+        return self._members(layer, "producer")
+
+    def inputs(self, layer: str) -> NDArray[np.int64]:
+        """(C, m) the input channels of a consumer that belong to each channel of the group."""
+        return self._members(layer, "consumer")
+
+    def _members(self, layer: str, role: str) -> NDArray[np.int64]:
+        return next(slot.members for slot in self.slots if slot.node == layer and slot.role == role)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A layer whose output channels stay: the reason in words for the user, and the place."""
+
+    node: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What can be pruned in a network.
+
+    Attributes:
+        groups: disjoint sets of channels, in the order of the network.
+        skips: the layers none of whose output channels is in a group.
+        notes: what pruning changes beyond the removed channels, in words for the user.
+        flow: the labels behind the groups.
+        root: (ids,) id → the smallest id of its channel.
+        roots: group name → (C,) its channels as roots.
+        shapes: of the network's tensors, dynamic dimensions replaced.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    skips: tuple[Skip, ...]
+    notes: tuple[str, ...]
+    flow: Flow
+    root: Ids
+    roots: Mapping[str, Ids]
+    shapes: Shapes
+
+    def __getitem__(self, name: str) -> ChannelGroup:
+        """The group of that name."""
+        return next(group for group in self.groups if group.name == name)
+
+
+def find_groups(network: Network, skip: Sequence[str] = ()) -> Channels:
+    """Follow the channels of all layers through the network and collect them in groups.
+
+    Args:
+        network: in canonical form; not changed.
+        skip: patterns (* and ?) of node or tensor names; the channels in and out of such a node, or of such a tensor,
+            are left alone.
+    """
+    shapes = resolve(network)
+    flow = Flow(network, shapes)
+    propagate(flow)
+    _bar_skipped(flow, skip)
+    classes = balance_cells(flow)
+    return _collect(flow, classes)
+
+
+def _bar_skipped(flow: Flow, skip: Sequence[str]) -> None:
+    def asked(name: str) -> bool:
+        return any(name == pattern or fnmatchcase(name, pattern) for pattern in skip)
+
+    for node in flow.network.graph.nodes:
+        tensors = [t for t in [*node.inputs, *node.outputs] if asked(node.name) or asked(t.name)]
+        for tensor in tensors:
+            flow.bar(flow.get(tensor), node, "it is left alone as asked (--skip)", node.name)
+
+
+def _collect(flow: Flow, classes: Classes) -> Channels:
+    """Groups of the prunable channels with the same places, in the order of their first producers."""
+    groups: list[ChannelGroup] = []
+    roots: dict[str, Ids] = {}
+    for members in classes.groups:
+        slots = _slots(flow, classes, members)
+        producers = _nodes(slots, "producer")
+        name = _group_name(producers[0], roots)
+        is_stream = len(producers) > 1 and bool(np.isin(members, classes.residual).any())
+        kind = "stream" if is_stream else "inner"
+        cells = classes.cells[members]
+        consumers = _nodes(slots, "consumer")
+        groups.append(ChannelGroup(name, len(members), producers, consumers, slots, kind, cells))
+        roots[name] = members
+    skips = _skips(flow, classes, {node for group in groups for node in _touched(group)})
+    notes = tuple(f"{node}: {note}" for node, note in flow.approximate.items())
+    return Channels(tuple(groups), skips, notes, flow, classes.root, roots, flow.shapes)
+
+
+def _nodes(slots: Sequence[Slot], role: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(slot.node for slot in slots if slot.role == role))
+
+
+def _touched(group: ChannelGroup) -> set[str]:
+    return {slot.node for slot in group.slots if slot.role != "consumer"}
+
+
+def _group_name(producer: str, taken: Mapping[str, Ids]) -> str:
+    number, name = 1, producer
+    while name in taken:
+        number += 1
+        name = f"{producer}#{number}"
+    return name
+
+
+def _slots(flow: Flow, classes: Classes, members: Ids) -> tuple[Slot, ...]:
+    """The places of a group's channels; channel j is members[j]."""
+    channel = np.full(len(classes.root), -1, np.int64)
+    channel[members] = np.arange(len(members))
+    slots = []
+    for link, place in zip(flow.links, classes.places, strict=True):
+        at = np.flatnonzero(channel[place] >= 0)
+        if at.size:
+            order = at[np.argsort(channel[place[at]], kind="stable")]
+            slots.append(_slot(flow, link, order.reshape(len(members), -1)))
+    return tuple(slots)
+
+
+def _slot(flow: Flow, link: Link, members: NDArray[np.int64]) -> Slot:
+    tensor = flow.node(link.node).inputs[link.index].name
+    return Slot(link.node, link.role, tensor, link.axis, members, link.groups)
+
+
+def _skips(flow: Flow, classes: Classes, pruned: set[str]) -> tuple[Skip, ...]:
+    """A reason for every layer without prunable output channels."""
+    first: dict[int, Barrier] = {}
+    for barrier in flow.barriers:
+        for root in np.unique(classes.root[barrier.ids]):
+            first.setdefault(int(root), barrier)
+    skips = []
+    for name, layer in flow.network.layers.items():
+        if name in pruned:
+            continue
+        ids = flow.get(layer.node.outputs[0])
+        barriers = [] if ids is None else [b for i in np.unique(ids) if (b := first.get(int(classes.root[i])))]
+        if barriers:
+            skips.append(Skip(name, barriers[0].reason, barriers[0].detail))
+        else:
+            skips.append(Skip(name, "its channels follow those of its input, which cannot be removed", ""))
+    return tuple(skips)

@@ -1,0 +1,272 @@
+"""Channel rules of the operators that move, split, join and reshape data."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_udfc.flow import Flow, Ids, carried
+
+LARGEST_RESHAPE = 1 << 25  # ids that are laid out in full for one Reshape
+RUN_TIME = "where it is cut is only known at run time"
+PAD_RUN_TIME = "how it is padded is only known at run time"
+
+
+def concat(flow: Flow, node: gs.Node) -> None:
+    """Channels side by side; along another axis than theirs, equal channels are united."""
+    rank = len(flow.known(node.outputs[0]))
+    axis = int(node.attrs["axis"]) % rank
+    parts = [_whole(flow, node, i, axis) for i in range(len(node.inputs))]
+    across = [carried(part) - {axis} for part in parts]
+    for i, part in enumerate(parts):
+        if across[i] and any(other != across[i] for other in across):
+            flow.bar(part, node, "it is joined with a tensor whose channels cannot be removed")
+    wide = max(range(len(parts)), key=lambda i: len(across[i]))
+    if across[wide]:
+        for part, axes in zip(parts, across, strict=True):
+            if axes == across[wide]:
+                flow.unite(part.take([0], axis), parts[wide].take([0], axis), node)
+                flow.unite(part, part.take([0], axis), node)
+        flow.put(node.outputs[0], parts[wide].take([0], axis))
+    else:
+        flow.put(node.outputs[0], np.concatenate(parts, axis))
+
+
+def _whole(flow: Flow, node: gs.Node, index: int, axis: int) -> Ids:
+    """The ids of an input, one for every index along the axis; new ones that stay where it carries none."""
+    tensor = node.inputs[index]
+    ids = None if isinstance(tensor, gs.Constant) else flow.get(tensor)
+    length = flow.known(tensor)[axis]
+    if ids is None:
+        ids = flow.fresh(node, index, length)
+        flow.bar(ids, node, f"joined with channels that cannot be removed by {node.op}")
+        return ids.reshape([length if a == axis else 1 for a in range(len(flow.known(node.outputs[0])))])
+    if ids.size == 1 and length > 1:
+        flow.bar(ids, node, "its only channel is spread over several")
+    shape = list(ids.shape)
+    shape[axis] = length
+    return np.broadcast_to(ids, shape)
+
+
+def split(flow: Flow, node: gs.Node) -> None:
+    """Subsets of the channels."""
+    ids = flow.get(node.inputs[0])
+    if ids is None:
+        return
+    axis = int(node.attrs.get("axis", 0)) % ids.ndim
+    if ids.shape[axis] == 1:
+        for tensor in node.outputs:
+            flow.put(tensor, ids)
+        return
+    lengths = [flow.known(tensor)[axis] for tensor in node.outputs]
+    for tensor, part in zip(node.outputs, np.split(ids, np.cumsum(lengths)[:-1], axis), strict=True):
+        flow.put(tensor, part)
+    if len(node.inputs) > 1 and not node.inputs[1].is_empty():
+        flow.edit_input(node, 1, np.asarray(lengths, np.int64))
+    else:
+        flow.edit_sizes(node, lengths)
+
+
+def slice_(flow: Flow, node: gs.Node) -> None:
+    """A constant range of the channels."""
+    ids = flow.get(node.inputs[0])
+    if ids is None:
+        return
+    given = [flow.value(node, i) for i in range(1, 5)]
+    if any(value is None for value in given):
+        flow.bar(ids, node, RUN_TIME)
+        return
+    starts, ends, axes, steps = ([int(v) for v in value.reshape(-1)] for value in given if value is not None)
+    axes = [axis % ids.ndim for axis in axes] or list(range(len(starts)))
+    steps = steps or [1] * len(starts)
+    out = ids
+    for k, axis in enumerate(axes):
+        if ids.shape[axis] == 1:
+            continue
+        picked = slice(starts[k], ends[k], steps[k])
+        if steps[k] < 0 and ends[k] < -ids.shape[axis]:
+            picked = slice(starts[k], None, steps[k])
+        out, starts[k], ends[k] = flow.cut(node, out, axis, picked)
+    if out is not ids and len(axes) > 1 and not all(isinstance(t, gs.Constant) for t in node.inputs[1:3]):
+        flow.bar(ids, node, RUN_TIME)
+    flow.put(node.outputs[0], out)
+    if out is not ids:
+        flow.edit_input(node, 1, np.asarray(starts, np.int64))
+        flow.edit_input(node, 2, np.asarray(ends, np.int64))
+
+
+def gather(flow: Flow, node: gs.Node) -> None:
+    """Channels picked by constant indices."""
+    if isinstance(node.inputs[0], gs.Constant) or (ids := flow.get(node.inputs[0])) is None:
+        return
+    axis = int(node.attrs.get("axis", 0)) % ids.ndim
+    rank = len(flow.known(node.inputs[1]))
+    indices = flow.value(node, 1)
+    if ids.shape[axis] == 1:
+        flow.put(node.outputs[0], ids.reshape(ids.shape[:axis] + (1,) * rank + ids.shape[axis + 1 :]))
+    elif indices is None or rank != 1 or not isinstance(node.inputs[1], gs.Constant):
+        flow.bar(ids, node, "single channels are picked from it by Gather")
+    else:
+        out, indices = flow.pick(node, ids, axis, np.asarray(indices, np.int64))
+        flow.put(node.outputs[0], out)
+        flow.edit_input(node, 1, indices)
+
+
+def transpose(flow: Flow, node: gs.Node) -> None:
+    """Axes in another order."""
+    ids = flow.get(node.inputs[0])
+    if ids is not None:
+        flow.put(node.outputs[0], np.transpose(ids, node.attrs.get("perm", list(range(ids.ndim))[::-1])))
+
+
+def reshape(flow: Flow, node: gs.Node) -> None:
+    """The ids laid out in full, reshaped, and axes along which they do not vary dropped again."""
+    ids = flow.get(node.inputs[0])
+    if ids is None:
+        return
+    before, after = flow.known(node.inputs[0]), flow.known(node.outputs[0])
+    if int(np.prod(before)) > LARGEST_RESHAPE or int(np.prod(before)) != int(np.prod(after)):
+        flow.bar(ids, node, "the tensor is too large to follow through a Reshape")
+        return
+    out = narrow(np.broadcast_to(ids, before).reshape(after))
+    flow.put(node.outputs[0], out)
+    if node.op == "Reshape":
+        _retarget(flow, node, out, after)
+
+
+def _retarget(flow: Flow, node: gs.Node, out: Ids, after: tuple[int, ...]) -> None:
+    """The target of a Reshape names the sizes of the axes with channels."""
+    target = node.inputs[1]
+    if isinstance(target, gs.Constant):
+        sizes = [int(v) for v in target.values.reshape(-1)]
+        flow.edit_input(node, 1, np.asarray([_new_size(s, after[a], a in carried(out)) for a, s in enumerate(sizes)]))
+    elif not flow.retarget(node, 1, carried(out), after):
+        flow.bar(out, node, "its shape is computed at run time in a way that cannot be followed")
+
+
+def _new_size(old: int, new: int, carries: bool) -> int:
+    """A dimension of a Reshape's target: -1 and 0 stay what they are."""
+    return new if carries and old > 0 else old
+
+
+def narrow(ids: Ids) -> Ids:
+    """Ids with size 1 along every axis along which they do not vary."""
+    for axis, size in enumerate(ids.shape):
+        first = ids.take([0], axis)
+        if size > 1 and np.array_equal(np.broadcast_to(first, ids.shape), ids):
+            ids = first
+    return np.ascontiguousarray(ids)
+
+
+def squeeze(flow: Flow, node: gs.Node) -> None:
+    """Axes of length 1 inserted or dropped: a Reshape without a target."""
+    reshape(flow, node)
+
+
+def expand(flow: Flow, node: gs.Node) -> None:
+    """Repeated along axes that carry no channels."""
+    ids = flow.get(node.inputs[0])
+    if ids is None:
+        return
+    before, after = flow.known(node.inputs[0]), flow.known(node.outputs[0])
+    ids = ids.reshape((1,) * (len(after) - ids.ndim) + ids.shape)
+    before = (1,) * (len(after) - len(before)) + before
+    if ids.size == 1 and before != after:
+        flow.bar(ids, node, "its only channel is spread over several")
+    flow.put(node.outputs[0], ids)
+    target = node.inputs[1]
+    if isinstance(target, gs.Constant):
+        sizes = [int(v) for v in target.values.reshape(-1)]
+        offset = len(after) - len(sizes)
+        new = [_new_size(s if s > 1 else -1, after[a + offset], a + offset in carried(ids)) for a, s in enumerate(sizes)]
+        flow.edit_input(node, 1, np.asarray([old if n == -1 else n for old, n in zip(sizes, new, strict=True)]))
+    elif not flow.retarget(node, 1, carried(ids), after):
+        flow.bar(ids, node, "its shape is computed at run time in a way that cannot be followed")
+
+
+def tile(flow: Flow, node: gs.Node) -> None:
+    """Repeated along axes that carry no channels."""
+    ids, repeats = flow.get(node.inputs[0]), flow.value(node, 1)
+    if ids is None:
+        return
+    if repeats is None or ids.size == 1 or any(ids.shape[a] > 1 and int(r) != 1 for a, r in enumerate(repeats)):
+        flow.bar(ids, node, "its channels are repeated by Tile")
+        return
+    flow.put(node.outputs[0], ids)
+
+
+def pad(flow: Flow, node: gs.Node) -> None:
+    """Channels pass; zero channels that are padded in front or behind are new ones that can go too."""
+    ids = flow.get(node.inputs[0])
+    if ids is None:
+        return
+    amounts, axes = flow.value(node, 1), flow.value(node, 3)
+    if amounts is None or axes is None:
+        flow.bar(ids, node, PAD_RUN_TIME)
+        return
+    pads = [int(v) for v in amounts.reshape(-1)]
+    named = [int(a) % ids.ndim for a in axes.reshape(-1)] or list(range(ids.ndim))
+    out = ids
+    for k, axis in enumerate(named):
+        before, after = pads[k], pads[k + len(named)]
+        if ids.shape[axis] == 1 or (before == 0 and after == 0):
+            continue
+        if min(before, after) < 0 or node.attrs.get("mode", "constant") != "constant" or len(carried(ids)) > 1:
+            flow.bar(ids, node, "its channels are padded by copies, or cut")
+            return
+        ends = [flow.fresh(node, side, length) for side, length in enumerate((before, after))]
+        out = np.concatenate([_shaped(ends[0], axis, ids.ndim), out, _shaped(ends[1], axis, ids.ndim)], axis)
+        pads[k], pads[k + len(named)] = len(ends[0]), len(ends[1])
+    if out is not ids and not isinstance(node.inputs[1], gs.Constant):
+        flow.bar(ids, node, PAD_RUN_TIME)
+    flow.put(node.outputs[0], out)
+    if out is not ids:
+        flow.edit_input(node, 1, np.asarray(pads, np.int64))
+
+
+def _shaped(ids: Ids, axis: int, rank: int) -> Ids:
+    return ids.reshape([len(ids) if a == axis else 1 for a in range(rank)])
+
+
+def resize(flow: Flow, node: gs.Node) -> None:
+    """Channels pass if only space is resized."""
+    ids = flow.get(node.inputs[0])
+    if ids is None:
+        return
+    before, after = flow.known(node.inputs[0]), flow.known(node.outputs[0])
+    if any(before[axis] != after[axis] for axis in carried(ids)) or ids.size == 1:
+        flow.bar(ids, node, f"{node.op} resizes along its channels")
+    flow.put(node.outputs[0], ids)
+    if len(node.inputs) > 3 and not node.inputs[3].is_empty() and "axes" not in node.attrs:
+        _resize_target(flow, node, ids, after)
+
+
+def _resize_target(flow: Flow, node: gs.Node, ids: Ids, after: tuple[int, ...]) -> None:
+    target = node.inputs[3]
+    if isinstance(target, gs.Constant):
+        sizes = [int(v) for v in target.values.reshape(-1)]
+        flow.edit_input(node, 3, np.asarray([after[a] if a in carried(ids) else s for a, s in enumerate(sizes)]))
+    elif not flow.retarget(node, 3, carried(ids), after):
+        flow.bar(ids, node, "its size is computed at run time in a way that cannot be followed")
+
+
+def depth_to_space(flow: Flow, node: gs.Node) -> None:
+    """The r*r input channels of an output channel go together."""
+    ids = flow.line(node, node.inputs[0], 1)
+    if ids is None:
+        return
+    area = int(node.attrs["blocksize"]) ** 2
+    if node.attrs.get("mode", "DCR") == "CRD":
+        blocks = ids.reshape(-1, area)
+    else:
+        blocks = ids.reshape(area, -1).T
+    flow.unite(blocks[:, 1:], blocks[:, :1], node)
+    flow.put(node.outputs[0], blocks[:, 0].reshape(1, -1, 1, 1))
+
+
+def space_to_depth(flow: Flow, node: gs.Node) -> None:
+    """Every input channel becomes r*r output channels, the offset in the block varying slowest."""
+    ids = flow.line(node, node.inputs[0], 1)
+    if ids is not None:
+        area = int(node.attrs["blocksize"]) ** 2
+        flow.put(node.outputs[0], np.tile(ids, area).reshape(1, -1, 1, 1))

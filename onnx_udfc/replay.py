@@ -1,0 +1,198 @@
+"""The channel rules once more with only the kept channels: what is where in the pruned network."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_udfc.flow import Flow, Ids, Link, carried, target_pieces
+from onnx_udfc.ops import propagate
+from onnx_udfc.shapes import Size
+
+
+class MisalignedError(Exception):
+    """The kept channels do not line up at a node."""
+
+    def __init__(self, node: str, what: str) -> None:
+        """Args: the node where it shows, and what is wrong there."""
+        super().__init__(f"{node}: {what}")
+        self.node, self.what = node, what
+
+
+class Replay(Flow):
+    """A walk over the unchanged network in which tensors have the sizes and the ids that are left.
+
+    Attributes:
+        indices: for every link, the original indices along the axis that stay, in their physical order.
+        attributes: (node, attribute) → new value.
+        inputs: (node, input) → new value of a constant input.
+    """
+
+    def __init__(self, original: Flow, root: Ids, kept: NDArray[np.bool_]) -> None:
+        """Args: the walk with all channels; id → root; root → whether it is kept."""
+        super().__init__(original.network, original.shapes)
+        self._original, self._root, self._kept = original, root, kept[root]
+        self._links = iter(original.links)
+        self.indices: list[tuple[Link, Ids]] = []
+        self.attributes: dict[tuple[str, str], int | list[int]] = {}
+        self.inputs: dict[tuple[str, int], NDArray[np.int64]] = {}
+        self._sizes: dict[str, Size] = {}
+
+    def size(self, tensor: gs.Tensor) -> Size | None:
+        """The shape of a tensor after pruning."""
+        size = super().size(tensor)
+        ids = None if isinstance(tensor, gs.Constant) else self._original.get(tensor)
+        if size is None or ids is None:
+            return size
+        if tensor.name not in self._sizes:
+            kept = _kept_sizes(self._kept[ids], tensor.name)
+            self._sizes[tensor.name] = tuple(
+                k if ids.shape[a] > 1 else d for a, (k, d) in enumerate(zip(kept, size, strict=True))
+            )
+        return self._sizes[tensor.name]
+
+    def fresh(self, node: gs.Node, key: int, count: int) -> Ids:
+        """Those of the same ids that are kept."""
+        del count
+        ids = self._original.created[node.name, key]
+        return ids[self._kept[ids]]
+
+    def put(self, tensor: gs.Tensor, ids: Ids | None) -> None:
+        """As in a Flow; checks that what is left has the shape that is left."""
+        super().put(tensor, ids)
+        if ids is not None and tensor.name:
+            size = self.known(tensor)
+            if any(n not in (1, d) for n, d in zip(ids.shape, size, strict=True)) or 0 in size:
+                raise MisalignedError(tensor.inputs[0].name, f"{tensor.name} {ids.shape} {size}")
+
+    def unite(self, a: Ids, b: Ids, node: gs.Node, residual: bool = False) -> None:
+        """Check that united channels still meet."""
+        del residual
+        try:
+            a, b = np.broadcast_arrays(a, b)
+        except ValueError:
+            raise MisalignedError(node.name, f"{a.shape} meets {b.shape}") from None
+        if not np.array_equal(self._root[a], self._root[b]):
+            raise MisalignedError(node.name, "different channels meet")
+
+    def bar(self, ids: Ids | None, node: gs.Node, reason: str, detail: str = "") -> None:
+        """Nothing: barred ids are kept."""
+
+    def balance(self, ids: Ids, blocks: int, node: gs.Node) -> None:
+        """Check that the kept channels are still in the same blocks, equally many in each."""
+        if len(ids) % blocks:
+            raise MisalignedError(node.name, f"{len(ids)} channels in {blocks} groups")
+
+    def link(self, node: gs.Node, index: int, role: str, axis: int, ids: Ids, groups: int = 1) -> None:
+        """Note which original indices of the constant the ids are."""
+        link = next(self._links)
+        assert (link.node, link.index, link.axis) == (node.name, index, axis), (link, node.name)
+        kept = self._positions(node, link.ids, np.ravel(ids))
+        blocks = link.groups if role != "link" else 1
+        original_blocks = kept.reshape(blocks, -1) // (len(link.ids) // blocks)
+        if np.any(original_blocks != np.arange(blocks)[:, None]):
+            raise MisalignedError(node.name, "a channel would change its group")
+        self.indices.append((link, kept))
+
+    def _positions(self, node: gs.Node, before: Ids, after: Ids) -> Ids:
+        """For every id left, in its physical order, its index among the ids before; repeated ids keep their order."""
+        old = np.flatnonzero(self._kept[before])
+        old = old[np.argsort(before[old], kind="stable")]
+        new = np.argsort(after, kind="stable")
+        if len(old) != len(new) or not np.array_equal(before[old], after[new]):
+            raise MisalignedError(node.name, f"{len(new)} of {len(old)} kept channels arrive")
+        positions = np.empty(len(new), np.int64)
+        positions[new] = old
+        return positions
+
+    def edit_attribute(self, node: gs.Node, name: str, value: int | list[int]) -> None:
+        """Note the attribute's value after pruning."""
+        self.attributes[node.name, name] = value
+
+    def edit_input(self, node: gs.Node, index: int, value: NDArray[np.int64]) -> None:
+        """Note the constant's value after pruning."""
+        known = self.inputs.setdefault((node.name, index), np.asarray(value, np.int64))
+        if not np.array_equal(known, value):
+            raise MisalignedError(node.name, "one constant would need two values")
+
+    def edit_sizes(self, node: gs.Node, lengths: list[int]) -> None:
+        """Note the sizes of a Split that had none: an input, or before opset 13 an attribute."""
+        if self.network.graph.opset < 13:
+            self.edit_attribute(node, "split", lengths)
+        elif len(set(lengths)) > 1:
+            self.edit_input(node, 1, np.asarray(lengths, np.int64))
+
+    def cut(self, node: gs.Node, ids: Ids, axis: int, picked: slice) -> tuple[Ids, int, int]:
+        """The consecutive kept ids that the slice picked."""
+        before = np.moveaxis(self._whole(node, ids), axis, 0)
+        wanted = before[picked].reshape(-1)
+        found = np.moveaxis(ids, axis, 0)
+        at = np.flatnonzero(np.isin(found.reshape(len(found), -1)[:, 0], wanted))
+        if not len(at) or at[-1] - at[0] + 1 != len(at) or picked.step != 1:
+            raise MisalignedError(node.name, "the slice is not in one piece")
+        return np.take(ids, at, axis), int(at[0]), int(at[-1]) + 1
+
+    def pick(self, node: gs.Node, ids: Ids, axis: int, indices: Ids) -> tuple[Ids, Ids]:
+        """The kept ids among those picked, where they are now."""
+        before = np.moveaxis(self._whole(node, ids), axis, 0)
+        found = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)[:, 0]
+        wanted = before.reshape(len(before), -1)[:, 0][indices]
+        wanted = wanted[self._kept[wanted]]
+        at = np.asarray([np.flatnonzero(found == i)[0] for i in wanted], np.int64)
+        return np.take(ids, at, axis), at
+
+    def _whole(self, node: gs.Node, ids: Ids) -> Ids:
+        """The ids before pruning of the node's first input."""
+        before = self._original.get(node.inputs[0])
+        assert before is not None
+        assert before.ndim == ids.ndim
+        return before
+
+    def retarget(self, node: gs.Node, index: int, axes: set[int], sizes: Size) -> bool:
+        """Note the new sizes where a Concat puts the target shape together."""
+        if not super().retarget(node, index, axes, sizes):
+            return False
+        pieces = target_pieces(node.inputs[index], self.shapes)
+        for axis in axes if pieces is not None else ():
+            maker, piece = pieces[axis]  # type: ignore[index]
+            tensor = maker.inputs[piece]
+            if not isinstance(tensor, gs.Constant) or int(np.ravel(tensor.values)[0]) > 0:
+                self.edit_input(maker, piece, np.asarray([sizes[axis]], np.int64))
+        return True
+
+
+def _kept_sizes(kept: NDArray[np.bool_], name: str) -> Size:
+    """The sizes of what is left of a tensor: what is kept must be the same number in every row along one axis.
+
+    Args:
+        kept: whether each id is kept, one axis per axis of the tensor.
+        name: of the tensor.
+    """
+    axes = sorted(carried(kept.astype(np.int64)))
+    sizes = list(kept.shape)
+    if kept.all():
+        return tuple(sizes)
+    for axis in axes:
+        counts = np.unique(kept.sum(axis))
+        if len(counts) == 1:
+            sizes[axis] = int(counts[0])
+            return tuple(sizes)
+    for axis in axes:
+        others = tuple(a for a in range(kept.ndim) if a != axis)
+        some = kept.any(others)
+        if kept.take(np.flatnonzero(some), axis).all():
+            sizes[axis] = int(some.sum())
+            return tuple(sizes)
+    raise MisalignedError(name, "what is kept of it is not a box")
+
+
+def replay(flow: Flow, root: Ids, kept: NDArray[np.bool_]) -> Replay:
+    """Walk the network with the kept channels.
+
+    Raises:
+        MisalignedError: they do not line up.
+    """
+    walk = Replay(flow, root, kept)
+    propagate(walk)
+    return walk
