@@ -28,10 +28,6 @@ class Images:
         assert self.x.dtype == np.uint8, self.x.dtype
         assert len(self.x) == len(self.y)
 
-    def __add__(self, other: "Images") -> "Images":
-        """Both sets, this one first."""
-        return Images(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
-
 
 def read_npz(path: Path) -> Images:
     """An .npz with x uint8 (N, H, W, C) and y, as in the assets."""
@@ -84,16 +80,23 @@ def _batch(content: bytes) -> Images:
     return Images(np.ascontiguousarray(pixels), np.asarray(raw["labels"], np.int64))
 
 
-def read_tar(path: Path) -> Images:
-    """The usual cifar-10-python.tar.gz (its training batches), or a tar with one folder per class."""
+def read_tar(path: Path, *, test: bool = False) -> Images:
+    """The usual cifar-10-python.tar.gz (its training or its test batch), or a tar with one folder per class."""
     with tarfile.open(path) as archive:
         members = sorted((member for member in archive if member.isfile()), key=lambda member: member.name)
-        batches = [member for member in members if Path(member.name).name.startswith("data_batch_")]
+        batches = [member for member in members if Path(member.name).name.startswith(_prefix(test))]
         if batches:
-            parts = [_batch(_content(archive, member)) for member in batches]
-            return Images(np.concatenate([p.x for p in parts]), np.concatenate([p.y for p in parts]))
+            return _joined([_batch(_content(archive, member)) for member in batches])
         pictures = [member for member in members if member.name.lower().endswith((".png", ".jpg", ".jpeg"))]
         return _stack((Path(member.name).parent.name, _content(archive, member)) for member in pictures)
+
+
+def _prefix(test: bool) -> str:
+    return "test_batch" if test else "data_batch_"
+
+
+def _joined(parts: list[Images]) -> Images:
+    return Images(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]))
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -103,20 +106,25 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def read(path: Path) -> Images:
-    """Training images from an .npz, a tar (both kinds), an unpacked CIFAR-10 archive or a folder per class.
+def read(*paths: Path, test: bool = False) -> Images:
+    """Images from .npz files, tars (both kinds), unpacked CIFAR-10 archives or folders per class, all in one.
+
+    Args:
+        paths: Where they are.
+        test: Of a CIFAR-10 archive the test batch, not the training ones.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`.
+        FileNotFoundError: there is nothing at a path.
     """
+    return _joined([_read_one(path, test=test) for path in paths])
+
+
+def _read_one(path: Path, *, test: bool) -> Images:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: give --data a CIFAR-10 archive, a tar, a folder or an .npz")
     if path.suffix == ".npz":
         return read_npz(path)
     if path.is_file():
-        return read_tar(path)
-    batches = sorted(path.glob("data_batch_*"))
-    if not batches:
-        return read_folder(path)
-    parts = [_batch(batch.read_bytes()) for batch in batches]
-    return Images(np.concatenate([p.x for p in parts]), np.concatenate([p.y for p in parts]))
+        return read_tar(path, test=test)
+    batches = sorted(path.glob(_prefix(test) + "*"))
+    return _joined([_batch(batch.read_bytes()) for batch in batches]) if batches else read_folder(path)

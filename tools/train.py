@@ -212,8 +212,7 @@ def sets(name: str, data: list[Path], seed: int) -> tuple[Images, Images]:
     """Training and test images of a recipe."""
     if name == "digits":
         return labelled.digits(seed)
-    parts = [labelled.read(path) for path in data]
-    train = Images(np.concatenate([p.x for p in parts]), np.concatenate([p.y for p in parts]))
+    train = labelled.read(*data)
     return train, labelled.read_npz(ASSETS / "images/cifar10_test_dev.npz")
 
 
