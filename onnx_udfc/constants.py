@@ -9,181 +9,162 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper
-from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+from onnx_graphsurgeon.ir.tensor import SparseValues
 
-from onnx_udfc.carry import Origin, sorted_nodes
-from onnx_udfc.layers import unique_name
+from onnx_udfc.carry import Origin, Stored
+from onnx_udfc.export import sorted_nodes
+from onnx_udfc.names import unique_name
+from onnx_udfc.protos import inner_reads
 
 Array = NDArray[Any]
 
-FOLDABLE = frozenset(
-    [
-        "Abs",
-        "Add",
-        "And",
-        "Cast",
-        "Ceil",
-        "Clip",
-        "Concat",
-        "Div",
-        "Equal",
-        "Exp",
-        "Expand",
-        "Flatten",
-        "Floor",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Greater",
-        "GreaterOrEqual",
-        "Identity",
-        "Less",
-        "LessOrEqual",
-        "MatMul",
-        "Max",
-        "Min",
-        "Mod",
-        "Mul",
-        "Neg",
-        "Not",
-        "Or",
-        "Pow",
-        "Range",
-        "Reciprocal",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceSum",
-        "Reshape",
-        "Shape",
-        "Sign",
-        "Size",
-        "Slice",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
-        "Where",
-        "ConstantOfShape",
-    ]
-)
-STORAGE = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
-LARGEST = 1 << 28
+# fmt: off
+FOLDABLE = frozenset((
+    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Exp", "Expand",
+    "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Shape", "Sign", "Size", "Slice", "Split", "Sqrt", "Squeeze",
+    "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
+))
+STORAGE = ("int8", "uint8", "int4", "uint4", "int2", "uint2")  # a Cast from these to float is a compressed weight
+NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+# fmt: on
+LARGEST = 1 << 28  # elements
+GROWTH = 1 << 20  # elements by which a result that is no weight may exceed its inputs
 
 
 def fold_constants(graph: gs.Graph, origin: Origin) -> None:
     """Replaces Constant nodes and expressions over constants by initializers, names kept.
 
     Left alone: DequantizeLinear and Cast from an integer storage type to float (a weight that is compressed already),
-    anything random, anything with a subgraph, results of more than 2^28 elements.
+    anything random, anything with a subgraph, what a subgraph or a graph output uses, and large results that are
+    no weights.
     """
-    outputs = {id(t) for t in graph.outputs}
+    kept = {t.name for t in graph.outputs} | inner_reads(origin.model.graph)
     folded: set[int] = set()
     for node in sorted_nodes(graph):
-        values = None if any(id(t) in outputs for t in node.outputs) else _evaluate(node, graph, origin)
-        if values is not None:
-            for tensor, value in zip(list(node.outputs), values, strict=True):
+        if node.domain or any(t.name in kept or t.is_empty() for t in node.outputs):
+            continue
+        results = _evaluate(node, graph, origin)
+        if results is not None and len(results) == len(node.outputs):
+            for tensor, result in zip(list(node.outputs), results, strict=True):
                 tensor.inputs.clear()
-                tensor.to_constant(value)
+                tensor.to_constant(result)
             node.inputs.clear()
             folded.add(id(node))
     graph.nodes[:] = [node for node in graph.nodes if id(node) not in folded]
 
 
-def _evaluate(node: gs.Node, graph: gs.Graph, origin: Origin) -> list[Array] | None:
-    """The outputs of a node over constants, or None where it is not one or should not be folded."""
-    if node.domain or any(t.is_empty() for t in node.outputs):
-        return None
+def _evaluate(node: gs.Node, graph: gs.Graph, origin: Origin) -> list[Array | Stored] | None:
+    """The values of a node's outputs, or None if it is not constant or is to be left alone."""
     if node.op == "Constant":
-        return _constant_value(node)
-    if node.op not in FOLDABLE or not all(isinstance(t, gs.Constant) or t.is_empty() for t in node.inputs):
+        return _constant_value(node, origin)
+    if not node.inputs or not all(isinstance(t, gs.Constant) or t.is_empty() for t in node.inputs):
         return None
     if any(isinstance(t, gs.Constant) and isinstance(t._values, SparseValues) for t in node.inputs):
         return None
-    if node.op == "Cast" and str(node.inputs[0].dtype) in STORAGE:
+    if node.op == "Identity":
+        source, name = node.inputs[0], node.outputs[0].name
+        origin.shared[name] = origin.shared.setdefault(source.name, source.name)
+        return [source._values]
+    if node.op not in FOLDABLE or (node.op == "Cast" and str(node.inputs[0].dtype) in STORAGE):
         return None
     return _run(node, graph, origin)
 
 
-def _constant_value(node: gs.Node) -> list[Array] | None:
+def _constant_value(node: gs.Node, origin: Origin) -> list[Array | Stored] | None:
     """The value of a Constant node, whichever attribute holds it."""
-    if len(node.attrs) != 1:
+    attributes = origin.nodes[node.name].attribute
+    if len(attributes) != 1 or attributes[0].ref_attr_name:
         return None
-    name, value = next(iter(node.attrs.items()))
-    if name == "value" and isinstance(value, gs.Constant):
-        return [value.values]
-    types: dict[str, Any] = {
-        "value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64,
-        "value_string": object, "value_strings": object,
-    }  # fmt: skip
-    return [np.asarray(value, types[name])] if name in types else None
+    name = attributes[0].name
+    if name == "value" and attributes[0].HasField("t"):
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(attributes[0].t)
+        tensor.name = node.outputs[0].name
+        return [Stored(tensor)]
+    return [np.asarray(node.attrs[name], NUMBERS[name])] if name in NUMBERS and name in node.attrs else None
 
 
-def _run(node: gs.Node, graph: gs.Graph, origin: Origin) -> list[Array] | None:
-    """Evaluates one node by the reference implementation of its operator."""
+def _run(node: gs.Node, graph: gs.Graph, origin: Origin) -> list[Array | Stored] | None:
+    """Evaluates one node by the reference implementation of its operator; None where that fails."""
     arrays = [None if t.is_empty() else t.values for t in node.inputs]
-    if _too_large(node, arrays):
+    limit = LARGEST if _feeds_weight(node) else sum(a.size for a in arrays if a is not None) + GROWTH
+    try:
+        if _result_size(node.op, arrays) > limit:
+            return None
+        results = _reference(origin.nodes[node.name], graph.opset, arrays)
+    except Exception:  # the reference implementations raise anything; onnxruntime says later what is wrong
         return None
+    return results if all(r.size <= limit for r in results) else None
+
+
+def _reference(node: onnx.NodeProto, opset: int, arrays: list[Array | None]) -> list[Array]:
+    """The outputs of a node by onnx's reference implementation."""
     from onnx.reference import ReferenceEvaluator  # slow to import, and most files have no constant expressions
 
-    proto = origin.nodes[node.name]
-    inputs = {t.name: a for t, a in zip(node.inputs, arrays, strict=True) if a is not None}
+    inputs = {name: a for name, a in zip(node.input, arrays, strict=True) if a is not None}
     infos = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in inputs.items()
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for name, a in inputs.items()
     ]
-    result_infos = [onnx.ValueInfoProto(name=t.name) for t in node.outputs]
-    model = helper.make_model(
-        helper.make_graph([proto], "constant", infos, result_infos),
-        opset_imports=[helper.make_opsetid("", graph.opset)], ir_version=origin.model.ir_version,
-    )  # fmt: skip
-    try:
-        with np.errstate(all="ignore"):
-            results = ReferenceEvaluator(model).run(None, inputs)
-    except Exception:
-        return None
-    return [np.asarray(r) for r in results]
+    results = [onnx.ValueInfoProto(name=name) for name in node.output]
+    body = helper.make_graph([node], "constant", infos, results)
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    with np.errstate(all="ignore"):
+        return [np.asarray(r) for r in ReferenceEvaluator(model).run(None, inputs)]
 
 
-def _too_large(node: gs.Node, arrays: list[Array | None]) -> bool:
-    """Whether the result of an operator that makes large tensors from small ones would be too large."""
-    if node.op == "ConstantOfShape" and arrays[0] is not None:
-        return bool(np.prod(arrays[0].astype(np.float64)) > LARGEST)
-    if node.op == "Expand" and arrays[1] is not None:
-        return bool(np.prod(np.maximum(arrays[1], 1).astype(np.float64)) > LARGEST)
-    if node.op == "Tile" and arrays[0] is not None and arrays[1] is not None:
-        return bool(arrays[0].size * np.prod(arrays[1].astype(np.float64)) > LARGEST)
-    if node.op == "Range" and all(a is not None for a in arrays):
-        start, limit, delta = (float(np.asarray(a).reshape(())) for a in arrays)
-        return delta == 0 or (limit - start) / delta > LARGEST
+def _feeds_weight(node: gs.Node) -> bool:
+    """Whether a result is used as the weight of a layer, if only after more constant operators."""
+    pending: list[gs.Tensor] = list(node.outputs)
+    seen: set[int] = set()
+    while pending:
+        tensor = pending.pop()
+        for user in tensor.outputs:
+            if user.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and user.inputs[0] is not tensor:
+                return True
+            if id(user) not in seen and user.op in FOLDABLE and len(seen) < 20:
+                seen.add(id(user))
+                pending.extend(user.outputs)
     return False
 
 
-def unshare(graph: gs.Graph, origin: Origin) -> None:
-    """Gives every input slot of a top-level node its own constant, so that writing to one changes no other user.
+def _result_size(op: str, arrays: list[Array | None]) -> float:
+    """Elements of the result, by the operators that make much from little; 0 for the others."""
+    sizes = [np.asarray(a, np.float64) for a in arrays if a is not None and a.dtype.kind in "iuf"]
+    if op == "ConstantOfShape":
+        return float(np.prod(sizes[0]))
+    if op == "Expand":
+        return float(np.prod(np.maximum(sizes[1], 1))) * sizes[0].size
+    if op == "Tile":
+        return float(np.prod(sizes[1])) * sizes[0].size
+    if op == "Range":
+        start, limit, delta = (float(a.reshape(())) for a in sizes)
+        return (limit - start) / delta
+    if op in ("Add", "Sub", "Mul", "Div", "Where", "Pow", "Max", "Min"):
+        shapes = [a.shape for a in arrays if a is not None]
+        return float(np.prod(np.broadcast_shapes(*shapes), dtype=np.float64))
+    return 0.0
 
-    The first user keeps the name, unless a subgraph or a graph output uses the constant too. The arrays stay shared.
+
+def unshare(graph: gs.Graph, origin: Origin) -> None:
+    """Gives every input of a top-level node its own constant, so that writing to one changes no other user.
+
+    The first user keeps the name, unless a subgraph or a graph output uses the constant too. The arrays stay shared,
+    and `export` writes one initializer for as long as they hold the same.
     """
-    top = {id(node) for node in graph.nodes}
-    ends = {id(t) for t in graph.outputs}
-    names = set(graph.tensors())
+    kept = {t.name for t in graph.outputs} | inner_reads(origin.model.graph)
+    names = set(graph.tensors()) | set(origin.stored)
     seen: set[int] = set()
     for node in graph.nodes:
         for slot, tensor in enumerate(node.inputs):
-            if not isinstance(tensor, gs.Constant):
+            if not isinstance(tensor, gs.Constant) or isinstance(tensor._values, SparseValues):
                 continue
-            foreign = id(tensor) in ends or any(id(user) not in top for user in tensor.outputs)
-            if not foreign and id(tensor) not in seen:
+            if tensor.name not in kept and id(tensor) not in seen:
                 seen.add(id(tensor))
                 continue
             copy = gs.Constant(unique_name(f"{tensor.name}.{node.name}", names), tensor._values)
-            origin.shared[copy.name] = origin.shared[tensor.name] = tensor.name
+            source = origin.shared.setdefault(tensor.name, tensor.name)
+            origin.shared[copy.name] = source
             node.inputs[slot] = copy
-
-
-def is_lazy(tensor: gs.Constant) -> bool:
-    """Whether the values have not been read yet."""
-    return isinstance(tensor._values, LazyValues)

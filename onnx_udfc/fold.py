@@ -15,7 +15,7 @@ Array = NDArray[Any]
 CHANNEL_AXIS_KINDS = ("conv", "conv_transpose", "gemm")
 
 
-def fold_into_layer(layer: Layer, outputs: set[int]) -> list[gs.Node]:
+def fold_into_layer(layer: Layer, kept: set[str]) -> list[gs.Node]:
     """Folds the chain of batch norms and per-channel constants behind a layer into its weight and bias.
 
     With x the output of the layer, a batch norm is y = x * s + (beta - mean * s), s = gamma / sqrt(var + epsilon);
@@ -23,7 +23,7 @@ def fold_into_layer(layer: Layer, outputs: set[int]) -> list[gs.Node]:
 
     Args:
         layer: a Conv, ConvTranspose or Gemm; others are left alone.
-        outputs: ids of the graph's outputs; a tensor that leaves the graph cannot be folded over.
+        kept: names of the tensors that leave the graph or go into a subgraph; they cannot be folded over.
 
     Returns:
         The folded nodes, cut off from the graph's tensors.
@@ -32,7 +32,7 @@ def fold_into_layer(layer: Layer, outputs: set[int]) -> list[gs.Node]:
         return []
     scale, shift, norm, folded = np.ones(layer.out_channels), np.zeros(layer.out_channels), None, []
     tensor = layer.node.outputs[0]
-    while id(tensor) not in outputs and len(tensor.outputs) == 1:
+    while tensor.name not in kept and len(tensor.outputs) == 1:
         node = tensor.outputs[0]
         params = batch_norm(node, tensor, layer.out_channels)
         affine = _affine(node, tensor, layer) if params is None else _as_affine(params)
@@ -121,3 +121,31 @@ def _bypass(node: gs.Node, folded: list[gs.Node]) -> None:
         old.inputs.clear()
         old.outputs.clear()
     node.outputs[0] = last
+
+
+def plain_gemm(node: gs.Node) -> None:
+    """Multiplies constant alpha and beta of a Gemm into its weight and bias, and spreads the bias over the channels.
+
+    A Gemm whose weight or bias is computed, or whose bias differs from row to row, is left alone.
+    """
+    if node.op != "Gemm" or node.domain or len(node.inputs) < 2 or not is_dense(node.inputs[1]):
+        return
+    weight, alpha, beta = node.inputs[1], float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
+    bias = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
+    if len(weight.shape) != 2 or node.attrs.get("transA", 0):
+        return
+    channels = int(weight.shape[0 if node.attrs.get("transB", 0) else 1])
+    if bias is not None and not _one_row(bias, channels):
+        return
+    if alpha != 1.0:
+        weight.values = (weight.values.astype(np.float64) * alpha).astype(weight.values.dtype)
+        del node.attrs["alpha"]
+    if bias is not None and (beta != 1.0 or tuple(bias.shape) != (channels,)):
+        spread = np.broadcast_to(bias.values.astype(np.float64).reshape(-1) * beta, (channels,))
+        bias.values = spread.astype(bias.values.dtype)
+        node.attrs.pop("beta", None)
+
+
+def _one_row(bias: gs.Tensor, channels: int) -> bool:
+    """Whether the constant adds the same row of `channels` values, or one value, to every row."""
+    return is_dense(bias) and tuple(bias.shape) in ((), (1,), (1, 1), (channels,), (1, channels))

@@ -9,10 +9,14 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnx_udfc.carry import Origin, export_model, import_graph, sorted_nodes
+from onnx_udfc.carry import Origin, import_graph
 from onnx_udfc.constants import fold_constants, unshare
-from onnx_udfc.fold import fold_into_layer
+from onnx_udfc.errors import ModelError
+from onnx_udfc.export import SHAPES, export_model, sorted_nodes
+from onnx_udfc.fold import fold_into_layer, plain_gemm
 from onnx_udfc.layers import BatchNorm, Layer, find_layers
+from onnx_udfc.protos import inner_reads, skeleton
+from onnx_udfc.soundness import all_finite
 
 __all__ = ["BatchNorm", "Layer", "Network", "read"]
 
@@ -59,28 +63,48 @@ def read(model: onnx.ModelProto) -> Network:
     """Reads a model into the canonical form. The model itself is not changed, and must not be changed after.
 
     Raises:
-        ModelError: the graph is damaged: a tensor is written twice, or depends on itself.
+        ModelError: the graph is damaged, or the weights of a layer are not finite.
     """
     G_LOGGER.severity = G_LOGGER.CRITICAL
+    try:
+        return _read(model)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        _blame(model, error)
+        raise
+
+
+def _blame(model: onnx.ModelProto, error: Exception) -> None:
+    """A model that onnx's checker refuses too is to blame for an error; if it does not, the error is ours."""
+    try:
+        onnx.checker.check_model(skeleton(model, SHAPES))
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as fault:
+        reason = " ".join(str(fault).split())[:160]
+        raise ModelError(f"the model is damaged ({reason}); export it again") from error
+
+
+def _read(model: onnx.ModelProto) -> Network:
+    """`read`, with whatever errors a damaged model causes."""
     graph, origin = import_graph(model)
-    notes = []
-    dropped = sum(1 for i in model.graph.input if i.name not in {t.name for t in graph.inputs})
-    if dropped:
-        notes.append(f"{dropped} weights were graph inputs too (an old form of ONNX); they are plain weights now")
+    overridable = len(model.graph.input) - len(graph.inputs)
+    text = f"{overridable} weights were graph inputs too (an old form of ONNX); they are plain weights now"
     fold_constants(graph, origin)
     graph.nodes[:] = sorted_nodes(graph)
     unshare(graph, origin)
-    layers = _fold_batch_norms(graph)
-    return Network(graph, {layer.name: layer for layer in layers}, origin, notes)
-
-
-def _fold_batch_norms(graph: gs.Graph) -> list[Layer]:
-    """Folds what can be folded into every layer and returns the layers."""
-    outputs = {id(t) for t in graph.outputs}
-    folded: set[int] = set()
-    layers = find_layers(graph)
+    layers = _fold_batch_norms(graph, {t.name for t in graph.outputs} | inner_reads(model.graph))
     for layer in layers:
-        folded.update(id(node) for node in fold_into_layer(layer, outputs))
+        if not all_finite(layer.weight) or not all_finite(layer.bias):
+            raise ModelError(f"the weights of '{layer.name}' are not finite; train or export the model again")
+    return Network(graph, {layer.name: layer for layer in layers}, origin, [text] if overridable else [])
+
+
+def _fold_batch_norms(graph: gs.Graph, kept: set[str]) -> list[Layer]:
+    """Folds what can be folded into every layer and returns the layers."""
+    for node in graph.nodes:
+        plain_gemm(node)
+    folded: set[int] = set()
+    layers = find_layers(graph, kept)
+    for layer in layers:
+        folded.update(id(node) for node in fold_into_layer(layer, kept))
     graph.nodes[:] = [node for node in graph.nodes if id(node) not in folded]
     return layers
 

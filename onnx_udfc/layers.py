@@ -9,6 +9,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_udfc.names import unique_name as unique_name
+
 Array = NDArray[Any]
 
 KINDS = {"Conv": "conv", "ConvTranspose": "conv_transpose", "Gemm": "gemm", "MatMul": "matmul"}
@@ -178,11 +180,15 @@ class Layer:
         self.graph.nodes.insert(position(self.graph, self.node) + 1, self.bias_node)
 
 
-def find_layers(graph: gs.Graph) -> list[Layer]:
-    """The layers of the top-level graph, in the order of its nodes."""
-    outputs = {id(t) for t in graph.outputs}
+def find_layers(graph: gs.Graph, kept: set[str]) -> list[Layer]:
+    """The layers of the top-level graph, in the order of its nodes.
+
+    Args:
+        graph: in canonical form.
+        kept: names of the tensors that leave the graph or go into a subgraph.
+    """
     return [
-        Layer(node, KINDS[node.op], graph, bias_node=_matmul_bias(node, outputs) if node.op == "MatMul" else None)
+        Layer(node, KINDS[node.op], graph, bias_node=_matmul_bias(node, kept) if node.op == "MatMul" else None)
         for node in graph.nodes
         if node.op in KINDS and not node.domain and is_layer(node)
     ]
@@ -196,8 +202,8 @@ def is_layer(node: gs.Node) -> bool:
     if 0 in node.inputs[1].shape or any(not t.is_empty() and not is_dense(t) for t in bias):
         return False
     if node.op in ("Conv", "ConvTranspose"):
-        groups = int(node.attrs.get("group", 1))
-        return rank >= 3 and groups >= 1 and node.inputs[1].shape[0] % groups == 0
+        groups = node.attrs.get("group", 1)
+        return rank >= 3 and isinstance(groups, int) and groups >= 1 and node.inputs[1].shape[0] % groups == 0
     if node.op == "Gemm":
         return rank == 2 and not node.attrs.get("transA", 0) and _plain_gemm(node)
     return rank == 2
@@ -211,10 +217,10 @@ def _plain_gemm(node: gs.Node) -> bool:
     return plain_bias and node.attrs.get("alpha", 1.0) == 1.0 and (not has_bias or node.attrs.get("beta", 1.0) == 1.0)
 
 
-def _matmul_bias(node: gs.Node, outputs: set[int]) -> gs.Node | None:
+def _matmul_bias(node: gs.Node, kept: set[str]) -> gs.Node | None:
     """The Add of one constant per channel that alone consumes the MatMul, or None."""
     out = node.outputs[0]
-    if id(out) in outputs or len(out.outputs) != 1 or out.outputs[0].op != "Add":
+    if out.name in kept or len(out.outputs) != 1 or out.outputs[0].op != "Add":
         return None
     add = out.outputs[0]
     constant = constant_input(add)
@@ -235,16 +241,6 @@ def is_dense(tensor: gs.Tensor) -> bool:
     if not isinstance(tensor, gs.Constant) or isinstance(tensor._values, gs.ir.tensor.SparseValues):
         return False
     return str(tensor.dtype) in FLOATS
-
-
-def unique_name(name: str, taken: set[str]) -> str:
-    """`name`, or `name_2`, `name_3`, ... if it is taken; the result is added to `taken`."""
-    candidate, number = name, 1
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}_{number}"
-    taken.add(candidate)
-    return candidate
 
 
 def position(graph: gs.Graph, node: gs.Node) -> int:

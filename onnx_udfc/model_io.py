@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import TensorProto
 
 from onnx_udfc.errors import ModelError
+from onnx_udfc.external import resolve, write_external
+from onnx_udfc.protos import copy_except, sort_nodes, tensor_bytes
+from onnx_udfc.soundness import check
+from onnx_udfc.upgrade import upgrade
 
-TARGET_OPSET = 21
-TARGET_IR = 10
+LARGEST_FILE = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB; the rest is for names and shapes
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class LoadedModel:
     """A model at the opset the package works with.
 
     Attributes:
-        model: the model; tensors of large external files stay in their files.
+        model: the model; weights of large external files stay in their files, with absolute locations.
         notes: what a user should know about the conversion.
         path: where it was read from, None for bytes and protos.
         bytes: size of the model as given, external data included.
@@ -35,65 +41,158 @@ class LoadedModel:
 
 
 def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
-    """Loads a model and converts it to opset 21, IR 10.
+    """Loads a model and converts it to opset 21, IR 10; newer ones are kept.
+
+    Args:
+        source: a path, the content of a file, or a model, which is not changed.
 
     Raises:
-        ModelError: not there, not a model, or not one to compute with.
+        ModelError: it is not there, not a model, or not one to compute with.
     """
     path = Path(source) if isinstance(source, (str, Path)) else None
     if isinstance(source, onnx.ModelProto):
-        model, size = source, source.ByteSize()
+        model, size = onnx.ModelProto(), source.ByteSize()
+        model.CopyFrom(source)
     else:
-        data = path.read_bytes() if path is not None else source
+        data = _content(path) if path is not None else source
         assert isinstance(data, bytes)
-        size = len(data)
-        model = onnx.ModelProto()
-        try:
-            model.ParseFromString(data)
-        except DecodeError as error:
-            raise ModelError(f"{path or 'the model'} is not an ONNX model") from error
-    version = next((d.version for d in model.opset_import if d.domain in ("", "ai.onnx")), 1)
-    if version < TARGET_OPSET:
-        from onnx import version_converter
+        model, size = _parse(data, str(path or "the model")), len(data)
+    size += resolve(model, None if path is None else path.parent)
+    check(model)
+    nodes = sort_nodes(model.graph)
+    if any(a is not b for a, b in zip(nodes, model.graph.node, strict=True)):
+        model = _reordered(model, nodes)
+    model, notes = upgrade(model)
+    return LoadedModel(model, tuple(notes), path, size)
 
-        try:
-            model = version_converter.convert_version(model, TARGET_OPSET)
-        except Exception:
-            return LoadedModel(model, (f"kept at opset {version}",), path, size)
-    if model.ir_version < TARGET_IR:
-        model.ir_version = TARGET_IR
-    return LoadedModel(model, (), path, size)
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file."""
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the path of an .onnx file")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} does not exist; check the path") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); check its permissions") from error
+
+
+def _parse(data: bytes, name: str) -> onnx.ModelProto:
+    """The model that the bytes are."""
+    if not data:
+        raise ModelError(f"{name} is empty; export or download the model again")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except (DecodeError, RecursionError, ValueError) as error:
+        raise ModelError(f"{name} is not a whole ONNX model (damaged or another format); export it again") from error
+    return model
+
+
+def _reordered(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+    """The model with its nodes in another order."""
+    result = onnx.ModelProto()
+    copy_except(result, model, {"graph"})
+    copy_except(result.graph, model.graph, {"node"})
+    result.graph.node.extend(nodes)
+    return result
+
+
+@contextmanager
+def stage(model: onnx.ModelProto, path: str | Path) -> Iterator[Path]:
+    """Writes the model into a temporary folder beside `path`; on leaving the block without an error it is moved there.
+
+    A model of more than 2 GiB gets its weights in a file beside it, `<name>.data`. Whatever goes wrong in the block,
+    an interrupt too, the temporary folder is removed and an existing file at `path` is untouched.
+
+    Yields:
+        The path of the temporary file, to be checked.
+
+    Raises:
+        ModelError: the folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the path of the file to write")
+    with _writing(path):
+        folder = Path(tempfile.mkdtemp(prefix=".onnx-udfc.", suffix=".tmp", dir=path.parent))
+    try:
+        with _writing(path):
+            _write(model, folder / path.name)
+        yield folder / path.name
+        with _writing(path):
+            for file in sorted(folder.iterdir(), key=lambda f: f.name == path.name):  # the weights first
+                file.replace(path.parent / file.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"{path} cannot be written ({error.strerror}); choose another folder or make room") from error
 
 
 def save(model: onnx.ModelProto, path: str | Path) -> None:
-    """Writes the model to a temporary file beside `path` and moves it into place."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(model.SerializeToString())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Writes the model, all of it or nothing.
+
+    Raises:
+        ModelError: the folder does not exist or cannot be written to.
+    """
+    with stage(model, path):
+        pass
+
+
+def _write(model: onnx.ModelProto, path: Path) -> None:
+    """Writes the model, with the large weights in a file beside it where one file cannot hold it."""
+    if is_large(model):
+        model = write_external(model, path.with_name(f"{path.name}.data"))
+    path.write_bytes(_serialized(model))
+
+
+def is_large(model: onnx.ModelProto) -> bool:
+    """Whether one file cannot hold the model."""
+    tensors = (t for t in model.graph.initializer if t.data_type != TensorProto.STRING)
+    return sum(tensor_bytes(t) for t in tensors) > LARGEST_FILE
+
+
+def _serialized(model: onnx.ModelProto) -> bytes:
+    """The bytes of a model that is not large; weights that are still in the files of its original are read in."""
+    if any(t.external_data and Path(t.external_data[0].value).is_absolute() for t in model.graph.initializer):
+        whole = onnx.ModelProto()
+        whole.CopyFrom(model)
+        resolve(whole, None, LARGEST_FILE)
+        model = whole
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def session(model: onnx.ModelProto | bytes | str | Path, threads: int = 0) -> Any:
     """An onnxruntime session on the CPU, quiet.
 
     Args:
-        model: the model, its bytes, or a path.
+        model: the model, the content of a file, or a path.
         threads: within an operator; 0 for as many as there are cores.
+
+    Raises:
+        ModelError: onnxruntime does not load the model.
     """
+    if isinstance(model, onnx.ModelProto) and is_large(model):
+        with tempfile.TemporaryDirectory() as folder:
+            save(model, Path(folder) / "model.onnx")
+            return session(Path(folder) / "model.onnx", threads)
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    data: bytes | str = (
-        model.SerializeToString()
-        if isinstance(model, onnx.ModelProto)
-        else (model if isinstance(model, bytes) else str(model))
-    )
-    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    data = _serialized(model) if isinstance(model, onnx.ModelProto) else model
+    try:
+        content = data if isinstance(data, bytes) else str(data)
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base class
+        raise ModelError(f"onnxruntime does not load the model: {' '.join(str(error).split())[:200]}") from error
