@@ -81,7 +81,74 @@ def _groups(flow: Flow, root: Ids) -> tuple[list[Ids], list[Ids]]:
 
 
 def _cells(root: Ids, groups: list[Ids], balances: list[Balance]) -> tuple[Ids, list[Balance]]:
-    """(ids,) the cell of every root, and the balances that no cells satisfy."""
+    """(ids,) the cell of every root, and the balances that no cells satisfy.
+
+    The cells of a group are the common refinement of the blocks that its channels lie in. Equal counts in every cell
+    satisfy a balance if each of its blocks has equally many cells of the group. Where they have not, but equally many
+    channels, cells are cut into parts of their greatest common size, which the blocks then have equally many of.
+    """
     cells = np.zeros(len(root), np.int64)
-    del groups
-    return cells, list(balances)
+    owner = np.full(len(root), -1, np.int64)
+    for number, members in enumerate(groups):
+        owner[members] = number
+    touching: dict[int, list[tuple[Balance, Ids]]] = {}
+    for balance in balances:
+        blocks = _counts(root[balance.blocks], len(root))
+        free = np.flatnonzero((owner >= 0) & (blocks != blocks[:1]).any(axis=0))
+        for number in np.unique(owner[free]):
+            touching.setdefault(int(number), []).append((balance, blocks[:, groups[number]]))
+    unmet: list[Balance] = []
+    for number, found in touching.items():
+        numbers, failed = _refine([blocks for _, blocks in found])
+        cells[groups[number]] = numbers
+        unmet += [found[i][0] for i in failed if not any(found[i][0] is b for b in unmet)]
+    return cells, unmet
+
+
+def _counts(blocks: Ids, count: int) -> Ids:
+    """(blocks, ids) how often each root is in each block."""
+    return np.stack([np.bincount(block, minlength=count) for block in blocks])
+
+
+def _refine(balances: list[Ids]) -> tuple[Ids, list[int]]:
+    """Cells of one group.
+
+    Args:
+        balances: of every balance that touches the group, (blocks, channels) how often each channel is in each block.
+
+    Returns:
+        (channels,) cell numbers, and which of the balances they do not satisfy.
+    """
+    failed = [i for i, blocks in enumerate(balances) if not _single(blocks)]
+    keys = np.stack([blocks.argmax(0) for blocks in balances])
+    _, numbers = np.unique(keys, axis=1, return_inverse=True)
+    numbers = numbers.reshape(-1)
+    if failed:
+        return numbers, failed
+    if not all(_even(blocks, numbers) for blocks in balances):
+        numbers = _cut(numbers)
+    if np.bincount(numbers).min() == 1:  # nothing could go: better one channel per position of the blocks
+        return numbers, list(range(len(balances)))
+    return numbers, [i for i, blocks in enumerate(balances) if not _even(blocks, numbers)]
+
+
+def _single(blocks: Ids) -> bool:
+    """Whether every channel is in one block only, all equally often, and every block has equally many."""
+    often = blocks.max(0)
+    return bool(((blocks > 0).sum(0) == 1).all() and (often == often[0]).all() and len(np.unique(blocks.sum(1))) == 1)
+
+
+def _even(blocks: Ids, numbers: Ids) -> bool:
+    """Whether every block has equally many cells."""
+    return len({len(np.unique(numbers[block > 0])) for block in blocks}) == 1
+
+
+def _cut(numbers: Ids) -> Ids:
+    """Cells cut into parts of their greatest common size, in the order of the channels."""
+    sizes = np.bincount(numbers)
+    part = int(np.gcd.reduce(sizes))
+    rank = np.empty(len(numbers), np.int64)
+    order = np.argsort(numbers, kind="stable")
+    rank[order] = np.arange(len(numbers)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    _, cut = np.unique(np.stack([numbers, rank // part]), axis=1, return_inverse=True)
+    return cut.reshape(-1)

@@ -13,7 +13,10 @@ from onnx_udfc.cells import Classes, balance_cells
 from onnx_udfc.graph import Network
 from onnx_udfc.flow import Barrier, Flow, Ids, Link
 from onnx_udfc.ops import propagate
+from onnx_udfc.replay import MisalignedError, replay
 from onnx_udfc.shapes import Shapes, resolve
+
+TRIALS = 2
 
 __all__ = ["ChannelGroup", "Channels", "Skip", "Slot", "find_groups"]
 
@@ -122,8 +125,46 @@ def find_groups(network: Network, skip: Sequence[str] = ()) -> Channels:
     flow = Flow(network, shapes)
     propagate(flow)
     _bar_skipped(flow, skip)
-    classes = balance_cells(flow)
-    return _collect(flow, classes)
+    return _collect(flow, _tried(flow))
+
+
+def _tried(flow: Flow) -> Classes:
+    """Groups that were tried out: channels that do not line up when half of them are gone are left alone."""
+    while True:
+        classes = balance_cells(flow)
+        try:
+            for seed in range(TRIALS):
+                replay(flow, classes.root, _half(classes, seed))
+        except MisalignedError as error:
+            _bar_around(flow, classes, error.node)
+        else:
+            return classes
+
+
+def _half(classes: Classes, seed: int) -> NDArray[np.bool_]:
+    """(ids,) whether each root is kept, when a random half of every cell is removed."""
+    random = np.random.default_rng(seed)
+    kept = np.ones(len(classes.root), bool)
+    for members in classes.groups:
+        cells = classes.cells[members]
+        stay = max(1, int(np.bincount(cells).min()) // 2)
+        for cell in range(int(cells.max()) + 1):
+            inside = random.permutation(members[cells == cell])
+            kept[inside[stay:]] = False
+    return kept
+
+
+def _bar_around(flow: Flow, classes: Classes, name: str) -> None:
+    """Leave the channels at a node alone; all channels, if none of those there can be pruned anyway."""
+    node = flow.node(name)
+    around = [ids for t in [*node.inputs, *node.outputs] if (ids := flow.get(t)) is not None]
+    reason = f"its channels are rearranged around a {node.op} in a way that cannot be followed"
+    free = np.concatenate([np.zeros(0, np.int64), *classes.groups])
+    if any(np.isin(classes.root[ids], free).any() for ids in around):
+        for ids in around:
+            flow.bar(ids, node, reason)
+    else:
+        flow.bar(free, node, reason)
 
 
 def _bar_skipped(flow: Flow, skip: Sequence[str]) -> None:
@@ -140,9 +181,13 @@ def _collect(flow: Flow, classes: Classes) -> Channels:
     """Groups of the prunable channels with the same places, in the order of their first producers."""
     groups: list[ChannelGroup] = []
     roots: dict[str, Ids] = {}
+    single: dict[str, Skip] = {}
     for members in classes.groups:
         slots = _slots(flow, classes, members)
         producers = _nodes(slots, "producer")
+        if int(classes.cells[members].max()) + 1 == len(members):
+            single |= {p: Skip(p, "it has one channel, or one in each group", "") for p in producers}
+            continue
         name = _group_name(producers[0], roots)
         is_stream = len(producers) > 1 and bool(np.isin(members, classes.residual).any())
         kind = "stream" if is_stream else "inner"
@@ -150,7 +195,7 @@ def _collect(flow: Flow, classes: Classes) -> Channels:
         consumers = _nodes(slots, "consumer")
         groups.append(ChannelGroup(name, len(members), producers, consumers, slots, kind, cells))
         roots[name] = members
-    skips = _skips(flow, classes, {node for group in groups for node in _touched(group)})
+    skips = _skips(flow, classes, {node for group in groups for node in _touched(group)}, single)
     notes = tuple(f"{node}: {note}" for node, note in flow.approximate.items())
     return Channels(tuple(groups), skips, notes, flow, classes.root, roots, flow.shapes)
 
@@ -189,7 +234,7 @@ def _slot(flow: Flow, link: Link, members: NDArray[np.int64]) -> Slot:
     return Slot(link.node, link.role, tensor, link.axis, members, link.groups)
 
 
-def _skips(flow: Flow, classes: Classes, pruned: set[str]) -> tuple[Skip, ...]:
+def _skips(flow: Flow, classes: Classes, pruned: set[str], single: Mapping[str, Skip]) -> tuple[Skip, ...]:
     """A reason for every layer without prunable output channels."""
     first: dict[int, Barrier] = {}
     for barrier in flow.barriers:
@@ -201,7 +246,9 @@ def _skips(flow: Flow, classes: Classes, pruned: set[str]) -> tuple[Skip, ...]:
             continue
         ids = flow.get(layer.node.outputs[0])
         barriers = [] if ids is None else [b for i in np.unique(ids) if (b := first.get(int(classes.root[i])))]
-        if barriers:
+        if name in single:
+            skips.append(single[name])
+        elif barriers:
             skips.append(Skip(name, barriers[0].reason, barriers[0].detail))
         else:
             skips.append(Skip(name, "its channels follow those of its input, which cannot be removed", ""))

@@ -9,6 +9,7 @@ the physical order of what is left.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +77,18 @@ class Flow:
         self.approximate: dict[str, str] = {}
         self.created: dict[tuple[str, int], Ids] = {}
         self.count = 0
+        self.blocked: dict[str, str] = {}
         self._nodes = {node.name: node for node in network.graph.nodes}
+
+    def apply(self, rule: Callable[[Flow, gs.Node], None], node: gs.Node) -> str:
+        """Run a rule; returns why it cannot be, or nothing. A node that breaks the standard must not end the walk."""
+        before = len(self.links)
+        try:
+            rule(self, node)
+        except (ValueError, IndexError, KeyError, TypeError):
+            del self.links[before:]
+            self.blocked[str(node.name)] = f"its {node.op} node does not fit the data"
+        return self.blocked.get(str(node.name), "")
 
     def node(self, name: str) -> gs.Node:
         """The node of that name."""

@@ -107,7 +107,7 @@ def propagate(flow: Flow) -> None:
 
 def _apply(flow: Flow, node: gs.Node, outer: set[str]) -> None:
     rule = CHANNEL_RULES.get(node.op)
-    blocked = None
+    blocked: str | None = None
     if node.domain not in (None, "", "ai.onnx"):
         blocked = f"it feeds {node.domain}.{node.op}, an operator that is not of the ONNX standard"
     elif outer:
@@ -116,11 +116,11 @@ def _apply(flow: Flow, node: gs.Node, outer: set[str]) -> None:
         blocked = f"it feeds {node.op}, through which channels cannot be followed"
     elif any(flow.size(t) is None for t in [*node.inputs, *node.outputs] if t.name):
         blocked = f"shapes around {node.op} are not known"
-    if blocked or rule is None:
+    if blocked is None and rule is not None:
+        blocked = flow.apply(rule, node)
+    if blocked:
         for name in {t.name for t in node.inputs} | outer:
-            flow.bar(flow.labels.get(name), node, blocked or "")
-    else:
-        rule(flow, node)
+            flow.bar(flow.labels.get(name), node, blocked)
 
 
 def _outer_names(node: gs.Node) -> set[str]:

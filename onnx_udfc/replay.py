@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ class MisalignedError(Exception):
     """The kept channels do not line up at a node."""
 
     def __init__(self, node: str, what: str) -> None:
-        """Args: the node where it shows, and what is wrong there."""
+        """`node` is where it shows, `what` is wrong there."""
         super().__init__(f"{node}: {what}")
         self.node, self.what = node, what
 
@@ -34,10 +36,21 @@ class Replay(Flow):
         super().__init__(original.network, original.shapes)
         self._original, self._root, self._kept = original, root, kept[root]
         self._links = iter(original.links)
+        self._barred = {(b.node, b.reason) for b in original.barriers}
         self.indices: list[tuple[Link, Ids]] = []
         self.attributes: dict[tuple[str, str], int | list[int]] = {}
         self.inputs: dict[tuple[str, int], NDArray[np.int64]] = {}
         self._sizes: dict[str, Size] = {}
+
+    def apply(self, rule: Callable[[Flow, gs.Node], None], node: gs.Node) -> str:
+        """Run a rule, unless the first walk could not."""
+        if node.name in self._original.blocked:
+            return self._original.blocked[node.name]
+        try:
+            rule(self, node)
+        except (ValueError, IndexError) as error:
+            raise MisalignedError(node.name, str(error)) from error
+        return ""
 
     def size(self, tensor: gs.Tensor) -> Size | None:
         """The shape of a tensor after pruning."""
@@ -46,7 +59,7 @@ class Replay(Flow):
         if size is None or ids is None:
             return size
         if tensor.name not in self._sizes:
-            kept = _kept_sizes(self._kept[ids], tensor.name)
+            kept = _kept_sizes(self._kept[ids], tensor)
             self._sizes[tensor.name] = tuple(
                 k if ids.shape[a] > 1 else d for a, (k, d) in enumerate(zip(kept, size, strict=True))
             )
@@ -77,7 +90,10 @@ class Replay(Flow):
             raise MisalignedError(node.name, "different channels meet")
 
     def bar(self, ids: Ids | None, node: gs.Node, reason: str, detail: str = "") -> None:
-        """Nothing: barred ids are kept."""
+        """Nothing, since barred ids are kept; but there must be no new bar."""
+        del ids, detail
+        if (node.name, reason) not in self._barred:
+            raise MisalignedError(node.name, reason)
 
     def balance(self, ids: Ids, blocks: int, node: gs.Node) -> None:
         """Check that the kept channels are still in the same blocks, equally many in each."""
@@ -162,12 +178,12 @@ class Replay(Flow):
         return True
 
 
-def _kept_sizes(kept: NDArray[np.bool_], name: str) -> Size:
+def _kept_sizes(kept: NDArray[np.bool_], tensor: gs.Tensor) -> Size:
     """The sizes of what is left of a tensor: what is kept must be the same number in every row along one axis.
 
     Args:
         kept: whether each id is kept, one axis per axis of the tensor.
-        name: of the tensor.
+        tensor: whose they are.
     """
     axes = sorted(carried(kept.astype(np.int64)))
     sizes = list(kept.shape)
@@ -184,7 +200,7 @@ def _kept_sizes(kept: NDArray[np.bool_], name: str) -> Size:
         if kept.take(np.flatnonzero(some), axis).all():
             sizes[axis] = int(some.sum())
             return tuple(sizes)
-    raise MisalignedError(name, "what is kept of it is not a box")
+    raise MisalignedError(tensor.inputs[0].name, f"what is kept of {tensor.name} is not a box")
 
 
 def replay(flow: Flow, root: Ids, kept: NDArray[np.bool_]) -> Replay:
