@@ -30,6 +30,8 @@ def export_model(graph: gs.Graph, origin: Origin) -> onnx.ModelProto:
     model = onnx.ModelProto()
     copy_except(model, origin.model, {"graph"})
     copy_except(model.graph, origin.model.graph, GRAPH_FIELDS)
+    if len(graph.inputs) < len(origin.model.graph.input):
+        model.ir_version = max(model.ir_version, 4)  # before, every initializer had to be an input
     known = {d.domain for d in model.opset_import}
     for domain in sorted({node.domain for node in graph.nodes if node.domain} - known):
         model.opset_import.append(helper.make_opsetid(domain, 1))

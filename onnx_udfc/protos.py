@@ -103,6 +103,7 @@ def skeleton(model: onnx.ModelProto, largest: int) -> onnx.ModelProto:
     """
     light = onnx.ModelProto()
     copy_except(light, model, {"graph"})
+    light.ir_version = max(model.ir_version, 4)  # before, every initializer had to be an input
     copy_except(light.graph, model.graph, {"initializer"})
     inputs = {i.name for i in model.graph.input}
     for tensor in model.graph.initializer:

@@ -38,13 +38,15 @@ def upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         try:
             converted = version_converter.convert_version(light, target)
         except Exception as error:  # the converter raises whatever its C++ code does
-            reason = reason or _reason(error)
+            reason = reason or _reason(error, f"{version}{target}")
             continue
         result = _restore(model, converted)
         if _accepted(skeleton(result, LARGEST), light):
             return result, [] if target == OPSET else [_note(target, version, reason)]
         reason = reason or "onnxruntime does not load the result"
-    return model, [_note(version, version, reason)]
+    raised = _with_ir(model)
+    kept = raised if _accepted(skeleton(raised, LARGEST), light) else model
+    return kept, [_note(version, version, reason)]
 
 
 def _note(target: int, version: int, reason: str) -> str:
@@ -53,9 +55,11 @@ def _note(target: int, version: int, reason: str) -> str:
     return f"{kept}: conversion to opset {OPSET} failed ({reason})"
 
 
-def _reason(error: Exception) -> str:
-    """What the converter said, without its source positions."""
+def _reason(error: Exception, versions: str) -> str:
+    """What the converter said, without its source positions and its unfilled place holders."""
     line = " ".join(str(error).split())
+    if "no registered schema" in line:
+        return f"{line.rsplit('.', 1)[-1].removesuffix(versions)} is not a standard operator"
     return (line.rsplit("failed:", 1)[-1] if "failed:" in line else line).strip()[:160]
 
 
