@@ -121,10 +121,19 @@ def moments(p: Array, t: Array) -> Moments:
     mean, target_mean = p.mean(1, dtype=np.float64), t.mean(1, dtype=np.float64)
     centered = p - mean[:, None].astype(np.float32)
     centered_t = t - target_mean[:, None].astype(np.float32)
-    transposed = centered.transpose(0, 2, 1)
-    gram = (transposed @ centered).astype(np.float64) / n
-    cross = (transposed @ centered_t).astype(np.float64) / n
-    return Moments(n, mean, gram, target_mean, cross)
+    cross = (centered.transpose(0, 2, 1) @ centered_t).astype(np.float64) / n
+    return Moments(n, mean, _gram(centered), target_mean, cross)
+
+
+def covariance(p: Array) -> Double:
+    """Gram (g, d, d) of patches p (g, n, d) around their mean, float64."""
+    return _gram(p - p.mean(1, keepdims=True, dtype=np.float64).astype(np.float32))
+
+
+def _gram(centered: Array) -> Double:
+    # A product of a matrix with its own transpose is recognized by BLAS (half the work), but not in a stack of them.
+    products = [part.T @ part for part in centered] if len(centered) == 1 else centered.transpose(0, 2, 1) @ centered
+    return np.asarray(products, np.float64) / centered.shape[1]
 
 
 def channel_statistics(y: Array) -> tuple[Double, Double]:

@@ -200,6 +200,6 @@ def intercept(measured: Moments, weight: Double) -> Double:
 def residual(measured: Moments, weight: Double, t: Array) -> float:
     """Fraction of the target's variance that W (g, o, d) leaves: E‖t - W p‖² / E‖t‖², both centered."""
     explained = 2 * np.einsum("god,gdo->", weight, measured.cross)
-    energy = np.einsum("god,gde,goe->", weight, measured.gram, weight, optimize=True)
+    energy = np.einsum("god,god->", weight, weight @ measured.gram)
     total = float(t.var(axis=1, dtype=np.float64).sum())
     return float(max(total - explained + energy, 0.0) / max(total, 1e-30))

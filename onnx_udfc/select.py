@@ -127,8 +127,8 @@ class _Elimination:
         system = consumer.gram + ridge * max(float(np.trace(consumer.gram)) / d, 1e-30) * np.eye(d)
         self.inverse = np.linalg.inv(system)
         self.weight = consumer.weight.astype(np.float64)
-        self.rows = consumer.rows
-        self.dead = 0
+        self.rows = consumer.rows.copy()
+        self.gone = np.zeros(d, bool)
 
     def costs(self, channels: Index) -> Double:
         """Cost (n,) of removing each of the channels alone."""
@@ -151,23 +151,15 @@ class _Elimination:
         step = np.linalg.solve(self.inverse[np.ix_(rows, rows)], self.inverse[rows])
         self.weight -= step.T @ self.weight[rows]
         self.inverse -= self.inverse[:, rows] @ step
-        self.weight[rows] = 0
-        self.rows = self.rows.copy()
         self.rows[channels] = -1
-        self.dead += len(rows)
-        self.inverse[rows] = 0
-        self.inverse[:, rows] = 0
-        self.inverse[rows, rows] = 1
-        if self.dead * 4 > len(self.inverse):
+        self.gone[rows] = True
+        if self.gone.mean() > 0.2:
             self._compact()
 
     def _compact(self) -> None:
         """Drop removed rows, so that later updates are smaller."""
-        used = np.ones(len(self.inverse), bool)
-        used[(np.diag(self.inverse) == 1) & ~self.weight.any(axis=1)] = False
-        used[self.rows[self.rows >= 0]] = True
-        moved = np.cumsum(used) - 1
+        stay = ~self.gone
+        moved = np.cumsum(stay) - 1
         self.rows = np.where(self.rows >= 0, moved[self.rows], -1)
-        self.inverse = self.inverse[np.ix_(used, used)]
-        self.weight = self.weight[used]
-        self.dead = 0
+        self.inverse, self.weight = self.inverse[np.ix_(stay, stay)], self.weight[stay]
+        self.gone = np.zeros(len(self.inverse), bool)

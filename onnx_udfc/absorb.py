@@ -1,0 +1,78 @@
+"""Channel methods on a network: what a group's producers say of it, and its consumers absorbing the pruned channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.channels import ChannelGroup, Channels
+from onnx_udfc.graph import Network
+from onnx_udfc.layers import Layer
+from onnx_udfc.reconstruct import Method, Producer
+
+Double = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+
+def producer_of(network: Network, group: ChannelGroup) -> Producer:
+    """The group's weights, biases and batch-norm factors; several producers stand side by side.
+
+    Returns:
+        weight (C, d), bias (C,) and scale (C,); bias and scale are those of the first producer.
+    """
+    weights, first = [], network.layers[group.producers[0]]
+    for name in group.producers:
+        layer = network.layers[name]
+        rows = layer.matrix().reshape(layer.out_channels, -1)
+        weights.append(rows[group.outputs(name)].reshape(group.channels, -1))
+    lead = group.outputs(first.name)[:, 0]
+    return Producer(np.concatenate(weights, axis=1), first.bias.astype(np.float64)[lead], _scale(first)[lead])
+
+
+def _scale(layer: Layer) -> Double:
+    """Batch-norm factor (O,) that was folded into the layer."""
+    norm = layer.batch_norm
+    if norm is None:
+        return np.ones(layer.out_channels)
+    return np.asarray(norm.gamma / np.sqrt(norm.var + norm.epsilon), np.float64)
+
+
+def absorb(network: Network, channels: Channels, keep: Mapping[str, Index], method: Method) -> None:
+    """Let every consumer of a pruned group take over what the method says, in place; nothing is removed yet.
+
+    Consumers with several channel groups keep their columns: a channel cannot be handed to another group's weights.
+    """
+    original = {name: layer.matrix() for name, layer in network.layers.items()}
+    for name, kept in keep.items():
+        group = channels[name]
+        if len(kept) == group.channels:
+            continue
+        mixing = method.mix(producer_of(network, group), kept)
+        for consumer in group.consumers:
+            layer = network.layers[consumer]
+            if layer.groups == 1:
+                rows = input_rows(layer, group)[0]
+                matrix = original[consumer]
+                matrix[0][:, rows[kept]] = np.einsum("ocm,ck->okm", matrix[0][:, rows], mixing)
+                layer.set(matrix, layer.bias)
+
+
+def input_rows(layer: Layer, group: ChannelGroup) -> Index:
+    """Rows (g, C, m) of the layer's patches that each channel of the group owns, -1 for none in that channel group."""
+    members = group.inputs(layer.name)
+    taps = int(np.prod(layer.kernel))
+    per_group = layer.in_channels // layer.groups
+    rows = np.full((layer.groups, group.channels, members.shape[1] * taps), -1, np.int64)
+    for i in range(layer.groups):
+        inside = (members // per_group == i).all(axis=1)
+        local = (members[inside] - i * per_group)[:, :, None] * taps + np.arange(taps)
+        rows[i, inside] = local.reshape(int(inside.sum()), members.shape[1] * taps)
+    return rows
+
+
+def layer_producer(layer: Layer) -> Producer:
+    """What a channel method knows of one layer: weight (O, d), bias (O,), scale (O,)."""
+    weight = layer.matrix().reshape(layer.out_channels, -1)
+    return Producer(weight, layer.bias.astype(np.float64), _scale(layer))

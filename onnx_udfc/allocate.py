@@ -1,0 +1,66 @@
+"""How many channels each group keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.channels import ChannelGroup
+from onnx_udfc.select import Removal
+
+Index = NDArray[np.int64]
+Align = int | Literal["auto"]
+
+_ALIGNMENTS = (16, 8, 4, 2)
+
+
+def uniform_counts(groups: tuple[ChannelGroup, ...], ratio: float, align: Align) -> dict[str, int]:
+    """Kept channels of each group when every group loses the same fraction."""
+    return {g.name: aligned(g, g.channels - round(g.channels * ratio), align) for g in groups}
+
+
+def aligned(group: ChannelGroup, count: int, align: Align) -> int:
+    """The count, moved to a multiple that kernels like; at least one channel of each cell, never more than there are.
+
+    Args:
+        group: its cells keep equally many channels, so that the count is a multiple of their number, too.
+        count: wanted.
+        align: the multiple, or `auto`: the largest of 16, 8, 4, 2 that moves the count by at most a sixteenth of the
+            group's channels.
+    """
+    if count >= group.channels:
+        return group.channels
+    cells = int(group.cells.max()) + 1
+    if align != "auto":
+        return _multiple(count, int(np.lcm(align, cells)), cells, group.channels)
+    for step in _ALIGNMENTS:
+        moved = _multiple(count, int(np.lcm(step, cells)), cells, group.channels)
+        if moved % step == 0 and abs(moved - count) * 16 <= group.channels:
+            return moved
+    return _multiple(count, cells, cells, group.channels)
+
+
+def _multiple(count: int, step: int, least: int, most: int) -> int:
+    """The multiple of `step` nearest to the count (the lower of two); `least` where none fits."""
+    below = count // step * step
+    nearest = below if count - below <= below + step - count else below + step
+    if nearest > most:
+        nearest = below
+    return nearest if nearest > 0 else min(step, most) if step <= most else least
+
+
+def keep_sets(
+    groups: tuple[ChannelGroup, ...], removals: Mapping[str, Removal], counts: Mapping[str, int]
+) -> dict[str, Index]:
+    """Group name → sorted channels that stay: the last ones in the order of removal, equally many of each cell."""
+    return {g.name: _kept(g, removals[g.name], counts[g.name]) for g in groups}
+
+
+def _kept(group: ChannelGroup, removal: Removal, count: int) -> Index:
+    cells = int(group.cells.max()) + 1
+    last_first = removal.order[::-1]
+    chosen = [last_first[group.cells[last_first] == cell][: count // cells] for cell in range(cells)]
+    return np.sort(np.concatenate(chosen))

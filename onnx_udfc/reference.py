@@ -1,0 +1,259 @@
+"""One pass over the original network on synthetic (or real) inputs: what the compressed network has to reproduce.
+
+Where batch norm is in the file, it is matched: each layer's output is brought to the mean β and deviation |γ| that it
+had in training, whatever the images do to it. For a layer with batch norm folded, y = W p + b, that is
+
+    y ← q (y - m) + β      q = √(σ² + ε) / √(v + ε),   m, v: the batch's mean and variance of y (v before folding)
+
+so in this domain the layer's weights are q W. Marginals are then those of training; images supply the correlations.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_udfc.absorb import input_rows
+from onnx_udfc.channels import ChannelGroup
+from onnx_udfc.graph import Network
+from onnx_udfc.layers import Layer
+from onnx_udfc.moments import Array, Window, channel_statistics, covariance, patches, sample_positions, sample_targets
+from onnx_udfc.select import ConsumerInput, Removal, eliminate
+from onnx_udfc.walk import Value, Walk
+from onnx_udfc.windows import run_layer, window_of
+
+Double = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+RIDGE = 0.01  # relative to mean(diag G)
+WIDEST_GRAM = 8192  # above it a Gram is too large to hold: channels are then ordered by their weights
+
+
+@dataclass(frozen=True)
+class LayerReference:
+    """What the original layer gives at the sampled positions, in the matched domain.
+
+    Attributes:
+        shape: of the layer's whole output.
+        positions: (n,) sampled output positions, the same in the compressed network.
+        target: (n, O) the layer's output.
+        gain: (O,) q of the module's equation; ones where nothing is matched.
+        shift: (O,) such that y_matched = gain * y + shift.
+        addend: name of the tensor that is added to the output (a residual stream), or None.
+        stream: (n, O) that tensor's values, or None.
+    """
+
+    shape: tuple[int, ...]
+    positions: Index
+    target: Array
+    gain: Double
+    shift: Double
+    addend: str | None = None
+    stream: Array | None = None
+
+    @property
+    def variance(self) -> float:
+        """Mean variance of what the layer writes to (the stream, where there is one)."""
+        total = self.target if self.stream is None else self.target + self.stream
+        return max(float(total.var(axis=0, dtype=np.float64).mean()), 1e-30)
+
+
+@dataclass
+class Reference:
+    """The original network's side of the repair.
+
+    Attributes:
+        network: a copy of the original in the matched domain (weights q W, norms with the batch's statistics).
+        layers: by layer name, in topological order.
+        removals: nested order of removal for each group that was asked for.
+        inputs: graph input name → values that were fed.
+    """
+
+    network: Network
+    layers: dict[str, LayerReference] = field(default_factory=dict)
+    removals: dict[str, Removal] = field(default_factory=dict)
+    inputs: dict[str, Value] = field(default_factory=dict)
+
+
+def trace(
+    network: Network,
+    inputs: Mapping[str, Value],
+    groups: tuple[ChannelGroup, ...],
+    *,
+    matched: bool,
+    samples: int,
+    seed: int,
+    threads: int,
+    advance: Callable[[str], None],
+) -> Reference:
+    """Run the original network once.
+
+    Args:
+        network: the original, canonical.
+        inputs: graph input name → values.
+        groups: groups whose channels are to be ordered by `eliminate`.
+        matched: match batch norms to their stored statistics (synthetic inputs) or leave them (real inputs).
+        samples: sampled positions for each layer.
+        seed: of the sampling.
+        threads: threads of onnxruntime, 0 for all.
+        advance: called with each layer's name when it is done.
+    """
+    tracer = _Tracer(network, inputs, groups, matched, samples, seed, threads)
+    for node in network.graph.nodes:
+        if node.name in network.layers:
+            tracer.layer(network.layers[node.name])
+            advance(node.name)
+        elif matched and is_norm(node):
+            tracer.norm(node)
+    return tracer.reference
+
+
+def is_norm(node: gs.Node) -> bool:
+    """Whether this is a batch norm that could not be folded, with constant parameters."""
+    return node.op == "BatchNormalization" and all(isinstance(t, gs.Constant) for t in node.inputs[1:5])
+
+
+def layer_seed(name: str, seed: int) -> int:
+    """Seed of a layer's sampling: depends on its name only, so that other layers do not move it."""
+    return (zlib.crc32(name.encode()) + seed) % 2**32
+
+
+class _Tracer:
+    """State of one pass over the original."""
+
+    def __init__(
+        self,
+        network: Network,
+        inputs: Mapping[str, Value],
+        groups: tuple[ChannelGroup, ...],
+        matched: bool,
+        samples: int,
+        seed: int,
+        threads: int,
+    ) -> None:
+        self.reference = Reference(network.copy(), inputs=dict(inputs))
+        self.matched, self.samples, self.seed, self.threads = matched, samples, seed, threads
+        self.model = network.to_model()
+        norms = [n.name for n in network.graph.nodes if is_norm(n)] if matched else []
+        self.walk = Walk(self.model, inputs, [*network.layers, *norms], threads)
+        self.outputs = {t.name for t in network.graph.outputs}
+        self.waiting: dict[str, list[ConsumerInput]] = {}
+        self.groups = groups
+
+    def layer(self, layer: Layer) -> None:
+        """Run one layer, match it, sample it, and collect what the elimination needs."""
+        if not self.walk.available(layer.node.inputs[0].name):
+            return
+        x = self.walk.get(layer.node.inputs[0].name)
+        matrix, bias = layer.matrix(), own_bias(layer)
+        y = run_layer(self.model, layer, x, matrix, bias, self.threads)
+        gain, shift = _matching(layer, y) if self.matched and layer.batch_norm else _no_matching(layer)
+        if self.matched and layer.batch_norm:
+            _affine(y, gain, shift)
+        window = window_of(layer, x.shape, y.shape)
+        positions = sample_positions(y.shape, window, self.samples, layer_seed(layer.name, self.seed))
+        target = sample_targets(y, window, positions)
+        addend, stream = self._stream(layer, window, positions, y.shape)
+        found = LayerReference(y.shape, positions, target, gain, shift, addend, stream)
+        self.reference.layers[layer.name] = found
+        grouped = gain.reshape(layer.groups, -1)
+        twin = self.reference.network.layers[layer.name]
+        matched_matrix = matrix * grouped[:, :, None]
+        if layer.batch_norm and self.matched:
+            twin.set(matched_matrix, bias * gain + shift)
+        self._order(layer, x, window, y.shape, found, matched_matrix)
+        self.walk.put(layer.name, y.astype(x.dtype, copy=False))
+
+    def norm(self, node: gs.Node) -> None:
+        """Match a batch norm that stands alone: its output gets the batch's own statistics."""
+        if not self.walk.available(node.inputs[0].name):
+            return
+        x = self.walk.get(node.inputs[0].name).astype(np.float32, copy=True)
+        mean, var = channel_statistics(x)
+        gamma, beta = (np.asarray(t.values, np.float64) for t in node.inputs[1:3])
+        factor = gamma / np.sqrt(var + node.attrs.get("epsilon", 1e-5))
+        twin = next(n for n in self.reference.network.graph.nodes if n.name == node.name)
+        for tensor, value in zip(twin.inputs[3:5], (mean, var), strict=True):
+            tensor.values = value.astype(tensor.values.dtype)
+        _affine(x, factor, beta - factor * mean)
+        self.walk.put(node.name, x)
+
+    def _stream(
+        self, layer: Layer, window: Window, positions: Index, shape: tuple[int, ...]
+    ) -> tuple[str | None, Array | None]:
+        """The residual operand of the Add that alone reads this layer, if it can be computed already."""
+        addend = residual_operand(layer, self.outputs)
+        if addend is None or not self.walk.available(addend):
+            return None, None
+        value = self.walk.get(addend)
+        if value.shape != shape:
+            return None, None
+        return addend, sample_targets(value.astype(np.float32, copy=False), window, positions)
+
+    def _order(
+        self, layer: Layer, x: Value, window: Window, shape: tuple[int, ...], found: LayerReference, matrix: Double
+    ) -> None:
+        """Order the channels of the groups that this layer consumes, as soon as all their consumers were seen."""
+        wanted = [g for g in self.groups if layer.name in g.consumers]
+        if not wanted or matrix.shape[2] > WIDEST_GRAM:
+            return
+        gram = covariance(patches(x.astype(np.float32, copy=False), window, shape, found.positions))
+        weight = matrix.transpose(0, 2, 1) / np.sqrt(found.variance * layer.out_channels)
+        for group in wanted:
+            rows = input_rows(layer, group)
+            seen = self.waiting.setdefault(group.name, [])
+            seen += [ConsumerInput(gram[i], weight[i], r) for i, r in enumerate(rows) if (r >= 0).any()]
+            if layer.name == _last(group.consumers, self.reference):
+                self.reference.removals[group.name] = eliminate(self.waiting.pop(group.name), group.channels, RIDGE)
+
+
+def _last(consumers: tuple[str, ...], reference: Reference) -> str | None:
+    """The consumer that completes the set, or None while one is missing."""
+    seen = [name for name in reference.layers if name in consumers]
+    return seen[-1] if len(seen) == len(set(consumers)) else None
+
+
+def residual_operand(layer: Layer, outputs: set[str]) -> str | None:
+    """Name of the other operand, where the layer's output goes to one Add and nowhere else."""
+    out = layer.node.outputs[0] if layer.bias_node is None else layer.bias_node.outputs[0]
+    if out.name in outputs or len(out.outputs) != 1 or out.outputs[0].op not in ("Add", "Sum"):
+        return None
+    others = [t for t in out.outputs[0].inputs if t is not out]
+    return others[0].name if len(others) == 1 and not isinstance(others[0], gs.Constant) else None
+
+
+def own_bias(layer: Layer) -> Double:
+    """Bias (O,) that the node itself adds: a MatMul has its bias in another node."""
+    bias: NDArray[Any] = np.zeros(layer.out_channels) if layer.kind == "matmul" else layer.bias
+    return bias.astype(np.float64)
+
+
+def _no_matching(layer: Layer) -> tuple[Double, Double]:
+    return np.ones(layer.out_channels), np.zeros(layer.out_channels)
+
+
+def _matching(layer: Layer, y: Value) -> tuple[Double, Double]:
+    """Gain and shift (O,) that bring the layer's output y to the stored statistics."""
+    norm = layer.batch_norm
+    assert norm is not None
+    mean, var = channel_statistics(y)
+    factor = norm.gamma / np.sqrt(norm.var + norm.epsilon)
+    alive = abs(factor) > 1e-12
+    unfolded = np.where(alive, var / np.square(np.where(alive, factor, 1.0)), norm.var)
+    # A channel that the images never move would get an unbounded gain.
+    unfolded = np.maximum(unfolded, 1e-4 * norm.var)
+    gain = np.sqrt((norm.var + norm.epsilon) / (unfolded + norm.epsilon))
+    return gain, norm.beta - gain * mean
+
+
+def _affine(y: Value, gain: Double, shift: Double) -> None:
+    """Apply y ← gain * y + shift per channel (axis 1), in place."""
+    shape = (1, -1) + (1,) * (y.ndim - 2)
+    y *= gain.astype(y.dtype).reshape(shape)
+    y += shift.astype(y.dtype).reshape(shape)

@@ -1,0 +1,218 @@
+"""The compressed network, layer after layer: refit, round, correct the bias; each layer sees what came before it.
+
+For a layer with patches p of the compressed input and the original's output t at the same positions (plus what is
+missing in the residual stream, where the output is added to one), the weights are refitted toward the ones that are
+left (see `reconstruct`), rounded with the same Gram, and the bias takes the means. All of it happens in the matched
+domain (see `reference`); what is written back is W / q with the bias E[t] - (W / q) E[p].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.graph import Network
+from onnx_udfc.layers import Layer
+from onnx_udfc.moments import Array, Moments, moments, patches, sample_targets
+from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, round_with_gram, search_scale
+from onnx_udfc.reconstruct import regress, residual, solve
+from onnx_udfc.reference import WIDEST_GRAM, LayerReference, Reference, own_bias
+from onnx_udfc.rewrite import Pruned
+from onnx_udfc.walk import Value, Walk
+from onnx_udfc.windows import run_layer, window_of
+
+Double = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RepairSettings:
+    """What the repair may do.
+
+    Attributes:
+        ridge_pruned: λ for a layer that lost input channels.
+        ridge_drifted: λ for a layer whose input only drifted.
+        refit_drifted: refit layers whose input only drifted (otherwise only their bias is corrected).
+        threads: threads of onnxruntime, 0 for all.
+    """
+
+    ridge_pruned: float = 0.01
+    ridge_drifted: float = 0.1
+    refit_drifted: bool = True
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class LayerRepair:
+    """What happened to a layer: fraction of the target's variance that is missing at its output."""
+
+    error_before: float
+    error_refit: float
+    error_after: float
+
+
+@dataclass
+class Repaired:
+    """Weights in few bits and errors, by layer name; the network itself was changed in place."""
+
+    weights: dict[str, QuantParams] = field(default_factory=dict)
+    layers: dict[str, LayerRepair] = field(default_factory=dict)
+
+
+def repair(
+    pruned: Pruned,
+    matched: Network,
+    reference: Reference,
+    bits: Mapping[str, int],
+    settings: RepairSettings,
+    advance: Callable[[str], None],
+) -> Repaired:
+    """Refit and round every layer of a pruned network in place.
+
+    Args:
+        pruned: the network to repair and what was kept of each layer.
+        matched: the reference's network, pruned in the same way.
+        reference: the original's trace.
+        bits: layer name → weight bits; a layer that is missing stays in float.
+        settings: see there.
+        advance: called with each layer's name when it is done.
+    """
+    work = _Repair(pruned, matched, reference, bits, settings)
+    for node in matched.graph.nodes:
+        if node.name in matched.layers:
+            work.layer(matched.layers[node.name])
+            advance(node.name)
+        elif work.dirty & {t.name for t in node.inputs}:
+            work.dirty |= {t.name for t in node.outputs}
+    return work.result
+
+
+@dataclass
+class _Sight:
+    """What a layer sees: patches (g, n, d) of the compressed input, targets (g, n, o), and their moments.
+
+    The moments are there unless there are fewer samples than unknowns or the Gram would be too wide to hold.
+    """
+
+    patches: Array
+    targets: Array
+    measured: Moments | None = None
+
+    def __post_init__(self) -> None:
+        """Measure once; the fit, the rounding and the errors share it."""
+        if self.patches.shape[2] <= min(WIDEST_GRAM, 2 * self.patches.shape[1]):
+            self.measured = moments(self.patches, self.targets)
+
+    def fit(self, prior: Double, ridge: float) -> Double:
+        """Weights (g, o, d) refitted toward the prior."""
+        if self.measured is None or self.patches.shape[1] < self.patches.shape[2]:
+            return regress(self.patches, self.targets, prior, ridge).weight
+        return solve(self.measured, prior, ridge)
+
+    def intercept(self, weight: Double) -> Double:
+        """Bias (g, o) that keeps the mean: E[t] - W E[p]."""
+        mean = self.patches.mean(1, dtype=np.float64)
+        bias: Double = self.targets.mean(1, dtype=np.float64) - np.einsum("god,gd->go", weight, mean)
+        return bias
+
+    def error(self, weight: Double) -> float:
+        """Fraction of the target's variance that W (g, o, d) leaves, mean free."""
+        if self.measured is not None:
+            return residual(self.measured, weight, self.targets)
+        left = self.targets - self.patches @ weight.transpose(0, 2, 1).astype(np.float32)
+        total = float(self.targets.var(axis=1, dtype=np.float64).sum())
+        return float(left.var(axis=1, dtype=np.float64).sum()) / max(total, 1e-30)
+
+
+class _Repair:
+    """State of one pass over the compressed network."""
+
+    def __init__(
+        self, pruned: Pruned, matched: Network, reference: Reference, bits: Mapping[str, int], settings: RepairSettings
+    ) -> None:
+        self.pruned, self.reference, self.bits, self.settings = pruned, reference, bits, settings
+        self.model = matched.to_model()
+        self.walk = Walk(self.model, reference.inputs, list(matched.layers), settings.threads)
+        self.result = Repaired()
+        self.dirty: set[str] = set()
+
+    def layer(self, layer: Layer) -> None:
+        """Repair one layer, given in the matched domain; write the result to the network that is shipped."""
+        found = self.reference.layers.get(layer.name)
+        source = layer.node.inputs[0].name
+        if found is None or not self.walk.available(source):
+            return
+        x = self.walk.get(source)
+        matrix, bias = layer.matrix(), own_bias(layer)
+        bits = self.bits.get(layer.name)
+        cut = self._lost_inputs(layer)
+        drifted = source in self.dirty
+        if cut or drifted or bits is not None:
+            matrix, bias = self._improve(layer, found, x, matrix, cut, drifted)
+            self.dirty.add(layer.node.outputs[0].name)
+        elif len(self.pruned.kept_out.get(layer.name, ())) < len(found.gain):
+            self.dirty.add(layer.node.outputs[0].name)
+        y = run_layer(self.model, layer, x, matrix, bias, self.settings.threads)
+        self.walk.put(layer.name, y.astype(x.dtype, copy=False))
+
+    def _lost_inputs(self, layer: Layer) -> bool:
+        return layer.in_channels < self.reference.network.layers[layer.name].in_channels and not _depthwise(layer)
+
+    def _improve(
+        self, layer: Layer, found: LayerReference, x: Value, start: Double, cut: bool, drifted: bool
+    ) -> tuple[Double, Double]:
+        """New weights (g, o, d) and bias (O,) in the matched domain."""
+        sight = self._sight(layer, found, x)
+        kept = self.pruned.kept_out.get(layer.name, np.arange(len(found.gain)))
+        gain = found.gain[kept].reshape(layer.groups, -1)
+        matrix = start
+        determined = sight.patches.shape[1] > sight.patches.shape[2]
+        if cut or (drifted and determined and self.settings.refit_drifted):
+            matrix = sight.fit(start, self.settings.ridge_pruned if cut else self.settings.ridge_drifted)
+        refitted = matrix
+        real = matrix / gain[:, :, None]
+        if layer.name in self.bits:
+            params = quantize_layer(real, sight.measured, self.bits[layer.name])
+            self.result.weights[layer.name] = params
+            real = params.dequantize()
+            matrix = real * gain[:, :, None]
+        bias, shipped = sight.intercept(matrix), sight.intercept(real)
+        target = self.pruned.network.layers[layer.name]
+        target.set(real, shipped.reshape(-1) + (target.bias if layer.kind == "matmul" else 0.0))
+        errors = LayerRepair(sight.error(start), sight.error(refitted), sight.error(matrix))
+        self.result.layers[layer.name] = errors
+        return matrix, bias.reshape(-1)
+
+    def _sight(self, layer: Layer, found: LayerReference, x: Value) -> _Sight:
+        kept = self.pruned.kept_out.get(layer.name, np.arange(len(found.gain)))
+        shape = self._output_shape(layer, found, x, len(kept))
+        window = window_of(layer, x.shape, shape)
+        p = patches(x.astype(np.float32, copy=False), window, shape, found.positions)
+        t = found.target[:, kept]
+        if found.addend is not None and found.stream is not None and self.walk.available(found.addend):
+            now = sample_targets(self.walk.get(found.addend).astype(np.float32, copy=False), window, found.positions)
+            if now.shape == t.shape:
+                t = t + found.stream[:, kept] - now
+        return _Sight(p, np.ascontiguousarray(t.reshape(len(t), layer.groups, -1).transpose(1, 0, 2)))
+
+    def _output_shape(self, layer: Layer, found: LayerReference, x: Value, channels: int) -> tuple[int, ...]:
+        if layer.kind in ("gemm", "matmul"):
+            return (*x.shape[:-1], channels)
+        return (found.shape[0], channels, *found.shape[2:])
+
+
+def quantize_layer(weight: Double, measured: Moments | None, bits: int) -> QuantParams:
+    """Round weights (g, o, d) with the Gram of their inputs; to nearest where it was not measured."""
+    fmt = FORMATS[bits]
+    if measured is None:
+        scale = search_scale(weight, fmt)
+        return QuantParams(bits, round_nearest(weight, scale, fmt), scale)
+    scale = search_scale(weight, fmt, measured.gram)
+    return QuantParams(bits, round_with_gram(weight, scale, fmt, measured.gram).codes, scale)
+
+
+def _depthwise(layer: Layer) -> bool:
+    return layer.groups > 1 and layer.groups == layer.in_channels
+

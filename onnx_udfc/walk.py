@@ -1,0 +1,148 @@
+"""Runs a network piece by piece through onnxruntime, stopping at the nodes that the caller computes itself.
+
+The caller's stops are the layers that are refitted and the batch norms that are matched. Between two stops everything
+runs as one onnxruntime session; a tensor lives until its last user has run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from onnx_udfc.model_io import session
+
+Value = NDArray[Any]
+
+
+class Walk:
+    """One pass over a network.
+
+    `get` computes a tensor from what is there; `put` gives the output of a stop. Each node runs once.
+    """
+
+    def __init__(self, model: onnx.ModelProto, feeds: Mapping[str, Value], stops: Sequence[str], threads: int) -> None:
+        """Start a pass.
+
+        Args:
+            model: the whole network; nodes in topological order, names unique.
+            feeds: graph input name → value.
+            stops: names of the nodes whose first output the caller puts.
+            threads: threads of onnxruntime, 0 for all cores.
+        """
+        self.values: dict[str, Value] = dict(feeds)
+        self._model, self._threads = model, threads
+        self._nodes = list(model.graph.node)
+        self._stops = {i for i, n in enumerate(self._nodes) if n.name in set(stops)}
+        self._index = {n.name: i for i, n in enumerate(self._nodes)}
+        self._constants = {t.name: t for t in model.graph.initializer}
+        self._reads = [sorted(reads(n)) for n in self._nodes]
+        self._writer = {name: i for i, n in enumerate(self._nodes) for name in n.output if name}
+        self._users: dict[str, set[int]] = {}
+        for i, names in enumerate(self._reads):
+            for name in names:
+                self._users.setdefault(name, set()).add(i)
+
+    def get(self, name: str) -> Value:
+        """Value of a tensor; runs the nodes that lead to it.
+
+        Raises:
+            KeyError: it depends on a stop that has not been put, or on an input that was not fed.
+        """
+        if name not in self.values:
+            if name in self._constants:
+                return np.asarray(numpy_helper.to_array(self._constants[name]))
+            self._run(sorted(self._needed(name)), name)
+        return self.values[name]
+
+    def available(self, name: str) -> bool:
+        """Whether `get` would succeed now."""
+        try:
+            return name in self.values or name in self._constants or bool(self._needed(name))
+        except KeyError:
+            return False
+
+    def put(self, node: str, value: Value) -> None:
+        """Give the first output of a stop and free what only it needed."""
+        index = self._index[node]
+        self.values[self._nodes[index].output[0]] = value
+        self._done([index])
+
+    def _needed(self, name: str) -> set[int]:
+        """Indices of the nodes that must run before `name` is there."""
+        needed: set[int] = set()
+        pending = [name]
+        while pending:
+            tensor = pending.pop()
+            if tensor in self.values or tensor in self._constants:
+                continue
+            index = self._writer[tensor]
+            if index in self._stops:
+                raise KeyError(tensor)
+            if index not in needed:
+                needed.add(index)
+                pending += self._reads[index]
+        return needed
+
+    def _run(self, indices: list[int], wanted: str) -> None:
+        inside = set(indices)
+        nodes = [self._nodes[i] for i in indices]
+        read = {name for i in indices for name in self._reads[i]}
+        inputs = {name: self.values[name] for name in sorted(read) if name in self.values}
+        written = [name for node in nodes for name in node.output if name]
+        outputs = [n for n in written if n == wanted or self._users.get(n, set()) - inside]
+        constants = [self._constants[name] for name in sorted(read) if name in self._constants and name not in inputs]
+        self.values |= run_nodes(self._model, nodes, inputs, outputs, constants, self._threads)
+        self._done(indices, keep=wanted)
+
+    def _done(self, indices: list[int], keep: str = "") -> None:
+        """Forget that these nodes wait; free the values that nobody waits for any more."""
+        for index in indices:
+            for name in self._reads[index]:
+                users = self._users[name]
+                users.discard(index)
+                if not users and name != keep:
+                    self.values.pop(name, None)
+
+
+def run_nodes(
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Value],
+    outputs: Sequence[str],
+    constants: Sequence[onnx.TensorProto],
+    threads: int,
+) -> dict[str, Value]:
+    """Run some nodes of a model on values, output name → value."""
+    declared = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
+        for name, value in inputs.items()
+    ]
+    graph = helper.make_graph(list(nodes), "segment", declared, [onnx.ValueInfoProto(name=n) for n in outputs])
+    graph.initializer.extend(constants)
+    segment = helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
+    segment.ir_version = model.ir_version
+    return dict(zip(outputs, session(segment, threads).run(list(outputs), dict(inputs)), strict=True))
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Names of the tensors that a node reads, those that its subgraphs take from outside included."""
+    names = {name for name in node.input if name}
+    for graph in _subgraphs(node):
+        inner: set[str] = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+        for child in graph.node:
+            names |= reads(child) - inner
+            inner |= set(child.output)
+        names |= {v.name for v in graph.output} - inner
+    return names
+
+
+def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs

@@ -1,0 +1,76 @@
+"""How a layer of the graph looks at its input, and how it is run with other weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from onnx_udfc.layers import Layer
+from onnx_udfc.moments import Window
+from onnx_udfc.walk import Value, run_nodes
+
+Floats = NDArray[Any]
+
+
+def window_of(layer: Layer, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Window:
+    """The layer's geometry for inputs and outputs of these shapes (N, C, *space)."""
+    if layer.kind in ("gemm", "matmul"):
+        return Window()
+    kernel, dims = layer.kernel, len(layer.kernel)
+    strides = tuple(layer.node.attrs.get("strides", [1] * dims))
+    dilations = tuple(layer.node.attrs.get("dilations", [1] * dims))
+    pads = _begin_pads(layer, kernel, strides, dilations, input_shape[2:], output_shape[2:])
+    return Window(kernel, strides, dilations, pads, layer.groups, layer.kind == "conv_transpose")
+
+
+def _begin_pads(
+    layer: Layer,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
+) -> tuple[int, ...]:
+    """Padding before the first pixel of each dimension; automatic padding is worked out from the shapes."""
+    attrs, dims = layer.node.attrs, len(kernel)
+    automatic = attrs.get("auto_pad", "NOTSET")
+    if automatic in ("SAME_UPPER", "SAME_LOWER") or "output_shape" in attrs:
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+        sizes = zip(inputs, outputs, strides, reach, strict=True)
+        if layer.kind == "conv":
+            total = [max(0, (o - 1) * s + r - i) for i, o, s, r in sizes]
+        else:
+            extra = attrs.get("output_padding", [0] * dims)
+            total = [max(0, s * (i - 1) + e + r - o) for (i, o, s, r), e in zip(sizes, extra, strict=True)]
+        # A convolution pads the odd pixel at the end for SAME_UPPER; the transposed one is its mirror.
+        lower = automatic == "SAME_LOWER" if layer.kind == "conv" else automatic != "SAME_UPPER"
+        return tuple(t - t // 2 if lower else t // 2 for t in total)
+    return (0,) * dims if automatic == "VALID" else tuple(attrs.get("pads", [0] * 2 * dims)[:dims])
+
+
+def run_layer(model: onnx.ModelProto, layer: Layer, x: Value, matrix: Floats, bias: Floats, threads: int) -> Value:
+    """Output of the layer for input x with other weights, in float32.
+
+    Args:
+        model: the network, for its opset.
+        layer: its geometry is used, not its weights.
+        x: the layer's input.
+        matrix: (groups, O/groups, d) as `Layer.matrix`.
+        bias: (O,).
+        threads: threads of onnxruntime.
+    """
+    x = x.astype(np.float32, copy=False)
+    if layer.kind in ("gemm", "matmul"):
+        return np.asarray(x @ matrix[0].T.astype(np.float32) + bias.astype(np.float32))
+    weight = np.ascontiguousarray(layer.layout(matrix), np.float32)
+    node = helper.make_node(layer.node.op, ["x", "w", "b"], ["y"], **_attributes(layer))
+    constants = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias.astype(np.float32), "b")]
+    return run_nodes(model, [node], {"x": x}, ["y"], constants, threads)["y"]
+
+
+def _attributes(layer: Layer) -> dict[str, Any]:
+    return {name: value for name, value in layer.node.attrs.items() if name != "kernel_shape"}
