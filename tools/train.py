@@ -19,10 +19,10 @@ from torch import nn
 from torch.nn import functional
 
 from tools import labelled
+from tools.evaluate import ASSETS, DEV_IMAGES
 from tools.labelled import Images
 from tools.networks import NETWORKS, initialize
 
-ASSETS = Path("../shared/assets")
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
@@ -213,7 +213,7 @@ def sets(name: str, data: list[Path], seed: int) -> tuple[Images, Images]:
     if name == "digits":
         return labelled.digits(seed)
     train = labelled.read(*data)
-    return train, labelled.read_npz(ASSETS / "images/cifar10_test_dev.npz")
+    return train, labelled.read_npz(ASSETS / DEV_IMAGES["cifar10"])
 
 
 def arguments() -> argparse.Namespace:
