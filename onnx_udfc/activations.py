@@ -22,6 +22,7 @@ BINS = 2048
 STEPS = 24
 LOWEST_CLIP = 0.25  # least fraction of the full range that is tried
 MOST_SAMPLES = 1 << 18
+FLAT = 1e-30  # a range below this is not worth clipping
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def search_range(
         high = min(high, cap)
     if low == high:
         return ActivationParams(1.0, 0, dtype)
-    if clip:
+    if clip and high - low > FLAT:
         points, counts = _histogram(values)
         low, high = _best_range(points, counts, low, high, dtype)
     return _grid(low, high, dtype, cap)
@@ -77,7 +78,8 @@ def search_range(
 def _histogram(values: Floats) -> tuple[Floats, Floats]:
     """Centres and counts of the occupied bins of the samples, thinned evenly where there are very many."""
     thinned = values[:: -(-values.size // MOST_SAMPLES)]
-    counts, edges = np.histogram(thinned, BINS)
+    bounds = (min(float(thinned.min()), 0.0), max(float(thinned.max()), 0.0))  # with 0, never too narrow for the bins
+    counts, edges = np.histogram(thinned, BINS, bounds)
     centres, used = (edges[:-1] + edges[1:]) / 2, counts > 0
     return centres[used], counts[used].astype(np.float64)
 

@@ -23,7 +23,7 @@ from onnx_udfc.errors import RequestError
 from onnx_udfc.graph import Layer, Network
 
 INTEGER_LAYERS = ("conv", "gemm", "matmul")  # no runtime on the CPU has an integer ConvTranspose for QDQ
-INTEGER_OPS = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
+INTEGER_OPS = ("Add", "Sum", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
 TIED = (
     "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "Expand", "Tile", "Split",
     "Gather", "Resize", "Identity", "DepthToSpace", "SpaceToDepth",
@@ -40,6 +40,7 @@ class Placement:
         caps: quantized tensor → upper bound of a Clip(0, bound) that the runtime absorbs if the range is within it.
         integer: layers that run as integers.
         float_outputs: integer layers whose output is not quantized (the last Gemm): their bias must be int32.
+        additions: Sum nodes of two tensors; onnxruntime has an integer kernel for Add only.
         barriers: float nodes between a DQ and a Q, which onnxruntime would quantize by itself if it saw that.
         dtype: type of the codes.
     """
@@ -49,6 +50,7 @@ class Placement:
     caps: Mapping[str, float]
     integer: tuple[str, ...]
     float_outputs: tuple[str, ...] = ()
+    additions: tuple[str, ...] = ()
     barriers: tuple[str, ...] = ()
     dtype: Kind = "uint8"
 
@@ -93,15 +95,17 @@ def _cpu(graph: gs.Graph, layers: list[Layer]) -> Placement:
     outputs = {t.name for t in graph.outputs}
     wanted = {layer.node.inputs[0].name for layer in integer.values()}
     moved_from: dict[str, str] = {}
+    additions = []
     for node in reversed(graph.nodes):
         if node.name in integer:
             continue
         if _has_integer_kernel(node) and _result(node, None, outputs).name in wanted:
             wanted.update(t.name for t in node.inputs)
+            additions += [node.name] if node.op == "Sum" else []
         elif _keeps_grid(node) and any(t.name in wanted for t in node.outputs):
             wanted.add(node.inputs[0].name)
             moved_from.update({t.name: node.inputs[0].name for t in node.outputs if t.name in wanted})
-    results = {name: _result(layer.node, layer.bias_node, outputs).name for name, layer in integer.items()}
+    results = {name: _result(layer.node, _fused_bias(layer), outputs).name for name, layer in integer.items()}
     left_float = tuple(
         name
         for name, layer in integer.items()
@@ -115,6 +119,7 @@ def _cpu(graph: gs.Graph, layers: list[Layer]) -> Placement:
         {t: cap for t, cap in _caps(graph) if t in sites},
         tuple(integer),
         left_float,
+        tuple(additions),
         tuple(_barriers(graph, set(integer), sites, outputs)),
     )
 
@@ -145,6 +150,8 @@ def _residual(node: gs.Node, direct: set[int]) -> gs.Tensor | None:
 def _has_integer_kernel(node: gs.Node) -> bool:
     """Whether the node has an integer kernel, all of its inputs being activations."""
     data = all(not isinstance(t, gs.Constant) and not t.is_empty() for t in node.inputs)
+    if node.op == "Sum" and len(node.inputs) != 2:
+        return False
     return node.op in INTEGER_OPS and not node.domain and data and len(node.outputs) == 1
 
 
@@ -162,6 +169,12 @@ def _keeps_grid(node: gs.Node) -> bool:
             return True
         return isinstance(fill, gs.Constant) and not np.any(fill.values)
     return True
+
+
+def _fused_bias(layer: Layer) -> gs.Node | None:
+    """The Add of a MatMul's bias where onnxruntime makes one kernel of the two: it wants the bias to have one axis."""
+    tensor = None if layer.bias_node is None else layer.bias_tensor
+    return layer.bias_node if tensor is not None and len(tensor.shape) == 1 else None
 
 
 def _result(node: gs.Node, bias_node: gs.Node | None, outputs: set[str]) -> gs.Tensor:

@@ -25,6 +25,8 @@ def write_sites(draft: Draft, placement: Placement, activations: Mapping[str, Ac
     writers: dict[str, Writer] = {
         name: (node, index, node.name) for node in draft.nodes.values() for index, name in enumerate(node.output)
     }
+    for node in placement.additions:
+        draft.nodes[node].op_type = "Add"
     for node in placement.barriers:
         _write_barrier(draft, draft.nodes[node], writers)
     for tensor, readers in placement.sites.items():
