@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
     from onnx_udfc.validate import Validation
 
 _MOST_REASONS = 6
+_PIPE_WIDTH = 120
 
 
 def show(renderable: RenderableType) -> None:
     """Print on standard output; colours only on a terminal, and not with NO_COLOR."""
-    Console(soft_wrap=False, highlight=False).print(renderable)
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    Console(soft_wrap=False, highlight=False, width=width).print(renderable)
 
 
 def summary(report: Report, written: str | None = None) -> RenderableType:
@@ -131,7 +134,19 @@ def validation(v: Validation) -> RenderableType:
             figures.add_row(name, f"{pair.original:,}", f"{pair.compressed:,}", share)
     parts: list[RenderableType] = [outputs, figures]
     parts += [Text(f"matched boxes: {100 * v.matched:.1f} %")] if v.matched is not None else []
+    parts += [Text(line) for line in _kernels(v)]
     return Group(*parts)
+
+
+def _kernels(v: Validation) -> list[str]:
+    """Return which layers of a quantized network fell back to floating point, by name."""
+    k = v.kernels
+    if k is None or not (k.integer or k.unpacking):
+        return []
+    lines = [f"integer kernels: {len(k.integer)} of {len(k.integer) + len(k.floating)} layers"]
+    lines += [f"in floating point: {_names(k.floating, 12)}"] if k.integer and k.floating else []
+    lines += [f"dequantized in every run (slower): {_names(k.unpacking, 12)}"] if k.unpacking else []
+    return lines
 
 
 def _table(*columns: str, right: Sequence[int] = ()) -> Table:

@@ -21,6 +21,7 @@ from onnx_udfc.latency import Latency, Run, paired_latency
 from onnx_udfc.peak_memory import peak_memory
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.report import Tool, plain, this_tool
+from onnx_udfc.runtime_check import check_runtime
 from onnx_udfc.sessions import Source, as_file, file_bytes, one_line, open_session
 
 if TYPE_CHECKING:
@@ -48,6 +49,21 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Kernels:
+    """Layers of the second network by how onnxruntime runs them, from its optimized graph (CPU only).
+
+    Attributes:
+        integer: Names of layers that run as integers.
+        floating: Names of layers that do not.
+        unpacking: Names of layers whose weight is dequantized anew in every run.
+    """
+
+    integer: tuple[str, ...]
+    floating: tuple[str, ...]
+    unpacking: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Validation:
     """What two networks have in common and what not; what was not measured is None."""
 
@@ -61,6 +77,7 @@ class Validation:
     latency: Latency | None
     peak_memory: Pair | None
     bytes: Pair
+    kernels: Kernels | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-clean values."""
@@ -181,6 +198,7 @@ def validate(
         latency=timed,
         peak_memory=used,
         bytes=Pair(file_bytes(original), file_bytes(compressed)),
+        kernels=_kernels(compressed) if provider == "cpu" else None,
     )
 
 
@@ -270,3 +288,9 @@ def _memory(original: Source, compressed: Source, threads: int, callbacks: Callb
     with as_file(original) as first, as_file(compressed) as second:
         figures = peak_memory(first, threads), peak_memory(second, threads)
     return Pair(figures[0], figures[1]) if figures[0] is not None and figures[1] is not None else None
+
+
+def _kernels(compressed: Source) -> Kernels:
+    """Return which layers became integer kernels."""
+    checked = check_runtime(compressed)
+    return Kernels(checked.integer, checked.floating, tuple(k.name for k in checked.kernels if k.computes_weight))
