@@ -57,9 +57,9 @@ def test_the_reader_gives_every_image_once_and_again_after_rewind() -> None:
 
 
 def test_the_table_compares_with_the_original() -> None:
-    row = benchmark.Row("net", "tool", "none", 80.0, 250_000, 0.5, (0.4, 0.6), 1.25, 2.5, 100_000_000)
+    row = benchmark.Row("net", "tool", "none", 80.0, 250_000, 0.5, (0.4, 0.6), 1.25, 2.5, 2.0, 100_000_000)
     table = benchmark.markdown([row], {"net": ORIGINAL})
-    assert "| net | tool | none | 80.00 | 0.25 | 0.250 | 0.50 (0.40–0.60) | 1.2 | 2.5 | 100 |" in table
+    assert "| net | tool | none | 80.00 | 0.25 | 0.250 | 0.50 (0.40–0.60) | 1.2 | 2.5 | 2.0 | 100 |" in table
     assert table.splitlines()[2].startswith("| net | original |")
 
 

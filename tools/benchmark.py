@@ -43,9 +43,10 @@ OURS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a process left behind: seconds of its life, bytes at its peak, and an error if it failed."""
+    """What a process left behind: seconds of its life and of the CPU, bytes at its peak, an error if it failed."""
 
     seconds: float
+    cpu_seconds: float
     memory: int
     output: str
     error: str | None = None
@@ -64,6 +65,7 @@ class Row:
     spread: tuple[float, float] | None = None
     seconds: float | None = None
     process_seconds: float | None = None
+    cpu_seconds: float | None = None
     memory: int | None = None
     note: str = ""
 
@@ -80,7 +82,7 @@ def measured_process(command: list[str], threads: int) -> Outcome:
     seconds = time.perf_counter() - begun
     process.returncode = os.waitstatus_to_exitcode(status)
     error = None if process.returncode == 0 else _last_line(output)
-    return Outcome(seconds, usage.ru_maxrss * 1024, output, error)
+    return Outcome(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, output, error)
 
 
 def _last_line(output: str) -> str:
@@ -178,7 +180,9 @@ def finished(
     row: Row, network: Classifier, out: Path, outcome: Outcome, latency_seconds: float, own: float | None
 ) -> Row:
     """The row with everything measured on the file that was made."""
-    row = dataclasses.replace(row, seconds=own, process_seconds=outcome.seconds, memory=outcome.memory)
+    row = dataclasses.replace(
+        row, seconds=own, process_seconds=outcome.seconds, cpu_seconds=outcome.cpu_seconds, memory=outcome.memory
+    )
     if outcome.error:
         return dataclasses.replace(row, note=outcome.error)
     try:
@@ -193,8 +197,8 @@ def finished(
 def markdown(rows: list[Row], originals: dict[str, Row]) -> str:
     """The table, one block a network, the original first."""
     lines = [
-        "| network | tool | inputs | top-1 % | MB | × bytes | × latency | s | s with start-up | peak MB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| network | tool | inputs | top-1 % | MB | × bytes | × latency | s | s with start-up | CPU s | peak MB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, original in originals.items():
         lines += [_line(row, original) for row in [original, *(r for r in rows if r.network == name)]]
@@ -204,7 +208,7 @@ def markdown(rows: list[Row], originals: dict[str, Row]) -> str:
 def _line(row: Row, original: Row) -> str:
     assert original.bytes is not None
     if row.note:
-        return f"| {row.network} | {row.tool} | {row.inputs} | {row.note} | | | | | | |"
+        return f"| {row.network} | {row.tool} | {row.inputs} | {row.note} | | | | | | | |"
     assert row.bytes is not None
     spread = f" ({row.spread[0]:.2f}–{row.spread[1]:.2f})" if row.spread else ""
     cells = [
@@ -217,6 +221,7 @@ def _line(row: Row, original: Row) -> str:
         _number(row.latency, 2) + spread,
         _number(row.seconds, 1),
         _number(row.process_seconds, 1),
+        _number(row.cpu_seconds, 1),
         _number(row.memory / 1e6 if row.memory else None, 0),
     ]
     return "| " + " | ".join(cells) + " |"
