@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
+from onnx_udfc.errors import ModelError
 from onnx_udfc.external import values
 from onnx_udfc.names import unique_name
 from onnx_udfc.protos import tensor_bytes
@@ -107,11 +109,19 @@ def _import_tensors(proto: onnx.GraphProto, origin: Origin) -> OrderedDict[str, 
         tensors[sparse.values.name] = gs.Constant(sparse.values.name, SparseValues(sparse))
     for info in [*proto.input, *proto.output, *proto.value_info]:
         if info.name not in tensors:
-            tensors[info.name] = OnnxImporter.import_tensor(info)
+            tensors[info.name] = _import_variable(info)
     for name in (name for node in proto.node for name in [*node.input, *node.output]):
         if name and name not in tensors:
             tensors[name] = gs.Variable(name)
     return tensors
+
+
+def _import_variable(info: onnx.ValueInfoProto) -> gs.Variable:
+    """A tensor with the type and shape that graphsurgeon can hold; without, if it knows no such type."""
+    try:
+        return OnnxImporter.import_tensor(info)
+    except (KeyError, OnnxGraphSurgeonException):
+        return gs.Variable(info.name)
 
 
 def _node_names(proto: onnx.GraphProto) -> list[str]:
@@ -138,12 +148,18 @@ def _import_node(proto: onnx.NodeProto, name: str, tensors: OrderedDict[str, gs.
 def _import_attributes(
     node: gs.Node, proto: onnx.NodeProto, tensors: OrderedDict[str, gs.Tensor], opset: int, domains: list[Any]
 ) -> set[str]:
-    """Fills `node.attrs`; returns the names of the attributes that graphsurgeon cannot hold."""
+    """Fills `node.attrs`; returns the names of the attributes that graphsurgeon cannot hold.
+
+    Raises:
+        ModelError: it cannot hold a subgraph, so what the subgraph reads would be unknown.
+    """
     carried = set()
     for attribute in proto.attribute:
         try:
             imported = OnnxImporter.import_attributes([attribute], tensors, OrderedDict(), opset, domains)
-        except UnicodeDecodeError:  # a string attribute may hold any bytes
+        except (UnicodeDecodeError, KeyError, OnnxGraphSurgeonException) as error:  # a string may hold any bytes
+            if attribute.HasField("g"):
+                raise ModelError(f"the subgraph in node '{node.name}' cannot be read; export the model again") from error
             imported = {}
         node.attrs.update(imported)
         if attribute.name not in imported:

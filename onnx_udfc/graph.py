@@ -65,7 +65,7 @@ def read(model: onnx.ModelProto) -> Network:
     Raises:
         ModelError: the graph is damaged, or the weights of a layer are not finite.
     """
-    G_LOGGER.severity = G_LOGGER.CRITICAL
+    G_LOGGER.severity = G_LOGGER.CRITICAL + 1  # it prints what it also raises
     try:
         return _read(model)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:

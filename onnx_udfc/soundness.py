@@ -18,6 +18,7 @@ Array = NDArray[Any]
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 CHUNK = 1 << 22
+REMARKS = ("doc_string", "producer_name", "producer_version", "key", "value")
 
 
 def check(model: onnx.ModelProto) -> None:
@@ -30,8 +31,29 @@ def check(model: onnx.ModelProto) -> None:
         raise ModelError("the model has no graph; the file is damaged or not an ONNX model")
     if not model.opset_import:
         raise ModelError("the model declares no opset, so its operators have no meaning; export it again")
+    _check_text(model)
     _check_names(model.graph)
     _check_values(model.graph)
+
+
+def _check_text(model: onnx.ModelProto) -> None:
+    """All names are text: protobuf hands out those that are not UTF-8 as bytes, and nothing can write them again.
+
+    Remarks (doc strings, metadata, the producer) in another encoding are replaced in place, with marks for the bytes
+    that cannot be read.
+    """
+    pending: list[Any] = [model]
+    while pending:
+        message = pending.pop()
+        for entry, value in message.ListFields():
+            if entry.type == entry.TYPE_MESSAGE:
+                pending.extend([value] if hasattr(value, "ListFields") else value)
+            elif entry.type == entry.TYPE_STRING and isinstance(value, bytes):
+                if entry.name not in REMARKS:
+                    raise ModelError(f"the name {value[:40]!r} in the model is not text; the file is damaged, export again")
+                setattr(message, entry.name, value.decode(errors="replace"))
+            elif entry.type == entry.TYPE_STRING and any(isinstance(name, bytes) for name in value):
+                raise ModelError("a tensor's name in the model is not text; the file is damaged, export it again")
 
 
 def _check_names(graph: onnx.GraphProto) -> None:
