@@ -159,7 +159,7 @@ def _import_attributes(
             imported = OnnxImporter.import_attributes([attribute], tensors, OrderedDict(), opset, domains)
         except (UnicodeDecodeError, KeyError, OnnxGraphSurgeonException) as error:  # a string may hold any bytes
             if attribute.HasField("g"):
-                raise ModelError(f"the subgraph in node '{node.name}' cannot be read; export the model again") from error
+                raise ModelError(f"the subgraph in '{node.name}' cannot be read; export the model again") from error
             imported = {}
         node.attrs.update(imported)
         if attribute.name not in imported:

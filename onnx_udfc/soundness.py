@@ -50,7 +50,7 @@ def _check_text(model: onnx.ModelProto) -> None:
                 pending.extend([value] if hasattr(value, "ListFields") else value)
             elif entry.type == entry.TYPE_STRING and isinstance(value, bytes):
                 if entry.name not in REMARKS:
-                    raise ModelError(f"the name {value[:40]!r} in the model is not text; the file is damaged, export again")
+                    raise ModelError(f"the name {value[:40]!r} in the model is not text; the file is damaged")
                 setattr(message, entry.name, value.decode(errors="replace"))
             elif entry.type == entry.TYPE_STRING and any(isinstance(name, bytes) for name in value):
                 raise ModelError("a tensor's name in the model is not text; the file is damaged, export it again")

@@ -9,8 +9,8 @@ from onnx_udfc.protos import copy_except, skeleton
 
 OPSET = 21
 IR = 10
-LARGEST = 1 << 14
-UNVERIFIED_BYTES = 500 << 20
+TARGETS = (21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9)
+LARGEST = 1 << 14  # bytes of an initializer that an operator may need to know
 
 
 def opset(model: onnx.ModelProto) -> int | None:
@@ -34,19 +34,27 @@ def upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     if version is None or version >= OPSET:
         return _with_ir(model), []
     light, reason = skeleton(model, LARGEST), ""
-    for target in range(OPSET, version, -1):
-        try:
-            converted = version_converter.convert_version(light, target)
-        except Exception as error:  # the converter raises whatever its C++ code does
-            reason = reason or _reason(error, f"{version}{target}")
-            continue
-        result = _restore(model, converted)
-        if _accepted(skeleton(result, LARGEST), light):
-            return result, [] if target == OPSET else [_note(target, version, reason)]
-        reason = reason or "onnxruntime does not load the result"
+    for target in (t for t in TARGETS if t > version):
+        converted, fault = _convert(light, target)
+        if converted is not None:
+            result = _restore(model, converted)
+            if _accepted(skeleton(result, LARGEST), light):
+                return result, [] if target == OPSET else [_note(target, version, reason)]
+            fault = "onnxruntime does not load the result"
+        reason = reason or fault
+        if converted is None and _convert(light, version + 1)[0] is None:
+            break  # it can convert nothing of this model
     raised = _with_ir(model)
     kept = raised if _accepted(skeleton(raised, LARGEST), light) else model
     return kept, [_note(version, version, reason)]
+
+
+def _convert(light: onnx.ModelProto, target: int) -> tuple[onnx.ModelProto | None, str]:
+    """The converted model, or None and why not."""
+    try:
+        return version_converter.convert_version(light, target), ""
+    except Exception as error:  # whatever its C++ code raises
+        return None, _reason(error, f"{opset(light)}{target}")
 
 
 def _note(target: int, version: int, reason: str) -> str:
