@@ -30,6 +30,7 @@ Codes = NDArray[np.int8]
 
 BLOCK = 64  # columns rounded one by one before the rest is updated with a matrix product
 EXACT_GRAM = 256  # wider rows are searched with the diagonal blocks of G of this size: d²·o·25 products cost too much
+CACHED = 1 << 16  # weights that are searched at a time without a Gram: few enough to stay in the cache
 DAMPING_TRIES = 6
 
 
@@ -105,15 +106,34 @@ def search_scale(
     Returns:
         float64 (..., o), > 0 everywhere: a row of zeros gets 1.
     """
-    weight = np.asarray(weight, np.float64)
-    full = np.abs(weight).max(axis=-1, initial=0.0) / fmt.qmax
-    best = _storable(full, dtype)
-    least = np.full(best.shape, np.inf)
-    for factor in np.linspace(1.0, fmt.lowest_clip, steps):
+    full = np.abs(weight).max(axis=-1, initial=0.0).astype(np.float64) / fmt.qmax
+    factors = np.linspace(1.0, fmt.lowest_clip, steps)
+    if gram is None:
+        units = (np.asarray(weight) / np.where(full > 0, full, 1.0)[..., None]).astype(np.float32)
+        rows = units.reshape(-1, units.shape[-1])
+        height = max(1, CACHED // max(1, rows.shape[-1]))
+        parts = [_best_factor(rows[i : i + height], fmt, factors) for i in range(0, len(rows), height)]
+        return _storable(full * np.concatenate([np.zeros(0), *parts]).reshape(full.shape), dtype)
+    best, least = full, np.full(full.shape, np.inf)
+    for factor in factors:
         scale = _storable(full * factor, dtype)
         error = _gram_error(round_nearest(weight, scale, fmt) * scale[..., None] - weight, gram)
         better = error < least
         best, least = np.where(better, scale, best), np.where(better, error, least)
+    return _storable(best, dtype)
+
+
+def _best_factor(units: NDArray[np.float32], fmt: QuantFormat, factors: Floats) -> Floats:
+    """Factor (o,) of least squared error for rows (o, d) in units of their scale at factor 1."""
+    errors = []
+    inner, damage = np.empty_like(units), np.empty_like(units)
+    for factor in factors:
+        np.multiply(units, np.float32(1 / factor), out=inner)
+        np.rint(inner, out=damage)
+        np.clip(damage, fmt.qmin, fmt.qmax, out=damage)
+        damage -= inner
+        errors.append(np.einsum("od,od->o", damage, damage) * factor**2)
+    best: Floats = factors[np.argmin(errors, axis=0)]
     return best
 
 
@@ -125,11 +145,8 @@ def _storable(scale: Floats, dtype: DTypeLike) -> Floats:
     return floored
 
 
-def _gram_error(damage: Floats, gram: Floats | None) -> Floats:
+def _gram_error(damage: Floats, gram: Floats) -> Floats:
     """Equation (1) for every row of damage (..., o, d); wide rows see the diagonal blocks of G only."""
-    if gram is None:
-        plain: Floats = np.einsum("...od,...od->...o", damage, damage)
-        return plain
     width = damage.shape[-1]
     size = width if width <= EXACT_GRAM else BLOCK
     error = np.zeros(damage.shape[:-1])
