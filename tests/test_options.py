@@ -1,0 +1,174 @@
+"""Options: what is refused, with what words; gates and budgets; TOML."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from typing import Any
+
+import pytest
+
+from onnx_udfc.cli_options import as_toml
+from onnx_udfc.errors import GateError, RequestError
+from onnx_udfc.goals import (
+    VALIDATE_REQUIREMENTS,
+    Budget,
+    check_requirements,
+    parse_budget,
+    parse_requirement,
+)
+from onnx_udfc.grid import Grid, parse_activations, parse_bits, parse_floats
+from onnx_udfc.options import Options, options_from
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"prune": 1.0}, "--prune"),
+    ({"prune": -0.1}, "--prune"),
+    ({"prune": float("nan")}, "--prune"),
+    ({"bits": 9}, "--bits"),
+    ({"bits": 1}, "--bits"),
+    ({"bits": "auto"}, "--budget"),
+    ({"activations": 4, "bits": 4}, "--activations"),
+    ({"activations": 8}, "--bits 8"),
+    ({"activations": 8, "bits": 8, "target": "cuda"}, "CUDA"),
+    ({"target": "tpu"}, "cpu, cuda, tensorrt, portable"),
+    ({"method": "magic"}, "moments"),
+    ({"allocate": "fair"}, "uniform"),
+    ({"provider": "npu"}, "cpu"),
+    ({"prune-stream": "maybe"}, "auto"),
+    ({"align": 0}, "--align"),
+    ({"images": 0}, "--images"),
+    ({"threads": 0}, "--threads"),
+    ({"seed": -1}, "--seed"),
+    ({"input-std": [0.0]}, "--input-std"),
+    ({"input-range": [1.0, 0.0]}, "--input-range"),
+    ({"input-mean": [1, 2, 3], "input-std": [1, 2]}, "--input-mean"),
+    ({"input-colour": "cmyk"}, "rgb"),
+    ({"budget": {"joy": "0.5"}}, "macs"),
+    ({"require": ["agreement"]}, "KEY>=VALUE"),
+    ({"require": ["accuracy>=0.9"]}, "agreement"),
+    ({"pruen": 0.5}, "pruen"),
+    ({"prune": "half"}, "wrong kind"),
+]
+
+
+@pytest.mark.parametrize(("values", "word"), REFUSED, ids=[str(v) for v, _ in REFUSED])
+def test_refused_in_one_line_that_names_what_to_change(values: dict[str, Any], word: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        options_from(values)
+    assert word in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8, 32])
+def test_bits_accepted(bits: int) -> None:
+    Options(bits=bits).check()
+
+
+def test_importing_options_is_light() -> None:
+    code = "import sys, onnx_udfc.options, onnx_udfc.report; print('numpy' in sys.modules or 'onnx' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("text", "measured", "met"),
+    [
+        ("agreement>=0.95", 0.95, True),
+        ("agreement>=0.95", 0.9499, False),
+        ("agreement > 0.95", 0.95, False),
+        ("sqnr_db>=20", 20.5, True),
+        ("sqnr>=2e1", 19.0, False),
+        ("bytes<=0.2", 0.2, True),
+        ("bytes<0.2", 0.2, False),
+        ("macs<=0.5", 0.6, False),
+        ("cosine>=0.99", None, False),
+        ("parameters<=1", 0.3, True),
+    ],
+)
+def test_ten_gates(text: str, measured: float | None, met: bool) -> None:
+    requirement = parse_requirement(text)
+    assert requirement.met(measured) is met
+    if met:
+        check_requirements([requirement], {requirement.key: measured})
+    else:
+        with pytest.raises(GateError, match=requirement.key) as refused:
+            check_requirements([requirement], {requirement.key: measured})
+        assert refused.value.exit_code == 3
+
+
+def test_all_missed_gates_are_named_at_once() -> None:
+    gates = [parse_requirement(r, VALIDATE_REQUIREMENTS) for r in ("accuracy>=0.9", "latency<=0.5", "bytes<=1")]
+    with pytest.raises(GateError, match=r"accuracy>=0.9 \(is 0.8\), latency<=0.5 \(is not measured\)$"):
+        check_requirements(gates, {"accuracy": 0.8, "latency": None, "bytes": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "budget"),
+    [
+        ("macs", "0.5", Budget("macs", 0.5, True)),
+        ("macs", "50%", Budget("macs", 0.5, True)),
+        ("macs", "1.2G", Budget("macs", 1.2e9, False)),
+        ("params", "200000", Budget("params", 200_000, False)),
+        ("params", "1", Budget("params", 1.0, True)),
+        ("bytes", "2MB", Budget("bytes", 2e6, False)),
+        ("bytes", "64 KiB", Budget("bytes", 65_536, False)),
+        ("latency", "0.4", Budget("latency", 0.4, True)),
+    ],
+)
+def test_budgets(key: str, value: str, budget: Budget) -> None:
+    assert parse_budget(key, value) == budget
+
+
+@pytest.mark.parametrize("value", ["", "0", "-1", "200%", "2XB", "1.2.3", "nan", "lots"])
+def test_budgets_refused(value: str) -> None:
+    with pytest.raises(RequestError):
+        parse_budget("bytes", value)
+
+
+def test_a_latency_budget_is_a_fraction() -> None:
+    with pytest.raises(RequestError, match="fraction"):
+        parse_budget("latency", "3")
+
+
+def test_limits() -> None:
+    assert parse_budget("bytes", "0.5").limit(100) == 50
+    assert parse_budget("bytes", "2KB").limit(100) == 2000
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(),
+        Options(prune=0.3, bits=6, skip=('a"b', "c\\d"), input_mean=(0.5,), input_range=(-1.0, 1.0)),
+        options_from({"budget": {"macs": "0.5"}, "bits": "auto", "require": ["agreement>=0.9"], "seed": 3}),
+    ],
+)
+def test_printed_config_reads_back(options: Options) -> None:
+    assert options_from(tomllib.loads(as_toml(options))) == options
+
+
+def test_only_what_was_changed() -> None:
+    assert Options().changed() == {}
+    assert Options(prune=0.5, skip=("a",)).changed() == {"prune": 0.5, "skip": ["a"]}
+
+
+def test_lists_of_a_sweep() -> None:
+    assert parse_floats("0.1:0.7:0.1") == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    assert parse_floats("0,0.25") == (0.0, 0.25)
+    assert parse_bits("8,auto") == (8, "auto")
+    assert parse_activations("none,8") == (None, 8)
+    for parse in (parse_floats, parse_bits, parse_activations):
+        with pytest.raises(RequestError):
+            parse("a,b")
+    with pytest.raises(RequestError):
+        parse_floats("0.1:0.5:0")
+
+
+def test_a_grid_leaves_out_quantized_activations_of_float_weights() -> None:
+    grid = Grid((0.0, 0.5), (32, 8), (None, 8))
+    names = [name for name, _ in grid.points(Options())]
+    assert names == [
+        *("prune0_bits32", "prune0_bits8", "prune0_bits8_act8"),
+        *("prune0.5_bits32", "prune0.5_bits8", "prune0.5_bits8_act8"),
+    ]

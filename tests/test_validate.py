@@ -1,0 +1,337 @@
+"""Two networks side by side, on small ones made by hand and on the real classifiers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper, parser
+from PIL import Image
+
+from onnx_udfc.comparison import compare, decibels, fidelity
+from onnx_udfc.detection import Detections, count_matches, detections, overlap
+from onnx_udfc.errors import CheckError, ModelError, RequestError
+from onnx_udfc.feeds import input_specs, split, synthetic_feeds
+from onnx_udfc.labelled_images import Preprocessing, open_images
+from onnx_udfc.latency import paired_latency, summarize
+from onnx_udfc.report import MAX_DB
+from onnx_udfc.sessions import file_bytes, open_session
+from onnx_udfc.validate import Validation, validate
+
+TEXT = """
+<ir_version: 10, opset_import: ["" : 21]>
+net (float[N,3,4,4] x) => (float[N,5] y) {
+   c = Conv (x, w)
+   r = Relu (c)
+   y = Flatten (r)
+}
+"""
+
+
+def network(weight: NDArray[np.float32], text: str = TEXT) -> onnx.ModelProto:
+    model = parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    return model
+
+
+@pytest.fixture
+def weight() -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((5, 3, 4, 4)).astype(np.float32)
+
+
+def quick(original: Any, compressed: Any, **given: Any) -> Validation:
+    return validate(original, compressed, latency_seconds=0, memory=False, **given)
+
+
+def test_the_figures_equal_a_naive_computation(weight: NDArray[np.float32]) -> None:
+    other = weight + np.float32(0.01)
+    found = quick(network(weight), network(other), seed=3)
+    x = synthetic_feeds(input_specs(open_session(network(weight))), 32, 3)["x"].astype(np.float64)
+    y, z = (np.maximum(np.einsum("nchw,ochw->no", x, w.astype(np.float64)), 0) for w in (weight, other))
+    output = found.outputs[0]
+    assert output.sqnr_db == pytest.approx(10 * math.log10((y**2).sum() / ((y - z) ** 2).sum()), rel=1e-4)
+    assert output.cosine == pytest.approx((y * z).sum() / math.sqrt((y**2).sum() * (z**2).sum()), rel=1e-6)
+    assert output.max_difference == pytest.approx(np.abs(y - z).max(), rel=1e-4)
+    assert output.agreement == (y.argmax(1) == z.argmax(1)).mean()
+    assert found.count == 32
+    assert found.bytes.original == network(weight).ByteSize()
+
+
+def test_a_network_with_itself(weight: NDArray[np.float32]) -> None:
+    found = quick(network(weight), network(weight))
+    assert found.outputs[0].sqnr_db == MAX_DB
+    assert found.outputs[0].cosine == 1
+    assert found.outputs[0].agreement == 1
+    assert found.measured("sqnr") == MAX_DB
+    assert found.measured("latency") is None
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_decibels_are_finite() -> None:
+    assert decibels(1.0, 0.0) == MAX_DB
+    assert decibels(0.0, 0.0) == MAX_DB
+    assert decibels(0.0, 1.0) == -MAX_DB
+    assert decibels(100.0, 1.0) == pytest.approx(20)
+
+
+def test_not_finite_is_refused(weight: NDArray[np.float32]) -> None:
+    broken = weight.copy()
+    broken[0, 0, 0, 0] = np.inf
+    with pytest.raises(CheckError, match="not finite"):
+        quick(network(weight), network(broken))
+
+
+def test_other_outputs_are_refused(weight: NDArray[np.float32]) -> None:
+    renamed = TEXT.replace("[N,5] y", "[N,5] z").replace("y = Flatten", "z = Flatten")
+    with pytest.raises(CheckError, match="outputs differ"):
+        quick(network(weight), network(weight, renamed))
+
+
+def test_a_missing_file_and_rubbish_are_one_line(tmp_path: Path, weight: NDArray[np.float32]) -> None:
+    (tmp_path / "rubbish.onnx").write_bytes(b"not a model")
+    for path in (tmp_path / "none.onnx", tmp_path / "rubbish.onnx"):
+        with pytest.raises(ModelError) as refused:
+            quick(path, network(weight))
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here")
+def test_a_provider_that_is_not_here_is_refused(weight: NDArray[np.float32]) -> None:
+    with pytest.raises(RequestError, match="onnxruntime-gpu"):
+        quick(network(weight), network(weight), provider="cuda")
+
+
+def test_fidelity_is_the_worst_output() -> None:
+    text = TEXT.replace("(float[N,5] y)", "(float[N,5] y, float[N,5,1,1] r)")
+    weights = [np.random.default_rng(0).standard_normal((5, 3, 4, 4)).astype(np.float32)] * 2
+    weights[1] = weights[0] * np.float32(1.01)
+    sessions = [open_session(network(w, text)) for w in weights]
+    specs = input_specs(sessions[0])
+    feeds = list(split(specs, synthetic_feeds(specs, 8, 0), batch=3))
+    found = fidelity(sessions[0], sessions[1], feeds)
+    assert found.count == 8
+    assert found.sqnr_db == pytest.approx(40, abs=1e-3)
+    assert found.agreement == 1
+    assert min(o.sqnr_db for o in compare(sessions[0], sessions[1], feeds)) == found.sqnr_db
+
+
+def test_a_fixed_batch_is_filled_up_and_the_filling_not_counted(weight: NDArray[np.float32]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+    fixed = network(weight, TEXT.replace("[N,", "[2,"))
+    other = network(weight + np.float32(0.02), TEXT.replace("[N,", "[2,"))
+    free = quick(network(weight), network(weight + np.float32(0.02)), images=_set(pixels))
+    held = quick(fixed, other, images=_set(pixels))
+    assert held.count == free.count == 5
+    assert held.outputs[0].agreement == free.outputs[0].agreement
+    assert held.outputs[0].sqnr_db == pytest.approx(free.outputs[0].sqnr_db, rel=1e-5)
+
+
+def _set(pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None = None) -> Any:
+    from onnx_udfc.labelled_images import ImageSet
+
+    return ImageSet(pixels, tuple(map(str, range(len(pixels)))), labels)
+
+
+def test_preprocessing_is_range_then_mean_then_std() -> None:
+    pixels = np.array([[[[0, 51, 255]]]], np.uint8)
+    x = Preprocessing((0.5, 0.0, 0.0), (0.5, 1.0, 2.0), (0.0, 1.0)).apply(pixels)
+    np.testing.assert_allclose(x.ravel(), [-1.0, 0.2, 0.5], rtol=1e-6)
+    x = Preprocessing((104.0, 117.0, 123.0), (), (0.0, 255.0), "bgr").apply(pixels)
+    np.testing.assert_allclose(x.ravel(), [255 - 104.0, 51 - 117.0, 0 - 123.0], rtol=1e-6)
+    x = Preprocessing(range=(-1.0, 1.0)).apply(pixels)
+    np.testing.assert_allclose(x.ravel(), [-1.0, -0.6, 1.0], rtol=1e-6)
+    with pytest.raises(RequestError, match="--input-mean has 2"):
+        Preprocessing((1.0, 2.0)).apply(pixels)
+
+
+@pytest.fixture
+def pictures() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), np.uint8)
+
+
+def test_the_same_images_from_every_kind_of_place(tmp_path: Path, pictures: NDArray[np.uint8]) -> None:
+    import zipfile
+
+    labels = np.array([1, 0, 1, 0])
+    np.savez(tmp_path / "a.npz", x=pictures, y=labels)
+    for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        for name in (f"classes/{'cat' if label == 0 else 'dog'}/{i}.png", f"indexed/{i}_{label}.png", f"flat/{i}.png"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for path in sorted((tmp_path / "indexed").iterdir()):
+            archive.write(path, path.name)
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("name", "label"), *((f"{i}.png", int(y)) for i, y in reversed(list(enumerate(labels))))]
+        )
+    shape = (None, 3, 6, 6)
+    sets = {
+        "npz": open_images(tmp_path / "a.npz"),
+        "zip": open_images(tmp_path / "b.zip"),
+        "indexed": open_images(tmp_path / "indexed"),
+        "csv": open_images(tmp_path / "flat", tmp_path / "labels.csv"),
+    }
+    for name, found in sets.items():
+        x = np.concatenate(list(found.batches(shape, Preprocessing(), batch=3)))
+        np.testing.assert_array_equal(x, Preprocessing().apply(pictures), err_msg=name)
+        assert found.labels is not None, name
+        assert found.labels.tolist() == [1, 0, 1, 0], name
+    by_class = open_images(tmp_path / "classes")
+    assert by_class.labels is not None
+    assert by_class.labels.tolist() == [0, 0, 1, 1]
+    assert open_images(tmp_path / "flat").labels is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.npz", b"PK\3\4 broken"), ("a.npy", b""), ("a.zip", b"no"), ("a.png", b"no"), ("a.txt", b"no")],
+)
+def test_damaged_images_are_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RequestError) as refused:
+        list(open_images(tmp_path / name).batches((None, 3, 4, 4), Preprocessing(), 2))
+    assert "\n" not in str(refused.value)
+
+
+def test_images_of_another_size_are_cropped_from_the_middle(pictures: NDArray[np.uint8]) -> None:
+    image = np.zeros((1, 64, 80, 3), np.uint8)
+    image[:, :, 30:50] = 255
+    x = next(_set(image).batches((None, 3, 14, 14), Preprocessing(), 1))
+    assert x.shape == (1, 3, 14, 14)
+    assert x[0, 0, 7, 7] == 1
+    assert x[0, 0, 7, 0] == 0
+    gray = next(_set(pictures).batches((None, 1, 6, 6), Preprocessing(), 4))
+    assert gray.shape == (4, 1, 6, 6)
+
+
+def test_wrong_labels_are_refused(tmp_path: Path, weight: NDArray[np.float32]) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((3, 4, 4, 3), np.uint8), y=np.zeros(2))
+    with pytest.raises(RequestError, match="3 images but labels"):
+        open_images(tmp_path / "a.npz")
+    text = (
+        TEXT.replace("float[N,5] y", "float[N,5,1,1] r")
+        .replace("   y = Flatten (r)\n", "")
+        .replace("Relu (c)", "Tanh (c)")
+    )
+    boxes = text.replace("float[N,5,1,1] r", "float[N,1,5] s").replace(
+        "}", "   k = Constant<value_ints=[0,1,5]>()\n s = Reshape(r, k)\n}"
+    )
+    labelled = _set(np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1]))
+    with pytest.raises(RequestError, match="no output"):
+        quick(network(weight, boxes), network(weight, boxes), images=labelled)
+
+
+def test_latency_is_the_median_of_paired_ratios() -> None:
+    found = summarize([(1.0, 0.5), (2.0, 1.0), (1.0, 9.0), (4.0, 2.0), (1.0, 0.6)])
+    assert found.ratio == 0.5
+    assert found.low == 0.5
+    assert found.high == 9.0
+    assert found.rounds == 5
+    assert found.original_ms == 1000
+
+
+def test_latency_of_a_run_that_does_twice_as_much() -> None:
+    def work(n: int) -> Any:
+        return lambda: sum(i * i for i in range(n))
+
+    found = paired_latency(lambda _second_first: (work(20_000), work(40_000)), seconds=1.0)
+    assert 1.7 < found.ratio < 2.3
+    assert found.low <= found.ratio <= found.high
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_peak_memory_counts_the_weights(tmp_path: Path) -> None:
+    from onnx_udfc.peak_memory import peak_memory
+
+    sizes = []
+    for channels in (4, 200_000):
+        text = TEXT.replace("N,5]", "N,M]")
+        onnx.save(network(np.zeros((channels, 3, 4, 4), np.float32), text), tmp_path / "m.onnx")
+        sizes.append(peak_memory(tmp_path / "m.onnx"))
+    assert sizes[0] is not None
+    assert sizes[1] is not None
+    assert sizes[1] - sizes[0] > 200_000 * 3 * 4 * 4 * 4
+    assert peak_memory(tmp_path / "none.onnx") is None
+
+
+def test_external_data_counts_as_bytes(tmp_path: Path, weight: NDArray[np.float32]) -> None:
+    onnx.save(network(weight), tmp_path / "a.onnx", save_as_external_data=True, location="a.bin", size_threshold=0)
+    assert file_bytes(tmp_path / "a.onnx") > weight.nbytes + 100
+    assert quick(tmp_path / "a.onnx", network(weight)).outputs[0].sqnr_db == MAX_DB
+
+
+def test_boxes_are_matched_one_to_one() -> None:
+    one = Detections(np.array([[0, 0, 2, 2], [4, 4, 6, 6.0]]), np.array([0.9, 0.8]), np.array([0, 0]))
+    near = Detections(np.array([[0, 0, 2, 2.2], [0, 0, 2, 2.1]]), np.array([0.9, 0.8]), np.array([0, 0]))
+    other = Detections(one.boxes, one.scores, np.array([0, 1]))
+    assert count_matches(one, one) == 2
+    assert count_matches(one, near) == 1
+    assert count_matches(one, other) == 1
+    assert overlap(one.boxes[:1], near.boxes[:1])[0, 0] == pytest.approx(4 / 4.4)
+
+
+def test_detections_suppress_neighbours_and_the_background() -> None:
+    boxes = np.array([[[0, 0, 2, 2], [0, 0, 2, 2.1], [5, 5, 6, 6], [7, 7, 8, 8.0]]])
+    scores = np.array([[[0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.9, 0.1]]])
+    found = detections({"scores": scores, "boxes": boxes})[0]
+    assert found.boxes.tolist() == [[0, 0, 2, 2], [5, 5, 6, 6]]
+    final = detections({"d": np.concatenate([boxes, scores[..., 1:], np.zeros((1, 4, 1))], axis=2)})[0]
+    assert final.boxes.tolist() == found.boxes.tolist()
+    with pytest.raises(RequestError, match="--task detection"):
+        detections({"y": np.zeros((2, 5))})
+
+
+def test_a_detector_with_itself(assets: Path) -> None:
+    path = assets / "zoo" / "ultraface_slim_320.onnx"
+    found = quick(path, path, task="detection", limit=2)
+    assert found.matched == 1
+
+
+def classifiers() -> list[str]:
+    return [
+        *(f"models/resnet{n}_cifar10_{k}.onnx" for n in (20, 56) for k in ("bn", "folded")),
+        *(f"models/vgg16half_cifar10_{k}.onnx" for k in ("bn", "folded")),
+    ]
+
+
+@pytest.mark.parametrize("name", classifiers())
+def test_accuracy_is_the_manifest_s(assets: Path, name: str) -> None:
+    manifest = json.loads((assets / "manifest.json").read_text(encoding="utf-8"))
+    entry = next(e for e in manifest["models"] if e["file"] == name)
+    how = Preprocessing(tuple(entry["mean"]), tuple(entry["std"]), (0, 255 * entry["scale"]), entry["color"].lower())
+    images = assets / "images" / "cifar10_test_dev.npz"
+    found = quick(assets / name, assets / name, images=images, preprocessing=how)
+    assert found.accuracy is not None
+    assert 100 * found.accuracy.original == pytest.approx(entry["top1_dev"], abs=1e-9)
+    assert found.accuracy.compressed == found.accuracy.original
+
+
+def test_the_shipped_network_is_as_good_as_its_manifest_says(models: Path) -> None:
+    manifest = json.loads((models / "manifest.json").read_text(encoding="utf-8"))
+    entry = next(e for e in manifest["models"] if e["file"] == "digits_resnet_bn.onnx")
+    how = Preprocessing(tuple(entry["mean"]), tuple(entry["std"]), (0, 255 * entry["scale"]), "gray")
+    path = models / entry["file"]
+    found = quick(path, models / "digits_resnet_folded.onnx", images=models / "digits_test.npz", preprocessing=how)
+    assert found.accuracy is not None
+    assert 100 * found.accuracy.original == pytest.approx(entry["top1_dev"], abs=1e-9)
+
+
+def test_latency_of_a_file_with_itself_is_one(assets: Path) -> None:
+    path = assets / "models" / "resnet56_cifar10_bn.onnx"
+    ratios = []
+    for _ in range(3):  # a loaded machine may disturb one measurement, not three
+        found = validate(path, path, limit=1, memory=False, latency_seconds=6)
+        assert found.latency is not None
+        ratios.append(found.latency.ratio)
+        if 0.97 <= found.latency.ratio <= 1.03:
+            return
+    pytest.fail(f"ratios of a file with itself: {ratios}")
