@@ -92,7 +92,7 @@ def _inline(tensor: TensorProto, path: Path, offset: int, length: int) -> None:
         file.seek(offset)
         tensor.raw_data = file.read(length)
     del tensor.external_data[:]
-    tensor.data_location = TensorProto.DEFAULT
+    tensor.ClearField("data_location")
 
 
 def values(tensor: TensorProto) -> Array:
