@@ -1,0 +1,105 @@
+"""A pass for Microsoft Olive, `OnnxUDFC`, with the options of the command line and the same bytes as its result.
+
+Olive finds passes in a package config, and one given with --package-config replaces Olive's own. Hence the helper:
+
+    python -m onnx_udfc.olive > package.json            Olive's own passes and this one
+    olive run --config workflow.json --package-config package.json
+
+    {"input_model": {"type": "OnnxModel", "model_path": "in.onnx"},
+     "passes": {"udfc": {"type": "OnnxUDFC", "prune": 0.5, "bits": 4}},
+     "output_dir": "out"}
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from olive.hardware.accelerator import AcceleratorSpec
+from olive.model import ONNXModelHandler
+from olive.model.utils import resolve_onnx_path
+from olive.package_config import OlivePackageConfig
+from olive.passes import Pass
+from olive.passes.pass_config import BasePassConfig, PassConfigParam
+from olive.search.search_parameter import Categorical
+
+from onnx_udfc.compress import compress
+from onnx_udfc.options import METHODS, TARGETS, Options, options_from
+
+NAME = "OnnxUDFC"
+_TYPES: dict[str, Any] = {
+    "prune": float,
+    "bits": int | str,
+    "activations": int | None,
+    "calibrate": str | None,
+    "input_mean": list[float],
+    "input_std": list[float],
+    "input_range": list[float] | None,
+    "budget": dict[str, str | float],
+    "align": int | str,
+    "skip": list[str],
+    "require": list[str],
+    "select": str | None,
+    "images": int | None,
+    "seed": int,
+    "threads": int | None,
+    "attribution": bool,
+}
+_SEARCH = {
+    "prune": [0.0, 0.3, 0.5],
+    "bits": [8, 6, 4],
+    "target": list(TARGETS),
+    "method": list(METHODS),
+}
+_NOT_HERE = ("verbose", "debug")
+
+
+class OnnxUDFC(Pass):  # type: ignore[misc]  # Olive is not typed
+    """Compress a convolutional ONNX network without data: prune channels, quantize, repair in closed form."""
+
+    @classmethod
+    def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
+        """Return the options of onnx-udfc under their names, as Olive declares them."""
+        del accelerator_spec  # the file's form is chosen by `target`
+        return {
+            name: PassConfigParam(
+                type_=_TYPES.get(name, str),
+                default_value=value,
+                search_defaults=Categorical(_SEARCH[name]) if name in _SEARCH else None,
+                description=f"As --{name.replace('_', '-')} of onnx-udfc.",
+            )
+            for name, value in Options().to_dict().items()
+            if name not in _NOT_HERE
+        }
+
+    def _run_for_config(
+        self, model: ONNXModelHandler, config: BasePassConfig, output_model_path: str
+    ) -> ONNXModelHandler:
+        """Compress and save where Olive wants it."""
+        given = {k: v for k, v in config.model_dump().items() if k in Options().to_dict() and v is not None}
+        out = Path(resolve_onnx_path(output_model_path, Path(model.model_path).name))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        compress(model.model_path, options_from(given)).save(out)
+        return ONNXModelHandler(model_path=str(out))
+
+
+def package_config() -> dict[str, Any]:
+    """Return Olive's own package config with this pass added, ready for json.dump."""
+    path = Path(OlivePackageConfig.get_default_config_path())
+    merged: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    merged["passes"][NAME] = {
+        "module_path": f"onnx_udfc.olive.{NAME}",
+        "supported_providers": ["*"],
+        "supported_accelerators": ["*"],
+        "supported_precisions": ["*"],
+        "supported_algorithms": [],
+        "supported_quantization_encodings": ["qdq"],
+        "dataset": "dataset_optional",
+    }
+    return merged
+
+
+if __name__ == "__main__":
+    json.dump(package_config(), sys.stdout, indent=2)
