@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.activations import ActivationParams, search_range
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
 from onnx_udfc.moments import Array, Moments, moments, patches, sample_targets
+from onnx_udfc.placement import Placement
 from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, round_with_gram, search_scale
 from onnx_udfc.reconstruct import regress, residual, solve
 from onnx_udfc.reference import WIDEST_GRAM, LayerReference, Reference, own_bias
@@ -55,10 +57,11 @@ class LayerRepair:
 
 @dataclass
 class Repaired:
-    """Weights in few bits and errors, by layer name; the network itself was changed in place."""
+    """Weights in few bits and errors by layer name, grids by tensor; the network itself was changed in place."""
 
     weights: dict[str, QuantParams] = field(default_factory=dict)
     layers: dict[str, LayerRepair] = field(default_factory=dict)
+    activations: dict[str, ActivationParams] = field(default_factory=dict)
 
 
 def repair(
@@ -66,6 +69,7 @@ def repair(
     matched: Network,
     reference: Reference,
     bits: Mapping[str, int],
+    placement: Placement | None,
     settings: RepairSettings,
     advance: Callable[[str], None],
 ) -> Repaired:
@@ -76,10 +80,11 @@ def repair(
         matched: the reference's network, pruned in the same way.
         reference: the original's trace.
         bits: layer name → weight bits; a layer that is missing stays in float.
+        placement: where activations are quantized, or None; their ranges are taken on the way.
         settings: see there.
         advance: called with each layer's name when it is done.
     """
-    work = _Repair(pruned, matched, reference, bits, settings)
+    work = _Repair(pruned, matched, reference, bits, placement, settings)
     for node in matched.graph.nodes:
         if node.name in matched.layers:
             work.layer(matched.layers[node.name])
@@ -130,13 +135,32 @@ class _Repair:
     """State of one pass over the compressed network."""
 
     def __init__(
-        self, pruned: Pruned, matched: Network, reference: Reference, bits: Mapping[str, int], settings: RepairSettings
+        self,
+        pruned: Pruned,
+        matched: Network,
+        reference: Reference,
+        bits: Mapping[str, int],
+        placement: Placement | None,
+        settings: RepairSettings,
     ) -> None:
         self.pruned, self.reference, self.bits, self.settings = pruned, reference, bits, settings
         self.model = matched.to_model()
-        self.walk = Walk(self.model, reference.inputs, list(matched.layers), settings.threads)
         self.result = Repaired()
+        watched = {} if placement is None else {t: self._watcher(placement, t) for t in placement.sites}
+        self.walk = Walk(self.model, reference.inputs, list(matched.layers), settings.threads, watched)
         self.dirty: set[str] = set()
+
+    def _watcher(self, placement: Placement, tensor: str) -> Callable[[Value], Value]:
+        """Takes the tensor's range when its value comes by, and passes on what the quantized network will see."""
+        source = placement.tied.get(tensor, tensor)
+
+        def watch(value: Value) -> Value:
+            if source not in self.result.activations:
+                grid = search_range(value, placement.dtype, placement.caps.get(source))
+                self.result.activations[source] = grid
+            return self.result.activations[source].simulate(value).astype(value.dtype)
+
+        return watch
 
     def layer(self, layer: Layer) -> None:
         """Repair one layer, given in the matched domain; write the result to the network that is shipped."""

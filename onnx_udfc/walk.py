@@ -6,7 +6,7 @@ runs as one onnxruntime session; a tensor lives until its last user has run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,14 @@ class Walk:
     `get` computes a tensor from what is there; `put` gives the output of a stop. Each node runs once.
     """
 
-    def __init__(self, model: onnx.ModelProto, feeds: Mapping[str, Value], stops: Sequence[str], threads: int) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        feeds: Mapping[str, Value],
+        stops: Sequence[str],
+        threads: int,
+        watched: Mapping[str, Callable[[Value], Value]] | None = None,
+    ) -> None:
         """Start a pass.
 
         Args:
@@ -33,8 +40,10 @@ class Walk:
             feeds: graph input name → value.
             stops: names of the nodes whose first output the caller puts.
             threads: threads of onnxruntime, 0 for all cores.
+            watched: tensor → function that sees its value and gives what the users of the tensor see.
         """
-        self.values: dict[str, Value] = dict(feeds)
+        self._watched = watched or {}
+        self.values: dict[str, Value] = {name: self._seen(name, value) for name, value in feeds.items()}
         self._model, self._threads = model, threads
         self._nodes = list(model.graph.node)
         self._stops = {i for i, n in enumerate(self._nodes) if n.name in set(stops)}
@@ -69,8 +78,13 @@ class Walk:
     def put(self, node: str, value: Value) -> None:
         """Give the first output of a stop and free what only it needed."""
         index = self._index[node]
-        self.values[self._nodes[index].output[0]] = value
+        name = self._nodes[index].output[0]
+        self.values[name] = self._seen(name, value)
         self._done([index])
+
+    def _seen(self, name: str, value: Value) -> Value:
+        """The value as the tensor's users see it."""
+        return self._watched[name](value) if name in self._watched else value
 
     def _needed(self, name: str) -> set[int]:
         """Indices of the nodes that must run before `name` is there."""
@@ -94,9 +108,10 @@ class Walk:
         read = {name for i in indices for name in self._reads[i]}
         inputs = {name: self.values[name] for name in sorted(read) if name in self.values}
         written = [name for node in nodes for name in node.output if name]
-        outputs = [n for n in written if n == wanted or self._users.get(n, set()) - inside]
+        outputs = [n for n in written if n == wanted or n in self._watched or self._users.get(n, set()) - inside]
         constants = [self._constants[name] for name in sorted(read) if name in self._constants and name not in inputs]
-        self.values |= run_nodes(self._model, nodes, inputs, outputs, constants, self._threads)
+        found = run_nodes(self._model, nodes, inputs, outputs, constants, self._threads)
+        self.values |= {name: self._seen(name, value) for name, value in found.items()}
         self._done(indices, keep=wanted)
 
     def _done(self, indices: list[int], keep: str = "") -> None:
@@ -106,6 +121,9 @@ class Walk:
                 users = self._users[name]
                 users.discard(index)
                 if not users and name != keep:
+                    self.values.pop(name, None)
+            for name in self._nodes[index].output:
+                if name != keep and not self._users.get(name):
                     self.values.pop(name, None)
 
 

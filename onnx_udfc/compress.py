@@ -1,0 +1,172 @@
+"""The pipeline on one screen: read, plan, repair, write, check."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx
+
+from onnx_udfc.absorb import absorb
+from onnx_udfc.channels import Channels, find_groups
+from onnx_udfc.emit import Placement, activation_tensors, emit
+from onnx_udfc.final_check import check_result
+from onnx_udfc.goals import check_requirements
+from onnx_udfc.graph import Network, read
+from onnx_udfc.inputs import NetworkInputs, make_inputs
+from onnx_udfc.model_io import load, save
+from onnx_udfc.options import Options
+from onnx_udfc.plan import Plan, make_plan, prunable, removals
+from onnx_udfc.progress import Callbacks, Silent
+from onnx_udfc.reconstruct import METHODS
+from onnx_udfc.reference import trace
+from onnx_udfc.repair import Repaired, RepairSettings, repair
+from onnx_udfc.report import Report
+from onnx_udfc.rewrite import Pruned, prune
+from onnx_udfc.summary import Outcome, make_report
+from onnx_udfc.weights_only import quantize_weights
+
+SAMPLES = 4096  # output positions of each layer that the repair looks at
+
+
+@dataclass(frozen=True)
+class Result:
+    """A compressed network and what became of it."""
+
+    model: onnx.ModelProto
+    report: Report
+
+    def save(self, path: str | Path) -> None:
+        """Write the model; the file appears whole or not at all."""
+        save(self.model, path)
+
+
+@dataclass
+class _Run:
+    """One compression: its options, and the clock of its stages."""
+
+    options: Options
+    callbacks: Callbacks
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, steps: int | None = None) -> Iterator[None]:
+        """Time a stage and tell who listens."""
+        self.callbacks.stage(name, steps)
+        start = time.perf_counter()
+        yield
+        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+
+    def advance(self, layer: str) -> None:
+        """One layer is done."""
+        self.callbacks.advance(1, layer)
+
+
+def compress(
+    source: str | Path | bytes | onnx.ModelProto,
+    options: Options | None = None,
+    callbacks: Callbacks | None = None,
+    *,
+    prune: float | None = None,
+    bits: int | None = None,
+    activations: int | None = None,
+    target: str | None = None,
+    method: str | None = None,
+    calibrate: str | None = None,
+    seed: int | None = None,
+) -> Result:
+    """Compress a network.
+
+    Args:
+        source: a path, the content of a file, or a model, which is not changed.
+        options: what is asked for; the keywords below replace its fields of the same names.
+        callbacks: told of every stage.
+        prune: fraction of channels removed in every prunable group, 0 ≤ prune < 1.
+        bits: weight bits, 2 to 8, or 32 for none.
+        activations: 8 for quantized activations.
+        target: cpu, cuda, tensorrt or portable.
+        method: moments, udfc, merge or none.
+        calibrate: path of real inputs.
+        seed: of everything random.
+
+    Raises:
+        UdfcError: the input or the request cannot be served, a gate is not met, or the result fails its check.
+    """
+    keywords = {
+        "prune": prune, "bits": bits, "activations": activations, "target": target, "method": method,
+        "calibrate": calibrate, "seed": seed,
+    }  # fmt: skip
+    asked = replace(options or Options(), **{name: value for name, value in keywords.items() if value is not None})
+    return _compress(source, _Run(asked, callbacks or Silent()))
+
+
+def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result:
+    run.options.check()
+    with run.stage("read"):
+        loaded = load(source)
+        network = read(loaded.model)
+        channels = find_groups(network, run.options.skip)
+    if METHODS[run.options.method].measured and _asks_for_work(run.options):
+        plan, pruned, repaired, inputs, placement = _measured(run, network, channels)
+    else:
+        plan, pruned, repaired, inputs, placement = _from_weights(run, network, channels)
+    with run.stage("write"):
+        emitted = emit(pruned.network, repaired.weights, repaired.activations or None, run.options.target, placement)
+    with run.stage("check"):
+        checked = check_result(source, network, emitted.model, run.options)
+    outcome = Outcome(loaded, network, channels, plan, pruned, repaired, emitted, tuple(filter(None, (inputs.note,))), checked)
+    report = make_report(outcome, run.options, run.timings)
+    check_requirements(run.options.require, {r.key: report.measured(r.key) for r in run.options.require})
+    run.callbacks.done()
+    return Result(emitted.model, report)
+
+
+def _asks_for_work(options: Options) -> bool:
+    return options.prune > 0 or options.bits != 32 or bool(options.budget)
+
+
+_Stages = tuple[Plan, Pruned, Repaired, NetworkInputs, Placement | None]
+
+
+def _measured(run: _Run, network: Network, channels: Channels) -> _Stages:
+    """Plan and repair on moments of the network's own runs."""
+    options = run.options
+    groups = prunable(channels, options)
+    with run.stage("original network", len(network.layers)):
+        inputs = make_inputs(network, options)
+        reference = trace(
+            network, inputs.values, groups, matched=inputs.source == "synthetic", samples=SAMPLES, seed=options.seed,
+            threads=options.threads or 0, advance=run.advance,
+        )  # fmt: skip
+    plan = make_plan(network, channels, groups, removals(network, groups, options, reference.removals), options)
+    pruned = prune(network, channels, plan.keep)
+    placement = _placement(pruned.network, plan, options)
+    with run.stage("compressed network", len(network.layers)):
+        matched = prune(reference.network, channels, plan.keep).network
+        repaired = repair(
+            pruned, matched, reference, plan.bits, placement, RepairSettings(threads=options.threads or 0), run.advance
+        )
+    return plan, pruned, repaired, inputs, placement
+
+
+def _from_weights(run: _Run, network: Network, channels: Channels) -> _Stages:
+    """Plan and repair on the weights alone; only activation ranges need a run."""
+    options, method = run.options, METHODS[run.options.method]
+    groups = prunable(channels, options)
+    with run.stage("weights"):
+        plan = make_plan(network, channels, groups, removals(network, groups, options, {}), options)
+        absorbed = network.copy()
+        absorb(absorbed, channels, plan.keep, method)
+        pruned = prune(absorbed, channels, plan.keep)
+        left = find_groups(pruned.network).groups if method.rescales and plan.bits else ()
+        weights = quantize_weights(pruned.network, left, plan.bits, method)
+    return plan, pruned, Repaired(weights), NetworkInputs({}, "synthetic"), None
+
+
+def _placement(network: Network, plan: Plan, options: Options) -> Placement | None:
+    if options.activations is None:
+        return None
+    return activation_tensors(network, plan.bits, options.target)

@@ -1,0 +1,135 @@
+"""Puts the report together from what the stages found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnx_udfc.channels import ChannelGroup, Channels
+from onnx_udfc.counts import Count, count, totals
+from onnx_udfc.emit import Emitted
+from onnx_udfc.final_check import Checked
+from onnx_udfc.graph import Network
+from onnx_udfc.layers import Layer
+from onnx_udfc.model_io import LoadedModel
+from onnx_udfc.options import Options
+from onnx_udfc.plan import FLOAT, Plan
+from onnx_udfc.repair import Repaired
+from onnx_udfc.report import (
+    Fidelity,
+    GroupReport,
+    LayerLoss,
+    LayerReport,
+    Report,
+    Runtime,
+    Size,
+    SkipReport,
+    this_tool,
+)
+from onnx_udfc.rewrite import Pruned
+from onnx_udfc.shapes import resolve
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything the stages found."""
+
+    loaded: LoadedModel
+    network: Network
+    channels: Channels
+    plan: Plan
+    pruned: Pruned
+    repaired: Repaired
+    emitted: Emitted
+    notes: tuple[str, ...]
+    checked: Checked
+    attribution: tuple[LayerLoss, ...] = ()
+    peak_memory: int | None = None
+
+
+def make_report(outcome: Outcome, options: Options, timings: Mapping[str, float]) -> Report:
+    """The report of one compression."""
+    before = _counts(outcome.network)
+    after = _counts(outcome.pruned.network)
+    model, checked = outcome.emitted.model, outcome.checked
+    sum_before, sum_after = totals(before), totals(after)
+    return Report(
+        tool=this_tool(),
+        options=options.to_dict(),
+        before=Size(sum_before.parameters, sum_before.macs, outcome.loaded.bytes),
+        after=Size(sum_after.parameters, sum_after.macs, model.ByteSize()),
+        groups=tuple(_group(g, outcome.plan) for g in outcome.channels.groups),
+        layers=layer_reports(outcome, before, after),
+        fidelity=checked.fidelity or Fidelity("synthetic", 0.0, 0.0, None),
+        runtime=_runtime(outcome),
+        timings=dict(timings),
+        skips=tuple(SkipReport(s.node, s.reason, s.detail) for s in outcome.channels.skips),
+        warnings=_warnings(outcome),
+        attribution=outcome.attribution,
+        peak_memory=outcome.peak_memory,
+    )
+
+
+def _counts(network: Network) -> dict[str, Count]:
+    sizes = resolve(network).sizes
+    return {name: count(layer, sizes) for name, layer in network.layers.items()}
+
+
+def _group(group: ChannelGroup, plan: Plan) -> GroupReport:
+    kept = plan.keep.get(group.name)
+    return GroupReport(
+        name=group.name,
+        channels=group.channels,
+        kept=group.channels if kept is None else len(kept),
+        producers=group.producers,
+        consumers=group.consumers,
+        status="kept" if kept is None else "pruned",
+        reason="" if kept is not None else plan.reasons.get(group.name, ""),
+        kind="stream" if group.kind == "stream" else "inner",
+    )
+
+
+def layer_reports(outcome: Outcome, before: Mapping[str, Count], after: Mapping[str, Count]) -> tuple[LayerReport, ...]:
+    """One report for each layer."""
+    return tuple(_layer(outcome, layer, before[name], after[name]) for name, layer in outcome.network.layers.items())
+
+
+def _layer(outcome: Outcome, layer: Layer, before: Count, after: Count) -> LayerReport:
+    repaired = outcome.repaired.layers.get(layer.name)
+    return LayerReport(
+        name=layer.name,
+        op_type=str(layer.node.op),
+        bits=outcome.plan.bits.get(layer.name, FLOAT),
+        parameters_before=before.parameters,
+        parameters_after=after.parameters,
+        relative_error=None if repaired is None else repaired.error_after,
+        error_before=None if repaired is None else repaired.error_before,
+        error_after=None if repaired is None else repaired.error_refit,
+        channels_before=layer.out_channels,
+        channels_after=outcome.pruned.network.layers[layer.name].out_channels,
+        macs_before=before.macs,
+        macs_after=after.macs,
+        form=outcome.emitted.forms.get(layer.name, ""),
+    )
+
+
+def _runtime(outcome: Outcome) -> Runtime:
+    emitted = outcome.emitted
+    return Runtime(
+        opset=outcome.network.graph.opset,
+        ir_version=int(emitted.model.ir_version),
+        onnxruntime_min=emitted.onnxruntime_min,
+        notes=(*outcome.loaded.notes, *outcome.network.notes, *_pruning_notes(outcome), *outcome.notes, *emitted.notes),
+        form=emitted.form,
+        slower=emitted.slower,
+        weight_memory=emitted.weight_memory,
+    )
+
+
+def _pruning_notes(outcome: Outcome) -> tuple[str, ...]:
+    return outcome.channels.notes if outcome.plan.keep else ()
+
+
+def _warnings(outcome: Outcome) -> tuple[str, ...]:
+    slower = ("this file runs slower than the float original on its target",) if outcome.emitted.slower else ()
+    return (*outcome.checked.notes, *slower)

@@ -1,0 +1,60 @@
+"""Rounding the weights of a network that is not run: to nearest, with UDFC's rescaled next layer where asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnx_udfc.absorb import input_rows, layer_producer
+from onnx_udfc.channels import ChannelGroup, Channels
+from onnx_udfc.graph import Network
+from onnx_udfc.layers import Layer
+from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
+from onnx_udfc.reconstruct import Method, rescale_quantized
+
+
+def quantize_weights(
+    network: Network, groups: tuple[ChannelGroup, ...], bits: Mapping[str, int], method: Method
+) -> dict[str, QuantParams]:
+    """Round every layer of the mapping, in place, in topological order.
+
+    Args:
+        network: pruned or not; its layers get the weights that the codes stand for.
+        groups: its channel groups, found in this very network.
+        bits: layer name → weight bits.
+        method: `rescales` is read.
+
+    Returns:
+        Layer name → codes and scales.
+    """
+    weights = {}
+    for name, layer in network.layers.items():
+        if name not in bits:
+            continue
+        original = layer_producer(layer)
+        fmt = FORMATS[bits[name]]
+        matrix = layer.matrix()
+        scale = search_scale(matrix, fmt)
+        weights[name] = QuantParams(bits[name], round_nearest(matrix, scale, fmt), scale)
+        layer.set(weights[name].dequantize(), layer.bias)
+        if method.rescales:
+            factor = rescale_quantized(layer_producer(layer), original)
+            _rescale_consumers(network, [g for g in groups if g.producers == (name,)], factor)
+    return weights
+
+
+def _rescale_consumers(network: Network, groups: list[ChannelGroup], factor: np.ndarray) -> None:
+    """Multiply what every consumer reads of the channels by their factors (O,)."""
+    for group in groups:
+        per_channel = factor[group.outputs(group.producers[0])[:, 0]]
+        for consumer in group.consumers:
+            _scale_inputs(network.layers[consumer], group, per_channel)
+
+
+def _scale_inputs(layer: Layer, group: ChannelGroup, factor: np.ndarray) -> None:
+    matrix = layer.matrix()
+    for part, rows in zip(matrix, input_rows(layer, group), strict=True):
+        own = rows[:, 0] >= 0
+        part[:, rows[own]] *= factor[own][None, :, None]
+    layer.set(matrix, layer.bias)
