@@ -1,0 +1,86 @@
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tools import reproduce
+from tools.catalog import classifiers
+from tools.reproduce import Row, Setting, Store
+
+
+def test_the_grid_is_every_method_at_every_point_but_the_original() -> None:
+    settings = reproduce.grid(["none", "udfc"], [0.0, 0.5], [32, 4])
+    points = [(s.method, s.prune, s.bits) for s in settings]
+    assert points == [(m, r, b) for r, b in [(0.0, 4), (0.5, 32), (0.5, 4)] for m in ("none", "udfc")]
+
+
+def chain(path: Path, convolutions: int) -> Path:
+    """A file with convolutions of these names; only the names matter."""
+    body = "\n".join(f"[conv{i}] x{i + 1} = Conv(x{i}, w)" for i in range(convolutions))
+    text = f"""<ir_version: 10, opset_import: ["" : 21]>
+    chain (float[1, 1, 4, 4] x0) => (float[1, 1, 4, 4] x{convolutions})
+    <float[1, 1, 1, 1] w = {{2}}> {{ {body} }}"""
+    onnx.save(onnx.parser.parse_model(text), path)
+    return path
+
+
+def test_the_paper_prunes_the_first_and_the_last_six_convolutions(tmp_path: Path) -> None:
+    settings = reproduce.paper_settings(chain(tmp_path / "chain.onnx", 13), ["moments"])
+    channels, parameters = settings
+    assert channels.layers == (("conv0", 0.5), *((f"conv{i}", 0.8) for i in range(7, 13)))
+    assert (channels.bits, channels.prune) == (6, 0.0)
+    assert parameters.budget == (("params", "0.2"),)
+
+
+def test_packed_memory_counts_bits() -> None:
+    layers = [
+        {"parameters_before": 100, "parameters_after": 50, "bits": 4},
+        {"parameters_before": 28, "parameters_after": 28, "bits": 8},
+    ]
+    assert reproduce.packed(layers) == pytest.approx(128 * 32 / (200 + 224))
+
+
+def test_rows_survive_the_run(tmp_path: Path) -> None:
+    row = Row("net", "uniform", "udfc", 0.5, 4, 88.0, 0.5, 0.5, 0.1, 10.0, 1.5)
+    Store(tmp_path / "out" / "rows.json").put("key", row)
+    assert Store(tmp_path / "out" / "rows.json").rows == {"key": row}
+    assert Store(tmp_path / "out" / "rows.json", fresh=True).rows == {}
+
+
+def test_a_row_is_stored_under_all_that_decides_it() -> None:
+    bn, folded = classifiers(["digits*"])
+    setting = Setting("udfc", 0.5, 4)
+    keys = {
+        reproduce.key_of(bn, setting),
+        reproduce.key_of(folded, setting),
+        reproduce.key_of(bn, Setting("udfc", 0.5, 6)),
+        reproduce.key_of(bn, Setting("udfc", 0.5, 4, layers=(("a", 0.5),))),
+    }
+    assert len(keys) == 4
+    assert reproduce.key_of(bn, setting) in keys
+
+
+def test_the_table_has_a_line_for_each_point_and_a_column_for_each_method() -> None:
+    rows = [
+        Row("net", "uniform", "udfc", 0.5, 4, 70.0, 0.5, 0.4, 0.1, 10.0, 1.0),
+        Row("net", "uniform", "moments", 0.5, 4, 90.0, 0.5, 0.4, 0.1, 10.0, 2.0),
+        Row("net", "uniform", "udfc", 0.3, 32, note="cannot be served"),
+    ]
+    lines = reproduce.table(rows, {"net": 94.0}, ["udfc", "moments"]).splitlines()
+    assert lines[2] == "| net | 94.00 | uniform | 0.5 | 4 | 0.500 | 0.400 | 0.100 | 10.0 | 70.00 | 90.00 |"
+    assert lines[3] == "| net | 94.00 | uniform | 0.3 | 32 |  |  |  |  | cannot be served |  |"
+    assert len(lines) == 4
+
+
+def test_a_row_of_a_real_network_is_measured() -> None:
+    network = classifiers(["digits_resnet_bn"])[0]
+    row = reproduce.computed(network, Setting("moments", 0.5, 4), threads=1)
+    assert row.note == ""
+    assert row.top1 is not None
+    assert row.top1 > 90
+    assert row.bytes is not None
+    assert row.bytes < 0.15
+    assert row.packed is not None
+    assert row.packed > 12
+    assert json.dumps(row.__dict__)
