@@ -20,7 +20,9 @@ import onnx
 
 from onnx_udfc.comparison import decibels
 from onnx_udfc.effective import Feed, WrittenLayer, alone, probe, written_layers
-from onnx_udfc.report import Histogram, LayerLoss, LayerReport
+from onnx_udfc.errors import ModelError
+from onnx_udfc.feeds import InputSpec, split
+from onnx_udfc.report import Histogram, LayerLoss, LayerReport, Report
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 WORST = 3
 BINS = 64
+SAMPLES = 8
+SMALL = 64 * 64 * 3  # values of an input of which SAMPLES fit through a network at once
+LARGEST = 1_500_000_000  # bytes of a model that is copied with more outputs
 MANY_BITS = 8
 FLOAT_BITS = 32
 
@@ -88,6 +93,41 @@ def attribute(
     rows.sort(key=lambda r: (r.own_db is None, r.own_db, r.name))
     reports = {x.name: x for x in layers}
     return tuple(replace(r, advice=advice(reports[r.name])) if i < WORST else r for i, r in enumerate(rows))
+
+
+def explain(
+    report: Report,
+    original: onnx.ModelProto,
+    compressed: onnx.ModelProto,
+    specs: Sequence[InputSpec],
+    values: Mapping[str, NDArray[Any]],
+    kept_in: Kept | None = None,
+    kept_out: Kept | None = None,
+) -> Report:
+    """Return the report with attribution and histograms of weights; as it is where they cannot be had.
+
+    Args:
+        report: Of the compression.
+        original: The network with the same node names, batch norm folded.
+        compressed: The written result.
+        specs: Inputs of the original.
+        values: Arrays for them; a few samples are used.
+        kept_in: As `attribute`.
+        kept_out: As `attribute`.
+    """
+    if original.ByteSize() > LARGEST:
+        return replace(report, warnings=(*report.warnings, "too large to measure which layer lost what"))
+    count = max([SAMPLES, *(s.batch or 1 for s in specs)])
+    few = {k: v[:count] if v.ndim else v for k, v in values.items()}
+    small = max((v[0].size for v in few.values() if v.ndim), default=0) <= SMALL
+    feeds = list(split(specs, few, batch=SAMPLES if small else 1))
+    try:
+        rows = attribute(original, compressed, feeds, report.layers, kept_in, kept_out)
+        spread = histograms(original, compressed, [x.name for x in report.layers], feeds[0])
+    except ModelError as error:
+        return replace(report, warnings=(*report.warnings, f"not measured which layer lost what: {error}"))
+    layers = tuple(replace(x, histogram=spread.get(x.name)) for x in report.layers)
+    return replace(report, attribution=rows, layers=layers)
 
 
 @dataclass(frozen=True)
