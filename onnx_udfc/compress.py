@@ -13,10 +13,10 @@ import onnx
 from onnx_udfc.absorb import absorb
 from onnx_udfc.channels import Channels, find_groups
 from onnx_udfc.emit import Placement, activation_tensors, emit
-from onnx_udfc.final_check import check_result
+from onnx_udfc.final_check import OTHER_IMAGES, check_result
 from onnx_udfc.goals import check_requirements
 from onnx_udfc.graph import Network, read
-from onnx_udfc.inputs import NetworkInputs, make_inputs
+from onnx_udfc.inputs import NetworkInputs, input_specs_of, make_inputs
 from onnx_udfc.model_io import load, save
 from onnx_udfc.options import Options
 from onnx_udfc.plan import Plan, make_plan, prunable, removals
@@ -119,9 +119,22 @@ def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result
         checked = check_result(source, network, emitted.model, run.options)
     outcome = Outcome(loaded, network, channels, plan, pruned, repaired, emitted, tuple(filter(None, (inputs.note,))), checked)
     report = make_report(outcome, run.options, run.timings)
+    if run.options.attribution:
+        with run.stage("attribution"):
+            report = _explained(report, outcome, run.options)
     check_requirements(run.options.require, {r.key: report.measured(r.key) for r in run.options.require})
     run.callbacks.done()
     return Result(emitted.model, report)
+
+
+def _explained(report: Report, outcome: Outcome, options: Options) -> Report:
+    """The report with what each layer lost, on the inputs of the final check."""
+    from onnx_udfc.attribution import explain
+
+    network, pruned = outcome.network, outcome.pruned
+    values = make_inputs(network, options, OTHER_IMAGES).values
+    specs = input_specs_of(network)
+    return explain(report, network.to_model(), outcome.emitted.model, specs, values, pruned.kept_in, pruned.kept_out)
 
 
 def _asks_for_work(options: Options) -> bool:
