@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,14 +14,22 @@ if TYPE_CHECKING:
 __all__ = ["Options", "Result", "compress"]
 
 
+class _Package(ModuleType):
+    """The package; its `compress` is the function, and importing the module of that name does not replace it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "compress" and isinstance(value, ModuleType):
+            value = value.compress
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> object:
     """Import the pipeline only when it is used: the command line must start quickly."""
-    if name in ("Result", "compress"):
-        from onnx_udfc import compress as pipeline
-
-        return getattr(pipeline, name)
     if name == "Options":
-        from onnx_udfc.options import Options
-
-        return Options
+        return importlib.import_module("onnx_udfc.options").Options
+    if name in __all__:
+        return getattr(importlib.import_module("onnx_udfc.compress"), name)
     raise AttributeError(f"module 'onnx_udfc' has no attribute {name!r}")
