@@ -16,6 +16,7 @@ from onnx import TensorProto
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.external import resolve, write_external
+from onnx_udfc.names import unique_name
 from onnx_udfc.protos import copy_except, sort_nodes, tensor_bytes
 from onnx_udfc.soundness import check
 from onnx_udfc.upgrade import upgrade
@@ -62,6 +63,7 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
     nodes = sort_nodes(model.graph)
     if any(a is not b for a, b in zip(nodes, model.graph.node, strict=True)):
         model = _reordered(model, nodes)
+    _separate_names(model.graph)
     model, notes = upgrade(model)
     return LoadedModel(model, tuple(notes), path, size)
 
@@ -97,6 +99,15 @@ def _reordered(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> onnx.Mode
     copy_except(result.graph, model.graph, {"node"})
     result.graph.node.extend(nodes)
     return result
+
+
+def _separate_names(graph: onnx.GraphProto) -> None:
+    """Gives repeated node names a number, in place: onnxruntime refuses the model otherwise."""
+    taken, seen = {node.name for node in graph.node}, set()
+    for node in graph.node:
+        if node.name in seen:
+            node.name = unique_name(node.name, taken)
+        seen.update([node.name] if node.name else [])
 
 
 @contextmanager

@@ -80,6 +80,15 @@ def test_unsorted_nodes_are_sorted() -> None:
     assert [n.op_type for n in model_io.load(model).model.graph.node] == ["Conv", "Clip"]
 
 
+def test_repeated_node_names_are_numbered() -> None:
+    model = small_model()
+    for node in model.graph.node:
+        node.name = "same"
+    loaded = model_io.load(model).model
+    assert [n.name for n in loaded.graph.node] == ["same", "same_2"]
+    model_io.session(loaded, 1)
+
+
 def test_cycle() -> None:
     text = '<ir_version: 8, opset_import: ["": 13]> g (float[2] x) => (float[2] y) { a = Add(x, y) y = Relu(a) }'
     one_line(parser.parse_model(text), "depends on its own output")
