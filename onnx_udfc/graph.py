@@ -9,7 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from onnx_udfc.carry import Origin, import_graph
+from onnx_udfc.carry import Origin, Stored, import_graph
 from onnx_udfc.constants import fold_constants, unshare
 from onnx_udfc.errors import ModelError
 from onnx_udfc.export import SHAPES, export_model, sorted_nodes
@@ -92,9 +92,16 @@ def _read(model: onnx.ModelProto) -> Network:
     unshare(graph, origin)
     layers = _fold_batch_norms(graph, {t.name for t in graph.outputs} | inner_reads(model.graph))
     for layer in layers:
-        if not all_finite(layer.weight) or not all_finite(layer.bias):
+        computed = [t for t in (layer.constant, layer.bias_tensor) if t is not None and not _as_loaded(t, origin)]
+        if not all(all_finite(tensor.values) for tensor in computed):
             raise ModelError(f"the weights of '{layer.name}' are not finite; train or export the model again")
     return Network(graph, {layer.name: layer for layer in layers}, origin, [text] if overridable else [])
+
+
+def _as_loaded(tensor: gs.Constant, origin: Origin) -> bool:
+    """Whether the values are those of an initializer, which loading has checked; computed ones are unchecked."""
+    values = tensor._values
+    return isinstance(values, Stored) and origin.stored.get(values.source.name) is values
 
 
 def _fold_batch_norms(graph: gs.Graph, kept: set[str]) -> list[Layer]:

@@ -77,9 +77,11 @@ def _check_values(graph: onnx.GraphProto) -> None:
         array = values(tensor)
         if tensor.data_type not in FLOAT_TYPES:
             continue
+        if all_finite(array):
+            continue
         if has_nan(array):
             raise ModelError(f"weight '{tensor.name}' holds NaN; the model was broken before, train or export it again")
-        if tensor.name in weights and not all_finite(array):
+        if tensor.name in weights:
             raise ModelError(f"weight '{tensor.name}' holds infinite values; train or export the model again")
 
 
