@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnx_udfc.activations import ActivationParams, search_range
+from onnx_udfc.emit import Emitted, activation_tensors, emit
 from onnx_udfc.graph import Network, read
 from onnx_udfc.placement import Placement
 from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
 
 Value = NDArray[Any]
 Values = dict[str, Value]
+
+TWO = {"w1": (16, 8, 3, 3), "b1": (16,), "w2": (5, 16, 1, 1), "b2": (5,)}
 
 
 def network_of(
@@ -34,6 +37,15 @@ def network_of(
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type.lower()}{index}"
     return read(onnx.shape_inference.infer_shapes(model, strict_mode=True))
+
+
+def two_convs(opset: int = 21) -> Network:
+    body = "a = Conv (x, w1, b1) r = Relu (a) y = Conv (r, w2, b2)"
+    return network_of(f"(float[1,8,6,6] x) => (float y) {{ {body} }}", TWO, opset=opset)
+
+
+def image() -> Values:
+    return {"x": np.random.default_rng(3).normal(size=(1, 8, 6, 6)).astype(np.float32)}
 
 
 def nearest(network: Network, bits: int) -> dict[str, QuantParams]:
@@ -121,3 +133,9 @@ def _run_node(node: onnx.NodeProto, inputs: Values, model: onnx.ModelProto) -> l
     )
     one = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     return run(one, inputs, optimize=False)
+
+
+def quantized(network: Network, bits: int, target: str, feeds: Values) -> tuple[Emitted, Placement]:
+    weights = nearest(network, bits)
+    placement = activation_tensors(network, weights, target)
+    return emit(network, weights, ranges(network, placement, feeds), target), placement
