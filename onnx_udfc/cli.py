@@ -176,11 +176,12 @@ def sweep(ctx: click.Context, /, source: str, directory: str, jobs: int, **given
     """Compress IN in many settings into DIR: models, a table and a Pareto plot; continues where it stopped."""
     from onnx_udfc.cli_progress import Shown
     from onnx_udfc.grid import Grid, parse_activations, parse_bits, parse_floats
-    from onnx_udfc.labelled_images import Labelled
-    from onnx_udfc.sweep import sweep as run
 
     options = opts.merged(ctx, opts.read_config(given["config"]), without=("prune", "bits", "activations"))
     grid = Grid(parse_floats(given["prune"]), parse_bits(given["bits"]), parse_activations(given["activations"]))
+    from onnx_udfc.labelled_images import Labelled  # only now: what is refused is refused quickly
+    from onnx_udfc.sweep import sweep as run
+
     images = given["labelled"]
     labelled = Labelled(images, given["labels"], opts.preprocessing(given)) if images else None
     with Shown(given["quiet"] or given["as_json"], given["verbose"]) as callbacks:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
+from threadpoolctl import threadpool_limits
 
 from onnx_udfc.absorb import absorb
 from onnx_udfc.channels import Channels, find_groups
@@ -100,7 +101,8 @@ def compress(
         "calibrate": calibrate, "seed": seed,
     }  # fmt: skip
     asked = replace(options or Options(), **{name: value for name, value in keywords.items() if value is not None})
-    return _compress(source, _Run(asked, callbacks or Silent()))
+    with threadpool_limits(asked.threads):  # how BLAS sums depends on it, and with it the last place of a weight
+        return _compress(source, _Run(asked, callbacks or Silent()))
 
 
 def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from onnx_udfc.errors import RequestError
@@ -131,6 +132,8 @@ class Options:
 
     def _check_combinations(self) -> None:
         self.budgets()
+        if self.calibrate is not None and not Path(self.calibrate).exists():
+            raise RequestError(f"--calibrate {self.calibrate}: no such file or folder")
         if self.bits == "auto" and not self.budget:
             raise RequestError("--bits auto needs a --budget to choose by, e.g. --budget bytes=0.1")
         if self.activations is not None and self.bits == 32:

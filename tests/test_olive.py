@@ -19,6 +19,7 @@ def has_olive() -> bool:
     return subprocess.run([OLIVE, "-c", code], check=False).returncode == 0
 
 
+QUIET = os.environ | {"OLIVE_DISABLE_TELEMETRY": "1"}
 pytestmark = pytest.mark.skipif(not has_olive(), reason="no Olive here; pip install 'onnx-udfc[olive]'")
 
 
@@ -36,7 +37,9 @@ def workflow(tmp_path: Path, models: Path) -> Path:
 
 
 def test_the_package_config_keeps_olive_s_own_passes(tmp_path: Path) -> None:
-    done = subprocess.run([OLIVE, "-m", "onnx_udfc.olive"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    done = subprocess.run(
+        [OLIVE, "-m", "onnx_udfc.olive"], capture_output=True, text=True, check=True, cwd=tmp_path, env=QUIET
+    )
     passes = json.loads(done.stdout)["passes"]
     assert passes["OnnxUDFC"]["module_path"] == "onnx_udfc.olive.OnnxUDFC"
     assert "OnnxStaticQuantization" in passes
@@ -44,10 +47,14 @@ def test_the_package_config_keeps_olive_s_own_passes(tmp_path: Path) -> None:
 
 
 def test_olive_run_gives_the_bytes_of_the_command_line(workflow: Path) -> None:
-    config = subprocess.run([OLIVE, "-m", "onnx_udfc.olive"], capture_output=True, text=True, check=True).stdout
+    config = subprocess.run(
+        [OLIVE, "-m", "onnx_udfc.olive"], capture_output=True, text=True, check=True, env=QUIET
+    ).stdout
     (workflow / "package.json").write_text(config, encoding="utf-8")
     files = ["--config", str(workflow / "workflow.json"), "--package-config", str(workflow / "package.json")]
-    subprocess.run([OLIVE, "-m", "olive", "run", *files], check=True, capture_output=True, timeout=600, cwd=workflow)
+    subprocess.run(
+        [OLIVE, "-m", "olive", "run", *files], check=True, capture_output=True, timeout=600, cwd=workflow, env=QUIET
+    )
     command = [OLIVE, "-m", "onnx_udfc.cli", "in.onnx", "cli.onnx", "--prune", "0.5", "--bits", "4", "--threads", "1"]
     subprocess.run(command, check=True, capture_output=True, timeout=600, cwd=workflow)
     made = list((workflow / "out").rglob("*.onnx"))
