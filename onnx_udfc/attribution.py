@@ -219,16 +219,17 @@ def _fits(layer: WrittenLayer, x: NDArray[Any], axis: int) -> bool:
 
 
 def advice(layer: LayerReport) -> str:
-    """Return what would help a layer that loses much."""
+    """Return what would help a layer that loses much: bits or channels, whichever cost it more."""
+    keep = f"--skip '{layer.name}' leaves it as it is"
     few = layer.bits < MANY_BITS
     pruned = layer.parameters_after < layer.parameters_before
-    keep = f"--skip '{layer.name}' leaves it as it is"
-    if few and pruned:
-        return f"more than {layer.bits} bits (--bits auto with a --budget) or fewer channels removed; {keep}"
-    if few:
-        return f"more than {layer.bits} bits there (--bits auto with a --budget); {keep}"
-    if pruned:
-        return f"fewer channels removed before it (--allocate global, or a smaller --prune); {keep}"
+    if few and pruned and layer.relative_error is not None and layer.error_after is not None:
+        few = layer.relative_error - layer.error_after > layer.error_after  # what rounding added to the refit's error
+        pruned = not few
+    bits, channels = f"more than {layer.bits} bits (--bits auto with a --budget)", "fewer channels removed"
+    wanted = " or ".join([*([bits] if few else []), *([channels] if pruned else [])])
+    if wanted:
+        return f"{wanted}; {keep}"
     return keep if layer.bits < FLOAT_BITS else ""
 
 

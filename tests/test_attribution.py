@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -153,10 +154,16 @@ def test_splitting_the_inputs_changes_nothing(
         assert one.own_db == pytest.approx(other.own_db, rel=1e-5)
 
 
-def test_advice_names_what_was_done() -> None:
-    assert "more than 2 bits" in advice(layer("a", bits=2))
-    assert "fewer channels" in advice(layer("a", after=5))
+def test_advice_names_what_cost_more() -> None:
+    assert advice(layer("a", bits=2)).startswith("more than 2 bits")
+    assert "--skip 'a'" in advice(layer("a", bits=2))
+    assert advice(layer("a", after=5)).startswith("fewer channels")
     assert advice(layer("a")) == ""
+    assert "bits" in advice(layer("a", 4, 5))
+    assert "fewer channels" in advice(layer("a", 4, 5))
+    rounded = replace(layer("a", 4, 5), error_after=0.01, relative_error=0.5)
+    assert "fewer channels" not in advice(rounded)
+    assert "bits" not in advice(replace(rounded, error_after=0.4))
 
 
 def test_histogram_counts_every_weight_once() -> None:
