@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_udfc.flow import Balance, Flow, Ids, components
+from onnx_udfc.flow import Balance, Flow, Ids, carried, components, narrow
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,31 @@ def balance_cells(flow: Flow) -> Classes:
     A balance that no cells can satisfy is turned into unions: the same position in every block is one channel.
     """
     edges = list(flow.edges)
-    pending = list(flow.balances)
+    pending, tied = list(flow.balances), set[str]()
     while True:
         root = components(flow.count, edges)
         groups, places = _groups(flow, root)
-        cells, unmet = _cells(root, groups, pending)
+        boxes = [b for b in _boxes(flow, root) if b.node not in tied]
+        cells, unmet = _cells(root, groups, [*pending, *boxes])
         if not unmet:
             residual = np.unique(root[np.concatenate(flow.residual)]) if flow.residual else np.zeros(0, np.int64)
             return Classes(root, places, groups, residual, cells)
         for balance in unmet:
             blocks = balance.blocks
             edges.append((blocks[1:].ravel(), np.broadcast_to(blocks[:1], blocks[1:].shape).ravel()))
+            tied.add(balance.node)
         pending = [b for b in pending if not any(b is other for other in unmet)]
+
+
+def _boxes(flow: Flow, root: Ids) -> list[Balance]:
+    """Tensors whose channels still vary along several axes: equally many must stay in every index of the first."""
+    found = []
+    for ids, node in flow.boxes:
+        box = narrow(root[ids])
+        axes = sorted(carried(box))
+        if len(axes) > 1:
+            found.append(Balance(np.moveaxis(box, axes[0], 0).reshape(box.shape[axes[0]], -1), node))
+    return found
 
 
 def _groups(flow: Flow, root: Ids) -> tuple[list[Ids], list[Ids]]:

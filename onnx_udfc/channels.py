@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.cells import Classes, balance_cells
-from onnx_udfc.graph import Network
 from onnx_udfc.flow import Barrier, Flow, Ids, Link
+from onnx_udfc.graph import Network
 from onnx_udfc.ops import propagate
 from onnx_udfc.replay import MisalignedError, replay
 from onnx_udfc.shapes import Shapes, resolve
@@ -132,6 +132,8 @@ def _tried(flow: Flow) -> Classes:
     """Groups that were tried out: channels that do not line up when half of them are gone are left alone."""
     while True:
         classes = balance_cells(flow)
+        if not classes.groups:
+            return classes
         try:
             for seed in range(TRIALS):
                 replay(flow, classes.root, _half(classes, seed))

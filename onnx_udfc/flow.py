@@ -1,10 +1,10 @@
 """Channel labels: which slice of a tensor exists only if which channel is kept.
 
-Every tensor that carries channels has an array of ids, broadcastable to the tensor's shape: axes along which nothing can
-be removed have size 1. A rule per operator (ops.py) carries the ids from its inputs to its outputs and says which ids are
-one channel (`unite`), which must stay (`bar`), which must stay in equal numbers (`balance`), and which constants are
-sliced with them (`link`). A `Flow` collects that. Walking the same rules again with only the kept ids (replay.py) gives
-the physical order of what is left.
+Every tensor that carries channels has an array of ids, broadcastable to the tensor's shape: axes along which nothing
+can be removed have size 1. A rule per operator (ops.py) carries the ids from its inputs to its outputs and says which
+ids are one channel (`unite`), which must stay (`bar`), which must stay in equal numbers (`balance`), and which
+constants are sliced with them (`link`). A `Flow` collects that. Walking the same rules again with only the kept ids
+(replay.py) gives the physical order of what is left.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class Flow:
         self.links: list[Link] = []
         self.barriers: list[Barrier] = []
         self.balances: list[Balance] = []
+        self.boxes: list[tuple[Ids, str]] = []
         self.edges: list[tuple[Ids, Ids]] = []
         self.residual: list[Ids] = []
         self.approximate: dict[str, str] = {}
@@ -114,10 +115,28 @@ class Flow:
         """The ids of a tensor, None where it carries no channels."""
         return self.labels.get(tensor.name)
 
+    def axes(self, tensor: gs.Tensor) -> set[int]:
+        """The axes of a tensor along which channels can be removed; none for a single channel."""
+        ids = self.labels.get(tensor.name)
+        return set() if ids is None else carried(ids)
+
+    def narrowed(self, tensor: gs.Tensor, ids: Ids) -> Ids:
+        """Ids of a tensor, laid out in full, without the axes along which they do not vary."""
+        del tensor
+        return narrow(ids)
+
     def put(self, tensor: gs.Tensor, ids: Ids | None) -> None:
-        """Set the ids of an output; nothing for an output that is not used or carries none."""
-        if ids is not None and tensor.name:
-            self.labels[tensor.name] = ids
+        """Set the ids of an output; nothing for an output that is not used or carries none.
+
+        Raises:
+            ValueError: they do not fit its shape.
+        """
+        if ids is None or not tensor.name:
+            return
+        size = self.known(tensor)
+        if len(size) != ids.ndim or any(n not in (1, d) for n, d in zip(ids.shape, size, strict=True)):
+            raise ValueError(f"{ids.shape} is left of {tensor.name} {size}")
+        self.labels[tensor.name] = ids
 
     def fresh(self, node: gs.Node, key: int, count: int) -> Ids:
         """(count,) new ids; `key` tells several sets of one node apart."""
@@ -150,6 +169,10 @@ class Flow:
     def balance(self, ids: Ids, blocks: int, node: gs.Node) -> None:
         """The channels, in that many consecutive blocks, must stay in equal numbers in each."""
         self.balances.append(Balance(np.reshape(ids, (blocks, -1)), str(node.name)))
+
+    def box(self, ids: Ids, node: gs.Node) -> None:
+        """Ids that vary along several axes: what stays of them must be a box, too."""
+        self.boxes.append((ids, str(node.name)))
 
     def link(self, node: gs.Node, index: int, role: str, axis: int, ids: Ids, groups: int = 1) -> None:
         """Input `index` of the node is a constant that loses its indices along `axis` with the channels."""
@@ -206,6 +229,15 @@ class Flow:
         if rows.shape[1] > 1:
             self.unite(rows[:, 1:], rows[:, :1], node)
         return rows[:, 0]
+
+
+def narrow(ids: Ids) -> Ids:
+    """Ids with size 1 along every axis along which they do not vary."""
+    for axis, size in enumerate(ids.shape):
+        first = ids.take([0], axis)
+        if size > 1 and np.array_equal(np.broadcast_to(first, ids.shape), ids):
+            ids = first
+    return np.ascontiguousarray(ids)
 
 
 def along(ids: Ids, axis: int, rank: int) -> Ids:

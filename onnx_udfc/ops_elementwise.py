@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_udfc.flow import Flow, Ids, along, carried
+from onnx_udfc.flow import Flow, Ids, along
 
 FIXED_PARTNER = "it is combined with a tensor whose channels cannot be removed"
+ACROSS = "it is combined with channels that lie along another axis"
 
 
 def passing(flow: Flow, node: gs.Node) -> None:
@@ -44,52 +46,63 @@ def combine(flow: Flow, node: gs.Node, residual: bool) -> None:
     data = [i for i, t in enumerate(node.inputs) if not isinstance(t, gs.Constant) and not t.is_empty()]
     sizes = {i: (1,) * (rank - len(s)) + s for i, s in ((i, flow.known(node.inputs[i])) for i in data)}
     ids = {i: x.reshape((1,) * (rank - x.ndim) + x.shape) for i in data if (x := flow.get(node.inputs[i])) is not None}
-    for i, x in ids.items():
-        if any(not _follows(x, sizes[i], ids.get(j), sizes[j]) for j in data if j != i):
-            flow.bar(x, node, FIXED_PARTNER)
+    axes = {i: {a + rank - len(flow.known(node.inputs[i])) for a in flow.axes(node.inputs[i])} for i in ids}
+    parts = {i: Part(sizes[i], ids.get(i), frozenset(axes.get(i, ()))) for i in data}
+    for i, part in parts.items():
+        if part.ids is not None and not all(_follows(part, parts[j]) for j in data if j != i):
+            flow.bar(part.ids, node, FIXED_PARTNER)
     for i, j in combinations(ids, 2):
-        if _meet(ids[i], ids[j]):
+        if _meet(parts[i], parts[j]):
             flow.unite(ids[i], ids[j], node, residual)
-        elif not carried(ids[i]).isdisjoint(a for a in range(rank) if sizes[j][a] == 1):
-            flow.bar(ids[j], node, "it is combined with channels that lie along another axis")
-            flow.bar(ids[i], node, "it is combined with channels that lie along another axis")
+        elif any(sizes[j][axis] == 1 for axis in axes[i]):
+            flow.bar(ids[j], node, ACROSS)
+            flow.bar(ids[i], node, ACROSS)
     if ids:
-        out = max(ids.values(), key=lambda x: len(carried(x)))
+        widest = max(ids, key=lambda i: len(axes[i]))
+        out, along_axes = ids[widest], axes[widest]
         for i, tensor in enumerate(node.inputs):
             if isinstance(tensor, gs.Constant):
-                out = _constant(flow, node, i, out)
+                out, along_axes = _constant(flow, node, i, out, along_axes)
         flow.put(node.outputs[0], out)
 
 
-def _meet(a: Ids, b: Ids) -> bool:
+class Part(NamedTuple):
+    """An input of an element-wise operator: its shape, ids and their axes, all with the rank of the output."""
+
+    size: tuple[int, ...]
+    ids: Ids | None
+    axes: frozenset[int]
+
+
+def _meet(a: Part, b: Part) -> bool:
     """Whether two tensors carry channels along a common axis, or one channel each."""
-    return bool(carried(a) & carried(b)) or (a.size == 1 and b.size == 1)
-
-
-def _follows(ids: Ids, size: tuple[int, ...], other: Ids | None, other_size: tuple[int, ...]) -> bool:
-    """Whether ids may be removed although another tensor takes part: it has the same channels, or one value for all."""
-    if other is not None and _meet(ids, other):
-        return ids.size > 1 or size == other_size
-    if ids.size == 1:
+    if a.ids is None or b.ids is None:
         return False
-    return all(other_size[axis] == 1 for axis in carried(ids))
+    return bool(a.axes & b.axes) or not (a.axes or b.axes)
 
 
-def _constant(flow: Flow, node: gs.Node, index: int, out: Ids) -> Ids:
-    """Slice a constant along the axis of the channels; returns the ids of the output."""
+def _follows(part: Part, other: Part) -> bool:
+    """Whether ids may be removed although another tensor takes part: it has the same channels, or one value for all."""
+    if _meet(part, other):
+        return bool(part.axes) or part.size == other.size
+    return bool(part.axes) and all(other.size[axis] == 1 for axis in part.axes)
+
+
+def _constant(flow: Flow, node: gs.Node, index: int, out: Ids, axes: set[int]) -> tuple[Ids, set[int]]:
+    """Slice a constant along the axis of the channels; returns the ids of the output and their axes."""
     shape = (1,) * (out.ndim - len(node.inputs[index].shape)) + tuple(node.inputs[index].shape)
-    axes = [axis for axis in carried(out) if shape[axis] > 1]
-    if not axes:
-        if out.size == 1 and any(dim > 1 for dim in shape):
+    touched = sorted(axis for axis in axes if shape[axis] > 1)
+    if not touched:
+        if not axes and any(dim > 1 for dim in shape):
             flow.bar(out, node, "its only channel is spread over several")
-        return out
-    axis = axes[0]
+        return out, axes
+    axis = touched[0]
     rows = np.moveaxis(out, axis, 0).reshape(out.shape[axis], -1)
     if rows.shape[1] > 1:
         flow.unite(rows[:, 1:], rows[:, :1], node)
     offset = out.ndim - len(node.inputs[index].shape)
     flow.link(node, index, "link", axis - offset, rows[:, 0])
-    return along(rows[:, 0], axis, out.ndim) if len(carried(out)) > 1 else out
+    return along(rows[:, 0], axis, out.ndim), {axis}
 
 
 def reduction(flow: Flow, node: gs.Node) -> None:
@@ -109,9 +122,8 @@ def reduction(flow: Flow, node: gs.Node) -> None:
 def reduce_axes(flow: Flow, node: gs.Node, ids: Ids, axes: list[int], keep_axes: bool) -> None:
     """The ids after a reduction over some axes, which must not carry any."""
     axes = [axis % ids.ndim for axis in axes]
-    if any(ids.shape[axis] > 1 for axis in axes):
-        flow.bar(ids, node, f"{node.op} reduces over its channels")
-    elif ids.size == 1 and 1 in axes:
+    carried = flow.axes(node.inputs[0]) or {1}
+    if any(axis in carried for axis in axes):
         flow.bar(ids, node, f"{node.op} reduces over its channels")
     else:
         out = ids if keep_axes else np.squeeze(ids, tuple(axes))
@@ -141,8 +153,10 @@ def over_axis(flow: Flow, node: gs.Node) -> None:
     old_softmax = node.op in ("Softmax", "LogSoftmax", "Hardmax") and flow.network.graph.opset < 13
     axis = int(node.attrs.get("axis", 1 if old_softmax else -1)) % ids.ndim
     last = ids.ndim if old_softmax else axis + 1
-    if any(size > 1 for size in ids.shape[axis:last]):
+    if any(axis <= a < last for a in flow.axes(node.inputs[0])):
         flow.bar(ids, node, f"{node.op} runs over its channels")
+        if node.op == "TopK":
+            return
     for tensor in node.outputs:
         flow.put(tensor, ids)
 
@@ -152,7 +166,7 @@ def cumulative(flow: Flow, node: gs.Node) -> None:
     ids, axis = flow.get(node.inputs[0]), flow.value(node, 1)
     if ids is None:
         return
-    if axis is None or axis.size != 1 or ids.shape[int(axis.reshape(-1)[0])] > 1:
+    if axis is None or axis.size != 1 or int(axis.reshape(-1)[0]) % ids.ndim in flow.axes(node.inputs[0]):
         flow.bar(ids, node, f"{node.op} runs over its channels")
     flow.put(node.outputs[0], ids)
 
@@ -162,6 +176,6 @@ def mean_variance_norm(flow: Flow, node: gs.Node) -> None:
     ids = flow.get(node.inputs[0])
     if ids is None:
         return
-    if any(ids.shape[axis] > 1 for axis in node.attrs.get("axes", [0, 2, 3])):
+    if any(axis % ids.ndim in flow.axes(node.inputs[0]) for axis in node.attrs.get("axes", [0, 2, 3])):
         flow.bar(ids, node, f"{node.op} normalizes over its channels")
     flow.put(node.outputs[0], ids)

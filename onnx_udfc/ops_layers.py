@@ -119,8 +119,8 @@ def group_norm(flow: Flow, node: gs.Node) -> None:
     ids = flow.line(node, node.inputs[0], 1)
     if ids is None:
         return
-    blocks = int(node.attrs["num_groups"])
-    if any(not isinstance(t, gs.Constant) for t in node.inputs[1:3]) or node.inputs[1].shape[0] != len(ids):
+    blocks, channels = int(node.attrs["num_groups"]), flow.original_length(node.inputs[0], 1)
+    if any(not isinstance(t, gs.Constant) for t in node.inputs[1:3]) or node.inputs[1].shape[0] != channels:
         flow.bar(ids, node, "it feeds a GroupNormalization without one scale and shift per channel")
     else:
         rows = whole_blocks(flow, node, ids, blocks)
@@ -145,7 +145,7 @@ def layer_norm(flow: Flow, node: gs.Node) -> None:
     if ids is None:
         return
     first = int(node.attrs.get("axis", -1)) % ids.ndim
-    if any(size > 1 for size in ids.shape[first:]):
+    if any(axis >= first for axis in flow.axes(node.inputs[0])):
         flow.bar(ids, node, "its channels are normalized together by a LayerNormalization")
     flow.put(node.outputs[0], ids)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.flow import Flow, Ids, carried
+from onnx_udfc.flow import Flow, Ids
 
 LARGEST_RESHAPE = 1 << 25  # ids that are laid out in full for one Reshape
 RUN_TIME = "where it is cut is only known at run time"
@@ -17,7 +17,7 @@ def concat(flow: Flow, node: gs.Node) -> None:
     rank = len(flow.known(node.outputs[0]))
     axis = int(node.attrs["axis"]) % rank
     parts = [_whole(flow, node, i, axis) for i in range(len(node.inputs))]
-    across = [carried(part) - {axis} for part in parts]
+    across = [set() if isinstance(t, gs.Constant) else flow.axes(t) - {axis} for t in node.inputs]
     for i, part in enumerate(parts):
         if across[i] and any(other != across[i] for other in across):
             flow.bar(part, node, "it is joined with a tensor whose channels cannot be removed")
@@ -41,7 +41,7 @@ def _whole(flow: Flow, node: gs.Node, index: int, axis: int) -> Ids:
         ids = flow.fresh(node, index, length)
         flow.bar(ids, node, f"joined with channels that cannot be removed by {node.op}")
         return ids.reshape([length if a == axis else 1 for a in range(len(flow.known(node.outputs[0])))])
-    if ids.size == 1 and length > 1:
+    if not flow.axes(tensor) and length > 1:
         flow.bar(ids, node, "its only channel is spread over several")
     shape = list(ids.shape)
     shape[axis] = length
@@ -54,7 +54,7 @@ def split(flow: Flow, node: gs.Node) -> None:
     if ids is None:
         return
     axis = int(node.attrs.get("axis", 0)) % ids.ndim
-    if ids.shape[axis] == 1:
+    if axis not in flow.axes(node.inputs[0]):
         for tensor in node.outputs:
             flow.put(tensor, ids)
         return
@@ -81,10 +81,10 @@ def slice_(flow: Flow, node: gs.Node) -> None:
     steps = steps or [1] * len(starts)
     out = ids
     for k, axis in enumerate(axes):
-        if ids.shape[axis] == 1:
+        if axis not in flow.axes(node.inputs[0]):
             continue
         picked = slice(starts[k], ends[k], steps[k])
-        if steps[k] < 0 and ends[k] < -ids.shape[axis]:
+        if steps[k] < 0 and ends[k] < -flow.original_length(node.inputs[0], axis):
             picked = slice(starts[k], None, steps[k])
         out, starts[k], ends[k] = flow.cut(node, out, axis, picked)
     if out is not ids and len(axes) > 1 and not all(isinstance(t, gs.Constant) for t in node.inputs[1:3]):
@@ -102,7 +102,7 @@ def gather(flow: Flow, node: gs.Node) -> None:
     axis = int(node.attrs.get("axis", 0)) % ids.ndim
     rank = len(flow.known(node.inputs[1]))
     indices = flow.value(node, 1)
-    if ids.shape[axis] == 1:
+    if axis not in flow.axes(node.inputs[0]):
         flow.put(node.outputs[0], ids.reshape(ids.shape[:axis] + (1,) * rank + ids.shape[axis + 1 :]))
     elif indices is None or rank != 1 or not isinstance(node.inputs[1], gs.Constant):
         flow.bar(ids, node, "single channels are picked from it by Gather")
@@ -128,39 +128,27 @@ def reshape(flow: Flow, node: gs.Node) -> None:
     if int(np.prod(before)) > LARGEST_RESHAPE or int(np.prod(before)) != int(np.prod(after)):
         flow.bar(ids, node, "the tensor is too large to follow through a Reshape")
         return
-    out = narrow(np.broadcast_to(ids, before).reshape(after))
+    out = flow.narrowed(node.outputs[0], np.broadcast_to(ids, before).reshape(after))
     flow.put(node.outputs[0], out)
+    if len(flow.axes(node.outputs[0])) > max(1, len(flow.axes(node.inputs[0]))):
+        flow.box(out, node)
     if node.op == "Reshape":
         _retarget(flow, node, out, after)
 
 
 def _retarget(flow: Flow, node: gs.Node, out: Ids, after: tuple[int, ...]) -> None:
     """The target of a Reshape names the sizes of the axes with channels."""
-    target = node.inputs[1]
+    target, axes = node.inputs[1], flow.axes(node.outputs[0])
     if isinstance(target, gs.Constant):
         sizes = [int(v) for v in target.values.reshape(-1)]
-        flow.edit_input(node, 1, np.asarray([_new_size(s, after[a], a in carried(out)) for a, s in enumerate(sizes)]))
-    elif not flow.retarget(node, 1, carried(out), after):
+        flow.edit_input(node, 1, np.asarray([_new_size(s, after[a], a in axes) for a, s in enumerate(sizes)]))
+    elif not flow.retarget(node, 1, axes, after):
         flow.bar(out, node, "its shape is computed at run time in a way that cannot be followed")
 
 
 def _new_size(old: int, new: int, carries: bool) -> int:
     """A dimension of a Reshape's target: -1 and 0 stay what they are."""
     return new if carries and old > 0 else old
-
-
-def narrow(ids: Ids) -> Ids:
-    """Ids with size 1 along every axis along which they do not vary."""
-    for axis, size in enumerate(ids.shape):
-        first = ids.take([0], axis)
-        if size > 1 and np.array_equal(np.broadcast_to(first, ids.shape), ids):
-            ids = first
-    return np.ascontiguousarray(ids)
-
-
-def squeeze(flow: Flow, node: gs.Node) -> None:
-    """Axes of length 1 inserted or dropped: a Reshape without a target."""
-    reshape(flow, node)
 
 
 def expand(flow: Flow, node: gs.Node) -> None:
@@ -171,16 +159,17 @@ def expand(flow: Flow, node: gs.Node) -> None:
     before, after = flow.known(node.inputs[0]), flow.known(node.outputs[0])
     ids = ids.reshape((1,) * (len(after) - ids.ndim) + ids.shape)
     before = (1,) * (len(after) - len(before)) + before
-    if ids.size == 1 and before != after:
+    if not flow.axes(node.inputs[0]) and before != after:
         flow.bar(ids, node, "its only channel is spread over several")
     flow.put(node.outputs[0], ids)
-    target = node.inputs[1]
+    target, axes = node.inputs[1], flow.axes(node.outputs[0])
     if isinstance(target, gs.Constant):
         sizes = [int(v) for v in target.values.reshape(-1)]
         offset = len(after) - len(sizes)
-        new = [_new_size(s if s > 1 else -1, after[a + offset], a + offset in carried(ids)) for a, s in enumerate(sizes)]
-        flow.edit_input(node, 1, np.asarray([old if n == -1 else n for old, n in zip(sizes, new, strict=True)]))
-    elif not flow.retarget(node, 1, carried(ids), after):
+        named = [s > 1 and a + offset in axes for a, s in enumerate(sizes)]
+        new = [after[a + offset] if named[a] else s for a, s in enumerate(sizes)]
+        flow.edit_input(node, 1, np.asarray(new))
+    elif not flow.retarget(node, 1, axes, after):
         flow.bar(ids, node, "its shape is computed at run time in a way that cannot be followed")
 
 
@@ -189,7 +178,8 @@ def tile(flow: Flow, node: gs.Node) -> None:
     ids, repeats = flow.get(node.inputs[0]), flow.value(node, 1)
     if ids is None:
         return
-    if repeats is None or ids.size == 1 or any(ids.shape[a] > 1 and int(r) != 1 for a, r in enumerate(repeats)):
+    axes = flow.axes(node.inputs[0])
+    if repeats is None or not axes or any(int(repeats[a]) != 1 for a in axes):
         flow.bar(ids, node, "its channels are repeated by Tile")
         return
     flow.put(node.outputs[0], ids)
@@ -206,12 +196,12 @@ def pad(flow: Flow, node: gs.Node) -> None:
         return
     pads = [int(v) for v in amounts.reshape(-1)]
     named = [int(a) % ids.ndim for a in axes.reshape(-1)] or list(range(ids.ndim))
-    out = ids
+    out, axes = ids, flow.axes(node.inputs[0])
     for k, axis in enumerate(named):
         before, after = pads[k], pads[k + len(named)]
-        if ids.shape[axis] == 1 or (before == 0 and after == 0):
+        if axis not in axes or (before == 0 and after == 0):
             continue
-        if min(before, after) < 0 or node.attrs.get("mode", "constant") != "constant" or len(carried(ids)) > 1:
+        if min(before, after) < 0 or node.attrs.get("mode", "constant") != "constant" or len(axes) > 1:
             flow.bar(ids, node, "its channels are padded by copies, or cut")
             return
         ends = [flow.fresh(node, side, length) for side, length in enumerate((before, after))]
@@ -234,7 +224,8 @@ def resize(flow: Flow, node: gs.Node) -> None:
     if ids is None:
         return
     before, after = flow.known(node.inputs[0]), flow.known(node.outputs[0])
-    if any(before[axis] != after[axis] for axis in carried(ids)) or ids.size == 1:
+    axes = flow.axes(node.inputs[0])
+    if any(before[axis] != after[axis] for axis in axes) or not axes:
         flow.bar(ids, node, f"{node.op} resizes along its channels")
     flow.put(node.outputs[0], ids)
     if len(node.inputs) > 3 and not node.inputs[3].is_empty() and "axes" not in node.attrs:
@@ -242,11 +233,11 @@ def resize(flow: Flow, node: gs.Node) -> None:
 
 
 def _resize_target(flow: Flow, node: gs.Node, ids: Ids, after: tuple[int, ...]) -> None:
-    target = node.inputs[3]
+    target, axes = node.inputs[3], flow.axes(node.outputs[0])
     if isinstance(target, gs.Constant):
         sizes = [int(v) for v in target.values.reshape(-1)]
-        flow.edit_input(node, 3, np.asarray([after[a] if a in carried(ids) else s for a, s in enumerate(sizes)]))
-    elif not flow.retarget(node, 3, carried(ids), after):
+        flow.edit_input(node, 3, np.asarray([after[a] if a in axes else s for a, s in enumerate(sizes)]))
+    elif not flow.retarget(node, 3, axes, after):
         flow.bar(ids, node, "its size is computed at run time in a way that cannot be followed")
 
 
@@ -256,10 +247,8 @@ def depth_to_space(flow: Flow, node: gs.Node) -> None:
     if ids is None:
         return
     area = int(node.attrs["blocksize"]) ** 2
-    if node.attrs.get("mode", "DCR") == "CRD":
-        blocks = ids.reshape(-1, area)
-    else:
-        blocks = ids.reshape(area, -1).T
+    by_column = node.attrs.get("mode", "DCR") == "CRD"
+    blocks = ids.reshape(-1, area) if by_column else ids.reshape(area, -1).T
     flow.unite(blocks[:, 1:], blocks[:, :1], node)
     flow.put(node.outputs[0], blocks[:, 0].reshape(1, -1, 1, 1))
 

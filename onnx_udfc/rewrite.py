@@ -10,8 +10,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_udfc.channels import Channels
-from onnx_udfc.graph import Network
 from onnx_udfc.flow import Ids, Link
+from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer, unique_name
 from onnx_udfc.replay import Replay, replay
 

@@ -1,7 +1,7 @@
 """Concrete shapes of all tensors of a network, and the values of its small integer tensors.
 
-Channel labels need sizes, not symbols: dynamic dimensions are replaced by plausible ones. The shapes come from onnx shape
-inference on a copy without its large weights; what it cannot know is asked of onnxruntime, run once on zeros.
+Channel labels need sizes, not symbols: dynamic dimensions are replaced by plausible ones. The shapes come from onnx
+shape inference on a copy without its large weights; what it cannot know is asked of onnxruntime, run once on zeros.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def resolve(network: Network, inputs: Mapping[str, Size] | None = None) -> Shape
 
 
 def _skeleton(network: Network, inputs: Mapping[str, Size]) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
-    """The network with its large weights as inputs and with concrete input shapes; the values of its small constants."""
+    """The network with its large weights as inputs and with concrete input shapes; values of small constants."""
     copy = network.copy().graph
     channels = _input_channels(copy)
     named: dict[str, int] = {}
@@ -168,5 +168,3 @@ def constant_value(tensor: gs.Tensor, shapes: Shapes) -> NDArray[Any] | None:
     if isinstance(tensor, gs.Constant):
         return np.asarray(tensor.values)
     return shapes.values.get(tensor.name)
-
-
