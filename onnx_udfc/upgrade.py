@@ -6,6 +6,7 @@ import onnx
 from onnx import version_converter
 
 from onnx_udfc.protos import copy_except, skeleton
+from onnx_udfc.upgrade_nodes import highest_faithful, mend_nodes
 
 OPSET = 21
 IR = 10
@@ -34,7 +35,10 @@ def upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     if version is None or version >= OPSET:
         return _with_ir(model), []
     light, reason = skeleton(model, LARGEST), ""
-    for target in (t for t in TARGETS if t > version):
+    limit = highest_faithful(model.graph, version)
+    if limit < OPSET:
+        reason = "a node would compute something else"
+    for target in (t for t in TARGETS if version < t <= limit):
         converted, fault = _convert(light, target)
         if converted is not None:
             result = _restore(model, converted)
@@ -91,11 +95,7 @@ def _restore(model: onnx.ModelProto, converted: onnx.ModelProto) -> onnx.ModelPr
     result.graph.node.extend(converted.graph.node)
     known = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
     result.graph.initializer.extend(t for t in converted.graph.initializer if t.name not in known)
-    old = {tuple(node.output): node for node in model.graph.node}
-    for node in result.graph.node:
-        source = old.get(tuple(node.output))
-        if source is not None and source.op_type == node.op_type:
-            copy_except(node, source, {"input", "output", "attribute", "op_type", "domain"})
+    mend_nodes(result.graph, model.graph, opset(model) or OPSET, opset(converted) or OPSET)
     return result
 
 
