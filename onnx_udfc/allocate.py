@@ -8,10 +8,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.budget import Demand, levels, solve
 from onnx_udfc.channels import ChannelGroup
+from onnx_udfc.footprint import Footprint
 from onnx_udfc.select import Removal
 
 Index = NDArray[np.int64]
+Double = NDArray[np.float64]
 Align = int | Literal["auto"]
 
 _ALIGNMENTS = (16, 8, 4, 2)
@@ -50,6 +53,58 @@ def _multiple(count: int, step: int, least: int, most: int) -> int:
     if nearest > most:
         nearest = below
     return nearest if nearest > 0 else min(step, most) if step <= most else least
+
+
+def allowed_counts(group: ChannelGroup, align: Align) -> Double:
+    """All counts (n,) that a group may keep, falling: they are what `aligned` makes of any count."""
+    counts = {aligned(group, n, align) for n in range(1, group.channels + 1)}
+    return np.array(sorted(counts, reverse=True), np.float64)
+
+
+def steps_of(group: ChannelGroup, removal: Removal) -> Double:
+    """Damage (C / cells − 1,) of each removal of one channel of every cell, in order, never falling."""
+    cost = removal.cost.copy()
+    cost[~np.isfinite(cost)] = 0.0  # the last channel never goes
+    cells = group.cells[removal.order]
+    rounds = sum(cost[cells == cell] for cell in range(int(group.cells.max()) + 1))
+    return np.maximum.accumulate(np.asarray(rounds, np.float64)[:-1])
+
+
+def damage_of(group: ChannelGroup, removal: Removal, counts: Double) -> Double:
+    """Damage (n,) of keeping so many channels (n,)."""
+    total = np.concatenate([[0.0], np.cumsum(steps_of(group, removal))])
+    cells = int(group.cells.max()) + 1
+    return np.asarray(total[np.round((group.channels - counts) / cells).astype(np.int64)])
+
+
+def group_levels(
+    groups: tuple[ChannelGroup, ...], removals: Mapping[str, Removal], align: Align
+) -> list[tuple[Double, Double]]:
+    """Counts and their damage for each group."""
+    counts = [allowed_counts(g, align) for g in groups]
+    return [(n, damage_of(g, removals[g.name], n)) for g, n in zip(groups, counts, strict=True)]
+
+
+def global_counts(
+    groups: tuple[ChannelGroup, ...],
+    removals: Mapping[str, Removal],
+    size: Footprint,
+    limit: Mapping[str, int],
+    align: Align,
+) -> dict[str, int]:
+    """Kept channels of each group at the MACs that other counts would leave, chosen by damage.
+
+    Args:
+        groups: to be allocated.
+        removals: nested order and costs of each.
+        size: the network's sizes as a function of the counts of the same groups.
+        limit: counts whose MACs are not to be exceeded.
+        align: see `aligned`.
+    """
+    goal = float(size.macs(np.array([limit[g.name] for g in groups], np.float64)))
+    table = levels(group_levels(groups, removals, align))
+    chosen = solve(table, [Demand("macs", goal, size.macs)])
+    return {g.name: int(n) for g, n in zip(groups, table.at(chosen), strict=True)}
 
 
 def keep_sets(

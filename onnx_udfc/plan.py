@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.absorb import producer_of
-from onnx_udfc.allocate import keep_sets, uniform_counts
+from onnx_udfc.allocate import global_counts, keep_sets, uniform_counts
 from onnx_udfc.channels import ChannelGroup, Channels
 from onnx_udfc.errors import RequestError
+from onnx_udfc.footprint import footprint
 from onnx_udfc.graph import Network
 from onnx_udfc.options import Options
 from onnx_udfc.reconstruct import METHODS
@@ -83,6 +84,8 @@ def make_plan(
 ) -> Plan:
     """Decide what every group keeps and every layer gets."""
     counts = uniform_counts(groups, options.prune, options.align)
+    if options.allocate == "global" and groups:
+        counts = global_counts(groups, orders, footprint(network, channels, groups), counts, options.align)
     keep = keep_sets(groups, orders, counts)
     reasons = {g.name: _why_whole(g, options) for g in channels.groups if len(keep.get(g.name, ())) in (0, g.channels)}
     keep = {name: kept for name, kept in keep.items() if len(kept) < channels[name].channels}
