@@ -13,6 +13,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from onnx_udfc.carry import Origin, Stored, standard
 from onnx_udfc.errors import ModelError
+from onnx_udfc.names import unique_name
 from onnx_udfc.protos import copy_except, inner_reads, skeleton
 
 Array = NDArray[Any]
@@ -36,11 +37,13 @@ def export_model(graph: gs.Graph, origin: Origin) -> onnx.ModelProto:
     for domain in sorted({node.domain for node in graph.nodes if node.domain} - known):
         model.opset_import.append(helper.make_opsetid(domain, 1))
     aliases = _aliases(graph, origin)
-    model.graph.node.extend(_export_node(node, origin, aliases) for node in sorted_nodes(graph))
+    renamed = _renamed(graph, origin)
+    model.graph.node.extend(_export_node(node, origin, aliases | renamed) for node in sorted_nodes(graph))
     infos = {i.name: i for i in [*origin.model.graph.output, *origin.model.graph.input]}
     model.graph.input.extend(infos[t.name] if t.name in infos else _value_info(t) for t in graph.inputs)
     model.graph.output.extend(infos[t.name] if t.name in infos else _value_info(t) for t in graph.outputs)
-    _export_constants(model.graph, graph, origin, aliases)
+    constants = {k: t for k, t in graph.tensors().items() if isinstance(t, gs.Constant) and k not in aliases}
+    _export_constants(model.graph, {renamed.get(k, k): t for k, t in constants.items()}, graph, origin)
     _export_shapes(model, graph, origin)
     return model
 
@@ -118,39 +121,60 @@ def _attribute(key: str, value: Any) -> onnx.AttributeProto:
     return helper.make_attribute(key, value)
 
 
-def _export_constants(proto: onnx.GraphProto, graph: gs.Graph, origin: Origin, aliases: dict[str, str]) -> None:
-    """Initializers, in the order of the original, new ones after them.
-
-    Those of the original that the graph lost sight of, used by nobody or by a subgraph only, are kept.
-    """
+def _out_of_sight(origin: Origin) -> set[str]:
+    """Initializers that the top-level nodes do not read: those that nobody reads, and those that subgraphs read."""
     old = origin.model.graph
-    constants = {k: t for k, t in graph.tensors().items() if isinstance(t, gs.Constant) and k not in aliases}
-    produced = {t.name for node in graph.nodes for t in node.outputs} | {t.name for t in graph.inputs}
     read = {name for node in old.node for name in node.input}
-    kept = ({t.name for t in old.initializer} - read) | inner_reads(old)
-    stored = {id(s.array): s for s in origin.stored.values() if s.array is not None}
+    return ({t.name for t in old.initializer} - read) | (inner_reads(old) & set(origin.stored))
+
+
+def _renamed(graph: gs.Graph, origin: Origin) -> dict[str, str]:
+    """New constants that happen to have the name of an initializer out of sight: name → the one to write instead."""
+    hidden, tensors = _out_of_sight(origin), graph.tensors()
+    taken = set(tensors) | set(origin.stored)
+    ends = {t.name for t in graph.outputs}
+    new = [k for k, t in tensors.items() if k in hidden and isinstance(t, gs.Constant) and k not in ends]
+    return {k: unique_name(k, taken) for k in new if _source(tensors[k], origin) is not origin.stored[k]}
+
+
+def _source(constant: gs.Constant, origin: Origin) -> Stored | None:
+    """The initializer that the constant's values are, if nothing was written to it."""
+    values = constant._values
+    if isinstance(values, Stored):
+        return values
+    name = origin.shared.get(constant.name, constant.name)
+    stored = origin.stored.get(name)
+    return stored if stored is not None and stored.array is values else None
+
+
+def _export_constants(
+    proto: onnx.GraphProto, constants: dict[str, gs.Constant], graph: gs.Graph, origin: Origin
+) -> None:
+    """Initializers, in the order of the original, new ones after them; those out of sight are kept."""
+    old = origin.model.graph
+    produced = {t.name for node in graph.nodes for t in node.outputs} | {t.name for t in graph.inputs}
+    hidden = _out_of_sight(origin)
     for initializer in old.initializer:
         constant = constants.pop(initializer.name, None)
         if constant is not None:
-            proto.initializer.append(_tensor(constant, stored, initializer))
-        elif initializer.name in kept and initializer.name not in produced:
+            proto.initializer.append(_tensor(initializer.name, constant, origin, initializer))
+        elif initializer.name in hidden and initializer.name not in produced:
             proto.initializer.append(initializer)
     for sparse in old.sparse_initializer:
         constants.pop(sparse.values.name, None)
         proto.sparse_initializer.append(sparse)
-    proto.initializer.extend(_tensor(c, stored, onnx.TensorProto()) for c in constants.values())
+    proto.initializer.extend(_tensor(name, c, origin, onnx.TensorProto()) for name, c in constants.items())
 
 
-def _tensor(constant: gs.Constant, stored: dict[int, Stored], old: onnx.TensorProto) -> onnx.TensorProto:
+def _tensor(name: str, constant: gs.Constant, origin: Origin, old: onnx.TensorProto) -> onnx.TensorProto:
     """The constant as a tensor: the original bytes if nothing was written to it, else raw_data."""
-    values = constant._values
-    source = values if isinstance(values, Stored) else stored.get(id(values))
+    source = _source(constant, origin)
     if source is not None:
         tensor = source.tensor
-        tensor.name = constant.name
+        tensor.name = name
         return tensor
     array = np.asarray(constant.values)
-    tensor = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), constant.name)
+    tensor = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
     tensor.doc_string = old.doc_string
     tensor.metadata_props.extend(old.metadata_props)
     return tensor

@@ -195,6 +195,22 @@ def test_a_node_of_a_new_domain_declares_it() -> None:
     assert model.graph.node[-1].attribute[0].i == 3
 
 
+def test_a_new_constant_does_not_take_the_place_of_one_that_a_subgraph_uses() -> None:
+    model = full_model()
+    network = read(model)
+    relu = network.graph.nodes[1]
+    for name in ("unseen", "unused"):
+        out = gs.Variable(f"with {name}", np.float32)
+        constant = gs.Constant(name, np.full((4, 1, 1), 2, np.float32))
+        network.graph.nodes.append(gs.Node("Mul", f"by {name}", {}, [relu.inputs[0], constant], [out]))
+        relu.inputs[0] = out
+    result = network.to_model()
+    tensors = {t.name: t for t in result.graph.initializer}
+    assert list(tensors) == ["w", "unseen", "unused", "unseen_2", "unused_2"]
+    assert [tensors[n] for n in ("unseen", "unused")] == list(model.graph.initializer)[1:]
+    assert [list(n.input)[1:] for n in result.graph.node if n.op_type == "Mul"] == [["unseen_2"], ["unused_2"]]
+
+
 def test_shapes_are_inferred_anew_where_channels_are_gone() -> None:
     model = parser.parse_model("""<ir_version: 10, opset_import: ["": 21]>
         g (float[N,3,H,W] x) => (float[N,2,H,W] y) <float[N,4,H,W] h, float[N,4,H,W] r, float[N,2,H,W] s>
