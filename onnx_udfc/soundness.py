@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, defs
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.external import values
-from onnx_udfc.protos import tensor_bytes
+from onnx_udfc.protos import subgraphs, tensor_bytes
 
 Array = NDArray[Any]
 
@@ -33,6 +33,7 @@ def check(model: onnx.ModelProto) -> None:
         raise ModelError("the model declares no opset, so its operators have no meaning; export it again")
     _check_text(model)
     _check_names(model.graph)
+    _check_nodes(model)
     _check_values(model.graph)
 
 
@@ -67,6 +68,45 @@ def _check_names(graph: onnx.GraphProto) -> None:
         if name in written:
             raise ModelError(f"tensor '{name}' is written twice; the model is damaged, export it again")
         written.add(name)
+
+
+def _check_nodes(model: onnx.ModelProto) -> None:
+    """Standard operators have as many inputs and outputs and such attributes as they are defined with.
+
+    onnx's version converter trusts that, and takes the whole process down where it does not hold.
+    """
+    version = next((d.version for d in model.opset_import if d.domain in ("", "ai.onnx")), None)
+    pending = list(model.graph.node) if version is not None else []
+    while pending:
+        node = pending.pop()
+        pending.extend(inner for graph in subgraphs(node) for inner in graph.node)
+        if node.domain in ("", "ai.onnx") and defs.has(node.op_type):
+            fault = _fault(node, version or 1)
+            if fault:
+                name = node.name or next(iter(node.output), "")
+                raise ModelError(f"node '{name}' ({node.op_type}) has {fault}; the file is damaged, export it again")
+
+
+def _fault(node: onnx.NodeProto, version: int) -> str:
+    """What is wrong with a node, by the definition of its operator at this opset; empty if nothing is."""
+    try:
+        schema = defs.get_schema(node.op_type, version)
+    except defs.SchemaError:
+        return ""
+    if schema.deprecated:
+        return ""
+    if not schema.min_input <= len(node.input) <= schema.max_input:
+        return f"{len(node.input)} inputs"
+    if not schema.min_output <= len(node.output) <= schema.max_output:
+        return f"{len(node.output)} outputs"
+    present = {attribute.name: attribute for attribute in node.attribute}
+    for name, definition in schema.attributes.items():
+        if name not in present:
+            if definition.required:
+                return f"no attribute '{name}'"
+        elif not present[name].ref_attr_name and present[name].type not in (0, int(definition.type)):
+            return f"an attribute '{name}' of another type than it must be"
+    return ""
 
 
 def _check_values(graph: onnx.GraphProto) -> None:

@@ -98,3 +98,23 @@ def test_the_last_piece_counts() -> None:
     assert not all_finite(array)
     array[-1] = np.nan
     assert has_nan(array)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("y = ReduceSum<axes = 3>(x)", r"node 'y' \(ReduceSum\) has an attribute 'axes' of another type"),
+        ("[n] y = Add(x)", r"node 'n' \(Add\) has 1 inputs"),
+        ("y, z = Relu(x)", r"\(Relu\) has 2 outputs"),
+        ("y = Cast(x)", r"no attribute 'to'"),
+        ("c = Constant<value = bool {1}>() y = If(c) <then_branch = p () => (float[1] a) { a = Add(x) }, "
+         "else_branch = q () => (float[1] b) { b = Neg(x) }>", r"node 'a' \(Add\) has 1 inputs"),
+    ],
+)  # fmt: skip
+def test_nodes_that_are_not_as_their_operators_are_defined(body: str, text: str) -> None:
+    refused(parser.parse_model(f'<ir_version: 8, opset_import: ["": 11]> g (float[1] x) => (float y) {{ {body} }}'), text)
+
+
+def test_operators_that_are_unknown_or_of_other_domains_are_not_judged() -> None:
+    check(parser.parse_model('<ir_version: 8, opset_import: ["": 11, "my": 1]> g (float[1] x) => (float y) '
+                             "{ a = ImageScaler<scale = 1.0>(x) b = my.Add(a) y = Upsample(b, x) }"))  # fmt: skip
