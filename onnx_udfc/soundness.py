@@ -104,9 +104,14 @@ def _fault(node: onnx.NodeProto, version: int) -> str:
         if name not in present:
             if definition.required:
                 return f"no attribute '{name}'"
-        elif not present[name].ref_attr_name and present[name].type not in (0, int(definition.type)):
+        elif not present[name].ref_attr_name and present[name].type not in (0, _type_number(definition.type)):
             return f"an attribute '{name}' of another type than it must be"
     return ""
+
+
+def _type_number(attribute_type: Any) -> int:
+    """The number in AttributeProto of a type in an operator's definition."""
+    return int(attribute_type)
 
 
 def _check_values(graph: onnx.GraphProto) -> None:

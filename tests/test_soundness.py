@@ -112,7 +112,8 @@ def test_the_last_piece_counts() -> None:
     ],
 )  # fmt: skip
 def test_nodes_that_are_not_as_their_operators_are_defined(body: str, text: str) -> None:
-    refused(parser.parse_model(f'<ir_version: 8, opset_import: ["": 11]> g (float[1] x) => (float y) {{ {body} }}'), text)
+    header = '<ir_version: 8, opset_import: ["": 11]> g (float[1] x) => (float y)'
+    refused(parser.parse_model(f"{header} {{ {body} }}"), text)
 
 
 def test_operators_that_are_unknown_or_of_other_domains_are_not_judged() -> None:
