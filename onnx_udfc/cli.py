@@ -21,29 +21,9 @@ INTERRUPTED = 130
 REPORT_SUFFIXES = (".json", ".html")
 
 
-class DefaultCommand(click.Group):
-    """A group whose first command is meant where none is named: `onnx-udfc IN OUT`."""
-
-    default = "compress"
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the default command in front where the first argument is not a command."""
-        if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
-            args = [self.default, *args]
-        return super().parse_args(ctx, args or ["--help"])
-
-    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Show the default command's usage first."""
-        formatter.write_usage(ctx.command_path, "IN OUT [OPTIONS]")
-        formatter.write_usage(ctx.command_path, "COMMAND --help", prefix="       ")
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Show the default command's options, then the commands."""
-        self.commands[self.default].format_options(ctx, formatter)
-        self.format_commands(ctx, formatter)
-
-
-@click.group(cls=DefaultCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=opts.DefaultCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="onnx-udfc")
 def app() -> None:
     """Compress a convolutional ONNX network without data: prune channels, quantize, repair in closed form."""

@@ -15,12 +15,40 @@ from onnx_udfc.errors import RequestError
 from onnx_udfc.options import ALLOCATIONS, METHODS, PROVIDERS, PRUNE_STREAM, TARGETS, Options, options_from
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from onnx_udfc.labelled_images import Preprocessing
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 COLOURS = ("rgb", "bgr", "gray")
 _OUTPUT_KEYS = ("report", "quiet", "json")
+
+
+class DefaultCommand(click.Group):
+    """A group whose first command is meant where none is named: `onnx-udfc IN OUT`."""
+
+    default = "compress"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the default command in front where the first argument is not a command."""
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args or ["--help"])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the default command's options beside the commands."""
+        return [*super().shell_complete(ctx, incomplete), *self.commands[self.default].shell_complete(ctx, incomplete)]
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the default command's usage first."""
+        formatter.write_usage(ctx.command_path, "IN OUT [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "COMMAND --help", prefix="       ")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the default command's options, then the commands."""
+        self.commands[self.default].format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
 
 
 def floats(text: str) -> tuple[float, ...]:

@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 
 
 class Lines:
-    """Notes as plain lines on standard error, stages not shown: for --verbose in a pipe."""
+    """Stages, layers and notes as plain lines on standard error: for --verbose in a pipe."""
 
     def stage(self, name: str, total: int | None) -> None:
         """Say which stage begins."""
         sys.stderr.write(f"{name}\n" if total is None else f"{name} ({total})\n")
 
     def advance(self, n: int = 1, detail: str = "") -> None:
-        """Say nothing."""
+        """Write what was done, where it has a name."""
+        if detail:
+            sys.stderr.write(f"  {detail}\n" if n == 1 else f"  {detail} ({n})\n")
 
     def note(self, text: str) -> None:
         """Write a line."""
@@ -47,6 +49,8 @@ class Bars:
         """Move the bar."""
         if self._task is not None:
             self._progress.update(self._task, advance=n, detail=detail)
+        if self._verbose and detail:
+            self.note(f"  {detail}")
 
     def note(self, text: str) -> None:
         """Write a line above the bars, if asked for detail."""

@@ -27,6 +27,7 @@ from onnx_udfc.reference import trace
 from onnx_udfc.repair import Repaired, RepairSettings, repair
 from onnx_udfc.report import Report
 from onnx_udfc.rewrite import Pruned, prune
+from onnx_udfc.stamp import stamp
 from onnx_udfc.summary import Outcome, make_report
 from onnx_udfc.weights_only import quantize_weights
 
@@ -117,6 +118,7 @@ def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result
         plan, pruned, repaired, inputs, placement = _from_weights(run, network, channels)
     with run.stage("write"):
         emitted = emit(pruned.network, repaired.weights, repaired.activations or None, run.options.target, placement)
+        stamp(emitted.model, run.options)
     with run.stage("check"):
         checked = check_result(source, network, emitted.model, run.options)
     outcome = Outcome(loaded, network, channels, plan, pruned, repaired, emitted, tuple(filter(None, (inputs.note,))), checked)

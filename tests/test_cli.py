@@ -87,6 +87,20 @@ def test_no_arguments_is_help_and_version_is_the_package_s(tmp_path: Path) -> No
     assert re.search(r"\d+\.\d+\.\d+", call(tmp_path, "--version").stdout)
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("--pr", "--prune"), ("ins", "inspect"), ("in.onnx out.onnx --bu", "--budget")]
+)
+def test_completion_offers_the_default_command_s_options(tmp_path: Path, typed: str, offered: str) -> None:
+    words = ["onnx-udfc", *typed.split()]
+    asked = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1), "_ONNX_UDFC_COMPLETE": "bash_complete"}
+    code = "import sys; sys.argv[0] = 'onnx-udfc'; from onnx_udfc.cli import main; main()"
+    env = os.environ | asked
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert offered in done.stdout
+
+
 def test_compress_writes_the_file_and_says_what_it_did(folder: Path) -> None:
     done = call(folder, "in.onnx", "out.onnx", "--prune", "0.5", "--bits", "8")
     assert done.returncode == 0, done.stderr
@@ -299,6 +313,7 @@ def test_verbose_speaks_on_standard_error_only(folder: Path) -> None:
     assert done.stderr == ""
     done = call(folder, "in.onnx", "out.onnx", "--prune", "0.5", "--verbose")
     assert len(done.stderr.splitlines()) >= 3
+    assert "a" in [line.strip() for line in done.stderr.splitlines()] or "Conv" in done.stderr
 
 
 def test_debug_gives_the_traceback(folder: Path) -> None:
