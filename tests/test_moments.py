@@ -34,14 +34,11 @@ class Case(NamedTuple):
 
 def grid() -> list[Case]:
     """Every combination of the usual values in one and two dimensions, and some in three."""
-    cases = []
-    for k, s, d, b, e, g in itertools.product((1, 3), (1, 2, 3), (1, 2), (0, 1), (0, 2), (1, 2, 4)):
-        cases.append(Case((11,), (k,), (s,), (d,), (b,), (e,), g))
-    for k, s, d, b, g in itertools.product(
-        ((1, 1), (3, 2)), ((1, 1), (2, 3)), ((1, 1), (2, 1)), ((0, 0), (1, 2)), (1, 4)
-    ):
-        cases.append(Case((7, 9), k, s, d, b, (2, 1), g))
-    for s, d, g in itertools.product(((1, 1, 1), (2, 1, 2)), ((1, 1, 1), (1, 2, 1)), (1, 2)):
+    line = [(1, 3), (1, 2, 3), (1, 2), (0, 1), (0, 2), (1, 2, 4)]
+    cases = [Case((11,), (i,), (j,), (k,), (m,), (n,), g) for i, j, k, m, n, g in itertools.product(*line)]
+    plane = [((1, 1), (3, 2)), ((1, 1), (2, 3)), ((1, 1), (2, 1)), ((0, 0), (1, 2))]
+    cases += [Case((7, 9), k, s, d, b, (2, 1), g) for k, s, d, b in itertools.product(*plane) for g in (1, 4)]
+    for s, d, g in itertools.product([(1, 1, 1), (2, 1, 2)], [(1, 1, 1), (1, 2, 1)], [1, 2]):
         cases.append(Case((5, 6, 4), (2, 3, 1), s, d, (1, 0, 0), (0, 1, 0), g))
     return cases
 

@@ -21,6 +21,7 @@ class Case(NamedTuple):
 
 
 CONV, KERNEL = "float[6,4,3,2] W, float[6] B", "float[4,5,3,3] W"
+GROUPED = "float[4,3,3,2] W, float[6] B"
 SMALL = (3, 4, 5, 6)
 CASES = [
     Case("Conv(x, W, B)", CONV, (3, 4, 9, 8)),
@@ -37,8 +38,8 @@ CASES = [
         for k in (2, 3, 4)
     ],
     Case("ConvTranspose(x, W, B)", "float[4,5,3,2] W, float[5] B", (3, 4, 5, 6)),
-    Case("ConvTranspose<group = 2, strides = [2, 3], pads = [1, 0, 0, 1]>(x, W, B)", "float[4,3,3,2] W, float[6] B", SMALL),
-    Case("ConvTranspose<strides = [3, 2], output_padding = [2, 1], dilations = [1, 2]>(x, W)", "float[4,5,3,2] W", SMALL),
+    Case("ConvTranspose<group = 2, strides = [2, 3], pads = [1, 0, 0, 1]>(x, W, B)", GROUPED, SMALL),
+    Case("ConvTranspose<strides = [3, 2], output_padding = [2, 1], dilations = [1, 2]>(x, W)", KERNEL, SMALL),
     Case("ConvTranspose<group = 4, strides = [2, 2]>(x, W)", "float[4,1,2,2] W", (3, 4, 5, 6)),
     Case("ConvTranspose<strides = [2]>(x, W)", "float[4,5,3] W", (3, 4, 7)),
     Case("ConvTranspose<strides = [2, 1, 2]>(x, W)", "float[4,5,2,2,3] W", (2, 4, 3, 4, 3)),
