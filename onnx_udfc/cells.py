@@ -140,7 +140,8 @@ def _refine(balances: list[Ids]) -> tuple[Ids, list[int]]:
         return numbers, failed
     if not all(_even(blocks, numbers) for blocks in balances):
         numbers = _cut(numbers)
-    if np.bincount(numbers).min() == 1:  # nothing could go: better one channel per position of the blocks
+    sizes = np.bincount(numbers)
+    if sizes.min() < max(2, len(numbers) // len(sizes)):  # little could go: better one channel per position
         return numbers, list(range(len(balances)))
     return numbers, [i for i, blocks in enumerate(balances) if not _even(blocks, numbers)]
 

@@ -196,12 +196,12 @@ def pad(flow: Flow, node: gs.Node) -> None:
         return
     pads = [int(v) for v in amounts.reshape(-1)]
     named = [int(a) % ids.ndim for a in axes.reshape(-1)] or list(range(ids.ndim))
-    out, axes = ids, flow.axes(node.inputs[0])
+    out, carried = ids, flow.axes(node.inputs[0])
     for k, axis in enumerate(named):
         before, after = pads[k], pads[k + len(named)]
-        if axis not in axes or (before == 0 and after == 0):
+        if axis not in carried or (before == 0 and after == 0):
             continue
-        if min(before, after) < 0 or node.attrs.get("mode", "constant") != "constant" or len(axes) > 1:
+        if min(before, after) < 0 or node.attrs.get("mode", "constant") != "constant" or len(carried) > 1:
             flow.bar(ids, node, "its channels are padded by copies, or cut")
             return
         ends = [flow.fresh(node, side, length) for side, length in enumerate((before, after))]

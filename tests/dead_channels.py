@@ -57,17 +57,17 @@ def _without(values: NDArray[np.floating], slot: Slot, gone: NDArray[np.int64]) 
     return values
 
 
-def outputs(model: onnx.ModelProto, feeds: Mapping[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
-    """What a model computes, without onnxruntime's rewriting of the graph."""
+def outputs(model: onnx.ModelProto, feeds: Mapping[str, NDArray[np.generic]]) -> list[NDArray[np.float64]]:
+    """What a model with float outputs computes, without onnxruntime's rewriting of the graph."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return list(session.run(None, dict(feeds)))
+    return [np.asarray(value, np.float64) for value in session.run(None, dict(feeds))]
 
 
-def random_feeds(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.generic]]:
+def random_feeds(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.floating]]:
     """Random values for every input of a model."""
     rng = np.random.default_rng(0)
     return {

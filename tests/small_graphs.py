@@ -1,4 +1,4 @@
-"""Networks from onnx.parser text: inputs named in capitals become weights with seeded random values."""
+"""Networks from onnx.parser text: inputs named in capitals become seeded random weights, V... positive."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def small_model(text: str, opset: int = 21, seed: int = 0) -> onnx.ModelProto:
         kind = info.type.tensor_type
         shape = [d.dim_value for d in kind.shape.dim]
         values = rng.uniform(0.2, 1.0, shape) * rng.choice([-1, 1], shape if len(shape) > 1 else [1])
+        values = np.abs(values) if info.name[0] == "V" else values  # a variance
         values = values.astype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
         model.graph.initializer.append(numpy_helper.from_array(values, info.name))
         model.graph.input.remove(info)
