@@ -147,32 +147,45 @@ def regress(p: Array, t: Array, prior: Double, ridge: float) -> Solution:
     if p.shape[1] < p.shape[2]:
         return _regress_dual(p, t, prior, ridge)
     measured = moments(p, t)
-    weight = solve(measured, prior, ridge)
+    weight = Factor(measured.gram, ridge).solve(measured.cross, prior)
     return Solution(weight, intercept(measured, weight), residual(measured, weight, t))
 
 
-def solve(measured: Moments, prior: Double, ridge: float) -> Double:
-    """Ridge regression weights (g, o, d) from moments; see the module's first equation."""
-    weights = []
-    for gram, cross, start in zip(measured.gram, measured.cross, prior, strict=True):
-        strength = ridge * max(float(np.trace(gram)) / len(gram), 1e-30)
-        weights.append(_solve_regularized(gram, cross, start, strength))
-    return np.stack(weights)
+class Factor:
+    """(G + λ I)⁻¹ for each channel group, ready for many right-hand sides."""
+
+    def __init__(self, gram: Double, ridge: float) -> None:
+        """Invert.
+
+        Args:
+            gram: G (g, d, d), float64.
+            ridge: λ relative to mean(diag G); grows tenfold while a system is singular.
+        """
+        found = [_regularized_inverse(part, ridge) for part in gram]
+        self._inverse = np.stack([inverse for inverse, _ in found])
+        self._strength = np.array([strength for _, strength in found])[:, None, None]
+
+    def solve(self, cross: Double, prior: Double) -> Double:
+        """Weights (g, o, d) for X (g, d, o) and the prior W0 (g, o, d): the module's first equation."""
+        right = cross + self._strength * prior.transpose(0, 2, 1)
+        weight: Double = (self._inverse @ right).transpose(0, 2, 1)
+        return weight
 
 
-def _solve_regularized(gram: Double, cross: Double, prior: Double, strength: float) -> Double:
-    """(G + λ I)⁻¹ (X + λ W0ᵀ), transposed; the ridge grows while the system is singular."""
+def _regularized_inverse(gram: Double, ridge: float) -> tuple[Double, float]:
+    """(G + λ I)⁻¹ and λ."""
+    strength = ridge * max(float(np.trace(gram)) / len(gram), 1e-30)
     for _ in range(8):
         system = gram.copy()
         system.flat[:: len(gram) + 1] += strength
         try:
-            weight: Double = np.linalg.solve(system, cross + strength * prior.T).T
+            inverse = np.linalg.inv(system)
         except np.linalg.LinAlgError:
-            weight = np.full_like(prior, np.nan)
-        if np.isfinite(weight).all():
-            return weight
+            inverse = np.full_like(gram, np.nan)
+        if np.isfinite(inverse).all():
+            return inverse, strength
         strength *= 10
-    return prior
+    return np.eye(len(gram)) / strength, strength
 
 
 def _regress_dual(p: Array, t: Array, prior: Double, ridge: float) -> Solution:

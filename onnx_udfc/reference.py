@@ -3,7 +3,7 @@
 Where batch norm is in the file, it is matched: each layer's output is brought to the mean β and deviation |γ| that it
 had in training, whatever the images do to it. For a layer with batch norm folded, y = W p + b, that is
 
-    y ← q (y - m) + β      q = √(σ² + ε) / √(v + ε),   m, v: the batch's mean and variance of y (v before folding)
+    y ← q (y - m) + β      q = σ / √v,   m, v: the batch's mean and variance of y (v before folding)
 
 so in this domain the layer's weights are q W. Marginals are then those of training; images supply the correlations.
 """
@@ -25,6 +25,7 @@ from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
 from onnx_udfc.moments import Array, Window, channel_statistics, covariance, patches, sample_positions, sample_targets
 from onnx_udfc.select import ConsumerInput, Removal, eliminate
+from onnx_udfc.sight import WIDEST_GRAM
 from onnx_udfc.walk import Value, Walk
 from onnx_udfc.windows import run_layer, window_of
 
@@ -32,7 +33,7 @@ Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 RIDGE = 0.01  # relative to mean(diag G)
-WIDEST_GRAM = 8192  # above it a Gram is too large to hold: channels are then ordered by their weights
+MOST_GAIN = 100.0  # of a matched channel
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,11 @@ class LayerReference:
         target: (n, O) the layer's output.
         gain: (O,) q of the module's equation; ones where nothing is matched.
         shift: (O,) such that y_matched = gain * y + shift.
+        mean: (O,) of the output over all positions, not only the sampled ones.
         addend: name of the tensor that is added to the output (a residual stream), or None.
         stream: (n, O) that tensor's values, or None.
+        stream_mean: (O,) of it over all positions.
+        alone: nothing is added to the output before its activation.
     """
 
     shape: tuple[int, ...]
@@ -54,8 +58,11 @@ class LayerReference:
     target: Array
     gain: Double
     shift: Double
+    mean: Double
     addend: str | None = None
     stream: Array | None = None
+    stream_mean: Double = field(default_factory=lambda: np.zeros(0))
+    alone: bool = True
 
     @property
     def variance(self) -> float:
@@ -159,8 +166,11 @@ class _Tracer:
         window = window_of(layer, x.shape, y.shape)
         positions = sample_positions(y.shape, window, self.samples, layer_seed(layer.name, self.seed))
         target = sample_targets(y, window, positions)
-        addend, stream = self._stream(layer, window, positions, y.shape)
-        found = LayerReference(y.shape, positions, target, gain, shift, addend, stream)
+        addend, stream, stream_mean = self._stream(layer, window, positions, y.shape)
+        alone = residual_operand(layer, self.outputs) is None
+        found = LayerReference(
+            y.shape, positions, target, gain, shift, channel_mean(y, layer), addend, stream, stream_mean, alone
+        )
         self.reference.layers[layer.name] = found
         grouped = gain.reshape(layer.groups, -1)
         twin = self.reference.network.layers[layer.name]
@@ -186,15 +196,16 @@ class _Tracer:
 
     def _stream(
         self, layer: Layer, window: Window, positions: Index, shape: tuple[int, ...]
-    ) -> tuple[str | None, Array | None]:
+    ) -> tuple[str | None, Array | None, Double]:
         """The residual operand of the Add that alone reads this layer, if it can be computed already."""
         addend = residual_operand(layer, self.outputs)
         if addend is None or not self.walk.available(addend):
-            return None, None
+            return None, None, np.zeros(0)
         value = self.walk.get(addend)
         if value.shape != shape:
-            return None, None
-        return addend, sample_targets(value.astype(np.float32, copy=False), window, positions)
+            return None, None, np.zeros(0)
+        value = value.astype(np.float32, copy=False)
+        return addend, sample_targets(value, window, positions), channel_mean(value, layer)
 
     def _order(
         self, layer: Layer, x: Value, window: Window, shape: tuple[int, ...], found: LayerReference, matrix: Double
@@ -211,6 +222,13 @@ class _Tracer:
             seen += [ConsumerInput(gram[i], weight[i], r) for i, r in enumerate(rows) if (r >= 0).any()]
             if layer.name == _last(group.consumers, self.reference):
                 self.reference.removals[group.name] = eliminate(self.waiting.pop(group.name), group.channels, RIDGE)
+
+
+def channel_mean(y: Value, layer: Layer) -> Double:
+    """Mean (O,) of a layer's output, or of a tensor of the same shape, over all positions."""
+    if not layer.kernel:
+        return np.asarray(y.reshape(-1, y.shape[-1]).mean(0, dtype=np.float64))
+    return np.asarray(y.mean(axis=tuple(range(2, y.ndim)), dtype=np.float64).mean(0))
 
 
 def _last(consumers: tuple[str, ...], reference: Reference) -> str | None:
@@ -245,10 +263,10 @@ def _matching(layer: Layer, y: Value) -> tuple[Double, Double]:
     mean, var = channel_statistics(y)
     factor = norm.gamma / np.sqrt(norm.var + norm.epsilon)
     alive = abs(factor) > 1e-12
-    unfolded = np.where(alive, var / np.square(np.where(alive, factor, 1.0)), norm.var)
-    # A channel that the images never move would get an unbounded gain.
-    unfolded = np.maximum(unfolded, 1e-4 * norm.var)
-    gain = np.sqrt((norm.var + norm.epsilon) / (unfolded + norm.epsilon))
+    seen = np.where(alive, var / np.square(np.where(alive, factor, 1.0)), norm.var)
+    # Channels that never moved, in training or now, must not get an unbounded gain.
+    floor = 1e-6 * max(float(norm.var.mean()), 1e-30)
+    gain = np.clip(np.sqrt((norm.var + floor) / (seen + floor)), 1 / MOST_GAIN, MOST_GAIN)
     return gain, norm.beta - gain * mean
 
 

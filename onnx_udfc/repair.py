@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,12 @@ from numpy.typing import NDArray
 from onnx_udfc.activations import ActivationParams, search_range
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
-from onnx_udfc.moments import Array, Moments, moments, patches, sample_targets
+from onnx_udfc.moments import Array, Moments, patches, sample_targets
 from onnx_udfc.placement import Placement
 from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, round_with_gram, search_scale
-from onnx_udfc.reconstruct import regress, residual, solve
-from onnx_udfc.reference import WIDEST_GRAM, LayerReference, Reference, own_bias
+from onnx_udfc.reference import LayerReference, Reference, channel_mean, own_bias
 from onnx_udfc.rewrite import Pruned
+from onnx_udfc.sight import Sight, bounds_after
 from onnx_udfc.walk import Value, Walk
 from onnx_udfc.windows import run_layer, window_of
 
@@ -94,43 +95,6 @@ def repair(
     return work.result
 
 
-@dataclass
-class _Sight:
-    """What a layer sees: patches (g, n, d) of the compressed input, targets (g, n, o), and their moments.
-
-    The moments are there unless there are fewer samples than unknowns or the Gram would be too wide to hold.
-    """
-
-    patches: Array
-    targets: Array
-    measured: Moments | None = None
-
-    def __post_init__(self) -> None:
-        """Measure once; the fit, the rounding and the errors share it."""
-        if self.patches.shape[2] <= min(WIDEST_GRAM, 2 * self.patches.shape[1]):
-            self.measured = moments(self.patches, self.targets)
-
-    def fit(self, prior: Double, ridge: float) -> Double:
-        """Weights (g, o, d) refitted toward the prior."""
-        if self.measured is None or self.patches.shape[1] < self.patches.shape[2]:
-            return regress(self.patches, self.targets, prior, ridge).weight
-        return solve(self.measured, prior, ridge)
-
-    def intercept(self, weight: Double) -> Double:
-        """Bias (g, o) that keeps the mean: E[t] - W E[p]."""
-        mean = self.patches.mean(1, dtype=np.float64)
-        bias: Double = self.targets.mean(1, dtype=np.float64) - np.einsum("god,gd->go", weight, mean)
-        return bias
-
-    def error(self, weight: Double) -> float:
-        """Fraction of the target's variance that W (g, o, d) leaves, mean free."""
-        if self.measured is not None:
-            return residual(self.measured, weight, self.targets)
-        left = self.targets - self.patches @ weight.transpose(0, 2, 1).astype(np.float32)
-        total = float(self.targets.var(axis=1, dtype=np.float64).sum())
-        return float(left.var(axis=1, dtype=np.float64).sum()) / max(total, 1e-30)
-
-
 class _Repair:
     """State of one pass over the compressed network."""
 
@@ -145,6 +109,7 @@ class _Repair:
     ) -> None:
         self.pruned, self.reference, self.bits, self.settings = pruned, reference, bits, settings
         self.model = matched.to_model()
+        self.outputs = {t.name for t in matched.graph.outputs}
         self.result = Repaired()
         watched = {} if placement is None else {t: self._watcher(placement, t) for t in placement.sites}
         self.walk = Walk(self.model, reference.inputs, list(matched.layers), settings.threads, watched)
@@ -169,62 +134,63 @@ class _Repair:
         if found is None or not self.walk.available(source):
             return
         x = self.walk.get(source)
-        matrix, bias = layer.matrix(), own_bias(layer)
-        bits = self.bits.get(layer.name)
-        cut = self._lost_inputs(layer)
-        drifted = source in self.dirty
-        if cut or drifted or bits is not None:
-            matrix, bias = self._improve(layer, found, x, matrix, cut, drifted)
+        cut, drifted = self._lost_inputs(layer), source in self.dirty
+        if cut or drifted or layer.name in self.bits:
+            y = self._improve(layer, found, x, cut, drifted)
             self.dirty.add(layer.node.outputs[0].name)
-        elif len(self.pruned.kept_out.get(layer.name, ())) < len(found.gain):
-            self.dirty.add(layer.node.outputs[0].name)
-        y = run_layer(self.model, layer, x, matrix, bias, self.settings.threads)
+        else:
+            y = run_layer(self.model, layer, x, layer.matrix(), own_bias(layer), self.settings.threads)
+            if len(self.pruned.kept_out.get(layer.name, ())) < len(found.gain):
+                self.dirty.add(layer.node.outputs[0].name)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
 
     def _lost_inputs(self, layer: Layer) -> bool:
         return layer.in_channels < self.reference.network.layers[layer.name].in_channels and not _depthwise(layer)
 
-    def _improve(
-        self, layer: Layer, found: LayerReference, x: Value, start: Double, cut: bool, drifted: bool
-    ) -> tuple[Double, Double]:
-        """New weights (g, o, d) and bias (O,) in the matched domain."""
-        sight = self._sight(layer, found, x)
-        kept = self.pruned.kept_out.get(layer.name, np.arange(len(found.gain)))
-        gain = found.gain[kept].reshape(layer.groups, -1)
-        matrix = start
-        determined = sight.patches.shape[1] > sight.patches.shape[2]
-        if cut or (drifted and determined and self.settings.refit_drifted):
-            matrix = sight.fit(start, self.settings.ridge_pruned if cut else self.settings.ridge_drifted)
-        refitted = matrix
+    def _improve(self, layer: Layer, found: LayerReference, x: Value, cut: bool, drifted: bool) -> Value:
+        """Give the layer new weights and bias; its output in the matched domain."""
+        sight, mean = self._sight(layer, found, x)
+        gain = self._kept(layer, found.gain).reshape(layer.groups, -1)
+        start = refitted = matrix = layer.matrix()
+        if cut or (drifted and sight.determined and self.settings.refit_drifted):
+            ridge = self.settings.ridge_pruned if cut else self.settings.ridge_drifted
+            refitted = matrix = sight.fit(start, ridge)
         real = matrix / gain[:, :, None]
         if layer.name in self.bits:
             params = quantize_layer(real, sight.measured, self.bits[layer.name])
             self.result.weights[layer.name] = params
             real = params.dequantize()
             matrix = real * gain[:, :, None]
-        bias, shipped = sight.intercept(matrix), sight.intercept(real)
+        y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.settings.threads)
+        response, wanted = channel_mean(y, layer), mean + sight.moved.reshape(-1)
         target = self.pruned.network.layers[layer.name]
-        target.set(real, shipped.reshape(-1) + (target.bias if layer.kind == "matmul" else 0.0))
+        target.set(real, wanted - response / gain.reshape(-1) + (target.bias if layer.kind == "matmul" else 0.0))
         errors = LayerRepair(sight.error(start), sight.error(refitted), sight.error(matrix))
         self.result.layers[layer.name] = errors
-        return matrix, bias.reshape(-1)
+        y += (wanted - response).astype(y.dtype).reshape((-1,) + (1,) * (y.ndim - 2 if layer.kernel else 0))
+        return y
 
-    def _sight(self, layer: Layer, found: LayerReference, x: Value) -> _Sight:
-        kept = self.pruned.kept_out.get(layer.name, np.arange(len(found.gain)))
-        shape = self._output_shape(layer, found, x, len(kept))
+    def _kept(self, layer: Layer, values: NDArray[Any]) -> NDArray[Any]:
+        """The part (..., |K|) of values (..., O) that belongs to the output channels that are left."""
+        return values[..., self.pruned.kept_out[layer.name]] if layer.name in self.pruned.kept_out else values
+
+    def _sight(self, layer: Layer, found: LayerReference, x: Value) -> tuple[Sight, Double]:
+        """What the layer sees, and the mean (O,) that its output should have over all positions."""
+        t, mean = self._kept(layer, found.target), self._kept(layer, found.mean)
+        shape = (*found.shape[:-1], t.shape[1]) if not layer.kernel else (found.shape[0], t.shape[1], *found.shape[2:])
         window = window_of(layer, x.shape, shape)
         p = patches(x.astype(np.float32, copy=False), window, shape, found.positions)
-        t = found.target[:, kept]
+        stream = None
         if found.addend is not None and found.stream is not None and self.walk.available(found.addend):
-            now = sample_targets(self.walk.get(found.addend).astype(np.float32, copy=False), window, found.positions)
-            if now.shape == t.shape:
-                t = t + found.stream[:, kept] - now
-        return _Sight(p, np.ascontiguousarray(t.reshape(len(t), layer.groups, -1).transpose(1, 0, 2)))
-
-    def _output_shape(self, layer: Layer, found: LayerReference, x: Value, channels: int) -> tuple[int, ...]:
-        if layer.kind in ("gemm", "matmul"):
-            return (*x.shape[:-1], channels)
-        return (found.shape[0], channels, *found.shape[2:])
+            value = self.walk.get(found.addend).astype(np.float32, copy=False)
+            if value.shape == shape:
+                now = sample_targets(value, window, found.positions)
+                t = t + self._kept(layer, found.stream) - now
+                mean = mean + self._kept(layer, found.stream_mean) - channel_mean(value, layer)
+                stream = _by_group(now, layer.groups)
+        # What is added before the activation must be known, or nobody knows what passes it.
+        bounds = bounds_after(layer, self.outputs) if stream is not None or found.alone else None
+        return Sight(p, _by_group(t, layer.groups), bounds, stream), mean
 
 
 def quantize_layer(weight: Double, measured: Moments | None, bits: int) -> QuantParams:
@@ -235,6 +201,11 @@ def quantize_layer(weight: Double, measured: Moments | None, bits: int) -> Quant
         return QuantParams(bits, round_nearest(weight, scale, fmt), scale)
     scale = search_scale(weight, fmt, measured.gram)
     return QuantParams(bits, round_with_gram(weight, scale, fmt, measured.gram).codes, scale)
+
+
+def _by_group(values: Array, groups: int) -> Array:
+    """(n, O) → (g, n, o)."""
+    return np.ascontiguousarray(values.reshape(len(values), groups, -1).transpose(1, 0, 2))
 
 
 def _depthwise(layer: Layer) -> bool:
