@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,13 +51,66 @@ def absorb(network: Network, channels: Channels, keep: Mapping[str, Index], meth
         if len(kept) == group.channels:
             continue
         mixing = method.mix(producer_of(network, group), kept)
-        for consumer in group.consumers:
-            layer = network.layers[consumer]
-            if layer.groups == 1:
-                rows = input_rows(layer, group)[0]
-                matrix = original[consumer]
-                matrix[0][:, rows[kept]] = np.einsum("ocm,ck->okm", matrix[0][:, rows], mixing)
-                layer.set(matrix, layer.bias)
+        _take_over(network, group, kept, mixing, original)
+
+
+def absorb_copies(start: Network, network: Network, channels: Channels, keep: Mapping[str, Index]) -> None:
+    """Let a kept channel stand for the pruned ones that are copies of it, in place: removing a copy then costs nothing.
+
+    Args:
+        start: whose consumers are changed; nothing is removed yet.
+        network: the original; channels with the same constants in all its places are copies.
+        channels: its groups.
+        keep: group name → channels that stay.
+    """
+    original = {name: layer.matrix() for name, layer in start.layers.items()}
+    for name, kept in keep.items():
+        mixing = _copies(network, channels[name], kept)
+        if mixing is not None:
+            _take_over(start, channels[name], kept, mixing, original)
+
+
+def _take_over(network: Network, group: ChannelGroup, kept: Index, mixing: Double, original: dict[str, Double]) -> None:
+    """Add to the columns of the kept channels what the mixing (C, |K|) hands them; `original` follows."""
+    for consumer in group.consumers:
+        layer = network.layers[consumer]
+        if layer.groups == 1:
+            rows = input_rows(layer, group)[0]
+            matrix = original[consumer]
+            matrix[0][:, rows[kept]] = np.einsum("ocm,ck->okm", matrix[0][:, rows], mixing)
+            layer.set(matrix, layer.bias)
+
+
+def _copies(network: Network, group: ChannelGroup, kept: Index) -> Double | None:
+    """Mixing (C, |K|) that hands every copy to the kept channel it is a copy of; None if there are no copies.
+
+    Grouped producers read different inputs, so that equal weights say nothing there.
+    """
+    if any(network.layers[name].groups > 1 for name in group.producers):
+        return None
+    prints = _fingerprints(network, group)
+    first = {prints[c]: i for i, c in reversed(list(enumerate(kept.tolist())))}
+    pruned = np.setdiff1d(np.arange(group.channels), kept).tolist()
+    copies = [(c, first[prints[c]]) for c in pruned if prints[c] in first]
+    if not copies:
+        return None
+    mixing = np.zeros((group.channels, len(kept)))
+    mixing[kept, np.arange(len(kept))] = 1
+    mixing[tuple(np.transpose(copies))] = 1
+    return mixing
+
+
+def _fingerprints(network: Network, group: ChannelGroup) -> list[bytes]:
+    """For each channel a digest of all constants that make it."""
+    digests = [blake2b() for _ in range(group.channels)]
+    nodes = {node.name: node for node in network.graph.nodes}
+    for slot in group.slots:
+        if slot.role != "consumer":
+            values = next(t.values for t in nodes[slot.node].inputs if t.name == slot.tensor)
+            rows = np.moveaxis(values, slot.axis, 0)
+            for digest, members in zip(digests, slot.members, strict=True):
+                digest.update(rows[members].tobytes())
+    return [digest.digest() for digest in digests]
 
 
 def input_rows(layer: Layer, group: ChannelGroup) -> Index:

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 from threadpoolctl import threadpool_limits
 
-from onnx_udfc.absorb import absorb
+from onnx_udfc.absorb import absorb, absorb_copies
 from onnx_udfc.channels import Channels, find_groups
 from onnx_udfc.emit import Placement, activation_tensors, emit
 from onnx_udfc.final_check import OTHER_IMAGES, check_result
@@ -121,7 +121,8 @@ def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result
         stamp(emitted.model, run.options)
     with run.stage("check"):
         checked = check_result(source, network, emitted.model, run.options)
-    outcome = Outcome(loaded, network, channels, plan, pruned, repaired, emitted, tuple(filter(None, (inputs.note,))), checked)
+    notes = (inputs.note,) if inputs.note else ()
+    outcome = Outcome(loaded, network, channels, plan, pruned, repaired, emitted, notes, checked)
     report = make_report(outcome, run.options, run.timings)
     if run.options.attribution:
         with run.stage("attribution"):
@@ -162,7 +163,9 @@ def _measured(run: _Run, network: Network, channels: Channels) -> _Stages:
     pruned = prune(network, channels, plan.keep)
     placement = _placement(pruned.network, plan, options)
     with run.stage("compressed network", len(network.layers)):
-        matched = prune(reference.network, channels, plan.keep).network
+        start = reference.network.copy()
+        absorb_copies(start, network, channels, plan.keep)
+        matched = prune(start, channels, plan.keep).network
         repaired = repair(
             pruned, matched, reference, plan.bits, placement, RepairSettings(threads=options.threads or 0), run.advance
         )

@@ -20,7 +20,7 @@ from onnx_udfc.select import CRITERIA, MEASURED
 from tests.small_graphs import small_model
 
 NAMES = list(METHODS)
-EXACT_FOR_DUPLICATES = {"merge", "udfc", "moments"}  # `none` forgets what a channel carried
+TAKE_OVER = ("merge", "udfc")  # what is like a kept channel, from weights alone
 
 
 def producer(channels: int = 10) -> Producer:
@@ -105,7 +105,7 @@ def test_a_dead_channel_costs_nothing(name: str) -> None:
     assert error(result.model, model) < 1e-4
 
 
-@pytest.mark.parametrize("name", sorted(EXACT_FOR_DUPLICATES - {"moments"}))
+@pytest.mark.parametrize("name", TAKE_OVER)
 def test_a_duplicate_is_taken_over_by_its_twin(name: str) -> None:
     model = special("duplicate")
     network = read(model)
@@ -129,3 +129,19 @@ def test_every_criterion_orders_all_channels(criterion: str) -> None:
     assert (np.diff(removal.cost) >= 0).all()
     if criterion != "bn-scale":
         assert removal.order[0] == GONE
+
+
+def test_with_moments_a_duplicate_costs_nothing() -> None:
+    model = special("duplicate")
+    result = compress(model, prune=1 / 8, options=options.Options(align=1))
+    assert result.report.groups[0].kept == 7
+    assert error(result.model, model) < 1e-4
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_nothing_to_do_changes_no_weight(name: str) -> None:
+    model = special("dead")
+    before, after = read(model), read(compress(model, method=name).model)
+    for layer in before.layers.values():
+        assert np.array_equal(layer.weight, after.layers[layer.name].weight)
+        assert np.array_equal(layer.bias, after.layers[layer.name].bias)
