@@ -1,8 +1,10 @@
 """Latency as a paired ratio: both networks run in turn, so that what slows the machine slows both.
 
-Each round times A and B back to back, the first alternating; the figure is the median over rounds of B/A. Its spread is
-the distribution-free 95 % interval of a median: the order statistics at n/2 ± 0.98·√n. Sessions are made anew a few
-times, because where a session's memory happens to lie moves its time by some percent.
+Each round times A and B back to back, the first alternating; the figure is the median over rounds of B/A. Rounds in
+which the system took the processor away (the thread's own time falls short of the time that passed) are left out where
+enough others remain: on a busy machine they fall on one of the two by accident. The spread is the distribution-free
+95 % interval of a median: the order statistics at n/2 ± 0.98·√n. Sessions are made anew a few times, because where a
+session's memory happens to lie moves its time by some percent.
 """
 
 from __future__ import annotations
@@ -14,13 +16,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 RESTARTS = 4
-MIN_SAMPLE = 0.004  # seconds; shorter runs are repeated within one sample
-MIN_ROUNDS = 5
+MIN_ROUNDS = 3
+ENOUGH = 12
+TAKEN_AWAY = 0.03  # share of the time that the thread did not have, above which a round is disturbed
+CLOCK = 20e-6  # seconds by which the two clocks may differ
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Median milliseconds of both, the median paired ratio (compressed / original) and its 95 % interval."""
+    """Median milliseconds of both, the median paired ratio (compressed / original) and its 95 % interval.
+
+    Attributes:
+        original_ms: Median time of one run of the original.
+        compressed_ms: The same of the compressed network.
+        ratio: Median over rounds of compressed / original.
+        low: Lower end of the interval of that median.
+        high: Upper end.
+        rounds: Rounds that count.
+        disturbed: Rounds that were left out.
+    """
 
     original_ms: float
     compressed_ms: float
@@ -28,65 +42,77 @@ class Latency:
     low: float
     high: float
     rounds: int
+    disturbed: int = 0
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds that one run of each took, and whether the processor was taken away meanwhile."""
+
+    first: float
+    second: float
+    disturbed: bool = False
 
 
 Run = Callable[[], object]
 
 
-def paired_latency(make: Callable[[bool], tuple[Run, Run]], seconds: float = 4.0) -> Latency:
+def paired_latency(
+    make: Callable[[bool], tuple[Run, Run]], seconds: float = 4.0, longest: float | None = None
+) -> Latency:
     """Time two runs in turn for about `seconds`.
 
     Args:
         make: Given whether B is made first, returns fresh (run A, run B).
         seconds: Time to spend, without the making.
+        longest: Time to spend at most where there are not enough undisturbed rounds yet; None is `seconds`.
     """
-    samples: list[tuple[float, float]] = []
+    rounds: list[Round] = []
     for restart in range(RESTARTS):
         first, second = make(restart % 2 == 1)
-        samples += _rounds(first, second, seconds / RESTARTS)
-    return summarize(samples)
+        rounds += _rounds(first, second, seconds / RESTARTS, (longest or seconds) / RESTARTS)
+    return summarize(rounds)
 
 
-def _rounds(first: Run, second: Run, seconds: float) -> list[tuple[float, float]]:
-    """Return pairs of seconds per run, in alternating order, after a warm-up."""
-    repeats_first, repeats_second = _repeats(first), _repeats(second)
-    result: list[tuple[float, float]] = []
-    end = time.perf_counter() + seconds
-    while len(result) < MIN_ROUNDS or time.perf_counter() < end:
+def _rounds(first: Run, second: Run, seconds: float, longest: float) -> list[Round]:
+    """Return rounds in alternating order, after a warm-up."""
+    for run in (first, second) * 2:
+        run()
+    result: list[Round] = []
+    start, calm = time.perf_counter(), 0
+    while len(result) < MIN_ROUNDS or time.perf_counter() - start < (seconds if calm >= ENOUGH else longest):
         if len(result) % 2:
-            b = _timed(second, repeats_second)
-            result.append((_timed(first, repeats_first), b))
+            b, a = _timed(second), _timed(first)
         else:
-            a = _timed(first, repeats_first)
-            result.append((a, _timed(second, repeats_second)))
+            a, b = _timed(first), _timed(second)
+        result.append(Round(a[0], b[0], a[1] or b[1]))
+        calm += not result[-1].disturbed
     return result
 
 
-def _repeats(run: Run) -> int:
-    """Return how many runs make a sample of MIN_SAMPLE seconds, after two runs to warm up."""
+def _timed(run: Run) -> tuple[float, bool]:
+    """Return the seconds of one run, and whether this thread lacked the processor for a part of them."""
+    busy, start = time.thread_time(), time.perf_counter()
     run()
-    run()
-    return max(1, math.ceil(MIN_SAMPLE / max(_timed(run, 1), 1e-7)))
+    passed = time.perf_counter() - start
+    busy = time.thread_time() - busy
+    return passed, passed - busy > TAKEN_AWAY * passed + CLOCK
 
 
-def _timed(run: Run, repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    return (time.perf_counter() - start) / repeats
-
-
-def summarize(samples: Sequence[tuple[float, float]]) -> Latency:
-    """Return medians and the interval of the ratio's median from pairs of seconds."""
-    ratios = sorted(b / a for a, b in samples)
+def summarize(rounds: Sequence[Round]) -> Latency:
+    """Return medians and the interval of the ratio's median, of undisturbed rounds if there are enough."""
+    calm = [r for r in rounds if not r.disturbed]
+    used = calm if len(calm) >= ENOUGH else list(rounds)  # with several threads, or on a GPU, no round is calm
+    ratios = sorted(r.second / r.first for r in used)
     n = len(ratios)
     half = 0.98 * math.sqrt(n)
     low, high = max(0, math.floor(n / 2 - half)), min(n - 1, math.ceil(n / 2 + half))
     return Latency(
-        original_ms=1e3 * statistics.median(a for a, _ in samples),
-        compressed_ms=1e3 * statistics.median(b for _, b in samples),
+        original_ms=1e3 * statistics.median(r.first for r in used),
+        compressed_ms=1e3 * statistics.median(r.second for r in used),
         ratio=statistics.median(ratios),
         low=ratios[low],
         high=ratios[high],
         rounds=n,
+        disturbed=len(rounds) - n,
     )

@@ -21,7 +21,7 @@ from onnx_udfc.detection import Detections, count_matches, detections, overlap
 from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.feeds import input_specs, split, synthetic_feeds
 from onnx_udfc.labelled_images import Preprocessing, open_images
-from onnx_udfc.latency import paired_latency, summarize
+from onnx_udfc.latency import Round, paired_latency, summarize
 from onnx_udfc.report import MAX_DB
 from onnx_udfc.sessions import file_bytes, open_session
 from onnx_udfc.validate import Validation, validate
@@ -231,12 +231,21 @@ def test_wrong_labels_are_refused(tmp_path: Path, weight: NDArray[np.float32]) -
 
 
 def test_latency_is_the_median_of_paired_ratios() -> None:
-    found = summarize([(1.0, 0.5), (2.0, 1.0), (1.0, 9.0), (4.0, 2.0), (1.0, 0.6)])
+    pairs = [(1.0, 0.5), (2.0, 1.0), (1.0, 9.0), (4.0, 2.0), (1.0, 0.6)]
+    found = summarize([Round(a, b) for a, b in pairs])
     assert found.ratio == 0.5
     assert found.low == 0.5
     assert found.high == 9.0
     assert found.rounds == 5
     assert found.original_ms == 1000
+
+
+def test_disturbed_rounds_count_only_where_there_are_no_others() -> None:
+    disturbed = [Round(1.0, 7.0, True)] * 20
+    found = summarize([*disturbed, *[Round(1.0, 0.5)] * 12])
+    assert (found.ratio, found.rounds, found.disturbed) == (0.5, 12, 20)
+    found = summarize([*disturbed, *[Round(1.0, 0.5)] * 11])
+    assert (found.ratio, found.rounds, found.disturbed) == (7.0, 31, 0)
 
 
 def test_latency_of_a_run_that_does_twice_as_much() -> None:
