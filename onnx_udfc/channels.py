@@ -16,7 +16,7 @@ from onnx_udfc.ops import propagate
 from onnx_udfc.replay import MisalignedError, replay
 from onnx_udfc.shapes import Shapes, resolve
 
-TRIALS = 2
+TRIALS = 4
 
 __all__ = ["ChannelGroup", "Channels", "Skip", "Slot", "find_groups"]
 
@@ -129,27 +129,28 @@ def find_groups(network: Network, skip: Sequence[str] = ()) -> Channels:
 
 
 def _tried(flow: Flow) -> Classes:
-    """Groups that were tried out: channels that do not line up when half of them are gone are left alone."""
+    """Groups that were tried out: channels that do not line up when some are gone are left alone."""
     while True:
         classes = balance_cells(flow)
         if not classes.groups:
             return classes
         try:
             for seed in range(TRIALS):
-                replay(flow, classes.root, _half(classes, seed))
+                replay(flow, classes.root, _some(classes, seed))
         except MisalignedError as error:
             _bar_around(flow, classes, error.node)
         else:
             return classes
 
 
-def _half(classes: Classes, seed: int) -> NDArray[np.bool_]:
-    """(ids,) whether each root is kept, when a random half of every cell is removed."""
+def _some(classes: Classes, seed: int) -> NDArray[np.bool_]:
+    """(ids,) whether each root is kept, when random ones of every cell go: half of them, all but one, or one."""
     random = np.random.default_rng(seed)
     kept = np.ones(len(classes.root), bool)
     for members in classes.groups:
         cells = classes.cells[members]
-        stay = max(1, int(np.bincount(cells).min()) // 2)
+        least = int(np.bincount(cells).min())
+        stay = max(1, (least // 2, 1, least - 1, least // 2)[seed])
         for cell in range(int(cells.max()) + 1):
             inside = random.permutation(members[cells == cell])
             kept[inside[stay:]] = False

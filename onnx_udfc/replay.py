@@ -40,7 +40,6 @@ class Replay(Flow):
         self.indices: list[tuple[Link, Ids]] = []
         self.attributes: dict[tuple[str, str], int | list[int]] = {}
         self.inputs: dict[tuple[str, int], NDArray[np.int64]] = {}
-        self._sizes: dict[str, Size] = {}
 
     def apply(self, rule: Callable[[Flow, gs.Node], None], node: gs.Node) -> str:
         """Run a rule, unless the first walk could not."""
@@ -53,17 +52,14 @@ class Replay(Flow):
         return ""
 
     def size(self, tensor: gs.Tensor) -> Size | None:
-        """The shape of a tensor after pruning."""
+        """The shape of a tensor after pruning: of its ids where a rule has set them, else a box that holds them."""
         size = super().size(tensor)
         ids = None if isinstance(tensor, gs.Constant) else self._original.get(tensor)
         if size is None or ids is None:
             return size
-        if tensor.name not in self._sizes:
-            kept = _kept_sizes(self._kept[ids], tensor)
-            self._sizes[tensor.name] = tuple(
-                k if ids.shape[a] > 1 else d for a, (k, d) in enumerate(zip(kept, size, strict=True))
-            )
-        return self._sizes[tensor.name]
+        left = self.labels.get(tensor.name)
+        kept = _kept_sizes(self._kept[ids], tensor) if left is None else left.shape
+        return tuple(k if n > 1 else d for k, n, d in zip(kept, ids.shape, size, strict=True))
 
     def axes(self, tensor: gs.Tensor) -> set[int]:
         """The axes of before: that one channel is left along an axis does not matter."""
@@ -81,10 +77,13 @@ class Replay(Flow):
         return ids[self._kept[ids]]
 
     def put(self, tensor: gs.Tensor, ids: Ids | None) -> None:
-        """As in a Flow; checks that what is left has the shape that is left."""
-        super().put(tensor, ids)
-        if ids is not None and 0 in ids.shape:
-            raise MisalignedError(tensor.inputs[0].name, f"nothing is left of {tensor.name}")
+        """As in a Flow; checks that as many ids arrive as stay."""
+        if ids is None or not tensor.name:
+            return
+        before = self._original.get(tensor)
+        if before is None or before.ndim != ids.ndim or ids.size == 0 or ids.size != self._kept[before].sum():
+            raise MisalignedError(tensor.inputs[0].name, f"{ids.shape} is left of {tensor.name}")
+        self.labels[tensor.name] = ids
 
     def unite(self, a: Ids, b: Ids, node: gs.Node, residual: bool = False) -> None:
         """Check that united channels still meet."""
@@ -148,29 +147,29 @@ class Replay(Flow):
 
     def cut(self, node: gs.Node, ids: Ids, axis: int, picked: slice) -> tuple[Ids, int, int]:
         """The consecutive kept ids that the slice picked."""
-        before = np.moveaxis(self._whole(node, ids), axis, 0)
-        wanted = before[picked].reshape(-1)
-        found = np.moveaxis(ids, axis, 0)
-        at = np.flatnonzero(np.isin(found.reshape(len(found), -1)[:, 0], wanted))
+        sources = self._sources(node, ids, axis)
+        wanted = np.arange(self.original_length(node.inputs[0], axis))[picked]
+        at = np.flatnonzero(np.isin(sources, wanted))
         if not len(at) or at[-1] - at[0] + 1 != len(at) or picked.step != 1:
             raise MisalignedError(node.name, "the slice is not in one piece")
         return np.take(ids, at, axis), int(at[0]), int(at[-1]) + 1
 
     def pick(self, node: gs.Node, ids: Ids, axis: int, indices: Ids) -> tuple[Ids, Ids]:
         """The kept ids among those picked, where they are now."""
-        before = np.moveaxis(self._whole(node, ids), axis, 0)
-        found = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)[:, 0]
-        wanted = before.reshape(len(before), -1)[:, 0][indices]
-        wanted = wanted[self._kept[wanted]]
-        at = np.asarray([np.flatnonzero(found == i)[0] for i in wanted], np.int64)
-        return np.take(ids, at, axis), at
+        sources = self._sources(node, ids, axis)
+        length = self.original_length(node.inputs[0], axis)
+        now = np.full(length, -1, np.int64)
+        now[sources] = np.arange(len(sources))
+        at = now[indices % length]
+        return np.take(ids, at[at >= 0], axis), at[at >= 0]
 
-    def _whole(self, node: gs.Node, ids: Ids) -> Ids:
-        """The ids before pruning of the node's first input."""
+    def _sources(self, node: gs.Node, ids: Ids, axis: int) -> Ids:
+        """For every index along the axis of the node's first input, the index it had before."""
         before = self._original.get(node.inputs[0])
         assert before is not None
-        assert before.ndim == ids.ndim
-        return before
+        if ids.size != ids.shape[axis] or before.size != before.shape[axis]:
+            raise MisalignedError(node.name, "its input carries channels along several axes")
+        return self._positions(node, before.ravel(), ids.ravel())
 
     def retarget(self, node: gs.Node, index: int, axes: set[int], sizes: Size) -> bool:
         """Note the new sizes where a Concat puts the target shape together."""
@@ -192,22 +191,21 @@ def _kept_sizes(kept: NDArray[np.bool_], tensor: gs.Tensor) -> Size:
         kept: whether each id is kept, one axis per axis of the tensor.
         tensor: whose they are.
     """
-    axes = sorted(carried(kept.astype(np.int64)))
+    axes = sorted(carried(kept.astype(np.int64)), reverse=True)  # the outer axis of a split one stays whole
     sizes = list(kept.shape)
-    if kept.all():
-        return tuple(sizes)
     for axis in axes:
         counts = np.unique(kept.sum(axis))
         if len(counts) == 1:
             sizes[axis] = int(counts[0])
             return tuple(sizes)
     for axis in axes:
-        others = tuple(a for a in range(kept.ndim) if a != axis)
-        some = kept.any(others)
+        some = kept.any(tuple(a for a in range(kept.ndim) if a != axis))
         if kept.take(np.flatnonzero(some), axis).all():
             sizes[axis] = int(some.sum())
             return tuple(sizes)
-    raise MisalignedError(tensor.inputs[0].name, f"what is kept of {tensor.name} is not a box")
+    if axes:
+        raise MisalignedError(tensor.inputs[0].name, f"what is kept of {tensor.name} is not a box")
+    return tuple(sizes)
 
 
 def replay(flow: Flow, root: Ids, kept: NDArray[np.bool_]) -> Replay:

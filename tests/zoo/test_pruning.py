@@ -31,7 +31,8 @@ EXACT = (
     "models/mobilenet_v1_0.25_imagenet_bn", "models/mobilenet_v2_imagenet_folded", "models/resnet20_cifar10_bn",
     "models/resnet56_cifar10_folded", "models/squeezenet_v1.1_imagenet", "models/vgg16half_cifar10_bn",
     "zoo/espcn_subpixel", "zoo/matmul_2layer", "zoo/mnist_cntk_opset7", "zoo/ppocrv5_mobile_det",
-    "zoo/resnet_block_sum", "zoo/style_candy", "zoo/ultraface_rfb_320", "zoo/ultraface_rfb_320_simplified", "zoo/ultraface_slim_320",
+    "zoo/resnet_block_sum", "zoo/style_candy", "zoo/ultraface_rfb_320", "zoo/ultraface_rfb_320_simplified",
+    "zoo/ultraface_slim_320",
 )  # fmt: skip
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
          "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}  # fmt: skip
@@ -113,6 +114,8 @@ def run(model: onnx.ModelProto) -> list[NDArray[np.generic]]:
     running = session(model, 1)
     rng = np.random.default_rng(0)
     sizes = {i.name: [d if isinstance(d, int) and d > 0 else 1 for d in i.shape] for i in running.get_inputs()}
-    feeds = {i.name: np.asarray(rng.random(sizes[i.name])).astype(TYPES[i.type]) for i in running.get_inputs()}
+    feeds: dict[str, NDArray[np.generic]] = {
+        i.name: np.asarray(rng.random(sizes[i.name])).astype(TYPES[i.type]) for i in running.get_inputs()
+    }
     names = [o.name for o in running.get_outputs()]
     return list(running.run(names, feeds))
