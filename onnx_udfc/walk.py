@@ -1,7 +1,8 @@
 """Runs a network piece by piece through onnxruntime, stopping at the nodes that the caller computes itself.
 
 The caller's stops are the layers that are refitted and the batch norms that are matched. Between two stops everything
-runs as one onnxruntime session; a tensor lives until its last user has run.
+runs as one onnxruntime session; a tensor lives until its last user has run. A network of a fixed batch may name it
+inside, too (Reshape to 1 x 256): the samples go through each session one batch after another.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Walk:
         self._watched = watched or {}
         self.values: dict[str, Value] = {name: self._seen(name, value) for name, value in feeds.items()}
         self._model, self._threads = model, threads
+        self._batch, self._samples = _fixed_batch(model, feeds)
         self._nodes = list(model.graph.node)
         self._stops = {i for i, n in enumerate(self._nodes) if n.name in set(stops)}
         self._index = {n.name: i for i, n in enumerate(self._nodes)}
@@ -110,9 +112,33 @@ class Walk:
         written = [name for node in nodes for name in node.output if name]
         outputs = [n for n in written if n == wanted or n in self._watched or self._users.get(n, set()) - inside]
         constants = [self._constants[name] for name in sorted(read) if name in self._constants and name not in inputs]
-        found = run_nodes(self._model, nodes, inputs, outputs, constants, self._threads)
+        found = self._batched(nodes, inputs, outputs, constants)
         self.values |= {name: self._seen(name, value) for name, value in found.items()}
         self._done(indices, keep=wanted)
+
+    def _batched(
+        self,
+        nodes: list[onnx.NodeProto],
+        inputs: dict[str, Value],
+        outputs: list[str],
+        constants: list[onnx.TensorProto],
+    ) -> dict[str, Value]:
+        """Run the nodes on all samples, in the network's fixed batches where it has one."""
+        per_sample = {n: v for n, v in inputs.items() if v.ndim and len(v) == self._samples}
+        if not self._batch or not per_sample:
+            return run_nodes(self._model, nodes, inputs, outputs, constants, self._threads)
+        segment = _segment(self._model, nodes, inputs, outputs, constants, self._threads)
+        parts = []
+        for start in range(0, self._samples, self._batch):
+            at = np.minimum(np.arange(start, start + self._batch), self._samples - 1)  # the last one fills up
+            parts.append(segment.run(outputs, inputs | {name: value[at] for name, value in per_sample.items()}))
+        return {name: self._joined([part[i] for part in parts]) for i, name in enumerate(outputs)}
+
+    def _joined(self, parts: list[Value]) -> Value:
+        """The batches one after another; what does not depend on the sample (a shape) is the same in all."""
+        first = parts[0]
+        carries = first.ndim > 1 or (first.ndim == 1 and any(not np.array_equal(first, part) for part in parts))
+        return np.concatenate(parts)[: self._samples] if carries and len(first) == self._batch else first
 
     def _done(self, indices: list[int], keep: str = "") -> None:
         """Forget that these nodes wait; free the values that nobody waits for any more."""
@@ -127,6 +153,15 @@ class Walk:
                     self.values.pop(name, None)
 
 
+def _fixed_batch(model: onnx.ModelProto, feeds: Mapping[str, Value]) -> tuple[int, int]:
+    """The declared batch and the number of samples, or (0, 0) where they are the same or the batch is open."""
+    for info in model.graph.input:
+        dims, value = info.type.tensor_type.shape.dim, feeds.get(info.name)
+        if value is not None and value.ndim and dims and dims[0].dim_value > 0 and dims[0].dim_value != len(value):
+            return dims[0].dim_value, len(value)
+    return 0, 0
+
+
 def run_nodes(
     model: onnx.ModelProto,
     nodes: Sequence[onnx.NodeProto],
@@ -136,6 +171,19 @@ def run_nodes(
     threads: int,
 ) -> dict[str, Value]:
     """Run some nodes of a model on values, output name → value."""
+    segment = _segment(model, nodes, inputs, outputs, constants, threads)
+    return dict(zip(outputs, segment.run(list(outputs), dict(inputs)), strict=True))
+
+
+def _segment(
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Value],
+    outputs: Sequence[str],
+    constants: Sequence[onnx.TensorProto],
+    threads: int,
+) -> Any:
+    """A session of some nodes of a model, for inputs of these types."""
     declared = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
         for name, value in inputs.items()
@@ -144,7 +192,7 @@ def run_nodes(
     graph.initializer.extend(constants)
     segment = helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
     segment.ir_version = model.ir_version
-    return dict(zip(outputs, session(segment, threads).run(list(outputs), dict(inputs)), strict=True))
+    return session(segment, threads)
 
 
 def reads(node: onnx.NodeProto) -> set[str]:

@@ -198,3 +198,28 @@ def test_functions_and_empty_inputs() -> None:
     model = parser.parse_model(text)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), "top"))
     np.testing.assert_allclose(Walk(model, {"x": X}, [], 1).get("y"), np.minimum(2 * X, 1))
+
+
+FIXED = """g (float[2,3,4] x, float[12,12] W) => (float[2,12] y) {
+    c = Constant<value_ints = [2, 12]>() f = Reshape(x, c) r = Relu(f) h = MatMul(r, W) m = Reshape(h, c)
+    y = Abs(m) }"""
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 6])
+def test_a_fixed_batch_inside_the_network_holds_for_any_number_of_samples(samples: int) -> None:
+    x = np.random.default_rng(0).normal(size=(samples, 3, 4)).astype(np.float32)
+    walk = Walk(small_model(FIXED), {"x": x}, ["n3"], 1)
+    np.testing.assert_array_equal(walk.get("r"), np.maximum(x.reshape(-1, 12), 0))
+    walk.put("n3", x.reshape(-1, 12))
+    np.testing.assert_array_equal(walk.get("y"), abs(x.reshape(-1, 12)))
+
+
+def test_what_does_not_depend_on_the_sample_is_not_repeated() -> None:
+    text = """g (float[1,4] x) => (float[1,4] y) {
+        n = Shape<start = 0, end = 1>(x) a = Relu(x) b = Neg(a) k = Constant<value_ints = [4]>()
+        t = Concat<axis = 0>(n, k) y = Reshape(b, t) }"""
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    walk = Walk(small_model(text), {"x": x}, ["n1"], 1)
+    assert walk.get("n").tolist() == [1]
+    walk.put("n1", x)
+    np.testing.assert_array_equal(walk.get("y"), -x)
