@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -14,14 +13,11 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
-from PIL import Image
 
 from onnx_udfc.comparison import compare, decibels, fidelity
-from onnx_udfc.detection import Detections, count_matches, detections, overlap
 from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.feeds import input_specs, split, synthetic_feeds
-from onnx_udfc.labelled_images import Preprocessing, open_images
-from onnx_udfc.latency import Round, paired_latency, summarize
+from onnx_udfc.labelled_images import Preprocessing
 from onnx_udfc.report import MAX_DB
 from onnx_udfc.sessions import file_bytes, open_session
 from onnx_udfc.validate import Validation, validate
@@ -140,83 +136,7 @@ def _set(pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None = None) -> 
     return ImageSet(pixels, tuple(map(str, range(len(pixels)))), labels)
 
 
-def test_preprocessing_is_range_then_mean_then_std() -> None:
-    pixels = np.array([[[[0, 51, 255]]]], np.uint8)
-    x = Preprocessing((0.5, 0.0, 0.0), (0.5, 1.0, 2.0), (0.0, 1.0)).apply(pixels)
-    np.testing.assert_allclose(x.ravel(), [-1.0, 0.2, 0.5], rtol=1e-6)
-    x = Preprocessing((104.0, 117.0, 123.0), (), (0.0, 255.0), "bgr").apply(pixels)
-    np.testing.assert_allclose(x.ravel(), [255 - 104.0, 51 - 117.0, 0 - 123.0], rtol=1e-6)
-    x = Preprocessing(range=(-1.0, 1.0)).apply(pixels)
-    np.testing.assert_allclose(x.ravel(), [-1.0, -0.6, 1.0], rtol=1e-6)
-    with pytest.raises(RequestError, match="--input-mean has 2"):
-        Preprocessing((1.0, 2.0)).apply(pixels)
-
-
-@pytest.fixture
-def pictures() -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), np.uint8)
-
-
-def test_the_same_images_from_every_kind_of_place(tmp_path: Path, pictures: NDArray[np.uint8]) -> None:
-    import zipfile
-
-    labels = np.array([1, 0, 1, 0])
-    np.savez(tmp_path / "a.npz", x=pictures, y=labels)
-    for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
-        for name in (f"classes/{'cat' if label == 0 else 'dog'}/{i}.png", f"indexed/{i}_{label}.png", f"flat/{i}.png"):
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(tmp_path / name)
-    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
-        for path in sorted((tmp_path / "indexed").iterdir()):
-            archive.write(path, path.name)
-    with (tmp_path / "labels.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(
-            [("name", "label"), *((f"{i}.png", int(y)) for i, y in reversed(list(enumerate(labels))))]
-        )
-    shape = (None, 3, 6, 6)
-    sets = {
-        "npz": open_images(tmp_path / "a.npz"),
-        "zip": open_images(tmp_path / "b.zip"),
-        "indexed": open_images(tmp_path / "indexed"),
-        "csv": open_images(tmp_path / "flat", tmp_path / "labels.csv"),
-    }
-    for name, found in sets.items():
-        x = np.concatenate(list(found.batches(shape, Preprocessing(), batch=3)))
-        np.testing.assert_array_equal(x, Preprocessing().apply(pictures), err_msg=name)
-        assert found.labels is not None, name
-        assert found.labels.tolist() == [1, 0, 1, 0], name
-    by_class = open_images(tmp_path / "classes")
-    assert by_class.labels is not None
-    assert by_class.labels.tolist() == [0, 0, 1, 1]
-    assert open_images(tmp_path / "flat").labels is None
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("a.npz", b"PK\3\4 broken"), ("a.npy", b""), ("a.zip", b"no"), ("a.png", b"no"), ("a.txt", b"no")],
-)
-def test_damaged_images_are_one_line(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(RequestError) as refused:
-        list(open_images(tmp_path / name).batches((None, 3, 4, 4), Preprocessing(), 2))
-    assert "\n" not in str(refused.value)
-
-
-def test_images_of_another_size_are_cropped_from_the_middle(pictures: NDArray[np.uint8]) -> None:
-    image = np.zeros((1, 64, 80, 3), np.uint8)
-    image[:, :, 30:50] = 255
-    x = next(_set(image).batches((None, 3, 14, 14), Preprocessing(), 1))
-    assert x.shape == (1, 3, 14, 14)
-    assert x[0, 0, 7, 7] == 1
-    assert x[0, 0, 7, 0] == 0
-    gray = next(_set(pictures).batches((None, 1, 6, 6), Preprocessing(), 4))
-    assert gray.shape == (4, 1, 6, 6)
-
-
-def test_wrong_labels_are_refused(tmp_path: Path, weight: NDArray[np.float32]) -> None:
-    np.savez(tmp_path / "a.npz", x=np.zeros((3, 4, 4, 3), np.uint8), y=np.zeros(2))
-    with pytest.raises(RequestError, match="3 images but labels"):
-        open_images(tmp_path / "a.npz")
+def test_labels_need_an_output_of_classes(weight: NDArray[np.float32]) -> None:
     text = (
         TEXT.replace("float[N,5] y", "float[N,5,1,1] r")
         .replace("   y = Flatten (r)\n", "")
@@ -228,33 +148,6 @@ def test_wrong_labels_are_refused(tmp_path: Path, weight: NDArray[np.float32]) -
     labelled = _set(np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1]))
     with pytest.raises(RequestError, match="no output"):
         quick(network(weight, boxes), network(weight, boxes), images=labelled)
-
-
-def test_latency_is_the_median_of_paired_ratios() -> None:
-    pairs = [(1.0, 0.5), (2.0, 1.0), (1.0, 9.0), (4.0, 2.0), (1.0, 0.6)]
-    found = summarize([Round(a, b) for a, b in pairs])
-    assert found.ratio == 0.5
-    assert found.low == 0.5
-    assert found.high == 9.0
-    assert found.rounds == 5
-    assert found.original_ms == 1000
-
-
-def test_disturbed_rounds_count_only_where_there_are_no_others() -> None:
-    disturbed = [Round(1.0, 7.0, True)] * 20
-    found = summarize([*disturbed, *[Round(1.0, 0.5)] * 12])
-    assert (found.ratio, found.rounds, found.disturbed) == (0.5, 12, 20)
-    found = summarize([*disturbed, *[Round(1.0, 0.5)] * 11])
-    assert (found.ratio, found.rounds, found.disturbed) == (7.0, 31, 0)
-
-
-def test_latency_of_a_run_that_does_twice_as_much() -> None:
-    def work(n: int) -> Any:
-        return lambda: sum(i * i for i in range(n))
-
-    found = paired_latency(lambda _second_first: (work(20_000), work(40_000)), seconds=1.0)
-    assert 1.7 < found.ratio < 2.3
-    assert found.low <= found.ratio <= found.high
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
@@ -276,27 +169,6 @@ def test_external_data_counts_as_bytes(tmp_path: Path, weight: NDArray[np.float3
     onnx.save(network(weight), tmp_path / "a.onnx", save_as_external_data=True, location="a.bin", size_threshold=0)
     assert file_bytes(tmp_path / "a.onnx") > weight.nbytes + 100
     assert quick(tmp_path / "a.onnx", network(weight)).outputs[0].sqnr_db == MAX_DB
-
-
-def test_boxes_are_matched_one_to_one() -> None:
-    one = Detections(np.array([[0, 0, 2, 2], [4, 4, 6, 6.0]]), np.array([0.9, 0.8]), np.array([0, 0]))
-    near = Detections(np.array([[0, 0, 2, 2.2], [0, 0, 2, 2.1]]), np.array([0.9, 0.8]), np.array([0, 0]))
-    other = Detections(one.boxes, one.scores, np.array([0, 1]))
-    assert count_matches(one, one) == 2
-    assert count_matches(one, near) == 1
-    assert count_matches(one, other) == 1
-    assert overlap(one.boxes[:1], near.boxes[:1])[0, 0] == pytest.approx(4 / 4.4)
-
-
-def test_detections_suppress_neighbours_and_the_background() -> None:
-    boxes = np.array([[[0, 0, 2, 2], [0, 0, 2, 2.1], [5, 5, 6, 6], [7, 7, 8, 8.0]]])
-    scores = np.array([[[0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.9, 0.1]]])
-    found = detections({"scores": scores, "boxes": boxes})[0]
-    assert found.boxes.tolist() == [[0, 0, 2, 2], [5, 5, 6, 6]]
-    final = detections({"d": np.concatenate([boxes, scores[..., 1:], np.zeros((1, 4, 1))], axis=2)})[0]
-    assert final.boxes.tolist() == found.boxes.tolist()
-    with pytest.raises(RequestError, match="--task detection"):
-        detections({"y": np.zeros((2, 5))})
 
 
 def test_a_detector_with_itself(assets: Path) -> None:
@@ -332,15 +204,3 @@ def test_the_shipped_network_is_as_good_as_its_manifest_says(models: Path) -> No
     found = quick(path, models / "digits_resnet_folded.onnx", images=models / "digits_test.npz", preprocessing=how)
     assert found.accuracy is not None
     assert 100 * found.accuracy.original == pytest.approx(entry["top1_dev"], abs=1e-9)
-
-
-def test_latency_of_a_file_with_itself_is_one(assets: Path) -> None:
-    path = assets / "models" / "resnet56_cifar10_bn.onnx"
-    ratios = []
-    for _ in range(3):  # a loaded machine may disturb one measurement, not three
-        found = validate(path, path, limit=1, memory=False, latency_seconds=6)
-        assert found.latency is not None
-        ratios.append(found.latency.ratio)
-        if 0.97 <= found.latency.ratio <= 1.03:
-            return
-    pytest.fail(f"ratios of a file with itself: {ratios}")
