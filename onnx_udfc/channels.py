@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.cells import Classes, balance_cells
-from onnx_udfc.flow import Barrier, Flow, Ids, Link
+from onnx_udfc.flow import Barrier, Flow, Ids
 from onnx_udfc.graph import Network
+from onnx_udfc.layers import KINDS
 from onnx_udfc.ops import propagate
 from onnx_udfc.replay import MisalignedError, replay
 from onnx_udfc.shapes import Shapes, resolve
@@ -185,8 +186,7 @@ def _collect(flow: Flow, classes: Classes) -> Channels:
     groups: list[ChannelGroup] = []
     roots: dict[str, Ids] = {}
     single: dict[str, Skip] = {}
-    for members in classes.groups:
-        slots = _slots(flow, classes, members)
+    for members, slots in zip(classes.groups, _slots(flow, classes), strict=True):
         producers = _nodes(slots, "producer")
         if int(classes.cells[members].max()) + 1 == len(members):
             single |= {p: Skip(p, "it has one channel, or one in each group", "") for p in producers}
@@ -219,22 +219,22 @@ def _group_name(producer: str, taken: Mapping[str, Ids]) -> str:
     return name
 
 
-def _slots(flow: Flow, classes: Classes, members: Ids) -> tuple[Slot, ...]:
-    """The places of a group's channels; channel j is members[j]."""
-    channel = np.full(len(classes.root), -1, np.int64)
-    channel[members] = np.arange(len(members))
-    slots = []
+def _slots(flow: Flow, classes: Classes) -> list[tuple[Slot, ...]]:
+    """For every group its places; channel j is its j-th member."""
+    owner = np.full(len(classes.root), -1, np.int64)
+    channel = np.zeros(len(classes.root), np.int64)
+    for number, members in enumerate(classes.groups):
+        owner[members], channel[members] = number, np.arange(len(members))
+    slots: list[list[Slot]] = [[] for _ in classes.groups]
     for link, place in zip(flow.links, classes.places, strict=True):
-        at = np.flatnonzero(channel[place] >= 0)
-        if at.size:
-            order = at[np.argsort(channel[place[at]], kind="stable")]
-            slots.append(_slot(flow, link, order.reshape(len(members), -1)))
-    return tuple(slots)
-
-
-def _slot(flow: Flow, link: Link, members: NDArray[np.int64]) -> Slot:
-    tensor = flow.node(link.node).inputs[link.index].name
-    return Slot(link.node, link.role, tensor, link.axis, members, link.groups)
+        tensor = flow.node(link.node).inputs[link.index].name
+        order = np.lexsort((channel[place], owner[place]))
+        owners, starts = np.unique(owner[place[order]], return_index=True)
+        for number, at in zip(owners, np.split(order, starts[1:]), strict=True):
+            if number >= 0:
+                members = at.reshape(len(classes.groups[number]), -1)
+                slots[number].append(Slot(link.node, link.role, tensor, link.axis, members, link.groups))
+    return [tuple(found) for found in slots]
 
 
 def _skips(flow: Flow, classes: Classes, pruned: set[str], single: Mapping[str, Skip]) -> tuple[Skip, ...]:
@@ -255,4 +255,6 @@ def _skips(flow: Flow, classes: Classes, pruned: set[str], single: Mapping[str, 
             skips.append(Skip(name, barriers[0].reason, barriers[0].detail))
         else:
             skips.append(Skip(name, "its channels follow those of its input, which cannot be removed", ""))
+    computed = [n for n in flow.network.graph.nodes if n.op in KINDS and n.name not in flow.network.layers]
+    skips += [Skip(n.name, "its weight is computed, or not a plain matrix", f"{n.op} {n.name}") for n in computed]
     return tuple(skips)

@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_udfc.flow import Flow, Ids
 
-LARGEST_RESHAPE = 1 << 25  # ids that are laid out in full for one Reshape
+LARGEST_RESHAPE = 1 << 23  # ids that are laid out in full for one Reshape
 RUN_TIME = "where it is cut is only known at run time"
 PAD_RUN_TIME = "how it is padded is only known at run time"
 
@@ -125,15 +125,31 @@ def reshape(flow: Flow, node: gs.Node) -> None:
     if ids is None:
         return
     before, after = flow.known(node.inputs[0]), flow.known(node.outputs[0])
-    if int(np.prod(before)) > LARGEST_RESHAPE or int(np.prod(before)) != int(np.prod(after)):
+    out = _reshaped(ids, flow.axes(node.inputs[0]), before, after)
+    if out is None:
         flow.bar(ids, node, "the tensor is too large to follow through a Reshape")
         return
-    out = flow.narrowed(node.outputs[0], np.broadcast_to(ids, before).reshape(after))
+    out = flow.narrowed(node.outputs[0], out)
     flow.put(node.outputs[0], out)
     if len(flow.axes(node.outputs[0])) > max(1, len(flow.axes(node.inputs[0]))):
         flow.box(out, node)
     if node.op == "Reshape":
         _retarget(flow, node, out, after)
+
+
+def _reshaped(ids: Ids, axes: set[int], before: tuple[int, ...], after: tuple[int, ...]) -> Ids | None:
+    """The ids of a reshaped tensor; equal first and last sizes are left out of it. None if it is too large."""
+    shared = min(len(before), len(after))
+    first = next((i for i in range(shared) if before[i] != after[i]), shared)
+    last = next((i for i in range(shared - first) if before[-1 - i] != after[-1 - i]), shared - first)
+    middle = before[first : len(before) - last]
+    if axes.isdisjoint(range(first, len(before) - last)):
+        shape = ids.shape[:first] + (1,) * (len(after) - first - last) + ids.shape[len(before) - last :]
+        return ids.reshape(shape)
+    if int(np.prod(middle)) > LARGEST_RESHAPE:
+        return None
+    whole = np.broadcast_to(ids, ids.shape[:first] + middle + ids.shape[len(before) - last :])
+    return whole.reshape(ids.shape[:first] + after[first : len(after) - last] + ids.shape[len(before) - last :])
 
 
 def _retarget(flow: Flow, node: gs.Node, out: Ids, after: tuple[int, ...]) -> None:
