@@ -113,14 +113,14 @@ def search_scale(
         rows = units.reshape(-1, units.shape[-1])
         height = max(1, CACHED // max(1, rows.shape[-1]))
         parts = [_best_factor(rows[i : i + height], fmt, factors) for i in range(0, len(rows), height)]
-        return _storable(full * np.concatenate([np.zeros(0), *parts]).reshape(full.shape), dtype)
+        return storable(full * np.concatenate([np.zeros(0), *parts]).reshape(full.shape), dtype)
     best, least = full, np.full(full.shape, np.inf)
     for factor in factors:
-        scale = _storable(full * factor, dtype)
-        error = _gram_error(round_nearest(weight, scale, fmt) * scale[..., None] - weight, gram)
+        scale = storable(full * factor, dtype)
+        error = gram_error(round_nearest(weight, scale, fmt) * scale[..., None] - weight, gram)
         better = error < least
         best, least = np.where(better, scale, best), np.where(better, error, least)
-    return _storable(best, dtype)
+    return storable(best, dtype)
 
 
 def _best_factor(units: NDArray[np.float32], fmt: QuantFormat, factors: Floats) -> Floats:
@@ -137,7 +137,7 @@ def _best_factor(units: NDArray[np.float32], fmt: QuantFormat, factors: Floats) 
     return best
 
 
-def _storable(scale: Floats, dtype: DTypeLike) -> Floats:
+def storable(scale: Floats, dtype: DTypeLike) -> Floats:
     """Round to the file's type; a scale that would vanish becomes the least normal number, that of no weights 1."""
     least = float(np.finfo(np.dtype(dtype)).tiny)
     stored = np.asarray(scale, np.dtype(dtype)).astype(np.float64)
@@ -145,7 +145,7 @@ def _storable(scale: Floats, dtype: DTypeLike) -> Floats:
     return floored
 
 
-def _gram_error(damage: Floats, gram: Floats) -> Floats:
+def gram_error(damage: Floats, gram: Floats) -> Floats:
     """Equation (1) for every row of damage (..., o, d); wide rows see the diagonal blocks of G only."""
     width = damage.shape[-1]
     size = width if width <= EXACT_GRAM else BLOCK
@@ -180,25 +180,36 @@ def round_with_gram(weight: Floats, scale: Floats, fmt: QuantFormat, gram: Float
         codes, reason = round_with_gram(weight[None], scale[None], fmt, gram[None], damping)
         return Rounding(codes[0], reason)
     weight = np.asarray(weight, np.float64)
+    basis = gram_basis(gram, damping)
+    if isinstance(basis, str):
+        return Rounding(round_nearest(weight, scale, fmt), basis)
+    return Rounding(nearest_plane(weight, scale, fmt, basis), None)
+
+
+@dataclass(frozen=True)
+class GramBasis:
+    """What rounding needs of a Gram: the order of the columns (groups, d), and R (groups, d, d) in that order."""
+
+    order: NDArray[np.intp]
+    factor: Floats
+
+
+def gram_basis(gram: Floats, damping: float) -> GramBasis | str:
+    """Order the columns of Grams (groups, d, d) by falling diagonal and factorize; or the reason why not."""
     diagonal = np.diagonal(gram, axis1=-2, axis2=-1)
     if not np.isfinite(gram).all() or diagonal.min(initial=0.0) < 0:
-        return Rounding(round_nearest(weight, scale, fmt), "the second moments of the input are not finite")
+        return "the second moments of the input are not finite"
     order = np.argsort(-diagonal, axis=-1, kind="stable")
-    factor = _upper_factor(_reorder(np.asarray(gram, np.float64), order), damping)
-    if factor is None:
-        return Rounding(round_nearest(weight, scale, fmt), "the second moments of the input could not be factorized")
-    sorted_codes = _nearest_plane(np.take_along_axis(weight, order[:, None, :], axis=-1), scale, fmt, factor)
-    codes = np.empty(weight.shape, np.int8)
-    np.put_along_axis(codes, order[:, None, :], sorted_codes, axis=-1)
-    return Rounding(codes, None)
+    factor = upper_factor(reorder(np.asarray(gram, np.float64), order), damping)
+    return "the second moments of the input could not be factorized" if factor is None else GramBasis(order, factor)
 
 
-def _reorder(gram: Floats, order: NDArray[np.intp]) -> Floats:
+def reorder(gram: Floats, order: NDArray[np.intp]) -> Floats:
     """Rows and columns of every Gram (groups, d, d) in the given order (groups, d); a copy."""
     return np.stack([part[np.ix_(index, index)] for part, index in zip(gram, order, strict=True)])
 
 
-def _upper_factor(gram: Floats, damping: float) -> Floats | None:
+def upper_factor(gram: Floats, damping: float) -> Floats | None:
     """R, upper triangular (groups, d, d), with G + λI = R Rᵀ; None where no λ makes it factorizable. Spoils gram."""
     diagonal = np.einsum("gii->gi", gram)
     level = diagonal.mean(axis=-1, keepdims=True)
@@ -217,17 +228,12 @@ def _upper_factor(gram: Floats, damping: float) -> Floats | None:
     return None
 
 
-def _nearest_plane(weight: Floats, scale: Floats, fmt: QuantFormat, factor: Floats) -> Codes:
-    """Codes (groups, o, d) of columns rounded one after another, in blocks.
-
-    Args:
-        weight: (groups, o, d), columns in the order of rounding.
-        scale: (groups, o).
-        fmt: the grid.
-        factor: R (groups, d, d), upper triangular.
-    """
+def nearest_plane(weight: Floats, scale: Floats, fmt: QuantFormat, basis: GramBasis) -> Codes:
+    """Codes (groups, o, d) of weights (groups, o, d), columns rounded one after another, in blocks."""
+    order, factor = basis.order[:, None, :], basis.factor
     width = weight.shape[-1]
-    target = np.ascontiguousarray(weight.swapaxes(-1, -2))  # (groups, d, o): a column is contiguous
+    sorted_weight = np.take_along_axis(weight, order, axis=-1)
+    target = np.ascontiguousarray(sorted_weight.swapaxes(-1, -2))  # (groups, d, o): a column is contiguous
     pivots = np.einsum("gii->gi", factor)[:, None, :]
     damage = np.zeros_like(target)
     codes = np.empty(target.shape)
@@ -241,4 +247,6 @@ def _nearest_plane(weight: Floats, scale: Floats, fmt: QuantFormat, factor: Floa
             code = np.clip(np.rint(column / scale), fmt.qmin, fmt.qmax)
             codes[:, start + i] = code
             damage[:, start + i] = code * scale - target[:, start + i]
-    return codes.swapaxes(-1, -2).astype(np.int8)
+    result = np.empty(weight.shape, np.int8)
+    np.put_along_axis(result, order, codes.swapaxes(-1, -2).astype(np.int8), axis=-1)
+    return result
