@@ -36,9 +36,9 @@ class Classifier:
         """The images, opened once."""
         return open_images(self.images)
 
-    def top1(self, model: Path | bytes, threads: int = 1) -> float:
-        """Top-1 in percent of a model that takes what this one takes."""
-        return accuracy_on(model, self.labelled, self.preprocessing, threads).percent
+    def top1(self, model: Path | bytes, threads: int = 1, limit: int | None = None) -> float:
+        """Top-1 in percent of a model that takes what this one takes, on at most `limit` images."""
+        return accuracy_on(model, self.labelled, self.preprocessing, threads, limit).percent
 
     def inputs(self, images: Path, count: int) -> np.ndarray:
         """The first `count` images of a set, (n, C, H, W) float32 as the network takes them."""

@@ -98,7 +98,7 @@ def options_for(network: Classifier, setting: Setting, threads: int | None) -> O
     return options_from({**values, **told, "input_colour": expects.colour, "threads": threads})
 
 
-def computed(network: Classifier, setting: Setting, threads: int | None) -> Row:
+def computed(network: Classifier, setting: Setting, threads: int | None, limit: int | None = None) -> Row:
     """Compresses and measures; a request that the package refuses is a row with its reason."""
     row = Row(network.name, setting.name, setting.method, setting.prune, setting.bits)
     begun = time.perf_counter()
@@ -109,7 +109,7 @@ def computed(network: Classifier, setting: Setting, threads: int | None) -> Row:
     seconds = time.perf_counter() - begun
     report = result.report.to_dict()
     sizes = {key: report["after"][key] / report["before"][key] for key in ("parameters", "macs", "bytes")}
-    top1 = network.top1(result.model.SerializeToString(), threads or 1)
+    top1 = network.top1(result.model.SerializeToString(), threads or 1, limit)
     return dataclasses.replace(row, top1=top1, packed=packed(report["layers"]), seconds=round(seconds, 2), **sizes)
 
 
@@ -121,10 +121,10 @@ def packed(layers: Iterable[dict[str, Any]]) -> float:
     return float(before / after)
 
 
-def key_of(network: Classifier, setting: Setting) -> str:
-    """What a row is stored under: the file's content, the images, and the setting."""
+def key_of(network: Classifier, setting: Setting, limit: int | None = None) -> str:
+    """What a row is stored under: the file's content, the images and how many, and the setting."""
     digest = hashlib.sha256(network.path.read_bytes()).hexdigest()[:16]
-    return json.dumps([network.name, digest, network.images.name, *dataclasses.astuple(setting)])
+    return json.dumps([network.name, digest, network.images.name, limit, *dataclasses.astuple(setting)])
 
 
 class Store:
@@ -190,6 +190,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bits", nargs="+", type=int, default=[32, 6, 4])
     parser.add_argument("--paper", action="store_true", help="for VGG-16: also the paper's setting, in both readings")
     parser.add_argument("--out", type=Path, default=Path("out/reproduce"))
+    parser.add_argument("--limit", type=int, help="at most so many images a network")
     parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -203,14 +204,14 @@ def main() -> None:
     rows: list[Row] = []
     originals: dict[str, float] = {}
     for network in classifiers(args.networks, images):
-        originals[network.name] = network.top1(network.path, args.threads)
+        originals[network.name] = network.top1(network.path, args.threads, args.limit)
         settings = grid(args.methods, args.ratios, args.bits)
         if args.paper and network.name.startswith("vgg16"):
             settings += paper_settings(network.path, args.methods)
         for setting in settings:
-            key = key_of(network, setting)
+            key = key_of(network, setting, args.limit)
             if key not in store.rows:
-                store.put(key, computed(network, setting, args.threads))
+                store.put(key, computed(network, setting, args.threads, args.limit))
             rows.append(store.rows[key])
             print(json.dumps(dataclasses.asdict(rows[-1])), flush=True)
     text = table(rows, originals, args.methods)
