@@ -21,10 +21,10 @@ from onnx_udfc.model_io import session
 
 Size = tuple[int, ...]
 LARGE = 1024  # constants with more elements hold weights, not shapes
-DEFAULT_SPATIAL, DEFAULT_LENGTH = 224, 64
+SPATIAL = (224, 32, 28, 64, 96, 112, 128, 192, 256, 299, 320, 384, 416, 512, 640)  # tried in this order
+DEFAULT_LENGTH = 64
 MAX_ELEMENTS = 1 << 28  # no run that would take more than this many elements at an input
-RESHAPING_INPUTS = {"Slice": (1, 2, 3, 4), "Gather": (1,), "Split": (1,), "Pad": (1, 3), "Tile": (1,), "Squeeze": (1,),
-                    "Unsqueeze": (1,), "Reshape": (1,), "Expand": (1,)}  # fmt: skip
+CUTTING_INPUTS = {"Slice": (1, 2, 3, 4), "Gather": (1,), "Split": (1,), "Pad": (1, 3), "Tile": (1,)}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,37 @@ def resolve(network: Network, inputs: Mapping[str, Size] | None = None) -> Shape
         network: the network; not changed.
         inputs: shapes of graph inputs, where they are not to be guessed.
     """
-    model, values = _skeleton(network, inputs or {})
+    first = None
+    for spatial in SPATIAL:
+        shapes = _resolve(network, inputs or {}, spatial)
+        first = first or shapes
+        if _fit(network, shapes):
+            return shapes
+        if all(_is_fixed(t.shape) or t.name in (inputs or {}) for t in network.graph.inputs):
+            break
+    assert first is not None
+    return first
+
+
+def _is_fixed(shape: Any) -> bool:
+    """Whether an image input leaves nothing but its batch open."""
+    return shape is None or len(shape) < 4 or all(isinstance(d, int | np.integer) and d > 0 for d in shape[2:])
+
+
+def _fit(network: Network, shapes: Shapes) -> bool:
+    """Whether every layer whose input's shape is known gets as many channels as it expects: a Flatten may not fit."""
+    found = 0
+    for layer in network.layers.values():
+        size = shapes.sizes.get(layer.node.inputs[0].name)
+        found += size is not None
+        if size is not None and size[1 if layer.kind.startswith("conv") else -1] != layer.in_channels:
+            return False
+    return found > 0 or not network.layers
+
+
+def _resolve(network: Network, inputs: Mapping[str, Size], spatial: int) -> Shapes:
+    """Shapes for images of one size."""
+    model, values = _skeleton(network, inputs, spatial)
     try:
         inferred = shape_inference.infer_shapes(model, data_prop=True)
     except (shape_inference.InferenceError, RuntimeError, ValueError):
@@ -63,13 +93,16 @@ def resolve(network: Network, inputs: Mapping[str, Size] | None = None) -> Shape
     return Shapes(sizes, values)
 
 
-def _skeleton(network: Network, inputs: Mapping[str, Size]) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
+def _skeleton(
+    network: Network, inputs: Mapping[str, Size], spatial: int
+) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
     """The network with its large weights as inputs and with concrete input shapes; values of small constants."""
     copy = network.copy().graph
     channels = _input_channels(copy)
     named: dict[str, int] = {}
     for tensor in copy.inputs:
-        tensor.shape = inputs.get(tensor.name) or _concrete(tensor.shape, channels.get(tensor.name, 3), named)
+        image = (channels.get(tensor.name, 3), spatial)
+        tensor.shape = inputs.get(tensor.name) or _concrete(tensor.shape, image, named)
     values: dict[str, NDArray[Any]] = {}
     for name, tensor in copy.tensors().items():
         if not isinstance(tensor, gs.Constant):
@@ -102,16 +135,17 @@ def _input_channels(graph: gs.Graph) -> dict[str, int]:
     }
 
 
-def _concrete(shape: Any, channels: int, named: dict[str, int]) -> Size | None:
-    """A shape without unknown dimensions: batch 1, images 224 wide; equal names get equal sizes."""
+def _concrete(shape: Any, image: tuple[int, int], named: dict[str, int]) -> Size | None:
+    """A shape without unknown dimensions: batch 1, images of these channels and width; equal names, equal sizes."""
     if shape is None:
         return None
     sizes = []
     for axis, dim in enumerate(shape):
         known = isinstance(dim, int | np.integer) and dim > 0
-        image = len(shape) >= 4
-        guess = 1 if axis == 0 else (channels if axis == 1 else DEFAULT_SPATIAL) if image else DEFAULT_LENGTH
-        sizes.append(int(dim) if known else named.setdefault(f"{dim}/{axis > 0}" if dim else f"?{axis}{image}", guess))
+        is_image = len(shape) >= 4
+        guess = 1 if axis == 0 else image[min(axis - 1, 1)] if is_image else DEFAULT_LENGTH
+        name = f"{dim}/{axis > 0}" if dim else f"?{axis}{is_image}"
+        sizes.append(int(dim) if known else named.setdefault(name, guess))
     return tuple(sizes)
 
 
@@ -133,7 +167,7 @@ def _unvalued(model: onnx.ModelProto, values: Mapping[str, Any]) -> set[str]:
     return {
         node.input[i]
         for node in model.graph.node
-        for i in RESHAPING_INPUTS.get(node.op_type, ())
+        for i in CUTTING_INPUTS.get(node.op_type, ())
         if i < len(node.input) and node.input[i] and node.input[i] not in values
     }
 

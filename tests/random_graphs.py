@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -54,9 +55,11 @@ class RandomGraph:
 
     def weight(self, *shape: int) -> str:
         """Random weights away from zero."""
-        return self.constant(self.rng.uniform(0.2, 1, shape) * self.rng.choice([-1, 1], shape) / np.sqrt(np.prod(shape[1:])))
+        return self.constant(
+            self.rng.uniform(0.2, 1, shape) * self.rng.choice([-1, 1], shape) / np.sqrt(np.prod(shape[1:]))
+        )
 
-    def node(self, op: str, inputs: list[str], shape: Shape | None, **attributes: object) -> str:
+    def node(self, op: str, inputs: list[str], shape: Shape | None, **attributes: Any) -> str:
         """A node; its output is offered to others if its shape is given."""
         name = f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [name], f"n{len(self.nodes)}_{op}", **attributes))
