@@ -15,6 +15,7 @@ from onnx_udfc.report import GroupReport, LayerLoss, Report, SkipReport, ratio
 
 if TYPE_CHECKING:
     from onnx_udfc.inspection import Inspection
+    from onnx_udfc.sweep_table import SweepTable
     from onnx_udfc.validate import Validation
 
 _MOST_REASONS = 6
@@ -29,10 +30,11 @@ def show(renderable: RenderableType) -> None:
 
 def summary(report: Report, written: str | None = None) -> RenderableType:
     """Return the closing summary of a compression."""
-    parts: list[RenderableType] = [_sizes(report), Text(_fidelity(report))]
+    blank = Text()
+    parts: list[RenderableType] = [_sizes(report), blank, Text(_fidelity(report))]
     parts += [_reasons(report.skips, report.groups)] if report.skips or _left(report.groups) else []
-    parts += [losses(report.attribution[:3])] if report.attribution else []
-    parts += [Text(f"note: {n}") for n in report.runtime.notes]
+    parts += [blank, losses(report.attribution[:3])] if report.attribution else []
+    parts += [blank, *(Text(f"note: {n}") for n in report.runtime.notes)]
     parts += [Text(f"warning: {w}", style="yellow") for w in report.warnings]
     parts.append(Text(_time(report)))
     if written:
@@ -107,6 +109,21 @@ def inspection(found: Inspection) -> RenderableType:
     parts += [skips] if found.skips else []
     parts += [Text(f"note: {n}") for n in found.notes]
     return Group(*parts)
+
+
+def swept(result: SweepTable) -> RenderableType:
+    """Return the settings of a sweep; those that nothing beats by bytes are marked."""
+    front = set(result.front())
+    table = _table("setting", "parameters", "MACs", "bytes", "SQNR dB", "same class", "accuracy", "", right=range(1, 7))
+    for r in result.rows:
+        figures = [_share(v) for v in (r.parameters, r.macs, r.bytes)]
+        quality = [_db(r.sqnr_db), _share(r.agreement), _share(r.accuracy)]
+        table.add_row(r.name, *figures, *quality, r.error or ("best" if r in front else ""))
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _names(names: Sequence[str], most: int = 3) -> str:

@@ -12,7 +12,7 @@ from importlib import resources
 
 from onnx_udfc import svg
 from onnx_udfc.command import command_line
-from onnx_udfc.report import LayerLoss, LayerReport, Report, ratio
+from onnx_udfc.report import LayerLoss, LayerReport, Report, Tool, ratio
 
 WORST_DB = 60.0  # errors are drawn from -60 dB (nothing) to 0 dB (all is lost)
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -30,6 +30,11 @@ def to_html(report: Report, title: str = "onnx-udfc report") -> str:
         ("runtime", "Running it", _runtime(report)),
         ("reproduce", "Reproduce", _reproduce(report)),
     )
+    return page(title, report.tool, sections)
+
+
+def page(title: str, tool: Tool, sections: Iterable[tuple[str, str, str]]) -> str:
+    """Return a self-contained page of sections (key, name, HTML); empty ones are left out."""
     shown = [s for s in sections if s[2]]
     links = "".join(f'<li><a href="#{key}">{name}</a></li>' for key, name, _ in shown)
     body = "".join(f'<section id="{key}"><h2>{name}</h2>{inner}</section>' for key, name, inner in shown)
@@ -39,8 +44,8 @@ def to_html(report: Report, title: str = "onnx-udfc report") -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title><style>{style}</style></head><body>"
-        '<a class="skip" href="#summary">To the summary</a>'
-        f"<header><h1>{escape(title)}</h1><p class=soft>{escape(report.tool.name)} {escape(report.tool.version)}</p>"
+        f'<a class="skip" href="#{shown[0][0]}">To the content</a>'
+        f"<header><h1>{escape(title)}</h1><p class=soft>{escape(tool.name)} {escape(tool.version)}</p>"
         f'<nav aria-label="Sections"><ul>{links}</ul></nav></header><main>{body}</main></body></html>\n'
     )
 
