@@ -52,7 +52,7 @@ def steps(counts: Sequence[Sequence[int]], paints: Sequence[str], label: str) ->
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a scatter plot: x in 0..1, any y, its tooltip, and whether it stands out."""
+    """A point of a scatter plot: x from 0 up, any y, its tooltip, and whether it stands out."""
 
     x: float
     y: float
@@ -60,19 +60,20 @@ class Point:
     strong: bool
 
 
-def scatter(points: Sequence[Point], label: str) -> tuple[str, float, float]:
-    """Return a plot of points with lines at the quarters, and the lowest and highest y that it spans."""
+def scatter(points: Sequence[Point], label: str) -> tuple[str, float, float, float]:
+    """Return a plot of points with lines at the quarters, the largest x, and the lowest and highest y that it spans."""
+    right = 1.04 * max(p.x for p in points) or 1.0
     low, high = min(p.y for p in points), max(p.y for p in points)
     margin = 0.05 * (high - low) or 0.5
     low, high = low - margin, high + margin
     parts = [f'<svg class="plot" viewBox="0 0 200 100" role="img" aria-label="{escape(label)}">']
     parts += [f'<path class="grid" d="M0 {25 * i}H200M{50 * i} 0V100"/>' for i in (1, 2, 3)]
     for p in sorted(points, key=lambda p: p.strong):
-        x, y = 200 * min(1.0, max(0.0, p.x)), 100 * (1 - (p.y - low) / (high - low))
+        x, y = 200 * p.x / right, 100 * (1 - (p.y - low) / (high - low))
         paint, radius = ("f-main", 2.2) if p.strong else ("f-faint", 1.6)
         circle = f'<circle class="{paint}" cx="{x:.2f}" cy="{y:.2f}" r="{radius}"/>'
         parts.append(f"<g><title>{escape(p.title)}</title>{circle}</g>")
-    return "".join(parts) + "</svg>", low, high
+    return "".join(parts) + "</svg>", right, low, high
 
 
 def _open(kind: str, width: float, height: float, label: str) -> str:

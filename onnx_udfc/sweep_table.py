@@ -116,9 +116,9 @@ class SweepTable:
         ]
         if not points:
             return ""
-        chart, low, high = svg.scatter(points, f"{named[quality]} against {cost}")
+        chart, right, low, high = svg.scatter(points, f"{named[quality]} against {cost}")
         scale = f"upward: {escape(named[quality])}, {low:.3g} to {high:.3g}"
-        across = f"to the right: {cost}, 0 to 1 of the original"
+        across = f"to the right: {cost}, 0 to {right:.3g} of the original"
         key = '<span class="key">nothing is better and cheaper</span> <span class="key faint">the others</span>'
         caption = f"<span>{across}</span><span>{scale}</span><span>{key}</span>"
         return f"<figure>{chart}<figcaption>{caption}</figcaption></figure>"
