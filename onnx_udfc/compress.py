@@ -22,6 +22,7 @@ from onnx_udfc.model_io import load, save
 from onnx_udfc.options import Options
 from onnx_udfc.plan import Plan, make_plan, prunable, removals
 from onnx_udfc.progress import Callbacks, Silent
+from onnx_udfc.ranges import measure_ranges
 from onnx_udfc.reconstruct import METHODS
 from onnx_udfc.reference import trace
 from onnx_udfc.repair import Repaired, RepairSettings, repair
@@ -182,8 +183,14 @@ def _from_weights(run: _Run, network: Network, channels: Channels) -> _Stages:
         absorb(absorbed, channels, plan.keep, method)
         pruned = prune(absorbed, channels, plan.keep)
         left = find_groups(pruned.network).groups if method.rescales and plan.bits else ()
-        weights = quantize_weights(pruned.network, left, plan.bits, method)
-    return plan, pruned, Repaired(weights), NetworkInputs({}, "synthetic"), None
+        repaired = Repaired(quantize_weights(pruned.network, left, plan.bits, method))
+        placement = _placement(pruned.network, plan, options)
+    inputs = NetworkInputs({}, "synthetic")
+    if placement is not None:
+        with run.stage("ranges"):
+            inputs = make_inputs(network, options)
+            repaired.activations = measure_ranges(pruned.network, placement, inputs.values, options.threads or 0)
+    return plan, pruned, repaired, inputs, placement
 
 
 def _placement(network: Network, plan: Plan, options: Options) -> Placement | None:

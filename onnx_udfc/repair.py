@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.activations import ActivationParams, search_range
+from onnx_udfc.activations import ActivationParams
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
 from onnx_udfc.moments import Array, Moments, patches, sample_targets
 from onnx_udfc.placement import Placement
 from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, round_with_gram, search_scale
+from onnx_udfc.ranges import watchers
 from onnx_udfc.reference import LayerReference, Reference, channel_mean, own_bias
 from onnx_udfc.rewrite import Pruned
 from onnx_udfc.sight import Sight, bounds_after
@@ -111,21 +112,9 @@ class _Repair:
         self.model = matched.to_model()
         self.outputs = {t.name for t in matched.graph.outputs}
         self.result = Repaired()
-        watched = {} if placement is None else {t: self._watcher(placement, t) for t in placement.sites}
+        watched = {} if placement is None else watchers(placement, self.result.activations)
         self.walk = Walk(self.model, reference.inputs, list(matched.layers), settings.threads, watched)
         self.dirty: set[str] = set()
-
-    def _watcher(self, placement: Placement, tensor: str) -> Callable[[Value], Value]:
-        """Takes the tensor's range when its value comes by, and passes on what the quantized network will see."""
-        source = placement.tied.get(tensor, tensor)
-
-        def watch(value: Value) -> Value:
-            if source not in self.result.activations:
-                grid = search_range(value, placement.dtype, placement.caps.get(source))
-                self.result.activations[source] = grid
-            return self.result.activations[source].simulate(value).astype(value.dtype)
-
-        return watch
 
     def layer(self, layer: Layer) -> None:
         """Repair one layer, given in the matched domain; write the result to the network that is shipped."""
@@ -210,4 +199,3 @@ def _by_group(values: Array, groups: int) -> Array:
 
 def _depthwise(layer: Layer) -> bool:
     return layer.groups > 1 and layer.groups == layer.in_channels
-

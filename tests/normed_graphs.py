@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from tests.quantized_graphs import fetch
 from tests.small_graphs import small_model
 
 
@@ -47,7 +49,8 @@ def scaled_model(text: str, seed: int = 0, opset: int = 21) -> onnx.ModelProto:
     for tensor in model.graph.initializer:
         if len(tensor.dims) > 1 or tensor.name[0] in "SDMVB":
             values = _plausible(tensor.name[0], tuple(tensor.dims), rng)
-            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(dtype), tensor.name))
     return model
 
 
@@ -75,3 +78,12 @@ def with_parameters(model: onnx.ModelProto, values: Mapping[str, NDArray[np.floa
         if tensor.name in values:
             tensor.CopyFrom(numpy_helper.from_array(values[tensor.name].astype(np.float32), tensor.name))
     return copy
+
+
+def settled(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """A copy whose batch norms hold the statistics of these inputs, as if it had been trained on them."""
+    for index, node in enumerate(n for n in model.graph.node if n.op_type == "BatchNormalization"):
+        value = fetch(model, node.input[0], dict(feeds)).astype(np.float64)
+        axes = (0, *range(2, value.ndim))
+        model = with_parameters(model, {f"M{index + 1}": value.mean(axes), f"V{index + 1}": value.var(axes)})
+    return model
