@@ -23,8 +23,9 @@ from onnx_udfc.absorb import input_rows
 from onnx_udfc.channels import ChannelGroup
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
-from onnx_udfc.moments import Array, Window, channel_statistics, covariance, patches, sample_positions, sample_targets
+from onnx_udfc.moments import Array, Window, channel_statistics, patches, sample_positions, sample_targets
 from onnx_udfc.select import ConsumerInput, Removal, eliminate
+from onnx_udfc.shrinkage import shrunk_covariance
 from onnx_udfc.sight import WIDEST_GRAM
 from onnx_udfc.walk import Value, Walk
 from onnx_udfc.windows import run_layer, window_of
@@ -214,7 +215,7 @@ class _Tracer:
         wanted = [g for g in self.groups if layer.name in g.consumers]
         if not wanted or matrix.shape[2] > WIDEST_GRAM:
             return
-        gram = covariance(patches(x.astype(np.float32, copy=False), window, shape, found.positions))
+        gram = shrunk_covariance(patches(x.astype(np.float32, copy=False), window, shape, found.positions))
         weight = matrix.transpose(0, 2, 1) / np.sqrt(found.variance * layer.out_channels)
         for group in wanted:
             rows = input_rows(layer, group)
