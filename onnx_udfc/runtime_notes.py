@@ -45,7 +45,8 @@ def form_notes(
         target: the target.
         forms: layer name → the form of its weight, in words.
     """
-    slower = placement is None and target == "portable" and bool(weights)
+    in_every_run = any(form.startswith("DequantizeLinear") for form in forms.values())
+    slower = placement is None and target == "portable" and in_every_run
     notes = [*_storage_notes(weights, target, placement), *_float_notes(network, weights, placement)]
     if any("Mul" in form for form in forms.values()):
         notes.append(
