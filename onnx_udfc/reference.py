@@ -66,6 +66,11 @@ class LayerReference:
     alone: bool = True
 
     @property
+    def drift(self) -> Double:
+        """(O,) how far the mean of the unmatched output on these inputs is from the stored one."""
+        return (self.mean - self.shift) / self.gain - self.mean
+
+    @property
     def variance(self) -> float:
         """Mean variance of what the layer writes to (the stream, where there is one)."""
         total = self.target if self.stream is None else self.target + self.stream

@@ -3,7 +3,12 @@
 For a layer with patches p of the compressed input and the original's output t at the same positions (plus what is
 missing in the residual stream, where the output is added to one), the weights are refitted toward the ones that are
 left (see `reconstruct`), rounded with the same Gram, and the bias takes the means. All of it happens in the matched
-domain (see `reference`); what is written back is W / q with the bias E[t] - (W / q) E[p].
+domain (see `reference`); what is written back is W / q with the bias
+
+    E[t] - (W / q) E[p] + ρ d        ρ: explained fraction of the variance,  d = E[y] - β
+
+where d is how far these images move the mean of the original layer from the stored one: what they get wrong there they
+get wrong here too, as far as the layer still computes the same. A network that lost nothing keeps its biases.
 """
 
 from __future__ import annotations
@@ -55,6 +60,11 @@ class LayerRepair:
     error_before: float
     error_refit: float
     error_after: float
+
+    @property
+    def explained(self) -> float:
+        """Fraction of the target's variance that is still there."""
+        return max(0.0, 1 - self.error_after)
 
 
 @dataclass
@@ -152,10 +162,11 @@ class _Repair:
             matrix = real * gain[:, :, None]
         y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.settings.threads)
         response, wanted = channel_mean(y, layer), mean + sight.moved.reshape(-1)
-        target = self.pruned.network.layers[layer.name]
-        target.set(real, wanted - response / gain.reshape(-1) + (target.bias if layer.kind == "matmul" else 0.0))
         errors = LayerRepair(sight.error(start), sight.error(refitted), sight.error(matrix))
         self.result.layers[layer.name] = errors
+        shipped = wanted - response / gain.reshape(-1) + errors.explained * self._kept(layer, found.drift)
+        target = self.pruned.network.layers[layer.name]
+        target.set(real, shipped + (target.bias if layer.kind == "matmul" else 0.0))
         y += (wanted - response).astype(y.dtype).reshape((-1,) + (1,) * (y.ndim - 2 if layer.kernel else 0))
         return y
 
