@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnx_udfc.activations import ActivationParams
 from onnx_udfc.draft import Draft
@@ -22,7 +23,7 @@ from onnx_udfc.errors import RequestError
 from onnx_udfc.forms import WEIGHT_FORMS, StoredWeight, channel_axis, describe, stored_weight
 from onnx_udfc.graph import Layer, Network
 from onnx_udfc.placement import Placement, activation_tensors
-from onnx_udfc.quantize import FORMATS, QuantParams
+from onnx_udfc.quantize import FORMATS, Floats, QuantParams, storable
 from onnx_udfc.runtime_notes import form_notes, oldest_onnxruntime
 from onnx_udfc.sites import write_sites
 
@@ -154,7 +155,10 @@ def _stored(
     layer: Layer, params: QuantParams, choice: Choice, grid: ActivationParams | None, target: str
 ) -> StoredWeight:
     """The weight as the file holds it."""
-    float_type = onnx.helper.np_dtype_to_tensor_dtype(layer.constant.values.dtype)
+    dtype = layer.constant.values.dtype
+    float_type = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+    if dtype == np.float16:  # a scale found for float32 may vanish there
+        params = _rescaled(params, storable(params.scale, dtype))
     if target == "tensorrt" and layer.kind == "conv_transpose" and choice.form == "dq":
         return _per_input_channel(layer, params, float_type)
     if grid is not None:
@@ -171,13 +175,18 @@ def _input_grid(
     return None if source is None else activations[source]
 
 
-def _bias_in_range(params: QuantParams, bias: np.ndarray, input_scale: float) -> QuantParams:
-    """Raise the scale of channels whose bias would overflow int32 at the step input_scale·scale; round their codes."""
+def _bias_in_range(params: QuantParams, bias: NDArray[np.floating], input_scale: float) -> QuantParams:
+    """Raise the scale of channels whose bias would overflow int32 at the step input_scale·scale."""
     least = np.abs(bias.reshape(params.scale.shape).astype(np.float64)) / (input_scale * WIDEST_BIAS)
-    if not np.any(least > params.scale):
+    return _rescaled(params, storable(np.maximum(params.scale, least), np.float32))
+
+
+def _rescaled(params: QuantParams, scale: Floats) -> QuantParams:
+    """The same weights with another scale: codes are rounded again where it differs."""
+    if np.array_equal(scale, params.scale):
         return params
-    scale = np.maximum(params.scale, least).astype(np.float32).astype(np.float64)
-    codes = np.rint(params.codes * (params.scale / scale)[..., None]).astype(np.int8)
+    fmt = FORMATS[params.bits]
+    codes = np.clip(np.rint(params.codes * (params.scale / scale)[..., None]), fmt.qmin, fmt.qmax).astype(np.int8)
     return replace(params, codes=codes, scale=scale)
 
 

@@ -104,6 +104,18 @@ def test_other_float_types_keep_theirs(kind: str, dtype: type, op: str, target: 
     assert run(emitted.model, feeds)[0].dtype == dtype
 
 
+def test_a_scale_that_float16_cannot_hold_is_raised() -> None:
+    network = network_of("(float16[1,8,6,6] x) => (float16 y) { y = Conv (x, w) }", {"w": (4, 8, 3, 3)}, np.float16)
+    codes = np.full((1, 4, 72), 7, np.int8)
+    weights = {"conv0": QuantParams(4, codes, np.array([[1e-12, 1e-5, 0.1, 1.0]]))}
+    emitted = emit(network, weights, None, "cpu")
+    scale = numpy_helper.to_array(initializers(emitted.model)["w.scale"]).reshape(-1)
+    assert (scale > 0).all()
+    weight = fetch(emitted.model, "w", {"x": np.zeros((1, 8, 6, 6), np.float16)})[:, 0, 0, 0]
+    assert np.abs(weight - 7 * weights["conv0"].scale[0]).max() < 0.005
+    np.testing.assert_array_equal(weight[:2], np.array([0.0, 6.1035e-05], np.float16))
+
+
 def test_two_bits_are_two_bits_where_the_opset_has_them() -> None:
     network = two_convs(opset=25)
     feeds = image()
