@@ -115,6 +115,8 @@ def explain(
         kept_in: As `attribute`.
         kept_out: As `attribute`.
     """
+    if not report.layers:
+        return report
     if original.ByteSize() > LARGEST:
         return replace(report, warnings=(*report.warnings, "too large to measure which layer lost what"))
     count = max([SAMPLES, *(s.batch or 1 for s in specs)])
@@ -148,7 +150,7 @@ class _Side:
 
     def run(self, feed: Feed) -> dict[str, NDArray[Any]]:
         """Return every wanted tensor by name."""
-        values = self.session.run(list(self.names), dict(feed))
+        values = self.session.run(list(self.names), dict(feed)) if self.names else []  # none would mean all outputs
         return dict(zip(self.names, values, strict=True)) | dict(feed)
 
 

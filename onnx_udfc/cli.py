@@ -81,9 +81,11 @@ def _compress(source: str, out: Path, options: Any, reports: tuple[str, ...], qu
 @opts.output_options
 def inspect(source: str, **given: Any) -> None:
     """Show what can be pruned in IN, what cannot, and why."""
+    from onnx_udfc.cli_progress import Muted
     from onnx_udfc.inspection import inspect_model
 
-    found = inspect_model(source, given["skip"])
+    with Muted():
+        found = inspect_model(source, given["skip"])
     if given["as_json"]:
         _echo_json(found.to_dict())
     elif not given["quiet"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -67,16 +68,38 @@ class Bars:
             self._task = None
 
 
-class Shown:
+class Muted:
+    """Context in which nothing written by compiled libraries reaches standard output, which is the report's alone."""
+
+    def __init__(self) -> None:
+        self._saved = -1
+
+    def __enter__(self) -> None:
+        """Turn the file descriptor away; Python's own printing comes after."""
+        sys.stdout.flush()
+        self._saved = os.dup(1)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Turn it back."""
+        os.dup2(self._saved, 1)
+        os.close(self._saved)
+
+
+class Shown(Muted):
     """Context that gives the callbacks that fit: bars on a terminal, lines when verbose, silence otherwise."""
 
     def __init__(self, quiet: bool, verbose: bool) -> None:
+        super().__init__()
         self._quiet = quiet
         self._verbose = verbose
         self._progress: Progress | None = None
 
-    def __enter__(self) -> Callbacks:
+    def __enter__(self) -> Callbacks:  # type: ignore[override]  # it is the outer context that gives nothing
         """Start the bars, if there are any."""
+        super().__enter__()
         if self._quiet or not sys.stderr.isatty():
             return Lines() if self._verbose and not self._quiet else Silent()
         self._progress = _progress()
@@ -87,6 +110,7 @@ class Shown:
         """Clear the bars."""
         if self._progress is not None:
             self._progress.stop()
+        super().__exit__(kind, error, at)
 
 
 def _progress() -> Progress:

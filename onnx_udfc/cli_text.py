@@ -105,7 +105,10 @@ def inspection(found: Inspection) -> RenderableType:
     for skip in found.skips:
         skips.add_row(skip.node, skip.reason, skip.detail)
     parts: list[RenderableType] = [head]
-    parts += [groups] if found.groups else [Text("no channels can be pruned; --bits still applies")]
+    nothing = "no channels can be pruned; --bits still applies"
+    if not found.layers:
+        nothing = "nothing to compress: no convolution or matrix product with constant weights"
+    parts += [groups] if found.groups else [Text(nothing)]
     parts += [skips] if found.skips else []
     parts += [Text(f"note: {n}") for n in found.notes]
     return Group(*parts)

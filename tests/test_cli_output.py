@@ -59,6 +59,24 @@ def test_json_of_the_other_commands(folder: Path, words: tuple[str, ...]) -> Non
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("command", ["compress", "inspect", "validate"])
+def test_what_libraries_print_stays_out_of_the_json(tmp_path: Path, assets: Path, command: str) -> None:
+    """The checker warns of experimental operators on file descriptor 1."""
+    odd = str(assets / "zoo" / "style_candy.onnx")
+    words = {"compress": [odd, "out.onnx", "--bits", "8", "--method", "none"], "inspect": [odd]}
+    quick = ["validate", odd, odd, "--seconds", "0", "--no-memory", "--limit", "1"]
+    done = call(tmp_path, *([command, *words[command]] if command in words else quick), "--json")
+    assert done.returncode == 0, done.stderr
+    assert "tool" in json.loads(done.stdout)
+
+
+def test_html_report_of_a_network_without_layers(tmp_path: Path, assets: Path) -> None:
+    odd = str(assets / "zoo" / "loop_control_flow.onnx")
+    done = call(tmp_path, odd, "out.onnx", "--bits", "8", "--method", "none", "--report", "r.html", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "r.html").exists()
+
+
 def test_html_report_shows_the_losses(folder: Path) -> None:
     done = call(folder, "in.onnx", "out.onnx", "--prune", "0.5", "--bits", "4", "--report", "r.html", "--quiet")
     assert done.returncode == 0, done.stderr
