@@ -8,9 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.budget import Demand, levels, solve
 from onnx_udfc.channels import ChannelGroup
-from onnx_udfc.footprint import Footprint
 from onnx_udfc.select import Removal
 
 Index = NDArray[np.int64]
@@ -89,28 +87,6 @@ def group_levels(
     """Counts and their damage for each group."""
     counts = [allowed_counts(g, align) for g in groups]
     return [(n, damage_of(g, removals[g.name], n)) for g, n in zip(groups, counts, strict=True)]
-
-
-def global_counts(
-    groups: tuple[ChannelGroup, ...],
-    removals: Mapping[str, Removal],
-    size: Footprint,
-    limit: Mapping[str, int],
-    align: Align,
-) -> dict[str, int]:
-    """Kept channels of each group at the MACs that other counts would leave, chosen by damage.
-
-    Args:
-        groups: to be allocated.
-        removals: nested order and costs of each.
-        size: the network's sizes as a function of the counts of the same groups.
-        limit: counts whose MACs are not to be exceeded.
-        align: see `aligned`.
-    """
-    goal = float(size.macs(np.array([limit[g.name] for g in groups], np.float64)))
-    table = levels(group_levels(groups, removals, align))
-    chosen = solve(table, [Demand("macs", goal, size.macs)])
-    return {g.name: int(n) for g, n in zip(groups, table.at(chosen), strict=True)}
 
 
 def keep_sets(

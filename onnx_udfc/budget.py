@@ -7,8 +7,7 @@ step with the least damage per saving is taken until every limit holds,
     argmin_v  Δdamage_v / Σ_b min(1, Δsize_b,v / (size_b − limit_b))      over the limits b that are not met yet
 
 with sizes measured anew at each step, since what a step saves depends on what else is gone. Then steps are taken back
-where there is room for them. Damage that grows more slowly from one level to the next than before is raised to its
-running maximum, so that a cheap step behind an expensive one does not tempt.
+where there is room for them.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ class Levels:
 
 
 def levels(rows: Sequence[tuple[Double, Double]]) -> Levels:
-    """Put (values, damage) of each variable in a table, damage made convex by the running maximum of its steps."""
+    """Put (values, damage) of each variable in a table."""
     width = max((len(values) for values, _ in rows), default=1)
     values, damage = np.zeros((len(rows), width)), np.full((len(rows), width), np.inf)
     for v, (value, cost) in enumerate(rows):
@@ -78,12 +77,6 @@ def levels(rows: Sequence[tuple[Double, Double]]) -> Levels:
         values[v, : len(value)] = value
         damage[v, : len(cost)] = cost
     return Levels(values, damage)
-
-
-def convex(size: Double, damage: Double) -> Double:
-    """The damage (n,) with steps per unit of size raised to their running maximum; `size` falls."""
-    rate = np.maximum.accumulate(np.diff(damage) / np.maximum(-np.diff(size), 1e-30))
-    return np.concatenate([[0.0], np.cumsum(rate * -np.diff(size))])
 
 
 def solve(table: Levels, demands: Sequence[Demand]) -> Index:
@@ -129,10 +122,17 @@ def _moved(chosen: Index, variables: Index, by: int) -> Index:
     return moved
 
 
-def take_back(table: Levels, demands: Sequence[Demand], chosen: Index) -> Index:
-    """Undo the most harmful steps that the limits have room for."""
+def take_back(table: Levels, demands: Sequence[Demand], chosen: Index, slack: float = 0.0) -> Index:
+    """Undo the most harmful steps that the limits have room for.
+
+    Args:
+        table: the levels.
+        demands: the limits.
+        chosen: (V,) a choice that meets them.
+        slack: stop when the room left under some limit is at most this share of it.
+    """
     chosen = chosen.copy()
-    while True:
+    while all(float(d.size(table.at(chosen))) < (1 - slack) * d.limit for d in demands):
         back = np.flatnonzero(chosen > 0)
         trials = _moved(chosen, back, -1)
         fits = np.ones(len(back), bool)
@@ -140,5 +140,6 @@ def take_back(table: Levels, demands: Sequence[Demand], chosen: Index) -> Index:
             fits &= demand.size(table.at(trials)) <= demand.limit
         saved = table.damage[back, chosen[back]] - table.damage[back, chosen[back] - 1]
         if not (fits & (saved > 0)).any():
-            return chosen
+            break
         chosen[back[int(np.argmax(np.where(fits, saved, -1.0)))]] -= 1
+    return chosen

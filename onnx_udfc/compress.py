@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from onnx_udfc.absorb import absorb, absorb_copies
 from onnx_udfc.channels import Channels, find_groups
+from onnx_udfc.decide import AUTO_WIDTHS
 from onnx_udfc.emit import Placement, activation_tensors, emit
 from onnx_udfc.final_check import OTHER_IMAGES, check_result
 from onnx_udfc.goals import check_requirements
@@ -53,6 +54,7 @@ class _Run:
 
     options: Options
     callbacks: Callbacks
+    file_bytes: int = 0
     timings: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -111,6 +113,7 @@ def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result
     run.options.check()
     with run.stage("read"):
         loaded = load(source)
+        run.file_bytes = loaded.bytes
         network = read(loaded.model)
         channels = find_groups(network, run.options.skip)
     if METHODS[run.options.method].measured and _asks_for_work(run.options):
@@ -158,9 +161,10 @@ def _measured(run: _Run, network: Network, channels: Channels) -> _Stages:
         inputs = make_inputs(network, options)
         reference = trace(
             network, inputs.values, groups, matched=inputs.source == "synthetic", samples=SAMPLES, seed=options.seed,
-            threads=options.threads or 0, advance=run.advance,
+            threads=options.threads or 0, advance=run.advance, widths=AUTO_WIDTHS if options.bits == "auto" else (),
         )  # fmt: skip
-    plan = make_plan(network, channels, groups, removals(network, groups, options, reference.removals), options)
+    orders = removals(network, groups, options, reference.removals)
+    plan = make_plan(network, channels, groups, orders, options, reference.rounding, run.file_bytes)
     pruned = prune(network, channels, plan.keep)
     placement = _placement(pruned.network, plan, options)
     with run.stage("compressed network", len(network.layers)):
@@ -178,7 +182,8 @@ def _from_weights(run: _Run, network: Network, channels: Channels) -> _Stages:
     options, method = run.options, METHODS[run.options.method]
     groups = prunable(channels, options)
     with run.stage("weights"):
-        plan = make_plan(network, channels, groups, removals(network, groups, options, {}), options)
+        orders = removals(network, groups, options, {})
+        plan = make_plan(network, channels, groups, orders, options, file_bytes=run.file_bytes)
         absorbed = network.copy()
         absorb(absorbed, channels, plan.keep, method)
         pruned = prune(absorbed, channels, plan.keep)

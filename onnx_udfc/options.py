@@ -12,7 +12,7 @@ from onnx_udfc.goals import Budget, Requirement, parse_budget, parse_requirement
 
 TARGETS = ("cpu", "cuda", "tensorrt", "portable")
 METHODS = ("moments", "udfc", "merge", "none")
-ALLOCATIONS = ("uniform", "global")
+ALLOCATIONS = ("auto", "uniform", "global")
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 PRUNE_STREAM = ("auto", "on", "off")
 BITS = (2, 3, 4, 5, 6, 7, 8, 32)
@@ -33,7 +33,7 @@ class Options:
         input_std: Deviation per channel; empty if unknown.
         input_range: Values of pixel 0 and pixel 255, or None if unknown.
         input_colour: Order of the channels: rgb, bgr or gray.
-        allocate: `uniform` or `global`.
+        allocate: `uniform`, `global`, or `auto`: global where there is a budget.
         budget: Limits, e.g. {"macs": "0.5", "bytes": "2MB"}.
         align: Kept channel counts are multiples of it, or `auto`.
         skip: Patterns (fnmatch) of node and tensor names that are left alone.
@@ -59,7 +59,7 @@ class Options:
     input_std: tuple[float, ...] = ()
     input_range: tuple[float, float] | None = None
     input_colour: str = "rgb"
-    allocate: str = "uniform"
+    allocate: str = "auto"
     budget: Mapping[str, str] = field(default_factory=dict)
     align: int | Literal["auto"] = "auto"
     skip: tuple[str, ...] = ()

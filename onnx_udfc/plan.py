@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.absorb import producer_of
-from onnx_udfc.allocate import global_counts, keep_sets, uniform_counts
+from onnx_udfc.allocate import keep_sets
 from onnx_udfc.channels import ChannelGroup, Channels
+from onnx_udfc.decide import Subject, decide
 from onnx_udfc.errors import RequestError
-from onnx_udfc.footprint import footprint
 from onnx_udfc.graph import Network
 from onnx_udfc.options import Options
 from onnx_udfc.reconstruct import METHODS
@@ -81,15 +81,29 @@ def make_plan(
     groups: tuple[ChannelGroup, ...],
     orders: Mapping[str, Removal],
     options: Options,
+    rounding: Mapping[str, Mapping[int, float]] | None = None,
+    file_bytes: int = 0,
 ) -> Plan:
-    """Decide what every group keeps and every layer gets."""
-    counts = uniform_counts(groups, options.prune, options.align)
-    if options.allocate == "global" and groups:
-        counts = global_counts(groups, orders, footprint(network, channels, groups), counts, options.align)
-    keep = keep_sets(groups, orders, counts)
+    """Decide what every group keeps and every layer gets.
+
+    Args:
+        network: the original.
+        channels: its channels.
+        groups: those that may lose some.
+        orders: their nested orders of removal.
+        options: what was asked for.
+        rounding: layer name → bits → damage, for `--bits auto`.
+        file_bytes: size of the original's file, for budgets in bytes.
+
+    Raises:
+        RequestError: the budget cannot be met.
+    """
+    layers = tuple(name for name in network.layers if not skipped(name, options))
+    decision = decide(Subject(network, channels, groups, orders, layers, rounding or {}, file_bytes), options)
+    keep = keep_sets(groups, orders, decision.counts)
     reasons = {g.name: _why_whole(g, options) for g in channels.groups if len(keep.get(g.name, ())) in (0, g.channels)}
     keep = {name: kept for name, kept in keep.items() if len(kept) < channels[name].channels}
-    return Plan(keep, layer_bits(network, options), reasons)
+    return Plan(keep, decision.bits, reasons)
 
 
 def _why_whole(group: ChannelGroup, options: Options) -> str:
@@ -98,14 +112,6 @@ def _why_whole(group: ChannelGroup, options: Options) -> str:
     if group.kind == "stream" and options.prune_stream != "on":
         return "a residual stream costs more than it saves; --prune-stream on prunes it, too"
     return f"{group.channels} channels are too few to lose any"
-
-
-def layer_bits(network: Network, options: Options) -> dict[str, int]:
-    """Weight bits of each layer that is quantized."""
-    if options.bits in ("auto", FLOAT):
-        return {}
-    bits = int(options.bits)
-    return {name: bits for name in network.layers if not skipped(name, options)}
 
 
 def skipped(name: str, options: Options) -> bool:

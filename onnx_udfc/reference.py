@@ -24,6 +24,7 @@ from onnx_udfc.channels import ChannelGroup
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
 from onnx_udfc.moments import Array, Window, channel_statistics, patches, sample_positions, sample_targets
+from onnx_udfc.rounding import rounding_damage
 from onnx_udfc.select import ConsumerInput, Removal, eliminate
 from onnx_udfc.shrinkage import shrunk_covariance
 from onnx_udfc.sight import WIDEST_GRAM
@@ -85,12 +86,14 @@ class Reference:
         network: a copy of the original in the matched domain (weights q W, norms with the batch's statistics).
         layers: by layer name, in topological order.
         removals: nested order of removal for each group that was asked for.
+        rounding: layer name → bits → damage of rounding to nearest, for the bits that were asked for.
         inputs: graph input name → values that were fed.
     """
 
     network: Network
     layers: dict[str, LayerReference] = field(default_factory=dict)
     removals: dict[str, Removal] = field(default_factory=dict)
+    rounding: dict[str, dict[int, float]] = field(default_factory=dict)
     inputs: dict[str, Value] = field(default_factory=dict)
 
 
@@ -104,6 +107,7 @@ def trace(
     seed: int,
     threads: int,
     advance: Callable[[str], None],
+    widths: tuple[int, ...] = (),
 ) -> Reference:
     """Run the original network once.
 
@@ -116,8 +120,10 @@ def trace(
         seed: of the sampling.
         threads: threads of onnxruntime, 0 for all.
         advance: called with each layer's name when it is done.
+        widths: bits whose rounding errors are wanted.
     """
     tracer = _Tracer(network, inputs, groups, matched, samples, seed, threads)
+    tracer.widths = widths
     for node in network.graph.nodes:
         if node.name in network.layers:
             tracer.layer(network.layers[node.name])
@@ -158,6 +164,7 @@ class _Tracer:
         self.outputs = {t.name for t in network.graph.outputs}
         self.waiting: dict[str, list[ConsumerInput]] = {}
         self.groups = groups
+        self.widths: tuple[int, ...] = ()
 
     def layer(self, layer: Layer) -> None:
         """Run one layer, match it, sample it, and collect what the elimination needs."""
@@ -184,6 +191,9 @@ class _Tracer:
         if layer.batch_norm and self.matched:
             twin.set(matched_matrix, bias * gain + shift)
         self._order(layer, x, window, y.shape, found, matched_matrix)
+        if self.widths:
+            seen = patches(x.astype(np.float32, copy=False), window, y.shape, positions)
+            self.reference.rounding[layer.name] = rounding_damage(matched_matrix, seen, found.variance, self.widths)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
 
     def norm(self, node: gs.Node) -> None:

@@ -1,0 +1,117 @@
+"""Bytes of the written file as a function of what the groups keep and of the layers' bits.
+
+Weights, biases and scales are counted; everything else (names, nodes, what is not a layer) is what the file has beyond
+them when the unpruned network is written. `written_bytes` is the truth: the file is put together with codes of zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_udfc.activations import ActivationParams
+from onnx_udfc.emit import activation_tensors, emit
+from onnx_udfc.footprint import Footprint
+from onnx_udfc.graph import Network
+from onnx_udfc.options import Options
+from onnx_udfc.quantize import QuantParams
+from onnx_udfc.stamp import stamp
+
+Double = NDArray[np.float64]
+FLOAT = 32
+_SCALE_BYTES = 4
+
+
+@dataclass(frozen=True)
+class FileSize:
+    """A model of the file's size.
+
+    Attributes:
+        size: of the layers.
+        base: bytes that no choice changes.
+        weight: bits → bytes that a weight takes.
+        layer: bits → bytes that each layer adds in nodes and names; 0 for float.
+    """
+
+    size: Footprint
+    base: float
+    weight: Mapping[int, float]
+    layer: Mapping[int, float]
+
+    def bytes(self, kept: Double, bits: Double) -> Double:
+        """Bytes (...) for kept channels (..., G) and bits (..., L)."""
+        out, into = self.size.lengths(kept)
+        entries = out * into * self.size.kernel
+        total = entries * _looked_up(self.weight, bits) + _looked_up(self.layer, bits)
+        total += out * (_SCALE_BYTES + _SCALE_BYTES * (bits < FLOAT))
+        return np.asarray(self.base + total.sum(-1))
+
+
+def _looked_up(table: Mapping[int, float], bits: Double) -> Double:
+    found = np.zeros(bits.shape)
+    for key, value in table.items():
+        found[bits == key] = value
+    return found
+
+
+def file_size(network: Network, size: Footprint, widths: Sequence[int], options: Options) -> FileSize:
+    """Measure how the network is written.
+
+    Args:
+        network: the original.
+        size: of its layers.
+        widths: weight bits that will be asked for.
+        options: the target decides how codes are stored.
+    """
+    entries, out = float((size.out * size.into * size.kernel).sum()), float(size.out.sum())
+    stored = sum(layer.constant.values.nbytes for layer in network.layers.values()) / max(entries, 1.0)
+    biased = with_biases(network)
+    base = written_bytes(biased, {}, options) - entries * stored - out * _SCALE_BYTES
+    weight, layer = {FLOAT: stored}, {FLOAT: 0.0}
+    for bits in widths:
+        model = written(biased, dict.fromkeys(network.layers, bits), options)
+        weight[bits] = sum(len(t.raw_data) for t in model.graph.initializer if _is_code(t)) / max(entries, 1.0)
+        left = model.ByteSize() - base - entries * weight[bits] - 2 * out * _SCALE_BYTES
+        layer[bits] = left / max(len(network.layers), 1)
+    return FileSize(size, base, weight, layer)
+
+
+def _is_code(tensor: onnx.TensorProto) -> bool:
+    return str(tensor.name).endswith(".codes")
+
+
+def with_biases(network: Network) -> Network:
+    """A copy in which every layer has a bias, as it does after its repair."""
+    copy = network.copy()
+    for layer in copy.layers.values():
+        if layer.bias_tensor is None:
+            layer.set(layer.matrix(), np.ones(layer.out_channels))
+    return copy
+
+
+def written(network: Network, bits: Mapping[str, int], options: Options) -> onnx.ModelProto:
+    """The file that a network would make, with codes of zero."""
+    params = {name: _no_codes(network, name, b) for name, b in bits.items() if b != FLOAT}
+    if options.activations is None or not params:
+        model = emit(network, params, None, options.target).model
+    else:
+        placement = activation_tensors(network, params, options.target)
+        grids = {t: ActivationParams(1.0, 0, placement.dtype) for t in placement.sites}
+        model = emit(network, params, grids, options.target, placement).model
+    stamp(model, options)
+    return model
+
+
+def written_bytes(network: Network, bits: Mapping[str, int], options: Options) -> int:
+    """Size of that file."""
+    return int(written(network, bits, options).ByteSize())
+
+
+def _no_codes(network: Network, name: str, bits: int) -> QuantParams:
+    layer = network.layers[name]
+    shape = layer.matrix().shape
+    return QuantParams(bits, np.zeros(shape, np.int8), np.ones(shape[:2]))

@@ -1,0 +1,45 @@
+"""What rounding a layer's weights costs, in the unit in which `allocate` counts removed channels.
+
+The error of rounding W to Q at the layer's output, relative to what the layer writes to, is
+
+    e = Σ_o (Q − W)_o G (Q − W)_oᵀ / (variance · O)
+
+with G the covariance of its input patches. It comes from I input channels, e / I each, and the damage of a channel is
+the damped error (`allocate.DAMPING`): I · (e / I)^½.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnx_udfc.allocate import DAMPING
+from onnx_udfc.moments import Array, Double, covariance
+from onnx_udfc.quantize import FORMATS, round_nearest, search_scale
+from onnx_udfc.sight import WIDEST_GRAM
+
+
+def rounding_damage(matrix: Double, patches: Array, variance: float, widths: Sequence[int]) -> dict[int, float]:
+    """Damage of rounding a layer to each of some widths.
+
+    Args:
+        matrix: (g, o, d) weights.
+        patches: (g, n, d) sampled input.
+        variance: of what the layer writes to, mean over channels.
+        widths: bits.
+    """
+    groups, out, unknowns = matrix.shape
+    wide = unknowns > WIDEST_GRAM
+    gram = None if wide else covariance(patches)
+    spread = patches.var(axis=1, dtype=np.float64) if wide else None
+    found = {}
+    for bits in widths:
+        scale = search_scale(matrix, FORMATS[bits])
+        damage = round_nearest(matrix, scale, FORMATS[bits]) * scale[..., None] - matrix
+        error = float(np.square(damage).sum(1).ravel() @ spread.ravel()) if spread is not None else 0.0
+        if gram is not None:
+            error = float(np.einsum("god,gde,goe->", damage, gram, damage, optimize=True))
+        share = error / (variance * groups * out)
+        found[bits] = float(unknowns * (share / unknowns) ** DAMPING)
+    return found
