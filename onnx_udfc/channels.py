@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_udfc.cells import Classes, balance_cells
@@ -256,5 +257,10 @@ def _skips(flow: Flow, classes: Classes, pruned: set[str], single: Mapping[str, 
         else:
             skips.append(Skip(name, "its channels follow those of its input, which cannot be removed", ""))
     computed = [n for n in flow.network.graph.nodes if n.op in KINDS and n.name not in flow.network.layers]
-    skips += [Skip(n.name, "its weight is computed, or not a plain matrix", f"{n.op} {n.name}") for n in computed]
-    return tuple(skips)
+    return (*skips, *(Skip(n.name, _no_layer(n), f"{n.op} {n.name}") for n in computed))
+
+
+def _no_layer(node: gs.Node) -> str:
+    """Why a convolution or matrix product is not a layer that can be changed."""
+    makers = [maker.op for tensor in node.inputs[1:2] for maker in tensor.inputs]
+    return "it is already quantized" if makers == ["DequantizeLinear"] else "its weight is not a plain constant"

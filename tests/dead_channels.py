@@ -20,7 +20,8 @@ def largest(network: Network, group: ChannelGroup, ratio: float) -> NDArray[np.i
     score = np.zeros(group.channels)
     for name in group.producers:
         layer = network.layers[name]
-        norms = (layer.matrix().reshape(layer.out_channels, -1) ** 2).sum(1)
+        rows = layer.matrix()
+        norms = np.einsum("goi,goi->go", rows, rows).ravel()
         score += norms[group.outputs(name)].sum(1)
     cells = int(group.cells.max()) + 1
     per_cell = (group.channels - round(group.channels * ratio)) // cells

@@ -111,6 +111,19 @@ def test_every_layer_is_in_a_group_or_skipped_with_a_reason() -> None:
         assert all(skip.reason for skip in channels.skips)
 
 
+def test_a_layer_with_quantized_weights_is_left_alone() -> None:
+    network = small_network(
+        """g (float[1,3,8,8] x, float[8,3,3,3] W1, float[5,8,1,1] W2) => (float[a,b,c,d] y) {
+        s = Constant<value_float = 0.1>() q = QuantizeLinear(x, s) p = DequantizeLinear(q, s)
+        z = Constant<value = int8[5,8,1,1] {"""
+        + ", ".join("1" for _ in range(40))
+        + """}>()
+        w = DequantizeLinear(z, s) a = Conv(p, W1) y = Conv(a, w) }"""
+    )
+    reasons = {skip.node: skip.reason for skip in find_groups(network).skips}
+    assert reasons["n6"] == "it is already quantized"
+
+
 def test_local_response_normalization_is_pruned_with_a_note() -> None:
     network = small_network("""g (float[1,3,8,8] x, float[8,3,3,3] W1, float[5,8,1,1] W2) => (float[a,b,c,d] y) {
         a = Conv(x, W1) b = LRN<size = 5>(a) y = Conv(b, W2) }""")
