@@ -7,25 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 from threadpoolctl import threadpool_limits
 
 from onnx_udfc.absorb import absorb, absorb_copies
-from onnx_udfc.channels import Channels, find_groups
+from onnx_udfc.channels import ChannelGroup, Channels, find_groups
 from onnx_udfc.decide import AUTO_WIDTHS
 from onnx_udfc.emit import Placement, activation_tensors, emit
 from onnx_udfc.final_check import OTHER_IMAGES, check_result
 from onnx_udfc.goals import check_requirements
 from onnx_udfc.graph import Network, read
 from onnx_udfc.inputs import NetworkInputs, input_specs_of, make_inputs
-from onnx_udfc.model_io import load, save
+from onnx_udfc.model_io import LoadedModel, load, save
 from onnx_udfc.options import Options
 from onnx_udfc.plan import Plan, make_plan, prunable, removals
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.ranges import measure_ranges
 from onnx_udfc.reconstruct import METHODS
-from onnx_udfc.reference import trace
+from onnx_udfc.reference import Reference, trace
 from onnx_udfc.repair import Repaired, RepairSettings, repair
 from onnx_udfc.report import Report
 from onnx_udfc.rewrite import Pruned, prune
@@ -49,12 +50,61 @@ class Result:
 
 
 @dataclass
+class Original:
+    """A network that is read once and traced once, for many compressions of it.
+
+    Attributes:
+        loaded: the file.
+        network: its canonical form.
+        channels: its channels.
+        widest: options that ask for all that any of the compressions asks of the trace.
+        traced: inputs and trace, once a compression needed them.
+    """
+
+    loaded: LoadedModel
+    network: Network
+    channels: Channels
+    widest: Options
+    traced: tuple[NetworkInputs, Reference] | None = None
+
+
+def read_original(source: str | Path | bytes | onnx.ModelProto, options: Options) -> Original:
+    """Read a network and find its channels.
+
+    Raises:
+        UdfcError: it cannot be read.
+    """
+    loaded = load(source)
+    network = read(loaded.model)
+    return Original(loaded, network, find_groups(network, options.skip), options)
+
+
+@dataclass
+class Prepared:
+    """An original that has been read, and what was seen when it ran: many settings share it.
+
+    Attributes:
+        source: as the user gave it.
+        loaded: the model.
+        network: its canonical form.
+        channels: its groups.
+        looks: what was asked for → inputs and the original's side of the repair.
+    """
+
+    source: str | Path | bytes | onnx.ModelProto
+    loaded: LoadedModel
+    network: Network
+    channels: Channels
+    looks: dict[tuple[object, ...], tuple[NetworkInputs, Reference]] = field(default_factory=dict)
+
+
+@dataclass
 class _Run:
     """One compression: its options, and the clock of its stages."""
 
     options: Options
     callbacks: Callbacks
-    file_bytes: int = 0
+    original: Original | None = None
     timings: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -75,6 +125,7 @@ def compress(
     options: Options | None = None,
     callbacks: Callbacks | None = None,
     *,
+    original: Original | None = None,
     prune: float | None = None,
     bits: int | None = None,
     activations: int | None = None,
@@ -89,6 +140,7 @@ def compress(
         source: a path, the content of a file, or a model, which is not changed.
         options: what is asked for; the keywords below replace its fields of the same names.
         callbacks: told of every stage.
+        original: the same source, read before; its trace is shared between compressions.
         prune: fraction of channels removed in every prunable group, 0 ≤ prune < 1.
         bits: weight bits, 2 to 8, or 32 for none.
         activations: 8 for quantized activations.
@@ -100,31 +152,49 @@ def compress(
     Raises:
         UdfcError: the input or the request cannot be served, a gate is not met, or the result fails its check.
     """
-    keywords = {
+    keywords: dict[str, Any] = {
         "prune": prune, "bits": bits, "activations": activations, "target": target, "method": method,
         "calibrate": calibrate, "seed": seed,
     }  # fmt: skip
     asked = replace(options or Options(), **{name: value for name, value in keywords.items() if value is not None})
     with threadpool_limits(asked.threads):  # how BLAS sums depends on it, and with it the last place of a weight
-        return _compress(source, _Run(asked, callbacks or Silent()))
+        return _compress(source, _Run(asked, callbacks or Silent(), original))
 
 
-def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result:
-    run.options.check()
-    with run.stage("read"):
-        loaded = load(source)
-        run.file_bytes = loaded.bytes
-        network = read(loaded.model)
-        channels = find_groups(network, run.options.skip)
+def prepare(source: str | Path | bytes | onnx.ModelProto, options: Options) -> Prepared:
+    """Read a network for many compressions of it, all with the same `skip`.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    options.check()
+    loaded = load(source)
+    network = read(loaded.model)
+    return Prepared(source, loaded, network, find_groups(network, options.skip))
+
+
+def compress_prepared(original: Prepared, options: Options, callbacks: Callbacks | None = None) -> Result:
+    """Compress a network that was read before; the result is that of `compress`.
+
+    Raises:
+        UdfcError: as `compress`.
+    """
+    with threadpool_limits(options.threads):
+        options.check()
+        return _compress(original, _Run(options, callbacks or Silent()))
+
+
+def _compress(original: Prepared, run: _Run) -> Result:
+    loaded, network, channels = original.loaded, original.network, original.channels
     if METHODS[run.options.method].measured and _asks_for_work(run.options):
-        plan, pruned, repaired, inputs, placement = _measured(run, network, channels)
+        plan, pruned, repaired, inputs, placement = _measured(run, original)
     else:
-        plan, pruned, repaired, inputs, placement = _from_weights(run, network, channels)
+        plan, pruned, repaired, inputs, placement = _from_weights(run, original)
     with run.stage("write"):
         emitted = emit(pruned.network, repaired.weights, repaired.activations or None, run.options.target, placement)
         stamp(emitted.model, run.options)
     with run.stage("check"):
-        checked = check_result(source, network, emitted.model, run.options)
+        checked = check_result(original.source, network, emitted.model, run.options)
     notes = (inputs.note,) if inputs.note else ()
     outcome = Outcome(loaded, network, channels, plan, pruned, repaired, emitted, notes, checked)
     report = make_report(outcome, run.options, run.timings)
@@ -153,18 +223,48 @@ def _asks_for_work(options: Options) -> bool:
 _Stages = tuple[Plan, Pruned, Repaired, NetworkInputs, Placement | None]
 
 
-def _measured(run: _Run, network: Network, channels: Channels) -> _Stages:
-    """Plan and repair on moments of the network's own runs."""
+def _traced(run: _Run, original: Original) -> tuple[NetworkInputs, Reference]:
+    """The original's run: made by the first compression that needs it."""
+    if original.traced is None:
+        network, options = original.network, original.widest
+        with run.stage("original network", len(network.layers)):
+            inputs = make_inputs(network, options)
+            reference = trace(
+                network, inputs.values, prunable(original.channels, options), matched=inputs.source == "synthetic",
+                samples=SAMPLES, seed=options.seed, threads=options.threads or 0, advance=run.advance,
+                widths=AUTO_WIDTHS if options.bits == "auto" else (),
+            )  # fmt: skip
+            original.traced = inputs, reference
+    return original.traced
+
+
+def _look(run: _Run, original: Prepared, groups: tuple[ChannelGroup, ...]) -> tuple[NetworkInputs, Reference]:
+    """Run the original network, unless that was done before for these groups and the same inputs."""
     options = run.options
-    groups = prunable(channels, options)
-    with run.stage("original network", len(network.layers)):
-        inputs = make_inputs(network, options)
+    widths = AUTO_WIDTHS if options.bits == "auto" else ()
+    names = frozenset(g.name for g in groups)
+    scaling = (options.input_mean, options.input_std, options.input_range, options.input_colour)
+    asked = (widths, options.calibrate, options.images, options.seed, options.threads, scaling)
+    for (known, *rest), look in original.looks.items():
+        if isinstance(known, frozenset) and names <= known and tuple(rest) == asked:
+            return look
+    with run.stage("original network", len(original.network.layers)):
+        inputs = make_inputs(original.network, options)
         reference = trace(
-            network, inputs.values, groups, matched=inputs.source == "synthetic", samples=SAMPLES, seed=options.seed,
-            threads=options.threads or 0, advance=run.advance, widths=AUTO_WIDTHS if options.bits == "auto" else (),
+            original.network, inputs.values, groups, matched=inputs.source == "synthetic", samples=SAMPLES,
+            seed=options.seed, threads=options.threads or 0, advance=run.advance, widths=widths,
         )  # fmt: skip
+    original.looks[(names, *asked)] = inputs, reference
+    return inputs, reference
+
+
+def _measured(run: _Run, original: Prepared) -> _Stages:
+    """Plan and repair on moments of the network's own runs."""
+    options, network, channels = run.options, original.network, original.channels
+    groups = prunable(channels, options)
+    inputs, reference = _look(run, original, groups)
     orders = removals(network, groups, options, reference.removals)
-    plan = make_plan(network, channels, groups, orders, options, reference.rounding, run.file_bytes)
+    plan = make_plan(network, channels, groups, orders, options, reference.rounding, original.loaded.bytes)
     pruned = prune(network, channels, plan.keep)
     placement = _placement(pruned.network, plan, options)
     with run.stage("compressed network", len(network.layers)):
@@ -177,13 +277,14 @@ def _measured(run: _Run, network: Network, channels: Channels) -> _Stages:
     return plan, pruned, repaired, inputs, placement
 
 
-def _from_weights(run: _Run, network: Network, channels: Channels) -> _Stages:
+def _from_weights(run: _Run, original: Original) -> _Stages:
     """Plan and repair on the weights alone; only activation ranges need a run."""
     options, method = run.options, METHODS[run.options.method]
+    network, channels = original.network, original.channels
     groups = prunable(channels, options)
     with run.stage("weights"):
         orders = removals(network, groups, options, {})
-        plan = make_plan(network, channels, groups, orders, options, file_bytes=run.file_bytes)
+        plan = make_plan(network, channels, groups, orders, options, file_bytes=original.loaded.bytes)
         absorbed = network.copy()
         absorb(absorbed, channels, plan.keep, method)
         pruned = prune(absorbed, channels, plan.keep)
