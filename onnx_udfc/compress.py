@@ -13,7 +13,7 @@ import onnx
 from threadpoolctl import threadpool_limits
 
 from onnx_udfc.absorb import absorb, absorb_copies
-from onnx_udfc.channels import ChannelGroup, Channels, find_groups
+from onnx_udfc.channels import Channels, find_groups
 from onnx_udfc.decide import AUTO_WIDTHS
 from onnx_udfc.emit import Placement, activation_tensors, emit
 from onnx_udfc.final_check import OTHER_IMAGES, check_result
@@ -80,25 +80,6 @@ def read_original(source: str | Path | bytes | onnx.ModelProto, options: Options
 
 
 @dataclass
-class Prepared:
-    """An original that has been read, and what was seen when it ran: many settings share it.
-
-    Attributes:
-        source: as the user gave it.
-        loaded: the model.
-        network: its canonical form.
-        channels: its groups.
-        looks: what was asked for → inputs and the original's side of the repair.
-    """
-
-    source: str | Path | bytes | onnx.ModelProto
-    loaded: LoadedModel
-    network: Network
-    channels: Channels
-    looks: dict[tuple[object, ...], tuple[NetworkInputs, Reference]] = field(default_factory=dict)
-
-
-@dataclass
 class _Run:
     """One compression: its options, and the clock of its stages."""
 
@@ -161,30 +142,10 @@ def compress(
         return _compress(source, _Run(asked, callbacks or Silent(), original))
 
 
-def prepare(source: str | Path | bytes | onnx.ModelProto, options: Options) -> Prepared:
-    """Read a network for many compressions of it, all with the same `skip`.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    options.check()
-    loaded = load(source)
-    network = read(loaded.model)
-    return Prepared(source, loaded, network, find_groups(network, options.skip))
-
-
-def compress_prepared(original: Prepared, options: Options, callbacks: Callbacks | None = None) -> Result:
-    """Compress a network that was read before; the result is that of `compress`.
-
-    Raises:
-        UdfcError: as `compress`.
-    """
-    with threadpool_limits(options.threads):
-        options.check()
-        return _compress(original, _Run(options, callbacks or Silent()))
-
-
-def _compress(original: Prepared, run: _Run) -> Result:
+def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result:
+    run.options.check()
+    with run.stage("read"):
+        original = run.original or read_original(source, run.options)
     loaded, network, channels = original.loaded, original.network, original.channels
     if METHODS[run.options.method].measured and _asks_for_work(run.options):
         plan, pruned, repaired, inputs, placement = _measured(run, original)
@@ -194,7 +155,7 @@ def _compress(original: Prepared, run: _Run) -> Result:
         emitted = emit(pruned.network, repaired.weights, repaired.activations or None, run.options.target, placement)
         stamp(emitted.model, run.options)
     with run.stage("check"):
-        checked = check_result(original.source, network, emitted.model, run.options)
+        checked = check_result(source, network, emitted.model, run.options)
     notes = (inputs.note,) if inputs.note else ()
     outcome = Outcome(loaded, network, channels, plan, pruned, repaired, emitted, notes, checked)
     report = make_report(outcome, run.options, run.timings)
@@ -238,31 +199,11 @@ def _traced(run: _Run, original: Original) -> tuple[NetworkInputs, Reference]:
     return original.traced
 
 
-def _look(run: _Run, original: Prepared, groups: tuple[ChannelGroup, ...]) -> tuple[NetworkInputs, Reference]:
-    """Run the original network, unless that was done before for these groups and the same inputs."""
-    options = run.options
-    widths = AUTO_WIDTHS if options.bits == "auto" else ()
-    names = frozenset(g.name for g in groups)
-    scaling = (options.input_mean, options.input_std, options.input_range, options.input_colour)
-    asked = (widths, options.calibrate, options.images, options.seed, options.threads, scaling)
-    for (known, *rest), look in original.looks.items():
-        if isinstance(known, frozenset) and names <= known and tuple(rest) == asked:
-            return look
-    with run.stage("original network", len(original.network.layers)):
-        inputs = make_inputs(original.network, options)
-        reference = trace(
-            original.network, inputs.values, groups, matched=inputs.source == "synthetic", samples=SAMPLES,
-            seed=options.seed, threads=options.threads or 0, advance=run.advance, widths=widths,
-        )  # fmt: skip
-    original.looks[(names, *asked)] = inputs, reference
-    return inputs, reference
-
-
-def _measured(run: _Run, original: Prepared) -> _Stages:
+def _measured(run: _Run, original: Original) -> _Stages:
     """Plan and repair on moments of the network's own runs."""
     options, network, channels = run.options, original.network, original.channels
     groups = prunable(channels, options)
-    inputs, reference = _look(run, original, groups)
+    inputs, reference = _traced(run, original)
     orders = removals(network, groups, options, reference.removals)
     plan = make_plan(network, channels, groups, orders, options, reference.rounding, original.loaded.bytes)
     pruned = prune(network, channels, plan.keep)
