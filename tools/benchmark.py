@@ -152,7 +152,7 @@ def peer_row(network: Classifier, name: str, args: argparse.Namespace) -> Row:
     script = str(Path(__file__).with_name("peers.py"))
     command = [str(python), script, name, str(network.path), str(out), "--inputs", str(inputs)]
     outcome = measured_process(command, args.threads)
-    return finished(row, network, out, outcome, args.latency_seconds, _own_seconds(outcome))
+    return finished(row, network, out, outcome, _own_seconds(outcome), args)
 
 
 def _own_seconds(outcome: Outcome) -> float | None:
@@ -173,11 +173,11 @@ def our_row(network: Classifier, label: str, args: argparse.Namespace) -> Row:
     options = [part for key, values in expects.items() for part in (key, ",".join(map(str, values)))]
     setting = [*OURS[label], *options, "--threads", str(args.threads), "--quiet"]
     outcome = measured_process([program, str(network.path), str(out), *setting], args.threads)
-    return finished(row, network, out, outcome, args.latency_seconds, None)
+    return finished(row, network, out, outcome, None, args)
 
 
 def finished(
-    row: Row, network: Classifier, out: Path, outcome: Outcome, latency_seconds: float, own: float | None
+    row: Row, network: Classifier, out: Path, outcome: Outcome, own: float | None, args: argparse.Namespace
 ) -> Row:
     """The row with everything measured on the file that was made."""
     row = dataclasses.replace(
@@ -186,9 +186,9 @@ def finished(
     if outcome.error:
         return dataclasses.replace(row, note=outcome.error)
     try:
-        top1 = network.top1(out)
+        top1 = network.top1(out, args.threads, args.limit)
         x = network.inputs(network.images, 1)
-        ratio, spread = latency(network.path, out, x, latency_seconds)
+        ratio, spread = latency(network.path, out, x, args.latency_seconds)
     except Exception as error:  # a peer's file may fail in onnxruntime in any way: that is a result, not our failure
         return dataclasses.replace(row, bytes=out.stat().st_size, note=" ".join(str(error).split())[:160])
     return dataclasses.replace(row, top1=top1, bytes=out.stat().st_size, latency=ratio, spread=spread)
@@ -239,6 +239,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", default=["resnet56_cifar10_bn"], help="file names or patterns")
     parser.add_argument("--only", nargs="+", default=[], help="these peers and settings only, by name")
     parser.add_argument("--out", type=Path, default=Path("out/benchmark"))
+    parser.add_argument("--limit", type=int, help="at most so many images a network")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--latency-seconds", type=float, default=4.0)
     return parser.parse_args()
@@ -255,7 +256,9 @@ def main() -> None:
     originals: dict[str, Row] = {}
     for network in classifiers(args.networks):
         size = network.path.stat().st_size
-        originals[network.name] = Row(network.name, "original", "", network.top1(network.path), size, 1.0)
+        originals[network.name] = Row(
+            network.name, "original", "", network.top1(network.path, args.threads, args.limit), size, 1.0
+        )
         print(_line(originals[network.name], originals[network.name]), flush=True)
         for make, names in ((peer_row, PEERS), (our_row, OURS)):
             for name in names:
