@@ -1,8 +1,8 @@
-"""Many compressions of one network: the original is looked at once, what is done is not done again.
+"""Many compressions of one network: models, a table and a plot in a folder; goes on where it was stopped.
 
-Each finished setting leaves `NAME.onnx` and `NAME.json` in the folder; the second is written last and holds a
-fingerprint of the original, the options and this version, so that a sweep that was stopped, or that is asked for more
-settings, continues. At the end come `sweep.csv`, `sweep.json` and `sweep.html`.
+In the folder: NAME.onnx and NAME.json for each setting, sweep.csv, sweep.json and sweep.html. A setting is done when
+its NAME.json was made by the same version from the same file with the same options; it is written after the model.
+Each process reads and traces the original once.
 """
 
 from __future__ import annotations
@@ -12,56 +12,49 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from onnx_udfc.accuracy import top1
-from onnx_udfc.compress import compress_prepared, prepare
-from onnx_udfc.errors import RequestError, UdfcError
+import numpy as np
+import onnx
+
+from onnx_udfc.compress import Original, compress, read_original
+from onnx_udfc.errors import UdfcError
 from onnx_udfc.grid import Grid
 from onnx_udfc.labelled_images import Labelled
+from onnx_udfc.model_io import save
 from onnx_udfc.options import Options
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.report import Report, this_tool
+from onnx_udfc.sessions import Source, open_session
 from onnx_udfc.sweep_table import SweepRow, SweepTable
 
-RESULTS = "sweep"  # name of the tables in the folder
+_POLL = 0.5  # seconds between looks at what other processes have finished
+_BATCH = 32
+
+__all__ = ["SweepRow", "SweepTable", "sweep"]
 
 
 @dataclass(frozen=True)
-class _Point:
-    """One setting: where its result goes, and what it must have been made of to count as done."""
+class Task:
+    """One setting; passes between processes.
+
+    Attributes:
+        name: of its files, without their endings.
+        options: of the compression.
+        key: changes when its result would.
+    """
 
     name: str
     options: Options
-    folder: Path
-    fingerprint: str
-
-    @property
-    def model(self) -> Path:
-        return self.folder / f"{self.name}.onnx"
-
-    def done(self) -> SweepRow | None:
-        """Return the row of an earlier run of the same sweep."""
-        try:
-            stored = json.loads((self.folder / f"{self.name}.json").read_text(encoding="utf-8"))
-            row = SweepRow(**stored["row"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # not there, or not whole: it is done again
-        return row if stored.get("fingerprint") == self.fingerprint and (row.error or self.model.exists()) else None
-
-    def store(self, row: SweepRow) -> None:
-        """Note that the setting is done."""
-        path = self.folder / f"{self.name}.json"
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps({"fingerprint": self.fingerprint, "row": asdict(row)}, indent=1), encoding="utf-8")
-        part.replace(path)
+    key: str
 
 
 def sweep(
-    source: str | Path,
+    source: str | Path | bytes | onnx.ModelProto,
     directory: str | Path,
     grid: Grid,
     options: Options | None = None,
@@ -72,115 +65,189 @@ def sweep(
     """Compress a network in every setting of a grid.
 
     Args:
-        source: Path of the original.
-        directory: Folder for the results; made if it is not there.
-        grid: Ratios, bits and activations to combine.
-        options: Everything else.
-        jobs: Processes; each looks at the original once.
-        labelled: Labelled images, for real accuracy.
-        callbacks: Told about progress.
+        source: the network, as `compress` takes it.
+        directory: of the results; made if it is not there.
+        grid: ratios, bits and activations to combine.
+        options: everything else.
+        jobs: processes.
+        labelled: images for real accuracy.
+        callbacks: told of every finished setting.
 
     Raises:
-        UdfcError: The original or the request cannot be served. A setting that fails alone is a row with its reason.
+        UdfcError: the source or the grid cannot be served; a setting that fails alone is a row with its reason.
     """
-    options, callbacks = options or Options(), callbacks or Silent()
-    if jobs < 1:
-        raise RequestError(f"--jobs {jobs}: must be at least 1")
-    folder = Path(directory)
-    points = _points(Path(source), folder, grid, options, labelled, jobs)
+    told, folder = callbacks or Silent(), Path(directory)
+    content = _content(source)
+    points = list(grid.points(options or Options()))
+    tasks = [Task(name, point, _key(content, point, labelled)) for name, point in points]
     folder.mkdir(parents=True, exist_ok=True)
-    rows = {p.name: row for p in points if (row := p.done()) is not None}
-    left = [p for p in points if p.name not in rows]
-    callbacks.stage("sweep", len(points))
-    callbacks.advance(len(rows), "done before")
-    for part in _run(str(source), left, labelled, jobs, callbacks):
-        rows |= {row.name: row for row in part}
-    accuracy = top1(source, labelled, options.threads) if labelled is not None else None
-    table = SweepTable(Path(source).name, tuple(rows[p.name] for p in points), accuracy)
-    _write(table, folder)
-    callbacks.done()
+    waiting = [task for task in tasks if _finished(folder, task) is None]
+    told.stage("sweep", len(tasks))
+    told.advance(len(tasks) - len(waiting), "done before")
+    if waiting:
+        _run_all(source, content, folder, waiting, jobs, labelled, told)
+    rows = tuple(_finished(folder, task) or _failed(folder, task) for task in tasks)
+    accuracy = None if labelled is None else accuracy_of(content, labelled)
+    table = SweepTable(Path(source).name if isinstance(source, str | Path) else "model", rows, accuracy)
+    _write(folder / "sweep.csv", table.to_csv())
+    _write(folder / "sweep.json", json.dumps(table.to_dict(), indent=2, allow_nan=False) + "\n")
+    _write(folder / "sweep.html", table.to_html())
+    told.done()
     return table
 
 
-def _points(
-    source: Path, folder: Path, grid: Grid, options: Options, labelled: Labelled | None, jobs: int
-) -> list[_Point]:
-    """Return all settings, checked; several processes share the processors."""
-    if not source.is_file():
-        raise RequestError(f"{source}: no such file")
-    if jobs > 1 and options.threads is None:
-        options = replace(options, threads=max(1, (os.cpu_count() or 1) // jobs))
-    content = hashlib.sha256(source.read_bytes()).hexdigest()
-    made_of = [content, this_tool().version, repr(labelled)]
-    result = []
-    for name, point in grid.points(options):
-        told = json.dumps([*made_of, point.to_dict()], sort_keys=True)
-        result.append(_Point(name, point, folder, hashlib.sha256(told.encode()).hexdigest()))
-    return result
+def _content(source: Source) -> bytes | str:
+    """What passes between processes: a path where there is one (external data lie beside it), else bytes."""
+    if isinstance(source, onnx.ModelProto):
+        return bytes(source.SerializeToString())
+    return source if isinstance(source, bytes) else str(source)
 
 
-def _run(
-    source: str, points: Sequence[_Point], labelled: Labelled | None, jobs: int, callbacks: Callbacks
-) -> list[list[SweepRow]]:
-    """Do what is left, in this process or in several."""
-    if not points:
-        return []
-    if jobs == 1:
-        return [_work(source, points, labelled, callbacks)]
-    parts = [points[i::jobs] for i in range(min(jobs, len(points)))]
-    done: list[list[SweepRow]] = []
-    with ProcessPoolExecutor(len(parts), multiprocessing.get_context("spawn")) as pool:
-        futures: list[Future[list[SweepRow]]] = [pool.submit(_work, source, part, labelled) for part in parts]
-        for future in as_completed(futures):
-            done.append(future.result())
-            callbacks.advance(len(done[-1]))
-    return done
+def _key(content: bytes | str, options: Options, labelled: Labelled | None) -> str:
+    """A hash of the file, the options that change the result, and what it is judged on."""
+    digest = hashlib.sha256(content if isinstance(content, bytes) else _read(content))
+    without = {"threads", "verbose", "debug"}
+    asked = {k: v for k, v in options.to_dict().items() if k not in without}
+    digest.update(json.dumps([this_tool().version, asked, str(labelled)], sort_keys=True).encode())
+    return digest.hexdigest()
 
 
-def _work(
-    source: str, points: Sequence[_Point], labelled: Labelled | None, callbacks: Callbacks | None = None
-) -> list[SweepRow]:
-    """Do several settings with one look at the original."""
-    original = prepare(source, points[0].options)
-    rows = []
-    for point in points:
-        start = time.perf_counter()
-        try:
-            result = compress_prepared(original, point.options)
-            result.save(point.model)
-            accuracy = top1(point.model, labelled, point.options.threads) if labelled is not None else None
-            row = _row(point, result.report, accuracy, time.perf_counter() - start)
-        except UdfcError as error:
-            row = replace(_row(point), error=str(error))
-        point.store(row)
-        rows.append(row)
-        if callbacks is not None:
-            callbacks.advance(1, point.name)
-    return rows
+def _read(path: str) -> bytes:
+    """The file, or nothing: a missing file is reported by who opens it."""
+    return Path(path).read_bytes() if Path(path).is_file() else b""
 
 
-def _row(
-    point: _Point, report: Report | None = None, accuracy: float | None = None, seconds: float | None = None
-) -> SweepRow:
-    o = point.options
-    row = SweepRow(point.name, o.prune, o.bits, o.activations)
-    if report is None:
-        return row
+def _run_all(
+    source: Source, content: bytes | str, folder: Path, tasks: list[Task], jobs: int, labelled: Labelled | None,
+    told: Callbacks,
+) -> None:  # fmt: skip
+    """Work through the tasks, here or in processes."""
+    original = read_original(source, _widest(tasks))  # also refuses a bad file before any process starts
+    jobs = min(jobs, len(tasks))
+    if jobs <= 1:
+        for task in tasks:
+            _work(content, folder, task, original, labelled)
+            told.advance(1, task.name)
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    shared = [replace(t, options=replace(t.options, threads=t.options.threads or threads)) for t in tasks]
+    context = multiprocessing.get_context("spawn")  # a fork would copy onnxruntime's threads in mid-step
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        futures = [pool.submit(_work_through, content, folder, shared[i::jobs], labelled) for i in range(jobs)]
+        for name in _progress(folder, shared, futures):
+            told.advance(1, name)
+
+
+def _progress(folder: Path, tasks: Sequence[Task], futures: Sequence[Future[None]]) -> Iterator[str]:
+    """Names of the tasks as they are finished.
+
+    Raises:
+        UdfcError: a process failed as a whole.
+    """
+    seen: set[str] = set()
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, _POLL, FIRST_COMPLETED)
+        for future in done:
+            future.result()
+        for task in tasks:
+            if task.name not in seen and (folder / f"{task.name}.json").exists() and _record(folder, task):
+                seen.add(task.name)
+                yield task.name
+
+
+def _work_through(content: bytes | str, folder: Path, tasks: Sequence[Task], labelled: Labelled | None) -> None:
+    """What one process does."""
+    original = read_original(content, _widest(tasks))
+    for task in tasks:
+        _work(content, folder, task, original, labelled)
+
+
+def _widest(tasks: Sequence[Task]) -> Options:
+    """Options whose trace serves all tasks."""
+    prune = max(task.options.prune for task in tasks)
+    bits = "auto" if any(task.options.bits == "auto" for task in tasks) else tasks[0].options.bits
+    return replace(tasks[0].options, prune=prune, bits=bits)
+
+
+def _work(content: bytes | str, folder: Path, task: Task, original: Original, labelled: Labelled | None) -> None:
+    """One setting: its model, then its record."""
+    start = time.perf_counter()
+    row = SweepRow(task.name, task.options.prune, task.options.bits, task.options.activations)
+    try:
+        result = compress(content, task.options, original=original)
+        save(result.model, folder / f"{task.name}.onnx")
+        row = _filled(row, result.report)
+        if labelled is not None:
+            row = replace(row, accuracy=accuracy_of(result.model, labelled))
+    except UdfcError as error:
+        row = replace(row, error=str(error))
+    row = replace(row, seconds=round(time.perf_counter() - start, 2))
+    record = {"key": task.key, "row": {name: getattr(row, name) for name in row.__dataclass_fields__}}
+    _write(folder / f"{task.name}.json", json.dumps(record, indent=2) + "\n")
+
+
+def _filled(row: SweepRow, report: Report) -> SweepRow:
+    before, after, fidelity = report.before, report.after, report.fidelity
     return replace(
         row,
-        parameters=report.measured("params"),
-        macs=report.measured("macs"),
-        bytes=report.measured("bytes"),
-        sqnr_db=report.fidelity.sqnr_db,
-        cosine=report.fidelity.cosine,
-        agreement=report.fidelity.agreement,
-        accuracy=accuracy,
-        seconds=seconds,
+        parameters=after.parameters / max(before.parameters, 1),
+        macs=after.macs / max(before.macs, 1),
+        bytes=after.bytes / max(before.bytes, 1),
+        sqnr_db=_finite(fidelity.sqnr_db),
+        cosine=_finite(fidelity.cosine),
+        agreement=fidelity.agreement,
     )
 
 
-def _write(table: SweepTable, folder: Path) -> None:
-    (folder / f"{RESULTS}.csv").write_text(table.to_csv(), encoding="utf-8")
-    (folder / f"{RESULTS}.html").write_text(table.to_html(), encoding="utf-8")
-    text = json.dumps(table.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / f"{RESULTS}.json").write_text(text + "\n", encoding="utf-8")
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity: an exact copy has no SQNR."""
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _record(folder: Path, task: Task) -> dict[str, Any] | None:
+    """What was written about a task, if it is about this very task."""
+    try:
+        found = json.loads((folder / f"{task.name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found["row"] if isinstance(found, dict) and found.get("key") == task.key else None
+
+
+def _finished(folder: Path, task: Task) -> SweepRow | None:
+    """The row of a task that is done: recorded without an error, its model there."""
+    row = _record(folder, task)
+    if row is None or row["error"] or not (folder / f"{task.name}.onnx").exists():
+        return None
+    return SweepRow(**row)
+
+
+def _failed(folder: Path, task: Task) -> SweepRow:
+    row = _record(folder, task)
+    assert row is not None, f"{task.name} left no record"
+    return SweepRow(**row)
+
+
+def accuracy_of(model: Source, labelled: Labelled) -> float:
+    """Share of the labelled images whose class is the largest output.
+
+    Raises:
+        UdfcError: the images do not fit the model.
+    """
+    images = labelled.open()
+    session = open_session(model)
+    given = session.get_inputs()[0]
+    shape = [d if isinstance(d, int) and d > 0 else None for d in given.shape]
+    dtype = np.float16 if "float16" in given.type else np.float32
+    batches = images.batches(shape, labelled.preprocessing, shape[0] or _BATCH, labelled.limit)
+    found = [session.run(None, {given.name: x.astype(dtype)})[0].reshape(len(x), -1).argmax(1) for x in batches]
+    answers = np.concatenate(found)
+    assert images.labels is not None
+    return float((answers == images.labels[: len(answers)]).mean())
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
