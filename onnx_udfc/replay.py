@@ -8,17 +8,18 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_udfc.errors import ModelError
 from onnx_udfc.flow import Flow, Ids, Link, carried, target_pieces
 from onnx_udfc.ops import propagate
 from onnx_udfc.shapes import Size
 
 
-class MisalignedError(Exception):
-    """The kept channels do not line up at a node."""
+class MisalignedError(ModelError):
+    """The kept channels do not line up at a node. Groups are tried out when they are found, so that this is rare."""
 
     def __init__(self, node: str, what: str) -> None:
         """`node` is where it shows, `what` is wrong there."""
-        super().__init__(f"{node}: {what}")
+        super().__init__(f"the kept channels do not line up at node {node!r} ({what}); leave it alone with --skip")
         self.node, self.what = node, what
 
 
