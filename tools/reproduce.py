@@ -25,7 +25,7 @@ from typing import Any
 
 import onnx
 
-from onnx_udfc.compress import compress
+from onnx_udfc.compress import Original, compress, read_original
 from onnx_udfc.errors import UdfcError
 from onnx_udfc.options import Options, options_from
 from tools.catalog import Classifier, classifiers, dataset_path, prepared
@@ -98,12 +98,26 @@ def options_for(network: Classifier, setting: Setting, threads: int | None) -> O
     return options_from({**values, **told, "input_colour": expects.colour, "threads": threads})
 
 
-def computed(network: Classifier, setting: Setting, threads: int | None, limit: int | None = None) -> Row:
-    """Compresses and measures; a request that the package refuses is a row with its reason."""
+def computed(
+    network: Classifier,
+    setting: Setting,
+    threads: int | None,
+    limit: int | None = None,
+    original: Original | None = None,
+) -> Row:
+    """Compresses and measures; a request that the package refuses is a row with its reason.
+
+    Args:
+        network: what is compressed.
+        setting: how.
+        threads: of everything.
+        limit: of the images.
+        original: the network as it was read before; rows share its run, and only the first pays for it.
+    """
     row = Row(network.name, setting.name, setting.method, setting.prune, setting.bits)
     begun = time.perf_counter()
     try:
-        result = compress(str(network.path), options_for(network, setting, threads))
+        result = compress(str(network.path), options_for(network, setting, threads), original=original)
     except UdfcError as error:
         return dataclasses.replace(row, note=str(error))
     seconds = time.perf_counter() - begun
@@ -205,13 +219,15 @@ def main() -> None:
     originals: dict[str, float] = {}
     for network in classifiers(args.networks, images):
         originals[network.name] = network.top1(network.path, args.threads, args.limit)
+        widest = Setting("moments", max(args.ratios), min(args.bits))
+        original = read_original(str(network.path), options_for(network, widest, args.threads))
         settings = grid(args.methods, args.ratios, args.bits)
         if args.paper and network.name.startswith("vgg16"):
             settings += paper_settings(network.path, args.methods)
         for setting in settings:
             key = key_of(network, setting, args.limit)
             if key not in store.rows:
-                store.put(key, computed(network, setting, args.threads, args.limit))
+                store.put(key, computed(network, setting, args.threads, args.limit, original))
             rows.append(store.rows[key])
             print(json.dumps(dataclasses.asdict(rows[-1])), flush=True)
     text = table(rows, originals, args.methods)
