@@ -94,18 +94,18 @@ def _constants(model: onnx.ModelProto, wanted: set[str]) -> dict[str, NDArray[An
     return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in wanted}
 
 
-def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """Return a copy that also gives the named tensors, after its own outputs."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    present = {o.name for o in copy.graph.output}
-    copy.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
-    return copy
-
-
 def probe(model: onnx.ModelProto, names: Sequence[str]) -> InferenceSession:
-    """Return a session that gives the named inner tensors, computed node by node as the model is written."""
-    return open_session(with_outputs(model, names), threads=None, optimize=False)
+    """Return a session that gives the named inner tensors, computed node by node as the model is written.
+
+    The names are outputs of the model for a moment: a copy of a large one would cost its size in memory.
+    """
+    outputs = model.graph.output
+    count, present = len(outputs), {o.name for o in outputs}
+    outputs.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
+    try:
+        return open_session(model, threads=None, optimize=False)
+    finally:
+        del outputs[count:]
 
 
 def run_for(model: onnx.ModelProto, names: Sequence[str], feed: Feed) -> list[NDArray[Any]]:
