@@ -30,6 +30,7 @@ from onnx_udfc.reference import Reference, trace
 from onnx_udfc.repair import Repaired, RepairSettings, repair
 from onnx_udfc.report import Report
 from onnx_udfc.rewrite import Pruned, prune
+from onnx_udfc.search import asks_for_search, search_note, smallest
 from onnx_udfc.stamp import stamp
 from onnx_udfc.summary import Outcome, make_report
 from onnx_udfc.weights_only import quantize_weights
@@ -139,7 +140,21 @@ def compress(
     }  # fmt: skip
     asked = replace(options or Options(), **{name: value for name, value in keywords.items() if value is not None})
     with threadpool_limits(asked.threads):  # how BLAS sums depends on it, and with it the last place of a weight
+        if asks_for_search(asked):
+            return _searched(source, asked, callbacks or Silent(), original)
         return _compress(source, _Run(asked, callbacks or Silent(), original))
+
+
+def _searched(
+    source: str | Path | bytes | onnx.ModelProto, options: Options, callbacks: Callbacks, original: Original | None
+) -> Result:
+    """The smallest network that passes the gates, with a note of how it was found."""
+    options.check()
+    shared = original or read_original(source, options)
+    result, found, tries = smallest(options, lambda trial: _compress(source, _Run(trial, callbacks, shared)))
+    runtime = result.report.runtime
+    runtime = replace(runtime, notes=(*runtime.notes, search_note(options, found, tries)))
+    return Result(result.model, replace(result.report, runtime=runtime))
 
 
 def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result:

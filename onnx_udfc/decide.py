@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.allocate import aligned, damage_of, group_levels, keep_sets, uniform_counts
-from onnx_udfc.budget import Demand, Meter, UnreachableError, levels, solve, take_back
+from onnx_udfc.allocate import Align, aligned, damage_of, group_levels, keep_sets, uniform_counts
+from onnx_udfc.budget import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
 from onnx_udfc.channels import ChannelGroup, Channels
 from onnx_udfc.errors import RequestError
 from onnx_udfc.file_size import FLOAT, file_size, with_biases, written_bytes
@@ -71,7 +71,7 @@ def decide(subject: Subject, options: Options) -> Decision:
     fixed = {} if options.bits in ("auto", 32) else dict.fromkeys(subject.layers, int(options.bits))
     if not budgets and (_even(options) or not subject.groups):
         return Decision(counts, fixed)
-    return _Decider(subject, options, counts).decide(budgets)
+    return _Decider(subject, options).decide(budgets)
 
 
 def _even(options: Options) -> bool:
@@ -82,18 +82,19 @@ def _even(options: Options) -> bool:
 class _Decider:
     """The variables: kept channels of all groups, then bits of all layers (constant unless bits are free)."""
 
-    def __init__(self, subject: Subject, options: Options, counts: Mapping[str, int]) -> None:
-        self.subject, self.options, self.counts = subject, options, counts
+    def __init__(self, subject: Subject, options: Options) -> None:
+        self.subject, self.options = subject, options
         self.size: Footprint = footprint(subject.network, subject.channels, subject.groups)
         self.split = len(subject.groups)
         self.free = options.bits == "auto"
-        self.table = levels([*self._group_rows(), *self._bit_rows()])
+        self.streams = options.prune_stream == "on"  # else only where nothing else meets the limits
+        self.table = self._levels(options.align)
 
     def decide(self, budgets: Sequence[Budget]) -> Decision:
         """Solve, look at what really comes out, and move the limits until it fits."""
         demands = [self._demand(b) for b in budgets]
         if self.options.prune > 0 and self.subject.groups:
-            goal = float(self.size.macs(self._counted(self.counts)))
+            goal = float(self.size.macs(self._counted(self._ratio(self.options.prune))))
             demands.append(Demand("macs", goal, self._macs_meter()[0]))
         decision = self._solved(demands)
         for key in ("bytes", "latency"):
@@ -102,8 +103,11 @@ class _Decider:
                 decision = self._corrected(decision, demands, asked)
         return decision
 
-    def _group_rows(self) -> list[tuple[Double, Double]]:
-        return group_levels(self.subject.groups, self.subject.removals, self.options.align)
+    def _levels(self, align: Align) -> Levels:
+        rows = group_levels(self.subject.groups, self.subject.removals, align)
+        held = [not self.streams and group.kind == "stream" for group in self.subject.groups]
+        rows = [(n[:1], d[:1]) if hold else (n, d) for (n, d), hold in zip(rows, held, strict=True)]
+        return levels([*rows, *self._bit_rows()])
 
     def _bit_rows(self) -> list[tuple[Double, Double]]:
         """Bits of each layer of the network: free ones start at the widest."""
@@ -145,7 +149,11 @@ class _Decider:
         try:
             chosen = solve(self.table, demands)
         except UnreachableError as error:
-            raise self._impossible(error.demand, error.least) from error
+            if self.streams or not any(group.kind == "stream" for group in self.subject.groups):
+                raise self._impossible(error.demand, error.least) from error
+            self.streams = True
+            self.table = self._levels(self.options.align)
+            return self._solved(demands)
         values = self._filled(self.table.at(chosen), demands)
         if not self.free:
             values = self._not_worse(values, demands)
@@ -155,8 +163,7 @@ class _Decider:
         """Use up what alignment left over, where the user did not ask for a multiple."""
         if self.options.align != "auto" or not self.split:
             return values
-        fine = group_levels(self.subject.groups, self.subject.removals, 1)
-        table = levels([*fine, *self._bit_rows()])
+        table = self._levels(1)
         chosen = np.array([int(np.argmin(abs(row - value))) for row, value in zip(table.values, values, strict=True)])
         return table.at(take_back(table, demands, chosen, SLACK))
 
@@ -193,8 +200,9 @@ class _Decider:
         return np.concatenate([self._counted(self._ratio(high / 256)), tail])
 
     def _ratio(self, ratio: float) -> dict[str, int]:
-        groups, align = self.subject.groups, self.options.align
-        return {g.name: aligned(g, max(1, g.channels - round(g.channels * ratio)), align) for g in groups}
+        free = [(g, self.streams or g.kind != "stream") for g in self.subject.groups]
+        left = [(g, max(1, g.channels - round(g.channels * ratio)) if f else g.channels) for g, f in free]
+        return {g.name: aligned(g, n, self.options.align) for g, n in left}
 
     def _counted(self, counts: Mapping[str, int]) -> Double:
         return np.array([counts[g.name] for g in self.subject.groups], np.float64)

@@ -38,10 +38,11 @@ class Plan:
 
 
 def prunable(channels: Channels, options: Options) -> tuple[ChannelGroup, ...]:
-    """The groups that lose channels: residual streams only where they are asked for."""
+    """The groups that may lose channels: residual streams only where asked for, or where time is to be saved."""
     if options.prune == 0 and not options.budget:
         return ()
-    return tuple(g for g in channels.groups if g.kind == "inner" or options.prune_stream == "on")
+    streams = options.prune_stream == "on" or (options.prune_stream == "auto" and "latency" in options.budget)
+    return tuple(g for g in channels.groups if g.kind == "inner" or streams)
 
 
 def removals(
