@@ -16,7 +16,7 @@ Double = NDArray[np.float64]
 Align = int | Literal["auto"]
 
 _ALIGNMENTS = (16, 8, 4, 2)
-DAMPING = 0.5  # exponent of the costs; see `steps_of`
+DAMPING = 0.6  # exponent of the costs; see `steps_of`
 
 
 def uniform_counts(groups: tuple[ChannelGroup, ...], ratio: float, align: Align) -> dict[str, int]:
@@ -63,9 +63,9 @@ def allowed_counts(group: ChannelGroup, align: Align) -> Double:
 def steps_of(group: ChannelGroup, removal: Removal) -> Double:
     """Damage (C / cells − 1,) of each removal of one channel of every cell, in order, never falling.
 
-    It is the square root of the error that the removal adds at its consumer: the error itself is known only up to what
-    the images do not show, and differs more between layers than what arrives at the output does. Measured: with the
-    error itself compact networks lose more than uniform ratios cost them (docs/allocation.md).
+    It is a root of the error that the removal adds at its consumer: the error itself is known only up to what the
+    images do not show, and differs more between layers than what arrives at the output does. Measured: with the error
+    itself compact and folded networks lose more (docs/allocation.md).
     """
     cost = removal.cost.copy()
     cost[~np.isfinite(cost)] = 0.0  # the last channel never goes
