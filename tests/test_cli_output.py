@@ -63,7 +63,7 @@ def test_json_of_the_other_commands(folder: Path, words: tuple[str, ...]) -> Non
 def test_what_libraries_print_stays_out_of_the_json(tmp_path: Path, assets: Path, command: str) -> None:
     """The checker warns of experimental operators on file descriptor 1."""
     odd = str(assets / "zoo" / "style_candy.onnx")
-    words = {"compress": [odd, "out.onnx", "--bits", "8", "--method", "none"], "inspect": [odd]}
+    words = {"compress": [odd, "out.onnx", "--bits", "8", "--method", "none", "--images", "1"], "inspect": [odd]}
     quick = ["validate", odd, odd, "--seconds", "0", "--no-memory", "--limit", "1"]
     done = call(tmp_path, *([command, *words[command]] if command in words else quick), "--json")
     assert done.returncode == 0, done.stderr
