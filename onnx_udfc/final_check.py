@@ -1,4 +1,4 @@
-"""The last look at a result, before anything is written: valid, loadable, finite, and how near it is to the original."""
+"""The last look at a result, before anything is written: valid, loadable, finite, how near it is to the original."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs) 
     try:
         first.run(None, feeds[0])
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-        return Checked(None, (f"not run for its check: the original does not run on made-up inputs ({one_line(error)})",))
+        return Checked(None, (f"not run for its check: the original fails on made-up inputs ({one_line(error)})",))
     try:
         return Checked(fidelity(first, second, feeds, inputs.source))
     except CheckError:
@@ -100,5 +100,3 @@ def _fails(original: Source) -> bool:
     except Exception:  # as above
         return True
     return False
-
-

@@ -97,9 +97,7 @@ def image_count(specs: tuple[InputSpec, ...]) -> int:
 def _preprocessing(options: Options) -> Preprocessing | None:
     if not (options.input_mean or options.input_std or options.input_range):
         return None
-    return Preprocessing(
-        options.input_mean, options.input_std, options.input_range or (0.0, 1.0), options.input_colour
-    )
+    return Preprocessing(options.input_mean, options.input_std, options.input_range or (0.0, 1.0), options.input_colour)
 
 
 def _real(specs: tuple[InputSpec, ...], options: Options) -> dict[str, NDArray[Any]]:

@@ -74,7 +74,8 @@ def sample_targets(y: Array, window: Window, positions: Index) -> Array:
     if not window.kernel:
         return y.reshape(-1, y.shape[-1])[positions]
     image, *space = np.unravel_index(positions, y.shape[:1] + y.shape[2:])
-    return y[(image, slice(None), *space)]
+    sampled: Array = np.moveaxis(y, 1, -1)[(image, *space)]
+    return sampled
 
 
 def patches(x: Array, window: Window, output_shape: tuple[int, ...], positions: Index) -> Array:
@@ -133,7 +134,8 @@ def covariance(p: Array) -> Double:
 def _gram(centered: Array) -> Double:
     # A product of a matrix with its own transpose is recognized by BLAS (half the work), but not in a stack of them.
     products = [part.T @ part for part in centered] if len(centered) == 1 else centered.transpose(0, 2, 1) @ centered
-    return np.asarray(products, np.float64) / centered.shape[1]
+    gram: Double = np.asarray(products, np.float64) / centered.shape[1]
+    return gram
 
 
 def channel_statistics(y: Array) -> tuple[Double, Double]:

@@ -179,13 +179,14 @@ def _regularized_inverse(gram: Double, ridge: float) -> tuple[Double, float]:
         system = gram.copy()
         system.flat[:: len(gram) + 1] += strength
         try:
-            inverse = np.linalg.inv(system)
+            inverse: Double = np.asarray(np.linalg.inv(system), np.float64)
         except np.linalg.LinAlgError:
             inverse = np.full_like(gram, np.nan)
         if np.isfinite(inverse).all():
             return inverse, strength
         strength *= 10
-    return np.eye(len(gram)) / strength, strength
+    flat: Double = np.eye(len(gram)) / strength
+    return flat, strength
 
 
 def _regress_dual(p: Array, t: Array, prior: Double, ridge: float) -> Solution:

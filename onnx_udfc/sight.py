@@ -45,7 +45,7 @@ class Sight:
         bounds: the activation that follows, or None.
         stream: (g, n, o) what the compressed network adds before the activation, or None.
         moved: (g, o) how far a fit has moved the mean of the targets.
-        measured: the moments of both; None if there would be fewer samples than half the unknowns, or too many of these.
+        measured: the moments of both; None if samples are fewer than half the unknowns, or these are too many.
     """
 
     patches: Array
@@ -64,7 +64,7 @@ class Sight:
     @property
     def determined(self) -> bool:
         """Whether there are more samples than unknowns."""
-        return self.patches.shape[1] > self.patches.shape[2]
+        return bool(self.patches.shape[1] > self.patches.shape[2])
 
     def fit(self, prior: Double, ridge: float) -> Double:
         """Weights (g, o, d) near the prior; moves the targets to what the activation lets pass.

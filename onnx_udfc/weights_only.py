@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnx_udfc.absorb import input_rows, layer_producer
-from onnx_udfc.channels import ChannelGroup, Channels
+from onnx_udfc.channels import ChannelGroup
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
 from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,12 +57,13 @@ def scaled_model(text: str, seed: int = 0, opset: int = 21) -> onnx.ModelProto:
 
 def _plausible(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
     if kind == "S":
-        return rng.uniform(0.5, 1.5, shape) * rng.choice([1, 1, 1, -1], shape)
+        signs: NDArray[np.float64] = rng.choice([1.0, 1.0, 1.0, -1.0], shape)
+        return rng.uniform(0.5, 1.5, shape) * signs
     if kind == "V":
         return rng.uniform(0.5, 2, shape)
     if kind in "DMB":
         return rng.normal(0, 0.3, shape)
-    return rng.normal(0, np.sqrt(2 / max(1, np.prod(shape[1:]))), shape)
+    return rng.normal(0, math.sqrt(2 / max(1, math.prod(shape[1:]))), shape)
 
 
 def parameter(model: onnx.ModelProto, name: str) -> NDArray[np.float64]:
