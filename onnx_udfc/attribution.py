@@ -21,7 +21,7 @@ import onnx
 from onnx_udfc.comparison import decibels
 from onnx_udfc.effective import Feed, WrittenLayer, alone, probe, written_layers
 from onnx_udfc.errors import ModelError
-from onnx_udfc.feeds import InputSpec, split
+from onnx_udfc.feeds import InputSpec, evenly, split
 from onnx_udfc.report import Histogram, LayerLoss, LayerReport, Report
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def explain(
     if original.ByteSize() > LARGEST:
         return replace(report, warnings=(*report.warnings, "too large to measure which layer lost what"))
     count = max([SAMPLES, *(s.batch or 1 for s in specs)])
-    few = {k: v[:count] if v.ndim else v for k, v in values.items()}
+    few = {k: evenly(v, count) for k, v in values.items()}
     small = max((v[0].size for v in few.values() if v.ndim), default=0) <= SMALL
     feeds = list(split(specs, few, batch=SAMPLES if small else 1))
     try:

@@ -103,6 +103,14 @@ def _images(spec: InputSpec, count: int, seed: int, preprocessing: Preprocessing
     return (np.moveaxis(x, 1, -1) if last else x).astype(spec.dtype)
 
 
+def evenly(values: NDArray[Any], count: int) -> NDArray[Any]:
+    """Return `count` samples (or all, if they are fewer), evenly from first to last: images come kind after kind."""
+    if not values.ndim or len(values) <= count:
+        return values
+    chosen: NDArray[Any] = values[np.linspace(0, len(values) - 1, count).round().astype(np.int64)]
+    return chosen
+
+
 def image_feeds(
     specs: Sequence[InputSpec],
     images: ImageSet,

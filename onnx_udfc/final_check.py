@@ -10,7 +10,7 @@ import onnx
 
 from onnx_udfc.comparison import fidelity
 from onnx_udfc.errors import CheckError, ModelError, RequestError
-from onnx_udfc.feeds import input_specs, split
+from onnx_udfc.feeds import evenly, input_specs, split
 from onnx_udfc.graph import Network
 from onnx_udfc.inputs import NetworkInputs, make_inputs
 from onnx_udfc.options import Options
@@ -80,7 +80,7 @@ def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs) 
 def _other_inputs(network: Network, options: Options) -> NetworkInputs:
     count = min(options.images or MOST_IMAGES, MOST_IMAGES)
     inputs = make_inputs(network, replace(options, images=None if options.calibrate else options.images), OTHER_IMAGES)
-    return replace(inputs, values={name: value[:count] for name, value in inputs.values.items()})
+    return replace(inputs, values={name: evenly(value, count) for name, value in inputs.values.items()})
 
 
 def _valid(original: Source, model: onnx.ModelProto) -> None:
