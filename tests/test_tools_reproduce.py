@@ -15,6 +15,14 @@ def test_the_grid_is_every_method_at_every_point_but_the_original() -> None:
     assert points == [(m, r, b) for r, b in [(0.0, 4), (0.5, 32), (0.5, 4)] for m in ("none", "udfc")]
 
 
+def test_ratios_by_damage_are_only_asked_for_where_something_is_pruned() -> None:
+    settings = reproduce.grid(["moments", "moments-global"], [0.0, 0.5], [4])
+    assert [(s.method, s.prune) for s in settings] == [("moments", 0.0), ("moments", 0.5), ("moments-global", 0.5)]
+    network = classifiers(["digits_resnet_bn"])[0]
+    options = [reproduce.options_for(network, setting, 1) for setting in settings]
+    assert [(o.method, o.allocate) for o in options] == [("moments", "uniform")] * 2 + [("moments", "global")]
+
+
 def chain(path: Path, convolutions: int) -> Path:
     """A file with convolutions of these names; only the names matter."""
     body = "\n".join(f"[conv{i}] x{i + 1} = Conv(x{i}, w)" for i in range(convolutions))
@@ -64,11 +72,11 @@ def test_a_row_is_stored_under_all_that_decides_it() -> None:
 def test_the_table_has_a_line_for_each_point_and_a_column_for_each_method() -> None:
     rows = [
         Row("net", "uniform", "udfc", 0.5, 4, 70.0, 0.5, 0.4, 0.1, 10.0, 1.0),
-        Row("net", "uniform", "moments", 0.5, 4, 90.0, 0.5, 0.4, 0.1, 10.0, 2.0),
+        Row("net", "uniform", "moments", 0.5, 4, 90.0, 0.7, 0.4, 0.1, 10.0, 2.0),
         Row("net", "uniform", "udfc", 0.3, 32, note="cannot be served"),
     ]
     lines = reproduce.table(rows, {"net": 94.0}, ["udfc", "moments"]).splitlines()
-    assert lines[2] == "| net | 94.00 | uniform | 0.5 | 4 | 0.500 | 0.400 | 0.100 | 10.0 | 70.00 | 90.00 |"
+    assert lines[2] == "| net | 94.00 | uniform | 0.5 | 4 | 0.500 | 0.400 | 0.100 | 10.0 | 70.00 | 90.00 (0.700) |"
     assert lines[3] == "| net | 94.00 | uniform | 0.3 | 32 |  |  |  |  | cannot be served |  |"
     assert len(lines) == 4
 

@@ -30,7 +30,8 @@ from onnx_udfc.errors import UdfcError
 from onnx_udfc.options import Options, options_from
 from tools.catalog import Classifier, classifiers, dataset_path, prepared
 
-METHODS = ("none", "merge", "udfc", "moments")
+METHODS = ("none", "merge", "udfc", "moments", "moments-global")
+GLOBAL = "-global"  # the same method, with ratios by damage at the MACs of the uniform ones
 FLOAT = 32
 
 
@@ -67,7 +68,7 @@ class Row:
 def grid(methods: Sequence[str], ratios: Iterable[float], bits: Iterable[int]) -> list[Setting]:
     """Every method at every ratio and bits; the uncompressed corner is left out."""
     points = [(r, b) for r, b in itertools.product(ratios, bits) if r or b != FLOAT]
-    return [Setting(method, r, b) for r, b in points for method in methods]
+    return [Setting(method, r, b) for r, b in points for method in methods if r or not method.endswith(GLOBAL)]
 
 
 def convolutions(path: Path) -> list[str]:
@@ -79,6 +80,7 @@ def convolutions(path: Path) -> list[str]:
 def paper_settings(path: Path, methods: Sequence[str], bits: int = 6) -> list[Setting]:
     """Both readings of the paper's VGG-16 setting."""
     convs = convolutions(path)
+    methods = [method for method in methods if not method.endswith(GLOBAL)]
     layers = ((convs[0], 0.5), *((name, 0.8) for name in convs[-6:]))
     channels = [Setting(method, 0.0, bits, "paper-channels", layers) for method in methods]
     return channels + [
@@ -89,7 +91,10 @@ def paper_settings(path: Path, methods: Sequence[str], bits: int = 6) -> list[Se
 def options_for(network: Classifier, setting: Setting, threads: int | None) -> Options:
     """The options of one row; what the network expects at its input is told, as its owner would."""
     expects = network.preprocessing
-    values: dict[str, Any] = {"prune": setting.prune, "bits": setting.bits, "method": setting.method}
+    method = setting.method.removesuffix(GLOBAL)
+    values: dict[str, Any] = {"prune": setting.prune, "bits": setting.bits, "method": method, "allocate": "uniform"}
+    if setting.method.endswith(GLOBAL):
+        values["allocate"] = "global"
     if setting.layers:
         values["prune_layers"] = dict(setting.layers)
     if setting.budget:
@@ -165,7 +170,8 @@ class Store:
 def table(rows: Sequence[Row], originals: dict[str, float], methods: Sequence[str]) -> str:
     """Markdown: one line for each network, setting, ratio and bits; a column of top-1 for each method.
 
-    Sizes are those of the last method, as a fraction of the original's; with uniform ratios they are the same for all.
+    Sizes are those of the first method that has any, as a fraction of the original's; with uniform ratios they are the
+    same for all. Where another method's parameters differ, its cell says them.
     """
     head = ["network", "top-1 %", "setting", "ratio", "bits", "× params", "× MACs", "× bytes", "memory ÷", *methods]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -174,24 +180,37 @@ def table(rows: Sequence[Row], originals: dict[str, float], methods: Sequence[st
         same = [r for r in rows if (r.network, r.name, r.prune, r.bits) == (network, name, prune, bits)]
         by_method = {row.method: row for row in same}
         cells = [network, f"{originals[network]:.2f}", name, f"{prune:g}", str(bits), *_sizes(by_method, methods)]
-        cells += [_top1(by_method.get(method)) for method in methods]
+        first = _first(by_method, methods)
+        cells += [_top1(by_method.get(method), first) for method in methods]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _sizes(by_method: dict[str, Row], methods: Sequence[str]) -> list[str]:
-    """Parameters, MACs, bytes and packed memory of the last method that was served."""
-    served = [by_method[method] for method in methods if method in by_method and by_method[method].top1 is not None]
-    if not served:
-        return ["", "", "", ""]
-    row = served[-1]
-    return [f"{row.parameters:.3f}", f"{row.macs:.3f}", f"{row.bytes:.3f}", f"{row.packed:.1f}"]
+    """Parameters, MACs, bytes and packed memory of the first method that was served."""
+    row = _first(by_method, methods)
+    return ["", "", "", ""] if row is None else [*_three(row.parameters, row.macs, row.bytes), f"{row.packed:.1f}"]
 
 
-def _top1(row: Row | None) -> str:
+def _first(by_method: dict[str, Row], methods: Sequence[str]) -> Row | None:
+    served = (by_method[method] for method in methods if method in by_method)
+    return next((row for row in served if row.top1 is not None), None)
+
+
+def _three(*values: float | None) -> list[str]:
+    return [f"{value:.3f}" for value in values]
+
+
+def _top1(row: Row | None, first: Row | None) -> str:
+    """Top-1, and the parameters where they are not the line's."""
     if row is None:
         return ""
-    return row.note[:60] if row.top1 is None else f"{row.top1:.2f}"
+    if row.top1 is None or first is None:
+        return row.note[:60]
+    assert row.parameters is not None
+    assert first.parameters is not None
+    differs = abs(row.parameters - first.parameters) > 5e-4
+    return f"{row.top1:.2f}" + (f" ({row.parameters:.3f})" if differs else "")
 
 
 def arguments() -> argparse.Namespace:
