@@ -174,3 +174,12 @@ def test_everything_is_visible_and_nothing_sticks_out(report: Report, tmp_path: 
     assert found["hidden"] == "0"
     assert int(found["overflow"]) <= 0
     assert found["requests"] == "0"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-get install chromium")
+def test_it_prints(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(to_html(report), encoding="utf-8")
+    browse((tmp_path / "page.html").as_uri(), tmp_path, 1280, True, f"--print-to-pdf={tmp_path / 'page.pdf'}")
+    printed = (tmp_path / "page.pdf").read_bytes()
+    assert printed.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) > 5  # what is folded on the screen is open on paper
