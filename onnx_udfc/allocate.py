@@ -16,7 +16,7 @@ Double = NDArray[np.float64]
 Align = int | Literal["auto"]
 
 _ALIGNMENTS = (16, 8, 4, 2)
-DAMPING = 0.6  # exponent of the costs; see `steps_of`
+DAMPING = {"macs": 0.6, "latency": 0.6, "params": 1.0, "bytes": 1.0}  # exponent of the costs; see `steps_of`
 
 
 def uniform_counts(groups: tuple[ChannelGroup, ...], ratio: float, align: Align) -> dict[str, int]:
@@ -60,33 +60,34 @@ def allowed_counts(group: ChannelGroup, align: Align) -> Double:
     return np.array(sorted(counts, reverse=True), np.float64)
 
 
-def steps_of(group: ChannelGroup, removal: Removal) -> Double:
+def steps_of(group: ChannelGroup, removal: Removal, damping: float) -> Double:
     """Damage (C / cells − 1,) of each removal of one channel of every cell, in order, never falling.
 
-    It is a root of the error that the removal adds at its consumer: the error itself is known only up to what the
-    images do not show, and differs more between layers than what arrives at the output does. Measured: with the error
-    itself compact and folded networks lose more (docs/allocation.md).
+    It is a root of the error that the removal adds at its consumer. The error itself is known only up to what the
+    images do not show, and an error at many positions is averaged before it reaches the output: where operations are to
+    be saved, a root, which moves removals to the layers with many positions, was measured to be better, most of all in
+    compact and folded networks; where parameters are, the error itself (docs/allocation.md).
     """
     cost = removal.cost.copy()
     cost[~np.isfinite(cost)] = 0.0  # the last channel never goes
     cells = group.cells[removal.order]
     rounds = sum(cost[cells == cell] for cell in range(int(group.cells.max()) + 1))
-    return np.maximum.accumulate(np.asarray(rounds, np.float64)[:-1].clip(0) ** DAMPING)
+    return np.maximum.accumulate(np.asarray(rounds, np.float64)[:-1].clip(0) ** damping)
 
 
-def damage_of(group: ChannelGroup, removal: Removal, counts: Double) -> Double:
+def damage_of(group: ChannelGroup, removal: Removal, counts: Double, damping: float) -> Double:
     """Damage (n,) of keeping so many channels (n,)."""
-    total = np.concatenate([[0.0], np.cumsum(steps_of(group, removal))])
+    total = np.concatenate([[0.0], np.cumsum(steps_of(group, removal, damping))])
     cells = int(group.cells.max()) + 1
     return np.asarray(total[np.round((group.channels - counts) / cells).astype(np.int64)])
 
 
 def group_levels(
-    groups: tuple[ChannelGroup, ...], removals: Mapping[str, Removal], align: Align
+    groups: tuple[ChannelGroup, ...], removals: Mapping[str, Removal], align: Align, damping: float
 ) -> list[tuple[Double, Double]]:
     """Counts and their damage for each group."""
     counts = [allowed_counts(g, align) for g in groups]
-    return [(n, damage_of(g, removals[g.name], n)) for g, n in zip(groups, counts, strict=True)]
+    return [(n, damage_of(g, removals[g.name], n, damping)) for g, n in zip(groups, counts, strict=True)]
 
 
 def keep_sets(

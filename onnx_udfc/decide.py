@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.allocate import Align, aligned, damage_of, group_levels, keep_sets, uniform_counts
+from onnx_udfc.allocate import DAMPING, Align, aligned, damage_of, group_levels, keep_sets, uniform_counts
 from onnx_udfc.budget import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
 from onnx_udfc.channels import ChannelGroup, Channels
 from onnx_udfc.errors import RequestError
@@ -87,6 +87,7 @@ class _Decider:
         self.size: Footprint = footprint(subject.network, subject.channels, subject.groups)
         self.split = len(subject.groups)
         self.free = options.bits == "auto"
+        self.damping = max([DAMPING[key] for key in options.budget] or [DAMPING["macs"]])
         self.streams = options.prune_stream == "on"  # else only where nothing else meets the limits
         self.table = self._levels(options.align)
 
@@ -104,7 +105,7 @@ class _Decider:
         return decision
 
     def _levels(self, align: Align) -> Levels:
-        rows = group_levels(self.subject.groups, self.subject.removals, align)
+        rows = group_levels(self.subject.groups, self.subject.removals, align, self.damping)
         held = [not self.streams and group.kind == "stream" for group in self.subject.groups]
         rows = [(n[:1], d[:1]) if hold else (n, d) for (n, d), hold in zip(rows, held, strict=True)]
         return levels([*rows, *self._bit_rows()])
@@ -116,7 +117,7 @@ class _Decider:
             if name not in self.subject.layers:
                 rows.append((np.array([32.0]), np.zeros(1)))
             elif self.free:
-                damage = [self.subject.rounding.get(name, {}).get(b, 1.0 / b) for b in AUTO_WIDTHS]
+                damage = [self.subject.rounding.get(name, {}).get(b, 4.0**-b) ** self.damping for b in AUTO_WIDTHS]
                 rows.append((np.array(AUTO_WIDTHS, np.float64), np.array(damage) - damage[0]))
             else:
                 rows.append((np.array([float(self.options.bits)]), np.zeros(1)))
@@ -178,7 +179,7 @@ class _Decider:
     def _damage(self, values: Double) -> float:
         subject = self.subject
         return sum(
-            float(damage_of(g, subject.removals[g.name], np.array([n]))[0])
+            float(damage_of(g, subject.removals[g.name], np.array([n]), self.damping)[0])
             for g, n in zip(subject.groups, values, strict=False)
         )
 

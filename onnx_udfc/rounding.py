@@ -1,11 +1,11 @@
-"""What rounding a layer's weights costs, in the unit in which `allocate` counts removed channels.
+"""What rounding a layer's weights costs, in the unit in which `select` counts removed channels.
 
 The error of rounding W to Q at the layer's output, relative to what the layer writes to, is
 
     e = Σ_o (Q − W)_o G (Q − W)_oᵀ / (variance · O)
 
 with G the covariance of its input patches. Rounding with the Gram and the refits that follow leave about a quarter of
-it. It counts like the removal of one channel that costs as much: the damage is the damped error (`allocate.DAMPING`).
+it. It counts like the removal of one channel that costs as much.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_udfc.allocate import DAMPING
 from onnx_udfc.moments import Array, Double, covariance
 from onnx_udfc.quantize import FORMATS, round_nearest, search_scale
 from onnx_udfc.sight import WIDEST_GRAM
@@ -23,7 +22,7 @@ LEFT = 0.25  # of the error of rounding to nearest, after rounding with the Gram
 
 
 def rounding_damage(matrix: Double, patches: Array, variance: float, widths: Sequence[int]) -> dict[int, float]:
-    """Damage of rounding a layer to each of some widths.
+    """Error of rounding a layer to each of some widths.
 
     Args:
         matrix: (g, o, d) weights.
@@ -43,5 +42,5 @@ def rounding_damage(matrix: Double, patches: Array, variance: float, widths: Seq
         if gram is not None:
             error = float(np.einsum("god,gde,goe->", damage, gram, damage, optimize=True))
         share = error / (variance * groups * out)
-        found[bits] = float((LEFT * share) ** DAMPING)
+        found[bits] = LEFT * share
     return found
