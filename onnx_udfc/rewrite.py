@@ -142,14 +142,19 @@ def _kept(network: Network, walk: Replay) -> tuple[dict[str, NDArray[np.int64]],
             layer = network.layers[link.node]
             if link.role == "consumer":
                 into[link.node] = indices
-            else:
+            elif link.role == "producer":
                 out[link.node] = indices
-                if link.role == "link":
-                    into[link.node] = _depthwise_inputs(layer, indices)
+            else:
+                out[link.node], into[link.node] = _depthwise_channels(layer, indices)
     return out, into
 
 
-def _depthwise_inputs(layer: Layer, out: Ids) -> Ids:
-    """The input channels of a depthwise layer whose remaining output channels are `out`."""
+def _depthwise_channels(layer: Layer, left: Ids) -> tuple[Ids, Ids]:
+    """The output and the input channels of a depthwise layer with these rows of its weight left.
+
+    The rows are output channels, those of a transposed convolution input channels.
+    """
     multiplier = layer.out_channels // layer.in_channels
-    return out[::multiplier] // multiplier
+    if layer.kind == "conv_transpose":
+        return (left[:, None] * multiplier + np.arange(multiplier)).ravel(), left
+    return left, left[::multiplier] // multiplier

@@ -22,7 +22,10 @@ FLAT = """g (float[N,3,12,12] x, float[8,3,3,3] W1, float[8] B1, float[200,12] W
 TRANSPOSED = """g (float[N,3,12,12] x, float[3,16,3,3] W1, float[16] B1, float[16] S, float[16,5,2,2] W2)
     => (float[N,5,28,28] y) { a = ConvTranspose(x, W1, B1) k = Constant<value_ints = [16, 1, 1]>() q = Reshape(S, k)
     r = PRelu(a, q) y = ConvTranspose<strides = [2, 2]>(r, W2) }"""
-FORMS = {"chain": CHAIN, "depthwise": DEPTHWISE, "flat": FLAT, "transposed": TRANSPOSED}
+WIDENED = """g (float[N,3,12,12] x, float[8,3,1,1] W1, float[8] B1, float[8,3,2,2] W2, float[24] B2, float[6,24,1,1] W3)
+    => (float[N,6,24,24] y) { a = Conv(x, W1, B1) r = Relu(a)
+    b = ConvTranspose<group = 8, strides = [2, 2]>(r, W2, B2) s = Relu(b) y = Conv(s, W3) }"""
+FORMS = {"widened": WIDENED, "chain": CHAIN, "depthwise": DEPTHWISE, "flat": FLAT, "transposed": TRANSPOSED}
 X = {"x": np.random.default_rng(0).normal(size=(64, 3, 12, 12)).astype(np.float32)}
 
 
