@@ -5,10 +5,11 @@ Imports that cost time are made inside the commands, so that --help is quick.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ def _compress(source: str, out: Path, options: Any, reports: tuple[str, ...], qu
         options = replace(options, attribution=True)
     with Shown(quiet or as_json, options.verbose) as callbacks:
         result = run(source, options, callbacks)
-        result.save(out)
-    _write_reports(result.report, reports)
+        with _reports(result.report, reports):
+            result.save(out)
     if as_json:
         click.echo(result.report.to_json())
     elif not quiet:
@@ -206,14 +207,27 @@ def _check_paths(source: Path, out: Path, reports: tuple[str, ...], overwrite: b
             raise RequestError(f"--report {report}: the name must end in .json or .html")
 
 
-def _write_reports(report: Any, paths: tuple[str, ...]) -> None:
-    for path in paths:
-        if path.endswith(".html"):
-            from onnx_udfc.html import to_html
+@contextlib.contextmanager
+def _reports(report: Any, paths: tuple[str, ...]) -> Iterator[None]:
+    """Write the reports, but let them appear only after what happens inside has succeeded."""
+    parts = [(Path(path + ".part"), Path(path)) for path in paths]
+    try:
+        for part, path in parts:
+            part.write_text(_rendered(report, path.suffix), encoding="utf-8")
+        yield
+        for part, path in parts:
+            part.replace(path)
+    finally:
+        for part, _ in parts:
+            part.unlink(missing_ok=True)
 
-            Path(path).write_text(to_html(report), encoding="utf-8")
-        else:
-            Path(path).write_text(report.to_json() + "\n", encoding="utf-8")
+
+def _rendered(report: Any, suffix: str) -> str:
+    if suffix == ".html":
+        from onnx_udfc.html import to_html
+
+        return to_html(report)
+    return str(report.to_json()) + "\n"
 
 
 def _echo_json(value: Mapping[str, Any]) -> None:

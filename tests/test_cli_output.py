@@ -86,6 +86,16 @@ def test_html_report_shows_the_losses(folder: Path) -> None:
     assert len(page) < 1_000_000
 
 
+def test_a_report_that_cannot_be_written_leaves_everything_as_it_was(folder: Path) -> None:
+    (folder / "out.onnx").write_bytes(b"precious")
+    (folder / "r.json.part").mkdir()  # where the report would be written first; chmod does not stop root
+    done = call(folder, "in.onnx", "out.onnx", "--bits", "8", "--method", "none", "--report", "r.json")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert (folder / "out.onnx").read_bytes() == b"precious"
+    assert not (folder / "r.json").exists()
+
+
 def test_config_is_read_and_the_command_line_wins(folder: Path) -> None:
     (folder / "c.toml").write_text('prune = 0.5\nbits = 4\nmethod = "none"\nreport = ["r.json"]\nquiet = true\n')
     done = call(folder, "in.onnx", "out.onnx", "--config", "c.toml", "--bits", "8")
