@@ -35,7 +35,7 @@ from onnx_udfc.stamp import stamp
 from onnx_udfc.summary import Outcome, make_report
 from onnx_udfc.weights_only import quantize_weights
 
-SAMPLES = 4096  # output positions of each layer that the repair looks at
+SAMPLES = 16384  # output positions of a layer that the repair looks at, where its patches are narrow
 
 
 @dataclass(frozen=True)

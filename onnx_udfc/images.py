@@ -1,8 +1,15 @@
-"""Synthetic images by formula: dead leaves and 1/f noise, in normalized units.
+"""Synthetic images by formula, in normalized units (mean about 0, deviation about 1).
 
-Dead leaves (Lee, Mumford, Huang, IJCV 2001): opaque ellipses and rectangles with power-law radii cover each other,
-which gives edges, scales and co-occurrences close to those of photographs. 1/f noise: Gaussian noise with amplitude
-f^-1.5. Both have mean about 0 and deviation about 1; `InputScaling` takes them to what a network expects.
+Up to five kinds in equal parts; the more there are, the less a repair leans on what only one of them shows:
+
+- dead leaves (Lee, Mumford, Huang, IJCV 2001): opaque ellipses and rectangles with power-law radii cover each other,
+  which gives edges, scales and co-occurrences close to those of photographs;
+- the same out of focus, blurred by Gaussians of different widths;
+- 1/f noise: Gaussian noise with amplitude f^-1.5;
+- leaves and noise blended;
+- in images that have room for it, leaves filled with gratings of two frequencies: stripes, checks and square waves.
+
+`InputScaling` takes them to what a network expects.
 """
 
 from __future__ import annotations
@@ -14,6 +21,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
+LOWEST, HIGHEST = -2.1, 2.5  # the blackest and the whitest that a photograph has
 _SLOPE = 1.5  # amplitude of the noise falls as f^-1.5
 _SHARED = 0.9  # fraction of the variance that all channels share
 _TILES = 60  # leaves on an image of 32 pixels; grows with the side
@@ -33,11 +41,12 @@ class InputScaling:
         shape = (1, -1) + (1,) * (z.ndim - 2)
         std = np.asarray(self.std, np.float32).reshape(shape)
         mean = np.asarray(self.mean, np.float32).reshape(shape)
-        return np.clip(z * std + mean, np.float32(self.low), np.float32(self.high)).astype(np.float32, copy=False)
+        x: Array = np.clip(z * std + mean, np.float32(self.low), np.float32(self.high)).astype(np.float32, copy=False)
+        return x
 
 
 def synthetic_images(count: int, channels: int, size: tuple[int, ...], seed: int) -> Array:
-    """Half dead leaves, half 1/f noise.
+    """Images of all kinds, one kind after the other.
 
     Args:
         count: number of images, at least 1.
@@ -46,17 +55,16 @@ def synthetic_images(count: int, channels: int, size: tuple[int, ...], seed: int
         seed: the same seed gives the same images.
 
     Returns:
-        (count, channels, *size) float32 in normalized units.
+        (count, channels, *size) float32 in normalized units, within LOWEST and HIGHEST.
     """
     rng = np.random.default_rng(seed)
-    leaves = 0 if len(size) not in (1, 2) else (count + 1) // 2
-    plane = size if len(size) == 2 else (1, *size)
-    parts = []
-    if leaves:
-        parts.append(dead_leaves(leaves, channels, (plane[0], plane[1]), rng).reshape(leaves, channels, *size))
-    if count > leaves:
-        parts.append(power_noise(count - leaves, channels, size, rng))
-    return np.concatenate(parts)
+    if len(size) not in (1, 2):
+        return np.clip(power_noise(count, channels, size, rng), LOWEST, HIGHEST)
+    plane = (size[0], size[1]) if len(size) == 2 else (1, size[0])
+    kinds = KINDS if min(plane) >= ROOM else KINDS[:-1]
+    shares = [len(part) for part in np.array_split(np.arange(count), len(kinds))]
+    parts = [kind(n, channels, plane, rng) for kind, n in zip(kinds, shares, strict=True) if n]
+    return np.clip(np.concatenate(parts), LOWEST, HIGHEST).reshape(count, channels, *size)
 
 
 def power_noise(count: int, channels: int, size: tuple[int, ...], rng: np.random.Generator) -> Array:
@@ -72,7 +80,8 @@ def power_noise(count: int, channels: int, size: tuple[int, ...], rng: np.random
         z: NDArray[np.float64] = np.fft.ifftn(spectrum, axes=axes).real
         return z / max(float(z.std()), 1e-12)
 
-    return (noise(1) * np.sqrt(_SHARED) + noise(channels) * np.sqrt(1 - _SHARED)).astype(np.float32)
+    mixed: Array = (noise(1) * np.sqrt(_SHARED) + noise(channels) * np.sqrt(1 - _SHARED)).astype(np.float32)
+    return mixed
 
 
 def dead_leaves(count: int, channels: int, size: tuple[int, int], rng: np.random.Generator) -> Array:
@@ -91,6 +100,49 @@ def dead_leaves(count: int, channels: int, size: tuple[int, int], rng: np.random
         _draw_leaf(z, float(radius), min(margin, int(np.ceil(radius * 2.9)) + 1), rng)
     z += rng.normal(0, 0.05, z.shape).astype(np.float32)
     return z
+
+
+def blurred_leaves(count: int, channels: int, size: tuple[int, int], rng: np.random.Generator) -> Array:
+    """Dead leaves out of focus: Gaussian blur of 0.5 to 3 pixels."""
+    width = rng.uniform(0.5, 3, (count, 1, 1, 1))
+    z = dead_leaves(count, channels, size, rng)
+    frequency = np.square(np.fft.fftfreq(size[0]))[:, None] + np.square(np.fft.fftfreq(size[1]))
+    spectrum = np.fft.fft2(z) * np.exp(-2 * np.pi**2 * frequency * width**2)
+    return np.asarray(np.fft.ifft2(spectrum).real, np.float32)
+
+
+def noisy_leaves(count: int, channels: int, size: tuple[int, int], rng: np.random.Generator) -> Array:
+    """Dead leaves and 1/f noise blended; the noise has 0.2 to 0.6 of the deviation."""
+    part = rng.uniform(0.2, 0.6, (count, 1, 1, 1)).astype(np.float32)
+    leaves = dead_leaves(count, channels, size, rng)
+    return np.sqrt(1 - part**2) * leaves + part * power_noise(count, channels, size, rng)
+
+
+def gratings(count: int, channels: int, size: tuple[int, int], rng: np.random.Generator) -> Array:
+    """Dead leaves whose bright and dark halves are filled with a grating each."""
+    leaves = dead_leaves(count, channels, size, rng)
+    light = leaves.mean(1, keepdims=True)
+    bright = light > np.median(light, axis=(2, 3), keepdims=True)
+    first, second = (_grating(count, channels, size, rng) for _ in range(2))
+    return np.float32(0.7) * leaves + np.where(bright, first, second)
+
+
+def _grating(count: int, channels: int, size: tuple[int, int], rng: np.random.Generator) -> Array:
+    """Sine or square waves, crossed by others in some images: 0.01 to 0.25 cycles in a pixel, any direction."""
+    shape = (count, 1, 1, 1)
+    y, x = np.arange(size[0])[:, None], np.arange(size[1])
+    frequency = 2 * np.pi * np.exp(rng.uniform(np.log(0.01), np.log(0.25), shape))
+    angle = rng.uniform(0, np.pi, shape)
+    wave = np.sin(frequency * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 2 * np.pi, shape))
+    wave = np.where(rng.random(shape) < 0.4, np.sign(wave), wave)
+    crossing = np.sin(frequency * (y * np.cos(angle) - x * np.sin(angle)))
+    wave = np.where(rng.random(shape) < 0.4, wave * crossing, wave)
+    color = rng.normal(0, 0.6, (count, channels, 1, 1)) * rng.uniform(0.3, 1.2, shape)
+    return np.asarray(wave * color, np.float32)
+
+
+KINDS = (dead_leaves, blurred_leaves, power_noise, noisy_leaves, gratings)
+ROOM = 64  # pixels that an image needs before gratings are like anything in a photograph
 
 
 def _draw_leaf(z: Array, radius: float, reach: int, rng: np.random.Generator) -> None:

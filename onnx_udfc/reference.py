@@ -138,6 +138,11 @@ def is_norm(node: gs.Node) -> bool:
     return node.op == "BatchNormalization" and all(isinstance(t, gs.Constant) for t in node.inputs[1:5])
 
 
+def sample_limit(samples: int, width: int) -> int:
+    """Positions to sample for patches of `width` values: fewer where the Gram costs more, never below 4,096."""
+    return max(min(samples, 4096), samples * 640 // max(width, 640))
+
+
 def layer_seed(name: str, seed: int) -> int:
     """Seed of a layer's sampling: depends on its name only, so that other layers do not move it."""
     return (zlib.crc32(name.encode()) + seed) % 2**32
@@ -177,7 +182,8 @@ class _Tracer:
         if self.matched and layer.batch_norm:
             _affine(y, gain, shift)
         window = window_of(layer, x.shape, y.shape)
-        positions = sample_positions(y.shape, window, self.samples, layer_seed(layer.name, self.seed))
+        limit = sample_limit(self.samples, matrix.shape[2])
+        positions = sample_positions(y.shape, window, limit, layer_seed(layer.name, self.seed))
         target = sample_targets(y, window, positions)
         addend, stream, stream_mean = self._stream(layer, window, positions, y.shape)
         alone = residual_operand(layer, self.outputs) is None

@@ -25,8 +25,9 @@ from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
 from onnx_udfc.moments import Array, Moments, patches, sample_targets
 from onnx_udfc.placement import Placement
-from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, round_with_gram, search_scale
+from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
 from onnx_udfc.ranges import watchers
+from onnx_udfc.refine import quantize_with_gram
 from onnx_udfc.reference import LayerReference, Reference, channel_mean, own_bias
 from onnx_udfc.rewrite import Pruned
 from onnx_udfc.sight import Sight, bounds_after
@@ -35,6 +36,8 @@ from onnx_udfc.windows import run_layer, window_of
 
 Double = NDArray[np.float64]
 
+SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
+
 
 @dataclass(frozen=True)
 class RepairSettings:
@@ -42,7 +45,7 @@ class RepairSettings:
 
     Attributes:
         ridge_pruned: λ for a layer that lost input channels.
-        ridge_drifted: λ for a layer whose input only drifted.
+        ridge_drifted: least λ for a layer whose input only drifted.
         refit_drifted: refit layers whose input only drifted (otherwise only their bias is corrected).
         threads: threads of onnxruntime, 0 for all.
     """
@@ -51,6 +54,10 @@ class RepairSettings:
     ridge_drifted: float = 0.1
     refit_drifted: bool = True
     threads: int = 0
+
+    def drift_ridge(self, error: float) -> float:
+        """λ of a drifted layer: the less there is to repair, the nearer it stays to the original weights."""
+        return min(10 * self.ridge_drifted, max(self.ridge_drifted, SMALL_DRIFT / max(error, 1e-9)))
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,9 @@ def repair(
             advance(node.name)
         elif work.dirty & {t.name for t in node.inputs}:
             work.dirty |= {t.name for t in node.outputs}
+    for tensor in placement.tensors if placement is not None else ():
+        if tensor not in work.result.activations and work.walk.available(tensor):
+            work.walk.get(tensor)  # behind the last layer
     return work.result
 
 
@@ -152,11 +162,11 @@ class _Repair:
         gain = self._kept(layer, found.gain).reshape(layer.groups, -1)
         start = refitted = matrix = layer.matrix()
         if cut or (drifted and sight.determined and self.settings.refit_drifted):
-            ridge = self.settings.ridge_pruned if cut else self.settings.ridge_drifted
+            ridge = self.settings.ridge_pruned if cut else self.settings.drift_ridge(sight.error(start))
             refitted = matrix = sight.fit(start, ridge)
         real = matrix / gain[:, :, None]
         if layer.name in self.bits:
-            params = quantize_layer(real, sight.measured, self.bits[layer.name])
+            params = quantize_layer(real, sight.measured, self.bits[layer.name], layer.constant.dtype)
             self.result.weights[layer.name] = params
             real = params.dequantize()
             matrix = real * gain[:, :, None]
@@ -193,14 +203,17 @@ class _Repair:
         return Sight(p, _by_group(t, layer.groups), bounds, stream), mean
 
 
-def quantize_layer(weight: Double, measured: Moments | None, bits: int) -> QuantParams:
-    """Round weights (g, o, d) with the Gram of their inputs; to nearest where it was not measured."""
+def quantize_layer(weight: Double, measured: Moments | None, bits: int, dtype: np.dtype[Any]) -> QuantParams:
+    """Round weights (g, o, d) with the Gram of their inputs; to nearest where it was not measured.
+
+    The scales are representable in `dtype`, the type that the weight has in the file.
+    """
     fmt = FORMATS[bits]
     if measured is None:
-        scale = search_scale(weight, fmt)
+        scale = search_scale(weight, fmt, dtype=dtype)
         return QuantParams(bits, round_nearest(weight, scale, fmt), scale)
-    scale = search_scale(weight, fmt, measured.gram)
-    return QuantParams(bits, round_with_gram(weight, scale, fmt, measured.gram).codes, scale)
+    refined = quantize_with_gram(weight, fmt, measured.gram, dtype=dtype)
+    return QuantParams(bits, refined.codes, refined.scale)
 
 
 def _by_group(values: Array, groups: int) -> Array:
