@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnx_udfc.report import GroupReport, LayerLoss, Report, SkipReport, ratio
+from onnx_udfc.report import SYNTHETIC_CAVEAT, GroupReport, LayerLoss, Report, SkipReport, ratio
 
 if TYPE_CHECKING:
     from onnx_udfc.inspection import Inspection
@@ -57,7 +57,8 @@ def _fidelity(report: Report) -> str:
     f = report.fidelity
     agreement = "" if f.agreement is None else f", same class in {100 * f.agreement:.1f} %"
     figures = f"SQNR {f.sqnr_db:.1f} dB, cosine {f.cosine:.5f}{agreement}"
-    return f"against the original on {f.count} {f.inputs} inputs: {figures}"
+    caveat = "\n" + SYNTHETIC_CAVEAT if f.inputs == "synthetic" else ""
+    return f"against the original on {f.count} {f.inputs} inputs: {figures}{caveat}"
 
 
 def _time(report: Report) -> str:

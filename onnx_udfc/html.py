@@ -12,7 +12,7 @@ from importlib import resources
 
 from onnx_udfc import svg
 from onnx_udfc.command import command_line
-from onnx_udfc.report import LayerLoss, LayerReport, Report, Tool, ratio
+from onnx_udfc.report import SYNTHETIC_CAVEAT, LayerLoss, LayerReport, Report, Tool, ratio
 
 WORST_DB = 60.0  # errors are drawn from -60 dB (nothing) to 0 dB (all is lost)
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -93,9 +93,10 @@ def _summary(report: Report) -> str:
             ("bytes on disk", before.bytes, after.bytes),
         )
     ]
+    caveat = f"<p class=soft>{SYNTHETIC_CAVEAT}</p>" if near.inputs == "synthetic" else ""
     warnings = "".join(f"<p class=warn>{escape(w)}</p>" for w in report.warnings)
     sizes = table(("", "before", "after", "ratio"), rows, "Sizes before and after", (1, 2, 3))
-    return f"<ul class=cards>{''.join(cards)}</ul>{warnings}{sizes}"
+    return f"<ul class=cards>{''.join(cards)}</ul>{caveat}{warnings}{sizes}"
 
 
 def loss_share(relative_error: float | None) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 MAX_DB = 200.0
+SYNTHETIC_CAVEAT = "(made-up inputs rank settings and are harder than real ones: see onnx-udfc validate --images)"
 
 
 @dataclass(frozen=True)
