@@ -27,8 +27,8 @@ from onnx_udfc.moments import Array, Moments, patches, sample_targets
 from onnx_udfc.placement import Placement
 from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
 from onnx_udfc.ranges import watchers
-from onnx_udfc.refine import quantize_with_gram
 from onnx_udfc.reference import LayerReference, Reference, channel_mean, own_bias
+from onnx_udfc.refine import quantize_with_gram
 from onnx_udfc.rewrite import Pruned
 from onnx_udfc.sight import Sight, bounds_after
 from onnx_udfc.walk import Value, Walk
