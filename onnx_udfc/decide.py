@@ -24,6 +24,7 @@ from onnx_udfc.select import Removal
 Double = NDArray[np.float64]
 
 AUTO_WIDTHS = (8, 4)  # a code takes 8 or 4 bits in the file, whatever grid is finer or coarser than that
+BITS_FIRST = 1e-6  # weighs rounding so that channels go only when all layers are narrow: it was always less harmful
 SLACK = 0.01  # room that is worth an unaligned count
 CORRECTIONS = 4  # how often a limit is moved until what is really written or timed meets it
 _WITHIN = {"bytes": (0.99, 1.0), "latency": (0.95, 1.03)}  # of the limit: what is near enough
@@ -117,7 +118,7 @@ class _Decider:
             if name not in self.subject.layers:
                 rows.append((np.array([32.0]), np.zeros(1)))
             elif self.free:
-                damage = [self.subject.rounding.get(name, {}).get(b, 4.0**-b) ** self.damping for b in AUTO_WIDTHS]
+                damage = [BITS_FIRST * self.subject.rounding.get(name, {}).get(b, 4.0**-b) for b in AUTO_WIDTHS]
                 rows.append((np.array(AUTO_WIDTHS, np.float64), np.array(damage) - damage[0]))
             else:
                 rows.append((np.array([float(self.options.bits)]), np.zeros(1)))
@@ -203,7 +204,8 @@ class _Decider:
     def _ratio(self, ratio: float) -> dict[str, int]:
         free = [(g, self.streams or g.kind != "stream") for g in self.subject.groups]
         left = [(g, max(1, g.channels - round(g.channels * ratio)) if f else g.channels) for g, f in free]
-        return {g.name: aligned(g, n, self.options.align) for g, n in left}
+        align = 1 if self.options.align == "auto" and self.options.budget else self.options.align  # meet it closely
+        return {g.name: aligned(g, n, align) for g, n in left}
 
     def _counted(self, counts: Mapping[str, int]) -> Double:
         return np.array([counts[g.name] for g in self.subject.groups], np.float64)

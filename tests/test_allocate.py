@@ -1,0 +1,79 @@
+"""Counts that a group may keep, and what they cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_udfc.allocate import aligned, allowed_counts, damage_of, group_levels, keep_sets, steps_of, uniform_counts
+from onnx_udfc.channels import ChannelGroup
+from onnx_udfc.select import Removal
+
+
+def group(channels: int, cells: int = 1, name: str = "g") -> ChannelGroup:
+    return ChannelGroup(name, channels, ("p",), ("c",), (), "inner", np.arange(channels) % cells)
+
+
+def removal(cost: list[float]) -> Removal:
+    return Removal(np.arange(len(cost)), np.array(cost))
+
+
+@pytest.mark.parametrize(
+    ("channels", "count", "align", "kept"),
+    [
+        (64, 33, "auto", 32),  # 33 is one away from a multiple of 16, and may move by 4
+        (64, 36, "auto", 32),
+        (64, 44, "auto", 48),
+        (16, 7, "auto", 8),
+        (10, 7, "auto", 7),  # a sixteenth of ten is less than one
+        (64, 33, 1, 33),
+        (64, 30, 24, 24),
+        (64, 64, 24, 64),  # nothing removed: nothing to align
+        (20, 1, 8, 8),
+        (6, 1, 8, 1),  # no multiple fits
+    ],
+)
+def test_aligned(channels: int, count: int, align: int, kept: int) -> None:
+    assert aligned(group(channels), count, align) == kept
+
+
+@pytest.mark.parametrize("channels", [2, 10, 16, 48, 64, 96, 256])
+@pytest.mark.parametrize("align", ["auto", 1, 8])
+def test_allowed_counts_are_fixed_points_and_hold_every_uniform_count(channels: int, align: int) -> None:
+    counts = allowed_counts(group(channels), align)
+    assert counts[0] == channels
+    assert (np.diff(counts) < 0).all()
+    assert counts[-1] >= 1
+    for ratio in (0.1, 0.3, 0.5, 0.9):
+        assert uniform_counts((group(channels),), ratio, align)["g"] in counts
+
+
+def test_allowed_counts_keep_cells_equal() -> None:
+    counts = allowed_counts(group(12, cells=3), "auto")
+    assert (counts % 3 == 0).all()
+    assert counts[-1] == 3
+
+
+def test_damage_is_the_sum_of_steps_raised_to_their_running_maximum() -> None:
+    path = removal([1.0, 4.0, 2.0, 9.0, np.inf])
+    assert steps_of(group(5), path, 1.0).tolist() == [1, 4, 4, 9]
+    assert steps_of(group(5), path, 0.5).tolist() == [1, 2, 2, 3]
+    assert damage_of(group(5), path, np.array([5.0, 4.0, 2.0, 1.0]), 1.0).tolist() == [0, 1, 9, 18]
+
+
+def test_cells_lose_one_channel_each_in_a_step() -> None:
+    path = removal([1.0, 2.0, 3.0, 5.0, 8.0, np.inf])  # cells 0 1 0 1 0 1
+    assert steps_of(group(6, cells=2), path, 1.0).tolist() == [3, 8]
+    assert damage_of(group(6, cells=2), path, np.array([6.0, 4.0, 2.0]), 1.0).tolist() == [0, 3, 11]
+
+
+def test_levels_start_whole_and_free() -> None:
+    rows = group_levels((group(8),), {"g": removal([*np.arange(7.0), np.inf])}, 2, 1.0)
+    assert rows[0][0].tolist() == [8, 6, 4, 2]
+    assert rows[0][1].tolist() == [0, 1, 6, 15]
+
+
+def test_the_last_in_the_order_stay_equally_many_of_each_cell() -> None:
+    path = Removal(np.array([3, 1, 0, 5, 2, 4]), np.ones(6))
+    assert keep_sets((group(6),), {"g": path}, {"g": 2})["g"].tolist() == [2, 4]
+    assert keep_sets((group(6, cells=2),), {"g": path}, {"g": 4})["g"].tolist() == [1, 2, 4, 5]
