@@ -1,0 +1,34 @@
+"""What the documents say is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from onnx_udfc.cli import app
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[p.name for p in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [x for x in links if "://" not in x and not (page.parent / x).exists()]
+    assert missing == []
+
+
+def test_the_page_of_options_names_every_option_of_the_main_command() -> None:
+    told = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    command = app.commands["compress"]
+    names = [o for p in command.params if isinstance(p, click.Option) for o in p.opts if o.startswith("--")]
+    assert [n for n in names if n not in told] == []
+
+
+def test_the_page_of_options_names_no_option_that_is_not_there() -> None:
+    told = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    known = {o for c in app.commands.values() for p in c.params for o in p.opts}
+    assert set(re.findall(r"--[a-z][a-z-]+", told)) - known - {"--help"} == set()
