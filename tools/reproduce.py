@@ -209,7 +209,7 @@ def _top1(row: Row | None, first: Row | None) -> str:
         return row.note[:60]
     assert row.parameters is not None
     assert first.parameters is not None
-    differs = abs(row.parameters - first.parameters) > 5e-4
+    differs = abs(row.parameters - first.parameters) > 5e-3
     return f"{row.top1:.2f}" + (f" ({row.parameters:.3f})" if differs else "")
 
 
