@@ -18,15 +18,16 @@ from onnx_udfc.goals import Budget
 from onnx_udfc.graph import Network
 from onnx_udfc.latency_table import latency_table, measured_ratio
 from onnx_udfc.options import Options
+from onnx_udfc.reconstruct import METHODS
 from onnx_udfc.rewrite import prune
-from onnx_udfc.select import Removal
+from onnx_udfc.select import MEASURED, Removal
 
 Double = NDArray[np.float64]
 
 AUTO_WIDTHS = (8, 4)  # a code takes 8 or 4 bits in the file, whatever grid is finer or coarser than that
 BITS_FIRST = 1e-6  # weighs rounding so that channels go only when all layers are narrow: it was always less harmful
 SLACK = 0.01  # room that is worth an unaligned count
-CORRECTIONS = 4  # how often a limit is moved until what is really written or timed meets it
+CORRECTIONS = 6  # how often a limit is moved until what is really written or timed meets it
 _WITHIN = {"bytes": (0.99, 1.0), "latency": (0.95, 1.03)}  # of the limit: what is near enough
 
 
@@ -76,8 +77,9 @@ def decide(subject: Subject, options: Options) -> Decision:
 
 
 def _even(options: Options) -> bool:
-    """Whether every group gets the same ratio; `auto` chooses freely where there is a budget."""
-    return options.allocate == "uniform" or (options.allocate == "auto" and not options.budget)
+    """Whether every group gets the same ratio; `auto` does so only where costs come from weights alone."""
+    measured = METHODS[options.method].measured and options.select in (None, *MEASURED)
+    return options.allocate == "uniform" or (options.allocate == "auto" and not options.budget and not measured)
 
 
 class _Decider:
