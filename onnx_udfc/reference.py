@@ -140,7 +140,7 @@ def is_norm(node: gs.Node) -> bool:
 
 def sample_limit(samples: int, width: int) -> int:
     """Positions to sample for patches of `width` values: fewer where the Gram costs more, never below 4,096."""
-    return max(min(samples, 4096), samples * 640 // max(width, 640))
+    return max(min(samples, 4096), samples * 160 // max(width, 160))
 
 
 def layer_seed(name: str, seed: int) -> int:

@@ -82,7 +82,7 @@ def test_the_closed_forms_are_as_weak_as_published(assets: Path) -> None:
 
 def test_global_allocation_at_equal_macs_beats_uniform_ratios(assets: Path) -> None:
     network = named(R20, assets)
-    uniform = compress(network.path, Options(prune=0.5, threads=1))
+    uniform = compress(network.path, Options(prune=0.5, allocate="uniform", threads=1))
     spread = compress(network.path, Options(prune=0.5, allocate="global", threads=1))
     assert spread.report.after.macs <= 1.02 * uniform.report.after.macs
     first, second = (network.top1(r.model.SerializeToString()) for r in (uniform, spread))
