@@ -70,19 +70,28 @@ class Row:
     note: str = ""
 
 
+_WATCH = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stderr=subprocess.STDOUT).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(code, used.ru_utime + used.ru_stime, used.ru_maxrss, file=sys.stderr)
+"""
+
+
 def measured_process(command: list[str], threads: int) -> Outcome:
-    """Runs a command to its end; its own peak memory comes from wait4."""
+    """Runs a command to its end; its own peak memory comes from a small process in between.
+
+    A process starts with its parent's peak as its own (Linux keeps it over exec), so a large parent must not start it.
+    """
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, str(threads))
     begun = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    watched = [sys.executable, "-S", "-c", _WATCH, *command]
+    done = subprocess.run(watched, capture_output=True, text=True, env=environment, check=False)
     seconds = time.perf_counter() - begun
-    process.returncode = os.waitstatus_to_exitcode(status)
-    error = None if process.returncode == 0 else _last_line(output)
-    return Outcome(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, output, error)
+    code, processor, peak = done.stderr.splitlines()[-1].split()
+    error = None if code == "0" else _last_line(done.stdout)
+    return Outcome(seconds, float(processor), int(peak) * 1024, done.stdout, error)
 
 
 def _last_line(output: str) -> str:
