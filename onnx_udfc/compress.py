@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from threadpoolctl import threadpool_limits
 
@@ -31,6 +32,7 @@ from onnx_udfc.repair import Repaired, RepairSettings, repair
 from onnx_udfc.report import Report
 from onnx_udfc.rewrite import Pruned, prune
 from onnx_udfc.search import asks_for_search, search_note, smallest
+from onnx_udfc.select import MEASURED
 from onnx_udfc.stamp import stamp
 from onnx_udfc.summary import Outcome, make_report
 from onnx_udfc.weights_only import quantize_weights
@@ -161,25 +163,51 @@ def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result
     run.options.check()
     with run.stage("read"):
         original = run.original or read_original(source, run.options)
-    loaded, network, channels = original.loaded, original.network, original.channels
-    if METHODS[run.options.method].measured and _asks_for_work(run.options):
-        plan, pruned, repaired, inputs, placement = _measured(run, original)
+    if _tries_both(run.options):
+        outcome = _better_allocation(source, run, original)
     else:
-        plan, pruned, repaired, inputs, placement = _from_weights(run, original)
-    with run.stage("write"):
-        emitted = emit(pruned.network, repaired.weights, repaired.activations or None, run.options.target, placement)
-        stamp(emitted.model, run.options)
-    with run.stage("check"):
-        checked = check_result(source, network, emitted.model, run.options)
-    notes = (inputs.note,) if inputs.note else ()
-    outcome = Outcome(loaded, network, channels, plan, pruned, repaired, emitted, notes, checked)
+        outcome = _attempt(source, run, original, run.options)
+    stamp(outcome.emitted.model, run.options)
     report = make_report(outcome, run.options, run.timings)
     if run.options.attribution:
         with run.stage("attribution"):
             report = _explained(report, outcome, run.options)
     check_requirements(run.options.require, {r.key: report.measured(r.key) for r in run.options.require})
     run.callbacks.done()
-    return Result(emitted.model, report)
+    return Result(outcome.emitted.model, report)
+
+
+def _attempt(source: str | Path | bytes | onnx.ModelProto, run: _Run, original: Original, options: Options) -> Outcome:
+    """Plan, repair, write and check by these options."""
+    if METHODS[options.method].measured and _asks_for_work(options):
+        plan, pruned, repaired, inputs, placement = _measured(run, original, options)
+    else:
+        plan, pruned, repaired, inputs, placement = _from_weights(run, original)
+    with run.stage("write"):
+        emitted = emit(pruned.network, repaired.weights, repaired.activations or None, options.target, placement)
+    with run.stage("check"):
+        checked = check_result(source, original.network, emitted.model, options)
+    notes = (inputs.note,) if inputs.note else ()
+    return Outcome(
+        original.loaded, original.network, original.channels, plan, pruned, repaired, emitted, notes, checked
+    )
+
+
+def _tries_both(options: Options) -> bool:
+    """Whether equal ratios and free counts are both tried: the damage was measured, and nobody chose."""
+    measured = METHODS[options.method].measured and options.select in (None, *MEASURED)
+    return options.allocate == "auto" and options.prune > 0 and not options.budget and measured
+
+
+def _better_allocation(source: str | Path | bytes | onnx.ModelProto, run: _Run, original: Original) -> Outcome:
+    """The allocation whose outputs are nearer to the original's, on inputs that neither repair has seen."""
+    trials = {
+        name: _attempt(source, run, original, replace(run.options, allocate=name)) for name in ("uniform", "global")
+    }
+    sqnr = {name: -np.inf if t.checked.fidelity is None else t.checked.fidelity.sqnr_db for name, t in trials.items()}
+    best, other = sorted(trials, key=lambda name: -sqnr[name])
+    note = f"allocation {best}: {sqnr[best]:.1f} dB on other synthetic inputs, {other} {sqnr[other]:.1f} dB"
+    return replace(trials[best], notes=(*trials[best].notes, note))
 
 
 def _explained(report: Report, outcome: Outcome, options: Options) -> Report:
@@ -214,9 +242,9 @@ def _traced(run: _Run, original: Original) -> tuple[NetworkInputs, Reference]:
     return original.traced
 
 
-def _measured(run: _Run, original: Original) -> _Stages:
+def _measured(run: _Run, original: Original, options: Options) -> _Stages:
     """Plan and repair on moments of the network's own runs."""
-    options, network, channels = run.options, original.network, original.channels
+    network, channels = original.network, original.channels
     groups = prunable(channels, options)
     inputs, reference = _traced(run, original)
     orders = removals(network, groups, options, reference.removals)

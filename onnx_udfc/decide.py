@@ -18,9 +18,8 @@ from onnx_udfc.goals import Budget
 from onnx_udfc.graph import Network
 from onnx_udfc.latency_table import latency_table, measured_ratio
 from onnx_udfc.options import Options
-from onnx_udfc.reconstruct import METHODS
 from onnx_udfc.rewrite import prune
-from onnx_udfc.select import MEASURED, Removal
+from onnx_udfc.select import Removal
 
 Double = NDArray[np.float64]
 
@@ -77,9 +76,8 @@ def decide(subject: Subject, options: Options) -> Decision:
 
 
 def _even(options: Options) -> bool:
-    """Whether every group gets the same ratio; `auto` does so only where costs come from weights alone."""
-    measured = METHODS[options.method].measured and options.select in (None, *MEASURED)
-    return options.allocate == "uniform" or (options.allocate == "auto" and not options.budget and not measured)
+    """Whether every group gets the same ratio; `auto` chooses freely where there is a budget."""
+    return options.allocate == "uniform" or (options.allocate == "auto" and not options.budget)
 
 
 class _Decider:

@@ -45,12 +45,6 @@ def test_a_ratio_alone_is_the_same_everywhere(subject: Subject) -> None:
     assert decision.bits == {}
 
 
-def test_auto_is_global_where_damage_was_measured(subject: Subject) -> None:
-    assert decide(subject, Options(prune=0.5)) == decide(subject, Options(prune=0.5, allocate="global"))
-    even = decide(subject, Options(prune=0.5, allocate="uniform"))
-    assert decide(subject, Options(prune=0.5, method="merge")) == even
-
-
 def test_global_counts_spare_what_is_dear_at_the_same_macs(subject: Subject) -> None:
     even = dict(decide(subject, Options(prune=0.5, allocate="uniform")).counts)
     free = dict(decide(subject, Options(prune=0.5, allocate="global")).counts)
