@@ -33,8 +33,8 @@ class Options:
         input_std: Deviation per channel; empty if unknown.
         input_range: Values of pixel 0 and pixel 255, or None if unknown.
         input_colour: Order of the channels: rgb, bgr or gray.
-        allocate: `uniform`, `global`, or `auto`: global where damage was measured (method moments) or there is
-            a budget, else uniform.
+        allocate: `uniform`, `global`, or `auto`: with a budget global; with measured damage (method moments)
+            global unless uniform is clearly nearer to the original; else uniform.
         budget: Limits, e.g. {"macs": "0.5", "bytes": "2MB"}.
         align: Kept channel counts are multiples of it, or `auto`.
         skip: Patterns (fnmatch) of node and tensor names that are left alone.

@@ -255,7 +255,7 @@ class Listener(Silent):
 
 def test_stages_are_told_and_timed() -> None:
     listener = Listener()
-    result = compress(trained(CHAIN), Options(prune=0.5), listener)
+    result = compress(trained(CHAIN), Options(prune=0.5, allocate="uniform"), listener)
     assert list(result.report.timings) == listener.stages
     assert listener.stages[0] == "read"
     assert listener.layers == 2 * [layer.name for layer in result.report.layers]

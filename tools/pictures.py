@@ -17,7 +17,7 @@ from onnx_udfc.options import Options
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "pictures"
-COMMAND = "onnx-udfc digits.onnx small.onnx --prune 0.5 --bits 4 --allocate uniform --report small.html"
+COMMAND = "onnx-udfc digits.onnx small.onnx --prune 0.5 --bits 4 --report small.html"
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1100,1250",
@@ -27,7 +27,7 @@ FLAGS = (
 def main() -> None:
     """Write terminal.svg and report.png."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    options = Options(prune=0.5, bits=4, allocate="uniform", attribution=True, threads=1)
+    options = Options(prune=0.5, bits=4, attribution=True, threads=1)
     report = compress(ROOT / "models" / "digits_resnet_bn.onnx", options).report
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=110, file=nowhere, force_terminal=True, highlight=False)
