@@ -257,7 +257,7 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
         absorb_copies(start, network, channels, plan.keep)
         matched = prune(start, channels, plan.keep).network
         repaired = repair(
-            pruned, matched, reference, plan.bits, None, RepairSettings(threads=options.threads or 0), run.advance
+            pruned, matched, reference, plan.bits, RepairSettings(threads=options.threads or 0), run.advance
         )
     if placement is not None:
         # Ranges of the network as it is shipped: those of the matched domain cost MobileNetV1 20 points more.

@@ -24,9 +24,7 @@ from onnx_udfc.activations import ActivationParams
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
 from onnx_udfc.moments import Array, Moments, patches, sample_targets
-from onnx_udfc.placement import Placement
 from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
-from onnx_udfc.ranges import watchers
 from onnx_udfc.reference import LayerReference, Reference, channel_mean, own_bias
 from onnx_udfc.refine import quantize_with_gram
 from onnx_udfc.rewrite import Pruned
@@ -88,7 +86,6 @@ def repair(
     matched: Network,
     reference: Reference,
     bits: Mapping[str, int],
-    placement: Placement | None,
     settings: RepairSettings,
     advance: Callable[[str], None],
 ) -> Repaired:
@@ -99,20 +96,16 @@ def repair(
         matched: the reference's network, pruned in the same way.
         reference: the original's trace.
         bits: layer name → weight bits; a layer that is missing stays in float.
-        placement: where activations are quantized, or None; their ranges are taken on the way.
         settings: see there.
         advance: called with each layer's name when it is done.
     """
-    work = _Repair(pruned, matched, reference, bits, placement, settings)
+    work = _Repair(pruned, matched, reference, bits, settings)
     for node in matched.graph.nodes:
         if node.name in matched.layers:
             work.layer(matched.layers[node.name])
             advance(node.name)
         elif work.dirty & {t.name for t in node.inputs}:
             work.dirty |= {t.name for t in node.outputs}
-    for tensor in placement.tensors if placement is not None else ():
-        if tensor not in work.result.activations and work.walk.available(tensor):
-            work.walk.get(tensor)  # behind the last layer
     return work.result
 
 
@@ -125,15 +118,13 @@ class _Repair:
         matched: Network,
         reference: Reference,
         bits: Mapping[str, int],
-        placement: Placement | None,
         settings: RepairSettings,
     ) -> None:
         self.pruned, self.reference, self.bits, self.settings = pruned, reference, bits, settings
         self.model = matched.to_model()
         self.outputs = {t.name for t in matched.graph.outputs}
         self.result = Repaired()
-        watched = {} if placement is None else watchers(placement, self.result.activations)
-        self.walk = Walk(self.model, reference.inputs, list(matched.layers), settings.threads, watched)
+        self.walk = Walk(self.model, reference.inputs, list(matched.layers), settings.threads)
         self.dirty: set[str] = set()
 
     def layer(self, layer: Layer) -> None:

@@ -55,7 +55,7 @@ def repaired(
     pruned = prune(network, channels, keep)
     matched = prune(reference.network, channels, keep).network
     settings = RepairSettings(threads=1)
-    return pruned, repair(pruned, matched, reference, bits or {}, None, settings, lambda _: None)
+    return pruned, repair(pruned, matched, reference, bits or {}, settings, lambda _: None)
 
 
 def half(channels: Channels, reference: Reference, kinds: tuple[str, ...] = ("inner",)) -> dict[str, NDArray[np.int64]]:
