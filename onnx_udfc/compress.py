@@ -14,6 +14,7 @@ import onnx
 from threadpoolctl import threadpool_limits
 
 from onnx_udfc.absorb import absorb, absorb_copies
+from onnx_udfc.balance import balanced_inputs
 from onnx_udfc.channels import Channels, find_groups
 from onnx_udfc.decide import AUTO_WIDTHS
 from onnx_udfc.emit import Placement, activation_tensors, emit
@@ -233,7 +234,7 @@ def _traced(run: _Run, original: Original) -> tuple[NetworkInputs, Reference]:
     if original.traced is None:
         network, options = original.network, original.widest
         with run.stage("original network", len(network.layers)):
-            inputs = make_inputs(network, options)
+            inputs = balanced_inputs(network, original.channels, options)
             reference = trace(
                 network, inputs.values, prunable(original.channels, options), matched=inputs.source == "synthetic",
                 samples=SAMPLES, seed=options.seed, threads=options.threads or 0, advance=run.advance,

@@ -25,6 +25,8 @@ LOWEST, HIGHEST = -2.1, 2.5  # the blackest and the whitest that a photograph ha
 _SLOPE = 1.5  # amplitude of the noise falls as f^-1.5
 _SHARED = 0.9  # fraction of the variance that all channels share
 _TILES = 60  # leaves on an image of 32 pixels; grows with the side
+_CACHED = 1 << 19  # pixels that are drawn at a time
+_EXTENT = 2.25  # half the diagonal of the longest rectangle, √5, in units of its radius
 
 
 @dataclass(frozen=True)
@@ -85,21 +87,23 @@ def power_noise(count: int, channels: int, size: tuple[int, ...], rng: np.random
 
 
 def dead_leaves(count: int, channels: int, size: tuple[int, int], rng: np.random.Generator) -> Array:
-    """Opaque shaded ellipses and rectangles, later over earlier: (count, channels, height, width).
-
-    Every image gets the same radii at other places, so that one step draws one leaf on all images at once.
-    """
-    height, width = size
-    side = max(size)
-    margin = int(np.ceil(0.6 * side * 3)) + 1
-    z = np.empty((count, channels, height, width), np.float32)
-    z[:] = (rng.normal(0, 0.5, (count, channels)) + rng.normal(0, 0.8, (count, 1)))[:, :, None, None]
-    leaves = max(8, int(_TILES * side / 32))
-    radii = np.minimum(0.6 * side, 1.75 / (rng.random(leaves) + 0.025))
-    for radius in radii:
-        _draw_leaf(z, float(radius), min(margin, int(np.ceil(radius * 2.9)) + 1), rng)
+    """Opaque shaded ellipses and rectangles, later over earlier: (count, channels, height, width)."""
+    z = np.empty((count, channels, *size), np.float32)
+    step = max(1, _CACHED // (size[0] * size[1]))
+    for start in range(0, count, step):
+        _draw_leaves(z[start : start + step], rng)
     z += rng.normal(0, 0.05, z.shape).astype(np.float32)
     return z
+
+
+def _draw_leaves(z: Array, rng: np.random.Generator) -> None:
+    """Fill images z (N, C, H, W): all get the same radii at other places, so that one step draws a leaf on each."""
+    count, channels, height, width = z.shape
+    side = max(height, width)
+    z[:] = (rng.normal(0, 0.5, (count, channels)) + rng.normal(0, 0.8, (count, 1)))[:, :, None, None]
+    leaves = max(8, int(_TILES * side / 32))
+    for radius in np.minimum(0.6 * side, 1.75 / (rng.random(leaves) + 0.025)):
+        _draw_leaf(z, float(radius), int(np.ceil(radius * _EXTENT)) + 1, rng)
 
 
 def blurred_leaves(count: int, channels: int, size: tuple[int, int], rng: np.random.Generator) -> Array:
@@ -151,17 +155,19 @@ def _draw_leaf(z: Array, radius: float, reach: int, rng: np.random.Generator) ->
     center = rng.random((count, 2)) * (height, width)
     aspect, angle = rng.uniform(0.5, 2, (count, 1, 1)), rng.random((count, 1, 1)) * np.pi
     color = (rng.normal(0, 1, (count, 1)) + rng.normal(0, 0.4, (count, channels))).astype(np.float32)
-    slope = rng.normal(0, 0.02 * 32 / max(height, width), (count, 2, 1, 1))
+    slope = rng.normal(0, 0.02 * 32 / max(height, width), (count, 2, 1, 1)).astype(np.float32)
     ellipse = rng.random((count, 1, 1)) < 0.6
     rows = _window(center[:, 0], reach, height)
     cols = _window(center[:, 1], reach, width)
-    dy = (rows - center[:, :1])[:, :, None]
-    dx = (cols - center[:, 1:])[:, None, :]
-    u = (dx * np.cos(angle) + dy * np.sin(angle)) / radius
-    v = (dy * np.cos(angle) - dx * np.sin(angle)) / (radius * aspect)
-    inside = np.where(ellipse, u * u + v * v < 1, (abs(u) < 1) & (abs(v) < 1))
+    dy = (rows - center[:, :1]).astype(np.float32)[:, :, None]
+    dx = (cols - center[:, 1:]).astype(np.float32)[:, None, :]
+    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    across, along = np.float32(1 / radius), (1 / (radius * aspect)).astype(np.float32)
+    u = np.square(dx * (cos * across) + dy * (sin * across))
+    v = np.square(dy * (cos * along) - dx * (sin * along))
+    inside = np.where(ellipse, u + v, np.maximum(u, v)) < 1
     image, y, x = np.nonzero(inside)
-    shade = (slope[:, 0] * dy + slope[:, 1] * dx).astype(np.float32)[image, y, x]
+    shade = slope[image, 0, 0, 0] * dy[image, y, 0] + slope[image, 1, 0, 0] * dx[image, 0, x]
     z[image, :, rows[image, y], cols[image, x]] = color[image] + shade[:, None]
 
 

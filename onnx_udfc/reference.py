@@ -36,6 +36,7 @@ Index = NDArray[np.int64]
 
 RIDGE = 0.01  # relative to mean(diag G)
 MOST_GAIN = 100.0  # of a matched channel
+_QUIETEST = 0.01  # of the mean variance: channels below it are not minded more
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,21 @@ class LayerReference:
         return (self.mean - self.shift) / self.gain - self.mean
 
     @property
-    def variance(self) -> float:
-        """Mean variance of what the layer writes to (the stream, where there is one)."""
+    def variances(self) -> Double:
+        """Variance (O,) of what the layer writes to (the stream, where there is one)."""
         total = self.target if self.stream is None else self.target + self.stream
-        return max(float(total.var(axis=0, dtype=np.float64).mean()), 1e-30)
+        return np.maximum(total.var(axis=0, dtype=np.float64), 1e-30)
+
+    @property
+    def variance(self) -> float:
+        """Mean variance of what the layer writes to."""
+        return float(self.variances.mean())
+
+    @property
+    def unit(self) -> Double:
+        """Errors (O,) that count as one, all channels together: between absolute and relative to each channel."""
+        seen = np.maximum(self.variances, _QUIETEST * self.variance)
+        return np.sqrt(np.sqrt(seen * self.variance) * len(seen))
 
 
 @dataclass
@@ -237,7 +249,7 @@ class _Tracer:
         if not wanted or matrix.shape[2] > WIDEST_GRAM:
             return
         gram = shrunk_covariance(patches(x.astype(np.float32, copy=False), window, shape, found.positions))
-        weight = matrix.transpose(0, 2, 1) / np.sqrt(found.variance * layer.out_channels)
+        weight = matrix.transpose(0, 2, 1) / found.unit.reshape(layer.groups, 1, -1)
         for group in wanted:
             rows = input_rows(layer, group)
             seen = self.waiting.setdefault(group.name, [])
