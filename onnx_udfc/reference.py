@@ -23,6 +23,7 @@ from onnx_udfc.absorb import input_rows
 from onnx_udfc.channels import ChannelGroup
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
+from onnx_udfc.matching import affine, matching, no_matching
 from onnx_udfc.moments import Array, Window, channel_statistics, patches, sample_positions, sample_targets
 from onnx_udfc.rounding import rounding_damage
 from onnx_udfc.select import ConsumerInput, Removal, eliminate
@@ -35,7 +36,6 @@ Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 RIDGE = 0.01  # relative to mean(diag G)
-MOST_GAIN = 100.0  # of a matched channel
 _QUIETEST = 0.01  # of the mean variance: channels below it are not minded more
 
 
@@ -76,7 +76,7 @@ class LayerReference:
     def variances(self) -> Double:
         """Variance (O,) of what the layer writes to (the stream, where there is one)."""
         total = self.target if self.stream is None else self.target + self.stream
-        return np.maximum(total.var(axis=0, dtype=np.float64), 1e-30)
+        return np.asarray(np.maximum(total.var(axis=0, dtype=np.float64), 1e-30))
 
     @property
     def variance(self) -> float:
@@ -87,7 +87,7 @@ class LayerReference:
     def unit(self) -> Double:
         """Errors (O,) that count as one, all channels together: between absolute and relative to each channel."""
         seen = np.maximum(self.variances, _QUIETEST * self.variance)
-        return np.sqrt(np.sqrt(seen * self.variance) * len(seen))
+        return np.asarray(np.sqrt(np.sqrt(seen * self.variance) * len(seen)))
 
 
 @dataclass
@@ -190,9 +190,9 @@ class _Tracer:
         x = self.walk.get(layer.node.inputs[0].name)
         matrix, bias = layer.matrix(), own_bias(layer)
         y = run_layer(self.model, layer, x, matrix, bias, self.threads)
-        gain, shift = _matching(layer, y) if self.matched and layer.batch_norm else _no_matching(layer)
+        gain, shift = matching(layer, y) if self.matched and layer.batch_norm else no_matching(layer)
         if self.matched and layer.batch_norm:
-            _affine(y, gain, shift)
+            affine(y, gain, shift)
         window = window_of(layer, x.shape, y.shape)
         limit = sample_limit(self.samples, matrix.shape[2])
         positions = sample_positions(y.shape, window, limit, layer_seed(layer.name, self.seed))
@@ -225,7 +225,7 @@ class _Tracer:
         twin = next(n for n in self.reference.network.graph.nodes if n.name == node.name)
         for tensor, value in zip(twin.inputs[3:5], (mean, var), strict=True):
             tensor.values = value.astype(tensor.values.dtype)
-        _affine(x, factor, beta - factor * mean)
+        affine(x, factor, beta - factor * mean)
         self.walk.put(node.name, x)
 
     def _stream(
@@ -284,28 +284,3 @@ def own_bias(layer: Layer) -> Double:
     """Bias (O,) that the node itself adds: a MatMul has its bias in another node."""
     bias: NDArray[Any] = np.zeros(layer.out_channels) if layer.kind == "matmul" else layer.bias
     return bias.astype(np.float64)
-
-
-def _no_matching(layer: Layer) -> tuple[Double, Double]:
-    return np.ones(layer.out_channels), np.zeros(layer.out_channels)
-
-
-def _matching(layer: Layer, y: Value) -> tuple[Double, Double]:
-    """Gain and shift (O,) that bring the layer's output y to the stored statistics."""
-    norm = layer.batch_norm
-    assert norm is not None
-    mean, var = channel_statistics(y)
-    factor = norm.gamma / np.sqrt(norm.var + norm.epsilon)
-    alive = abs(factor) > 1e-12
-    seen = np.where(alive, var / np.square(np.where(alive, factor, 1.0)), norm.var)
-    # Channels that never moved, in training or now, must not get an unbounded gain.
-    floor = 1e-6 * max(float(norm.var.mean()), 1e-30)
-    gain = np.clip(np.sqrt((norm.var + floor) / (seen + floor)), 1 / MOST_GAIN, MOST_GAIN)
-    return gain, norm.beta - gain * mean
-
-
-def _affine(y: Value, gain: Double, shift: Double) -> None:
-    """Apply y ← gain * y + shift per channel (axis 1), in place."""
-    shape = (1, -1) + (1,) * (y.ndim - 2)
-    y *= gain.astype(y.dtype).reshape(shape)
-    y += shift.astype(y.dtype).reshape(shape)
