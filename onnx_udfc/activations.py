@@ -1,8 +1,8 @@
 """Activations in 8 bits: one scale and zero point for a tensor, from samples of it.
 
 A value x is written as the code clip(round(x / s) + z, qmin, qmax) and read back as (code − z)·s. The range
-[lo, hi] always holds 0, so that padding and ReLU are exact. `search_range` clips by least squares: over candidate
-ranges inside [min, max] it keeps the one with the least E[(x − x')²], the best rule that was tried (METHOD.md 4).
+[lo, hi] always holds 0, so that padding and ReLU are exact. `whole_range` takes all of it; `search_range` clips by
+least squares: over candidate ranges inside [min, max] it keeps the one with the least E[(x − x')²].
 The expectation is taken over a histogram of the samples, so the cost does not grow with their number.
 """
 
@@ -48,7 +48,7 @@ class ActivationParams:
 
 
 def search_range(
-    samples: NDArray[np.floating], dtype: Kind = "uint8", cap: float | None = None, clip: bool = True
+    samples: NDArray[np.floating], dtype: Kind = "uint8", cap: float | None = None, headroom: float = 1.0
 ) -> ActivationParams:
     """Grid with the least squared error on the samples.
 
@@ -57,22 +57,36 @@ def search_range(
         dtype: "uint8", affine; or "int8", symmetric with zero point 0.
         cap: upper bound that the network itself clips to (6 for ReLU6): the range never exceeds it, or the runtime
             cannot absorb the Clip.
-        clip: False takes the whole range of the samples.
+        headroom: factor on the best range, ≥ 1; what the samples reach is not exceeded.
 
     Returns:
         The grid; scale 1 for a tensor that is always 0 (or has no samples).
     """
+    values, low, high = _extent(samples, cap)
+    if low == high:
+        return ActivationParams(1.0, 0, dtype)
+    if high - low > FLAT:
+        best = _best_range(*_histogram(values), low, high, dtype)
+        low, high = max(low, headroom * best[0]), min(high, headroom * best[1])
+    return _grid(low, high, dtype, cap)
+
+
+def whole_range(
+    samples: NDArray[np.floating], dtype: Kind = "uint8", cap: float | None = None, margin: float = 1.0
+) -> ActivationParams:
+    """Grid of `margin` times the whole range of the samples, not above `cap`; arguments as of `search_range`."""
+    _, low, high = _extent(samples, cap)
+    if low == high:
+        return ActivationParams(1.0, 0, dtype)
+    return _grid(margin * low, margin * high if cap is None else min(margin * high, cap), dtype, cap)
+
+
+def _extent(samples: NDArray[np.floating], cap: float | None) -> tuple[Floats, float, float]:
+    """The finite samples, and their range with 0 in it."""
     values = np.asarray(samples, np.float64).ravel()
     values = values[np.isfinite(values)]
     low, high = float(min(values.min(initial=0.0), 0.0)), float(max(values.max(initial=0.0), 0.0))
-    if cap is not None:
-        high = min(high, cap)
-    if low == high:
-        return ActivationParams(1.0, 0, dtype)
-    if clip and high - low > FLAT:
-        points, counts = _histogram(values)
-        low, high = _best_range(points, counts, low, high, dtype)
-    return _grid(low, high, dtype, cap)
+    return values, low, high if cap is None else min(high, cap)
 
 
 def _histogram(values: Floats) -> tuple[Floats, Floats]:

@@ -17,16 +17,16 @@ from onnx_udfc.absorb import absorb, absorb_copies
 from onnx_udfc.balance import balanced_inputs
 from onnx_udfc.channels import Channels, find_groups
 from onnx_udfc.decide import AUTO_WIDTHS
-from onnx_udfc.emit import Placement, activation_tensors, emit
+from onnx_udfc.emit import Placement, emit
 from onnx_udfc.final_check import OTHER_IMAGES, check_result
 from onnx_udfc.goals import check_requirements
 from onnx_udfc.graph import Network, read
 from onnx_udfc.inputs import NetworkInputs, input_specs_of, make_inputs
+from onnx_udfc.integers import equalized, placed, ranges
 from onnx_udfc.model_io import LoadedModel, load, save
 from onnx_udfc.options import Options
 from onnx_udfc.plan import Plan, make_plan, prunable, removals
 from onnx_udfc.progress import Callbacks, Silent
-from onnx_udfc.ranges import measure_ranges
 from onnx_udfc.reconstruct import METHODS
 from onnx_udfc.reference import Reference, trace
 from onnx_udfc.repair import Repaired, RepairSettings, repair
@@ -63,6 +63,7 @@ class Original:
         network: its canonical form.
         channels: its channels.
         widest: options that ask for all that any of the compressions asks of the trace.
+        prepared: what is compressed instead of `network` once it is traced; its channels may have other scales.
         traced: inputs and trace, once a compression needed them.
     """
 
@@ -70,6 +71,7 @@ class Original:
     network: Network
     channels: Channels
     widest: Options
+    prepared: Network | None = None
     traced: tuple[NetworkInputs, Reference] | None = None
 
 
@@ -232,27 +234,29 @@ _Stages = tuple[Plan, Pruned, Repaired, NetworkInputs, Placement | None]
 def _traced(run: _Run, original: Original) -> tuple[NetworkInputs, Reference]:
     """The original's run: made by the first compression that needs it."""
     if original.traced is None:
-        network, options = original.network, original.widest
-        with run.stage("original network", len(network.layers)):
-            inputs = balanced_inputs(network, original.channels, options)
+        options = original.widest
+        with run.stage("original network", len(original.network.layers)):
+            inputs = balanced_inputs(original.network, original.channels, options)
+            network = equalized(original.network, inputs, options)
             reference = trace(
                 network, inputs.values, prunable(original.channels, options), matched=inputs.source == "synthetic",
                 samples=SAMPLES, seed=options.seed, threads=options.threads or 0, advance=run.advance,
                 widths=AUTO_WIDTHS if options.bits == "auto" else (),
             )  # fmt: skip
-            original.traced = inputs, reference
+            original.prepared, original.traced = network, (inputs, reference)
     return original.traced
 
 
 def _measured(run: _Run, original: Original, options: Options) -> _Stages:
     """Plan and repair on moments of the network's own runs."""
-    network, channels = original.network, original.channels
+    channels = original.channels
     groups = prunable(channels, options)
     inputs, reference = _traced(run, original)
+    network = original.prepared or original.network
     orders = removals(network, groups, options, reference.removals)
     plan = make_plan(network, channels, groups, orders, options, reference.rounding, original.loaded.bytes)
     pruned = prune(network, channels, plan.keep)
-    placement = _placement(pruned.network, plan, options)
+    plan, placement = placed(pruned.network, plan, options)
     with run.stage("compressed network", len(network.layers)):
         start = reference.network.copy()
         absorb_copies(start, network, channels, plan.keep)
@@ -263,7 +267,7 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
     if placement is not None:
         # Ranges of the network as it is shipped: those of the matched domain cost MobileNetV1 20 points more.
         with run.stage("ranges"):
-            repaired.activations = measure_ranges(pruned.network, placement, inputs.values, options.threads or 0)
+            repaired.activations = ranges(pruned.network, placement, inputs, options)
     return plan, pruned, repaired, inputs, placement
 
 
@@ -278,18 +282,12 @@ def _from_weights(run: _Run, original: Original) -> _Stages:
         absorbed = network.copy()
         absorb(absorbed, channels, plan.keep, method)
         pruned = prune(absorbed, channels, plan.keep)
+        plan, placement = placed(pruned.network, plan, options)
         left = find_groups(pruned.network).groups if method.rescales and plan.bits else ()
         repaired = Repaired(quantize_weights(pruned.network, left, plan.bits, method))
-        placement = _placement(pruned.network, plan, options)
     inputs = NetworkInputs({}, "synthetic")
     if placement is not None:
         with run.stage("ranges"):
             inputs = make_inputs(network, options)
-            repaired.activations = measure_ranges(pruned.network, placement, inputs.values, options.threads or 0)
+            repaired.activations = ranges(pruned.network, placement, inputs, options)
     return plan, pruned, repaired, inputs, placement
-
-
-def _placement(network: Network, plan: Plan, options: Options) -> Placement | None:
-    if options.activations is None:
-        return None
-    return activation_tensors(network, plan.bits, options.target)

@@ -17,6 +17,7 @@ from onnx_udfc.labelled_images import Preprocessing, open_images
 from onnx_udfc.layers import Layer
 from onnx_udfc.moments import channel_statistics
 from onnx_udfc.options import Options
+from onnx_udfc.walk import Walk
 from onnx_udfc.windows import run_layer
 
 Double = NDArray[np.float64]
@@ -26,6 +27,9 @@ MOST, LEAST = 64, 4
 REAL = 128  # images taken from the user's data
 RAW_MEAN, RAW_STD = 118.0, 64.0  # of photographs, pixels 0 to 255
 _BURIED = 0.03  # a first layer whose biases outweigh its response by more than this expects raw pixels
+_JUDGES = 8  # images on which two scales are compared
+_LITTLE = 0.2  # of the information that answers could carry: 0.06 in SqueezeNet at the wrong scale, 0.3 and more else
+_CLEAR = 3.0  # times as much at another scale
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,8 @@ def guess_scaling(network: Network, spec: InputSpec) -> tuple[InputScaling, str]
 
     With batch norm in the file the first layer's stored statistics say what went through it: σ²/v, with v the
     variance that images of deviation 1 cause, gives the deviation; the mean solves β = W m + b. Without, a first layer
-    whose response to normalized images drowns in its biases expects raw pixels.
+    whose response to normalized images drowns in its biases expects raw pixels; and a classifier that can hardly tell
+    normalized images apart, but those of deviation 64, expects pixels less their mean.
     """
     first = _first_layer(network, spec.name)
     if first is None or len(spec.shape) != 4:
@@ -139,7 +144,45 @@ def guess_scaling(network: Network, spec: InputSpec) -> tuple[InputScaling, str]
     level = float(np.sqrt(np.mean(np.square(first.bias, dtype=np.float64))))
     if response < _BURIED * level:
         return InputScaling((RAW_MEAN,), (RAW_STD,), 0, 255), "input assumed to be raw pixels (0 to 255)"
+    if _blind(network, spec):
+        return InputScaling(std=(RAW_STD,)), (
+            "input assumed to be pixels (0 to 255) less their mean: outputs hardly depend on images of deviation 1;"
+            " say --input-mean, --input-std and --input-range 0,255 otherwise"
+        )
     return InputScaling(), "input assumed normalized (mean 0, deviation 1); say --input-mean, --input-std otherwise"
+
+
+def _blind(network: Network, spec: InputSpec) -> bool:
+    """Whether a classifier's answers depend on images of deviation RAW_STD, but hardly on those of deviation 1."""
+    outputs = network.graph.outputs
+    if len(outputs) != 1 or len(input_specs_of(network)) != 1 or np.dtype(outputs[0].dtype or "O").kind != "f":
+        return False
+    size = tuple(d or 64 for d in spec.shape[2:])
+    z = synthetic_images(_JUDGES, spec.shape[1] or 3, size, seed=1)
+    seen = [_information(network, spec, outputs[0].name, z * np.float32(std)) for std in (1.0, RAW_STD)]
+    return seen[0] < _LITTLE < seen[1] and seen[1] > _CLEAR * seen[0]
+
+
+def _information(network: Network, spec: InputSpec, output: str, x: NDArray[np.float32]) -> float:
+    """How much the answer says about which image it was, as a fraction of what it could; 1 for what is no classifier.
+
+    That is H(E p) - E H(p) over log(min(images, classes)), p the answer's probabilities.
+    """
+    scores = Walk(network.to_model(), {spec.name: x.astype(spec.dtype)}, [], 1).get(output).astype(np.float64)
+    if scores.ndim < 2 or len(scores) != len(x) or scores.shape[1] < 2 or scores[0].size != scores.shape[1]:
+        return 1.0
+    p = scores.reshape(len(x), -1)
+    if p.min() < 0 or abs(p.sum(1) - 1).max() > 1e-2:
+        p = np.exp(p - p.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+    shared, own = _entropy(p.mean(0, keepdims=True)), _entropy(p)
+    return float(shared.mean() - own.mean()) / float(np.log(min(p.shape)))
+
+
+def _entropy(p: Double) -> Double:
+    """Of the rows of p, in nats."""
+    entropy: Double = -(p * np.log(np.maximum(p, 1e-30))).sum(1)
+    return entropy
 
 
 def _from_batch_norm(layer: Layer, variance: Double) -> tuple[InputScaling, str]:

@@ -111,6 +111,11 @@ class Layer:
         return int(shape[1] if self._transposed else shape[0])
 
     @property
+    def depthwise(self) -> bool:
+        """Whether each output channel reads one input channel of its own."""
+        return self.kind == "conv" and self.groups > 1 and self.groups == self.in_channels == self.out_channels
+
+    @property
     def kernel(self) -> tuple[int, ...]:
         """The kernel's spatial shape, () for Gemm and MatMul."""
         return tuple(int(n) for n in self.constant.shape[2:])

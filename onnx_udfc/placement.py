@@ -24,6 +24,7 @@ from onnx_udfc.graph import Layer, Network
 
 INTEGER_LAYERS = ("conv", "gemm", "matmul")  # no runtime on the CPU has an integer ConvTranspose for QDQ
 INTEGER_OPS = ("Add", "Sum", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
+WIDEST_EXACT = 7  # weight bits beside uint8 activations
 TIED = (
     "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "Expand", "Tile", "Split",
     "Gather", "Resize", "Identity", "DepthToSpace", "SpaceToDepth",
@@ -88,6 +89,22 @@ def activation_tensors(network: Network, layers: Collection[str], target: str) -
                 " a float32 network; convert it first, or leave --activations out"
             )
     return _tensorrt(network.graph, chosen) if target == "tensorrt" else _cpu(network.graph, chosen)
+
+
+def integer_bits(network: Network, bits: Mapping[str, int], placement: Placement) -> dict[str, int]:
+    """Weight bits that integer kernels compute exactly: 8 become 7, but for depthwise layers.
+
+    x86 processors without VNNI add the products of two weights (int8) and two activations (uint8) in int16, and clip
+    what does not fit: 2 · 255 · 127 does not, 2 · 255 · 63 does (onnxruntime calls it reduce_range). Kernels for
+    depthwise convolution and for int8 activations are not concerned.
+
+    Args:
+        network: the network as it will be written.
+        bits: layer name → weight bits that were asked for.
+        placement: of its activations.
+    """
+    clipped = [n for n in placement.integer if placement.dtype == "uint8" and not network.layers[n].depthwise]
+    return {name: min(b, WIDEST_EXACT) if name in clipped else b for name, b in bits.items()}
 
 
 def _cpu(graph: gs.Graph, layers: list[Layer]) -> Placement:

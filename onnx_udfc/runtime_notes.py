@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto
 
 from onnx_udfc.graph import Network
-from onnx_udfc.placement import Placement
+from onnx_udfc.placement import WIDEST_EXACT, Placement
 from onnx_udfc.quantize import FORMATS, QuantParams
 
 BY_OPSET = ((24, (1, 24)), (23, (1, 23)), (22, (1, 22)), (21, (1, 20)))  # the first release that takes an opset
@@ -67,6 +67,12 @@ def form_notes(
 def _storage_notes(weights: Mapping[str, QuantParams], target: str, placement: Placement | None) -> Iterator[str]:
     odd = sorted({params.bits for params in weights.values()} - {4, 8})
     wide = target == "tensorrt" or (target == "portable" and placement is not None)
+    if placement is not None and placement.dtype == "uint8" and WIDEST_EXACT in odd:
+        odd.remove(WIDEST_EXACT)
+        yield (
+            "weights of integer layers take 8 bits each, of which 7 are used: x86 processors without VNNI would clip"
+            " sums of wider products"
+        )
     for bits in odd:
         if FORMATS[bits].storage == 8:
             yield f"{bits}-bit weights take 8 bits each in the file: ONNX has no type between int4 and int8"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_udfc.activations import ActivationParams, Kind, search_range
+from onnx_udfc.activations import ActivationParams, Kind, search_range, whole_range
 
 
 def squared_error(params: ActivationParams, x: np.ndarray) -> float:
@@ -31,19 +31,19 @@ def test_zero_is_always_exact(dtype: Kind, shift: float) -> None:
 
 
 def test_int8_is_symmetric() -> None:
-    params = search_range(np.array([-1.0, 127.0]), "int8", clip=False)
+    params = whole_range(np.array([-1.0, 127.0]), "int8")
     assert params == ActivationParams(1.0, 0, "int8")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 def test_clipping_pays_where_few_values_are_far_out(dtype: Kind) -> None:
     x = np.random.default_rng(2).standard_t(4, size=100_000)
-    assert squared_error(search_range(x, dtype), x) < 0.8 * squared_error(search_range(x, dtype, clip=False), x)
+    assert squared_error(search_range(x, dtype), x) < 0.8 * squared_error(whole_range(x, dtype), x)
 
 
 def test_evenly_spread_values_are_not_clipped() -> None:
     x = np.linspace(-1.0, 3.0, 10_000)
-    assert search_range(x) == search_range(x, clip=False)
+    assert search_range(x) == whole_range(x)
 
 
 @pytest.mark.parametrize("cap", [6.0, 0.1, 1 / 3, 20.7])
@@ -80,3 +80,25 @@ def test_extreme_values_have_a_finite_positive_scale(size: float) -> None:
 def test_constants_close_together_are_no_trouble() -> None:
     params = search_range(np.array([100.0, np.nextafter(100.0, 101.0)] * 50))
     np.testing.assert_allclose(params.simulate(np.array([100.0])), 100.0, rtol=1e-6)
+
+
+WIDENED = [(1.0, None, 4.0), (1.5, None, 6.0), (1.5, 5.0, 5.0), (1.0, 6.0, 4.0)]
+
+
+@pytest.mark.parametrize(("margin", "cap", "top"), WIDENED)
+def test_the_whole_range_is_widened_up_to_the_cap(margin: float, cap: float | None, top: float) -> None:
+    params = whole_range(np.array([0.0, 0.5, 4.0, np.inf]), "uint8", cap, margin)
+    assert params.scale * 255 == pytest.approx(top, rel=1e-6)
+
+
+def test_both_ends_of_the_whole_range_are_widened() -> None:
+    params = whole_range(np.array([-2.0, 4.0]), margin=1.5)
+    low, high = (np.array([0, 255]) - params.zero_point) * params.scale
+    assert (low, high) == (pytest.approx(-3, abs=params.scale), pytest.approx(6, abs=params.scale))
+
+
+def test_headroom_widens_a_clipped_range_but_not_beyond_the_samples() -> None:
+    x = np.append(np.random.default_rng(2).uniform(size=250_000), 1.6)
+    best, wider, all_of_it = search_range(x), search_range(x, headroom=1.25), search_range(x, headroom=100)
+    assert wider.scale == pytest.approx(1.25 * best.scale)
+    assert all_of_it == whole_range(x)

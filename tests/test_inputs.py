@@ -154,6 +154,22 @@ def digits(folder: Path, count: int) -> Path:
     return path
 
 
+CLASSIFIER = """g (float[N,3,32,32] x, float[16,3,5,5] W1, float[10,16] W2) => (float[N,10] y) {
+    a = Conv<strides = [4,4]>(x, W1) r = Relu(a) p = GlobalAveragePool(r) f = Flatten(p) z = Gemm<transB = 1>(f, W2)
+    y = Softmax(z) }"""
+
+
+@pytest.mark.parametrize(("gain", "pixels"), [(1.0, False), (1 / 64, True), (1e-9, False)])
+def test_a_classifier_that_tells_only_pixels_apart_expects_pixels(gain: float, pixels: bool) -> None:
+    network = small_network(CLASSIFIER)
+    first, last = network.layers.values()
+    first.set(np.sign(first.matrix()) * gain, first.bias)
+    last.set(np.sign(last.matrix()), last.bias)
+    scaling, note = guess_scaling(network, input_specs_of(network)[0])
+    assert ("less their mean" in note) is pixels
+    assert scaling.std == ((64.0,) if pixels else (1.0,))
+
+
 def test_real_images_take_the_place_of_synthetic_ones(tmp_path: Path) -> None:
     path = digits(tmp_path, 20)
     options = Options(calibrate=str(path), input_mean=(0.5,), input_std=(0.25,))

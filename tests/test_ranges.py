@@ -10,7 +10,7 @@ from onnx_udfc.activations import ActivationParams, search_range
 from onnx_udfc.compress import compress
 from onnx_udfc.emit import activation_tensors
 from onnx_udfc.graph import read
-from onnx_udfc.ranges import measure_ranges, watchers
+from onnx_udfc.ranges import MARGIN, last_tensors, measure_ranges, watchers
 from tests.normed_graphs import CHAIN, RESIDUAL, scaled_model, settled
 from tests.quantized_graphs import Values, simulate
 
@@ -24,7 +24,7 @@ def feeds(count: int = 4) -> Values:
 def test_each_range_is_that_of_what_the_quantized_network_computes(text: str, target: str) -> None:
     network = read(scaled_model(text))
     placement = activation_tensors(network, list(network.layers), target)
-    grids = measure_ranges(network, placement, feeds(), 1)
+    grids = measure_ranges(network, placement, feeds(), 1, real=True)
     assert set(grids) == set(placement.tensors)
     for tensor in placement.tensors:
         others = replace(placement, sites={t: r for t, r in placement.sites.items() if t != tensor})
@@ -38,13 +38,25 @@ def test_a_watched_value_is_on_its_grid() -> None:
     network = read(scaled_model(CHAIN))
     placement = activation_tensors(network, list(network.layers), "cpu")
     grids: dict[str, ActivationParams] = {}
-    watch = watchers(placement, grids)["x"]
+    watch = watchers(network, placement, grids, real=True)["x"]
     x = feeds()["x"]
     seen = watch(x)
     assert seen.dtype == x.dtype
     assert len(np.unique(seen)) <= 256
     assert np.array_equal(watch(seen), seen)
     assert list(grids) == ["x"]
+
+
+def test_synthetic_ranges_have_headroom_and_the_last_one_a_margin() -> None:
+    network = read(scaled_model(CHAIN))
+    placement = activation_tensors(network, list(network.layers), "cpu")
+    assert last_tensors(network, placement) == {"y"}
+    real = measure_ranges(network, placement, feeds(), 1, real=True)
+    synthetic = measure_ranges(network, placement, feeds(), 1, real=False)
+    assert all(synthetic[t].scale >= real[t].scale * 0.999 for t in placement.tensors)
+    others = replace(placement, sites={t: r for t, r in placement.sites.items() if t != "y"})
+    y = simulate(network, {}, others, synthetic, feeds())["y"]
+    assert synthetic["y"].scale * 255 == pytest.approx(MARGIN * (y.max() - y.min()), rel=1e-3)
 
 
 @pytest.mark.parametrize("method", ["moments", "udfc", "merge", "none"])

@@ -1,0 +1,40 @@
+"""What a compression does in addition where activations are quantized."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onnx_udfc.activations import ActivationParams
+from onnx_udfc.decide import AUTO_WIDTHS
+from onnx_udfc.equalize import equalize
+from onnx_udfc.graph import Network
+from onnx_udfc.inputs import NetworkInputs
+from onnx_udfc.options import Options
+from onnx_udfc.placement import Placement, activation_tensors, integer_bits
+from onnx_udfc.plan import FLOAT, Plan
+from onnx_udfc.ranges import measure_ranges
+
+
+def equalized(network: Network, inputs: NetworkInputs, options: Options) -> Network:
+    """The network itself, or a copy with the channels of its activations equalized where they are to be quantized."""
+    if options.activations is None or options.bits == FLOAT:
+        return network
+    changed = network.copy()
+    bits = max(AUTO_WIDTHS) if options.bits == "auto" else int(options.bits)
+    return changed if equalize(changed, inputs.values, bits, options.threads or 0) else network
+
+
+def placed(network: Network, plan: Plan, options: Options) -> tuple[Plan, Placement | None]:
+    """Where activations are quantized, and the plan with the weight bits that integer kernels compute exactly."""
+    if options.activations is None:
+        return plan, None
+    placement = activation_tensors(network, plan.bits, options.target)
+    return replace(plan, bits=integer_bits(network, plan.bits, placement)), placement
+
+
+def ranges(
+    network: Network, placement: Placement, inputs: NetworkInputs, options: Options
+) -> dict[str, ActivationParams]:
+    """Grids of all quantized tensors, of a network whose weights are final."""
+    real = inputs.source == "calibration"
+    return measure_ranges(network, placement, inputs.values, options.threads or 0, real=real)
