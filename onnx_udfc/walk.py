@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnx_udfc.model_io import session
+from onnx_udfc.sessions import open_session
 
 Value = NDArray[Any]
 
@@ -192,7 +192,7 @@ def _segment(
     graph.initializer.extend(constants)
     segment = helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
     segment.ir_version = model.ir_version
-    return session(segment, threads)
+    return open_session(segment, threads=threads)
 
 
 def reads(node: onnx.NodeProto) -> set[str]:

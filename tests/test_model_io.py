@@ -12,6 +12,7 @@ from onnx import numpy_helper, parser
 
 from onnx_udfc import graph, model_io
 from onnx_udfc.errors import ModelError, UdfcError
+from onnx_udfc.sessions import open_session
 
 SMALL = """<ir_version: 8, opset_import: ["" : 13]>
 g (float[1,3,8,8] x) => (float[1,4,8,8] y) <float[4,3,1,1] w> { h = Conv(x, w) y = Clip(h, lo, hi) }"""
@@ -86,7 +87,7 @@ def test_repeated_node_names_are_numbered() -> None:
         node.name = "same"
     loaded = model_io.load(model).model
     assert [n.name for n in loaded.graph.node] == ["same", "same_2"]
-    model_io.session(loaded, 1)
+    open_session(loaded, threads=1)
 
 
 def test_cycle() -> None:
@@ -153,8 +154,8 @@ def test_a_model_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.onnx", "out.onnx.data"]
     assert out.stat().st_size < 10_000
     feeds = {"x": rng.standard_normal((1, 900)).astype(np.float32)}
-    (expected,) = model_io.session(model, 1).run(None, feeds)
-    (written,) = model_io.session(out, 1).run(None, feeds)
+    (expected,) = open_session(model, threads=1).run(None, feeds)
+    (written,) = open_session(out, threads=1).run(None, feeds)
     assert np.array_equal(expected, written)
     assert model_io.load(out).bytes == out.stat().st_size + (900 * 900 * 4)
 
@@ -163,7 +164,7 @@ def test_session_error_is_one_line() -> None:
     model = small_model()
     model.graph.node[0].op_type = "Nonsense"
     with pytest.raises(ModelError) as caught:
-        model_io.session(model, 1)
+        open_session(model, threads=1)
     assert "\n" not in str(caught.value)
 
 
