@@ -75,8 +75,9 @@ def _take_over(network: Network, group: ChannelGroup, kept: Index, mixing: Doubl
         if layer.groups == 1:
             rows = input_rows(layer, group)[0]
             matrix = layer.matrix()
-            matrix[0][:, rows[kept]] = np.einsum("ocm,ck->okm", matrix[0][:, rows], mixing)
+            matrix[0][:, rows[kept]] = np.einsum("ocm,ck->okm", matrix[0][:, rows], mixing, optimize=True)
             layer.set(matrix, layer.bias)
+            network.lighten()
 
 
 def _copies(network: Network, group: ChannelGroup, kept: Index) -> Double | None:

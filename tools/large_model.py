@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 LIMIT = 3.0
 WIDTHS = (64, 256, 512, 1024, 2048)  # of the stages; each halves the image
 SIZE = 32
-HIDDEN = 12288
+HIDDEN = 4096
 CLASSES = 100
 
 
