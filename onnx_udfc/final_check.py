@@ -14,7 +14,7 @@ from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.export import SHAPES
 from onnx_udfc.feeds import evenly, input_specs, split
 from onnx_udfc.graph import Network
-from onnx_udfc.inputs import NetworkInputs, make_inputs
+from onnx_udfc.inputs import NetworkInputs, input_specs_of, make_inputs
 from onnx_udfc.model_io import ROOMY, weight_bytes
 from onnx_udfc.options import Options
 from onnx_udfc.protos import skeleton
@@ -59,6 +59,8 @@ def check_result(original: Source, network: Network, model: onnx.ModelProto, opt
     try:
         inputs = _other_inputs(network, options)
         feeds = list(split(input_specs(first), inputs.values, batch=8))
+        if not feeds:
+            raise ModelError("there are fewer inputs than its batch holds")
         first = _Remembered(first, feeds) if lean else _tried(first, feeds)
     except (RequestError, ModelError) as error:
         first, fault = None, f"not run for its check: {error}"
@@ -119,6 +121,7 @@ def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs) 
 
 def _other_inputs(network: Network, options: Options) -> NetworkInputs:
     count = min(options.images or MOST_IMAGES, MOST_IMAGES)
+    count = max([count, *(spec.batch or 1 for spec in input_specs_of(network))])  # a fixed batch is run whole
     inputs = make_inputs(network, replace(options, images=None if options.calibrate else options.images), OTHER_IMAGES)
     return replace(inputs, values={name: evenly(value, count) for name, value in inputs.values.items()})
 
