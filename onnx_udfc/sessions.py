@@ -51,7 +51,7 @@ def open_session(
     if lean or not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        with _loadable(model) as content:
+        with loadable(model) as content:
             return ort.InferenceSession(content, options, providers=names)
     except ModelError:
         raise
@@ -61,7 +61,7 @@ def open_session(
 
 
 @contextlib.contextmanager
-def _loadable(model: Source) -> Iterator[str | bytes]:
+def loadable(model: Source) -> Iterator[str | bytes]:
     """Give what InferenceSession takes: a path (external data stays beside it) or bytes."""
     if isinstance(model, onnx.ModelProto) and not is_large(model):
         yield serialized(model)

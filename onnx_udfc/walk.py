@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnx_udfc.errors import ModelError
+from onnx_udfc.external import values
 from onnx_udfc.sessions import one_line, open_session
 
 Value = NDArray[Any]
@@ -67,7 +68,7 @@ class Walk:
         """
         if name not in self.values:
             if name in self._constants:
-                return np.asarray(numpy_helper.to_array(self._constants[name]))
+                return np.asarray(values(self._constants[name]))
             self._run(sorted(self._needed(name)), name)
         return self.values[name]
 

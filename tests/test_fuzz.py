@@ -5,7 +5,7 @@ The suite takes a part; all of it is `pytest tests/test_fuzz.py --fuzz 500`, or 
 
 from __future__ import annotations
 
-import sys
+import importlib
 from pathlib import Path
 
 import pytest
@@ -40,7 +40,9 @@ def test_faults_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (tmp_path / "rest.tmp").write_bytes(b"")
         raise KeyError("no such thing")
 
-    monkeypatch.setattr(sys.modules["onnx_udfc.compress"], "load", fail)  # the package's attribute is the function
+    monkeypatch.setattr(
+        importlib.import_module("onnx_udfc.compress"), "load", fail
+    )  # the package's attribute is the function
     tally = Tally()
     examine(b"anything", ("--bits", "8"), tmp_path, tally)
     assert (tmp_path / "out.onnx").read_bytes() != PRECIOUS
