@@ -180,7 +180,7 @@ def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result
 
 def _attempt(source: str | Path | bytes | onnx.ModelProto, run: _Run, original: Original, options: Options) -> Outcome:
     """Plan, repair, write and check by these options."""
-    if METHODS[options.method].measured and _asks_for_work(options):
+    if METHODS[options.method].measured and _asks_for_work(options) and original.network.layers:
         plan, pruned, repaired, inputs, placement = _measured(run, original, options)
     else:
         plan, pruned, repaired, inputs, placement = _from_weights(run, original)
