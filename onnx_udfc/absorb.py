@@ -70,12 +70,16 @@ def absorb_copies(start: Network, network: Network, channels: Channels, keep: Ma
 
 def _take_over(network: Network, group: ChannelGroup, kept: Index, mixing: Double) -> None:
     """Add to the columns of the kept channels what the mixing (C, |K|) hands them."""
-    for consumer in group.consumers:
+    change = mixing.copy()
+    change[kept, np.arange(len(kept))] -= 1  # what each kept channel has of itself already
+    given = np.flatnonzero(change.any(axis=1))
+    for consumer in group.consumers if len(given) else ():
         layer = network.layers[consumer]
         if layer.groups == 1:
             rows = input_rows(layer, group)[0]
             matrix = layer.matrix()
-            matrix[0][:, rows[kept]] = np.einsum("ocm,ck->okm", matrix[0][:, rows], mixing, optimize=True)
+            handed = np.einsum("ocm,ck->okm", matrix[0][:, rows[given]], change[given], optimize=True)
+            matrix[0][:, rows[kept]] += handed
             layer.set(matrix, layer.bias)
             network.lighten()
 

@@ -61,7 +61,7 @@ def check_result(original: Source, network: Network, model: onnx.ModelProto, opt
         feeds = list(split(input_specs(first), inputs.values, batch=8))
         if not feeds:
             raise ModelError("there are fewer inputs than its batch holds")
-        first = _Remembered(first, feeds) if lean else _tried(first, feeds)
+        first = _Remembered(first, feeds) if lean else _Original(first, feeds)
     except (RequestError, ModelError) as error:
         first, fault = None, f"not run for its check: {error}"
     try:
@@ -94,14 +94,26 @@ class _Remembered:
         return [found[name] for name in names]
 
 
-def _tried(session: Any, feeds: list[Any]) -> Any:
-    """The session, if it runs on these feeds.
+class _Original:
+    """A session of the original: where it fails, that is not the result's fault."""
 
-    Raises:
-        ModelError: it does not.
-    """
-    _run(session, None, feeds[0])
-    return session
+    def __init__(self, session: Any, feeds: list[Any]) -> None:
+        """Run the first of the feeds.
+
+        Raises:
+            ModelError: it does not run.
+        """
+        self._session = session
+        self.get_outputs = session.get_outputs
+        self.run(None, feeds[0])
+
+    def run(self, names: list[str] | None, feed: Any) -> list[Any]:
+        """The outputs.
+
+        Raises:
+            ModelError: it does not run.
+        """
+        return _run(self._session, names, feed)
 
 
 def _run(session: Any, names: list[str] | None, feed: Any) -> list[Any]:
@@ -114,6 +126,8 @@ def _run(session: Any, names: list[str] | None, feed: Any) -> list[Any]:
 def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs) -> Checked:
     try:
         return Checked(fidelity(first, second, feeds, inputs.source))
+    except ModelError as error:
+        return Checked(None, (f"not run for its check: {error}",))
     except CheckError:
         raise
     except Exception as error:

@@ -5,7 +5,7 @@
 
 A file counts as compressed if the result has the inputs and outputs of the original, by name, type and declared shape,
 and runs in onnxruntime with outputs of the original's shapes. A file that onnxruntime itself cannot load or run on
-made-up inputs may be refused in one line. Anything else is a failure.
+made-up inputs may be refused in one line, or compressed unchecked. Anything else is a failure.
 """
 
 import argparse
@@ -38,7 +38,7 @@ Interface = list[tuple[str, str, list[object]]]
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one file: `outcome` is compressed, refused (onnxruntime cannot run it either) or FAILED."""
+    """What became of one file: compressed, FAILED, or, where onnxruntime cannot load it, refused or unchecked."""
 
     name: str
     outcome: str
@@ -91,7 +91,8 @@ def examine(name: str, path: Path, options: tuple[str, ...], folder: Path) -> Ro
         before = interface(path)
     except UdfcError as error:
         clean = all(code == 0 or (code == 1 and len(said.splitlines()) == 1) for code, said in results)
-        return Row(name, "refused" if clean else "FAILED", seconds, str(error) if clean else results[1][1])
+        outcome = ("unchecked" if results[1][0] == 0 else "refused") if clean else "FAILED"
+        return Row(name, outcome, seconds, str(error) if clean else results[1][1])
     if any(code for code, _ in results):
         return Row(name, "FAILED", seconds, "; ".join(said for _, said in results if said))
     return Row(name, *_compared(path, out, before, seconds))
