@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from onnx_udfc.soundness import check
 from onnx_udfc.upgrade import upgrade
 
 LARGEST_FILE = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB; the rest is for names and shapes
+STAGE = (".onnx-udfc.", ".tmp")  # how the names of temporary folders begin and end
+STALE = 24 * 3600  # seconds
 ROOMY = 1 << 30  # bytes of a model above which memory comes before speed
 
 
@@ -127,7 +130,8 @@ def stage(model: onnx.ModelProto, path: str | Path) -> Iterator[Path]:
     if path.is_dir():
         raise ModelError(f"{path} is a folder; give the path of the file to write")
     with _writing(path):
-        folder = Path(tempfile.mkdtemp(prefix=".onnx-udfc.", suffix=".tmp", dir=path.parent))
+        _remove_stale(path.parent)
+        folder = Path(tempfile.mkdtemp(prefix=STAGE[0], suffix=STAGE[1], dir=path.parent))
     try:
         with _writing(path):
             _write(model, folder / path.name)
@@ -137,6 +141,13 @@ def stage(model: onnx.ModelProto, path: str | Path) -> Iterator[Path]:
                 file.replace(path.parent / file.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Removes what killed runs have left: a folder of a day ago belongs to no run, since a run has one to write only."""
+    for left in folder.glob("*".join(STAGE)):
+        if left.is_dir() and not left.is_symlink() and time.time() - left.stat().st_mtime > STALE:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,15 @@ def test_save_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     model_io.save(small_model(), out)
     assert onnx.load(out) == small_model()
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_a_killed_run_left_goes_when_it_is_old(tmp_path: Path) -> None:
+    for name, age in ((".onnx-udfc.old.tmp", 90_000), (".onnx-udfc.young.tmp", 60), ("onnx-udfc.other.tmp", 90_000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "out.onnx").write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    model_io.save(small_model(), tmp_path / "out.onnx")
+    assert {p.name for p in tmp_path.iterdir()} == {"out.onnx", ".onnx-udfc.young.tmp", "onnx-udfc.other.tmp"}
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -189,7 +189,7 @@ def main() -> None:
     asked = parser.parse_args()
     damaged = fuzz_damaged(asked.assets / "zoo", asked.damaged, asked.seed)
     print(f"damaged files: {damaged.line()}", *damaged.faults, sep="\n", flush=True)
-    graphs = fuzz_graphs(asked.graphs)
+    graphs = fuzz_graphs(asked.graphs) if asked.graphs else Tally()
     print(f"random graphs: {graphs.line()}", *graphs.faults, sep="\n", flush=True)
     sys.exit(bool(damaged.faults or graphs.faults))
 
