@@ -144,7 +144,7 @@ def stage(model: onnx.ModelProto, path: str | Path) -> Iterator[Path]:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Removes what killed runs have left: a folder of a day ago belongs to no run, since a run has one to write only."""
+    """Removes what killed runs have left: a run has its folder only while it writes, so an old one belongs to none."""
     for left in folder.glob("*".join(STAGE)):
         if left.is_dir() and not left.is_symlink() and time.time() - left.stat().st_mtime > STALE:
             shutil.rmtree(left, ignore_errors=True)
