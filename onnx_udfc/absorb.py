@@ -45,13 +45,12 @@ def absorb(network: Network, channels: Channels, keep: Mapping[str, Index], meth
 
     Consumers with several channel groups keep their columns: a channel cannot be handed to another group's weights.
     """
-    original = {name: layer.matrix() for name, layer in network.layers.items()}
     for name, kept in keep.items():
         group = channels[name]
         if len(kept) == group.channels:
             continue
         mixing = method.mix(producer_of(network, group), kept)
-        _take_over(network, group, kept, mixing, original)
+        _take_over(network, group, kept, mixing)
 
 
 def absorb_copies(start: Network, network: Network, channels: Channels, keep: Mapping[str, Index]) -> None:
@@ -63,22 +62,26 @@ def absorb_copies(start: Network, network: Network, channels: Channels, keep: Ma
         channels: its groups.
         keep: group name → channels that stay.
     """
-    original = {name: layer.matrix() for name, layer in start.layers.items()}
     for name, kept in keep.items():
         mixing = _copies(network, channels[name], kept)
         if mixing is not None:
-            _take_over(start, channels[name], kept, mixing, original)
+            _take_over(start, channels[name], kept, mixing)
 
 
-def _take_over(network: Network, group: ChannelGroup, kept: Index, mixing: Double, original: dict[str, Double]) -> None:
-    """Add to the columns of the kept channels what the mixing (C, |K|) hands them; `original` follows."""
-    for consumer in group.consumers:
+def _take_over(network: Network, group: ChannelGroup, kept: Index, mixing: Double) -> None:
+    """Add to the columns of the kept channels what the mixing (C, |K|) hands them."""
+    change = mixing.copy()
+    change[kept, np.arange(len(kept))] -= 1  # what each kept channel has of itself already
+    given = np.flatnonzero(change.any(axis=1))
+    for consumer in group.consumers if len(given) else ():
         layer = network.layers[consumer]
         if layer.groups == 1:
             rows = input_rows(layer, group)[0]
-            matrix = original[consumer]
-            matrix[0][:, rows[kept]] = np.einsum("ocm,ck->okm", matrix[0][:, rows], mixing)
+            matrix = layer.matrix()
+            handed = np.einsum("ocm,ck->okm", matrix[0][:, rows[given]], change[given], optimize=True)
+            matrix[0][:, rows[kept]] += handed
             layer.set(matrix, layer.bias)
+            network.lighten()
 
 
 def _copies(network: Network, group: ChannelGroup, kept: Index) -> Double | None:
@@ -128,5 +131,9 @@ def input_rows(layer: Layer, group: ChannelGroup) -> Index:
 
 def layer_producer(layer: Layer) -> Producer:
     """What a channel method knows of one layer: weight (O, d), bias (O,), scale (O,)."""
-    weight = layer.matrix().reshape(layer.out_channels, -1)
-    return Producer(weight, layer.bias.astype(np.float64), _scale(layer))
+    return with_weights(layer, layer.matrix())
+
+
+def with_weights(layer: Layer, matrix: Double) -> Producer:
+    """The same with other weights (groups, O/groups, d)."""
+    return Producer(matrix.reshape(layer.out_channels, -1), layer.bias.astype(np.float64), _scale(layer))

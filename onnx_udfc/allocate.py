@@ -62,7 +62,7 @@ def allowed_counts(group: ChannelGroup, align: Align) -> Double:
 
 
 def steps_of(group: ChannelGroup, removal: Removal, damping: float) -> Double:
-    """Damage (C / cells − 1,) of each removal of one channel of every cell, in order, never falling.
+    """Damage (channels of the largest cell − 1,) of each removal of one channel of every cell, in order, never falling.
 
     It is a root of the error that the removal adds at its consumer. The error itself is known only up to what the
     images do not show, and an error at many positions is averaged before it reaches the output: where operations are to
@@ -72,7 +72,9 @@ def steps_of(group: ChannelGroup, removal: Removal, damping: float) -> Double:
     cost = removal.cost.copy()
     cost[~np.isfinite(cost)] = 0.0  # the last channel never goes
     cells = group.cells[removal.order]
-    rounds = sum(cost[cells == cell] for cell in range(int(group.cells.max()) + 1))
+    parts = [cost[cells == cell] for cell in range(int(group.cells.max()) + 1)]
+    longest = max(len(part) for part in parts)  # cells may differ by a channel: what the smaller ones lack is free
+    rounds = sum(np.concatenate([np.zeros(longest - len(part)), part]) for part in parts)
     return np.maximum.accumulate(np.asarray(rounds, np.float64)[:-1].clip(0) ** damping)
 
 
@@ -80,7 +82,8 @@ def damage_of(group: ChannelGroup, removal: Removal, counts: Double, damping: fl
     """Damage (n,) of keeping so many channels (n,)."""
     total = np.concatenate([[0.0], np.cumsum(steps_of(group, removal, damping))])
     cells = int(group.cells.max()) + 1
-    return np.asarray(total[np.round((group.channels - counts) / cells).astype(np.int64)])
+    removed = np.where(counts >= group.channels, 0, len(total) - counts / cells)
+    return np.asarray(total[np.round(removed).astype(np.int64)])
 
 
 def group_levels(

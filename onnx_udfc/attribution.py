@@ -22,6 +22,7 @@ from onnx_udfc.comparison import decibels
 from onnx_udfc.effective import Feed, WrittenLayer, alone, probe, written_layers
 from onnx_udfc.errors import ModelError
 from onnx_udfc.feeds import InputSpec, evenly, split
+from onnx_udfc.model_io import model_bytes
 from onnx_udfc.report import Histogram, LayerLoss, LayerReport, Report
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def explain(
     """
     if not report.layers:
         return report
-    if original.ByteSize() > LARGEST:
+    if model_bytes(original) > LARGEST:
         return replace(report, warnings=(*report.warnings, "too large to measure which layer lost what"))
     count = max([SAMPLES, *(s.batch or 1 for s in specs)])
     few = {k: evenly(v, count) for k, v in values.items()}

@@ -9,6 +9,7 @@ import contextlib
 import json
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -246,7 +247,10 @@ def run(call: Callable[[], object], debug: bool) -> int:
         Exception: Whatever the command raised, with `debug`.
     """
     try:
-        call()
+        with warnings.catch_warnings():
+            if not debug:  # overflows of damaged weights; what comes of them is checked
+                warnings.simplefilter("ignore", RuntimeWarning)
+            call()
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:

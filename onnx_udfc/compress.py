@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from threadpoolctl import threadpool_limits
 
-from onnx_udfc.absorb import absorb, absorb_copies
+from onnx_udfc.absorb import absorb_copies
 from onnx_udfc.balance import balanced_inputs
 from onnx_udfc.channels import Channels, find_groups
 from onnx_udfc.decide import AUTO_WIDTHS
@@ -23,7 +23,7 @@ from onnx_udfc.goals import check_requirements
 from onnx_udfc.graph import Network, read
 from onnx_udfc.inputs import NetworkInputs, input_specs_of, make_inputs
 from onnx_udfc.integers import equalized, placed, ranges
-from onnx_udfc.model_io import LoadedModel, load, save
+from onnx_udfc.model_io import ROOMY, LoadedModel, load, save
 from onnx_udfc.options import Options
 from onnx_udfc.plan import Plan, make_plan, prunable, removals
 from onnx_udfc.progress import Callbacks, Silent
@@ -36,7 +36,7 @@ from onnx_udfc.search import asks_for_search, search_note, smallest
 from onnx_udfc.select import MEASURED
 from onnx_udfc.stamp import stamp
 from onnx_udfc.summary import Outcome, make_report
-from onnx_udfc.weights_only import quantize_weights
+from onnx_udfc.weights_only import absorb_and_prune, quantize_weights
 
 CLEARLY_DB = 0.5  # smaller differences on synthetic inputs say nothing; free counts are better on most networks
 SAMPLES = 16384  # output positions of a layer that the repair looks at, where its patches are narrow
@@ -167,7 +167,7 @@ def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result
     run.options.check()
     with run.stage("read"):
         original = run.original or read_original(source, run.options)
-    if _tries_both(run.options):
+    if _tries_both(run.options, original):
         outcome = _better_allocation(source, run, original)
     else:
         outcome = _attempt(source, run, original, run.options)
@@ -183,10 +183,11 @@ def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result
 
 def _attempt(source: str | Path | bytes | onnx.ModelProto, run: _Run, original: Original, options: Options) -> Outcome:
     """Plan, repair, write and check by these options."""
-    if METHODS[options.method].measured and _asks_for_work(options):
+    if METHODS[options.method].measured and _asks_for_work(options) and original.network.layers:
         plan, pruned, repaired, inputs, placement = _measured(run, original, options)
     else:
         plan, pruned, repaired, inputs, placement = _from_weights(run, original)
+    original.network.lighten()
     with run.stage("write"):
         emitted = emit(pruned.network, repaired.weights, repaired.activations or None, options.target, placement)
     with run.stage("check"):
@@ -197,10 +198,11 @@ def _attempt(source: str | Path | bytes | onnx.ModelProto, run: _Run, original: 
     )
 
 
-def _tries_both(options: Options) -> bool:
-    """Whether equal ratios and free counts are both tried: the damage was measured, and nobody chose."""
+def _tries_both(options: Options, original: Original) -> bool:
+    """Whether equal ratios and free counts are both tried: the damage was measured, nobody chose, and both fit."""
     measured = METHODS[options.method].measured and options.select in (None, *MEASURED)
-    return options.allocate == "auto" and options.prune > 0 and not options.budget and measured
+    small = original.loaded.bytes < ROOMY
+    return options.allocate == "auto" and options.prune > 0 and not options.budget and measured and small
 
 
 def _better_allocation(source: str | Path | bytes | onnx.ModelProto, run: _Run, original: Original) -> Outcome:
@@ -279,9 +281,8 @@ def _from_weights(run: _Run, original: Original) -> _Stages:
     with run.stage("weights"):
         orders = removals(network, groups, options, {})
         plan = make_plan(network, channels, groups, orders, options, file_bytes=original.loaded.bytes)
-        absorbed = network.copy()
-        absorb(absorbed, channels, plan.keep, method)
-        pruned = prune(absorbed, channels, plan.keep)
+        pruned = absorb_and_prune(network, channels, plan.keep, method)
+        network.lighten()
         plan, placement = placed(pruned.network, plan, options)
         left = find_groups(pruned.network).groups if method.rescales and plan.bits else ()
         repaired = Repaired(quantize_weights(pruned.network, left, plan.bits, method))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_udfc.external import values
 from onnx_udfc.sessions import open_session
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _added_biases(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
 
 
 def _constants(model: onnx.ModelProto, wanted: set[str]) -> dict[str, NDArray[Any]]:
-    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in wanted}
+    return {t.name: values(t) for t in model.graph.initializer if t.name in wanted}
 
 
 def probe(model: onnx.ModelProto, names: Sequence[str]) -> InferenceSession:

@@ -92,7 +92,7 @@ def emit(
         )
     elif placement is None:
         placement = activation_tensors(network, weights, target)
-    draft = Draft(network.to_model())
+    draft = Draft(network.to_model(without={network.layers[name].constant.name for name in weights}))
     forms, memory = {}, _float_memory(network, weights)
     for name, params in weights.items():
         layer = network.layers[name]
@@ -143,7 +143,7 @@ def _choose(target: str, layer: Layer, bits: int, integer: bool, opset: int) -> 
     """The target's choice, moved to what the opset and the layer's type and axes can hold."""
     stored = 2 if bits == 2 and opset >= INT2_OPSET else FORMATS[bits].storage if opset >= INT4_OPSET else 8
     choice = TARGETS[target](layer, stored, integer)
-    dtype = layer.constant.values.dtype
+    dtype = layer.constant.dtype
     scalable = dtype == np.float32 or (dtype == np.float16 and opset >= HALF_SCALE_OPSET)
     no_axis = channel_axis(layer) is None and target != "tensorrt"
     if choice.form != "cast_mul" and (opset < PER_AXIS_OPSET or not scalable or no_axis):
@@ -155,7 +155,7 @@ def _stored(
     layer: Layer, params: QuantParams, choice: Choice, grid: ActivationParams | None, target: str
 ) -> StoredWeight:
     """The weight as the file holds it."""
-    dtype = layer.constant.values.dtype
+    dtype = layer.constant.dtype
     float_type = onnx.helper.np_dtype_to_tensor_dtype(dtype)
     if dtype == np.float16:  # a scale found for float32 may vanish there
         params = _rescaled(params, storable(params.scale, dtype))

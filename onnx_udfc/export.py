@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,13 @@ GRAPH_FIELDS = {"node", "input", "output", "initializer", "sparse_initializer", 
 SHAPES = 1 << 14  # initializers of more bytes hold no shapes
 
 
-def export_model(graph: gs.Graph, origin: Origin) -> onnx.ModelProto:
+def export_model(graph: gs.Graph, origin: Origin, without: Collection[str] = ()) -> onnx.ModelProto:
     """The graph as a model of its own.
+
+    Args:
+        graph: not changed.
+        origin: what it was read from.
+        without: names of constants that are left out, for the caller to put others in their places.
 
     Raises:
         ModelError: a node depends on its own output.
@@ -43,8 +49,10 @@ def export_model(graph: gs.Graph, origin: Origin) -> onnx.ModelProto:
     model.graph.input.extend(infos[t.name] if t.name in infos else _value_info(t) for t in graph.inputs)
     model.graph.output.extend(infos[t.name] if t.name in infos else _value_info(t) for t in graph.outputs)
     constants = {k: t for k, t in graph.tensors().items() if isinstance(t, gs.Constant) and k not in aliases}
-    _export_constants(model.graph, {renamed.get(k, k): t for k, t in constants.items()}, graph, origin)
-    _export_shapes(model, graph, origin)
+    left_out = [t for k, t in constants.items() if k in without]
+    constants = {renamed.get(k, k): t for k, t in constants.items() if k not in without}
+    _export_constants(model.graph, constants, graph, origin)
+    _export_shapes(model, graph, origin, left_out)
     return model
 
 
@@ -206,7 +214,7 @@ def _same(one: gs.Constant, other: gs.Constant) -> bool:
     return bool(same_type and one.values.tobytes() == other.values.tobytes())
 
 
-def _export_shapes(model: onnx.ModelProto, graph: gs.Graph, origin: Origin) -> None:
+def _export_shapes(model: onnx.ModelProto, graph: gs.Graph, origin: Origin, left_out: list[gs.Constant]) -> None:
     """value_info of the tensors that the original described and that still exist.
 
     Verbatim where no constant has changed its shape; else as onnx infers it anew, or not at all.
@@ -214,7 +222,7 @@ def _export_shapes(model: onnx.ModelProto, graph: gs.Graph, origin: Origin) -> N
     written = {name for node in model.graph.node for name in node.output} - {o.name for o in model.graph.output}
     infos = [info for info in origin.model.graph.value_info if info.name in written]
     if infos and _reshaped(graph, origin):
-        inferred = _inferred(model)
+        inferred = _inferred(model, left_out)
         infos = [_merged(info, inferred[info.name]) for info in infos if info.name in inferred]
     model.graph.value_info.extend(infos)
 
@@ -229,10 +237,12 @@ def _reshaped(graph: gs.Graph, origin: Origin) -> bool:
     )
 
 
-def _inferred(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+def _inferred(model: onnx.ModelProto, left_out: list[gs.Constant]) -> dict[str, onnx.ValueInfoProto]:
     """Types and shapes of the tensors in the model, by name."""
+    light = skeleton(model, SHAPES)
+    light.graph.input.extend(_value_info(t) for t in left_out)
     try:
-        result = shape_inference.infer_shapes(skeleton(model, SHAPES), data_prop=True)
+        result = shape_inference.infer_shapes(light, data_prop=True)
     except (shape_inference.InferenceError, RuntimeError, ValueError):
         return {}
     return {info.name: info for info in result.graph.value_info}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,13 @@ def values(tensor: TensorProto) -> Array:
         raise ModelError(f"tensor '{tensor.name}' is damaged ({_line(error)}); export the model again") from error
     array.flags.writeable = False
     return array
+
+
+def forget(array: Array) -> None:
+    """Gives back the memory that a view on a file takes; the values are read again when they are needed."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from onnx_udfc.activations import ActivationParams
 from onnx_udfc.emit import activation_tensors, emit
 from onnx_udfc.footprint import Footprint
 from onnx_udfc.graph import Network
+from onnx_udfc.model_io import model_bytes
 from onnx_udfc.options import Options
 from onnx_udfc.quantize import QuantParams
 from onnx_udfc.stamp import stamp
@@ -75,7 +76,7 @@ def file_size(network: Network, size: Footprint, widths: Sequence[int], options:
     for bits in widths:
         model = written(biased, dict.fromkeys(network.layers, bits), options)
         weight[bits] = sum(len(t.raw_data) for t in model.graph.initializer if _is_code(t)) / max(entries, 1.0)
-        left = model.ByteSize() - base - entries * weight[bits] - 2 * out * _SCALE_BYTES
+        left = model_bytes(model) - base - entries * weight[bits] - 2 * out * _SCALE_BYTES
         layer[bits] = left / max(len(network.layers), 1)
     return FileSize(size, base, weight, layer)
 
@@ -108,7 +109,7 @@ def written(network: Network, bits: Mapping[str, int], options: Options) -> onnx
 
 def written_bytes(network: Network, bits: Mapping[str, int], options: Options) -> int:
     """Size of that file."""
-    return int(written(network, bits, options).ByteSize())
+    return model_bytes(written(network, bits, options))
 
 
 def _no_codes(network: Network, name: str, bits: int) -> QuantParams:

@@ -106,7 +106,7 @@ def _write(layer: Layer, scale: Array, shift: Array) -> bool:
     """Writes weight * scale and bias * scale + shift; False, and nothing written, if the type cannot hold them."""
     matrix = layer.matrix() * scale.reshape(layer.groups, -1, 1)
     bias = layer.bias.astype(np.float64) * scale + shift
-    dtype = layer.constant.values.dtype
+    dtype = layer.constant.dtype
     with np.errstate(over="ignore", invalid="ignore"):
         if not all(np.isfinite(a.astype(dtype).astype(np.float64)).all() for a in (matrix, bias)):
             return False

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
@@ -13,6 +16,7 @@ from onnx_udfc.carry import Origin, Stored, import_graph
 from onnx_udfc.constants import fold_constants, unshare
 from onnx_udfc.errors import ModelError
 from onnx_udfc.export import SHAPES, export_model, sorted_nodes
+from onnx_udfc.external import forget
 from onnx_udfc.fold import fold_into_layer, plain_gemm
 from onnx_udfc.layers import BatchNorm, Layer, find_layers
 from onnx_udfc.protos import inner_reads, skeleton
@@ -54,9 +58,26 @@ class Network:
         }
         return Network(graph, layers, self.origin, list(self.notes))
 
-    def to_model(self) -> onnx.ModelProto:
-        """The network as a model of its own: nothing in it is shared with this network."""
-        return export_model(self.graph, self.origin)
+    def to_model(self, without: Collection[str] = ()) -> onnx.ModelProto:
+        """The network as a model of its own: nothing in it is shared with this network.
+
+        Args:
+            without: names of constants that are left out; `weights` for what runs the layers itself.
+        """
+        return export_model(self.graph, self.origin, without)
+
+    def lighten(self) -> None:
+        """Gives back what a network with weights in large files does not need now: pages read, copies dropped."""
+        mapped = [s.array for s in self.origin.stored.values() if isinstance(s.array, np.memmap)]
+        if mapped:
+            gc.collect()  # graphs are cycles
+        for array in mapped:
+            forget(array)
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """Names of the constants that are weights of layers."""
+        return frozenset(layer.constant.name for layer in self.layers.values())
 
 
 def read(model: onnx.ModelProto) -> Network:

@@ -53,14 +53,15 @@ def synthetic_images(count: int, channels: int, size: tuple[int, ...], seed: int
     Args:
         count: number of images, at least 1.
         channels: channels of the network's input.
-        size: spatial size; one to three dimensions (three get noise only: there are no leaves in a volume).
+        size: spatial size; one to three dimensions. Volumes and what is longer than LONGEST get noise only: leaves are
+            for images, and take time with the square of the longest side.
         seed: the same seed gives the same images.
 
     Returns:
         (count, channels, *size) float32 in normalized units, within LOWEST and HIGHEST.
     """
     rng = np.random.default_rng(seed)
-    if len(size) not in (1, 2):
+    if len(size) not in (1, 2) or max(size) > LONGEST:
         return np.clip(power_noise(count, channels, size, rng), LOWEST, HIGHEST)
     plane = (size[0], size[1]) if len(size) == 2 else (1, size[0])
     kinds = KINDS if min(plane) >= ROOM else KINDS[:-1]
@@ -146,6 +147,7 @@ def _grating(count: int, channels: int, size: tuple[int, int], rng: np.random.Ge
 
 
 KINDS = (dead_leaves, blurred_leaves, power_noise, noisy_leaves, gratings)
+LONGEST = 4096  # side of an image; a longer one is a signal
 ROOM = 64  # pixels that an image needs before gratings are like anything in a photograph
 
 

@@ -136,7 +136,7 @@ def guess_scaling(network: Network, spec: InputSpec) -> tuple[InputScaling, str]
         return InputScaling(), "input assumed normalized (mean 0, deviation 1); say --input-mean, --input-std otherwise"
     size = tuple(min(d or 64, 128) for d in spec.shape[2:])
     z = synthetic_images(8, first.in_channels, size, seed=1)
-    y = run_layer(network.to_model(), first, z, first.matrix(), first.bias.astype(np.float64), 1)
+    y = run_layer(network.to_model(without=network.weights), first, z, first.matrix(), first.bias.astype(np.float64), 1)
     _, variance = channel_statistics(y)
     if first.batch_norm is not None:
         return _from_batch_norm(first, variance)

@@ -151,12 +151,12 @@ class Layer:
             bias: (O,); a node without bias gets one when it is not zero.
         """
         shape = self.constant.shape
-        self.constant.values = np.ascontiguousarray(self.layout(matrix), self.constant.values.dtype).reshape(shape)
+        self.constant.values = np.ascontiguousarray(self.layout(matrix), self.constant.dtype).reshape(shape)
         tensor = self.bias_tensor
         if tensor is not None:
             tensor.values = np.asarray(bias).reshape(tensor.shape).astype(tensor.values.dtype)
         elif np.any(bias):
-            self._add_bias(np.asarray(bias).astype(self.constant.values.dtype))
+            self._add_bias(np.asarray(bias).astype(self.constant.dtype))
 
     def layout(self, matrix: Array) -> Array:
         """The inverse of `matrix()`: (groups, O/groups, I/groups * k) to the weight's layout."""

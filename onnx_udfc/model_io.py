@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -22,6 +22,9 @@ from onnx_udfc.soundness import check
 from onnx_udfc.upgrade import upgrade
 
 LARGEST_FILE = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB; the rest is for names and shapes
+STAGE = (".onnx-udfc.", ".tmp")  # how the names of temporary folders begin and end
+STALE = 24 * 3600  # seconds
+ROOMY = 1 << 30  # bytes of a model above which memory comes before speed
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def stage(model: onnx.ModelProto, path: str | Path) -> Iterator[Path]:
     if path.is_dir():
         raise ModelError(f"{path} is a folder; give the path of the file to write")
     with _writing(path):
-        folder = Path(tempfile.mkdtemp(prefix=".onnx-udfc.", suffix=".tmp", dir=path.parent))
+        _remove_stale(path.parent)
+        folder = Path(tempfile.mkdtemp(prefix=STAGE[0], suffix=STAGE[1], dir=path.parent))
     try:
         with _writing(path):
             _write(model, folder / path.name)
@@ -137,6 +141,13 @@ def stage(model: onnx.ModelProto, path: str | Path) -> Iterator[Path]:
                 file.replace(path.parent / file.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Removes what killed runs have left: a run has its folder only while it writes, so an old one belongs to none."""
+    for left in folder.glob("*".join(STAGE)):
+        if left.is_dir() and not left.is_symlink() and time.time() - left.stat().st_mtime > STALE:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
@@ -162,48 +173,34 @@ def _write(model: onnx.ModelProto, path: Path) -> None:
     """Writes the model, with the large weights in a file beside it where one file cannot hold it."""
     if is_large(model):
         model = write_external(model, path.with_name(f"{path.name}.data"))
-    path.write_bytes(_serialized(model))
+    path.write_bytes(serialized(model))
 
 
 def is_large(model: onnx.ModelProto) -> bool:
     """Whether one file cannot hold the model."""
-    tensors = (t for t in model.graph.initializer if t.data_type != TensorProto.STRING)
-    return sum(tensor_bytes(t) for t in tensors) > LARGEST_FILE
+    return weight_bytes(model) > LARGEST_FILE
 
 
-def _serialized(model: onnx.ModelProto) -> bytes:
-    """The bytes of a model that is not large; weights that are still in the files of its original are read in."""
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the initializers, in the model or in other files."""
+    return sum(tensor_bytes(t) for t in model.graph.initializer if t.data_type != TensorProto.STRING)
+
+
+def model_bytes(model: onnx.ModelProto) -> int:
+    """Size of the files that the model makes; nothing is serialized where that would take as much memory again."""
+    if weight_bytes(model) < ROOMY:
+        return int(model.ByteSize())
+    slim = onnx.ModelProto()
+    copy_except(slim, model, {"graph"})
+    copy_except(slim.graph, model.graph, {"initializer"})
+    return int(slim.ByteSize()) + weight_bytes(model)
+
+
+def serialized(model: onnx.ModelProto) -> bytes:
+    """The bytes of a model that `is_large` says no of; weights that are still in the original's files are read in."""
     if any(t.external_data and Path(t.external_data[0].value).is_absolute() for t in model.graph.initializer):
         whole = onnx.ModelProto()
         whole.CopyFrom(model)
         resolve(whole, None, LARGEST_FILE)
         model = whole
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def session(model: onnx.ModelProto | bytes | str | Path, threads: int = 0) -> Any:
-    """An onnxruntime session on the CPU, quiet.
-
-    Args:
-        model: the model, the content of a file, or a path.
-        threads: within an operator; 0 for as many as there are cores.
-
-    Raises:
-        ModelError: onnxruntime does not load the model.
-    """
-    if isinstance(model, onnx.ModelProto) and is_large(model):
-        with tempfile.TemporaryDirectory() as folder:
-            save(model, Path(folder) / "model.onnx")
-            return session(Path(folder) / "model.onnx", threads)
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    data = _serialized(model) if isinstance(model, onnx.ModelProto) else model
-    try:
-        content = data if isinstance(data, bytes) else str(data)
-        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base class
-        raise ModelError(f"onnxruntime does not load the model: {' '.join(str(error).split())[:200]}") from error

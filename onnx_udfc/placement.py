@@ -83,9 +83,9 @@ def activation_tensors(network: Network, layers: Collection[str], target: str) -
         )
     chosen = [network.layers[name] for name in network.layers if name in set(layers)]
     for layer in chosen:
-        if layer.constant.values.dtype != np.float32:
+        if layer.constant.dtype != np.float32:
             raise RequestError(
-                f"--activations 8: layer {layer.name} computes in {layer.constant.values.dtype}, integer kernels need"
+                f"--activations 8: layer {layer.name} computes in {layer.constant.dtype}, integer kernels need"
                 " a float32 network; convert it first, or leave --activations out"
             )
     return _tensorrt(network.graph, chosen) if target == "tensorrt" else _cpu(network.graph, chosen)

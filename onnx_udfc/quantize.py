@@ -30,6 +30,7 @@ Codes = NDArray[np.int8]
 
 BLOCK = 64  # columns rounded one by one before the rest is updated with a matrix product
 EXACT_GRAM = 256  # wider rows are searched with the diagonal blocks of G of this size: d²·o·25 products cost too much
+ROUNDED = 1 << 20  # weights that are rounded to nearest at a time
 CACHED = 1 << 16  # weights that are searched at a time without a Gram: few enough to stay in the cache
 DAMPING_TRIES = 6
 
@@ -106,13 +107,17 @@ def search_scale(
     Returns:
         float64 (..., o), > 0 everywhere: a row of zeros gets 1.
     """
-    full = np.abs(weight).max(axis=-1, initial=0.0).astype(np.float64) / fmt.qmax
+    largest = np.maximum(weight.max(axis=-1, initial=0.0), -weight.min(axis=-1, initial=0.0))
+    full = largest.astype(np.float64) / fmt.qmax
     factors = np.linspace(1.0, fmt.lowest_clip, steps)
     if gram is None:
-        units = (np.asarray(weight) / np.where(full > 0, full, 1.0)[..., None]).astype(np.float32)
-        rows = units.reshape(-1, units.shape[-1])
+        unit = np.where(full > 0, full, 1.0).reshape(-1, 1)
+        rows = np.reshape(weight, (len(unit), weight.shape[-1]))
         height = max(1, CACHED // max(1, rows.shape[-1]))
-        parts = [_best_factor(rows[i : i + height], fmt, factors) for i in range(0, len(rows), height)]
+        parts = [
+            _best_factor((rows[i : i + height] / unit[i : i + height]).astype(np.float32), fmt, factors)
+            for i in range(0, len(rows), height)
+        ]
         return storable(full * np.concatenate([np.zeros(0), *parts]).reshape(full.shape), dtype)
     best, least = full, np.full(full.shape, np.inf)
     for factor in factors:
@@ -159,7 +164,13 @@ def gram_error(damage: Floats, gram: Floats) -> Floats:
 
 def round_nearest(weight: Floats, scale: Floats, fmt: QuantFormat) -> Codes:
     """Codes int8 (..., o, d) of the nearest grid points (ties to even), for weight (..., o, d) and scale (..., o)."""
-    codes: Codes = np.clip(np.rint(weight / scale[..., None]), fmt.qmin, fmt.qmax).astype(np.int8)
+    codes: Codes = np.empty(np.shape(weight), np.int8)
+    units = np.reshape(scale, (-1, 1))
+    rows, flat = np.reshape(weight, (len(units), codes.shape[-1])), codes.reshape(len(units), codes.shape[-1])
+    height = max(1, ROUNDED // max(1, codes.shape[-1]))
+    for i in range(0, len(rows), height):  # in pieces: the intermediate results of a large layer would be larger still
+        part = rows[i : i + height] / units[i : i + height]
+        flat[i : i + height] = np.clip(np.rint(part, out=part), fmt.qmin, fmt.qmax, out=part)
     return codes
 
 

@@ -32,6 +32,7 @@ Double = NDArray[np.float64]
 Keep = NDArray[np.int64]
 
 _UDFC_BIAS, _UDFC_RIDGE = 0.01, 0.008  # α1, α2 of the paper
+_AT_A_TIME = 1 << 20  # weights that products are made of
 _MERGE_BALANCE, _MERGE_COSINE = 0.85, 0.1  # λ and the least cosine of Neuron Merging
 
 
@@ -126,8 +127,14 @@ def rescale_quantized(damaged: Producer, original: Producer) -> Double:
 
     s_c = (ṽ·v + α1 q̃ q) / (ṽ·ṽ + α1 q̃² + α2).
     """
-    top = (damaged.weight * original.weight).sum(1) + _UDFC_BIAS * damaged.bias * original.bias
-    bottom = np.square(damaged.weight).sum(1) + _UDFC_BIAS * np.square(damaged.bias) + _UDFC_RIDGE
+    height = max(1, _AT_A_TIME // max(1, damaged.weight.shape[1]))
+    top, bottom = np.empty(len(damaged.weight)), np.empty(len(damaged.weight))
+    for i in range(0, len(top), height):
+        part = slice(i, i + height)
+        top[part] = (damaged.weight[part] * original.weight[part]).sum(1)
+        bottom[part] = np.square(damaged.weight[part]).sum(1)
+    top += _UDFC_BIAS * damaged.bias * original.bias
+    bottom += _UDFC_BIAS * np.square(damaged.bias) + _UDFC_RIDGE
     scale: Double = top / bottom
     return scale
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import onnx
 
-from onnx_udfc.errors import CheckError
+from onnx_udfc.errors import CheckError, ModelError
+from onnx_udfc.sessions import loadable
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER_KERNELS = (
@@ -131,17 +132,18 @@ def _optimized(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(written)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
         try:
-            ort.InferenceSession(
-                source if isinstance(source, bytes) else str(source), options, providers=["CPUExecutionProvider"]
-            )
+            with loadable(model) as source:
+                ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except ModelError:
+            raise
         except Exception as error:  # onnxruntime's errors have no common base but Exception
             raise CheckError(f"onnxruntime does not load the model: {str(error).splitlines()[0]}") from error
-        return onnx.load(str(written))
+        return onnx.load(str(written), load_external_data=False)  # the operators are wanted, not the weights
 
 
 def _proto(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 
 from onnx_udfc.errors import ModelError, RequestError
+from onnx_udfc.model_io import is_large, model_bytes, save, serialized
 
 Source = str | Path | bytes | onnx.ModelProto
 _PROVIDERS = {
@@ -22,9 +23,16 @@ _FATAL_ONLY = 4
 
 
 def open_session(
-    model: Source, provider: str = "cpu", threads: int | None = None, optimize: bool = True
+    model: Source, provider: str = "cpu", threads: int | None = None, optimize: bool = True, lean: bool = False
 ) -> ort.InferenceSession:
-    """Return a session; with `optimize=False` the graph runs node by node as written.
+    """Return a session.
+
+    Args:
+        model: a model above 2 GB is written to a temporary folder first.
+        provider: cpu, cuda or tensorrt.
+        threads: within an operator; 0 or None for as many as there are cores.
+        optimize: otherwise the graph runs node by node as written.
+        lean: take as little memory as can be had, at the cost of time: no repacked and no unpacked copies of weights.
 
     Raises:
         RequestError: The provider is not in this onnxruntime.
@@ -36,24 +44,34 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = threads or 0
-    if not optimize:
+    options.inter_op_num_threads = 1
+    if lean:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False
+    if lean or not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return ort.InferenceSession(_loadable(model), options, providers=names)
+        with loadable(model) as content:
+            return ort.InferenceSession(content, options, providers=names)
+    except ModelError:
+        raise
     except Exception as error:
         # onnxruntime's exceptions share no base class but Exception
         raise ModelError(f"{described(model)}: onnxruntime cannot load it ({one_line(error)})") from error
 
 
-def _loadable(model: Source) -> str | bytes:
-    """Return what InferenceSession takes: a path (external data stays beside it) or bytes."""
-    if isinstance(model, onnx.ModelProto):
-        return bytes(model.SerializeToString())
-    if isinstance(model, bytes):
-        return model
-    if not Path(model).is_file():
-        raise ModelError(f"{model}: no such file")
-    return str(model)
+@contextlib.contextmanager
+def loadable(model: Source) -> Iterator[str | bytes]:
+    """Give what InferenceSession takes: a path (external data stays beside it) or bytes."""
+    if isinstance(model, onnx.ModelProto) and not is_large(model):
+        yield serialized(model)
+    elif isinstance(model, bytes):
+        yield model
+    else:
+        with as_file(model) as path:
+            if not path.is_file():
+                raise ModelError(f"{path}: no such file")
+            yield str(path)
 
 
 def described(model: Source) -> str:
@@ -71,7 +89,7 @@ def file_bytes(model: Source) -> int:
     if isinstance(model, bytes):
         return len(model)
     if isinstance(model, onnx.ModelProto):
-        return int(model.ByteSize())
+        return model_bytes(model)
     path = Path(model)
     proto = onnx.load(path, load_external_data=False)
     external: set[str] = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
@@ -86,5 +104,8 @@ def as_file(model: Source) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+        if isinstance(model, bytes):
+            path.write_bytes(model)
+        else:
+            save(model, path)
         yield path

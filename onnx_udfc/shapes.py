@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, shape_inference
 
 from onnx_udfc.graph import Network
-from onnx_udfc.model_io import session
+from onnx_udfc.sessions import open_session
 
 Size = tuple[int, ...]
 LARGE = 1024  # constants with more elements hold weights, not shapes
@@ -190,7 +190,7 @@ def _measure(
         probe.graph.output.append(onnx.ValueInfoProto(name=f"udfc_shape_{i}"))
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unvalued)
     try:
-        results = session(probe, 0).run(None, feeds)
+        results = open_session(probe).run(None, feeds)
     except Exception:  # onnxruntime raises its own classes, and any of them means that nothing is known
         return {}, {}
     sizes = {name: tuple(int(d) for d in shape) for name, shape in zip(unsized, results, strict=False)}

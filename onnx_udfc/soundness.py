@@ -11,7 +11,7 @@ from onnx import TensorProto, defs
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.external import values
-from onnx_udfc.protos import subgraphs, tensor_bytes
+from onnx_udfc.protos import reads, subgraphs, tensor_bytes
 
 Array = NDArray[Any]
 
@@ -58,7 +58,7 @@ def _check_text(model: onnx.ModelProto) -> None:
 
 
 def _check_names(graph: onnx.GraphProto) -> None:
-    """Every tensor has one source."""
+    """Every tensor has one source, and every one that is used has one."""
     written = {i.name for i in graph.input} | {t.name for t in graph.initializer}
     if len({t.name for t in graph.initializer}) != len(graph.initializer):
         raise ModelError("two weights of the model have the same name; export the model again")
@@ -68,6 +68,11 @@ def _check_names(graph: onnx.GraphProto) -> None:
         if name in written:
             raise ModelError(f"tensor '{name}' is written twice; the model is damaged, export it again")
         written.add(name)
+    written.update(sparse.values.name for sparse in graph.sparse_initializer)
+    used = [name for node in graph.node for name in reads(node)] + [o.name for o in graph.output]
+    missing = next((name for name in used if name and name not in written), None)
+    if missing is not None:
+        raise ModelError(f"nothing in the model writes tensor '{missing}', which it uses; the file is damaged")
 
 
 def _check_nodes(model: onnx.ModelProto) -> None:

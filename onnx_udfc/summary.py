@@ -11,7 +11,7 @@ from onnx_udfc.emit import Emitted
 from onnx_udfc.final_check import Checked
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
-from onnx_udfc.model_io import LoadedModel
+from onnx_udfc.model_io import LoadedModel, model_bytes
 from onnx_udfc.options import Options
 from onnx_udfc.plan import FLOAT, Plan
 from onnx_udfc.repair import Repaired
@@ -57,7 +57,7 @@ def make_report(outcome: Outcome, options: Options, timings: Mapping[str, float]
         tool=this_tool(),
         options=options.to_dict(),
         before=Size(sum_before.parameters, sum_before.macs, outcome.loaded.bytes),
-        after=Size(sum_after.parameters, sum_after.macs, model.ByteSize()),
+        after=Size(sum_after.parameters, sum_after.macs, model_bytes(model)),
         groups=tuple(_group(g, outcome.plan) for g in outcome.channels.groups),
         layers=layer_reports(outcome, before, after),
         fidelity=checked.fidelity or Fidelity("synthetic", 0.0, 0.0, None),

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from onnx_udfc.model_io import session
+from onnx_udfc.errors import ModelError
+from onnx_udfc.external import values
+from onnx_udfc.sessions import one_line, open_session
 
 Value = NDArray[Any]
 
@@ -66,7 +68,7 @@ class Walk:
         """
         if name not in self.values:
             if name in self._constants:
-                return np.asarray(numpy_helper.to_array(self._constants[name]))
+                return np.asarray(values(self._constants[name]))
             self._run(sorted(self._needed(name)), name)
         return self.values[name]
 
@@ -131,7 +133,7 @@ class Walk:
         parts = []
         for start in range(0, self._samples, self._batch):
             at = np.minimum(np.arange(start, start + self._batch), self._samples - 1)  # the last one fills up
-            parts.append(segment.run(outputs, inputs | {name: value[at] for name, value in per_sample.items()}))
+            parts.append(_outputs(segment, outputs, inputs | {name: value[at] for name, value in per_sample.items()}))
         return {name: self._joined([part[i] for part in parts]) for i, name in enumerate(outputs)}
 
     def _joined(self, parts: list[Value]) -> Value:
@@ -172,7 +174,22 @@ def run_nodes(
 ) -> dict[str, Value]:
     """Run some nodes of a model on values, output name → value."""
     segment = _segment(model, nodes, inputs, outputs, constants, threads)
-    return dict(zip(outputs, segment.run(list(outputs), dict(inputs)), strict=True))
+    return dict(zip(outputs, _outputs(segment, outputs, inputs), strict=True))
+
+
+def _outputs(segment: Any, outputs: Sequence[str], inputs: Mapping[str, Value]) -> list[Value]:
+    """Run a session.
+
+    Raises:
+        ModelError: it fails on these values.
+    """
+    try:
+        return list(segment.run(list(outputs), dict(inputs)))
+    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+        raise ModelError(
+            f"onnxruntime cannot run the network on the inputs it was given ({one_line(error)}); give others with "
+            "--calibrate, or take --method udfc, which runs nothing"
+        ) from error
 
 
 def _segment(
@@ -192,7 +209,7 @@ def _segment(
     graph.initializer.extend(constants)
     segment = helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
     segment.ir_version = model.ir_version
-    return session(segment, threads)
+    return open_session(segment, threads=threads)
 
 
 def reads(node: onnx.NodeProto) -> set[str]:

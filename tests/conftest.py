@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--assets", type=Path, default=ROOT.parent / "shared" / "assets", help="folder with test models")
+    parser.addoption("--fuzz", type=int, default=0, help="damaged files in tests/test_fuzz.py, and 3/5 as many graphs")
 
 
 @pytest.fixture(scope="session")

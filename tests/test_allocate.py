@@ -67,6 +67,12 @@ def test_cells_lose_one_channel_each_in_a_step() -> None:
     assert damage_of(group(6, cells=2), path, np.array([6.0, 4.0, 2.0]), 1.0).tolist() == [0, 3, 11]
 
 
+def test_cells_of_unequal_size_first_lose_what_the_larger_have_more() -> None:
+    path = removal([1.0, 2.0, 3.0, 5.0, np.inf])  # cells 0 1 0 1 0: three channels and two
+    assert damage_of(group(5, cells=2), path, np.array([5.0, 4.0, 2.0]), 1.0).tolist() == [0, 1, 6]
+    assert keep_sets((group(5, cells=2),), {"g": path}, {"g": 4})["g"].tolist() == [1, 2, 3, 4]
+
+
 def test_levels_start_whole_and_free() -> None:
     rows = group_levels((group(8),), {"g": removal([*np.arange(7.0), np.inf])}, 2, 1.0)
     assert rows[0][0].tolist() == [8, 6, 4, 2]

@@ -13,9 +13,10 @@ from onnx_udfc import compress
 from onnx_udfc.errors import GateError, ModelError, RequestError
 from onnx_udfc.goals import parse_requirement
 from onnx_udfc.graph import read
-from onnx_udfc.model_io import load, session
+from onnx_udfc.model_io import load
 from onnx_udfc.options import METHODS, Options
 from onnx_udfc.progress import Silent
+from onnx_udfc.sessions import open_session
 from tests.normed_graphs import CHAIN, RESIDUAL, parameter, scaled_model, settled
 
 KEYS = {"tool", "options", "before", "after", "groups", "layers", "fidelity", "runtime", "timings"}
@@ -188,7 +189,12 @@ def test_a_result_can_be_compressed_again() -> None:
     twice = compress(once.model, prune=0.5)
     assert twice.report.before.parameters == once.report.after.parameters
     assert twice.report.after.parameters < once.report.after.parameters
-    assert session(twice.model, 1).run(None, {"x": np.zeros((1, 3, 12, 12), np.float32)})[0].shape == (1, 5, 6, 6)
+    assert open_session(twice.model, threads=1).run(None, {"x": np.zeros((1, 3, 12, 12), np.float32)})[0].shape == (
+        1,
+        5,
+        6,
+        6,
+    )
 
 
 def test_saved_is_what_was_made(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, parser
 
 from onnx_udfc.graph import Network, read
-from onnx_udfc.model_io import session
+from onnx_udfc.sessions import open_session
 
 
 def model(body: str, arrays: dict[str, NDArray[Any]] | None = None, opset: int = 21) -> onnx.ModelProto:
@@ -30,7 +30,7 @@ def ops(network: Network) -> list[str]:
 
 def same(proto: onnx.ModelProto, network: Network) -> None:
     feeds = {"x": normal(2, 4, 6, 6), "c": np.array(True)}
-    before, after = (session(m, 1).run(None, feeds) for m in (proto, network.to_model()))
+    before, after = (open_session(m, threads=1).run(None, feeds) for m in (proto, network.to_model()))
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
@@ -160,7 +160,7 @@ def test_a_weight_that_is_a_graph_output_is_never_changed() -> None:
     (layer,) = network.layers.values()
     layer.set(layer.matrix() * 2, layer.bias)
     feeds = {"x": normal(2, 4, 6, 6), "c": np.array(True)}
-    before, after = (session(m, 1).run(None, feeds) for m in (proto, network.to_model()))
+    before, after = (open_session(m, threads=1).run(None, feeds) for m in (proto, network.to_model()))
     assert np.array_equal(before[1], after[1])
     assert np.allclose(before[0] * 2, after[0], rtol=1e-6)
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnx_udfc.graph import read
-from onnx_udfc.model_io import load, session
+from onnx_udfc.model_io import load
+from onnx_udfc.sessions import open_session
 
 TEXT = """<ir_version: 10, opset_import: ["": 21, "my": 4, "other": 2], producer_name: "maker", producer_version: "7",
     domain: "a.domain", model_version: 3, doc_string: "model doc">
@@ -173,7 +174,7 @@ def test_weights_that_were_inputs_are_plain_weights() -> None:
     assert result.graph.initializer == model.graph.initializer
     assert result.ir_version == 4
     assert network.notes == ["2 weights were graph inputs too (an old form of ONNX); they are plain weights now"]
-    session(result, 1)
+    open_session(result, threads=1)
 
 
 def test_nodes_added_anywhere_are_sorted() -> None:

@@ -71,6 +71,15 @@ def test_a_network_that_does_not_load_is_refused() -> None:
         check_result(model, read(model), broken, Options())
 
 
+def test_a_fixed_batch_of_more_inputs_than_are_looked_at_is_run_whole() -> None:
+    text = '<ir_version: 10, opset_import: ["" : 21]> g (float[50,3,4,4] x) => (float[50,3,4,4] y) { y = Relu(x) }'
+    model = parser.parse_model(text)
+    found = check_result(model, read(model), model, Options())
+    assert found.notes == ()
+    assert found.fidelity is not None
+    assert found.fidelity.count == 50
+
+
 CUSTOM = """<ir_version: 10, opset_import: ["" : 21, "custom" : 1]>
 g (float[N,3] x) => (float[N,3] y) { a = custom.Magic(x) y = Relu(a) }"""
 

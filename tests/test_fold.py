@@ -11,7 +11,7 @@ from onnx import numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
 from onnx_udfc.graph import Network, read
-from onnx_udfc.model_io import session
+from onnx_udfc.sessions import open_session
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -50,7 +50,7 @@ def ops(network: Network) -> list[str]:
 def evaluate(proto: onnx.ModelProto, x: NDArray[Any]) -> list[NDArray[Any]]:
     if x.dtype == np.float64:  # onnxruntime has no convolution in double precision
         return list(ReferenceEvaluator(proto).run(None, {"x": x}))
-    return list(session(proto, 1).run(None, {"x": x}))
+    return list(open_session(proto, threads=1).run(None, {"x": x}))
 
 
 def same(proto: onnx.ModelProto, network: Network, tolerance: float = 1e-5) -> None:

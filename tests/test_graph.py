@@ -12,14 +12,15 @@ from onnx import helper, numpy_helper, parser
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.graph import read
-from onnx_udfc.model_io import load, session
+from onnx_udfc.model_io import load
+from onnx_udfc.sessions import open_session
 
 ONNX_MODELS = sorted((Path(onnx.__file__).parent / "backend" / "test" / "data").glob("**/*.onnx"))
 
 
 def same_outputs(before: onnx.ModelProto | Path, after: onnx.ModelProto, tolerance: float) -> None:
     """Both compute the same on random inputs, relative to the largest output; the same names and shapes."""
-    first, second = session(before, 1), session(after, 1)
+    first, second = open_session(before, threads=1), open_session(after, threads=1)
     for a, b in zip(first.get_inputs() + first.get_outputs(), second.get_inputs() + second.get_outputs(), strict=True):
         assert (a.name, a.type, a.shape) == (b.name, b.type, b.shape)
     rng, feeds = np.random.default_rng(0), {}
@@ -61,10 +62,10 @@ def test_real_models(assets: Path, name: str, layers: int, norms: int) -> None:
 def test_models_of_the_onnx_package_are_read_and_load_where_they_did(path: Path) -> None:
     model = read(load(path).model).copy().to_model()
     try:
-        session(path, 1)
+        open_session(path, threads=1)
     except ModelError:
         return
-    session(model, 1)
+    open_session(model, threads=1)
 
 
 def test_two_reads_write_the_same_bytes(assets: Path) -> None:
@@ -170,5 +171,7 @@ def test_random_networks_compute_the_same(model: onnx.ModelProto) -> None:
     network = read(load(model).model)
     channels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     feeds = {"x": np.random.default_rng(0).standard_normal((2, channels, 5, 5)).astype(np.float32)}
-    for a, b in zip(*(session(m, 1).run(None, feeds) for m in (model, network.copy().to_model())), strict=True):
+    for a, b in zip(
+        *(open_session(m, threads=1).run(None, feeds) for m in (model, network.copy().to_model())), strict=True
+    ):
         assert np.abs(a - b).max() <= 1e-5 * max(np.abs(a).max(), 1e-3)

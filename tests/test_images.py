@@ -95,3 +95,11 @@ def test_images_of_224_pixels_take_milliseconds() -> None:
     begun = time.process_time()
     synthetic_images(16, 3, (224, 224), 0)
     assert time.process_time() - begun < 4
+
+
+def test_a_long_signal_takes_no_time() -> None:
+    start = time.perf_counter()
+    x = synthetic_images(8, 1, (220_000,), 0)
+    assert time.perf_counter() - start < 20
+    assert x.shape == (8, 1, 220_000)
+    assert 0.5 < x.std() < 2

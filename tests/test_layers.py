@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
 from onnx_udfc.graph import Layer, Network, read
-from onnx_udfc.model_io import session
+from onnx_udfc.sessions import open_session
 
 
 def network(body: str, weights: dict[str, NDArray[Any]], kind: str = "float", rank: int = 4) -> Network:
@@ -31,7 +31,7 @@ def only(net: Network) -> Layer:
 
 
 def run(model: onnx.ModelProto, x: NDArray[Any]) -> NDArray[Any]:
-    result: NDArray[Any] = session(model, 1).run(None, {"x": x})[0]
+    result: NDArray[Any] = open_session(model, threads=1).run(None, {"x": x})[0]
     return result
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from onnx import numpy_helper, parser
 
 from onnx_udfc import graph, model_io
 from onnx_udfc.errors import ModelError, UdfcError
+from onnx_udfc.sessions import open_session
 
 SMALL = """<ir_version: 8, opset_import: ["" : 13]>
 g (float[1,3,8,8] x) => (float[1,4,8,8] y) <float[4,3,1,1] w> { h = Conv(x, w) y = Clip(h, lo, hi) }"""
@@ -86,7 +89,7 @@ def test_repeated_node_names_are_numbered() -> None:
         node.name = "same"
     loaded = model_io.load(model).model
     assert [n.name for n in loaded.graph.node] == ["same", "same_2"]
-    model_io.session(loaded, 1)
+    open_session(loaded, threads=1)
 
 
 def test_cycle() -> None:
@@ -116,6 +119,15 @@ def test_save_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     model_io.save(small_model(), out)
     assert onnx.load(out) == small_model()
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_a_killed_run_left_goes_when_it_is_old(tmp_path: Path) -> None:
+    for name, age in ((".onnx-udfc.old.tmp", 90_000), (".onnx-udfc.young.tmp", 60), ("onnx-udfc.other.tmp", 90_000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "out.onnx").write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    model_io.save(small_model(), tmp_path / "out.onnx")
+    assert {p.name for p in tmp_path.iterdir()} == {"out.onnx", ".onnx-udfc.young.tmp", "onnx-udfc.other.tmp"}
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -153,8 +165,8 @@ def test_a_model_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.onnx", "out.onnx.data"]
     assert out.stat().st_size < 10_000
     feeds = {"x": rng.standard_normal((1, 900)).astype(np.float32)}
-    (expected,) = model_io.session(model, 1).run(None, feeds)
-    (written,) = model_io.session(out, 1).run(None, feeds)
+    (expected,) = open_session(model, threads=1).run(None, feeds)
+    (written,) = open_session(out, threads=1).run(None, feeds)
     assert np.array_equal(expected, written)
     assert model_io.load(out).bytes == out.stat().st_size + (900 * 900 * 4)
 
@@ -163,7 +175,7 @@ def test_session_error_is_one_line() -> None:
     model = small_model()
     model.graph.node[0].op_type = "Nonsense"
     with pytest.raises(ModelError) as caught:
-        model_io.session(model, 1)
+        open_session(model, threads=1)
     assert "\n" not in str(caught.value)
 
 

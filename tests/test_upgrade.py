@@ -5,7 +5,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
 
-from onnx_udfc.model_io import load, session
+from onnx_udfc.model_io import load
+from onnx_udfc.sessions import open_session
 from onnx_udfc.upgrade import upgrade
 
 OLD = """<ir_version: 7, opset_import: ["" : 11, "my.domain": 3], producer_name: "maker", producer_version: "1", doc_string: "d">
@@ -63,7 +64,7 @@ def test_the_result_computes_the_same() -> None:
     rng = np.random.default_rng(0)
     for c in (True, False):
         feeds = {"x": rng.standard_normal((2, 3, 8, 8)).astype(np.float32), "c": np.array(c)}
-        (before,), (after,) = (session(m, 1).run(None, feeds) for m in (model, result))
+        (before,), (after,) = (open_session(m, threads=1).run(None, feeds) for m in (model, result))
         assert np.array_equal(before, after)
 
 
@@ -95,7 +96,7 @@ def test_what_the_converter_cannot_do_is_kept_and_said() -> None:
     assert result.opset_import[0].version == 7
     assert notes == ["kept at opset 7: conversion to opset 21 failed (ImageScaler is not a standard operator)"]
     feeds = {"x": np.ones((1, 3, 4, 4), np.float32)}
-    assert np.array_equal(session(result, 1).run(None, feeds)[0], np.full((1, 3, 4, 4), 2, np.float32))
+    assert np.array_equal(open_session(result, threads=1).run(None, feeds)[0], np.full((1, 3, 4, 4), 2, np.float32))
 
 
 def test_custom_domains_and_functions_survive() -> None:
@@ -113,7 +114,9 @@ def test_a_model_with_functions_still_runs() -> None:
         g (float[2,3] x) => (float[2,3] y) { h = my.Twice(x) y = Relu(h) }
         <domain: "my", opset_import: ["": 14]> Twice (a) => (b) { b = Add(a, a) }""")
     result, _ = upgrade(model)
-    assert np.array_equal(session(result, 1).run(None, {"x": np.ones((2, 3), np.float32)})[0], np.full((2, 3), 2))
+    assert np.array_equal(
+        open_session(result, threads=1).run(None, {"x": np.ones((2, 3), np.float32)})[0], np.full((2, 3), 2)
+    )
 
 
 def test_only_custom_domains() -> None:

@@ -6,7 +6,8 @@ import pytest
 from onnx import parser
 
 from onnx_udfc.graph import read
-from onnx_udfc.model_io import load, session
+from onnx_udfc.model_io import load
+from onnx_udfc.sessions import open_session
 
 HALVES, GROW = "float[4] {1, 1, 0.7, 0.4}", "float[4] {1, 1, 1.7, 2.3}"
 CASES = [
@@ -56,7 +57,7 @@ def build(opset: int, body: str) -> onnx.ModelProto:
 
 def assert_same(model: onnx.ModelProto, converted: onnx.ModelProto) -> None:
     feeds = {"x": np.random.default_rng(0).standard_normal((2, 4, 6, 8)).astype(np.float32)}
-    before, after = (session(m, 1).run(None, feeds)[0] for m in (model, converted))
+    before, after = (open_session(m, threads=1).run(None, feeds)[0] for m in (model, converted))
     assert before.shape == after.shape
     assert np.allclose(before, after, rtol=1e-5, atol=1e-6)
 

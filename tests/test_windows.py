@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onnx_udfc.layers import Layer
-from onnx_udfc.model_io import session
 from onnx_udfc.moments import patches, sample_positions, sample_targets
+from onnx_udfc.sessions import open_session
 from onnx_udfc.windows import run_layer, window_of
 from tests.small_graphs import small_network
 
@@ -67,7 +67,7 @@ def test_the_matrix_on_patches_is_what_onnxruntime_computes(case: Case) -> None:
     network = small_network(f"g (float[{shape}] x, {case.weights}) => (float[{rank}] y) {{ y = {case.node} }}")
     (layer,) = network.layers.values()
     x = np.random.default_rng(1).normal(size=case.shape).astype(np.float32)
-    y = session(network.to_model(), 1).run(None, {"x": x})[0]
+    y = open_session(network.to_model(), threads=1).run(None, {"x": x})[0]
     window = window_of(layer, x.shape, y.shape)
     positions = sample_positions(y.shape, window, 50, seed=2)
     p = patches(x, window, y.shape, positions)
@@ -89,7 +89,7 @@ def test_a_layer_is_run_with_other_weights(case: Case) -> None:
     assert np.array_equal(layer.matrix(), before[0])
     assert np.array_equal(layer.bias, before[1])
     layer.set(matrix, bias)
-    expected = session(network.to_model(), 1).run(None, {"x": x})[0]
+    expected = open_session(network.to_model(), threads=1).run(None, {"x": x})[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -19,9 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_udfc.activations import ActivationParams, search_range
 from onnx_udfc.emit import activation_tensors, emit
 from onnx_udfc.graph import Network, read
-from onnx_udfc.model_io import session
 from onnx_udfc.placement import Placement
 from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
+from onnx_udfc.sessions import open_session
 
 Image = NDArray[np.float32]
 
@@ -97,7 +97,7 @@ def ranges(network: Network, placement: Placement, image: Image) -> dict[str, Ac
     del model.graph.output[:]
     names = [name for name in placement.tensors if name != "x"]
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    values |= dict(zip(names, session(model, 2).run(names, {"x": image}), strict=True))
+    values |= dict(zip(names, open_session(model, threads=2).run(names, {"x": image}), strict=True))
     return {t: search_range(values[t], placement.dtype, placement.caps.get(t)) for t in placement.tensors}
 
 
@@ -125,7 +125,7 @@ def main() -> None:
     image = np.random.default_rng(1).normal(size=(1, 3, 224, 224)).astype(np.float32)
     models = forms(1.0, image)
     models |= {f"half {name}": m for name, m in forms(0.5, image).items() if name in ("float32", "W4A8 cpu")}
-    sessions = {name: session(model, 1) for name, model in models.items()}
+    sessions = {name: open_session(model, threads=1) for name, model in models.items()}
     times: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(rounds + 2):
         for name, running in sessions.items():

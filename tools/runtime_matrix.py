@@ -27,10 +27,10 @@ from onnx import numpy_helper
 from onnx_udfc.activations import ActivationParams, search_range
 from onnx_udfc.emit import TARGETS, activation_tensors, emit
 from onnx_udfc.graph import Network, read
-from onnx_udfc.model_io import session
 from onnx_udfc.placement import Placement
 from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
 from onnx_udfc.runtime_check import INTEGER_KERNELS
+from onnx_udfc.sessions import open_session
 
 VERSIONS = ("1.20.1", "1.22.1", "1.23.2", "1.24.4", "1.26.0", "newest")
 GRAPH = """
@@ -127,7 +127,7 @@ def _ranges(original: Network, placement: Placement, image: NDArray[np.float32])
     names = [name for name in placement.tensors if name != "x"]
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    values = dict(zip(names, session(model, 1).run(names, {"x": image}), strict=True)) | {"x": image}
+    values = dict(zip(names, open_session(model, threads=1).run(names, {"x": image}), strict=True)) | {"x": image}
     return {t: search_range(values[t], placement.dtype, placement.caps.get(t)) for t in placement.tensors}
 
 
@@ -176,7 +176,9 @@ def main() -> int:
         np.save(models / "x.npy", image)
         for key, form in written.items():
             onnx.save(form.model, models / f"{key}.onnx")
-        expected = {key: session(form.model, 1).run(None, {"x": image})[0] for key, form in written.items()}
+        expected = {
+            key: open_session(form.model, threads=1).run(None, {"x": image})[0] for key, form in written.items()
+        }
         for version in arguments.versions:
             found = results(version, arguments.folder, models)
             release = str(found["version"])

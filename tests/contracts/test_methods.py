@@ -12,11 +12,11 @@ from onnx_udfc.absorb import absorb
 from onnx_udfc.channels import find_groups
 from onnx_udfc.compress import compress
 from onnx_udfc.graph import read
-from onnx_udfc.model_io import session
 from onnx_udfc.plan import prunable, removals
 from onnx_udfc.reconstruct import METHODS, Producer
 from onnx_udfc.rewrite import prune
 from onnx_udfc.select import CRITERIA, MEASURED
+from onnx_udfc.sessions import open_session
 from tests.small_graphs import small_model
 
 NAMES = list(METHODS)
@@ -88,7 +88,7 @@ def special(kind: str) -> onnx.ModelProto:
 
 def output(model: onnx.ModelProto) -> NDArray[np.float32]:
     x = np.random.default_rng(9).normal(size=(8, 3, 10, 10)).astype(np.float32)
-    return np.asarray(session(model, 1).run(None, {"x": x})[0])
+    return np.asarray(open_session(model, threads=1).run(None, {"x": x})[0])
 
 
 def error(model: onnx.ModelProto, original: onnx.ModelProto) -> float:

@@ -15,8 +15,9 @@ from onnx_udfc.channels import find_groups
 from onnx_udfc.counts import count, totals
 from onnx_udfc.errors import UdfcError
 from onnx_udfc.graph import Network, read
-from onnx_udfc.model_io import load, session
+from onnx_udfc.model_io import load
 from onnx_udfc.rewrite import prune
+from onnx_udfc.sessions import open_session
 from onnx_udfc.shapes import resolve
 from tests.dead_channels import kill, largest, outputs, random_feeds
 
@@ -111,7 +112,7 @@ def prune_and_compare(path: Path) -> None:
 
 def run(model: onnx.ModelProto) -> list[NDArray[np.generic]]:
     """The outputs for random inputs, unknown dimensions 1."""
-    running = session(model, 1)
+    running = open_session(model, threads=1)
     rng = np.random.default_rng(0)
     sizes = {i.name: [d if isinstance(d, int) and d > 0 else 1 for d in i.shape] for i in running.get_inputs()}
     feeds: dict[str, NDArray[np.generic]] = {
