@@ -249,6 +249,8 @@ class _Tracer:
         if not wanted or matrix.shape[2] > WIDEST_GRAM:
             return
         gram = shrunk_covariance(patches(x.astype(np.float32, copy=False), window, shape, found.positions))
+        if not np.isfinite(gram).all():  # values beyond 1e19, whose squares float32 does not hold
+            return
         weight = matrix.transpose(0, 2, 1) / found.unit.reshape(layer.groups, 1, -1)
         for group in wanted:
             rows = input_rows(layer, group)

@@ -46,6 +46,7 @@ class Sight:
         stream: (g, n, o) what the compressed network adds before the activation, or None.
         moved: (g, o) how far a fit has moved the mean of the targets.
         measured: the moments of both; None if samples are fewer than half the unknowns, or these are too many.
+        overflown: products of the values exceed float32; then nothing is fitted.
     """
 
     patches: Array
@@ -54,12 +55,15 @@ class Sight:
     stream: Array | None = None
     measured: Moments | None = field(init=False, default=None)
     moved: Double = field(init=False)
+    overflown: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         """Measure once; the fit, the rounding and the errors share it."""
         self.moved = np.zeros((len(self.targets), self.targets.shape[2]))
         if self.patches.shape[2] <= min(WIDEST_GRAM, 2 * self.patches.shape[1]):
-            self.measured = moments(self.patches, self.targets)
+            measured = moments(self.patches, self.targets)
+            self.overflown = not (np.isfinite(measured.gram).all() and np.isfinite(measured.cross).all())
+            self.measured = None if self.overflown else measured
 
     @property
     def determined(self) -> bool:
@@ -73,6 +77,8 @@ class Sight:
             prior: (g, o, d) weights to start from.
             ridge: λ relative to mean(diag G).
         """
+        if self.overflown:
+            return prior
         if self.measured is None or not self.determined:
             return regress(self.patches, self.targets, prior, ridge).weight
         factor = Factor(self.measured.gram, ridge)

@@ -21,11 +21,11 @@ def removal(cost: list[float]) -> Removal:
 @pytest.mark.parametrize(
     ("channels", "count", "align", "kept"),
     [
-        (64, 33, "auto", 32),  # 33 is one away from a multiple of 16, and may move by 4
-        (64, 36, "auto", 32),
-        (64, 44, "auto", 48),
-        (16, 7, "auto", 8),
-        (10, 7, "auto", 7),  # a sixteenth of ten is less than one
+        (64, 33, "auto", 32),  # 33 is one away from a multiple of 16, and may move by 2
+        (64, 36, "auto", 36),
+        (64, 43, "auto", 44),
+        (32, 15, "auto", 16),
+        (16, 7, "auto", 7),  # 1/32 of sixteen is less than one
         (64, 33, 1, 33),
         (64, 30, 24, 24),
         (64, 64, 24, 64),  # nothing removed: nothing to align

@@ -181,7 +181,8 @@ def test_orders_are_those_of_the_consumers_patches() -> None:
     for group, tensor in zip(groups, ("r1", "r2"), strict=True):
         (consumer,) = group.consumers
         layer = found.network.layers[consumer]
-        scale = np.sqrt(found.layers[consumer].variance * layer.out_channels)
+        target = found.layers[consumer].target.astype(np.float64)
+        scale = np.sqrt(np.sqrt(target.var(0) * target.var(0).mean()) * layer.out_channels)
         rows = np.arange(group.channels * 9).reshape(-1, 9)
         seen = ConsumerInput(np.cov(naive_input(matched, tensor).T, bias=True), layer.matrix()[0].T / scale, rows)
         expected = eliminate([seen], group.channels, RIDGE)
