@@ -34,11 +34,11 @@ from onnx_udfc.report import Report
 from onnx_udfc.rewrite import Pruned, prune
 from onnx_udfc.search import asks_for_search, search_note, smallest
 from onnx_udfc.select import MEASURED
+from onnx_udfc.sessions import Source
 from onnx_udfc.stamp import stamp
 from onnx_udfc.summary import Outcome, make_report
 from onnx_udfc.weights_only import absorb_and_prune, quantize_weights
 
-CLEARLY_DB = 0.5  # smaller differences on synthetic inputs say nothing; free counts are better on most networks
 SAMPLES = 16384  # output positions of a layer that the repair looks at, where its patches are narrow
 
 
@@ -75,7 +75,7 @@ class Original:
     traced: tuple[NetworkInputs, Reference] | None = None
 
 
-def read_original(source: str | Path | bytes | onnx.ModelProto, options: Options) -> Original:
+def read_original(source: Source, options: Options) -> Original:
     """Read a network and find its channels.
 
     Raises:
@@ -88,12 +88,13 @@ def read_original(source: str | Path | bytes | onnx.ModelProto, options: Options
 
 @dataclass
 class _Run:
-    """One compression: its options, and the clock of its stages."""
+    """One compression: its options, the clock of its stages, and what its result is checked on if not the usual."""
 
     options: Options
     callbacks: Callbacks
     original: Original | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    unseen: NetworkInputs | None = None
 
     @contextmanager
     def stage(self, name: str, steps: int | None = None) -> Iterator[None]:
@@ -109,7 +110,7 @@ class _Run:
 
 
 def compress(
-    source: str | Path | bytes | onnx.ModelProto,
+    source: Source,
     options: Options | None = None,
     callbacks: Callbacks | None = None,
     *,
@@ -151,9 +152,7 @@ def compress(
         return _compress(source, _Run(asked, callbacks or Silent(), original))
 
 
-def _searched(
-    source: str | Path | bytes | onnx.ModelProto, options: Options, callbacks: Callbacks, original: Original | None
-) -> Result:
+def _searched(source: Source, options: Options, callbacks: Callbacks, original: Original | None) -> Result:
     """The smallest network that passes the gates, with a note of how it was found."""
     options.check()
     shared = original or read_original(source, options)
@@ -163,7 +162,7 @@ def _searched(
     return Result(result.model, replace(result.report, runtime=runtime))
 
 
-def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result:
+def _compress(source: Source, run: _Run) -> Result:
     run.options.check()
     with run.stage("read"):
         original = run.original or read_original(source, run.options)
@@ -181,7 +180,7 @@ def _compress(source: str | Path | bytes | onnx.ModelProto, run: _Run) -> Result
     return Result(outcome.emitted.model, report)
 
 
-def _attempt(source: str | Path | bytes | onnx.ModelProto, run: _Run, original: Original, options: Options) -> Outcome:
+def _attempt(source: Source, run: _Run, original: Original, options: Options) -> Outcome:
     """Plan, repair, write and check by these options."""
     if METHODS[options.method].measured and _asks_for_work(options) and original.network.layers:
         plan, pruned, repaired, inputs, placement = _measured(run, original, options)
@@ -191,7 +190,7 @@ def _attempt(source: str | Path | bytes | onnx.ModelProto, run: _Run, original: 
     with run.stage("write"):
         emitted = emit(pruned.network, repaired.weights, repaired.activations or None, options.target, placement)
     with run.stage("check"):
-        checked = check_result(source, original.network, emitted.model, options)
+        checked = check_result(source, original.network, emitted.model, options, run.unseen)
     notes = (inputs.note,) if inputs.note else ()
     return Outcome(
         original.loaded, original.network, original.channels, plan, pruned, repaired, emitted, notes, checked
@@ -205,13 +204,17 @@ def _tries_both(options: Options, original: Original) -> bool:
     return options.allocate == "auto" and options.prune > 0 and not options.budget and measured and small
 
 
-def _better_allocation(source: str | Path | bytes | onnx.ModelProto, run: _Run, original: Original) -> Outcome:
-    """Free counts, unless equal ratios are clearly nearer to the original on inputs that neither repair has seen."""
+def _better_allocation(source: Source, run: _Run, original: Original) -> Outcome:
+    """The one that is nearer to the original on inputs that neither repair has seen, of every class if need be."""
+    if not run.options.calibrate and original.network.layers:
+        with run.stage("check"):
+            others = replace(run.options, seed=run.options.seed + OTHER_IMAGES)
+            run.unseen = balanced_inputs(original.network, original.channels, others)
     trials = {
         name: _attempt(source, run, original, replace(run.options, allocate=name)) for name in ("uniform", "global")
     }
     sqnr = {name: -np.inf if t.checked.fidelity is None else t.checked.fidelity.sqnr_db for name, t in trials.items()}
-    best, other = ("uniform", "global") if sqnr["uniform"] > sqnr["global"] + CLEARLY_DB else ("global", "uniform")
+    best, other = ("uniform", "global") if sqnr["uniform"] > sqnr["global"] else ("global", "uniform")
     note = f"allocation {best}: {sqnr[best]:.1f} dB on other synthetic inputs, {other} {sqnr[other]:.1f} dB"
     return replace(trials[best], notes=(*trials[best].notes, note))
 

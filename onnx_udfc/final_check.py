@@ -38,7 +38,9 @@ class Checked:
     notes: tuple[str, ...] = ()
 
 
-def check_result(original: Source, network: Network, model: onnx.ModelProto, options: Options) -> Checked:
+def check_result(
+    original: Source, network: Network, model: onnx.ModelProto, options: Options, unseen: NetworkInputs | None = None
+) -> Checked:
     """Check a written model against the original.
 
     Args:
@@ -46,6 +48,7 @@ def check_result(original: Source, network: Network, model: onnx.ModelProto, opt
         network: the original in canonical form, for its inputs.
         model: the result.
         options: the inputs are made by the same options, with another seed.
+        unseen: inputs to check on instead.
 
     Raises:
         CheckError: the result is not a valid model, does not run, or is not finite where the original is.
@@ -57,7 +60,7 @@ def check_result(original: Source, network: Network, model: onnx.ModelProto, opt
     except ModelError as error:
         return Checked(None, (f"not run for its check: {error}",))
     try:
-        inputs = _other_inputs(network, options)
+        inputs = _few(network, unseen) if unseen else _other_inputs(network, options)
         feeds = list(split(input_specs(first), inputs.values, batch=8))
         if not feeds:
             raise ModelError("there are fewer inputs than its batch holds")
@@ -135,10 +138,14 @@ def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs) 
 
 
 def _other_inputs(network: Network, options: Options) -> NetworkInputs:
-    count = min(options.images or MOST_IMAGES, MOST_IMAGES)
-    count = max([count, *(spec.batch or 1 for spec in input_specs_of(network))])  # a fixed batch is run whole
-    inputs = make_inputs(network, replace(options, images=None if options.calibrate else options.images), OTHER_IMAGES)
-    return replace(inputs, values={name: evenly(value, count) for name, value in inputs.values.items()})
+    asked = replace(options, images=None if options.calibrate else options.images)
+    return _few(network, make_inputs(network, asked, OTHER_IMAGES), options.images or MOST_IMAGES)
+
+
+def _few(network: Network, inputs: NetworkInputs, count: int = MOST_IMAGES) -> NetworkInputs:
+    """At most so many of them, and at most MOST_IMAGES, but a whole batch where it is fixed."""
+    most = max([min(count, MOST_IMAGES), *(spec.batch or 1 for spec in input_specs_of(network))])
+    return replace(inputs, values={name: evenly(value, most) for name, value in inputs.values.items()})
 
 
 def _valid(original: Source, model: onnx.ModelProto) -> None:

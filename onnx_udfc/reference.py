@@ -28,7 +28,7 @@ from onnx_udfc.moments import Array, Window, channel_statistics, patches, sample
 from onnx_udfc.rounding import rounding_damage
 from onnx_udfc.select import ConsumerInput, Removal, eliminate
 from onnx_udfc.shrinkage import shrunk_covariance
-from onnx_udfc.sight import WIDEST_GRAM
+from onnx_udfc.sight import WIDEST_GRAM, summable
 from onnx_udfc.walk import Value, Walk
 from onnx_udfc.windows import run_layer, window_of
 
@@ -248,9 +248,10 @@ class _Tracer:
         wanted = [g for g in self.groups if layer.name in g.consumers]
         if not wanted or matrix.shape[2] > WIDEST_GRAM:
             return
-        gram = shrunk_covariance(patches(x.astype(np.float32, copy=False), window, shape, found.positions))
-        if not np.isfinite(gram).all():  # values beyond 1e19, whose squares float32 does not hold
+        seen_there = patches(x.astype(np.float32, copy=False), window, shape, found.positions)
+        if not summable(seen_there):
             return
+        gram = shrunk_covariance(seen_there)
         weight = matrix.transpose(0, 2, 1) / found.unit.reshape(layer.groups, 1, -1)
         for group in wanted:
             rows = input_rows(layer, group)

@@ -23,6 +23,7 @@ from onnx_udfc.reconstruct import Factor, regress, residual
 Double = NDArray[np.float64]
 
 WIDEST_GRAM = 8192  # above it a Gram is too large to hold
+LARGEST = 1e16  # its square times a million positions is within float32
 _PULL = 0.1  # μ
 _ROUNDS = 3
 
@@ -60,10 +61,9 @@ class Sight:
     def __post_init__(self) -> None:
         """Measure once; the fit, the rounding and the errors share it."""
         self.moved = np.zeros((len(self.targets), self.targets.shape[2]))
-        if self.patches.shape[2] <= min(WIDEST_GRAM, 2 * self.patches.shape[1]):
-            measured = moments(self.patches, self.targets)
-            self.overflown = not (np.isfinite(measured.gram).all() and np.isfinite(measured.cross).all())
-            self.measured = None if self.overflown else measured
+        self.overflown = not (summable(self.patches) and summable(self.targets))
+        if not self.overflown and self.patches.shape[2] <= min(WIDEST_GRAM, 2 * self.patches.shape[1]):
+            self.measured = moments(self.patches, self.targets)
 
     @property
     def determined(self) -> bool:
@@ -124,6 +124,11 @@ def _nearest_passing(passed: Array, now: Array, bounds: Bounds) -> Array:
             flat = np.square(passed - edge) + pull * np.square(beyond - now)
             best, cost = np.where(flat < cost, beyond, best), np.minimum(flat, cost)
     return np.asarray(best, np.float32)
+
+
+def summable(values: Array) -> bool:
+    """Whether sums of products of the values stay within float32."""
+    return bool(max(float(values.max(initial=0)), -float(values.min(initial=0))) < LARGEST)
 
 
 def bounds_after(layer: Layer, outputs: Collection[str]) -> Bounds | None:
