@@ -39,6 +39,7 @@ from onnx_udfc.stamp import stamp
 from onnx_udfc.summary import Outcome, make_report
 from onnx_udfc.weights_only import absorb_and_prune, quantize_weights
 
+CLEARLY_DB = 0.75  # smaller differences on synthetic inputs say nothing; free counts are better on most networks
 SAMPLES = 16384  # output positions of a layer that the repair looks at, where its patches are narrow
 
 
@@ -205,7 +206,7 @@ def _tries_both(options: Options, original: Original) -> bool:
 
 
 def _better_allocation(source: Source, run: _Run, original: Original) -> Outcome:
-    """The one that is nearer to the original on inputs that neither repair has seen, of every class if need be."""
+    """Free counts, unless equal ratios are clearly nearer to the original on unseen inputs of every class."""
     if not run.options.calibrate and original.network.layers:
         with run.stage("check"):
             others = replace(run.options, seed=run.options.seed + OTHER_IMAGES)
@@ -214,7 +215,7 @@ def _better_allocation(source: Source, run: _Run, original: Original) -> Outcome
         name: _attempt(source, run, original, replace(run.options, allocate=name)) for name in ("uniform", "global")
     }
     sqnr = {name: -np.inf if t.checked.fidelity is None else t.checked.fidelity.sqnr_db for name, t in trials.items()}
-    best, other = ("uniform", "global") if sqnr["uniform"] > sqnr["global"] else ("global", "uniform")
+    best, other = ("uniform", "global") if sqnr["uniform"] > sqnr["global"] + CLEARLY_DB else ("global", "uniform")
     note = f"allocation {best}: {sqnr[best]:.1f} dB on other synthetic inputs, {other} {sqnr[other]:.1f} dB"
     return replace(trials[best], notes=(*trials[best].notes, note))
 
