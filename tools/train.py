@@ -52,6 +52,7 @@ RECIPES = {
     "mobilenetv2": Recipe("mobilenetv2"),
     "mobilenetv2half": Recipe("mobilenetv2half", 20, 64, 0.1, 2e-4, sizes=(16, 20, 24, 32)),
     "densenet40": Recipe("densenet40", 300, 64, 0.1, 1e-4),
+    "densenet40short": Recipe("densenet40", 10, 64, 0.1, 1e-4, sizes=(16, 16, 20, 24, 32)),
     "densenet22": Recipe("densenet22", 20, 64, 0.1, 2e-4, sizes=(20, 24, 28, 32)),
 }
 
