@@ -17,7 +17,6 @@ Align = int | Literal["auto"]
 
 _ALIGNMENTS = (16, 8, 4, 2)
 _NEAR = 32  # the part of the channels that an alignment may cost: a sixteenth cost ResNet-56 7 points at 70 %
-DAMPING = {"macs": 0.6, "latency": 0.6, "params": 1.0, "bytes": 1.0}  # exponent of the costs; see `steps_of`
 
 
 def uniform_counts(groups: tuple[ChannelGroup, ...], ratio: float, align: Align) -> dict[str, int]:
@@ -61,37 +60,31 @@ def allowed_counts(group: ChannelGroup, align: Align) -> Double:
     return np.array(sorted(counts, reverse=True), np.float64)
 
 
-def steps_of(group: ChannelGroup, removal: Removal, damping: float) -> Double:
-    """Damage (channels of the largest cell − 1,) of each removal of one channel of every cell, in order, never falling.
-
-    It is a root of the error that the removal adds at its consumer. The error itself is known only up to what the
-    images do not show, and an error at many positions is averaged before it reaches the output: where operations are to
-    be saved, a root, which moves removals to the layers with many positions, was measured to be better, most of all in
-    compact and folded networks; where parameters are, the error itself (docs/allocation.md).
-    """
+def steps_of(group: ChannelGroup, removal: Removal) -> Double:
+    """Damage (channels of the largest cell − 1,) of each removal of one channel of every cell, in order, never falling."""
     cost = removal.cost.copy()
     cost[~np.isfinite(cost)] = 0.0  # the last channel never goes
     cells = group.cells[removal.order]
     parts = [cost[cells == cell] for cell in range(int(group.cells.max()) + 1)]
     longest = max(len(part) for part in parts)  # cells may differ by a channel: what the smaller ones lack is free
     rounds = sum(np.concatenate([np.zeros(longest - len(part)), part]) for part in parts)
-    return np.maximum.accumulate(np.asarray(rounds, np.float64)[:-1].clip(0) ** damping)
+    return np.maximum.accumulate(np.asarray(rounds, np.float64)[:-1].clip(0))
 
 
-def damage_of(group: ChannelGroup, removal: Removal, counts: Double, damping: float) -> Double:
+def damage_of(group: ChannelGroup, removal: Removal, counts: Double) -> Double:
     """Damage (n,) of keeping so many channels (n,)."""
-    total = np.concatenate([[0.0], np.cumsum(steps_of(group, removal, damping))])
+    total = np.concatenate([[0.0], np.cumsum(steps_of(group, removal))])
     cells = int(group.cells.max()) + 1
     removed = np.where(counts >= group.channels, 0, len(total) - counts / cells)
     return np.asarray(total[np.round(removed).astype(np.int64)])
 
 
 def group_levels(
-    groups: tuple[ChannelGroup, ...], removals: Mapping[str, Removal], align: Align, damping: float
+    groups: tuple[ChannelGroup, ...], removals: Mapping[str, Removal], align: Align
 ) -> list[tuple[Double, Double]]:
     """Counts and their damage for each group."""
     counts = [allowed_counts(g, align) for g in groups]
-    return [(n, damage_of(g, removals[g.name], n, damping)) for g, n in zip(groups, counts, strict=True)]
+    return [(n, damage_of(g, removals[g.name], n)) for g, n in zip(groups, counts, strict=True)]
 
 
 def keep_sets(

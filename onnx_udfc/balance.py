@@ -35,6 +35,7 @@ POOL_PIXELS = 13e6  # of the pool: a few seconds, too
 GENERATIONS, CHILDREN = 5, 24  # of each class that is short, in each generation
 SPARE = 2  # classes are short below as many times the images that are taken of each
 _PARENTS = 8
+FEW = 4  # inputs of each class below which what a classifier tells apart is not seen
 _BATCH = 16
 
 
@@ -68,6 +69,12 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
     chosen = balanced(scores.argmax(1), wanted, rng)
     size = len(scores)
     return replace(pool, values={n: v[chosen] if v.ndim and len(v) == size else v for n, v in values.items()})
+
+
+def shows_classes(network: Network, inputs: NetworkInputs) -> bool:
+    """Whether the network is a classifier and the inputs are enough to show it each of its classes a few times."""
+    shape = _scores(network)
+    return bool(shape) and batch_of(inputs.values) >= FEW * shape[1]
 
 
 def balanced(classes: Index, wanted: int, rng: np.random.Generator) -> Index:
@@ -130,14 +137,21 @@ def _affordable(network: Network, channels: Channels) -> tuple[int, int]:
     return int(POOL_MACS // macs) if macs else 0, int(POOL_PIXELS // pixels) if pixels else 0
 
 
+def _scores(network: Network) -> tuple[Any, ...]:
+    """Shape (n, C, ...) of the network's first output if that can be the scores of classes, else ()."""
+    shape = tuple(network.graph.outputs[0].shape or ())
+    if len(shape) < 2 or not isinstance(shape[1], int) or shape[1] < 2 or any(d != 1 for d in shape[2:]):
+        return ()
+    return shape
+
+
 def _judge(network: Network, threads: int | None) -> Judge | None:
     """What gives the scores (n, C) of the network's first output; None if it is no classifier, or cannot be run.
 
     The function gives None if the scores are no finite numbers, or not one row for each sample.
     """
     tensor = network.graph.outputs[0]
-    shape = tuple(tensor.shape or ())
-    if len(shape) < 2 or not isinstance(shape[1], int) or shape[1] < 2 or any(d != 1 for d in shape[2:]):
+    if not _scores(network):
         return None
     specs = input_specs_of(network)
     try:

@@ -14,7 +14,7 @@ import onnx
 from threadpoolctl import threadpool_limits
 
 from onnx_udfc.absorb import absorb_copies
-from onnx_udfc.balance import balanced_inputs
+from onnx_udfc.balance import balanced_inputs, shows_classes
 from onnx_udfc.channels import Channels, find_groups
 from onnx_udfc.decide import AUTO_WIDTHS
 from onnx_udfc.emit import Placement, emit
@@ -23,7 +23,7 @@ from onnx_udfc.goals import check_requirements
 from onnx_udfc.graph import Network, read
 from onnx_udfc.inputs import NetworkInputs, input_specs_of, make_inputs
 from onnx_udfc.integers import equalized, placed, ranges
-from onnx_udfc.model_io import ROOMY, LoadedModel, load, save
+from onnx_udfc.model_io import LoadedModel, load, save
 from onnx_udfc.options import Options
 from onnx_udfc.plan import Plan, make_plan, prunable, removals
 from onnx_udfc.progress import Callbacks, Silent
@@ -33,13 +33,11 @@ from onnx_udfc.repair import Repaired, RepairSettings, repair
 from onnx_udfc.report import Report
 from onnx_udfc.rewrite import Pruned, prune
 from onnx_udfc.search import asks_for_search, search_note, smallest
-from onnx_udfc.select import MEASURED
 from onnx_udfc.sessions import Source
 from onnx_udfc.stamp import stamp
 from onnx_udfc.summary import Outcome, make_report
 from onnx_udfc.weights_only import absorb_and_prune, quantize_weights
 
-CLEARLY_DB = 0.75  # smaller differences on synthetic inputs say nothing; free counts are better on most networks
 SAMPLES = 16384  # output positions of a layer that the repair looks at, where its patches are narrow
 
 
@@ -89,13 +87,12 @@ def read_original(source: Source, options: Options) -> Original:
 
 @dataclass
 class _Run:
-    """One compression: its options, the clock of its stages, and what its result is checked on if not the usual."""
+    """One compression: its options and the clock of its stages."""
 
     options: Options
     callbacks: Callbacks
     original: Original | None = None
     timings: dict[str, float] = field(default_factory=dict)
-    unseen: NetworkInputs | None = None
 
     @contextmanager
     def stage(self, name: str, steps: int | None = None) -> Iterator[None]:
@@ -167,10 +164,7 @@ def _compress(source: Source, run: _Run) -> Result:
     run.options.check()
     with run.stage("read"):
         original = run.original or read_original(source, run.options)
-    if _tries_both(run.options, original):
-        outcome = _better_allocation(source, run, original)
-    else:
-        outcome = _attempt(source, run, original, run.options)
+    outcome = _attempt(source, run, original, run.options)
     stamp(outcome.emitted.model, run.options)
     report = make_report(outcome, run.options, run.timings)
     if run.options.attribution:
@@ -191,33 +185,11 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
     with run.stage("write"):
         emitted = emit(pruned.network, repaired.weights, repaired.activations or None, options.target, placement)
     with run.stage("check"):
-        checked = check_result(source, original.network, emitted.model, options, run.unseen)
+        checked = check_result(source, original.network, emitted.model, options)
     notes = (inputs.note,) if inputs.note else ()
     return Outcome(
         original.loaded, original.network, original.channels, plan, pruned, repaired, emitted, notes, checked
     )
-
-
-def _tries_both(options: Options, original: Original) -> bool:
-    """Whether equal ratios and free counts are both tried: the damage was measured, nobody chose, and both fit."""
-    measured = METHODS[options.method].measured and options.select in (None, *MEASURED)
-    small = original.loaded.bytes < ROOMY
-    return options.allocate == "auto" and options.prune > 0 and not options.budget and measured and small
-
-
-def _better_allocation(source: Source, run: _Run, original: Original) -> Outcome:
-    """Free counts, unless equal ratios are clearly nearer to the original on unseen inputs of every class."""
-    if not run.options.calibrate and original.network.layers:
-        with run.stage("check"):
-            others = replace(run.options, seed=run.options.seed + OTHER_IMAGES)
-            run.unseen = balanced_inputs(original.network, original.channels, others)
-    trials = {
-        name: _attempt(source, run, original, replace(run.options, allocate=name)) for name in ("uniform", "global")
-    }
-    sqnr = {name: -np.inf if t.checked.fidelity is None else t.checked.fidelity.sqnr_db for name, t in trials.items()}
-    best, other = ("uniform", "global") if sqnr["uniform"] > sqnr["global"] + CLEARLY_DB else ("global", "uniform")
-    note = f"allocation {best}: {sqnr[best]:.1f} dB on other synthetic inputs, {other} {sqnr[other]:.1f} dB"
-    return replace(trials[best], notes=(*trials[best].notes, note))
 
 
 def _explained(report: Report, outcome: Outcome, options: Options) -> Report:
@@ -246,7 +218,7 @@ def _traced(run: _Run, original: Original) -> tuple[NetworkInputs, Reference]:
             network = equalized(original.network, inputs, options)
             reference = trace(
                 network, inputs.values, prunable(original.channels, options), matched=inputs.source == "synthetic",
-                samples=SAMPLES, seed=options.seed, threads=options.threads or 0, advance=run.advance,
+                few=not shows_classes(network, inputs), samples=SAMPLES, seed=options.seed, threads=options.threads or 0, advance=run.advance,
                 widths=AUTO_WIDTHS if options.bits == "auto" else (),
             )  # fmt: skip
             original.prepared, original.traced = network, (inputs, reference)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.allocate import DAMPING, Align, aligned, damage_of, group_levels, keep_sets, uniform_counts
+from onnx_udfc.allocate import Align, aligned, damage_of, group_levels, keep_sets, uniform_counts
 from onnx_udfc.budget import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
 from onnx_udfc.channels import ChannelGroup, Channels
 from onnx_udfc.errors import RequestError
@@ -18,8 +18,9 @@ from onnx_udfc.goals import Budget
 from onnx_udfc.graph import Network
 from onnx_udfc.latency_table import latency_table, measured_ratio
 from onnx_udfc.options import Options
+from onnx_udfc.reconstruct import METHODS
 from onnx_udfc.rewrite import prune
-from onnx_udfc.select import Removal
+from onnx_udfc.select import MEASURED, Removal
 
 Double = NDArray[np.float64]
 
@@ -76,8 +77,9 @@ def decide(subject: Subject, options: Options) -> Decision:
 
 
 def _even(options: Options) -> bool:
-    """Whether every group gets the same ratio; `auto` chooses freely where there is a budget."""
-    return options.allocate == "uniform" or (options.allocate == "auto" and not options.budget)
+    """Whether every group gets the same ratio; `auto` chooses freely where there is a budget or damage was measured."""
+    measured = METHODS[options.method].measured and options.select in (None, *MEASURED)
+    return options.allocate == "uniform" or (options.allocate == "auto" and not (options.budget or measured))
 
 
 class _Decider:
@@ -88,7 +90,6 @@ class _Decider:
         self.size: Footprint = footprint(subject.network, subject.channels, subject.groups)
         self.split = len(subject.groups)
         self.free = options.bits == "auto"
-        self.damping = max([DAMPING[key] for key in options.budget] or [DAMPING["macs"]])
         self.streams = options.prune_stream == "on"  # else only where nothing else meets the limits
         self.table = self._levels(options.align)
 
@@ -106,7 +107,7 @@ class _Decider:
         return decision
 
     def _levels(self, align: Align) -> Levels:
-        rows = group_levels(self.subject.groups, self.subject.removals, align, self.damping)
+        rows = group_levels(self.subject.groups, self.subject.removals, align)
         held = [not self.streams and group.kind == "stream" for group in self.subject.groups]
         rows = [(n[:1], d[:1]) if hold else (n, d) for (n, d), hold in zip(rows, held, strict=True)]
         return levels([*rows, *self._bit_rows()])
@@ -180,7 +181,7 @@ class _Decider:
     def _damage(self, values: Double) -> float:
         subject = self.subject
         return sum(
-            float(damage_of(g, subject.removals[g.name], np.array([n]), self.damping)[0])
+            float(damage_of(g, subject.removals[g.name], np.array([n]))[0])
             for g, n in zip(subject.groups, values, strict=False)
         )
 

@@ -38,9 +38,7 @@ class Checked:
     notes: tuple[str, ...] = ()
 
 
-def check_result(
-    original: Source, network: Network, model: onnx.ModelProto, options: Options, unseen: NetworkInputs | None = None
-) -> Checked:
+def check_result(original: Source, network: Network, model: onnx.ModelProto, options: Options) -> Checked:
     """Check a written model against the original.
 
     Args:
@@ -48,7 +46,6 @@ def check_result(
         network: the original in canonical form, for its inputs.
         model: the result.
         options: the inputs are made by the same options, with another seed.
-        unseen: inputs to check on instead.
 
     Raises:
         CheckError: the result is not a valid model, does not run, or is not finite where the original is.
@@ -60,7 +57,7 @@ def check_result(
     except ModelError as error:
         return Checked(None, (f"not run for its check: {error}",))
     try:
-        inputs = _few(network, unseen) if unseen else _other_inputs(network, options)
+        inputs = _other_inputs(network, options)
         feeds = list(split(input_specs(first), inputs.values, batch=8))
         if not feeds:
             raise ModelError("there are fewer inputs than its batch holds")

@@ -11,6 +11,7 @@ Products are float32, sums of products stay below 2^24 terms, and solvers get fl
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,17 +90,35 @@ def patches(x: Array, window: Window, output_shape: tuple[int, ...], positions: 
     """
     if not window.kernel:
         return x.reshape(-1, x.shape[-1])[positions][None]
-    image, *space = np.unravel_index(positions, output_shape[:1] + output_shape[2:])
-    axes = [_tap_coordinates(window, i, at, x.shape[2 + i]) for i, at in enumerate(space)]
     n, channels, taps = len(positions), x.shape[1], int(np.prod(window.kernel))
     result = np.empty((n, channels, taps), np.float32)
-    for tap, choice in enumerate(itertools.product(*[range(k) for k in window.kernel])):
-        coordinates = [axes[i][0][t] for i, t in enumerate(choice)]
-        valid = np.logical_and.reduce([axes[i][1][t] for i, t in enumerate(choice)])
+    for tap, (image, coordinates, valid) in enumerate(_taps(window, x.shape, output_shape, positions)):
         values = x[(image, slice(None), *coordinates)]
         result[:, :, tap] = values if valid.all() else np.where(valid[:, None], values, 0)
     g = window.groups
     return np.ascontiguousarray(result.reshape(n, g, channels // g * taps).transpose(1, 0, 2))
+
+
+def tap_positions(
+    window: Window, input_shape: tuple[int, ...], output_shape: tuple[int, ...], positions: Index
+) -> Index:
+    """(n, taps) flat positions (image, *space) of the input that each tap reads at output positions; -1 outside."""
+    rows = []
+    for image, coordinates, valid in _taps(window, input_shape, output_shape, positions):
+        flat = np.ravel_multi_index((image, *coordinates), input_shape[:1] + input_shape[2:])
+        rows.append(np.where(valid, flat, -1))
+    return np.stack(rows, axis=1)
+
+
+def _taps(
+    window: Window, input_shape: tuple[int, ...], output_shape: tuple[int, ...], positions: Index
+) -> Iterator[tuple[Index, list[Index], NDArray[np.bool_]]]:
+    """For each tap the image (n,), the input coordinates (n,) that it reads, and whether they lie inside (n,)."""
+    image, *space = np.unravel_index(positions, output_shape[:1] + output_shape[2:])
+    axes = [_tap_coordinates(window, i, at, input_shape[2 + i]) for i, at in enumerate(space)]
+    for choice in itertools.product(*[range(k) for k in window.kernel]):
+        coordinates = [axes[i][0][t] for i, t in enumerate(choice)]
+        yield image, coordinates, np.logical_and.reduce([axes[i][1][t] for i, t in enumerate(choice)])
 
 
 def _tap_coordinates(window: Window, dim: int, at: Index, length: int) -> tuple[Index, NDArray[np.bool_]]:

@@ -178,6 +178,11 @@ class Factor:
         weight: Double = (self._inverse @ right).transpose(0, 2, 1)
         return weight
 
+    def precondition(self, slope: Array) -> Double:
+        """(g, o, d) a slope with respect to weights, times (G + λ I)⁻¹."""
+        turned: Double = slope.astype(np.float64) @ self._inverse
+        return turned
+
 
 def _regularized_inverse(gram: Double, ridge: float) -> tuple[Double, float]:
     """(G + λ I)⁻¹ and λ."""

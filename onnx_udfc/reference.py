@@ -119,6 +119,7 @@ def trace(
     seed: int,
     threads: int,
     advance: Callable[[str], None],
+    few: bool = False,
     widths: tuple[int, ...] = (),
 ) -> Reference:
     """Run the original network once.
@@ -132,10 +133,11 @@ def trace(
         seed: of the sampling.
         threads: threads of onnxruntime, 0 for all.
         advance: called with each layer's name when it is done.
+        few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
         widths: bits whose rounding errors are wanted.
     """
     tracer = _Tracer(network, inputs, groups, matched, samples, seed, threads)
-    tracer.widths = widths
+    tracer.widths, tracer.few = widths, few
     for node in network.graph.nodes:
         if node.name in network.layers:
             tracer.layer(network.layers[node.name])
@@ -182,6 +184,7 @@ class _Tracer:
         self.waiting: dict[str, list[ConsumerInput]] = {}
         self.groups = groups
         self.widths: tuple[int, ...] = ()
+        self.few = False
 
     def layer(self, layer: Layer) -> None:
         """Run one layer, match it, sample it, and collect what the elimination needs."""
@@ -256,7 +259,8 @@ class _Tracer:
         for group in wanted:
             rows = input_rows(layer, group)
             seen = self.waiting.setdefault(group.name, [])
-            seen += [ConsumerInput(gram[i], weight[i], r) for i, r in enumerate(rows) if (r >= 0).any()]
+            count = seen_there.shape[1] if self.few else 0
+            seen += [ConsumerInput(gram[i], weight[i], r, count) for i, r in enumerate(rows) if (r >= 0).any()]
             if layer.name == _last(group.consumers, self.reference):
                 self.reference.removals[group.name] = eliminate(self.waiting.pop(group.name), group.channels, RIDGE)
 

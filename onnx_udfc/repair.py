@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 
 from onnx_udfc.activations import ActivationParams
 from onnx_udfc.graph import Network
+from onnx_udfc.joint import Reader, refit_together
 from onnx_udfc.layers import Layer
-from onnx_udfc.moments import Array, Moments, patches, sample_targets
+from onnx_udfc.moments import Array, Moments, patches, sample_targets, tap_positions
 from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
 from onnx_udfc.reference import LayerReference, Reference, channel_mean, own_bias
+from onnx_udfc.reconstruct import Factor
 from onnx_udfc.refine import quantize_with_gram
 from onnx_udfc.rewrite import Pruned
 from onnx_udfc.sight import Sight, bounds_after
@@ -33,7 +35,9 @@ from onnx_udfc.walk import Value, Walk
 from onnx_udfc.windows import run_layer, window_of
 
 Double = NDArray[np.float64]
+Index = NDArray[np.int64]
 
+JOINT_VALUES = 20_000_000  # of the patches that a joint refit looks at
 SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
 
 
@@ -120,6 +124,7 @@ class _Repair:
         bits: Mapping[str, int],
         settings: RepairSettings,
     ) -> None:
+        self.matched = matched
         self.pruned, self.reference, self.bits, self.settings = pruned, reference, bits, settings
         self.model = matched.to_model()
         self.outputs = {t.name for t in matched.graph.outputs}
@@ -155,6 +160,9 @@ class _Repair:
         if cut or (drifted and sight.determined and self.settings.refit_drifted):
             ridge = self.settings.ridge_pruned if cut else self.settings.drift_ridge(sight.error(start))
             refitted = matrix = sight.fit(start, ridge)
+            joint = self._joint(layer, found, x, matrix, mean + sight.moved.reshape(-1), sight.factor)
+            if joint is not None:
+                matrix, sight.moved = joint[0][None], (joint[1] - mean)[None]
         real = matrix / gain[:, :, None]
         if layer.name in self.bits:
             params = quantize_layer(real, sight.measured, self.bits[layer.name], layer.constant.dtype)
@@ -170,6 +178,49 @@ class _Repair:
         target.set(real, shipped + (target.bias if layer.kind == "matmul" else 0.0))
         y += (wanted - response).astype(y.dtype).reshape((-1,) + (1,) * (y.ndim - 2 if layer.kernel else 0))
         return y
+
+    def _joint(
+        self, layer: Layer, found: LayerReference, x: Value, matrix: Double, level: Double, factor: Factor | None
+    ) -> tuple[Double, Double] | None:
+        """Weights (o, d) and mean outputs (o,) that serve the layer's readers best, where it lost output channels."""
+        if factor is None or not found.alone or layer.out_channels == len(found.gain):
+            return None
+        bounds, readers = bounds_after(layer, self.outputs), readers_of(layer, self.matched.layers)
+        if bounds is None or not readers:
+            return None
+        shape = (found.shape[0], layer.out_channels, *found.shape[2:])
+        most = JOINT_VALUES // (matrix.shape[2] * max(int(np.prod(r.kernel)) for r in readers))
+        seen = [self._wanted(reader, shape, most) for reader in readers]
+        if any(s is None or len(s[0]) < s[0].shape[1] * layer.out_channels for s in seen):
+            return None
+        known = [s for s in seen if s is not None]
+        rows = np.unique(np.concatenate([taps.ravel() for taps, _ in known]))
+        rows = rows[rows >= 0]
+        joined = [
+            Reader(np.where(taps < 0, len(rows), np.searchsorted(rows, taps)), t, reader.matrix()[0])
+            for (taps, t), reader in zip(known, readers, strict=True)
+        ]
+        p = patches(x.astype(np.float32, copy=False), window_of(layer, x.shape, shape), shape, rows)[0]
+        return refit_together(p, matrix[0], level, bounds, joined, factor)
+
+    def _wanted(self, reader: Layer, shape: tuple[int, ...], most: int) -> tuple[Index, Array] | None:
+        """Positions (n, taps) that a layer reads of an input of this shape, and what it should give there (n, o)."""
+        found = self.reference.layers.get(reader.name)
+        if found is None:
+            return None
+        window = window_of(reader, shape, found.shape)
+        chosen = np.unique(np.linspace(0, len(found.positions) - 1, max(1, most)).astype(np.int64))
+        positions, t = found.positions[chosen], found.target[chosen]
+        if found.addend is not None and found.stream is not None:
+            if not self.walk.available(found.addend):
+                return None
+            value = self.walk.get(found.addend).astype(np.float32, copy=False)
+            if len(value) != found.shape[0] or value.shape[2:] != found.shape[2:]:
+                return None
+            t = self._kept(reader, t + found.stream[chosen]) - sample_targets(value, window, positions)
+        else:
+            t = self._kept(reader, t)
+        return tap_positions(window, shape, found.shape, positions), t
 
     def _kept(self, layer: Layer, values: NDArray[Any]) -> NDArray[Any]:
         """The part (..., |K|) of values (..., O) that belongs to the output channels that are left."""
@@ -192,6 +243,16 @@ class _Repair:
         # What is added before the activation must be known, or nobody knows what passes it.
         bounds = bounds_after(layer, self.outputs) if stream is not None or found.alone else None
         return Sight(p, _by_group(t, layer.groups), bounds, stream), mean
+
+
+def readers_of(layer: Layer, layers: Mapping[str, Layer]) -> list[Layer]:
+    """The plain convolutions that alone read a convolution's output behind its activation; empty if there are others."""
+    users = layer.node.outputs[0].outputs
+    if layer.kind != "conv" or layer.groups != 1 or len(users) != 1:
+        return []
+    readers = [layers.get(node.name) for node in users[0].outputs[0].outputs]
+    plain = [r for r in readers if r is not None and r.kind == "conv" and r.groups == 1]
+    return plain if len(plain) == len(readers) else []
 
 
 def quantize_layer(weight: Double, measured: Moments | None, bits: int, dtype: np.dtype[Any]) -> QuantParams:

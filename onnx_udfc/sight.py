@@ -47,6 +47,7 @@ class Sight:
         stream: (g, n, o) what the compressed network adds before the activation, or None.
         moved: (g, o) how far a fit has moved the mean of the targets.
         measured: the moments of both; None if samples are fewer than half the unknowns, or these are too many.
+        factor: (G + λI)⁻¹ of the last fit; None where there was none.
         overflown: products of the values exceed float32; then nothing is fitted.
     """
 
@@ -56,6 +57,7 @@ class Sight:
     stream: Array | None = None
     measured: Moments | None = field(init=False, default=None)
     moved: Double = field(init=False)
+    factor: Factor | None = field(init=False, default=None)
     overflown: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -81,7 +83,7 @@ class Sight:
             return prior
         if self.measured is None or not self.determined:
             return regress(self.patches, self.targets, prior, ridge).weight
-        factor = Factor(self.measured.gram, ridge)
+        factor = self.factor = Factor(self.measured.gram, ridge)
         weight = factor.solve(self.measured.cross, prior)
         if self.bounds is None:
             return weight

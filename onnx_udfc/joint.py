@@ -1,0 +1,143 @@
+"""A layer that lost output channels, and the layers that read what is left of it, refitted together.
+
+Refitted to their own old outputs, the channels that stay are those of the original. But what the readers need is no
+longer spread over all of them: with a = clip(W p + b) the channels that stay, and U the readers' weights,
+
+    min over W, b, U of   Σ_r ‖t_r − U_r a‖² / ‖t_r‖²
+
+is solved by variable projection (Golub and Pereyra, 1973): U is always the ridge regression on the current a, and (W, b)
+moves against the gradient g = a' ∘ Σ_r U_rᵀ e_r, e_r = t_r − U_r a, in the metric of the layer's own input,
+
+    ΔW = gᵀ P (G + λI)⁻¹        Δb = Σ g        step = ⟨e, U Δa⟩ / ‖U Δa‖²,  Δa = a' ∘ (ΔW p + Δb)
+
+which is the exact minimum along the direction of the problem made linear. Only W and b are handed back: the readers are
+refitted when their turn comes, to what the layer gives once it is rounded. On ResNets half of the gain comes in the first
+step and nothing measurable after the third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.moments import Array
+from onnx_udfc.reconstruct import Factor
+from onnx_udfc.sight import Bounds
+
+Double = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+ROUNDS = 3
+RIDGE = 0.03  # of the readers' regressions, relative to mean(diag G)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A layer that reads the channels, at sampled positions.
+
+    Attributes:
+        taps: (n, k) rows of the producer's patches whose outputs its k taps see; m for a tap outside of the image.
+        targets: (n, o) what it should give, mean free or not.
+        weight: (o, K·k) where its ridge pulls to, tap index fastest.
+    """
+
+    taps: Index
+    targets: Array
+    weight: Double
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A reader's best weights (k·K, o), channel index fastest, and the errors (n, o) that they leave; both in units of
+    the targets' deviation."""
+
+    weight: Array
+    errors: Array
+
+
+def refit_together(
+    patches: Array, weight: Double, level: Double, bounds: Bounds, readers: Sequence[Reader], factor: Factor
+) -> tuple[Double, Double]:
+    """Weights and mean outputs of the producer that serve its readers best.
+
+    Args:
+        patches: (m, d) of the producer's input.
+        weight: (K, d) to start from.
+        level: (K,) mean of the producer's output, before its activation.
+        bounds: the activation.
+        readers: at least one; a tap is read at most once at each of its positions.
+        factor: (G + λI)⁻¹ of the producer's input, one channel group.
+
+    Returns:
+        Weights (K, d) and mean outputs (K,).
+    """
+    mean = patches.mean(0, dtype=np.float64).astype(np.float32)
+    now, height = weight.astype(np.float32), level.astype(np.float32)
+    starts = [_tap_major(reader, len(weight)) for reader in readers]
+    for _ in range(ROUNDS):
+        y = patches @ now.T
+        y += height - now @ mean
+        passes = (y > bounds.low) & (y < bounds.high)
+        outputs = _padded(np.clip(y, np.float32(bounds.low), np.float32(bounds.high)))
+        fits = [_fitted(outputs, reader, start) for reader, start in zip(readers, starts, strict=True)]
+        slope = _slope(readers, fits, outputs.shape) * passes
+        total = slope.sum(0)
+        turn = factor.precondition((slope.T @ patches - np.outer(total, mean))[None])[0].astype(np.float32)
+        moved = patches @ turn.T
+        moved += total - turn @ mean
+        step = _step(_padded(moved * passes), readers, fits)
+        now, height = now + step * turn, height + step * total
+    return now.astype(np.float64), height.astype(np.float64)
+
+
+def _padded(values: Array) -> Array:
+    """(m + 1, K) with a row of zeros at the end: what taps outside of the image see."""
+    return np.concatenate([values, np.zeros((1, values.shape[1]), np.float32)])
+
+
+def _tap_major(reader: Reader, channels: int) -> Double:
+    """(k·K, o) the reader's weight with the channel index fastest, in units of the targets' deviation."""
+    by_channel = reader.weight.reshape(len(reader.weight), channels, -1)
+    return by_channel.transpose(2, 1, 0).reshape(-1, len(reader.weight)) / _deviation(reader)
+
+
+def _deviation(reader: Reader) -> float:
+    """Root of the sum of squares of the targets, mean free."""
+    return max(float(np.sqrt(reader.targets.var(axis=0, dtype=np.float64).sum() * len(reader.targets))), 1e-30)
+
+
+def _fitted(outputs: Array, reader: Reader, start: Double) -> _Fit:
+    """The ridge regression of a reader on the producer's outputs (m + 1, K)."""
+    seen = outputs[reader.taps].reshape(len(reader.taps), -1)
+    seen -= seen.mean(0)
+    wanted = (reader.targets - reader.targets.mean(0)) / np.float32(_deviation(reader))
+    gram = (seen.T @ seen).astype(np.float64)
+    strength = RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
+    gram.flat[:: len(gram) + 1] += strength
+    weight = np.linalg.solve(gram, (seen.T @ wanted).astype(np.float64) + strength * start).astype(np.float32)
+    return _Fit(weight, wanted - seen @ weight)
+
+
+def _slope(readers: Sequence[Reader], fits: Sequence[_Fit], shape: tuple[int, ...]) -> Array:
+    """(m, K) how the producer's outputs should move."""
+    slope = np.zeros(shape, np.float32)
+    for reader, fit in zip(readers, fits, strict=True):
+        n, k = reader.taps.shape
+        back = (fit.errors @ fit.weight.T).reshape(n, k, -1)
+        for tap in range(k):  # each row is read at most once by a tap; only the row of zeros is written more often
+            slope[reader.taps[:, tap]] += back[:, tap]
+    return slope[:-1]
+
+
+def _step(moved: Array, readers: Sequence[Reader], fits: Sequence[_Fit]) -> np.float32:
+    """The length of the step, from what it does to the outputs (m + 1, K)."""
+    along = square = 0.0
+    for reader, fit in zip(readers, fits, strict=True):
+        change = moved[reader.taps].reshape(len(reader.taps), -1) @ fit.weight
+        change -= change.mean(0)
+        along += float(np.vdot(change, fit.errors))
+        square += float(np.vdot(change, change))
+    return np.float32(along / max(square, 1e-30))
