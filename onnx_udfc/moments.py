@@ -21,6 +21,8 @@ Array = NDArray[np.float32]
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
+_TOGETHER = 1 << 20  # values that statistics are summed over at once
+
 
 @dataclass(frozen=True)
 class Window:
@@ -158,11 +160,12 @@ def _gram(centered: Array) -> Double:
 
 
 def channel_statistics(y: Array) -> tuple[Double, Double]:
-    """Mean and variance (C,) over all axes but 1 of y (N, C, ...), one image at a time to keep the memory small."""
-    axes = tuple(range(1, y.ndim - 1))
+    """Mean and variance (C,) over all axes but 1 of y (N, C, ...), a few images at a time to keep the memory small."""
+    axes = (0, *range(2, y.ndim))
+    step = max(1, _TOGETHER * len(y) // max(y.size, 1))
+    parts = [y[start : start + step] for start in range(0, len(y), step)]
     size = y.size / y.shape[1]
-    mean = sum((image.sum(axes, dtype=np.float64) for image in y), start=np.zeros(y.shape[1])) / size
-    shape = (-1,) + (1,) * (y.ndim - 2)
-    center = mean.astype(np.float32).reshape(shape)
-    square = sum((np.square(image - center).sum(axes, dtype=np.float64) for image in y), start=np.zeros(y.shape[1]))
+    mean = sum((part.sum(axes, dtype=np.float64) for part in parts), start=np.zeros(y.shape[1])) / size
+    center = mean.astype(np.float32).reshape((1, -1) + (1,) * (y.ndim - 2))
+    square = sum((np.square(part - center).sum(axes, dtype=np.float64) for part in parts), start=np.zeros(y.shape[1]))
     return mean, square / size

@@ -1,0 +1,167 @@
+"""What the default method must reach on the networks of the test assets, and what it does reach: a row for each.
+
+    python -m tools.targets [repair bits together compact macs params bytes activations] [--networks "resnet20*"]
+
+Nothing but the file goes in (`--calibrate DATA` to compare with real images). Accuracy is on the dev images; the least that
+each row must reach stands beside it, and the exit code is 1 if one is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from typing import Any
+
+from onnx_udfc.compress import Original, compress, read_original
+from onnx_udfc.options import Options
+from tools.evaluate import ASSETS, accuracy
+
+R56, R56_FOLDED = "resnet56_cifar10_bn", "resnet56_cifar10_folded"
+R20, R20_FOLDED = "resnet20_cifar10_bn", "resnet20_cifar10_folded"
+V2, V1, SQUEEZE = "mobilenet_v2_imagenet_folded", "mobilenet_v1_0.25_imagenet_bn", "squeezenet_v1.1_imagenet"
+FLOAT = {R56: 94.0, R56_FOLDED: 94.0, R20: 91.0, R20_FOLDED: 91.0, V2: 79.89, V1: 53.94, SQUEEZE: 57.26}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One compression and the top-1 that it must keep at least; None where only the figure is wanted."""
+
+    network: str
+    options: Options
+    least: float | None = None
+
+
+def _row(network: str, least: float | None = None, /, **options: Any) -> Target:
+    return Target(network, Options(**options), least)
+
+
+def _within(network: str, points: float, /, **options: Any) -> Target:
+    return Target(network, Options(**options), FLOAT[network] - points)
+
+
+def repair() -> Iterator[Target]:
+    """Equal ratios, and free counts at their MACs."""
+    rows = {R56: ((92.5, 88.5, 68), (93, 91, 80)), R56_FOLDED: ((92, 86, 55), (92.5, 89, 71))}
+    for network, (even, free) in rows.items():
+        for ratio, least, most in zip((0.3, 0.5, 0.7), even, free, strict=True):
+            yield _row(network, least, prune=ratio, allocate="uniform", align=1)
+            yield _row(network, most, prune=ratio, allocate="global", align=1)
+    for ratio, least in ((0.3, 84), (0.5, 67)):
+        yield _row(R20, least, prune=ratio, allocate="uniform", align=1)
+        yield _row(R20, least + 2, prune=ratio, allocate="global", align=1)
+
+
+def bits() -> Iterator[Target]:
+    """Weights in few bits, nothing pruned."""
+    for network in (R56, R56_FOLDED):
+        yield from (_within(network, 0.6, bits=4), _within(network, 1.0, bits=3), _row(network, 89, bits=2))
+    for network in (R20, R20_FOLDED):
+        yield from (_within(network, 0.8, bits=4), _within(network, 1.2, bits=3), _row(network, 84, bits=2))
+    yield from (_within(V2, 1.5, bits=6), _row(V2, 68, bits=4))
+    yield from (_within(V1, 2, bits=6), _row(V1, 38, bits=4), _within(SQUEEZE, 6, bits=4))
+
+
+def together() -> Iterator[Target]:
+    """Channels and bits."""
+    yield from (_within(R56, 1.5, prune=0.3, bits=6), _row(R56, 88, prune=0.5, bits=4))
+
+
+def compact() -> Iterator[Target]:
+    """Compact networks, with both allocations."""
+    for network, least in ((V2, 62), (SQUEEZE, 30), (V1, None)):
+        for ratio in (0.1, 0.2):
+            yield _row(network, least if ratio == 0.1 else None, prune=ratio)
+            yield _row(network, prune=ratio, allocate="uniform")
+
+
+def macs() -> Iterator[Target]:
+    """Budgets of the whole network's MACs."""
+    for network, half, third in ((R56, 90.5, 80), (R56_FOLDED, 88, 72), (R20, None, None)):
+        yield _row(network, half, budget={"macs": "0.5"})
+        yield _row(network, third, budget={"macs": "0.3"})
+    yield _row(R20, budget={"macs": "0.5"}, allocate="uniform")
+
+
+def params() -> Iterator[Target]:
+    """Budgets of parameters, with both allocations."""
+    for network in (R56, R56_FOLDED, R20, R20_FOLDED):
+        for share in ("0.5", "0.3"):
+            yield _row(network, budget={"params": share}, allocate="uniform")
+            yield _row(network, budget={"params": share})
+
+
+def size() -> Iterator[Target]:
+    """Budgets of bytes, bits chosen."""
+    yield _row(R56, 89, bits="auto", budget={"bytes": "0.06"})
+    yield _within(SQUEEZE, 6, bits="auto", budget={"bytes": "0.12"})
+
+
+def activations() -> Iterator[Target]:
+    """Everything in integers."""
+    for network in (R56, R56_FOLDED, R20, R20_FOLDED):
+        yield _within(network, 0.5, bits=8, activations=8)
+        yield _within(network, 1.5, bits=4, activations=8)
+    yield _within(SQUEEZE, 0.5, bits=8, activations=8)
+    yield from (_within(V2, 1.5, bits=8, activations=8), _within(V1, 1.5, bits=8, activations=8))
+
+
+TABLES = {
+    "repair": repair, "bits": bits, "together": together, "compact": compact, "macs": macs, "params": params,
+    "bytes": size, "activations": activations,
+}  # fmt: skip
+
+
+def measured(rows: list[Target], limit: int | None) -> Iterator[tuple[Target, float, str]]:
+    """Each row with its top-1 in percent and what it takes: shares of MACs, parameters and bytes."""
+    for network in dict.fromkeys(row.network for row in rows):
+        path = ASSETS / "models" / f"{network}.onnx"
+        mine = [row for row in rows if row.network == network]
+        original = read_original(path, _widest([row.options for row in mine]))
+        for row in mine:
+            yield row, *_measured(row, original, limit)
+
+
+def _widest(asked: list[Options]) -> Options:
+    """Options that make the original's run serve all the others."""
+    return replace(asked[0], prune=0.5, budget={}, bits="auto" if any(o.bits == "auto" for o in asked) else 32)
+
+
+def _measured(row: Target, original: Original, limit: int | None) -> tuple[float, str]:
+    path = ASSETS / "models" / f"{row.network}.onnx"
+    # Activations are made for a network with equalized channels, which another original's run cannot serve.
+    result = compress(path, row.options, original=None if row.options.activations else original)
+    before, after = result.report.before, result.report.after
+    shares = (after.macs / before.macs, after.parameters / before.parameters, after.bytes / before.bytes)
+    found = accuracy(result.model.SerializeToString(), path.name, threads=row.options.threads or 2, limit=limit)
+    return found.percent, " ".join(f"{share:.3f}" for share in shares)
+
+
+def main() -> None:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=list(TABLES))
+    parser.add_argument("--networks", default="*", help="only these")
+    parser.add_argument("--calibrate", help="real images in place of synthetic ones")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, help="use at most so many images")
+    args = parser.parse_args()
+    common: dict[str, Any] = {"calibrate": args.calibrate, "threads": args.threads, "seed": args.seed}
+    missed = 0
+    for name in args.tables:
+        rows = [row for row in TABLES[name]() if fnmatch(row.network, args.networks)]
+        rows = [replace(row, options=replace(row.options, **common)) for row in rows]
+        for row, top1, shares in measured(rows, args.limit):
+            low = row.least is not None and top1 < row.least - 1e-6
+            missed += low
+            asked = {k: v for k, v in row.options.changed().items() if k not in common}
+            least = "" if row.least is None else f"≥ {row.least:.1f}"
+            print(name, row.network, asked, shares, f"{top1:.1f}", least, "MISSED" if low else "", sep="\t", flush=True)
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
