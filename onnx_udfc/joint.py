@@ -52,7 +52,8 @@ class Reader:
 @dataclass(frozen=True)
 class _Fit:
     """A reader's best weights (k·K, o), channel index fastest, and the errors (n, o) that they leave; both in units of
-    the targets' deviation."""
+    the targets' deviation.
+    """
 
     weight: Array
     errors: Array

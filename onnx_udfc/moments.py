@@ -22,6 +22,8 @@ Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 _TOGETHER = 1 << 20  # values that statistics are summed over at once
+_SPARSE = 2  # times as large an input as its patches is not laid out anew for them
+_ROW = 1 << 12  # values that are summed in float32
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,23 @@ def patches(x: Array, window: Window, output_shape: tuple[int, ...], positions: 
     if not window.kernel:
         return x.reshape(-1, x.shape[-1])[positions][None]
     n, channels, taps = len(positions), x.shape[1], int(np.prod(window.kernel))
-    result = np.empty((n, channels, taps), np.float32)
+    if x.size > _SPARSE * n * channels * taps:
+        result = _gathered_sparsely(x, window, output_shape, positions)
+    else:
+        # Channel by channel: a channel of all images fits in the cache. The last column is what lies outside.
+        by_channel = np.zeros((channels, x.size // max(1, channels) + 1), np.float32)
+        by_channel[:, :-1].reshape(channels, len(x), -1)[...] = x.reshape(len(x), channels, -1).transpose(1, 0, 2)
+        result = np.take(by_channel, tap_positions(window, x.shape, output_shape, positions).T, axis=1)
+    return result.reshape(window.groups, channels // window.groups * taps, n).transpose(0, 2, 1)
+
+
+def _gathered_sparsely(x: Array, window: Window, output_shape: tuple[int, ...], positions: Index) -> Array:
+    """(channels, taps, n) of few positions of a large input, which is not copied."""
+    result = np.empty((len(positions), x.shape[1], int(np.prod(window.kernel))), np.float32)
     for tap, (image, coordinates, valid) in enumerate(_taps(window, x.shape, output_shape, positions)):
         values = x[(image, slice(None), *coordinates)]
         result[:, :, tap] = values if valid.all() else np.where(valid[:, None], values, 0)
-    g = window.groups
-    return np.ascontiguousarray(result.reshape(n, g, channels // g * taps).transpose(1, 0, 2))
+    return result.transpose(1, 2, 0)
 
 
 def tap_positions(
@@ -161,11 +174,19 @@ def _gram(centered: Array) -> Double:
 
 def channel_statistics(y: Array) -> tuple[Double, Double]:
     """Mean and variance (C,) over all axes but 1 of y (N, C, ...), a few images at a time to keep the memory small."""
-    axes = (0, *range(2, y.ndim))
     step = max(1, _TOGETHER * len(y) // max(y.size, 1))
     parts = [y[start : start + step] for start in range(0, len(y), step)]
     size = y.size / y.shape[1]
-    mean = sum((part.sum(axes, dtype=np.float64) for part in parts), start=np.zeros(y.shape[1])) / size
+    mean = sum((channel_sums(part) for part in parts), start=np.zeros(y.shape[1])) / size
     center = mean.astype(np.float32).reshape((1, -1) + (1,) * (y.ndim - 2))
-    square = sum((np.square(part - center).sum(axes, dtype=np.float64) for part in parts), start=np.zeros(y.shape[1]))
+    square = sum((channel_sums(np.square(part - center)) for part in parts), start=np.zeros(y.shape[1]))
     return mean, square / size
+
+
+def channel_sums(y: Array) -> Double:
+    """Sums (C,) over all axes but 1 of y (N, C, ...): of an image in float32 by BLAS, of images in float64."""
+    rows = y.reshape(len(y), y.shape[1], -1)
+    ones = np.ones(min(rows.shape[2], _ROW), np.float32)
+    pieces = [rows[:, :, i : i + _ROW] for i in range(0, rows.shape[2], _ROW)]
+    total = sum((p @ ones[: p.shape[2]]).sum(0, dtype=np.float64) for p in pieces)
+    return np.asarray(total, np.float64) + np.zeros(y.shape[1])

@@ -24,7 +24,7 @@ from onnx_udfc.channels import ChannelGroup
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
 from onnx_udfc.matching import affine, matching, no_matching
-from onnx_udfc.moments import Array, Window, channel_statistics, patches, sample_positions, sample_targets
+from onnx_udfc.moments import Array, Window, channel_statistics, channel_sums, patches, sample_positions, sample_targets
 from onnx_udfc.rounding import rounding_damage
 from onnx_udfc.select import ConsumerInput, Removal, eliminate
 from onnx_udfc.shrinkage import shrunk_covariance
@@ -269,7 +269,7 @@ def channel_mean(y: Value, layer: Layer) -> Double:
     """Mean (O,) of a layer's output, or of a tensor of the same shape, over all positions."""
     if not layer.kernel:
         return np.asarray(y.reshape(-1, y.shape[-1]).mean(0, dtype=np.float64))
-    return np.asarray(y.mean(axis=tuple(range(2, y.ndim)), dtype=np.float64).mean(0))
+    return channel_sums(y) / max(1, y.size // y.shape[1])
 
 
 def _last(consumers: tuple[str, ...], reference: Reference) -> str | None:

@@ -26,8 +26,8 @@ from onnx_udfc.joint import Reader, refit_together
 from onnx_udfc.layers import Layer
 from onnx_udfc.moments import Array, Moments, patches, sample_targets, tap_positions
 from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
-from onnx_udfc.reference import LayerReference, Reference, channel_mean, own_bias
 from onnx_udfc.reconstruct import Factor
+from onnx_udfc.reference import LayerReference, Reference, channel_mean, own_bias
 from onnx_udfc.refine import quantize_with_gram
 from onnx_udfc.rewrite import Pruned
 from onnx_udfc.sight import Sight, bounds_after
@@ -162,7 +162,8 @@ class _Repair:
             refitted = matrix = sight.fit(start, ridge)
             joint = self._joint(layer, found, x, matrix, mean + sight.moved.reshape(-1), sight.factor)
             if joint is not None:
-                matrix, sight.moved = joint[0][None], (joint[1] - mean)[None]
+                refitted = matrix = joint[0][None]
+                sight.moved = (joint[1] - mean)[None]
         real = matrix / gain[:, :, None]
         if layer.name in self.bits:
             params = quantize_layer(real, sight.measured, self.bits[layer.name], layer.constant.dtype)
