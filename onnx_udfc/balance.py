@@ -30,7 +30,7 @@ Index = NDArray[np.int64]
 Judge = Callable[[dict[str, NDArray[Any]]], NDArray[Any] | None]
 
 MOST_TIMES = 8  # as many images in the pool as are needed, at most
-POOL_MACS = 150e9  # of all runs over the pool and what is bred from it: a few seconds
+POOL_MACS = 120e9  # of all runs over the pool and what is bred from it: a few seconds
 POOL_PIXELS = 13e6  # of the pool: a few seconds, too
 GENERATIONS, CHILDREN = 5, 24  # of each class that is short, in each generation
 SPARE = 2  # classes are short below as many times the images that are taken of each

@@ -37,7 +37,7 @@ from onnx_udfc.windows import run_layer, window_of
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-JOINT_VALUES = 12_000_000  # of the patches that a joint refit looks at
+JOINT_VALUES = 14_000_000  # of the patches that a joint refit looks at
 SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
 
 
@@ -190,7 +190,8 @@ class _Repair:
         if bounds is None or not readers:
             return None
         shape = (found.shape[0], layer.out_channels, *found.shape[2:])
-        most = JOINT_VALUES // (matrix.shape[2] * max(int(np.prod(r.kernel)) for r in readers))
+        total, allowed = found.shape[0] * int(np.prod(found.shape[2:])), JOINT_VALUES // matrix.shape[2]
+        most = affordable(total, allowed, max(int(np.prod(r.kernel)) for r in readers))
         seen = [self._wanted(reader, shape, most) for reader in readers]
         if any(s is None or len(s[0]) < s[0].shape[1] * layer.out_channels for s in seen):
             return None
@@ -254,6 +255,13 @@ def readers_of(layer: Layer, layers: Mapping[str, Layer]) -> list[Layer]:
     readers = [layers.get(node.name) for node in users[0].outputs[0].outputs]
     plain = [r for r in readers if r is not None and r.kind == "conv" and r.groups == 1]
     return plain if len(plain) == len(readers) else []
+
+
+def affordable(total: int, allowed: int, taps: int) -> int:
+    """How many positions with so many taps each, at random, touch about `allowed` of `total` places."""
+    if allowed >= total:
+        return total * taps
+    return int(-total / taps * np.log1p(-allowed / total))
 
 
 def quantize_layer(weight: Double, measured: Moments | None, bits: int, dtype: np.dtype[Any]) -> QuantParams:

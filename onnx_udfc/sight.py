@@ -25,7 +25,7 @@ Double = NDArray[np.float64]
 WIDEST_GRAM = 8192  # above it a Gram is too large to hold
 LARGEST = 1e16  # its square times a million positions is within float32
 _PULL = 0.1  # μ
-_ROUNDS = 3
+_ROUNDS = 2
 
 
 @dataclass(frozen=True)
