@@ -61,7 +61,7 @@ def allowed_counts(group: ChannelGroup, align: Align) -> Double:
 
 
 def steps_of(group: ChannelGroup, removal: Removal) -> Double:
-    """Damage (channels of the largest cell − 1,) of each removal of one channel of every cell, in order, never falling."""
+    """Damage (channels of the largest cell − 1,) of removing one channel of every cell, in order, never falling."""
     cost = removal.cost.copy()
     cost[~np.isfinite(cost)] = 0.0  # the last channel never goes
     cells = group.cells[removal.order]

@@ -5,14 +5,14 @@ longer spread over all of them: with a = clip(W p + b) the channels that stay, a
 
     min over W, b, U of   Σ_r ‖t_r − U_r a‖² / ‖t_r‖²
 
-is solved by variable projection (Golub and Pereyra, 1973): U is always the ridge regression on the current a, and (W, b)
-moves against the gradient g = a' ∘ Σ_r U_rᵀ e_r, e_r = t_r − U_r a, in the metric of the layer's own input,
+is solved by variable projection (Golub and Pereyra, 1973): U is always the ridge regression on the current a, and W and
+b move against the gradient g = a' ∘ Σ_r U_rᵀ e_r, e_r = t_r − U_r a, in the metric of the layer's own input,
 
     ΔW = gᵀ P (G + λI)⁻¹        Δb = Σ g        step = ⟨e, U Δa⟩ / ‖U Δa‖²,  Δa = a' ∘ (ΔW p + Δb)
 
 which is the exact minimum along the direction of the problem made linear. Only W and b are handed back: the readers are
-refitted when their turn comes, to what the layer gives once it is rounded. On ResNets half of the gain comes in the first
-step and nothing measurable after the third.
+refitted when their turn comes, to what the layer gives once it is rounded. On ResNets half of the gain comes in the
+first step, and nothing measurable after the third.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A reader's best weights (k·K, o), channel index fastest, and the errors (n, o) that they leave; both in units of
-    the targets' deviation.
-    """
+    """A reader's best weights (k·K, o), channel index fastest, and the errors (n, o) left, both over the deviation."""
 
     weight: Array
     errors: Array

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,8 +110,8 @@ def _gathered_sparsely(x: Array, window: Window, output_shape: tuple[int, ...], 
     """(channels, taps, n) of few positions of a large input, which is not copied."""
     result = np.empty((len(positions), x.shape[1], int(np.prod(window.kernel))), np.float32)
     for tap, (image, coordinates, valid) in enumerate(_taps(window, x.shape, output_shape, positions)):
-        values = x[(image, slice(None), *coordinates)]
-        result[:, :, tap] = values if valid.all() else np.where(valid[:, None], values, 0)
+        index: tuple[Any, ...] = (image, slice(None), *coordinates)
+        result[:, :, tap] = x[index] if valid.all() else np.where(valid[:, None], x[index], 0)
     return result.transpose(1, 2, 0)
 
 
@@ -188,5 +189,7 @@ def channel_sums(y: Array) -> Double:
     rows = y.reshape(len(y), y.shape[1], -1)
     ones = np.ones(min(rows.shape[2], _ROW), np.float32)
     pieces = [rows[:, :, i : i + _ROW] for i in range(0, rows.shape[2], _ROW)]
-    total = sum((p @ ones[: p.shape[2]]).sum(0, dtype=np.float64) for p in pieces)
-    return np.asarray(total, np.float64) + np.zeros(y.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = sum((p @ ones[: p.shape[2]]).sum(0, dtype=np.float64) for p in pieces)
+    total = np.asarray(found, np.float64) + np.zeros(y.shape[1])
+    return total if np.isfinite(total).all() else np.asarray(rows.sum((0, 2), dtype=np.float64))

@@ -269,7 +269,7 @@ def channel_mean(y: Value, layer: Layer) -> Double:
     """Mean (O,) of a layer's output, or of a tensor of the same shape, over all positions."""
     if not layer.kernel:
         return np.asarray(y.reshape(-1, y.shape[-1]).mean(0, dtype=np.float64))
-    return channel_sums(y) / max(1, y.size // y.shape[1])
+    return np.asarray(channel_sums(y) / max(1, y.size // y.shape[1]))
 
 
 def _last(consumers: tuple[str, ...], reference: Reference) -> str | None:

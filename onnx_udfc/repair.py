@@ -248,7 +248,7 @@ class _Repair:
 
 
 def readers_of(layer: Layer, layers: Mapping[str, Layer]) -> list[Layer]:
-    """The plain convolutions that alone read a convolution's output behind its activation; empty if there are others."""
+    """The plain convolutions that alone read a convolution behind its activation; empty if there are other readers."""
     users = layer.node.outputs[0].outputs
     if layer.kind != "conv" or layer.groups != 1 or len(users) != 1:
         return []

@@ -7,9 +7,9 @@ the consumer's input with k rows for each channel, H = G + λ I:
     cost_j = tr(W_jᵀ [(H⁻¹)_jj]⁻¹ W_j)
     W ← W - (H⁻¹)_:j [(H⁻¹)_jj]⁻¹ W_j        H⁻¹ ← H⁻¹ - (H⁻¹)_:j [(H⁻¹)_jj]⁻¹ (H⁻¹)_j:
 
-One pass gives the whole nested order and what each removal costs. On few samples errors look smaller than they are: with n of
-them and f = Σ s/(s + λ) unknowns (s: eigenvalues of G) by about (1 - f/n)², as in generalized cross-validation (Craven and
-Wahba, 1979).
+One pass gives the whole nested order and what each removal costs. On few samples errors look smaller than they are:
+with n of them and f = Σ s/(s + λ) unknowns (s: eigenvalues of G) by about (1 - f/n)², as in generalized
+cross-validation (Craven and Wahba, 1979).
 """
 
 from __future__ import annotations

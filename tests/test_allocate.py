@@ -56,25 +56,24 @@ def test_allowed_counts_keep_cells_equal() -> None:
 
 def test_damage_is_the_sum_of_steps_raised_to_their_running_maximum() -> None:
     path = removal([1.0, 4.0, 2.0, 9.0, np.inf])
-    assert steps_of(group(5), path, 1.0).tolist() == [1, 4, 4, 9]
-    assert steps_of(group(5), path, 0.5).tolist() == [1, 2, 2, 3]
-    assert damage_of(group(5), path, np.array([5.0, 4.0, 2.0, 1.0]), 1.0).tolist() == [0, 1, 9, 18]
+    assert steps_of(group(5), path).tolist() == [1, 4, 4, 9]
+    assert damage_of(group(5), path, np.array([5.0, 4.0, 2.0, 1.0])).tolist() == [0, 1, 9, 18]
 
 
 def test_cells_lose_one_channel_each_in_a_step() -> None:
     path = removal([1.0, 2.0, 3.0, 5.0, 8.0, np.inf])  # cells 0 1 0 1 0 1
-    assert steps_of(group(6, cells=2), path, 1.0).tolist() == [3, 8]
-    assert damage_of(group(6, cells=2), path, np.array([6.0, 4.0, 2.0]), 1.0).tolist() == [0, 3, 11]
+    assert steps_of(group(6, cells=2), path).tolist() == [3, 8]
+    assert damage_of(group(6, cells=2), path, np.array([6.0, 4.0, 2.0])).tolist() == [0, 3, 11]
 
 
 def test_cells_of_unequal_size_first_lose_what_the_larger_have_more() -> None:
     path = removal([1.0, 2.0, 3.0, 5.0, np.inf])  # cells 0 1 0 1 0: three channels and two
-    assert damage_of(group(5, cells=2), path, np.array([5.0, 4.0, 2.0]), 1.0).tolist() == [0, 1, 6]
+    assert damage_of(group(5, cells=2), path, np.array([5.0, 4.0, 2.0])).tolist() == [0, 1, 6]
     assert keep_sets((group(5, cells=2),), {"g": path}, {"g": 4})["g"].tolist() == [1, 2, 3, 4]
 
 
 def test_levels_start_whole_and_free() -> None:
-    rows = group_levels((group(8),), {"g": removal([*np.arange(7.0), np.inf])}, 2, 1.0)
+    rows = group_levels((group(8),), {"g": removal([*np.arange(7.0), np.inf])}, 2)
     assert rows[0][0].tolist() == [8, 6, 4, 2]
     assert rows[0][1].tolist() == [0, 1, 6, 15]
 

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_udfc.balance import balanced, balanced_inputs, margins
+from onnx_udfc.balance import balanced, balanced_inputs, margins, shows_classes
 from onnx_udfc.breeding import OPERATIONS, children
 from onnx_udfc.channels import find_groups
 from onnx_udfc.compress import compress
 from onnx_udfc.graph import read
-from onnx_udfc.inputs import make_inputs
+from onnx_udfc.inputs import NetworkInputs, make_inputs
 from onnx_udfc.options import Options
 from onnx_udfc.sessions import open_session
 
@@ -90,3 +90,12 @@ def test_values_whose_squares_overflow_are_not_fitted() -> None:
         model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
     result = compress(model, Options(prune=0.5, bits=8, threads=1))
     assert result.report.fidelity.inputs == "synthetic"
+
+
+def test_classes_are_shown_by_a_few_images_each(assets: Path) -> None:
+    network = read(onnx.load(assets / "models" / "resnet20_cifar10_folded.onnx"))
+    images = np.zeros((40, 3, 32, 32), np.float32)
+    assert shows_classes(network, NetworkInputs({"input": images}, "synthetic"))
+    assert not shows_classes(network, NetworkInputs({"input": images[:39]}, "synthetic"))
+    detector = read(onnx.load(assets / "zoo" / "espcn_subpixel.onnx"))
+    assert not shows_classes(detector, NetworkInputs({"input": images}, "synthetic"))

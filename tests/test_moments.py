@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from onnx_udfc.moments import (
     Window,
     channel_statistics,
+    channel_sums,
     covariance,
     moments,
     patches,
     sample_positions,
     sample_targets,
+    tap_positions,
 )
 
 Floats = NDArray[np.floating]
@@ -163,3 +165,21 @@ def test_channel_statistics(shape: tuple[int, ...]) -> None:
     axes = (0, *range(2, len(shape)))
     np.testing.assert_allclose(mean, y.mean(axes, dtype=np.float64), rtol=1e-5)
     np.testing.assert_allclose(var, y.astype(np.float64).var(axes), rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [3, 200])
+def test_patches_are_what_their_tap_positions_say(count: int) -> None:
+    """Of few positions of a large input and of many, by two ways of gathering."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 11, 12)).astype(np.float32)
+    window, shape = Window((3, 2), (2, 1), (1, 2), (1, 1)), (2, 4, 6, 12)
+    positions = sample_positions(shape, window, count, 0)
+    at = tap_positions(window, x.shape, shape, positions)
+    rows = np.concatenate([np.moveaxis(x, 1, -1).reshape(-1, 3), np.zeros((1, 3), np.float32)])
+    naive = rows[at].transpose(0, 2, 1).reshape(len(positions), -1)
+    assert np.array_equal(patches(x, window, shape, positions)[0], naive)
+
+
+def test_sums_of_channels_are_those_in_double_precision() -> None:
+    y = np.random.default_rng(0).normal(3, 1, size=(3, 4, 70, 81)).astype(np.float32)
+    np.testing.assert_allclose(channel_sums(y), y.sum((0, 2, 3), dtype=np.float64), rtol=1e-6)
+    assert channel_sums(y[:, :, :0]).tolist() == [0, 0, 0, 0]

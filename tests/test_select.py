@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,3 +174,16 @@ def test_a_channel_with_scale_zero_has_a_finite_score() -> None:
     p = Producer(np.zeros((3, 4)), np.zeros(3), np.zeros(3))
     for criterion in CRITERIA.values():
         assert np.isfinite(criterion(p)).all()
+
+
+def test_errors_on_few_samples_count_more() -> None:
+    given = consumer(9, 1, 4, 0)
+    plain = eliminate([given], 9, RIDGE)
+    d = len(given.gram)
+    strength = RIDGE * np.trace(given.gram) / d
+    unknowns = float((np.linalg.eigvalsh(given.gram) / (np.linalg.eigvalsh(given.gram) + strength)).sum())
+    few = eliminate([replace(given, count=20)], 9, RIDGE)
+    assert few.order[0] == plain.order[0]
+    np.testing.assert_allclose(few.cost[0], plain.cost[0] / (1 - unknowns / 20) ** 4, rtol=1e-9)
+    many = eliminate([replace(given, count=10**9)], 9, RIDGE)
+    np.testing.assert_allclose(many.cost[:-1], plain.cost[:-1], rtol=1e-6)

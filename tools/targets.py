@@ -2,7 +2,7 @@
 
     python -m tools.targets [repair bits together compact macs params bytes activations] [--networks "resnet20*"]
 
-Nothing but the file goes in (`--calibrate DATA` to compare with real images). Accuracy is on the dev images; the least that
+Nothing but the file goes in (`--calibrate` to compare with real images). Accuracy is on the dev images; the least that
 each row must reach stands beside it, and the exit code is 1 if one is missed.
 """
 

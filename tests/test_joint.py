@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from onnx_udfc.joint import RIDGE, ROUNDS, Reader, refit_together
+from onnx_udfc.moments import covariance
+from onnx_udfc.reconstruct import Factor
+from onnx_udfc.sight import Bounds
+
+Floats = NDArray[np.float64]
+RELU = Bounds(0.0, np.inf)
+
+
+@dataclass
+class Case:
+    """A producer of 4 channels on `m` patches of 6 values, and readers of what 8 such channels gave."""
+
+    patches: NDArray[np.float32]
+    weight: Floats
+    level: Floats
+    readers: list[Reader]
+    bounds: Bounds
+
+    def refitted(self) -> tuple[Floats, Floats]:
+        factor = Factor(covariance(self.patches[None]), 0.01)
+        return refit_together(self.patches, self.weight, self.level, self.bounds, self.readers, factor)
+
+    def error(self, weight: Floats, level: Floats) -> float:
+        """Σ over readers of the part of the targets that the best ridge regression on the outputs leaves: naive."""
+        p = self.patches.astype(np.float64)
+        y = (p - p.mean(0)) @ weight.T + level
+        outputs = np.concatenate([np.clip(y, self.bounds.low, self.bounds.high), np.zeros((1, len(weight)))])
+        total = 0.0
+        for reader in self.readers:
+            seen = np.stack([np.concatenate([outputs[t, c] for c in range(len(weight))]) for t in reader.taps])
+            seen, t = seen - seen.mean(0), reader.targets - reader.targets.mean(0)
+            gram = seen.T @ seen
+            ridge = RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+            fit = np.linalg.solve(gram + ridge, seen.T @ t + ridge @ reader.weight.T)
+            total += np.square(t - seen @ fit).sum() / np.square(t).sum()
+        return total
+
+
+def case(taps: int = 1, readers: int = 1, bounds: Bounds = RELU, seed: int = 0) -> Case:
+    rng = np.random.default_rng(seed)
+    m, d, full, kept = 600, 6, 8, 4
+    p = (rng.normal(size=(m, d)) @ (np.eye(d) + 0.4 * rng.normal(size=(d, d)))).astype(np.float32)
+    weight, level = rng.normal(size=(full, d)), rng.normal(size=full)
+    y = np.clip((p - p.mean(0)) @ weight.T + level, bounds.low, bounds.high)
+    padded = np.concatenate([y, np.zeros((1, full))])
+    made = []
+    for _ in range(readers):
+        rows = np.stack([rng.permutation(m) for _ in range(taps)], axis=1)
+        rows[:5, -1] = m  # outside of the image
+        read = rng.normal(size=(5, full, taps))
+        targets = np.einsum("nkc,ock->no", padded[rows], read).astype(np.float32)
+        made.append(Reader(rows, targets, read[:, :kept].reshape(5, -1)))
+    return Case(p, weight[:kept], level[:kept], made, bounds)
+
+
+@pytest.mark.parametrize("bounds", [RELU, Bounds(0.0, 3.0)], ids=["relu", "clip"])
+@pytest.mark.parametrize(("taps", "readers"), [(1, 1), (1, 2), (3, 1), (2, 2)])
+def test_readers_are_served_better(taps: int, readers: int, bounds: Bounds) -> None:
+    found = [case(taps, readers, bounds, seed) for seed in range(3)]
+    before = sum(c.error(c.weight, c.level) for c in found)
+    after = sum(c.error(*c.refitted()) for c in found)
+    assert after < 0.85 * before
+
+
+def test_what_is_already_exact_stays() -> None:
+    given = case()
+    p = given.patches
+    y = np.maximum((p - p.mean(0)) @ given.weight.T + given.level, 0)
+    read = np.random.default_rng(1).normal(size=(5, 4))
+    rows = np.arange(len(p))[:, None]
+    exact = Case(p, given.weight, given.level, [Reader(rows, (y @ read.T).astype(np.float32), read)], RELU)
+    weight, level = exact.refitted()
+    np.testing.assert_allclose(weight, given.weight, atol=1e-4)
+    np.testing.assert_allclose(level, given.level, atol=1e-4)
+
+
+def test_a_step_is_the_least_error_along_its_direction() -> None:
+    """The first step of a problem that stays on one side of the activation is linear in its length."""
+    given = case()
+    level = given.level + 50  # everything passes
+    p = given.patches.astype(np.float64)
+    wide = Case(given.patches, given.weight, level, given.readers, RELU)
+    weight, moved = wide.refitted()
+    turned = weight - given.weight
+    assert ROUNDS >= 1
+    assert abs(turned).max() > 1e-3
+    assert wide.error(weight, moved) <= wide.error(given.weight + 0.9 * turned, level + 0.9 * (moved - level)) + 1e-6
+    assert np.isfinite(p).all()
+
+
+def test_inputs_are_not_changed() -> None:
+    given = case(2)
+    patches, weight, targets = given.patches.copy(), given.weight.copy(), given.readers[0].targets.copy()
+    given.refitted()
+    assert np.array_equal(patches, given.patches)
+    assert np.array_equal(weight, given.weight)
+    assert np.array_equal(targets, given.readers[0].targets)
