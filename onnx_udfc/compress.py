@@ -37,7 +37,7 @@ from onnx_udfc.stamp import stamp
 from onnx_udfc.summary import Outcome, make_report
 from onnx_udfc.weights_only import absorb_and_prune, quantize_weights
 
-SAMPLES = 20480  # output positions of a layer that the repair looks at, where its patches are narrow
+SAMPLES = 12288  # output positions of a layer that the repair looks at, where its patches are narrow
 
 
 @dataclass(frozen=True)

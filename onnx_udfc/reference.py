@@ -36,6 +36,7 @@ Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 RIDGE = 0.01  # relative to mean(diag G)
+WIDE = 512  # patches that are wider are sampled less: their Grams cost more
 _QUIETEST = 0.01  # of the mean variance: channels below it are not minded more
 
 
@@ -153,8 +154,8 @@ def is_norm(node: gs.Node) -> bool:
 
 
 def sample_limit(samples: int, width: int) -> int:
-    """Positions to sample for patches of `width` values: fewer where the Gram costs more, never below 4,096."""
-    return max(min(samples, 4096), samples * 160 // max(width, 160))
+    """Positions to sample for patches of `width` values: `samples` up to WIDE, then fewer, never below 4,096."""
+    return max(min(samples, 4096), samples * WIDE // max(width, WIDE))
 
 
 def layer_seed(name: str, seed: int) -> int:

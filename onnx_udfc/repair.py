@@ -37,7 +37,7 @@ from onnx_udfc.windows import run_layer, window_of
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-JOINT_VALUES = 14_000_000  # of the patches that a joint refit looks at
+JOINT_VALUES = 8_000_000  # of the patches that a joint refit looks at
 SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
 
 
