@@ -22,8 +22,8 @@ from onnx_udfc.windows import run_layer
 
 Double = NDArray[np.float64]
 
-PIXELS = 1_600_000  # of all synthetic images together: 192 of 32 x 32 (the most), 32 of 224 x 224
-MOST, LEAST = 192, 4
+PIXELS = 1_600_000  # of all synthetic images together: 160 of 32 x 32 (the most), 32 of 224 x 224
+MOST, LEAST = 160, 4
 REAL = 128  # images taken from the user's data
 RAW_MEAN, RAW_STD = 118.0, 64.0  # of photographs, pixels 0 to 255
 _BURIED = 0.03  # a first layer whose biases outweigh its response by more than this expects raw pixels

@@ -50,6 +50,21 @@ class Reader:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """What a producer and its readers see.
+
+    Attributes:
+        patches: (m, d) of the producer's input.
+        bounds: the activation behind the producer.
+        readers: at least one; a tap reads each row at most once.
+    """
+
+    patches: Array
+    bounds: Bounds
+    readers: Sequence[Reader]
+
+
+@dataclass(frozen=True)
 class _Fit:
     """A reader's best weights (k·K, o), channel index fastest, and the errors (n, o) left, both over the deviation."""
 
@@ -57,22 +72,19 @@ class _Fit:
     errors: Array
 
 
-def refit_together(
-    patches: Array, weight: Double, level: Double, bounds: Bounds, readers: Sequence[Reader], factor: Factor
-) -> tuple[Double, Double]:
+def refit_together(shared: Shared, weight: Double, level: Double, factor: Factor) -> tuple[Double, Double]:
     """Weights and mean outputs of the producer that serve its readers best.
 
     Args:
-        patches: (m, d) of the producer's input.
+        shared: what is seen.
         weight: (K, d) to start from.
         level: (K,) mean of the producer's output, before its activation.
-        bounds: the activation.
-        readers: at least one; a tap is read at most once at each of its positions.
         factor: (G + λI)⁻¹ of the producer's input, one channel group.
 
     Returns:
         Weights (K, d) and mean outputs (K,).
     """
+    patches, bounds, readers = shared.patches, shared.bounds, shared.readers
     mean = patches.mean(0, dtype=np.float64).astype(np.float32)
     now, height = weight.astype(np.float32), level.astype(np.float32)
     starts = [_tap_major(reader, len(weight)) for reader in readers]

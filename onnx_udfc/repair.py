@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 
 from onnx_udfc.activations import ActivationParams
 from onnx_udfc.graph import Network
-from onnx_udfc.joint import Reader, refit_together
+from onnx_udfc.joint import Reader, Shared, refit_together
 from onnx_udfc.layers import Layer
 from onnx_udfc.moments import Array, Moments, patches, sample_targets, tap_positions
 from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
-from onnx_udfc.reconstruct import Factor
 from onnx_udfc.reference import LayerReference, Reference, channel_mean, own_bias
 from onnx_udfc.refine import quantize_with_gram
 from onnx_udfc.rewrite import Pruned
@@ -159,11 +158,12 @@ class _Repair:
         start = refitted = matrix = layer.matrix()
         if cut or (drifted and sight.determined and self.settings.refit_drifted):
             ridge = self.settings.ridge_pruned if cut else self.settings.drift_ridge(sight.error(start))
-            refitted = matrix = sight.fit(start, ridge)
-            joint = self._joint(layer, found, x, matrix, mean + sight.moved.reshape(-1), sight.factor)
-            if joint is not None:
-                refitted = matrix = joint[0][None]
-                sight.moved = (joint[1] - mean)[None]
+            shared = self._shared(layer, found, x)
+            refitted = matrix = sight.fit(start, ridge, through=shared is None)
+            if shared is not None and sight.factor is not None:
+                weight, level = refit_together(shared, refitted[0], mean, sight.factor)
+                refitted, sight.moved = weight[None], (level - mean)[None]
+                matrix = refitted
         real = matrix / gain[:, :, None]
         if layer.name in self.bits:
             params = quantize_layer(real, sight.measured, self.bits[layer.name], layer.constant.dtype)
@@ -180,17 +180,16 @@ class _Repair:
         y += (wanted - response).astype(y.dtype).reshape((-1,) + (1,) * (y.ndim - 2 if layer.kernel else 0))
         return y
 
-    def _joint(
-        self, layer: Layer, found: LayerReference, x: Value, matrix: Double, level: Double, factor: Factor | None
-    ) -> tuple[Double, Double] | None:
-        """Weights (o, d) and mean outputs (o,) that serve the layer's readers best, where it lost output channels."""
-        if factor is None or not found.alone or layer.out_channels == len(found.gain):
+    def _shared(self, layer: Layer, found: LayerReference, x: Value) -> Shared | None:
+        """What the layer and its readers see, where it lost output channels and they can be refitted together."""
+        if not found.alone or layer.out_channels == len(found.gain):
             return None
         bounds, readers = bounds_after(layer, self.outputs), readers_of(layer, self.matched.layers)
         if bounds is None or not readers:
             return None
         shape = (found.shape[0], layer.out_channels, *found.shape[2:])
-        total, allowed = found.shape[0] * int(np.prod(found.shape[2:])), JOINT_VALUES // matrix.shape[2]
+        width = layer.in_channels * int(np.prod(layer.kernel))
+        total, allowed = found.shape[0] * int(np.prod(found.shape[2:])), JOINT_VALUES // width
         most = affordable(total, allowed, max(int(np.prod(r.kernel)) for r in readers))
         seen = [self._wanted(reader, shape, most) for reader in readers]
         if any(s is None or len(s[0]) < s[0].shape[1] * layer.out_channels for s in seen):
@@ -203,7 +202,7 @@ class _Repair:
             for (taps, t), reader in zip(known, readers, strict=True)
         ]
         p = patches(x.astype(np.float32, copy=False), window_of(layer, x.shape, shape), shape, rows)[0]
-        return refit_together(p, matrix[0], level, bounds, joined, factor)
+        return Shared(p, bounds, joined)
 
     def _wanted(self, reader: Layer, shape: tuple[int, ...], most: int) -> tuple[Index, Array] | None:
         """Positions (n, taps) that a layer reads of an input of this shape, and what it should give there (n, o)."""

@@ -72,12 +72,13 @@ class Sight:
         """Whether there are more samples than unknowns."""
         return bool(self.patches.shape[1] > self.patches.shape[2])
 
-    def fit(self, prior: Double, ridge: float) -> Double:
+    def fit(self, prior: Double, ridge: float, *, through: bool = True) -> Double:
         """Weights (g, o, d) near the prior; moves the targets to what the activation lets pass.
 
         Args:
             prior: (g, o, d) weights to start from.
             ridge: λ relative to mean(diag G).
+            through: mind the activation.
         """
         if self.overflown:
             return prior
@@ -85,7 +86,7 @@ class Sight:
             return regress(self.patches, self.targets, prior, ridge).weight
         factor = self.factor = Factor(self.measured.gram, ridge)
         weight = factor.solve(self.measured.cross, prior)
-        if self.bounds is None:
+        if self.bounds is None or not through:
             return weight
         return self._fit_through(self.bounds, factor, weight, prior)
 

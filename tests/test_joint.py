@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_udfc.joint import RIDGE, ROUNDS, Reader, refit_together
+from onnx_udfc.joint import RIDGE, ROUNDS, Reader, Shared, refit_together
 from onnx_udfc.moments import covariance
 from onnx_udfc.reconstruct import Factor
 from onnx_udfc.sight import Bounds
@@ -27,7 +27,7 @@ class Case:
 
     def refitted(self) -> tuple[Floats, Floats]:
         factor = Factor(covariance(self.patches[None]), 0.01)
-        return refit_together(self.patches, self.weight, self.level, self.bounds, self.readers, factor)
+        return refit_together(Shared(self.patches, self.bounds, self.readers), self.weight, self.level, factor)
 
     def error(self, weight: Floats, level: Floats) -> float:
         """Σ over readers of the part of the targets that the best ridge regression on the outputs leaves: naive."""
