@@ -17,7 +17,7 @@ from typing import Any
 
 from onnx_udfc.compress import Original, compress, read_original
 from onnx_udfc.options import Options
-from tools.evaluate import ASSETS, accuracy
+from tools.evaluate import ASSETS, accuracy, manifest_entry, manifest_preprocessing
 
 R56, R56_FOLDED = "resnet56_cifar10_bn", "resnet56_cifar10_folded"
 R20, R20_FOLDED = "resnet20_cifar10_bn", "resnet20_cifar10_folded"
@@ -124,6 +124,14 @@ def measured(rows: list[Target], limit: int | None) -> Iterator[tuple[Target, fl
             yield row, *_measured(row, original, limit)
 
 
+def _scale(row: Target, calibrate: str | None) -> dict[str, Any]:
+    """What the network expects at its input: an owner of images knows it."""
+    if calibrate is None:
+        return {}
+    known = manifest_preprocessing(manifest_entry(row.network + ".onnx"))
+    return {"input_mean": known.mean, "input_std": known.std, "input_range": known.range, "input_colour": known.colour}
+
+
 def _widest(asked: list[Options]) -> Options:
     """Options that make the original's run serve all the others."""
     return replace(asked[0], prune=0.5, budget={}, bits="auto" if any(o.bits == "auto" for o in asked) else 32)
@@ -153,11 +161,11 @@ def main() -> None:
     missed = 0
     for name in args.tables:
         rows = [row for row in TABLES[name]() if fnmatch(row.network, args.networks)]
-        rows = [replace(row, options=replace(row.options, **common)) for row in rows]
+        rows = [replace(row, options=replace(row.options, **common | _scale(row, args.calibrate))) for row in rows]
         for row, top1, shares in measured(rows, args.limit):
             low = row.least is not None and top1 < row.least - 1e-6
             missed += low
-            asked = {k: v for k, v in row.options.changed().items() if k not in common}
+            asked = {k: v for k, v in row.options.changed().items() if k not in common and "input" not in k}
             least = "" if row.least is None else f"≥ {row.least:.1f}"
             print(name, row.network, asked, shares, f"{top1:.1f}", least, "MISSED" if low else "", sep="\t", flush=True)
     sys.exit(1 if missed else 0)
