@@ -37,7 +37,8 @@ from onnx_udfc.stamp import stamp
 from onnx_udfc.summary import Outcome, make_report
 from onnx_udfc.weights_only import absorb_and_prune, quantize_weights
 
-SAMPLES = 12288  # output positions of a layer that the repair looks at, where its patches are narrow
+SAMPLES, MOST_SAMPLES = 12288, 24576  # output positions of a layer that the repair looks at
+MANY_LAYERS = 56  # from here on SAMPLES
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,11 @@ def _asks_for_work(options: Options) -> bool:
     return options.prune > 0 or options.bits != 32 or bool(options.budget)
 
 
+def samples_for(layers: int) -> int:
+    """Output positions of each layer that are looked at: more where layers are few, for the time is their product."""
+    return min(MOST_SAMPLES, max(SAMPLES, SAMPLES * MANY_LAYERS // max(1, layers)))
+
+
 _Stages = tuple[Plan, Pruned, Repaired, NetworkInputs, Placement | None]
 
 
@@ -217,7 +223,7 @@ def _traced(run: _Run, original: Original) -> tuple[NetworkInputs, Reference]:
             network = equalized(original.network, inputs, options)
             reference = trace(
                 network, inputs.values, prunable(original.channels, options), matched=inputs.source == "synthetic",
-                few=not shows_classes(network, inputs), samples=SAMPLES, seed=options.seed,
+                few=not shows_classes(network, inputs), samples=samples_for(len(original.network.layers)), seed=options.seed,
                 threads=options.threads or 0, advance=run.advance, widths=AUTO_WIDTHS if options.bits == "auto" else (),
             )  # fmt: skip
             original.prepared, original.traced = network, (inputs, reference)

@@ -267,7 +267,8 @@ def form(name: str) -> onnx.ModelProto:
 def test_every_form_of_network_is_repaired(name: str) -> None:
     model = form(name)
     results = {
-        m: compress(model, Options(prune=0.5, bits=6, method=m, align=1, threads=1)) for m in ("none", "moments")
+        m: compress(model, Options(prune=0.5, bits=6, method=m, align=1, allocate="uniform", threads=1))
+        for m in ("none", "moments")
     }
     quality = {m: r.report.fidelity.sqnr_db for m, r in results.items()}
     assert quality["moments"] is not None
