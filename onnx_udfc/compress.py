@@ -223,8 +223,9 @@ def _traced(run: _Run, original: Original) -> tuple[NetworkInputs, Reference]:
             network = equalized(original.network, inputs, options)
             reference = trace(
                 network, inputs.values, prunable(original.channels, options), matched=inputs.source == "synthetic",
-                few=not shows_classes(network, inputs), samples=samples_for(len(original.network.layers)), seed=options.seed,
-                threads=options.threads or 0, advance=run.advance, widths=AUTO_WIDTHS if options.bits == "auto" else (),
+                few=not shows_classes(network, inputs), samples=samples_for(len(original.network.layers)),
+                seed=options.seed, threads=options.threads or 0, advance=run.advance,
+                widths=AUTO_WIDTHS if options.bits == "auto" else (),
             )  # fmt: skip
             original.prepared, original.traced = network, (inputs, reference)
     return original.traced

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from onnx_udfc import compress
+from onnx_udfc.compress import MANY_LAYERS, MOST_SAMPLES, SAMPLES, samples_for
 from onnx_udfc.errors import GateError, ModelError, RequestError
 from onnx_udfc.goals import parse_requirement
 from onnx_udfc.graph import read
@@ -274,3 +275,8 @@ def test_bytes_of_a_real_network(assets: Path, kind: str, bits: int, limit: floa
     result = compress(path, bits=bits, method="none")
     assert len(result.model.SerializeToString()) <= limit * path.stat().st_size
     assert result.report.before.bytes == path.stat().st_size
+
+
+def test_more_samples_where_layers_are_few() -> None:
+    counts = [samples_for(layers) for layers in (0, 1, 28, 40, 56, 300)]
+    assert counts == [MOST_SAMPLES, MOST_SAMPLES, MOST_SAMPLES, SAMPLES * MANY_LAYERS // 40, SAMPLES, SAMPLES]
