@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_udfc.joint import RIDGE, ROUNDS, Reader, Shared, refit_together
+from onnx_udfc.joint import RIDGE, Reader, Shared, refit_together
 from onnx_udfc.moments import covariance
 from onnx_udfc.reconstruct import Factor
 from onnx_udfc.sight import Bounds
@@ -84,17 +84,14 @@ def test_what_is_already_exact_stays() -> None:
 
 
 def test_a_step_is_the_least_error_along_its_direction() -> None:
-    """The first step of a problem that stays on one side of the activation is linear in its length."""
+    """Where everything passes the activation, a shorter way along the same direction serves the readers less."""
     given = case()
     level = given.level + 50  # everything passes
-    p = given.patches.astype(np.float64)
     wide = Case(given.patches, given.weight, level, given.readers, RELU)
     weight, moved = wide.refitted()
     turned = weight - given.weight
-    assert ROUNDS >= 1
     assert abs(turned).max() > 1e-3
     assert wide.error(weight, moved) <= wide.error(given.weight + 0.9 * turned, level + 0.9 * (moved - level)) + 1e-6
-    assert np.isfinite(p).all()
 
 
 def test_inputs_are_not_changed() -> None:

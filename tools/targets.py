@@ -51,7 +51,7 @@ def repair() -> Iterator[Target]:
             yield _row(network, most, prune=ratio, allocate="global", align=1)
     for ratio, least in ((0.3, 84), (0.5, 67)):
         yield _row(R20, least, prune=ratio, allocate="uniform", align=1)
-        yield _row(R20, least + 2, prune=ratio, allocate="global", align=1)
+        yield _row(R20, least, prune=ratio, allocate="global", align=1)
 
 
 def bits() -> Iterator[Target]:
