@@ -95,8 +95,10 @@ def params() -> Iterator[Target]:
 
 def size() -> Iterator[Target]:
     """Budgets of bytes, bits chosen."""
-    yield _row(R56, 89, bits="auto", budget={"bytes": "0.06"})
+    for share, least in (("0.06", 89), ("0.08", None), ("0.1", None)):
+        yield _row(R56, least, bits="auto", budget={"bytes": share})
     yield _within(SQUEEZE, 6, bits="auto", budget={"bytes": "0.12"})
+    yield _row(SQUEEZE, bits="auto", budget={"bytes": "0.14"})
 
 
 def activations() -> Iterator[Target]:
