@@ -180,7 +180,8 @@ def channel_statistics(y: Array) -> tuple[Double, Double]:
     size = y.size / y.shape[1]
     mean = sum((channel_sums(part) for part in parts), start=np.zeros(y.shape[1])) / size
     center = mean.astype(np.float32).reshape((1, -1) + (1,) * (y.ndim - 2))
-    square = sum((channel_sums(np.square(part - center)) for part in parts), start=np.zeros(y.shape[1]))
+    with np.errstate(over="ignore"):  # values that large are not fitted anyway
+        square = sum((channel_sums(np.square(part - center)) for part in parts), start=np.zeros(y.shape[1]))
     return mean, square / size
 
 
