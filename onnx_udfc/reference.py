@@ -19,23 +19,20 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_udfc.absorb import input_rows
 from onnx_udfc.channels import ChannelGroup
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
 from onnx_udfc.matching import affine, matching, no_matching
 from onnx_udfc.moments import Array, Window, channel_statistics, channel_sums, patches, sample_positions, sample_targets
+from onnx_udfc.ordering import Ordering
 from onnx_udfc.rounding import rounding_damage
-from onnx_udfc.select import ConsumerInput, Removal, eliminate
-from onnx_udfc.shrinkage import shrunk_covariance
-from onnx_udfc.sight import WIDEST_GRAM, summable
+from onnx_udfc.select import Removal
 from onnx_udfc.walk import Value, Walk
 from onnx_udfc.windows import run_layer, window_of
 
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-RIDGE = 0.01  # relative to mean(diag G)
 WIDE = 512  # patches that are wider are sampled less: their Grams cost more
 _QUIETEST = 0.01  # of the mean variance: channels below it are not minded more
 
@@ -137,14 +134,15 @@ def trace(
         few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
         widths: bits whose rounding errors are wanted.
     """
-    tracer = _Tracer(network, inputs, groups, matched, samples, seed, threads)
-    tracer.widths, tracer.few = widths, few
+    ordering = Ordering(groups, few=few)
+    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, threads, widths)
     for node in network.graph.nodes:
         if node.name in network.layers:
             tracer.layer(network.layers[node.name])
             advance(node.name)
         elif matched and is_norm(node):
             tracer.norm(node)
+    tracer.reference.removals = ordering.removals
     return tracer.reference
 
 
@@ -170,11 +168,12 @@ class _Tracer:
         self,
         network: Network,
         inputs: Mapping[str, Value],
-        groups: tuple[ChannelGroup, ...],
+        ordering: Ordering,
         matched: bool,
         samples: int,
         seed: int,
         threads: int,
+        widths: tuple[int, ...],
     ) -> None:
         self.reference = Reference(network.copy(), inputs=dict(inputs))
         self.matched, self.samples, self.seed, self.threads = matched, samples, seed, threads
@@ -182,10 +181,8 @@ class _Tracer:
         norms = [n.name for n in network.graph.nodes if is_norm(n)] if matched else []
         self.walk = Walk(self.model, inputs, [*network.layers, *norms], threads)
         self.outputs = {t.name for t in network.graph.outputs}
-        self.waiting: dict[str, list[ConsumerInput]] = {}
-        self.groups = groups
-        self.widths: tuple[int, ...] = ()
-        self.few = False
+        self.ordering = ordering
+        self.widths = widths
 
     def layer(self, layer: Layer) -> None:
         """Run one layer, match it, sample it, and collect what the elimination needs."""
@@ -249,21 +246,10 @@ class _Tracer:
         self, layer: Layer, x: Value, window: Window, shape: tuple[int, ...], found: LayerReference, matrix: Double
     ) -> None:
         """Order the channels of the groups that this layer consumes, as soon as all their consumers were seen."""
-        wanted = [g for g in self.groups if layer.name in g.consumers]
-        if not wanted or matrix.shape[2] > WIDEST_GRAM:
+        if not self.ordering.wanted(layer):
             return
-        seen_there = patches(x.astype(np.float32, copy=False), window, shape, found.positions)
-        if not summable(seen_there):
-            return
-        gram = shrunk_covariance(seen_there)
-        weight = matrix.transpose(0, 2, 1) / found.unit.reshape(layer.groups, 1, -1)
-        for group in wanted:
-            rows = input_rows(layer, group)
-            seen = self.waiting.setdefault(group.name, [])
-            count = seen_there.shape[1] if self.few else 0
-            seen += [ConsumerInput(gram[i], weight[i], r, count) for i, r in enumerate(rows) if (r >= 0).any()]
-            if layer.name == _last(group.consumers, self.reference):
-                self.reference.removals[group.name] = eliminate(self.waiting.pop(group.name), group.channels, RIDGE)
+        seen = patches(x.astype(np.float32, copy=False), window, shape, found.positions)
+        self.ordering.see(layer, seen, matrix.transpose(0, 2, 1) / found.unit.reshape(layer.groups, 1, -1))
 
 
 def channel_mean(y: Value, layer: Layer) -> Double:
@@ -271,12 +257,6 @@ def channel_mean(y: Value, layer: Layer) -> Double:
     if not layer.kernel:
         return np.asarray(y.reshape(-1, y.shape[-1]).mean(0, dtype=np.float64))
     return np.asarray(channel_sums(y) / max(1, y.size // y.shape[1]))
-
-
-def _last(consumers: tuple[str, ...], reference: Reference) -> str | None:
-    """The consumer that completes the set, or None while one is missing."""
-    seen = [name for name in reference.layers if name in consumers]
-    return seen[-1] if len(seen) == len(set(consumers)) else None
 
 
 def residual_operand(layer: Layer, outputs: set[str]) -> str | None:

@@ -147,7 +147,8 @@ class _Elimination:
         if len(rows):
             blocks = self.inverse[rows[:, :, None], rows[:, None, :]]
             weight = self.weight[rows]
-            cost[present] = np.einsum("nmo,nmo->n", weight, np.linalg.solve(blocks, weight)) * self.optimism()
+            spread = weight @ weight.swapaxes(1, 2)
+            cost[present] = np.einsum("nmk,nkm->n", np.linalg.inv(blocks), spread) * self.optimism()
         return cost
 
     def optimism(self) -> float:
