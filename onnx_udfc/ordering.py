@@ -20,7 +20,7 @@ Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 RIDGE = 0.01  # relative to mean(diag G)
-MOST_ROWS = 1024  # of a Gram: the channels of a wider layer are seen in their leading directions, at least one each
+MOST_ROWS = 512  # of a Gram: the channels of a wider layer are seen in their leading directions, at least one each
 WIDEST = 8192  # channels that are too many even so
 
 
