@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ _BURIED = 0.03  # a first layer whose biases outweigh its response by more than 
 _JUDGES = 8  # images on which two scales are compared
 _LITTLE = 0.2  # of the information that answers could carry: 0.06 in SqueezeNet at the wrong scale, 0.3 and more else
 _CLEAR = 3.0  # times as much at another scale
+
+# What was guessed for each network and input: the check asks for the same as the repair.
+_guesses: WeakKeyDictionary[Network, dict[str, tuple[InputScaling, str]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,10 @@ def make_inputs(network: Network, options: Options, seed_offset: int = 0) -> Net
     notes = []
     for spec in specs:
         if spec.is_image():
-            scaling, note = guess_scaling(network, spec)
+            guesses = _guesses.setdefault(network, {})
+            if spec.name not in guesses:
+                guesses[spec.name] = guess_scaling(network, spec)
+            scaling, note = guesses[spec.name]
             values[spec.name] = scaling.apply(values[spec.name]).astype(spec.dtype)
             notes.append(note)
         elif spec.dtype == np.uint8 and len(spec.shape) == 4:
@@ -159,19 +166,19 @@ def _blind(network: Network, spec: InputSpec) -> bool:
         return False
     size = tuple(d or 64 for d in spec.shape[2:])
     z = synthetic_images(_JUDGES, spec.shape[1] or 3, size, seed=1)
-    seen = [_information(network, spec, outputs[0].name, z * np.float32(std)) for std in (1.0, RAW_STD)]
-    return seen[0] < _LITTLE < seen[1] and seen[1] > _CLEAR * seen[0]
+    x = np.concatenate([z, z * np.float32(RAW_STD)]).astype(spec.dtype)
+    scores = Walk(network.to_model(), {spec.name: x}, [], 1).get(outputs[0].name)
+    if scores.ndim < 2 or len(scores) != len(x) or scores.shape[1] < 2 or scores[0].size != scores.shape[1]:
+        return False
+    plain, wide = (_information(part.reshape(len(z), -1)) for part in np.split(scores.astype(np.float64), 2))
+    return plain < _LITTLE < wide and wide > _CLEAR * plain
 
 
-def _information(network: Network, spec: InputSpec, output: str, x: NDArray[np.float32]) -> float:
-    """How much the answer says about which image it was, as a fraction of what it could; 1 for what is no classifier.
+def _information(p: Double) -> float:
+    """How much a classifier's answers (n, classes) say about which image it was, as a fraction of what they could.
 
     That is H(E p) - E H(p) over log(min(images, classes)), p the answer's probabilities.
     """
-    scores = Walk(network.to_model(), {spec.name: x.astype(spec.dtype)}, [], 1).get(output).astype(np.float64)
-    if scores.ndim < 2 or len(scores) != len(x) or scores.shape[1] < 2 or scores[0].size != scores.shape[1]:
-        return 1.0
-    p = scores.reshape(len(x), -1)
     if p.min() < 0 or abs(p.sum(1) - 1).max() > 1e-2:
         p = np.exp(p - p.max(1, keepdims=True))
         p /= p.sum(1, keepdims=True)

@@ -18,6 +18,7 @@ from onnx_udfc.moments import Array
 
 Double = NDArray[np.float64]
 
+_AT_ONCE = 64  # channels, for the memory
 _SMALLEST = 1e-9  # of a channel's variance: directions below it are not seen
 
 
@@ -32,17 +33,23 @@ def narrowed(patches: Array, weight: Double, block: int, rank: int) -> tuple[Arr
     """
     groups, samples, width = patches.shape
     channels = width // block
-    x = patches.reshape(groups, samples, channels, block).transpose(0, 2, 3, 1)
-    x = x - x.mean(axis=3, keepdims=True, dtype=np.float64).astype(np.float32)
-    within = (x @ x.swapaxes(2, 3)).astype(np.float64) / samples
-    w = weight.reshape(groups, channels, block, -1)
-    basis = _leading(within, w, rank)
-    small = (basis.swapaxes(2, 3).astype(np.float32) @ x).reshape(groups, channels * rank, samples)
-    reduced = basis.swapaxes(2, 3) @ within
-    level = np.einsum("gckk->gc", within)[..., None, None]
-    system = reduced @ basis + (_SMALLEST * level + 1e-30) * np.eye(rank)
-    mixed = np.linalg.solve(system, reduced @ w)
-    return np.ascontiguousarray(small.swapaxes(1, 2)), mixed.reshape(groups, channels * rank, -1)
+    small = np.empty((groups, samples, channels, rank), np.float32)
+    mixed = np.empty((groups, channels, rank, weight.shape[2]))
+    seen = patches.reshape(groups, samples, channels, block)
+    given = weight.swapaxes(1, 2).reshape(groups, -1, channels, block)
+    for start in range(0, channels, _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        x = seen[:, :, part].transpose(0, 2, 3, 1)
+        x = x - x.mean(axis=3, keepdims=True, dtype=np.float64).astype(np.float32)
+        within = (x @ x.swapaxes(2, 3)).astype(np.float64) / samples
+        w = given[:, :, part].transpose(0, 2, 3, 1)
+        basis = _leading(within, w, rank)
+        small[:, :, part] = (basis.swapaxes(2, 3).astype(np.float32) @ x).transpose(0, 3, 1, 2)
+        reduced = basis.swapaxes(2, 3) @ within
+        level = np.einsum("gckk->gc", within)[..., None, None]
+        system = reduced @ basis + (_SMALLEST * level + 1e-30) * np.eye(rank)
+        mixed[:, part] = np.linalg.solve(system, reduced @ w)
+    return small.reshape(groups, samples, -1), mixed.reshape(groups, channels * rank, -1)
 
 
 def _leading(within: Double, weight: Double, rank: int) -> Double:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from onnx_udfc.channels import find_groups
 from onnx_udfc.graph import Network, read
-from onnx_udfc.reference import RIDGE, Reference, layer_seed, trace
+from onnx_udfc.ordering import RIDGE
+from onnx_udfc.reference import Reference, layer_seed, trace
 from onnx_udfc.select import ConsumerInput, eliminate
 from tests.normed_graphs import CHAIN, RESIDUAL, norm, parameter, scaled_model
 from tests.quantized_graphs import fetch
