@@ -24,8 +24,9 @@ from onnx_udfc.select import MEASURED, Removal
 
 Double = NDArray[np.float64]
 
-AUTO_WIDTHS = (8, 4)  # a code takes 8 or 4 bits in the file, whatever grid is finer or coarser than that
+AUTO_WIDTHS = (8, 4, 2)  # bits that a code takes in the file, whatever grid is finer or coarser than that
 BITS_FIRST = 1e-6  # weighs rounding so that channels go only when all layers are narrow: it was always less harmful
+COARSE = 0.1  # the same for 2 bits, which do harm channels might do less of
 SLACK = 0.01  # room that is worth an unaligned count
 CORRECTIONS = 6  # how often a limit is moved until what is really written or timed meets it
 _WITHIN = {"bytes": (0.99, 1.0), "latency": (0.95, 1.03)}  # of the limit: what is near enough
@@ -119,7 +120,8 @@ class _Decider:
             if name not in self.subject.layers:
                 rows.append((np.array([32.0]), np.zeros(1)))
             elif self.free:
-                damage = [BITS_FIRST * self.subject.rounding.get(name, {}).get(b, 4.0**-b) for b in AUTO_WIDTHS]
+                found = self.subject.rounding.get(name, {})
+                damage = [(BITS_FIRST if b >= 4 else COARSE) * found.get(b, 4.0**-b) for b in AUTO_WIDTHS]
                 rows.append((np.array(AUTO_WIDTHS, np.float64), np.array(damage) - damage[0]))
             else:
                 rows.append((np.array([float(self.options.bits)]), np.zeros(1)))

@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_udfc.activations import ActivationParams
-from onnx_udfc.draft import Draft
+from onnx_udfc.draft import CODE_TYPES, Draft
 from onnx_udfc.errors import RequestError
 from onnx_udfc.forms import WEIGHT_FORMS, StoredWeight, channel_axis, describe, stored_weight
 from onnx_udfc.graph import Layer, Network
@@ -26,10 +26,12 @@ from onnx_udfc.placement import Placement, activation_tensors
 from onnx_udfc.quantize import FORMATS, Floats, QuantParams, storable
 from onnx_udfc.runtime_notes import form_notes, oldest_onnxruntime
 from onnx_udfc.sites import write_sites
+from onnx_udfc.upgrade import means_the_same
 
 __all__ = ["TARGETS", "Emitted", "Placement", "activation_tensors", "emit"]
 
 INT4_OPSET, INT2_OPSET, PER_AXIS_OPSET, HALF_SCALE_OPSET = 21, 25, 13, 19
+INT2_IR = 13
 WIDEST_BIAS = 2.0**30  # an int32 bias stays below this, so that the products added to it cannot overflow
 
 
@@ -92,12 +94,13 @@ def emit(
         )
     elif placement is None:
         placement = activation_tensors(network, weights, target)
+    usable = _usable_opset(network, weights, target)
     draft = Draft(network.to_model(without={network.layers[name].constant.name for name in weights}))
     forms, memory = {}, _float_memory(network, weights)
     for name, params in weights.items():
         layer = network.layers[name]
         integer = placement is not None and name in placement.integer
-        choice = _choose(target, layer, params.bits, integer, opset)
+        choice = _choose(target, layer, params.bits, integer, usable)
         grid = _input_grid(layer, placement, activations) if integer else None
         stored = _stored(layer, params, choice, grid, target)
         _write(draft, layer, stored, choice.form)
@@ -108,9 +111,21 @@ def emit(
     if placement is not None and activations is not None:
         write_sites(draft, placement, activations)
     model = draft.finish()
+    if usable > opset:
+        next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")).version = usable
+        model.ir_version = max(model.ir_version, INT2_IR)
     slower, notes = form_notes(network, weights, placement, target, forms)
     form = "; ".join([*dict.fromkeys(forms.values()), *([f"activations {placement.dtype}"] if placement else [])])
     return Emitted(model, form or "float", forms, notes, oldest_onnxruntime(model), slower, round(memory))
+
+
+def _usable_opset(network: Network, weights: Mapping[str, QuantParams], target: str) -> int:
+    """The graph's opset, or the one of 2-bit codes where some are to be written and nothing else changes by it."""
+    opset = network.graph.opset
+    wanted = target == "cpu" and CODE_TYPES[2] and any(params.bits == 2 for params in weights.values())
+    if INT4_OPSET <= opset < INT2_OPSET and wanted and means_the_same(network.origin.model, INT2_OPSET):
+        return INT2_OPSET
+    return int(opset)
 
 
 def _cpu(_layer: Layer, bits: int, integer: bool) -> Choice:

@@ -86,11 +86,10 @@ def _is_code(tensor: onnx.TensorProto) -> bool:
 
 
 def with_biases(network: Network) -> Network:
-    """A copy in which every layer has a bias, as it does after its repair."""
+    """A copy in which every layer has a bias that is not the file's own, as it does after its repair."""
     copy = network.copy()
     for layer in copy.layers.values():
-        if layer.bias_tensor is None:
-            layer.set(layer.matrix(), np.ones(layer.out_channels))
+        layer.set(layer.matrix(), np.ones(layer.out_channels))
     return copy
 
 

@@ -47,7 +47,7 @@ def form_notes(
     """
     in_every_run = any(form.startswith("DequantizeLinear") for form in forms.values())
     slower = placement is None and target == "portable" and in_every_run
-    notes = [*_storage_notes(weights, target, placement), *_float_notes(network, weights, placement)]
+    notes = [*_storage_notes(weights, target, placement, forms), *_float_notes(network, weights, placement)]
     if any("Mul" in form for form in forms.values()):
         notes.append(
             "weights are folded to float when the model is loaded: the file is small, memory and speed are the"
@@ -64,7 +64,9 @@ def form_notes(
     return slower, tuple(notes)
 
 
-def _storage_notes(weights: Mapping[str, QuantParams], target: str, placement: Placement | None) -> Iterator[str]:
+def _storage_notes(
+    weights: Mapping[str, QuantParams], target: str, placement: Placement | None, forms: Mapping[str, str]
+) -> Iterator[str]:
     odd = sorted({params.bits for params in weights.values()} - {4, 8})
     wide = target == "tensorrt" or (target == "portable" and placement is not None)
     if placement is not None and placement.dtype == "uint8" and WIDEST_EXACT in odd:
@@ -76,8 +78,10 @@ def _storage_notes(weights: Mapping[str, QuantParams], target: str, placement: P
     for bits in odd:
         if FORMATS[bits].storage == 8:
             yield f"{bits}-bit weights take 8 bits each in the file: ONNX has no type between int4 and int8"
-        elif not wide:
-            yield f"{bits}-bit weights take 4 bits each in the file (2 bits only where the model is at opset 25)"
+        elif bits == 3 and not wide:
+            yield "3-bit weights take 4 bits each in the file: ONNX has no type between int2 and int4"
+        elif not wide and any(params.bits == bits and "INT2" not in forms[n] for n, params in weights.items()):
+            yield f"{bits}-bit weights take 4 bits each in the file: true 2 bits need --target cpu and opset 25"
     if wide and any(FORMATS[params.bits].storage == 4 for params in weights.values()):
         yield f"for --target {target} the codes are stored as int8: its integer kernels take no smaller type"
 

@@ -42,7 +42,8 @@ def operators(model: onnx.ModelProto) -> dict[str, int]:
         ("cpu", 8, TensorProto.INT8, ["Cast", "Mul", "Conv"]),
         ("cpu", 5, TensorProto.INT8, ["Cast", "Mul", "Conv"]),
         ("cpu", 4, TensorProto.INT4, ["Cast", "Mul", "Conv"]),
-        ("cpu", 2, TensorProto.INT4, ["Cast", "Mul", "Conv"]),
+        ("cpu", 2, TensorProto.INT2, ["Cast", "Mul", "Conv"]),
+        ("portable", 2, TensorProto.INT4, ["DequantizeLinear", "Conv"]),
         ("cuda", 3, TensorProto.INT4, ["Cast", "Mul", "Conv"]),
         ("portable", 8, TensorProto.INT8, ["DequantizeLinear", "Conv"]),
         ("portable", 4, TensorProto.INT4, ["DequantizeLinear", "Conv"]),
@@ -55,7 +56,8 @@ def test_weights_only_forms(target: str, bits: int, stored: int, nodes: list[str
     assert [node.op_type for node in emitted.model.graph.node] == [*nodes, "Relu", *nodes]
     tensors = initializers(emitted.model)
     assert tensors["w1.codes"].data_type == stored
-    assert len(tensors["w1.codes"].raw_data) == 16 * 8 * 9 * (4 if stored == TensorProto.INT4 else 8) // 8
+    width = {int(TensorProto.INT8): 8, int(TensorProto.INT4): 4, int(TensorProto.INT2): 2}[stored]
+    assert len(tensors["w1.codes"].raw_data) == 16 * 8 * 9 * width // 8
     assert "w1" not in tensors
 
 
@@ -65,7 +67,7 @@ def test_weights_only_forms(target: str, bits: int, stored: int, nodes: list[str
         ("cpu", 8, TensorProto.INT8, ["DequantizeLinear"]),
         ("cpu", 6, TensorProto.INT8, ["DequantizeLinear"]),
         ("cpu", 4, TensorProto.INT4, ["Cast", "DequantizeLinear"]),
-        ("cpu", 2, TensorProto.INT4, ["Cast", "DequantizeLinear"]),
+        ("cpu", 2, TensorProto.INT2, ["Cast", "DequantizeLinear"]),
         ("portable", 4, TensorProto.INT8, ["DequantizeLinear"]),
         ("tensorrt", 3, TensorProto.INT8, ["DequantizeLinear"]),
     ],
@@ -116,8 +118,9 @@ def test_a_scale_that_float16_cannot_hold_is_raised() -> None:
     np.testing.assert_array_equal(weight[:2], np.array([0.0, 6.1035e-05], np.float16))
 
 
-def test_two_bits_are_two_bits_where_the_opset_has_them() -> None:
-    network = two_convs(opset=25)
+@pytest.mark.parametrize("opset", [21, 25])
+def test_two_bits_are_two_bits_and_the_opset_is_raised_for_them(opset: int) -> None:
+    network = two_convs(opset=opset)
     feeds = image()
     emitted, _ = quantized(network, 2, "cpu", feeds)
     assert initializers(emitted.model)["w1.codes"].data_type == TensorProto.INT2
@@ -126,9 +129,18 @@ def test_two_bits_are_two_bits_where_the_opset_has_them() -> None:
     assert check_runtime(emitted.model).floating == ()
     weights_only = emit(network, nearest(network, 2), None, "cpu")
     assert initializers(weights_only.model)["w1.codes"].data_type == TensorProto.INT2
-    np.testing.assert_array_equal(
-        run(weights_only.model, feeds)[0], run(emit(two_convs(), nearest(network, 2), None, "cpu").model, feeds)[0]
-    )
+    portable = emit(two_convs(), nearest(network, 2), None, "portable")
+    assert portable.model.opset_import[0].version == 21
+    np.testing.assert_allclose(run(weights_only.model, feeds)[0], run(portable.model, feeds)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_two_bits_take_four_where_a_newer_opset_may_mean_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnx_udfc.emit.means_the_same", lambda *_: False)
+    network = two_convs()
+    emitted = emit(network, nearest(network, 2), None, "cpu")
+    assert emitted.model.opset_import[0].version == 21
+    assert initializers(emitted.model)["w1.codes"].data_type == TensorProto.INT4
+    assert any("2-bit weights take 4 bits" in note for note in emitted.notes)
 
 
 @pytest.mark.parametrize("opset", [12, 13, 19, 20])

@@ -21,7 +21,7 @@ def scene(
 
 
 def centered(values: np.ndarray) -> np.ndarray:
-    return values - values.mean(1, keepdims=True)
+    return np.asarray(values - values.mean(1, keepdims=True))
 
 
 @pytest.mark.parametrize("rank", [1, 2, 9])
