@@ -61,7 +61,7 @@ class Ordering:
         rows = [input_rows(layer, group) for group in wanted]
         block = _block(rows, patches.shape[2])
         rank = max(1, MOST_ROWS * block // patches.shape[2])
-        if rank < block:
+        if 2 * rank <= block:
             patches, weight = narrowed(patches, weight, block, rank)
             rows = [_narrowed_rows(owned, block, rank) for owned in rows]
         if patches.shape[2] > WIDEST:
