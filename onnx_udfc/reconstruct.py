@@ -31,7 +31,6 @@ from onnx_udfc.moments import Array, Moments, moments
 Double = NDArray[np.float64]
 Keep = NDArray[np.int64]
 
-QUIET = 0.1  # 0 took MobileNetV2 at 6 bits from 79 to 55, by one channel that was nearly dead in the samples
 _UDFC_BIAS, _UDFC_RIDGE = 0.01, 0.008  # α1, α2 of the paper
 _AT_A_TIME = 1 << 20  # weights that products are made of
 _MERGE_BALANCE, _MERGE_COSINE = 0.85, 0.1  # λ and the least cosine of Neuron Merging
@@ -167,12 +166,12 @@ class Factor:
 
         Args:
             gram: G (g, d, d), float64.
-            ridge: λ relative to mean(diag G) of the group, at least QUIET times that of all groups; grows tenfold while a
+            ridge: λ relative to mean(diag G) of the group, or of all groups if that is more; grows tenfold while a
                 system is singular.
         """
         level = np.einsum("gii->g", gram) / gram.shape[1]
         # A channel that the samples hardly move says little: beside livelier ones it stays near its prior.
-        level = np.maximum(level, QUIET * level.mean())
+        level = np.maximum(level, level.mean())
         found = [
             _regularized_inverse(part, ridge * max(float(own), 1e-30)) for part, own in zip(gram, level, strict=True)
         ]
