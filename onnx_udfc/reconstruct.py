@@ -146,7 +146,7 @@ def regress(p: Array, t: Array, prior: Double, ridge: float) -> Solution:
         p: patches (g, n, d).
         t: targets (g, n, o).
         prior: W0 (g, o, d).
-        ridge: λ relative to mean(diag G), more than 0.
+        ridge: λ relative to mean(diag G), of the group or of all if that is more; more than 0.
 
     Returns:
         The solution; if a system is singular the ridge grows tenfold until it is not.
@@ -169,12 +169,8 @@ class Factor:
             ridge: λ relative to mean(diag G) of the group, or of all groups if that is more; grows tenfold while a
                 system is singular.
         """
-        level = np.einsum("gii->g", gram) / gram.shape[1]
-        # A channel that the samples hardly move says little: beside livelier ones it stays near its prior.
-        level = np.maximum(level, level.mean())
-        found = [
-            _regularized_inverse(part, ridge * max(float(own), 1e-30)) for part, own in zip(gram, level, strict=True)
-        ]
+        levels = _levels(np.einsum("gii->g", gram) / gram.shape[1])
+        found = [_regularized_inverse(part, ridge * level) for part, level in zip(gram, levels.tolist(), strict=True)]
         self._inverse = np.stack([inverse for inverse, _ in found])
         self._strength = np.array([strength for _, strength in found])[:, None, None]
 
@@ -188,6 +184,15 @@ class Factor:
         """(g, o, d) a slope with respect to weights, times (G + λ I)⁻¹."""
         turned: Double = slope.astype(np.float64) @ self._inverse
         return turned
+
+
+def _levels(own: Double) -> Double:
+    """What λ is relative to, (g,): a group's mean(diag G), or that of all groups if it is more.
+
+    A depthwise channel that the samples hardly move says little, and stays near its prior beside livelier ones.
+    """
+    levels: Double = np.maximum(np.maximum(own, own.mean()), 1e-30)
+    return levels
 
 
 def _regularized_inverse(gram: Double, strength: float) -> tuple[Double, float]:
@@ -210,11 +215,12 @@ def _regress_dual(p: Array, t: Array, prior: Double, ridge: float) -> Solution:
     """`regress` for fewer samples than unknowns: an (n, n) system for each group."""
     mean, target_mean = p.mean(1, dtype=np.float64), t.mean(1, dtype=np.float64)
     weights, left = [], []
-    for x, y, start, mx, my in zip(p, t, prior, mean, target_mean, strict=True):
+    levels = _levels(np.square(p - mean[:, None].astype(np.float32)).mean((1, 2), dtype=np.float64))
+    for x, y, start, mx, my, level in zip(p, t, prior, mean, target_mean, levels, strict=True):
         n, centered = len(x), x - mx.astype(np.float32)
         missing = (y - my) - centered @ start.T.astype(np.float32)
         gram = (centered @ centered.T).astype(np.float64) / n
-        gram.flat[:: n + 1] += ridge * max(float(np.trace(gram)) / x.shape[1], 1e-30)
+        gram.flat[:: n + 1] += ridge * level
         step = centered.T @ np.linalg.solve(gram, missing).astype(np.float32) / n
         weights.append(start + step.T)
         left.append(np.square(missing - centered @ step).sum() / max(np.square(y - my).sum(), 1e-30))

@@ -114,13 +114,13 @@ def data(groups: int, n: int, d: int, o: int = 3, seed: int = 0) -> tuple[Single
     return p.astype(np.float32), t.astype(np.float32), rng.normal(size=(groups, o, d))
 
 
-def naive_fit(p: Floats, t: Floats, prior: Floats, ridge: float) -> tuple[Floats, Floats]:
-    """W (o, d) and b (o,) of one group from (G + λI)⁻¹ in float64."""
+def naive_fit(p: Floats, t: Floats, prior: Floats, ridge: float, least: float) -> tuple[Floats, Floats]:
+    """W (o, d) and b (o,) of one group from (G + λI)⁻¹ in float64; λ is relative to the Gram, or to `least`."""
     p, t = p.astype(np.float64), t.astype(np.float64)
     centered, gram = p - p.mean(0), np.zeros((p.shape[1], p.shape[1]))
     for row in centered:
         gram += np.outer(row, row) / len(p)
-    strength = ridge * np.trace(gram) / len(gram)
+    strength = ridge * max(np.trace(gram) / len(gram), least)
     cross = centered.T @ (t - t.mean(0)) / len(p)
     weight = (np.linalg.inv(gram + strength * np.eye(len(gram))) @ (cross + strength * prior.T)).T
     return weight, t.mean(0) - weight @ p.mean(0)
@@ -132,8 +132,9 @@ def naive_fit(p: Floats, t: Floats, prior: Floats, ridge: float) -> tuple[Floats
 def test_regression_is_the_naive_formula(groups: int, n: int, d: int, ridge: float) -> None:
     p, t, prior = data(groups, n, d)
     found = regress(p, t, prior, ridge)
+    least = float(p.var(axis=1, dtype=np.float64).mean())
     for g in range(groups):
-        weight, bias = naive_fit(p[g].astype(float), t[g].astype(float), prior[g], ridge)
+        weight, bias = naive_fit(p[g].astype(float), t[g].astype(float), prior[g], ridge, least)
         scale = abs(weight).max()
         np.testing.assert_allclose(found.weight[g], weight, rtol=1e-5, atol=2e-5 * scale)
         np.testing.assert_allclose(found.bias[g], bias, rtol=1e-5, atol=1e-4 * scale)
