@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_udfc.activations import ActivationParams
+from onnx_udfc.carry import standard
 from onnx_udfc.draft import CODE_TYPES, Draft
 from onnx_udfc.errors import RequestError
 from onnx_udfc.forms import WEIGHT_FORMS, StoredWeight, channel_axis, describe, stored_weight
@@ -112,7 +113,7 @@ def emit(
         write_sites(draft, placement, activations)
     model = draft.finish()
     if usable > opset:
-        next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")).version = usable
+        next(entry for entry in model.opset_import if standard(entry.domain)).version = usable
         model.ir_version = max(model.ir_version, INT2_IR)
     slower, notes = form_notes(network, weights, placement, target, forms)
     form = "; ".join([*dict.fromkeys(forms.values()), *([f"activations {placement.dtype}"] if placement else [])])

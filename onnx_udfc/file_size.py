@@ -89,7 +89,11 @@ def with_biases(network: Network) -> Network:
     """A copy in which every layer has a bias that is not the file's own, as it does after its repair."""
     copy = network.copy()
     for layer in copy.layers.values():
-        layer.set(layer.matrix(), np.ones(layer.out_channels))
+        tensor = layer.bias_tensor
+        if tensor is None:
+            layer.set(layer.matrix(), np.ones(layer.out_channels))
+        else:
+            tensor.values = np.ones_like(tensor.values)
     return copy
 
 

@@ -88,10 +88,7 @@ def make_inputs(network: Network, options: Options, seed_offset: int = 0) -> Net
     notes = []
     for spec in specs:
         if spec.is_image():
-            guesses = _guesses.setdefault(network, {})
-            if spec.name not in guesses:
-                guesses[spec.name] = guess_scaling(network, spec)
-            scaling, note = guesses[spec.name]
+            scaling, note = _guessed(network, spec)
             values[spec.name] = scaling.apply(values[spec.name]).astype(spec.dtype)
             notes.append(note)
         elif spec.dtype == np.uint8 and len(spec.shape) == 4:
@@ -128,6 +125,14 @@ def _raw_pixels(spec: InputSpec, count: int, seed: int) -> NDArray[np.uint8]:
     z = synthetic_images(count, channels or 3, tuple(d or 64 for d in size), seed)
     pixels = InputScaling((RAW_MEAN,), (RAW_STD,), 0, 255).apply(z).astype(np.uint8)
     return np.moveaxis(pixels, 1, -1) if last else pixels
+
+
+def _guessed(network: Network, spec: InputSpec) -> tuple[InputScaling, str]:
+    """`guess_scaling`, once for each network."""
+    guesses = _guesses.setdefault(network, {})
+    if spec.name not in guesses:
+        guesses[spec.name] = guess_scaling(network, spec)
+    return guesses[spec.name]
 
 
 def guess_scaling(network: Network, spec: InputSpec) -> tuple[InputScaling, str]:
