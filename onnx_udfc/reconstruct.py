@@ -5,6 +5,8 @@ carried to measured moments; the row `moments`):
 
     W = (X + λ W0) (G + λ I)⁻¹       λ = ridge · mean(diag G)       b = E[t] - W E[p]
 
+(in a grouped layer the mean is at least that of all groups: a channel that hardly varies keeps its weights)
+
 With fewer samples than unknowns the same W comes from an (n, n) system (Woodbury):
 
     W = W0 + Rᵀ (P Pᵀ / n + λ I)⁻¹ P / n       R = T - P W0ᵀ

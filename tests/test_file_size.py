@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_udfc.channels import find_groups
+from onnx_udfc.compress import compress
 from onnx_udfc.file_size import file_size, with_biases, written_bytes
 from onnx_udfc.footprint import footprint
 from onnx_udfc.options import Options
@@ -51,3 +52,11 @@ def test_layers_of_different_bits_add_up() -> None:
     first, second, third = network.layers
     true = written_bytes(with_biases(network), {first: 8, second: 4, third: 8}, Options())
     assert float(model.bytes(size.channels, np.array([8.0, 4.0, 8.0]))) == pytest.approx(true, rel=0.01)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_a_file_weighs_what_was_reckoned(bits: int) -> None:
+    network = small_network(WIDE)  # one layer has a bias of the file, two get one by their repair
+    options = Options(bits=bits, threads=1)
+    reckoned = written_bytes(with_biases(network), dict.fromkeys(network.layers, bits), options)
+    assert compress(network.to_model(), options).model.ByteSize() == reckoned

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_udfc.errors import RequestError
+from onnx_udfc.feeds import InputSpec
 from onnx_udfc.graph import Network, read
 from onnx_udfc.images import InputScaling, synthetic_images
 from onnx_udfc.inputs import LEAST, MOST, batch_of, guess_scaling, image_count, input_specs_of, make_inputs
@@ -210,3 +211,19 @@ def test_two_inputs_cannot_be_calibrated_with_images(tmp_path: Path) -> None:
 def test_the_number_of_samples_is_that_of_the_inputs_with_axes() -> None:
     assert batch_of({"a": np.zeros(()), "b": np.zeros((7, 2))}) == 7
     assert batch_of({}) == 1
+
+
+def test_the_scale_is_guessed_once_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def guess(_: Network, spec: InputSpec) -> tuple[InputScaling, str]:
+        asked.append(spec.name)
+        return InputScaling((2.0,), (3.0,)), "a guess"
+
+    monkeypatch.setattr("onnx_udfc.inputs.guess_scaling", guess)
+    network, other = (small_network(PLAIN) for _ in range(2))
+    first, second = make_inputs(network, Options()), make_inputs(network, Options(), 1)
+    assert first.note == second.note == "a guess"
+    assert len(asked) == 1
+    make_inputs(other, Options())
+    assert len(asked) == 2
