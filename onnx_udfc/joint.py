@@ -65,6 +65,14 @@ class Shared:
 
 
 @dataclass(frozen=True)
+class _Aim:
+    """A reader's targets (n, o), mean free, and the weights (k·K, o) its ridge pulls to, both over the deviation."""
+
+    wanted: Array
+    start: Double
+
+
+@dataclass(frozen=True)
 class _Fit:
     """A reader's best weights (k·K, o), channel index fastest, and the errors (n, o) left, both over the deviation."""
 
@@ -87,13 +95,13 @@ def refit_together(shared: Shared, weight: Double, level: Double, factor: Factor
     patches, bounds, readers = shared.patches, shared.bounds, shared.readers
     mean = patches.mean(0, dtype=np.float64).astype(np.float32)
     now, height = weight.astype(np.float32), level.astype(np.float32)
-    starts = [_tap_major(reader, len(weight)) for reader in readers]
+    aims = [_aim(reader, len(weight)) for reader in readers]
     for _ in range(ROUNDS):
         y = patches @ now.T
         y += height - now @ mean
         passes = (y > bounds.low) & (y < bounds.high)
         outputs = _padded(np.clip(y, np.float32(bounds.low), np.float32(bounds.high)))
-        fits = [_fitted(outputs, reader, start) for reader, start in zip(readers, starts, strict=True)]
+        fits = [_fitted(outputs, reader.taps, aim) for reader, aim in zip(readers, aims, strict=True)]
         slope = _slope(readers, fits, outputs.shape) * passes
         total = slope.sum(0)
         turn = factor.precondition((slope.T @ patches - np.outer(total, mean))[None])[0].astype(np.float32)
@@ -109,27 +117,24 @@ def _padded(values: Array) -> Array:
     return np.concatenate([values, np.zeros((1, values.shape[1]), np.float32)])
 
 
-def _tap_major(reader: Reader, channels: int) -> Double:
-    """(k·K, o) the reader's weight with the channel index fastest, in units of the targets' deviation."""
+def _aim(reader: Reader, channels: int) -> _Aim:
+    """What stays the same in all rounds."""
+    deviation = max(float(np.sqrt(reader.targets.var(axis=0, dtype=np.float64).sum() * len(reader.targets))), 1e-30)
     by_channel = reader.weight.reshape(len(reader.weight), channels, -1)
-    return by_channel.transpose(2, 1, 0).reshape(-1, len(reader.weight)) / _deviation(reader)
+    start = by_channel.transpose(2, 1, 0).reshape(-1, len(reader.weight)) / deviation
+    return _Aim((reader.targets - reader.targets.mean(0)) / np.float32(deviation), start)
 
 
-def _deviation(reader: Reader) -> float:
-    """Root of the sum of squares of the targets, mean free."""
-    return max(float(np.sqrt(reader.targets.var(axis=0, dtype=np.float64).sum() * len(reader.targets))), 1e-30)
-
-
-def _fitted(outputs: Array, reader: Reader, start: Double) -> _Fit:
+def _fitted(outputs: Array, taps: Index, aim: _Aim) -> _Fit:
     """The ridge regression of a reader on the producer's outputs (m + 1, K)."""
-    seen = outputs[reader.taps].reshape(len(reader.taps), -1)
+    seen = outputs[taps].reshape(len(taps), -1)
     seen -= seen.mean(0)
-    wanted = (reader.targets - reader.targets.mean(0)) / np.float32(_deviation(reader))
     gram = (seen.T @ seen).astype(np.float64)
     strength = RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
     gram.flat[:: len(gram) + 1] += strength
-    weight = np.linalg.solve(gram, (seen.T @ wanted).astype(np.float64) + strength * start).astype(np.float32)
-    return _Fit(weight, wanted - seen @ weight)
+    right = (seen.T @ aim.wanted).astype(np.float64) + strength * aim.start
+    weight = np.linalg.solve(gram, right).astype(np.float32)
+    return _Fit(weight, aim.wanted - seen @ weight)
 
 
 def _slope(readers: Sequence[Reader], fits: Sequence[_Fit], shape: tuple[int, ...]) -> Array:

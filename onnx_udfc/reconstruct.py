@@ -157,7 +157,7 @@ def regress(p: Array, t: Array, prior: Double, ridge: float) -> Solution:
         return _regress_dual(p, t, prior, ridge)
     measured = moments(p, t)
     weight = Factor(measured.gram, ridge).solve(measured.cross, prior)
-    return Solution(weight, intercept(measured, weight), residual(measured, weight, t))
+    return Solution(weight, intercept(measured, weight), residual(measured, weight, energy(t)))
 
 
 class Factor:
@@ -236,9 +236,13 @@ def intercept(measured: Moments, weight: Double) -> Double:
     return bias
 
 
-def residual(measured: Moments, weight: Double, t: Array) -> float:
-    """Fraction of the target's variance that W (g, o, d) leaves: E‖t - W p‖² / E‖t‖², both centered."""
+def energy(t: Array) -> float:
+    """E‖t‖² of targets (g, n, o), centered, over all groups."""
+    return float(t.var(axis=1, dtype=np.float64).sum())
+
+
+def residual(measured: Moments, weight: Double, total: float) -> float:
+    """Fraction of the targets' energy that W (g, o, d) leaves: E‖t - W p‖² / E‖t‖², both centered."""
     explained = 2 * np.einsum("god,gdo->", weight, measured.cross)
-    energy = np.einsum("god,god->", weight, weight @ measured.gram)
-    total = float(t.var(axis=1, dtype=np.float64).sum())
-    return float(max(total - explained + energy, 0.0) / max(total, 1e-30))
+    kept = np.einsum("god,god->", weight, weight @ measured.gram)
+    return float(max(total - explained + kept, 0.0) / max(total, 1e-30))

@@ -23,7 +23,12 @@ _FATAL_ONLY = 4
 
 
 def open_session(
-    model: Source, provider: str = "cpu", threads: int | None = None, optimize: bool = True, lean: bool = False
+    model: Source,
+    provider: str = "cpu",
+    threads: int | None = None,
+    optimize: bool = True,
+    lean: bool = False,
+    spin: bool = True,
 ) -> ort.InferenceSession:
     """Return a session.
 
@@ -33,6 +38,7 @@ def open_session(
         threads: within an operator; 0 or None for as many as there are cores.
         optimize: otherwise the graph runs node by node as written.
         lean: take as little memory as can be had, at the cost of time: no repacked and no unpacked copies of weights.
+        spin: threads wait awake for the next run, onnxruntime's default; not where numpy needs the cores in between.
 
     Raises:
         RequestError: The provider is not in this onnxruntime.
@@ -45,6 +51,8 @@ def open_session(
     options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if lean:
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False

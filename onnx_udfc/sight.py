@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.layers import Layer
 from onnx_udfc.moments import Array, Moments, moments
-from onnx_udfc.reconstruct import Factor, regress, residual
+from onnx_udfc.reconstruct import Factor, energy, regress, residual
 
 Double = NDArray[np.float64]
 
@@ -49,6 +49,7 @@ class Sight:
         measured: the moments of both; None if samples are fewer than half the unknowns, or these are too many.
         factor: (G + λI)⁻¹ of the last fit; None where there was none.
         overflown: products of the values exceed float32; then nothing is fitted.
+        energy: of the targets, centered.
     """
 
     patches: Array
@@ -59,10 +60,12 @@ class Sight:
     moved: Double = field(init=False)
     factor: Factor | None = field(init=False, default=None)
     overflown: bool = field(init=False, default=False)
+    energy: float = field(init=False)
 
     def __post_init__(self) -> None:
         """Measure once; the fit, the rounding and the errors share it."""
         self.moved = np.zeros((len(self.targets), self.targets.shape[2]))
+        self.energy = energy(self.targets)
         self.overflown = not (summable(self.patches) and summable(self.targets))
         if not self.overflown and self.patches.shape[2] <= min(WIDEST_GRAM, 2 * self.patches.shape[1]):
             self.measured = moments(self.patches, self.targets)
@@ -104,17 +107,16 @@ class Sight:
             cross = (centered.transpose(0, 2, 1) @ aim).astype(np.float64) / centered.shape[1]
             weight = factor.solve(cross, prior)
         after = self.targets.mean(1, dtype=np.float64)
-        self.moved = after - before
+        self.moved, self.energy = after - before, energy(self.targets)
         self.measured = Moments(self.measured.count, self.measured.mean, self.measured.gram, after, cross)
         return weight
 
     def error(self, weight: Double) -> float:
         """Fraction of the targets' variance that W (g, o, d) leaves, mean free."""
         if self.measured is not None:
-            return residual(self.measured, weight, self.targets)
+            return residual(self.measured, weight, self.energy)
         left = self.targets - self.patches @ weight.transpose(0, 2, 1).astype(np.float32)
-        total = float(self.targets.var(axis=1, dtype=np.float64).sum())
-        return float(left.var(axis=1, dtype=np.float64).sum()) / max(total, 1e-30)
+        return energy(left) / max(self.energy, 1e-30)
 
 
 def _nearest_passing(passed: Array, now: Array, bounds: Bounds) -> Array:

@@ -209,7 +209,7 @@ def _segment(
     graph.initializer.extend(constants)
     segment = helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
     segment.ir_version = model.ir_version
-    return open_session(segment, threads=threads)
+    return open_session(segment, threads=threads, spin=False)
 
 
 def reads(node: onnx.NodeProto) -> set[str]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx_udfc.moments import moments
 from onnx_udfc.reconstruct import (
     Producer,
+    energy,
     intercept,
     mix_merge,
     mix_none,
@@ -160,8 +161,8 @@ def test_the_residual_is_what_is_left() -> None:
     found = regress(p, t, prior, 0.01)
     assert found.residual == pytest.approx(left_over(p, t, found.weight)[0], abs=1e-6)  # of single products
     measured = moments(p, t)
-    assert residual(measured, prior, t) == pytest.approx(left_over(p, t, prior)[0], rel=1e-5)
-    assert found.residual < residual(measured, prior, t)
+    assert residual(measured, prior, energy(t)) == pytest.approx(left_over(p, t, prior)[0], rel=1e-5)
+    assert found.residual < residual(measured, prior, energy(t))
 
 
 def test_the_bias_keeps_the_mean() -> None:
