@@ -36,9 +36,9 @@ GROWTH = 1 << 20  # elements by which a result that is no weight may exceed its 
 def fold_constants(graph: gs.Graph, origin: Origin) -> None:
     """Replaces Constant nodes and expressions over constants by initializers, names kept.
 
-    Left alone: DequantizeLinear and Cast from an integer storage type to float (a weight that is compressed already),
-    anything random, anything with a subgraph, what a subgraph or a graph output uses, and large results that are
-    no weights.
+    Left alone: DequantizeLinear, Cast from an integer storage type to float and what unpacks words (a weight that is
+    compressed already), anything random, anything with a subgraph, what a subgraph or a graph output uses, and large
+    results that are no weights.
     """
     kept = {t.name for t in graph.outputs} | inner_reads(origin.model.graph)
     folded: set[int] = set()
@@ -67,9 +67,18 @@ def _evaluate(node: gs.Node, graph: gs.Graph, origin: Origin) -> list[Array | St
         source, name = node.inputs[0], node.outputs[0].name
         origin.shared[name] = origin.shared.setdefault(source.name, source.name)
         return [source._values]
-    if node.op not in FOLDABLE or (node.op == "Cast" and str(node.inputs[0].dtype) in STORAGE):
+    if node.op not in FOLDABLE or (node.op == "Cast" and str(node.inputs[0].dtype) in STORAGE) or _unpacks(node):
         return None
     return _run(node, graph, origin)
+
+
+def _unpacks(node: gs.Node) -> bool:
+    """Whether a node begins to unpack codes (`packing`): words (m, 1) div powers (k,), then mod."""
+    if node.op != "Div" or any(t.dtype != np.int64 for t in node.inputs):
+        return False
+    words, divisors = (tuple(t.shape) for t in node.inputs)
+    readers = node.outputs[0].outputs
+    return len(words) == 2 and words[1] == 1 and len(divisors) == 1 and [r.op for r in readers] == ["Mod"]
 
 
 def _constant_value(node: gs.Node, origin: Origin) -> list[Array | Stored] | None:

@@ -24,9 +24,9 @@ from onnx_udfc.select import MEASURED, Removal
 
 Double = NDArray[np.float64]
 
-AUTO_WIDTHS = (8, 4, 2)  # bits that a code takes in the file, whatever grid is finer or coarser than that
+AUTO_WIDTHS = (8, 6, 5, 4, 3.7, 3.46, 3.17, 3, 2.32, 2)
 BITS_FIRST = 1e-6  # weighs rounding so that channels go only when all layers are narrow: it was always less harmful
-COARSE = 0.1  # the same for 2 bits, which do harm channels might do less of
+COARSE, FEW_BITS = 0.1, 3  # the same for fewer bits than this, which do harm channels might do less of
 SLACK = 0.01  # room that is worth an unaligned count
 CORRECTIONS = 6  # how often a limit is moved until what is really written or timed meets it
 _WITHIN = {"bytes": (0.99, 1.0), "latency": (0.95, 1.03)}  # of the limit: what is near enough
@@ -37,7 +37,7 @@ class Decision:
     """Kept channels by group name, and bits by the name of each layer that is quantized."""
 
     counts: Mapping[str, int]
-    bits: Mapping[str, int]
+    bits: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Subject:
     groups: tuple[ChannelGroup, ...]
     removals: Mapping[str, Removal]
     layers: tuple[str, ...]
-    rounding: Mapping[str, Mapping[int, float]]
+    rounding: Mapping[str, Mapping[float, float]]
     bytes: int
 
 
@@ -71,7 +71,7 @@ def decide(subject: Subject, options: Options) -> Decision:
     """
     counts = uniform_counts(subject.groups, options.prune, options.align)
     budgets = options.budgets()
-    fixed = {} if options.bits in ("auto", 32) else dict.fromkeys(subject.layers, int(options.bits))
+    fixed: dict[str, float] = {} if options.bits in ("auto", 32) else dict.fromkeys(subject.layers, int(options.bits))
     if not budgets and (_even(options) or not subject.groups):
         return Decision(counts, fixed)
     return _Decider(subject, options).decide(budgets)
@@ -121,7 +121,7 @@ class _Decider:
                 rows.append((np.array([32.0]), np.zeros(1)))
             elif self.free:
                 found = self.subject.rounding.get(name, {})
-                damage = [(BITS_FIRST if b >= 4 else COARSE) * found.get(b, 4.0**-b) for b in AUTO_WIDTHS]
+                damage = [(BITS_FIRST if b >= FEW_BITS else COARSE) * found.get(b, 4.0**-b) for b in AUTO_WIDTHS]
                 rows.append((np.array(AUTO_WIDTHS, np.float64), np.array(damage) - damage[0]))
             else:
                 rows.append((np.array([float(self.options.bits)]), np.zeros(1)))
@@ -139,7 +139,7 @@ class _Decider:
 
     def _bytes_meter(self) -> tuple[Meter, float]:
         bits = self.options.bits
-        widths = AUTO_WIDTHS if self.free else () if bits == FLOAT else (int(bits),)
+        widths: tuple[float, ...] = AUTO_WIDTHS if self.free else () if bits == FLOAT else (int(bits),)
         file = file_size(self.subject.network, self.size, widths, self.options)
         return (lambda v: file.bytes(v[..., : self.split], v[..., self.split :])), float(self.subject.bytes)
 
@@ -215,7 +215,13 @@ class _Decider:
 
     def _decision(self, values: Double) -> Decision:
         counts = {g.name: int(n) for g, n in zip(self.subject.groups, values, strict=False)}
-        bits = dict(zip(self.subject.network.layers, (int(b) for b in values[self.split :]), strict=True))
+        bits = dict(
+            zip(
+                self.subject.network.layers,
+                (int(b) if b.is_integer() else float(b) for b in values[self.split :]),
+                strict=True,
+            )
+        )
         return Decision(counts, {name: b for name, b in bits.items() if b != 32})
 
     def _corrected(self, decision: Decision, demands: list[Demand], asked: Demand) -> Decision:

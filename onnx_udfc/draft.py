@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.quantize import Codes
 
-CODE_TYPES = {8: TensorProto.INT8, 4: TensorProto.INT4, 2: getattr(TensorProto, "INT2", TensorProto.UNDEFINED)}
+CODE_TYPES = {8: TensorProto.INT8, 4: TensorProto.INT4}
 
 
 class Draft:
@@ -29,6 +29,8 @@ class Draft:
         self._before: dict[str, list[onnx.NodeProto]] = {}
         self._after: dict[str, list[onnx.NodeProto]] = {}
         self._first: list[onnx.NodeProto] = []
+        self._shared: dict[str, str] = {}
+        self._steps = 0
 
     def name(self, wanted: str) -> str:
         """`wanted`, or the first of wanted_2, wanted_3, … that no tensor and no node has."""
@@ -45,9 +47,21 @@ class Draft:
         self._added.append(tensor)
         return tensor.name
 
+    def shared(self, name: str, values: NDArray[Any]) -> str:
+        """Add an initializer that all who ask for this name use, and return the name that it got."""
+        if name not in self._shared:
+            self._shared[name] = self.constant(name, values)
+        return self._shared[name]
+
+    def step(self, op: str, inputs: Sequence[str]) -> onnx.NodeProto:
+        """Return a node of many: its name, which its output has too, is short, for all of them are in the file."""
+        self._steps += 1
+        name = self.name(f"u{self._steps}")
+        return helper.make_node(op, list(inputs), [name], name=name)
+
     def codes(self, name: str, codes: Codes, bits: int) -> str:
-        """Add codes (int8, any shape) as an initializer of 8, 4 or 2 bits, packed, and return its name."""
-        raw = np.ascontiguousarray(codes).tobytes() if bits == 8 else pack(codes, bits)
+        """Add codes (int8, any shape) as an initializer of 8 or 4 bits and return its name."""
+        raw = np.ascontiguousarray(codes).tobytes() if bits == 8 else pack(codes)
         dims = tuple(int(n) for n in codes.shape)
         tensor = TensorProto(name=self.name(name), data_type=CODE_TYPES[bits], dims=dims, raw_data=raw)
         self._added.append(tensor)
@@ -93,14 +107,12 @@ class Draft:
         return self.model
 
 
-def pack(codes: Codes, bits: int) -> bytes:
-    """Pack signed codes of 4 or 2 bits into bytes, the first code in the lowest bits (ONNX's raw_data)."""
-    per_byte = 8 // bits
-    flat = codes.reshape(-1).astype(np.uint8) & np.uint8((1 << bits) - 1)
-    padded = np.zeros(-(-flat.size // per_byte) * per_byte, np.uint8)
+def pack(codes: Codes) -> bytes:
+    """Pack signed codes of 4 bits into bytes, the first code in the lower half (ONNX's raw_data)."""
+    flat = codes.reshape(-1).astype(np.uint8) & np.uint8(15)
+    padded = np.zeros(flat.size + flat.size % 2, np.uint8)
     padded[: flat.size] = flat
-    shifted = padded.reshape(-1, per_byte) << (np.arange(per_byte, dtype=np.uint8) * np.uint8(bits))
-    packed: NDArray[np.uint8] = np.bitwise_or.reduce(shifted, axis=1)
+    packed: NDArray[np.uint8] = padded[::2] | (padded[1::2] << np.uint8(4))
     return packed.tobytes()
 
 

@@ -18,8 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_udfc.activations import ActivationParams
-from onnx_udfc.carry import standard
-from onnx_udfc.draft import CODE_TYPES, Draft
+from onnx_udfc.draft import Draft
 from onnx_udfc.errors import RequestError
 from onnx_udfc.forms import WEIGHT_FORMS, StoredWeight, channel_axis, describe, stored_weight
 from onnx_udfc.graph import Layer, Network
@@ -27,12 +26,12 @@ from onnx_udfc.placement import Placement, activation_tensors
 from onnx_udfc.quantize import FORMATS, Floats, QuantParams, storable
 from onnx_udfc.runtime_notes import form_notes, oldest_onnxruntime
 from onnx_udfc.sites import write_sites
-from onnx_udfc.upgrade import means_the_same
 
 __all__ = ["TARGETS", "Emitted", "Placement", "activation_tensors", "emit"]
 
-INT4_OPSET, INT2_OPSET, PER_AXIS_OPSET, HALF_SCALE_OPSET = 21, 25, 13, 19
-INT2_IR = 13
+INT4_OPSET, HALF_SCALE_OPSET, PER_AXIS_OPSET, MOD_OPSET = 21, 19, 13, 10
+MOST_PACKED = 1 << 24  # weights of a layer: at load, unpacking takes 30 bytes for each of them for a moment
+LEAST_PACKED = 1 << 9  # fewer do not save what the nodes take
 WIDEST_BIAS = 2.0**30  # an int32 bias stays below this, so that the products added to it cannot overflow
 
 
@@ -61,7 +60,7 @@ class Emitted:
 
 @dataclass(frozen=True)
 class Choice:
-    """How one weight is written: the form, and the bits that a code takes."""
+    """How one weight is written: the form, and the bits of a code's ONNX type (packed words have none)."""
 
     form: str
     bits: int
@@ -95,13 +94,12 @@ def emit(
         )
     elif placement is None:
         placement = activation_tensors(network, weights, target)
-    usable = _usable_opset(network, weights, target)
     draft = Draft(network.to_model(without={network.layers[name].constant.name for name in weights}))
     forms, memory = {}, _float_memory(network, weights)
     for name, params in weights.items():
         layer = network.layers[name]
         integer = placement is not None and name in placement.integer
-        choice = _choose(target, layer, params.bits, integer, usable)
+        choice = _choose(target, layer, params.bits, integer, opset)
         grid = _input_grid(layer, placement, activations) if integer else None
         stored = _stored(layer, params, choice, grid, target)
         _write(draft, layer, stored, choice.form)
@@ -112,42 +110,35 @@ def emit(
     if placement is not None and activations is not None:
         write_sites(draft, placement, activations)
     model = draft.finish()
-    if usable > opset:
-        next(entry for entry in model.opset_import if standard(entry.domain)).version = usable
-        model.ir_version = max(model.ir_version, INT2_IR)
     slower, notes = form_notes(network, weights, placement, target, forms)
     form = "; ".join([*dict.fromkeys(forms.values()), *([f"activations {placement.dtype}"] if placement else [])])
     return Emitted(model, form or "float", forms, notes, oldest_onnxruntime(model), slower, round(memory))
 
 
-def _usable_opset(network: Network, weights: Mapping[str, QuantParams], target: str) -> int:
-    """The graph's opset, or the one of 2-bit codes where some are to be written and nothing else changes by it."""
-    opset = network.graph.opset
-    wanted = target == "cpu" and CODE_TYPES[2] and any(params.bits == 2 for params in weights.values())
-    if INT4_OPSET <= opset < INT2_OPSET and wanted and means_the_same(network.origin.model, INT2_OPSET):
-        return INT2_OPSET
-    return int(opset)
-
-
-def _cpu(_layer: Layer, bits: int, integer: bool) -> Choice:
+def _cpu(layer: Layer, bits: float, integer: bool, opset: int) -> Choice:
+    size, storage = layer.constant.values.size, FORMATS[bits].storage
+    packs = FORMATS[bits].packs or (storage == 4 and opset < INT4_OPSET)
+    if packs and opset >= MOD_OPSET and LEAST_PACKED <= size <= MOST_PACKED:
+        return Choice("packed_dq" if integer else "packed_mul", storage)
+    stored = storage if opset >= INT4_OPSET else 8
     if not integer:
-        return Choice("cast_mul", bits)
-    return Choice("dq" if bits == 8 else "cast_dq", bits)
+        return Choice("cast_mul", stored)
+    return Choice("dq" if stored == 8 else "cast_dq", stored)
 
 
-def _portable(_layer: Layer, bits: int, integer: bool) -> Choice:
-    return Choice("dq", 8 if integer else max(bits, 4))
+def _portable(_layer: Layer, bits: float, integer: bool, opset: int) -> Choice:
+    return Choice("dq", 8 if integer or opset < INT4_OPSET else FORMATS[bits].storage)
 
 
-def _cuda(_layer: Layer, bits: int, _integer: bool) -> Choice:
-    return Choice("cast_mul", max(bits, 4))
+def _cuda(_layer: Layer, bits: float, _integer: bool, opset: int) -> Choice:
+    return Choice("cast_mul", FORMATS[bits].storage if opset >= INT4_OPSET else 8)
 
 
-def _tensorrt(_layer: Layer, _bits: int, _integer: bool) -> Choice:
+def _tensorrt(_layer: Layer, _bits: float, _integer: bool, _opset: int) -> Choice:
     return Choice("dq", 8)
 
 
-TARGETS: dict[str, Callable[[Layer, int, bool], Choice]] = {
+TARGETS: dict[str, Callable[[Layer, float, bool, int], Choice]] = {
     "cpu": _cpu,
     "cuda": _cuda,
     "portable": _portable,
@@ -155,15 +146,14 @@ TARGETS: dict[str, Callable[[Layer, int, bool], Choice]] = {
 }
 
 
-def _choose(target: str, layer: Layer, bits: int, integer: bool, opset: int) -> Choice:
+def _choose(target: str, layer: Layer, bits: float, integer: bool, opset: int) -> Choice:
     """The target's choice, moved to what the opset and the layer's type and axes can hold."""
-    stored = 2 if bits == 2 and opset >= INT2_OPSET else FORMATS[bits].storage if opset >= INT4_OPSET else 8
-    choice = TARGETS[target](layer, stored, integer)
+    choice = TARGETS[target](layer, bits, integer, opset)
     dtype = layer.constant.dtype
     scalable = dtype == np.float32 or (dtype == np.float16 and opset >= HALF_SCALE_OPSET)
     no_axis = channel_axis(layer) is None and target != "tensorrt"
-    if choice.form != "cast_mul" and (opset < PER_AXIS_OPSET or not scalable or no_axis):
-        return Choice("cast_mul", choice.bits)
+    if choice.form.endswith("dq") and (opset < PER_AXIS_OPSET or not scalable or no_axis):
+        return Choice("packed_mul" if choice.form == "packed_dq" else "cast_mul", choice.bits)
     return choice
 
 
@@ -213,7 +203,7 @@ def _per_input_channel(layer: Layer, params: QuantParams, float_type: int) -> St
     largest = np.abs(weight).max(axis=axes)
     scale = np.where(largest > 0, largest / FORMATS[8].qmax, 1.0).astype(np.float32).astype(np.float64)
     codes = np.rint(weight / np.expand_dims(scale, axes)).astype(np.int8)
-    return StoredWeight(layer.constant.name, codes, scale, 0, 8, float_type)
+    return StoredWeight(layer.constant.name, codes, scale, 0, 8, FORMATS[8].levels, float_type)
 
 
 def _write(draft: Draft, layer: Layer, stored: StoredWeight, form: str) -> None:

@@ -64,7 +64,7 @@ def _reads(layer: Layer, tensor: gs.Tensor) -> bool:
     return bool(layer.kernel) and layer.node.inputs[0] is tensor
 
 
-def equalize(network: Network, inputs: Mapping[str, Value], bits: int, threads: int) -> tuple[str, ...]:
+def equalize(network: Network, inputs: Mapping[str, Value], bits: float, threads: int) -> tuple[str, ...]:
     """Rescale channels in place where that lowers the error of activations in 8 bits.
 
     Args:
@@ -90,7 +90,7 @@ def equalize(network: Network, inputs: Mapping[str, Value], bits: int, threads: 
     return tuple(changed)
 
 
-def _factor(link: Link, ranges: Double, power: Double, bits: int) -> Double | None:
+def _factor(link: Link, ranges: Double, power: Double, bits: float) -> Double | None:
     """Factors s (C,) of least error, or None where it is hardly less than that of s = 1."""
     widest = float(ranges.max())
     if not 0 < widest < np.inf:
@@ -102,7 +102,7 @@ def _factor(link: Link, ranges: Double, power: Double, bits: int) -> Double | No
     return tries[best] if errors[best] < WORTH * errors[0] else None
 
 
-def _error(link: Link, s: Double, ranges: Double, power: Double, bits: int) -> float:
+def _error(link: Link, s: Double, ranges: Double, power: Double, bits: float) -> float:
     step = float((ranges / s).max()) / GRID["uint8"][1]
     error = 0.0
     for layer in link.consumers:

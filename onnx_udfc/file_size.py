@@ -34,14 +34,14 @@ class FileSize:
     Attributes:
         size: of the layers.
         base: bytes that no choice changes.
-        weight: bits → bytes that a weight takes.
+        weight: bits → bytes that a weight of each layer takes (L,).
         layer: bits → bytes that each layer adds in nodes and names; 0 for float.
     """
 
     size: Footprint
     base: float
-    weight: Mapping[int, float]
-    layer: Mapping[int, float]
+    weight: Mapping[float, Double]
+    layer: Mapping[float, float]
 
     def bytes(self, kept: Double, bits: Double) -> Double:
         """Bytes (...) for kept channels (..., G) and bits (..., L)."""
@@ -52,14 +52,14 @@ class FileSize:
         return np.asarray(self.base + total.sum(-1))
 
 
-def _looked_up(table: Mapping[int, float], bits: Double) -> Double:
+def _looked_up(table: Mapping[float, Double] | Mapping[float, float], bits: Double) -> Double:
     found = np.zeros(bits.shape)
     for key, value in table.items():
-        found[bits == key] = value
+        found = np.where(bits == key, value, found)
     return found
 
 
-def file_size(network: Network, size: Footprint, widths: Sequence[int], options: Options) -> FileSize:
+def file_size(network: Network, size: Footprint, widths: Sequence[float], options: Options) -> FileSize:
     """Measure how the network is written.
 
     Args:
@@ -68,21 +68,21 @@ def file_size(network: Network, size: Footprint, widths: Sequence[int], options:
         widths: weight bits that will be asked for.
         options: the target decides how codes are stored.
     """
-    entries, out = float((size.out * size.into * size.kernel).sum()), float(size.out.sum())
-    stored = sum(layer.constant.values.nbytes for layer in network.layers.values()) / max(entries, 1.0)
+    out, layers = float(size.out.sum()), list(network.layers.values())
+    entries = np.maximum(size.out * size.into * size.kernel, 1.0)
+    stored = np.array([layer.constant.values.nbytes for layer in layers], np.float64)
     biased = with_biases(network)
-    base = written_bytes(biased, {}, options) - entries * stored - out * _SCALE_BYTES
-    weight, layer = {FLOAT: stored}, {FLOAT: 0.0}
+    base = written_bytes(biased, {}, options) - float(stored.sum()) - out * _SCALE_BYTES
+    weight: dict[float, Double] = {FLOAT: stored / entries}
+    layer: dict[float, float] = {FLOAT: 0.0}
     for bits in widths:
         model = written(biased, dict.fromkeys(network.layers, bits), options)
-        weight[bits] = sum(len(t.raw_data) for t in model.graph.initializer if _is_code(t)) / max(entries, 1.0)
-        left = model_bytes(model) - base - entries * weight[bits] - 2 * out * _SCALE_BYTES
-        layer[bits] = left / max(len(network.layers), 1)
+        sizes = {t.name: len(t.raw_data) for t in model.graph.initializer}
+        codes = np.array([sizes.get(f"{one.constant.name}.codes", 0) for one in layers], np.float64)
+        weight[bits] = codes / entries
+        left = model_bytes(model) - base - float(codes.sum()) - 2 * out * _SCALE_BYTES
+        layer[bits] = left / max(len(layers), 1)
     return FileSize(size, base, weight, layer)
-
-
-def _is_code(tensor: onnx.TensorProto) -> bool:
-    return str(tensor.name).endswith(".codes")
 
 
 def with_biases(network: Network) -> Network:
@@ -97,7 +97,7 @@ def with_biases(network: Network) -> Network:
     return copy
 
 
-def written(network: Network, bits: Mapping[str, int], options: Options) -> onnx.ModelProto:
+def written(network: Network, bits: Mapping[str, float], options: Options) -> onnx.ModelProto:
     """The file that a network would make, with codes of zero."""
     params = {name: _no_codes(network, name, b) for name, b in bits.items() if b != FLOAT}
     if options.activations is None or not params:
@@ -110,12 +110,12 @@ def written(network: Network, bits: Mapping[str, int], options: Options) -> onnx
     return model
 
 
-def written_bytes(network: Network, bits: Mapping[str, int], options: Options) -> int:
+def written_bytes(network: Network, bits: Mapping[str, float], options: Options) -> int:
     """Size of that file."""
     return model_bytes(written(network, bits, options))
 
 
-def _no_codes(network: Network, name: str, bits: int) -> QuantParams:
+def _no_codes(network: Network, name: str, bits: float) -> QuantParams:
     layer = network.layers[name]
     shape = layer.matrix().shape
     return QuantParams(bits, np.zeros(shape, np.int8), np.ones(shape[:2]))

@@ -91,7 +91,7 @@ def activation_tensors(network: Network, layers: Collection[str], target: str) -
     return _tensorrt(network.graph, chosen) if target == "tensorrt" else _cpu(network.graph, chosen)
 
 
-def integer_bits(network: Network, bits: Mapping[str, int], placement: Placement) -> dict[str, int]:
+def integer_bits(network: Network, bits: Mapping[str, float], placement: Placement) -> dict[str, float]:
     """Weight bits that integer kernels compute exactly: 8 become 7, but for depthwise layers.
 
     x86 processors without VNNI add the products of two weights (int8) and two activations (uint8) in int16, and clip

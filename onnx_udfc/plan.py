@@ -33,7 +33,7 @@ class Plan:
     """
 
     keep: Mapping[str, NDArray[np.int64]]
-    bits: Mapping[str, int]
+    bits: Mapping[str, float]
     reasons: Mapping[str, str]
 
 
@@ -82,7 +82,7 @@ def make_plan(
     groups: tuple[ChannelGroup, ...],
     orders: Mapping[str, Removal],
     options: Options,
-    rounding: Mapping[str, Mapping[int, float]] | None = None,
+    rounding: Mapping[str, Mapping[float, float]] | None = None,
     file_bytes: int = 0,
 ) -> Plan:
     """Decide what every group keeps and every layer gets.

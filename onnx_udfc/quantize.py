@@ -1,7 +1,9 @@
 """Weights in few bits: number formats, scales, and rounding that sees the inputs' second moments.
 
-A row w (the weights of one output channel) is written as q·s, with integer codes q on the symmetric grid
-±(2^(b−1) − 1) and one scale s per row. With the Gram G = E[p pᵀ] of the layer's input patches p, the damage is
+A row w (the weights of one output channel) is written as q·s, with integer codes q on a symmetric grid of an odd
+number of levels, ±(2^(b−1) − 1) at b bits, and one scale s per row. Grids between those of 2, 3 and 4 bits are there
+for budgets: their b is log2 of their number of levels. With the Gram G = E[p pᵀ] of the layer's input patches p, the
+damage is
 
     E[(q·s − w)ᵀp]² = (q·s − w)ᵀ G (q·s − w)                                                        (1)
 
@@ -41,28 +43,38 @@ class QuantFormat:
 
     Attributes:
         bits: width of a code.
-        qmin: least code, −(2^(bits−1) − 1); the grid is symmetric, so that a zero point of 0 loses nothing.
-        qmax: greatest code.
-        storage: bits that a code takes in the file at opset 21 (int4 or int8; there is nothing between).
+        qmin: least code; the grid is symmetric, so that a zero point of 0 loses nothing.
+        qmax: greatest code, 2^(bits−1) − 1 where bits is whole.
+        storage: bits that a code takes in an ONNX type at opset 21 (int4 or int8; there is nothing between).
+        packs: whether packed words (`packing`) are so much smaller that they are worth the nodes that unpack them.
         lowest_clip: least factor of max|w| that `search_scale` tries; coarse grids want more clipping.
     """
 
-    bits: int
+    bits: float
     qmin: int
     qmax: int
     storage: int
+    packs: bool
     lowest_clip: float = 0.4
 
+    @property
+    def levels(self) -> int:
+        """How many codes there are."""
+        return self.qmax - self.qmin + 1
 
-def _format(bits: int, lowest_clip: float = 0.4) -> QuantFormat:
-    qmax = 2 ** (bits - 1) - 1
-    return QuantFormat(bits, -qmax, qmax, 4 if bits <= 4 else 8, lowest_clip)
+
+def _format(bits: float, qmax: int, lowest_clip: float = 0.4, *, packs: bool = True) -> QuantFormat:
+    return QuantFormat(bits, -qmax, qmax, 4 if bits <= 4 else 8, packs, lowest_clip)
 
 
-FORMATS: dict[int, QuantFormat] = {
+FORMATS: dict[float, QuantFormat] = {
     fmt.bits: fmt
-    for fmt in (_format(2, 0.1), _format(3, 0.2), _format(4, 0.3), _format(5), _format(6), _format(7), _format(8))
-}
+    for fmt in (
+        _format(2, 1, 0.1), _format(2.32, 2, 0.15), _format(3, 3, 0.2), _format(3.17, 4, 0.2), _format(3.46, 5, 0.25),
+        _format(3.7, 6, 0.25), _format(4, 7, 0.3, packs=False), _format(5, 15), _format(6, 31),
+        _format(7, 63, packs=False), _format(8, 127, packs=False),
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class QuantParams:
         scale: float (groups, O/groups), > 0, exactly representable in the type that the weight has in the file.
     """
 
-    bits: int
+    bits: float
     codes: Codes
     scale: Floats
 

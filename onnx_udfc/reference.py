@@ -103,7 +103,7 @@ class Reference:
     network: Network
     layers: dict[str, LayerReference] = field(default_factory=dict)
     removals: dict[str, Removal] = field(default_factory=dict)
-    rounding: dict[str, dict[int, float]] = field(default_factory=dict)
+    rounding: dict[str, dict[float, float]] = field(default_factory=dict)
     inputs: dict[str, Value] = field(default_factory=dict)
 
 
@@ -118,7 +118,7 @@ def trace(
     threads: int,
     advance: Callable[[str], None],
     few: bool = False,
-    widths: tuple[int, ...] = (),
+    widths: tuple[float, ...] = (),
 ) -> Reference:
     """Run the original network once.
 
@@ -173,7 +173,7 @@ class _Tracer:
         samples: int,
         seed: int,
         threads: int,
-        widths: tuple[int, ...],
+        widths: tuple[float, ...],
     ) -> None:
         self.reference = Reference(network.copy(), inputs=dict(inputs))
         self.matched, self.samples, self.seed, self.threads = matched, samples, seed, threads

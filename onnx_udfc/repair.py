@@ -88,7 +88,7 @@ def repair(
     pruned: Pruned,
     matched: Network,
     reference: Reference,
-    bits: Mapping[str, int],
+    bits: Mapping[str, float],
     settings: RepairSettings,
     advance: Callable[[str], None],
 ) -> Repaired:
@@ -120,7 +120,7 @@ class _Repair:
         pruned: Pruned,
         matched: Network,
         reference: Reference,
-        bits: Mapping[str, int],
+        bits: Mapping[str, float],
         settings: RepairSettings,
     ) -> None:
         self.matched = matched
@@ -263,7 +263,7 @@ def affordable(total: int, allowed: int, taps: int) -> int:
     return int(-total / taps * np.log1p(-allowed / total))
 
 
-def quantize_layer(weight: Double, measured: Moments | None, bits: int, dtype: np.dtype[Any]) -> QuantParams:
+def quantize_layer(weight: Double, measured: Moments | None, bits: float, dtype: np.dtype[Any]) -> QuantParams:
     """Round weights (g, o, d) with the Gram of their inputs; to nearest where it was not measured.
 
     The scales are representable in `dtype`, the type that the weight has in the file.

@@ -93,7 +93,7 @@ class LayerReport:
 
     name: str
     op_type: str
-    bits: int
+    bits: float
     parameters_before: int
     parameters_after: int
     relative_error: float | None

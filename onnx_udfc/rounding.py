@@ -21,7 +21,7 @@ from onnx_udfc.sight import WIDEST_GRAM
 LEFT = 0.25  # of the error of rounding to nearest, after rounding with the Gram and repair
 
 
-def rounding_damage(matrix: Double, patches: Array, variance: float, widths: Sequence[int]) -> dict[int, float]:
+def rounding_damage(matrix: Double, patches: Array, variance: float, widths: Sequence[float]) -> dict[float, float]:
     """Error of rounding a layer to each of some widths.
 
     Args:

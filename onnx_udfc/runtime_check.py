@@ -23,7 +23,7 @@ INTEGER_KERNELS = (
 )  # fmt: skip
 WEIGHT_ONLY_KERNELS = ("MatMulNBits",)
 FLOAT_KERNELS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
-WEIGHT_OPS = ("DequantizeLinear", "Cast", "Mul", "Transpose", "Reshape")
+WEIGHT_OPS = ("DequantizeLinear", "Cast", "Mul", "Transpose", "Reshape", "Slice", "Gather", "Mod", "Div")
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ class _Finder:
 
 
 def _weight_tensors(name: str, producers: dict[str, onnx.NodeProto]) -> Iterator[str]:
-    """The tensor and everything that it is computed from through casts, scaling and dequantization."""
+    """The tensor and everything that it is computed from through casts, unpacking, scaling and dequantization."""
     yield name
     node = producers.get(name)
     if node is not None and node.op_type in WEIGHT_OPS:
-        yield from _weight_tensors(node.input[0], producers)
+        yield from _weight_tensors(node.input[1 if node.op_type == "Gather" else 0], producers)
 
 
 def _optimized(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:

@@ -8,12 +8,12 @@ import onnx
 from onnx import TensorProto
 
 from onnx_udfc.graph import Network
+from onnx_udfc.packing import packed_bits
 from onnx_udfc.placement import WIDEST_EXACT, Placement
 from onnx_udfc.quantize import FORMATS, QuantParams
 
 BY_OPSET = ((24, (1, 24)), (23, (1, 23)), (22, (1, 22)), (21, (1, 20)))  # the first release that takes an opset
 INT4_CAST = (1, 23)
-INT2 = (1, 24)
 
 
 def oldest_onnxruntime(model: onnx.ModelProto) -> str:
@@ -24,8 +24,6 @@ def oldest_onnxruntime(model: onnx.ModelProto) -> str:
     for node in model.graph.node:
         if node.op_type == "Cast" and types.get(node.input[0]) == TensorProto.INT4:
             needed.append(INT4_CAST)
-    if getattr(TensorProto, "INT2", -1) in types.values():
-        needed.append(INT2)
     return ".".join(str(part) for part in max(needed))
 
 
@@ -75,13 +73,18 @@ def _storage_notes(
             "weights of integer layers take 8 bits each, of which 7 are used: x86 processors without VNNI would clip"
             " sums of wider products"
         )
+    packed = [b for b in odd if any(p.bits == b and forms[n].startswith("words") for n, p in weights.items())]
+    if packed:
+        taken = ", ".join(f"{packed_bits(FORMATS[bits].levels):.2f}" for bits in packed)
+        yield (
+            f"weights of {', '.join(f'{bits:g}' for bits in packed)} bits are packed in 64-bit words, {taken} bits"
+            " each, and unpacked when the model is loaded"
+        )
     for bits in odd:
-        if FORMATS[bits].storage == 8:
-            yield f"{bits}-bit weights take 8 bits each in the file: ONNX has no type between int4 and int8"
-        elif bits == 3 and not wide:
-            yield "3-bit weights take 4 bits each in the file: ONNX has no type between int2 and int4"
-        elif not wide and any(params.bits == bits and "INT2" not in forms[n] for n, params in weights.items()):
-            yield f"{bits}-bit weights take 4 bits each in the file: true 2 bits need --target cpu and opset 25"
+        if bits not in packed and FORMATS[bits].storage == 8:
+            yield f"{bits:g}-bit weights take 8 bits each in the file: ONNX has no type between int4 and int8"
+        elif bits not in packed and not wide:
+            yield f"{bits:g}-bit weights take 4 bits each in the file: ONNX has no smaller type for this target"
     if wide and any(FORMATS[params.bits].storage == 4 for params in weights.values()):
         yield f"for --target {target} the codes are stored as int8: its integer kernels take no smaller type"
 

@@ -53,20 +53,6 @@ def upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     return kept, [_note(version, version, reason)]
 
 
-def means_the_same(model: onnx.ModelProto, version: int) -> bool:
-    """Whether the model's nodes, as they are, mean the same in a newer opset: its definitions only allow more types."""
-    light = skeleton(model, LARGEST)
-    converted, _ = _convert(light, version)
-    return converted is not None and [_meaning(n) for n in converted.graph.node] == [
-        _meaning(n) for n in light.graph.node
-    ]
-
-
-def _meaning(node: onnx.NodeProto) -> tuple[str, tuple[str, ...], tuple[str, ...], list[bytes]]:
-    attributes = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
-    return node.op_type, tuple(node.input), tuple(node.output), attributes
-
-
 def _convert(light: onnx.ModelProto, target: int) -> tuple[onnx.ModelProto | None, str]:
     """The converted model, or None and why not."""
     try:

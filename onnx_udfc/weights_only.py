@@ -48,7 +48,7 @@ def absorb_and_prune(network: Network, channels: Channels, keep: Keep, method: M
 
 
 def quantize_weights(
-    network: Network, groups: tuple[ChannelGroup, ...], bits: Mapping[str, int], method: Method
+    network: Network, groups: tuple[ChannelGroup, ...], bits: Mapping[str, float], method: Method
 ) -> dict[str, QuantParams]:
     """Round every layer of the mapping, in place, in topological order.
 

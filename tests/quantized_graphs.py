@@ -48,7 +48,7 @@ def image() -> Values:
     return {"x": np.random.default_rng(3).normal(size=(1, 8, 6, 6)).astype(np.float32)}
 
 
-def nearest(network: Network, bits: int) -> dict[str, QuantParams]:
+def nearest(network: Network, bits: float) -> dict[str, QuantParams]:
     """Codes of all layers, rounded to nearest."""
     found = {}
     for name, layer in network.layers.items():
@@ -136,7 +136,7 @@ def _run_node(node: onnx.NodeProto, inputs: Values, model: onnx.ModelProto) -> l
     return run(one, inputs, optimize=False)
 
 
-def quantized(network: Network, bits: int, target: str, feeds: Values) -> tuple[Emitted, Placement]:
+def quantized(network: Network, bits: float, target: str, feeds: Values) -> tuple[Emitted, Placement]:
     weights = nearest(network, bits)
     placement = activation_tensors(network, weights, target)
     return emit(network, weights, ranges(network, placement, feeds), target), placement

@@ -28,6 +28,7 @@ def subject() -> Subject:
     for group, factor in zip(channels.groups, (10.0, 1.0), strict=True):
         removals[group.name] = Removal(np.arange(group.channels), factor * np.linspace(0.1, 1, group.channels))
     size = written_bytes(with_biases(network), {}, Options())
+    rounding: dict[str, dict[float, float]]
     rounding = {name: {8: 1e-5, 4: 1e-3 * (i + 1), 2: 0.1 * (i + 1)} for i, name in enumerate(network.layers)}
     return Subject(network, channels, channels.groups, removals, tuple(network.layers), rounding, size)
 
@@ -85,7 +86,7 @@ def test_free_bits_narrow_before_channels_go(subject: Subject) -> None:
     tiny = decide(subject, Options(budget={"bytes": "0.04"}, bits="auto"))
     whole = {g.name: g.channels for g in subject.groups}
     assert set(roomy.bits.values()) == {8}
-    assert set(tight.bits.values()) == {4, 8}
+    assert 4 <= min(tight.bits.values()) < 8
     assert list(tiny.bits.values())[1] == 2  # the layer with nearly all weights
     assert roomy.counts == tight.counts == whole
     assert tiny.counts != whole

@@ -11,7 +11,10 @@ from onnx import TensorProto, numpy_helper
 
 from onnx_udfc.emit import TARGETS, activation_tensors, emit
 from onnx_udfc.errors import RequestError
-from onnx_udfc.quantize import QuantParams
+from onnx_udfc.forms import SLICE_BYTES
+from onnx_udfc.graph import Network, read
+from onnx_udfc.packing import codes_per_word
+from onnx_udfc.quantize import FORMATS, QuantParams
 from onnx_udfc.runtime_check import check_runtime
 from tests.quantized_graphs import (
     TWO,
@@ -32,6 +35,12 @@ def initializers(model: onnx.ModelProto) -> dict[str, TensorProto]:
     return {t.name: t for t in model.graph.initializer}
 
 
+def weights_of(network: Network, weights: dict[str, QuantParams]) -> Values:
+    """What the codes stand for, by the name of the float tensor."""
+    layers = network.layers
+    return {layers[n].constant.name: layers[n].layout(p.dequantize()).astype(np.float32) for n, p in weights.items()}
+
+
 def operators(model: onnx.ModelProto) -> dict[str, int]:
     return dict(Counter(node.op_type for node in model.graph.node))
 
@@ -40,9 +49,9 @@ def operators(model: onnx.ModelProto) -> dict[str, int]:
     ("target", "bits", "stored", "nodes"),
     [
         ("cpu", 8, TensorProto.INT8, ["Cast", "Mul", "Conv"]),
-        ("cpu", 5, TensorProto.INT8, ["Cast", "Mul", "Conv"]),
+        ("cpu", 7, TensorProto.INT8, ["Cast", "Mul", "Conv"]),
+        ("portable", 5, TensorProto.INT8, ["DequantizeLinear", "Conv"]),
         ("cpu", 4, TensorProto.INT4, ["Cast", "Mul", "Conv"]),
-        ("cpu", 2, TensorProto.INT2, ["Cast", "Mul", "Conv"]),
         ("portable", 2, TensorProto.INT4, ["DequantizeLinear", "Conv"]),
         ("cuda", 3, TensorProto.INT4, ["Cast", "Mul", "Conv"]),
         ("portable", 8, TensorProto.INT8, ["DequantizeLinear", "Conv"]),
@@ -56,7 +65,7 @@ def test_weights_only_forms(target: str, bits: int, stored: int, nodes: list[str
     assert [node.op_type for node in emitted.model.graph.node] == [*nodes, "Relu", *nodes]
     tensors = initializers(emitted.model)
     assert tensors["w1.codes"].data_type == stored
-    width = {int(TensorProto.INT8): 8, int(TensorProto.INT4): 4, int(TensorProto.INT2): 2}[stored]
+    width = {int(TensorProto.INT8): 8, int(TensorProto.INT4): 4}[stored]
     assert len(tensors["w1.codes"].raw_data) == 16 * 8 * 9 * width // 8
     assert "w1" not in tensors
 
@@ -65,9 +74,8 @@ def test_weights_only_forms(target: str, bits: int, stored: int, nodes: list[str
     ("target", "bits", "stored", "before_conv"),
     [
         ("cpu", 8, TensorProto.INT8, ["DequantizeLinear"]),
-        ("cpu", 6, TensorProto.INT8, ["DequantizeLinear"]),
+        ("cpu", 7, TensorProto.INT8, ["DequantizeLinear"]),
         ("cpu", 4, TensorProto.INT4, ["Cast", "DequantizeLinear"]),
-        ("cpu", 2, TensorProto.INT2, ["Cast", "DequantizeLinear"]),
         ("portable", 4, TensorProto.INT8, ["DequantizeLinear"]),
         ("tensorrt", 3, TensorProto.INT8, ["DequantizeLinear"]),
     ],
@@ -118,29 +126,45 @@ def test_a_scale_that_float16_cannot_hold_is_raised() -> None:
     np.testing.assert_array_equal(weight[:2], np.array([0.0, 6.1035e-05], np.float16))
 
 
-@pytest.mark.parametrize("opset", [21, 25])
-def test_two_bits_are_two_bits_and_the_opset_is_raised_for_them(opset: int) -> None:
-    network = two_convs(opset=opset)
-    feeds = image()
-    emitted, _ = quantized(network, 2, "cpu", feeds)
-    assert initializers(emitted.model)["w1.codes"].data_type == TensorProto.INT2
-    assert len(initializers(emitted.model)["w1.codes"].raw_data) == 16 * 8 * 9 // 4
-    assert emitted.onnxruntime_min == "1.24"
-    assert check_runtime(emitted.model).floating == ()
-    weights_only = emit(network, nearest(network, 2), None, "cpu")
-    assert initializers(weights_only.model)["w1.codes"].data_type == TensorProto.INT2
-    portable = emit(two_convs(), nearest(network, 2), None, "portable")
-    assert portable.model.opset_import[0].version == 21
-    np.testing.assert_allclose(run(weights_only.model, feeds)[0], run(portable.model, feeds)[0], rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("bits", [b for b, fmt in FORMATS.items() if fmt.packs])
+@pytest.mark.parametrize("opset", [13, 21, 25])
+def test_widths_without_a_type_are_packed_in_words(opset: int, bits: float) -> None:
+    network, feeds = two_convs(opset=opset), image()
+    weights = nearest(network, bits)
+    emitted = emit(network, weights, None, "cpu")
+    words, levels = initializers(emitted.model)["w1.codes"], FORMATS[bits].levels
+    assert words.data_type == TensorProto.INT64
+    assert len(words.raw_data) <= 8 * -(-16 * 8 * 9 // codes_per_word(levels)) + SLICE_BYTES
+    np.testing.assert_array_equal(fetch(emitted.model, "w1", feeds), weights_of(network, weights)["w1"])
+    second = FORMATS[bits].storage == 4  # too few weights to be packed: int4, where there is
+    assert emitted.onnxruntime_min == {13: "1.18", 21: "1.23" if second else "1.20", 25: "1.24"}[opset]
+    assert any("packed in 64-bit words" in note for note in emitted.notes)
+    integer, _ = quantized(network, bits, "cpu", feeds)
+    assert check_runtime(integer.model).floating == ()
 
 
-def test_two_bits_take_four_where_a_newer_opset_may_mean_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_udfc.emit.means_the_same", lambda *_: False)
+def test_what_unpacks_is_folded_when_the_model_is_loaded() -> None:
     network = two_convs()
-    emitted = emit(network, nearest(network, 2), None, "cpu")
-    assert emitted.model.opset_import[0].version == 21
-    assert initializers(emitted.model)["w1.codes"].data_type == TensorProto.INT4
-    assert any("2-bit weights take 4 bits" in note for note in emitted.notes)
+    emitted = emit(network, nearest(network, 3), None, "cpu")
+    assert set(check_runtime(emitted.model).operators) <= {"Conv", "FusedConv", "Relu"}
+
+
+def test_four_bits_are_packed_where_the_opset_has_no_int4_and_few_weights_never() -> None:
+    network = two_convs(opset=13)
+    emitted = emit(network, nearest(network, 4), None, "cpu")
+    assert len(initializers(emitted.model)["w1.codes"].raw_data) == 16 * 8 * 9 // 2
+    small = network_of("(float[1,4,6,6] x) => (float y) { y = Conv (x, w) }", {"w": (5, 4, 3, 3)})
+    emitted = emit(small, nearest(small, 3), None, "cpu")
+    assert initializers(emitted.model)["w.codes"].data_type == TensorProto.INT4
+    assert any("3-bit weights take 4 bits" in note for note in emitted.notes)
+
+
+def test_a_packed_file_is_known_as_compressed_when_it_comes_in_again() -> None:
+    network = two_convs()
+    emitted = emit(network, nearest(network, 3), None, "cpu")
+    again = read(emitted.model)
+    assert not again.layers
+    assert [n.op_type for n in again.to_model().graph.node] == [n.op_type for n in emitted.model.graph.node]
 
 
 @pytest.mark.parametrize("opset", [12, 13, 19, 20])

@@ -35,8 +35,10 @@ def test_the_oldest_runtime(bits: int, target: str, activations: bool, opset: in
 @pytest.mark.parametrize(
     ("bits", "target", "activations", "words"),
     [
-        (5, "cpu", True, "5-bit weights take 8 bits"),
-        (3, "cpu", True, "3-bit weights take 4 bits"),
+        (5, "cpu", True, "weights of 5 bits are packed in 64-bit words, 5.33 bits each"),
+        (3, "cpu", False, "weights of 3 bits are packed in 64-bit words, 2.91 bits each"),
+        (5, "portable", False, "5-bit weights take 8 bits"),
+        (3, "cuda", False, "3-bit weights take 4 bits"),
         (4, "cpu", False, "folded to float"),
         (4, "portable", False, "session.disable_quant_qdq=1"),
         (4, "portable", True, "stored as int8"),

@@ -101,9 +101,9 @@ def network(opset: int) -> Network:
 
 
 def forms(image: NDArray[np.float32]) -> dict[str, Written]:
-    """Every width × target, weights only and with activations, at opset 21, and 2 bits at opset 25."""
+    """Every width × target, weights only and with activations."""
     written = {}
-    for opset, widths in ((21, sorted(FORMATS)), (25, [2])):
+    for opset, widths in ((21, sorted(FORMATS)),):
         original = network(opset)
         for bits in widths:
             weights = {}
