@@ -148,7 +148,7 @@ def validate(original: str, compressed: str, **given: Any) -> None:
 @click.option("--prune", default="0", metavar="LIST", help="0.1,0.3 or 0.1:0.7:0.1.")
 @click.option("--bits", default="32", metavar="LIST", help="E.g. 8,6,4.")
 @click.option("--activations", default="none", metavar="LIST", help="E.g. none,8.")
-@click.option("--jobs", type=int, default=1, metavar="N", help="Processes.")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes [one a core, as memory allows].")
 @click.option("--labelled", metavar="DATA", help="Labelled images, for real accuracy in the table and the plot.")
 @click.option("--labels", metavar="CSV", help="Rows name,label, where names and folders do not tell.")
 @opts.grid_free_options
@@ -156,7 +156,7 @@ def validate(original: str, compressed: str, **given: Any) -> None:
 @opts.run_options
 @opts.output_options
 @click.pass_context
-def sweep(ctx: click.Context, /, source: str, directory: str, jobs: int, **given: Any) -> None:
+def sweep(ctx: click.Context, /, source: str, directory: str, jobs: int | None, **given: Any) -> None:
     """Compress IN in many settings into DIR: models, a table and a Pareto plot; continues where it stopped."""
     from onnx_udfc.cli_progress import Shown
     from onnx_udfc.grid import Grid, parse_activations, parse_bits, parse_floats
@@ -164,8 +164,10 @@ def sweep(ctx: click.Context, /, source: str, directory: str, jobs: int, **given
     options = opts.merged(ctx, opts.read_config(given["config"]), without=("prune", "bits", "activations"))
     grid = Grid(parse_floats(given["prune"]), parse_bits(given["bits"]), parse_activations(given["activations"]))
     from onnx_udfc.labelled_images import Labelled  # only now: what is refused is refused quickly
+    from onnx_udfc.machine import fitting_jobs
     from onnx_udfc.sweep import sweep as run
 
+    jobs = jobs or fitting_jobs(Path(source).stat().st_size if Path(source).is_file() else 0)
     images = given["labelled"]
     labelled = Labelled(images, given["labels"], opts.preprocessing(given)) if images else None
     with Shown(given["quiet"] or given["as_json"], given["verbose"]) as callbacks:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -25,6 +24,7 @@ from onnx_udfc.compress import Original, compress, read_original
 from onnx_udfc.errors import UdfcError
 from onnx_udfc.grid import Grid
 from onnx_udfc.labelled_images import Labelled
+from onnx_udfc.machine import cores
 from onnx_udfc.model_io import save
 from onnx_udfc.options import Options
 from onnx_udfc.progress import Callbacks, Silent
@@ -69,7 +69,7 @@ def sweep(
         directory: of the results; made if it is not there.
         grid: ratios, bits and activations to combine.
         options: everything else.
-        jobs: processes.
+        jobs: processes; each is a new interpreter, so a script that asks for several needs a `__main__` guard.
         labelled: images for real accuracy.
         callbacks: told of every finished setting.
 
@@ -129,7 +129,7 @@ def _run_all(
             _work(content, folder, task, original, labelled)
             told.advance(1, task.name)
         return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, cores() // jobs)
     shared = [replace(t, options=replace(t.options, threads=t.options.threads or threads)) for t in tasks]
     context = multiprocessing.get_context("spawn")  # a fork would copy onnxruntime's threads in mid-step
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:

@@ -1,0 +1,33 @@
+"""What the machine has room for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+MOST_JOBS = 8
+FILE_FACTOR, BASE = 8, 600_000_000  # bytes that one compression takes: times the file, and what any takes
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Bytes of the machine's memory, or of the container's where it has less; 0 where that cannot be known."""
+    try:
+        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 0
+    try:
+        return min(whole, int(_CGROUP.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no such file, or "max"
+        return whole
+
+
+def fitting_jobs(file_bytes: int) -> int:
+    """How many compressions of a file of this size may run side by side: one a core, in half of the memory."""
+    each = BASE + FILE_FACTOR * file_bytes
+    return max(1, min(cores(), MOST_JOBS, memory() // 2 // each))
