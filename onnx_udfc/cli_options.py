@@ -109,6 +109,13 @@ def grid_free_options(function: Command) -> Command:
             help="Same ratio everywhere, or by damage.",
         ),
         click.option(
+            "--prune-layer",
+            type=key_value,
+            metavar="PATTERN=R",
+            multiple=True,
+            help="Ratio of the layers of this name, e.g. conv1=0.5; repeatable.",
+        ),
+        click.option(
             "--budget",
             type=key_value,
             metavar="KEY=VALUE",
@@ -230,7 +237,7 @@ def merged(ctx: click.Context, config: Mapping[str, Any], without: tuple[str, ..
 
 
 def _value(key: str, value: Any) -> Any:
-    if key == "budget":
+    if key in ("budget", "prune_layer"):
         return dict(value)
     if key == "input_range":
         return _pair(value)

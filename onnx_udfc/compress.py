@@ -203,7 +203,7 @@ def _explained(report: Report, outcome: Outcome, options: Options) -> Report:
 
 
 def _asks_for_work(options: Options) -> bool:
-    return options.prune > 0 or options.bits != 32 or bool(options.budget)
+    return options.prunes or options.bits != 32
 
 
 def samples_for(layers: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,12 +70,29 @@ def decide(subject: Subject, options: Options) -> Decision:
     Raises:
         RequestError: no choice meets the budgets; says what the smallest is.
     """
-    counts = uniform_counts(subject.groups, options.prune, options.align)
+    counts = uniform_counts(subject.groups, options.prune, options.align) | _named_counts(subject.groups, options)
     budgets = options.budgets()
     fixed: dict[str, float] = {} if options.bits in ("auto", 32) else dict.fromkeys(subject.layers, int(options.bits))
-    if not budgets and (_even(options) or not subject.groups):
+    if not budgets and (_even(options) or not subject.groups or options.prune_layer):
         return Decision(counts, fixed)
     return _Decider(subject, options).decide(budgets)
+
+
+def _named_counts(groups: Sequence[ChannelGroup], options: Options) -> dict[str, int]:
+    """Kept channels of the groups whose producers the user gave a ratio of their own.
+
+    Raises:
+        RequestError: a name is nowhere.
+    """
+    counts: dict[str, int] = {}
+    for pattern, ratio in options.prune_layer.items():
+        named = tuple(g for g in groups if any(fnmatchcase(name, pattern) for name in (g.name, *g.producers)))
+        if not named and groups:
+            raise RequestError(
+                f"--prune-layer {pattern}: no layer of this name writes channels that can go; see onnx-udfc inspect"
+            )
+        counts |= uniform_counts(named, ratio, options.align)
+    return counts
 
 
 def _even(options: Options) -> bool:

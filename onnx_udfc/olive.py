@@ -37,6 +37,7 @@ _TYPES: dict[str, Any] = {
     "input_mean": list[float],
     "input_std": list[float],
     "input_range": list[float] | None,
+    "prune_layer": dict[str, float],
     "budget": dict[str, str | float],
     "align": int | str,
     "skip": list[str],

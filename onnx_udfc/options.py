@@ -24,6 +24,8 @@ class Options:
 
     Attributes:
         prune: Fraction of channels removed in every prunable group, 0 ≤ prune < 1.
+        prune_layer: Pattern (fnmatch) of layer names → fraction of the channels that they write; ratios are then what
+            they say, and `prune` everywhere else.
         bits: Weight bits 2 to 8, 32 for float, or `auto` to let the budget choose.
         activations: 8 for quantized activations, or None.
         target: Which QDQ form is written: cpu, cuda, tensorrt or portable.
@@ -51,6 +53,7 @@ class Options:
     """
 
     prune: float = 0.0
+    prune_layer: Mapping[str, float] = field(default_factory=dict)
     bits: int | Literal["auto"] = 32
     activations: int | None = None
     target: str = "cpu"
@@ -86,13 +89,19 @@ class Options:
         self._check_input()
         self._check_combinations()
 
+    @property
+    def prunes(self) -> bool:
+        """Whether channels may go."""
+        return self.prune > 0 or bool(self.budget) or any(self.prune_layer.values())
+
     def budgets(self) -> tuple[Budget, ...]:
         """Return the budgets, parsed."""
         return tuple(parse_budget(k, v) for k, v in self.budget.items())
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-clean values under the names of the fields; requirements as their text."""
-        values = asdict(self) | {"require": [str(r) for r in self.require], "budget": dict(self.budget)}
+        values = asdict(self) | {"require": [str(r) for r in self.require]}
+        values |= {"budget": dict(self.budget), "prune_layer": dict(self.prune_layer)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def changed(self) -> dict[str, Any]:
@@ -103,6 +112,9 @@ class Options:
     def _check_numbers(self) -> None:
         if not 0 <= self.prune < 1:
             raise RequestError(f"--prune {self.prune:g}: must be at least 0 and below 1")
+        for pattern, ratio in self.prune_layer.items():
+            if not 0 <= ratio < 1:
+                raise RequestError(f"--prune-layer {pattern}={ratio:g}: must be at least 0 and below 1")
         if self.bits != "auto" and self.bits not in BITS:
             raise RequestError(f"--bits {self.bits}: must be 2 to 8, 32 for none, or auto with a --budget")
         if self.activations not in (None, 8):
@@ -135,6 +147,8 @@ class Options:
         self.budgets()
         if self.calibrate is not None and not Path(self.calibrate).exists():
             raise RequestError(f"--calibrate {self.calibrate}: no such file or folder")
+        if self.prune_layer and (self.budget or self.allocate == "global"):
+            raise RequestError("--prune-layer says the ratios: leave --budget and --allocate global out")
         if self.bits == "auto" and not self.budget:
             raise RequestError("--bits auto needs a --budget to choose by, e.g. --budget bytes=0.1")
         if self.activations is not None and self.bits == 32:
@@ -173,9 +187,18 @@ def options_from(values: Mapping[str, Any]) -> Options:
         given["require"] = tuple(r if isinstance(r, Requirement) else parse_requirement(r) for r in given["require"])
     if "budget" in given:
         given["budget"] = {k: str(v) for k, v in dict(given["budget"]).items()}
+    if "prune_layer" in given:
+        given["prune_layer"] = {k: _ratio(k, v) for k, v in dict(given["prune_layer"]).items()}
     if given.get("activations") == "none":
         given["activations"] = None
     return _checked(given)
+
+
+def _ratio(pattern: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise RequestError(f"--prune-layer {pattern}={value}: must be at least 0 and below 1") from None
 
 
 def _checked(given: Mapping[str, Any]) -> Options:

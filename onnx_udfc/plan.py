@@ -39,7 +39,7 @@ class Plan:
 
 def prunable(channels: Channels, options: Options) -> tuple[ChannelGroup, ...]:
     """The groups that may lose channels: residual streams only where asked for, or where time is to be saved."""
-    if options.prune == 0 and not options.budget:
+    if not options.prunes:
         return ()
     streams = options.prune_stream == "on" or (options.prune_stream == "auto" and "latency" in options.budget)
     return tuple(g for g in channels.groups if g.kind == "inner" or streams)
@@ -108,7 +108,7 @@ def make_plan(
 
 
 def _why_whole(group: ChannelGroup, options: Options) -> str:
-    if options.prune == 0 and not options.budget:
+    if not options.prunes:
         return "nothing was to be pruned"
     if group.kind == "stream" and options.prune_stream != "on":
         return "a residual stream costs more than it saves; --prune-stream on prunes it, too"

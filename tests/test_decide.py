@@ -110,3 +110,14 @@ def test_skipped_layers_stay_float(subject: Subject) -> None:
     fewer = replace(subject, layers=tuple(n for n in subject.network.layers if n != first))
     assert first not in decide(fewer, Options(bits=4)).bits
     assert first not in decide(fewer, Options(bits="auto", budget={"bytes": "0.5"})).bits
+
+
+def test_named_layers_have_their_own_ratio_and_the_last_match_counts(subject: Subject) -> None:
+    first, second = subject.groups
+    options = Options(prune=0.25, prune_layer={first.name: 0.5}, align=1)
+    counts = decide(subject, options).counts
+    assert counts == {first.name: first.channels // 2, second.name: round(second.channels * 0.75)}
+    both = decide(subject, Options(prune_layer={"*": 0.5, second.producers[0]: 0.75}, align=1)).counts
+    assert both == {first.name: first.channels // 2, second.name: second.channels // 4}
+    with pytest.raises(RequestError, match="--prune-layer nowhere: no layer"):
+        decide(subject, Options(prune_layer={"nowhere": 0.5}))

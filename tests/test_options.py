@@ -24,6 +24,10 @@ from onnx_udfc.options import Options, options_from
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prune": 1.0}, "--prune"),
     ({"prune": -0.1}, "--prune"),
+    ({"prune_layer": {"conv1": 1.0}}, "--prune-layer conv1=1"),
+    ({"prune_layer": {"conv1": "half"}}, "--prune-layer conv1=half"),
+    ({"prune_layer": {"conv1": 0.5}, "budget": {"macs": "0.5"}}, "--budget"),
+    ({"prune_layer": {"conv1": 0.5}, "allocate": "global"}, "--allocate"),
     ({"prune": float("nan")}, "--prune"),
     ({"bits": 9}, "--bits"),
     ({"bits": 1}, "--bits"),
