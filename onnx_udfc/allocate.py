@@ -15,6 +15,7 @@ Index = NDArray[np.int64]
 Double = NDArray[np.float64]
 Align = int | Literal["auto"]
 
+_NEARLY_ALL = 0.9  # of a layer's variance
 _ALIGNMENTS = (16, 8, 4, 2)
 _NEAR = 32  # the part of the channels that an alignment may cost: a sixteenth cost ResNet-56 7 points at 70 %
 
@@ -74,9 +75,19 @@ def steps_of(group: ChannelGroup, removal: Removal) -> Double:
 def damage_of(group: ChannelGroup, removal: Removal, counts: Double) -> Double:
     """Damage (n,) of keeping so many channels (n,)."""
     total = np.concatenate([[0.0], np.cumsum(steps_of(group, removal))])
+    total = as_one_of_many(total) if removal.shares else total
     cells = int(group.cells.max()) + 1
     removed = np.where(counts >= group.channels, 0, len(total) - counts / cells)
     return np.asarray(total[np.round(removed).astype(np.int64)])
+
+
+def as_one_of_many(share: Double) -> Double:
+    """Damage that adds up over layers, of a lost share of the variance: what is left multiplies, so −log(1 − share).
+
+    Near 1, where a share is too uncertain to be told from all, it goes on along the tangent.
+    """
+    near = np.minimum(share, _NEARLY_ALL)
+    return np.asarray(-np.log1p(-near) + (share - near) / (1 - _NEARLY_ALL))
 
 
 def group_levels(

@@ -38,10 +38,12 @@ class Removal:
         order: all channels, the first to go first.
         cost: the error that each removal adds (same order), in units of the consumer's output variance; the last is
             infinite, since a group never goes to zero.
+        shares: whether costs add up to a share of that variance; else they only compare channels.
     """
 
     order: Index
     cost: Double
+    shares: bool = False
 
     def kept(self, count: int) -> Index:
         """The `count` channels that stay, sorted."""
@@ -122,7 +124,8 @@ def eliminate(consumers: list[ConsumerInput], channels: int, ridge: float) -> Re
         for state in states:
             state.remove(alive[lowest])
         alive = np.delete(alive, lowest)
-    return Removal(np.array([*order, int(alive[0])]), np.array([*cost, np.inf]))
+    shares = all(c.count == 0 for c in consumers)
+    return Removal(np.array([*order, int(alive[0])]), np.array([*cost, np.inf]), shares)
 
 
 class _Elimination:

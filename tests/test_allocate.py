@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_udfc.allocate import aligned, allowed_counts, damage_of, group_levels, keep_sets, steps_of, uniform_counts
+from onnx_udfc.allocate import (
+    aligned,
+    allowed_counts,
+    as_one_of_many,
+    damage_of,
+    group_levels,
+    keep_sets,
+    steps_of,
+    uniform_counts,
+)
 from onnx_udfc.channels import ChannelGroup
 from onnx_udfc.select import Removal
 
@@ -82,3 +91,15 @@ def test_the_last_in_the_order_stay_equally_many_of_each_cell() -> None:
     path = Removal(np.array([3, 1, 0, 5, 2, 4]), np.ones(6))
     assert keep_sets((group(6),), {"g": path}, {"g": 2})["g"].tolist() == [2, 4]
     assert keep_sets((group(6, cells=2),), {"g": path}, {"g": 4})["g"].tolist() == [1, 2, 4, 5]
+
+
+def test_shares_of_the_variance_multiply_over_layers() -> None:
+    share = np.array([0.0, 0.2, 0.5, 0.89, 0.9, 0.95, 1.5])
+    damage = as_one_of_many(share)
+    np.testing.assert_allclose(damage[:4], -np.log([1, 0.8, 0.5, 0.11]), rtol=1e-12)
+    assert (np.diff(np.diff(damage) / np.diff(share)) > -1e-9).all()  # convex: what is left grows dearer
+    assert damage[-1] == pytest.approx(-np.log(0.1) + 0.6 * 10)
+    path = Removal(np.arange(3), np.array([0.2, 0.3, np.inf]), shares=True)
+    assert damage_of(group(3), path, np.array([3.0, 2.0, 1.0])).tolist() == pytest.approx(
+        [0, -np.log(0.8), -np.log(0.5)]
+    )
