@@ -19,6 +19,7 @@ from onnx_udfc import Options, compress
 from onnx_udfc.labelled_images import open_images
 from tools.catalog import Classifier, classifiers
 from tools.evaluate import accuracy_on
+from tools.reproduce import options_for, paper_settings
 
 R56, F56, R20 = "resnet56_cifar10_bn", "resnet56_cifar10_folded", "resnet20_cifar10_bn"
 LIMIT = 300  # ImageNet images; the standard error of a difference of two networks is about 1.5 points
@@ -112,6 +113,31 @@ def test_imagenet_networks_lose_little(assets: Path, name: str, bits: int, most:
     model = compress(network.path, Options(bits=bits, threads=1)).model.SerializeToString()
     before, after = (accuracy_on(m, images, network.preprocessing, 1, LIMIT).percent for m in (network.path, model))
     assert after >= before - most
+
+
+BYTES = [(R56, "0.06", 5.0), ("squeezenet_v1.1_imagenet", "0.12", 8.0)]  # aims 5 and 6; the second on fewer images
+
+
+@pytest.mark.parametrize(("name", "share", "most"), BYTES, ids=str)
+def test_a_budget_of_bytes_is_met_on_disk_and_keeps_accuracy(
+    assets: Path, tmp_path: Path, name: str, share: str, most: float
+) -> None:
+    network, out = named(name, assets), tmp_path / "out.onnx"
+    compress(network.path, Options(bits="auto", budget={"bytes": share}, threads=1)).save(out)
+    limit = float(share) * network.path.stat().st_size
+    assert 0.98 * limit <= out.stat().st_size <= limit
+    images = open_images(network.images)
+    before, after = (accuracy_on(m, images, network.preprocessing, 1, LIMIT).percent for m in (network.path, out))
+    assert after >= before - most
+
+
+def test_the_papers_setting_for_vgg_loses_little(assets: Path) -> None:
+    """80 % of the channels of the last six convolutions and half of the first, 6 bits."""
+    network = named("vgg16half_cifar10_bn", assets)
+    (setting,) = (s for s in paper_settings(network.path, ["moments"]) if s.name == "paper-channels")
+    result = compress(network.path, options_for(network, setting, 1))
+    assert 30 * result.report.after.bytes <= 1.1 * result.report.before.bytes
+    assert network.top1(result.model.SerializeToString()) >= network.top1(network.path) - 4.0  # aim 2.4
 
 
 LIMITS = [
