@@ -19,6 +19,7 @@ from onnx_udfc.quantize import FORMATS, round_nearest, search_scale
 from onnx_udfc.sight import WIDEST_GRAM
 
 LEFT = 0.25  # of the error of rounding to nearest, after rounding with the Gram and repair
+MEASURED = (2, 3, 4, 8)  # bits; between them the logarithm of the error is nearly a line over that of the levels
 
 
 def rounding_damage(matrix: Double, patches: Array, variance: float, widths: Sequence[float]) -> dict[float, float]:
@@ -30,17 +31,28 @@ def rounding_damage(matrix: Double, patches: Array, variance: float, widths: Seq
         variance: of what the layer writes to, mean over channels.
         widths: bits.
     """
+    if not widths:
+        return {}
     groups, out, unknowns = matrix.shape
     wide = unknowns > WIDEST_GRAM
     gram = None if wide else covariance(patches)
     spread = patches.var(axis=1, dtype=np.float64) if wide else None
-    found = {}
-    for bits in widths:
-        scale = search_scale(matrix, FORMATS[bits])
-        damage = round_nearest(matrix, scale, FORMATS[bits]) * scale[..., None] - matrix
-        error = float(np.square(damage).sum(1).ravel() @ spread.ravel()) if spread is not None else 0.0
-        if gram is not None:
-            error = float(np.einsum("god,gde,goe->", damage, gram, damage, optimize=True))
-        share = error / (variance * groups * out)
-        found[bits] = LEFT * share
-    return found
+    logs = [np.log(max(_error(matrix, bits, gram, spread), 1e-300)) for bits in MEASURED]
+    between = np.interp([_levels(b) for b in widths], [_levels(b) for b in MEASURED], logs)
+    shares = LEFT * np.exp(between) / (variance * groups * out)
+    return {bits: float(share) for bits, share in zip(widths, shares, strict=True)}
+
+
+def _error(matrix: Double, bits: float, gram: Double | None, spread: Double | None) -> float:
+    """Σ_o (Q − W)_o G (Q − W)_oᵀ of rounding to nearest; G (g, d, d), or its diagonal (g, d) alone."""
+    scale = search_scale(matrix, FORMATS[bits])
+    damage = round_nearest(matrix, scale, FORMATS[bits]) * scale[..., None] - matrix
+    if gram is not None:
+        return float(np.einsum("god,gde,goe->", damage, gram, damage, optimize=True))
+    assert spread is not None
+    return float(np.square(damage).sum(1).ravel() @ spread.ravel())
+
+
+def _levels(bits: float) -> float:
+    """The logarithm of a grid's number of levels."""
+    return float(np.log2(FORMATS[bits].levels))
