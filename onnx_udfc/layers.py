@@ -153,6 +153,10 @@ class Layer:
         """
         shape = self.constant.shape
         self.constant.values = np.ascontiguousarray(self.layout(matrix), self.constant.dtype).reshape(shape)
+        self.set_bias(bias)
+
+    def set_bias(self, bias: Array) -> None:
+        """Writes the bias (O,) back; a node without one gets one when it is not zero."""
         tensor = self.bias_tensor
         if tensor is not None:
             tensor.values = np.asarray(bias).reshape(tensor.shape).astype(tensor.values.dtype)
