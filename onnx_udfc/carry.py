@@ -28,7 +28,7 @@ from onnx_udfc.protos import tensor_bytes
 
 Array = NDArray[Any]
 
-KEPT = 1 << 24  # bytes of values that are kept once they are read: what protobuf hands out is always a copy
+KEPT = 1 << 20  # bytes of values that are kept once they are read: what protobuf hands out is always a copy
 
 
 class Stored(LazyValues):  # type: ignore[misc]
