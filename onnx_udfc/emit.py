@@ -241,4 +241,4 @@ def _write_int32_bias(draft: Draft, layer: Layer, stored: StoredWeight, grid: Ac
 
 def _float_memory(network: Network, weights: Collection[str]) -> float:
     """Bytes of the weights that stay in float."""
-    return float(sum(layer.constant.values.nbytes for name, layer in network.layers.items() if name not in weights))
+    return float(sum(layer.weight_bytes for name, layer in network.layers.items() if name not in weights))

@@ -69,7 +69,7 @@ def file_size(network: Network, size: Footprint, widths: Sequence[int], options:
         options: the target decides how codes are stored.
     """
     entries, out = float((size.out * size.into * size.kernel).sum()), float(size.out.sum())
-    stored = sum(layer.constant.values.nbytes for layer in network.layers.values()) / max(entries, 1.0)
+    stored = sum(layer.weight_bytes for layer in network.layers.values()) / max(entries, 1.0)
     biased = with_biases(network)
     base = written_bytes(biased, {}, options) - entries * stored - out * _SCALE_BYTES
     weight, layer = {FLOAT: stored}, {FLOAT: 0.0}
@@ -117,5 +117,5 @@ def written_bytes(network: Network, bits: Mapping[str, int], options: Options) -
 
 def _no_codes(network: Network, name: str, bits: int) -> QuantParams:
     layer = network.layers[name]
-    shape = layer.matrix().shape
+    shape = layer.matrix_shape
     return QuantParams(bits, np.zeros(shape, np.int8), np.ones(shape[:2]))

@@ -122,6 +122,17 @@ class Layer:
         return tuple(int(n) for n in self.constant.shape[2:])
 
     @property
+    def matrix_shape(self) -> tuple[int, int, int]:
+        """The shape of `matrix()`, known without reading the weight."""
+        width = self.in_channels // self.groups * int(np.prod(self.kernel))
+        return self.groups, self.out_channels // self.groups, width
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weight in the file."""
+        return int(np.prod(self.constant.shape)) * int(np.dtype(self.constant.dtype).itemsize)
+
+    @property
     def _transposed(self) -> bool:
         """Whether the weight of a Gemm is stored as (O, I)."""
         return self.kind == "gemm" and bool(self.node.attrs.get("transB", 0))
