@@ -8,6 +8,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.carry import peek
 from onnx_udfc.channels import ChannelGroup, Channels
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
@@ -109,7 +110,7 @@ def _fingerprints(network: Network, group: ChannelGroup) -> list[bytes]:
     nodes = {node.name: node for node in network.graph.nodes}
     for slot in group.slots:
         if slot.role != "consumer":
-            values = next(t.values for t in nodes[slot.node].inputs if t.name == slot.tensor)
+            values = next(peek(t) for t in nodes[slot.node].inputs if t.name == slot.tensor)
             rows = np.moveaxis(values, slot.axis, 0)
             for digest, members in zip(digests, slot.members, strict=True):
                 digest.update(rows[members].tobytes())

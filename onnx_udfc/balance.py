@@ -22,9 +22,9 @@ from onnx_udfc.channels import Channels
 from onnx_udfc.counts import count, totals
 from onnx_udfc.feeds import split
 from onnx_udfc.graph import Network
-from onnx_udfc.inputs import NetworkInputs, batch_of, image_count, input_specs_of, make_inputs
+from onnx_udfc.inputs import NetworkInputs, batch_of, image_count, input_specs_of, learn_scaling, make_inputs
 from onnx_udfc.options import Options
-from onnx_udfc.sessions import open_session
+from onnx_udfc.sessions import open_session, packed
 
 Index = NDArray[np.int64]
 Judge = Callable[[dict[str, NDArray[Any]]], NDArray[Any] | None]
@@ -53,7 +53,10 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
     wanted = options.images or image_count(input_specs_of(network))
     runs, most = _affordable(network, channels)
     times = min(MOST_TIMES, most // wanted, runs // (2 * wanted))
-    judge = _judge(network, options.threads) if times >= 2 and not options.calibrate else None
+    if times < 2 or options.calibrate:
+        return make_inputs(network, options)
+    learn_scaling(network, options)
+    judge = _judge(network, options.threads)
     if judge is None:
         return make_inputs(network, options)
     pool = make_inputs(network, replace(options, images=wanted * times))
@@ -155,7 +158,7 @@ def _judge(network: Network, threads: int | None) -> Judge | None:
         return None
     specs = input_specs_of(network)
     try:
-        session = open_session(network.to_model(), "cpu", threads)
+        session = open_session(packed(network.to_model()), "cpu", threads)
     except Exception:  # an operator that onnxruntime lacks, say; then the images are taken as they come
         return None
 

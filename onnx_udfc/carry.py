@@ -7,9 +7,12 @@ uses. So the original protos are kept, and `export` puts back verbatim whatever 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ref
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
@@ -25,19 +28,21 @@ from onnx_udfc.protos import tensor_bytes
 
 Array = NDArray[Any]
 
+KEPT = 1 << 20  # bytes of values that are kept once they are read: what protobuf hands out is always a copy
+
 
 class Stored(LazyValues):  # type: ignore[misc]
     """The values of an initializer, read when they are first needed and never written: copies of a network share them.
 
     Attributes:
         source: the initializer, as it was in the model.
-        array: its values once they are read, else None.
     """
 
     def __init__(self, source: onnx.TensorProto) -> None:
         """Keeps the initializer, unread."""
         self.source = source
-        self.array: Array | None = None
+        self._kept: Array | None = None
+        self._used: Callable[[], Array | None] = lambda: None
         self.shape = tuple(int(d) for d in source.dims)
         self.dtype = helper.tensor_dtype_to_np_dtype(source.data_type)
         self.nbytes = 0 if source.data_type == onnx.TensorProto.STRING else tensor_bytes(source)
@@ -49,11 +54,27 @@ class Stored(LazyValues):  # type: ignore[misc]
         copy.CopyFrom(self.source)
         return copy
 
+    @property
+    def array(self) -> Array | None:
+        """The values, if they were read; large ones only for as long as somebody uses them."""
+        return self._used() if self._kept is None else self._kept
+
     def load(self) -> Array:
         """The values as a read-only array."""
-        if self.array is None:
-            self.array = values(self.source)
-        return self.array
+        array = self.array
+        if array is None:
+            array = values(self.source)
+            self._used = ref(array)
+            if self.nbytes <= KEPT or isinstance(array, np.memmap):  # a view on a file takes nothing
+                self._kept = array
+        return array
+
+
+def peek(constant: gs.Constant) -> Array:
+    """The values of a constant, which does not keep them where it can read them again."""
+    held = constant._values
+    array: Array = held.load() if isinstance(held, LazyValues) else constant.values
+    return array
 
 
 @dataclass

@@ -116,7 +116,7 @@ def emit(
 
 
 def _cpu(layer: Layer, bits: float, integer: bool, opset: int) -> Choice:
-    size, storage = layer.constant.values.size, FORMATS[bits].storage
+    size, storage = int(np.prod(layer.constant.shape)), FORMATS[bits].storage
     packs = FORMATS[bits].packs or (storage == 4 and opset < INT4_OPSET)
     if packs and opset >= MOD_OPSET and LEAST_PACKED <= size <= MOST_PACKED:
         return Choice("packed_dq" if integer else "packed_mul", storage)
@@ -231,4 +231,4 @@ def _write_int32_bias(draft: Draft, layer: Layer, stored: StoredWeight, grid: Ac
 
 def _float_memory(network: Network, weights: Collection[str]) -> float:
     """Bytes of the weights that stay in float."""
-    return float(sum(layer.constant.values.nbytes for name, layer in network.layers.items() if name not in weights))
+    return float(sum(layer.weight_bytes for name, layer in network.layers.items() if name not in weights))

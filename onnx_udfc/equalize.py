@@ -129,4 +129,4 @@ def _rescale(link: Link, s: Double) -> None:
         layer.batch_norm = replace(norm, gamma=norm.gamma / s, beta=norm.beta / s)
     for reader in link.consumers:
         weight = _by_channel(reader) * s.reshape(reader.groups, 1, -1, 1)
-        reader.set(weight.reshape(reader.matrix().shape), reader.bias)
+        reader.set(weight.reshape(reader.matrix_shape), reader.bias)

@@ -42,7 +42,7 @@ def export_model(graph: gs.Graph, origin: Origin, without: Collection[str] = ())
     known = {d.domain for d in model.opset_import}
     for domain in sorted({node.domain for node in graph.nodes if node.domain} - known):
         model.opset_import.append(helper.make_opsetid(domain, 1))
-    aliases = _aliases(graph, origin)
+    aliases = _aliases(graph, origin, without)
     renamed = _renamed(graph, origin)
     model.graph.node.extend(_export_node(node, origin, aliases | renamed) for node in sorted_nodes(graph))
     infos = {i.name: i for i in [*origin.model.graph.output, *origin.model.graph.input]}
@@ -188,8 +188,11 @@ def _tensor(name: str, constant: gs.Constant, origin: Origin, old: onnx.TensorPr
     return tensor
 
 
-def _aliases(graph: gs.Graph, origin: Origin) -> dict[str, str]:
-    """Constants copied from one initializer that still hold the same: name → the one to write in its place."""
+def _aliases(graph: gs.Graph, origin: Origin, without: Collection[str]) -> dict[str, str]:
+    """Constants copied from one initializer that still hold the same: name → the one to write in its place.
+
+    One that is written never takes the place of one that is left out, and the other way round.
+    """
     ends = {t.name for t in graph.outputs}
     first: dict[str, list[gs.Constant]] = {}
     aliases = {}
@@ -198,7 +201,7 @@ def _aliases(graph: gs.Graph, origin: Origin) -> dict[str, str]:
         if source is None or not isinstance(tensor, gs.Constant) or isinstance(tensor._values, SparseValues):
             continue
         twins = first.setdefault(source, [])
-        twin = next((t for t in twins if _same(t, tensor)), None)
+        twin = next((t for t in twins if (t.name in without) == (name in without) and _same(t, tensor)), None)
         if twin is None or name in ends:
             twins.append(tensor)
         else:

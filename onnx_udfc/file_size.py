@@ -70,7 +70,7 @@ def file_size(network: Network, size: Footprint, widths: Sequence[float], option
     """
     out, layers = float(size.out.sum()), list(network.layers.values())
     entries = np.maximum(size.out * size.into * size.kernel, 1.0)
-    stored = np.array([layer.constant.values.nbytes for layer in layers], np.float64)
+    stored = np.array([layer.weight_bytes for layer in layers], np.float64)
     biased = with_biases(network)
     base = written_bytes(biased, {}, options) - float(stored.sum()) - out * _SCALE_BYTES
     weight: dict[float, Double] = {FLOAT: stored / entries}
@@ -117,5 +117,5 @@ def written_bytes(network: Network, bits: Mapping[str, float], options: Options)
 
 def _no_codes(network: Network, name: str, bits: float) -> QuantParams:
     layer = network.layers[name]
-    shape = layer.matrix().shape
+    shape = layer.matrix_shape
     return QuantParams(bits, np.zeros(shape, np.int8), np.ones(shape[:2]))

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnx_udfc.comparison import fidelity
@@ -23,6 +24,7 @@ from onnx_udfc.sessions import Source, one_line, open_session
 
 OTHER_IMAGES = 1000  # added to the seed: the check does not look at the images that the repair has seen
 MOST_IMAGES = 32
+HEAVY = 1 << 28  # bytes of weights above which two networks are not in memory together
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def check_result(original: Source, network: Network, model: onnx.ModelProto, opt
         CheckError: the result is not a valid model, does not run, or is not finite where the original is.
     """
     _valid(original, model)
-    lean = weight_bytes(network.origin.model) >= ROOMY
+    weights = weight_bytes(network.origin.model)
+    lean, heavy = weights >= ROOMY, weights >= HEAVY
     try:
         first: Any = open_session(original, "cpu", options.threads, lean=lean)
     except ModelError as error:
@@ -61,7 +64,7 @@ def check_result(original: Source, network: Network, model: onnx.ModelProto, opt
         feeds = list(split(input_specs(first), inputs.values, batch=8))
         if not feeds:
             raise ModelError("there are fewer inputs than its batch holds")
-        first = _Remembered(first, feeds) if lean else _Original(first, feeds)
+        first = _Remembered(first, feeds) if heavy else _Original(first, feeds)
     except (RequestError, ModelError) as error:
         first, fault = None, f"not run for its check: {error}"
     try:
@@ -82,7 +85,7 @@ class _Remembered:
             ModelError: the network does not run on them.
         """
         self._names = [output.name for output in session.get_outputs()]  # the outputs themselves keep the session
-        self._left = [_run(session, self._names, feed) for feed in feeds]
+        self._left = [[_own(value) for value in _run(session, self._names, feed)] for feed in feeds]
 
     def get_outputs(self) -> list[SimpleNamespace]:
         """The outputs' names, as a session has them."""
@@ -92,6 +95,11 @@ class _Remembered:
         """The outputs for the next of the feeds."""
         found = dict(zip(self._names, self._left.pop(0), strict=True))
         return [found[name] for name in names]
+
+
+def _own(value: Any) -> Any:
+    """A copy of an output: onnxruntime's array keeps the memory that the session has ever taken."""
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 class _Original:

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.feeds import InputSpec, image_feeds, synthetic_feeds
+from onnx_udfc.feeds import InputSpec, image_feeds, split, synthetic_feeds
 from onnx_udfc.graph import Network
 from onnx_udfc.images import InputScaling, synthetic_images
 from onnx_udfc.labelled_images import Preprocessing, open_images
 from onnx_udfc.layers import Layer
 from onnx_udfc.moments import channel_statistics
 from onnx_udfc.options import Options
-from onnx_udfc.walk import Walk
+from onnx_udfc.sessions import open_session, packed
+from onnx_udfc.walk import outputs_of
 from onnx_udfc.windows import run_layer
 
 Double = NDArray[np.float64]
@@ -127,6 +128,14 @@ def _raw_pixels(spec: InputSpec, count: int, seed: int) -> NDArray[np.uint8]:
     return np.moveaxis(pixels, 1, -1) if last else pixels
 
 
+def learn_scaling(network: Network, options: Options) -> None:
+    """Guesses what `make_inputs` will need to know, so that no session of its own is open beside another one later."""
+    if not options.calibrate and _preprocessing(options) is None:
+        for spec in input_specs_of(network):
+            if spec.is_image():
+                _guessed(network, spec)
+
+
 def _guessed(network: Network, spec: InputSpec) -> tuple[InputScaling, str]:
     """`guess_scaling`, once for each network."""
     guesses = _guesses.setdefault(network, {})
@@ -172,11 +181,20 @@ def _blind(network: Network, spec: InputSpec) -> bool:
     size = tuple(d or 64 for d in spec.shape[2:])
     z = synthetic_images(_JUDGES, spec.shape[1] or 3, size, seed=1)
     x = np.concatenate([z, z * np.float32(RAW_STD)]).astype(spec.dtype)
-    scores = Walk(network.to_model(), {spec.name: x}, [], 1).get(outputs[0].name)
+    scores = _answers(network, spec, x, outputs[0].name)
     if scores.ndim < 2 or len(scores) != len(x) or scores.shape[1] < 2 or scores[0].size != scores.shape[1]:
         return False
     plain, wide = (_information(part.reshape(len(z), -1)) for part in np.split(scores.astype(np.float64), 2))
     return plain < _LITTLE < wide and wide > _CLEAR * plain
+
+
+def _answers(network: Network, spec: InputSpec, x: NDArray[Any], output: str) -> NDArray[Any]:
+    """An output for inputs x, in the network's fixed batches where it has one; the last of them is filled up."""
+    size = spec.batch or len(x)
+    filled = x[np.minimum(np.arange(-(-len(x) // size) * size), len(x) - 1)]
+    session = open_session(packed(network.to_model()), threads=1, spin=False)
+    runs = [outputs_of(session, [output], feed)[0] for feed in split((spec,), {spec.name: filled}, size)]
+    return runs[0] if len(runs) == 1 else np.concatenate([np.atleast_1d(run) for run in runs])[: len(x)]
 
 
 def _information(p: Double) -> float:

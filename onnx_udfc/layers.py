@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_udfc.carry import peek
 from onnx_udfc.names import unique_name as unique_name
 
 Array = NDArray[Any]
@@ -76,14 +77,14 @@ class Layer:
     @property
     def weight(self) -> Array:
         """The weight in the node's own layout, float32 (float64 for a double network)."""
-        return _computable(self.constant.values)
+        return _computable(peek(self.constant))
 
     @property
     def bias(self) -> Array:
         """(O,) the bias, zeros where the node has none; float32 or float64 as the weight."""
         tensor = self.bias_tensor
         if tensor is None:
-            return np.zeros(self.out_channels, self.weight.dtype)
+            return np.zeros(self.out_channels, np.float64 if self.constant.dtype == np.float64 else np.float32)
         return _computable(tensor.values).reshape(-1)
 
     @property
@@ -121,6 +122,17 @@ class Layer:
         return tuple(int(n) for n in self.constant.shape[2:])
 
     @property
+    def matrix_shape(self) -> tuple[int, int, int]:
+        """The shape of `matrix()`, known without reading the weight."""
+        width = self.in_channels // self.groups * int(np.prod(self.kernel))
+        return self.groups, self.out_channels // self.groups, width
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weight in the file."""
+        return int(np.prod(self.constant.shape)) * int(np.dtype(self.constant.dtype).itemsize)
+
+    @property
     def _transposed(self) -> bool:
         """Whether the weight of a Gemm is stored as (O, I)."""
         return self.kind == "gemm" and bool(self.node.attrs.get("transB", 0))
@@ -135,13 +147,13 @@ class Layer:
         Returns:
             (groups, O/groups, I/groups * k) float64, a copy.
         """
+        if not self.kind.startswith("conv"):
+            return np.array(self.weight if self._transposed else self.weight.T, np.float64, order="C")[None]
         W = self.weight.astype(np.float64)
         if self.kind == "conv":
             return W.reshape(self.groups, W.shape[0] // self.groups, -1)
-        if self.kind == "conv_transpose":
-            grouped = _flip(W).reshape(self.groups, W.shape[0] // self.groups, W.shape[1], -1)
-            return np.ascontiguousarray(grouped.swapaxes(1, 2)).reshape(self.groups, W.shape[1], -1)
-        return (W if self._transposed else np.ascontiguousarray(W.T))[None]
+        grouped = _flip(W).reshape(self.groups, W.shape[0] // self.groups, W.shape[1], -1)
+        return np.ascontiguousarray(grouped.swapaxes(1, 2)).reshape(self.groups, W.shape[1], -1)
 
     def set(self, matrix: Array, bias: Array) -> None:
         """Writes weight and bias back, in the layout and the type of the node's tensors.
@@ -152,6 +164,10 @@ class Layer:
         """
         shape = self.constant.shape
         self.constant.values = np.ascontiguousarray(self.layout(matrix), self.constant.dtype).reshape(shape)
+        self.set_bias(bias)
+
+    def set_bias(self, bias: Array) -> None:
+        """Writes the bias (O,) back; a node without one gets one when it is not zero."""
         tensor = self.bias_tensor
         if tensor is not None:
             tensor.values = np.asarray(bias).reshape(tensor.shape).astype(tensor.values.dtype)

@@ -47,13 +47,14 @@ class Ordering:
         """The groups that a layer consumes."""
         return [group for group in self._groups if layer.name in group.consumers]
 
-    def see(self, layer: Layer, patches: Array, weight: Double) -> None:
+    def see(self, layer: Layer, patches: Array, weight: Double, unit: Double) -> None:
         """Take what a layer sees.
 
         Args:
             layer: one that consumes a group.
             patches: (g, n, d) of its input.
-            weight: (g, d, o), in units of the deviation of its outputs.
+            weight: (g, d, o).
+            unit: (g, 1, o) of the outputs.
         """
         if not summable(patches):
             return
@@ -62,8 +63,10 @@ class Ordering:
         block = _block(rows, patches.shape[2])
         rank = max(1, MOST_ROWS * block // patches.shape[2])
         if 2 * rank <= block:
-            patches, weight = narrowed(patches, weight, block, rank)
+            patches, weight = narrowed(patches, weight, unit, block, rank)
             rows = [_narrowed_rows(owned, block, rank) for owned in rows]
+        elif patches.shape[2] <= WIDEST:
+            weight = weight / unit
         if patches.shape[2] > WIDEST:
             return
         gram = shrunk_covariance(patches)

@@ -216,17 +216,16 @@ def _regularized_inverse(gram: Double, strength: float) -> tuple[Double, float]:
 def _regress_dual(p: Array, t: Array, prior: Double, ridge: float) -> Solution:
     """`regress` for fewer samples than unknowns: an (n, n) system for each group."""
     mean, target_mean = p.mean(1, dtype=np.float64), t.mean(1, dtype=np.float64)
-    weights, left = [], []
+    weight, left = np.empty(prior.shape), []
     levels = _levels(np.square(p - mean[:, None].astype(np.float32)).mean((1, 2), dtype=np.float64))
-    for x, y, start, mx, my, level in zip(p, t, prior, mean, target_mean, levels, strict=True):
+    for x, y, start, found, mx, my, level in zip(p, t, prior, weight, mean, target_mean, levels, strict=True):
         n, centered = len(x), x - mx.astype(np.float32)
         missing = (y - my) - centered @ start.T.astype(np.float32)
         gram = (centered @ centered.T).astype(np.float64) / n
         gram.flat[:: n + 1] += ridge * level
         step = centered.T @ np.linalg.solve(gram, missing).astype(np.float32) / n
-        weights.append(start + step.T)
+        np.add(start, step.T, out=found)
         left.append(np.square(missing - centered @ step).sum() / max(np.square(y - my).sum(), 1e-30))
-    weight = np.stack(weights)
     return Solution(weight, target_mean - np.einsum("god,gd->go", weight, mean), float(np.mean(left)))
 
 

@@ -177,7 +177,7 @@ class _Tracer:
     ) -> None:
         self.reference = Reference(network.copy(), inputs=dict(inputs))
         self.matched, self.samples, self.seed, self.threads = matched, samples, seed, threads
-        self.model = network.to_model()
+        self.model = network.to_model(without=network.weights)  # the layers are run with weights at hand
         norms = [n.name for n in network.graph.nodes if is_norm(n)] if matched else []
         self.walk = Walk(self.model, inputs, [*network.layers, *norms], threads)
         self.outputs = {t.name for t in network.graph.outputs}
@@ -191,8 +191,9 @@ class _Tracer:
         x = self.walk.get(layer.node.inputs[0].name)
         matrix, bias = layer.matrix(), own_bias(layer)
         y = run_layer(self.model, layer, x, matrix, bias, self.threads)
-        gain, shift = matching(layer, y) if self.matched and layer.batch_norm else no_matching(layer)
-        if self.matched and layer.batch_norm:
+        moved = self.matched and layer.batch_norm is not None
+        gain, shift = matching(layer, y) if moved else no_matching(layer)
+        if moved:
             affine(y, gain, shift)
         window = window_of(layer, x.shape, y.shape)
         limit = sample_limit(self.samples, matrix.shape[2])
@@ -204,15 +205,13 @@ class _Tracer:
             y.shape, positions, target, gain, shift, channel_mean(y, layer), addend, stream, stream_mean, alone
         )
         self.reference.layers[layer.name] = found
-        grouped = gain.reshape(layer.groups, -1)
-        twin = self.reference.network.layers[layer.name]
-        matched_matrix = matrix * grouped[:, :, None]
-        if layer.batch_norm and self.matched:
-            twin.set(matched_matrix, bias * gain + shift)
-        self._order(layer, x, window, y.shape, found, matched_matrix)
+        if moved:
+            matrix *= gain.reshape(layer.groups, -1, 1)
+            self.reference.network.layers[layer.name].set(matrix, bias * gain + shift)
+        self._order(layer, x, window, y.shape, found, matrix)
         if self.widths:
             seen = patches(x.astype(np.float32, copy=False), window, y.shape, positions)
-            self.reference.rounding[layer.name] = rounding_damage(matched_matrix, seen, found.variance, self.widths)
+            self.reference.rounding[layer.name] = rounding_damage(matrix, seen, found.variance, self.widths)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
 
     def norm(self, node: gs.Node) -> None:
@@ -249,7 +248,7 @@ class _Tracer:
         if not self.ordering.wanted(layer):
             return
         seen = patches(x.astype(np.float32, copy=False), window, shape, found.positions)
-        self.ordering.see(layer, seen, matrix.transpose(0, 2, 1) / found.unit.reshape(layer.groups, 1, -1))
+        self.ordering.see(layer, seen, matrix.transpose(0, 2, 1), found.unit.reshape(layer.groups, 1, -1))
 
 
 def channel_mean(y: Value, layer: Layer) -> Double:

@@ -15,17 +15,19 @@ Against rounding alone this takes 12 to 20 % off E at 2 to 4 bits (ResNet-20 and
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from onnx_udfc.quantize import (
     BLOCK,
+    FORMATS,
     Codes,
     Floats,
     GramBasis,
     QuantFormat,
+    QuantParams,
     gram_basis,
     nearest_plane,
     round_nearest,
@@ -44,6 +46,19 @@ class Refined(NamedTuple):
     codes: Codes
     scale: Floats
     reason: str | None
+
+
+def quantize_layer(weight: Floats, gram: Floats | None, bits: float, dtype: np.dtype[Any]) -> QuantParams:
+    """Round weights (g, o, d) with the Gram (g, d, d) of their inputs; to nearest where it was not measured.
+
+    The scales are representable in `dtype`, the type that the weight has in the file.
+    """
+    fmt = FORMATS[bits]
+    if gram is None:
+        scale = search_scale(weight, fmt, dtype=dtype)
+        return QuantParams(bits, round_nearest(weight, scale, fmt), scale)
+    refined = quantize_with_gram(weight, fmt, gram, dtype=dtype)
+    return QuantParams(bits, refined.codes, refined.scale)
 
 
 def quantize_with_gram(

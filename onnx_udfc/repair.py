@@ -21,13 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.activations import ActivationParams
+from onnx_udfc.coded import Coded
 from onnx_udfc.graph import Network
 from onnx_udfc.joint import Reader, Shared, refit_together
 from onnx_udfc.layers import Layer
-from onnx_udfc.moments import Array, Moments, patches, sample_targets, tap_positions
-from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
+from onnx_udfc.moments import Array, patches, sample_targets, tap_positions
+from onnx_udfc.quantize import QuantParams
 from onnx_udfc.reference import LayerReference, Reference, channel_mean, own_bias
-from onnx_udfc.refine import quantize_with_gram
+from onnx_udfc.refine import quantize_layer
 from onnx_udfc.rewrite import Pruned
 from onnx_udfc.sight import Sight, bounds_after
 from onnx_udfc.walk import Value, Walk
@@ -125,7 +126,7 @@ class _Repair:
     ) -> None:
         self.matched = matched
         self.pruned, self.reference, self.bits, self.settings = pruned, reference, bits, settings
-        self.model = matched.to_model()
+        self.model = matched.to_model(without=matched.weights)
         self.outputs = {t.name for t in matched.graph.outputs}
         self.result = Repaired()
         self.walk = Walk(self.model, reference.inputs, list(matched.layers), settings.threads)
@@ -155,30 +156,45 @@ class _Repair:
         """Give the layer new weights and bias; its output in the matched domain."""
         sight, mean = self._sight(layer, found, x)
         gain = self._kept(layer, found.gain).reshape(layer.groups, -1)
-        start = refitted = matrix = layer.matrix()
-        if cut or (drifted and sight.determined and self.settings.refit_drifted):
-            ridge = self.settings.ridge_pruned if cut else self.settings.drift_ridge(sight.error(start))
-            shared = self._shared(layer, found, x)
-            refitted = matrix = sight.fit(start, ridge, through=shared is None)
-            if shared is not None and sight.factor is not None:
-                weight, level = refit_together(shared, refitted[0], mean, sight.factor)
-                refitted, sight.moved = weight[None], (level - mean)[None]
-                matrix = refitted
-        real = matrix / gain[:, :, None]
+        matrix, before, refit = self._refitted(layer, found, x, cut, drifted, sight, mean)
+        real, params = _per_row(np.divide, matrix, gain), None
         if layer.name in self.bits:
-            params = quantize_layer(real, sight.measured, self.bits[layer.name], layer.constant.dtype)
+            gram = None if sight.measured is None else sight.measured.gram
+            params = quantize_layer(real, gram, self.bits[layer.name], layer.constant.dtype)
             self.result.weights[layer.name] = params
+            del matrix, real  # of a large layer each is larger than most networks
             real = params.dequantize()
-            matrix = real * gain[:, :, None]
+            matrix = _per_row(np.multiply, real, gain)
         y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.settings.threads)
         response, wanted = channel_mean(y, layer), mean + sight.moved.reshape(-1)
-        errors = LayerRepair(sight.error(start), sight.error(refitted), sight.error(matrix))
+        errors = LayerRepair(before, refit, sight.error(matrix))
         self.result.layers[layer.name] = errors
         shipped = wanted - response / gain.reshape(-1) + errors.explained * self._kept(layer, found.drift)
         target = self.pruned.network.layers[layer.name]
-        target.set(real, shipped + (target.bias if layer.kind == "matmul" else 0.0))
+        bias = shipped + (target.bias if layer.kind == "matmul" else 0.0)
+        if params is None:
+            target.set(real, bias)
+        else:
+            target.constant.values = Coded(target, params)
+            target.set_bias(bias)
         y += (wanted - response).astype(y.dtype).reshape((-1,) + (1,) * (y.ndim - 2 if layer.kernel else 0))
         return y
+
+    def _refitted(
+        self, layer: Layer, found: LayerReference, x: Value, cut: bool, drifted: bool, sight: Sight, mean: Double
+    ) -> tuple[Double, float, float]:
+        """Weights (g, o, d) before they are rounded, and the errors of those before the refit and of these."""
+        start = refitted = layer.matrix()
+        if not (cut or (drifted and sight.determined and self.settings.refit_drifted)):
+            error = sight.error(start)
+            return start, error, error
+        ridge = self.settings.ridge_pruned if cut else self.settings.drift_ridge(sight.error(start))
+        shared = self._shared(layer, found, x)
+        refitted = sight.fit(start, ridge, through=shared is None)
+        if shared is not None and sight.factor is not None:
+            weight, level = refit_together(shared, refitted[0], mean, sight.factor)
+            refitted, sight.moved = weight[None], (level - mean)[None]
+        return refitted, sight.error(start), sight.error(refitted)
 
     def _shared(self, layer: Layer, found: LayerReference, x: Value) -> Shared | None:
         """What the layer and its readers see, where it lost output channels and they can be refitted together."""
@@ -263,17 +279,9 @@ def affordable(total: int, allowed: int, taps: int) -> int:
     return int(-total / taps * np.log1p(-allowed / total))
 
 
-def quantize_layer(weight: Double, measured: Moments | None, bits: float, dtype: np.dtype[Any]) -> QuantParams:
-    """Round weights (g, o, d) with the Gram of their inputs; to nearest where it was not measured.
-
-    The scales are representable in `dtype`, the type that the weight has in the file.
-    """
-    fmt = FORMATS[bits]
-    if measured is None:
-        scale = search_scale(weight, fmt, dtype=dtype)
-        return QuantParams(bits, round_nearest(weight, scale, fmt), scale)
-    refined = quantize_with_gram(weight, fmt, measured.gram, dtype=dtype)
-    return QuantParams(bits, refined.codes, refined.scale)
+def _per_row(operation: np.ufunc, weight: Double, gain: Double) -> Double:
+    """Weights (g, o, d) times or over the gains (g, o) of their rows; no copy where every gain is 1."""
+    return np.asarray(operation(weight, gain[:, :, None])) if (gain != 1).any() else weight
 
 
 def _by_group(values: Array, groups: int) -> Array:

@@ -68,6 +68,11 @@ def open_session(
         raise ModelError(f"{described(model)}: onnxruntime cannot load it ({one_line(error)})") from error
 
 
+def packed(model: onnx.ModelProto) -> Source:
+    """A model as bytes where they can hold it, so that the model can go before onnxruntime makes copies of its own."""
+    return model if is_large(model) else serialized(model)
+
+
 @contextlib.contextmanager
 def loadable(model: Source) -> Iterator[str | bytes]:
     """Give what InferenceSession takes: a path (external data stays beside it) or bytes."""

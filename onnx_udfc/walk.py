@@ -17,7 +17,7 @@ from onnx import helper
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.external import values
-from onnx_udfc.sessions import one_line, open_session
+from onnx_udfc.sessions import Source, one_line, open_session, packed
 
 Value = NDArray[Any]
 
@@ -133,7 +133,7 @@ class Walk:
         parts = []
         for start in range(0, self._samples, self._batch):
             at = np.minimum(np.arange(start, start + self._batch), self._samples - 1)  # the last one fills up
-            parts.append(_outputs(segment, outputs, inputs | {name: value[at] for name, value in per_sample.items()}))
+            parts.append(outputs_of(segment, outputs, inputs | {name: value[at] for name, value in per_sample.items()}))
         return {name: self._joined([part[i] for part in parts]) for i, name in enumerate(outputs)}
 
     def _joined(self, parts: list[Value]) -> Value:
@@ -174,10 +174,10 @@ def run_nodes(
 ) -> dict[str, Value]:
     """Run some nodes of a model on values, output name → value."""
     segment = _segment(model, nodes, inputs, outputs, constants, threads)
-    return dict(zip(outputs, _outputs(segment, outputs, inputs), strict=True))
+    return dict(zip(outputs, outputs_of(segment, outputs, inputs), strict=True))
 
 
-def _outputs(segment: Any, outputs: Sequence[str], inputs: Mapping[str, Value]) -> list[Value]:
+def outputs_of(segment: Any, outputs: Sequence[str], inputs: Mapping[str, Value]) -> list[Value]:
     """Run a session.
 
     Raises:
@@ -201,15 +201,29 @@ def _segment(
     threads: int,
 ) -> Any:
     """A session of some nodes of a model, for inputs of these types."""
+    return open_session(_written(model, nodes, inputs, outputs, constants), threads=threads, spin=False)
+
+
+def _written(
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Value],
+    outputs: Sequence[str],
+    constants: Sequence[onnx.TensorProto],
+) -> Source:
+    """Some nodes of a model as a model of their own."""
     declared = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
         for name, value in inputs.items()
     ]
-    graph = helper.make_graph(list(nodes), "segment", declared, [onnx.ValueInfoProto(name=n) for n in outputs])
-    graph.initializer.extend(constants)
-    segment = helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
-    segment.ir_version = model.ir_version
-    return open_session(segment, threads=threads, spin=False)
+    segment = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    graph = segment.graph
+    graph.name = "segment"
+    graph.node.extend(nodes)
+    graph.input.extend(declared)
+    graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs)
+    graph.initializer.extend(constants)  # the only copy of the weights: make_graph and make_model would each add one
+    return packed(segment)
 
 
 def reads(node: onnx.NodeProto) -> set[str]:

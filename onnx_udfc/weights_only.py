@@ -5,31 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnx_udfc.absorb import absorb, input_rows, layer_producer, with_weights
 from onnx_udfc.channels import ChannelGroup, Channels
+from onnx_udfc.coded import Coded
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
 from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
 from onnx_udfc.reconstruct import Method, rescale_quantized
 from onnx_udfc.rewrite import Keep, Pruned, prune
-
-
-class _Coded(LazyValues):  # type: ignore[misc]
-    """Weights that are computed from their codes when they are read: nobody reads those of most layers again."""
-
-    def __init__(self, layer: Layer, params: QuantParams) -> None:
-        """Keeps the codes."""
-        self.shape, self.dtype = tuple(layer.constant.shape), np.dtype(layer.constant.dtype)
-        self.nbytes = int(np.prod(self.shape)) * self.dtype.itemsize
-        self._layer, self._params = layer, params
-
-    def load(self) -> NDArray[np.floating]:
-        """The weights in the node's layout, in the type of the file."""
-        weight = self._layer.layout(self._params.dequantize())
-        return np.ascontiguousarray(weight, self.dtype).reshape(self.shape)
 
 
 def absorb_and_prune(network: Network, channels: Channels, keep: Keep, method: Method) -> Pruned:
@@ -69,10 +53,9 @@ def quantize_weights(
         matrix = layer.matrix()
         scale = search_scale(matrix, fmt)
         weights[name] = QuantParams(bits[name], round_nearest(matrix, scale, fmt), scale)
-        coded = layer.constant.values = _Coded(layer, weights[name])
+        layer.constant.values = Coded(layer, weights[name])
         if method.rescales:
             factor = rescale_quantized(layer_producer(layer), with_weights(layer, matrix))
-            layer.constant.values = coded  # computed anew when it is read again
             _rescale_consumers(network, [g for g in groups if g.producers == (name,)], factor)
         network.lighten()
     return weights

@@ -121,6 +121,15 @@ def test_a_constant_that_a_subgraph_uses_stays() -> None:
     same(proto, network)
 
 
+def test_a_constant_is_not_left_out_with_one_that_holds_the_same() -> None:
+    network = read(model("a = Conv(x, w) b = Mul(x, w) y = Add(a, b)", {"w": normal(4, 4, 1, 1)}))
+    assert [t.name for t in network.to_model().graph.initializer] == ["w"]
+    graph = network.to_model(without=network.weights).graph
+    (left,) = graph.initializer
+    assert left.name != "w"
+    assert [left.name in node.input for node in graph.node] == [False, True, False]
+
+
 def test_shared_constants_get_one_user_each_and_are_written_once() -> None:
     proto = model("a = Conv(x, w) b = Conv(x, w) d = Where(c, s, s) e = Mul(a, s) f = Mul(b, s) y = Sum(d, e, f)",
                   {"w": normal(6, 4, 3, 3), "s": normal(6, 4, 4)})  # fmt: skip

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from onnx import parser
 
+from onnx_udfc import final_check
 from onnx_udfc.errors import CheckError
 from onnx_udfc.final_check import check_result
 from onnx_udfc.graph import read
 from onnx_udfc.options import Options
 from onnx_udfc.report import MAX_DB
+from onnx_udfc.sessions import open_session
 from tests.normed_graphs import CHAIN, parameter, scaled_model, with_parameters
 
 
@@ -33,6 +38,24 @@ def test_a_worse_network_is_further_away() -> None:
         quality.append(result.fidelity.sqnr_db or 0.0)
     assert quality[0] == pytest.approx(40, abs=4)  # the weights are 40 dB away
     assert quality[0] > quality[1] + 15 > quality[2] + 30
+
+
+def test_two_heavy_networks_are_never_open_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = scaled_model(CHAIN)
+    other = with_parameters(model, {"W3": parameter(model, "W3") * 1.1})
+    opened: list[weakref.ref[Any]] = []
+
+    def watched(*args: Any, **options: Any) -> Any:
+        assert not [session for session in opened if session() is not None]
+        session = open_session(*args, **options)
+        opened.append(weakref.ref(session))
+        return session
+
+    plain = check_result(model, read(model), other, Options(threads=1))
+    monkeypatch.setattr(final_check, "HEAVY", 1)
+    monkeypatch.setattr(final_check, "open_session", watched)
+    assert check_result(model, read(model), other, Options(threads=1)) == plain
+    assert len(opened) == 2
 
 
 def test_values_that_are_not_finite_are_refused() -> None:

@@ -104,6 +104,26 @@ def test_arrays_cannot_be_written_to_in_place() -> None:
     assert layer.matrix().flags.writeable
 
 
+def test_large_weights_are_read_anew_and_small_ones_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = parser.parse_model('<ir_version: 10, opset_import: ["": 21]> g (float[N,4] x) => (float[N,2] y) '
+                               "{ h = Gemm(x, w) y = Gemm(h, v) }")  # fmt: skip
+    for name, shape in (("w", (4, 4)), ("v", (4, 2))):
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    monkeypatch.setattr("onnx_udfc.carry.KEPT", 32)
+    network = read(model)
+    for layer in network.layers.values():
+        layer.matrix()
+    large, small = (network.origin.stored[name] for name in ("w", "v"))
+    assert large.array is None
+    assert small.array is not None
+    used = large.load()
+    assert large.load() is used
+    assert np.array_equal(used, np.ones((4, 4)))
+    first = next(iter(network.layers.values()))
+    assert first.constant.values is used
+    assert list(network.to_model().graph.initializer) == list(model.graph.initializer)
+
+
 def test_a_computed_weight_that_is_not_finite() -> None:
     model = parser.parse_model('<ir_version: 10, opset_import: ["": 21]> g (float[N,4] x) => (float[N,4] y) '
                                "{ v = Div(w, z) [a] y = Gemm(x, v) }")  # fmt: skip

@@ -160,9 +160,10 @@ CLASSIFIER = """g (float[N,3,32,32] x, float[16,3,5,5] W1, float[10,16] W2) => (
     y = Softmax(z) }"""
 
 
+@pytest.mark.parametrize("batch", ["N", "1", "5"])  # two scales of 8 images do not fill batches of 5
 @pytest.mark.parametrize(("gain", "pixels"), [(1.0, False), (1 / 64, True), (1e-9, False)])
-def test_a_classifier_that_tells_only_pixels_apart_expects_pixels(gain: float, pixels: bool) -> None:
-    network = small_network(CLASSIFIER)
+def test_a_classifier_that_tells_only_pixels_apart_expects_pixels(gain: float, pixels: bool, batch: str) -> None:
+    network = small_network(CLASSIFIER.replace("[N,", f"[{batch},"))
     first, last = network.layers.values()
     first.set(np.sign(first.matrix()) * gain, first.bias)
     last.set(np.sign(last.matrix()), last.bias)

@@ -56,6 +56,7 @@ def lowered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits at which that model is large: its weights are mapped, and what is written has external data."""
     for module in ("model_io", "final_check"):
         monkeypatch.setattr(importlib.import_module(f"onnx_udfc.{module}"), "ROOMY", 1)
+    monkeypatch.setattr(final_check, "HEAVY", 1)
     monkeypatch.setattr(external, "INLINE_TENSOR", 1 << 14)
     monkeypatch.setattr(model_io, "resolve", functools.partial(external.resolve, inline_total=0))
     monkeypatch.setattr(model_io, "LARGEST_FILE", MIB // 2)

@@ -53,7 +53,8 @@ CASES = {
 def test_shapes_and_round_trip(name: str) -> None:
     body, weights, shape, channels, rank = CASES[name]
     layer = only(network(body, weights, rank=rank))
-    assert layer.matrix().shape == shape
+    assert layer.matrix().shape == layer.matrix_shape == shape
+    assert layer.weight_bytes == weights["w"].nbytes
     assert layer.matrix().dtype == np.float64
     assert (layer.out_channels, layer.in_channels) == channels
     assert np.array_equal(layer.weight, weights["w"])

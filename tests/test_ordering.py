@@ -28,6 +28,7 @@ TWICE = (
     .replace("3] W2)", "3] W2, float[6, 32, 3, 3] W3)")
     .replace("y = Conv(c, W2)", "y = Conv(c, W2)  z = Conv(c, W3)")
 )
+UNIT = np.ones((1, 1, 1))
 FLAT = """g (float[1, 3, 8, 8] x, float[24, 3, 3, 3] W0, float[864, 5] W1) => (float[1, 5] y) {
   a = Conv(x, W0)
   r = Relu(a)
@@ -63,7 +64,7 @@ def test_what_matters_most_goes_last(monkeypatch: pytest.MonkeyPatch, text: str,
     found = Ordering(groups, few=False)
     layer = list(network.layers.values())[-1]
     assert len(found.wanted(layer)) == len(groups)
-    found.see(layer, patches, weight)
+    found.see(layer, patches, weight * 3, 3 * UNIT)
     start = 0
     for group in sorted(groups, key=lambda g: int(g.inputs(layer.name).min())):
         removal = found.removals[group.name]
@@ -80,9 +81,9 @@ def test_a_group_is_ordered_when_its_last_consumer_was_seen() -> None:
     patches, weight, _ = seen(network, 9, rank=2)
     found = Ordering(find_groups(network).groups, few=False)
     first, second = list(network.layers.values())[-2:]
-    found.see(first, patches, weight)
+    found.see(first, patches, weight, UNIT)
     assert not found.removals
-    found.see(second, patches, weight)
+    found.see(second, patches, weight, UNIT)
     assert len(found.removals) == 2
 
 
@@ -91,5 +92,5 @@ def test_what_overflows_is_not_seen() -> None:
     patches, weight, _ = seen(network, 9, rank=2)
     patches[0, 0, 0] = 1e30
     found = Ordering(find_groups(network).groups, few=False)
-    found.see(list(network.layers.values())[-1], patches, weight)
+    found.see(list(network.layers.values())[-1], patches, weight, UNIT)
     assert not found.removals
