@@ -96,7 +96,7 @@ def options_for(network: Classifier, setting: Setting, threads: int | None) -> O
     if setting.method.endswith(GLOBAL):
         values["allocate"] = "global"
     if setting.layers:
-        values["prune_layer"] = dict(setting.layers)
+        values |= {"prune_layer": dict(setting.layers), "align": 1}  # the ratios of the paper, not a multiple near them
     if setting.budget:
         values |= {"budget": dict(setting.budget), "allocate": "global"}
     told = {"input_mean": expects.mean, "input_std": expects.std, "input_range": expects.range}

@@ -125,7 +125,7 @@ def paper() -> Iterator[Target]:
     for setting in paper_settings(ASSETS / "models" / f"{VGG}.onnx", METHODS):
         least = FLOAT[VGG] - 2.4 if setting.method == "moments" else None
         asked = {"bits": setting.bits, "method": setting.method, "prune_layer": dict(setting.layers)}
-        yield _row(VGG, least, budget=dict(setting.budget), **asked)
+        yield _row(VGG, least, budget=dict(setting.budget), align=1, **asked)
 
 
 TABLES = {
