@@ -90,8 +90,9 @@ def macs() -> Iterator[Target]:
     for network, half, third in ((R56, 90.5, 80), (R56_FOLDED, 88, 72)):
         yield _row(network, half, budget={"macs": "0.5"})
         yield _row(network, third, budget={"macs": "0.3"})
-    yield _row(R20, budget={"macs": "0.5"}, allocate="uniform")
-    yield replace(_row(R20, budget={"macs": "0.5"}), beyond=5.0)
+    yield _row(R20, prune=0.5, allocate="uniform", align=1)
+    yield replace(_row(R20, budget={"macs": "0.505"}, align=1), beyond=5.0)  # what equal ratios of a half leave
+    yield _row(R20, budget={"macs": "0.5"})
     yield _row(R20, budget={"macs": "0.3"})
 
 
