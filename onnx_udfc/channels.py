@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,6 +13,7 @@ from onnx_udfc.cells import Classes, balance_cells
 from onnx_udfc.flow import Barrier, Flow, Ids
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import KINDS
+from onnx_udfc.names import matches
 from onnx_udfc.ops import propagate
 from onnx_udfc.replay import MisalignedError, replay
 from onnx_udfc.shapes import Shapes, resolve
@@ -173,11 +173,8 @@ def _bar_around(flow: Flow, classes: Classes, name: str) -> None:
 
 
 def _bar_skipped(flow: Flow, skip: Sequence[str]) -> None:
-    def asked(name: str) -> bool:
-        return any(name == pattern or fnmatchcase(name, pattern) for pattern in skip)
-
     for node in flow.network.graph.nodes:
-        tensors = [t for t in [*node.inputs, *node.outputs] if asked(node.name) or asked(t.name)]
+        tensors = [t for t in [*node.inputs, *node.outputs] if matches(node.name, skip) or matches(t.name, skip)]
         for tensor in tensors:
             flow.bar(flow.get(tensor), node, "it is left alone as asked (--skip)", node.name)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from onnx_udfc.footprint import Footprint, footprint
 from onnx_udfc.goals import Budget
 from onnx_udfc.graph import Network
 from onnx_udfc.latency_table import latency_table, measured_ratio
+from onnx_udfc.names import matches
 from onnx_udfc.options import Options
 from onnx_udfc.reconstruct import METHODS
 from onnx_udfc.rewrite import prune
@@ -86,7 +86,7 @@ def _named_counts(groups: Sequence[ChannelGroup], options: Options) -> dict[str,
     """
     counts: dict[str, int] = {}
     for pattern, ratio in options.prune_layer.items():
-        named = tuple(g for g in groups if any(fnmatchcase(name, pattern) for name in (g.name, *g.producers)))
+        named = tuple(g for g in groups if any(matches(name, (pattern,)) for name in (g.name, *g.producers)))
         if not named and groups:
             raise RequestError(
                 f"--prune-layer {pattern}: no layer of this name writes channels that can go; see onnx-udfc inspect"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.feeds import InputSpec, image_feeds, split, synthetic_feeds
+from onnx_udfc.feeds import InputSpec, image_feeds, synthetic_feeds
 from onnx_udfc.graph import Network
 from onnx_udfc.images import InputScaling, synthetic_images
 from onnx_udfc.labelled_images import Preprocessing, open_images
@@ -19,7 +19,7 @@ from onnx_udfc.layers import Layer
 from onnx_udfc.moments import channel_statistics
 from onnx_udfc.options import Options
 from onnx_udfc.sessions import open_session, packed
-from onnx_udfc.walk import outputs_of
+from onnx_udfc.walk import full_batches, outputs_of
 from onnx_udfc.windows import run_layer
 
 Double = NDArray[np.float64]
@@ -190,10 +190,9 @@ def _blind(network: Network, spec: InputSpec) -> bool:
 
 def _answers(network: Network, spec: InputSpec, x: NDArray[Any], output: str) -> NDArray[Any]:
     """An output for inputs x, in the network's fixed batches where it has one; the last of them is filled up."""
-    size = spec.batch or len(x)
-    filled = x[np.minimum(np.arange(-(-len(x) // size) * size), len(x) - 1)]
     session = open_session(packed(network.to_model()), threads=1, spin=False)
-    runs = [outputs_of(session, [output], feed)[0] for feed in split((spec,), {spec.name: filled}, size)]
+    batches = full_batches(len(x), spec.batch or len(x))
+    runs = [outputs_of(session, [output], {spec.name: x[at]})[0] for at in batches]
     return runs[0] if len(runs) == 1 else np.concatenate([np.atleast_1d(run) for run in runs])[: len(x)]
 
 

@@ -1,6 +1,14 @@
-"""Names for new nodes and tensors."""
+"""Names for new nodes and tensors, and the patterns by which a user means some of them."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name is one of the patterns (fnmatch) or fits one; a name with brackets in it is always itself."""
+    return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def unique_name(name: str, taken: set[str]) -> str:

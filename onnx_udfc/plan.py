@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from onnx_udfc.channels import ChannelGroup, Channels
 from onnx_udfc.decide import Subject, decide
 from onnx_udfc.errors import RequestError
 from onnx_udfc.graph import Network
+from onnx_udfc.names import matches
 from onnx_udfc.options import Options
 from onnx_udfc.reconstruct import METHODS
 from onnx_udfc.select import CRITERIA, MEASURED, Removal, removal_by_score
@@ -117,4 +117,4 @@ def _why_whole(group: ChannelGroup, options: Options) -> str:
 
 def skipped(name: str, options: Options) -> bool:
     """Whether the user wants this node left alone."""
-    return any(name == pattern or fnmatchcase(name, pattern) for pattern in options.skip)
+    return matches(name, options.skip)

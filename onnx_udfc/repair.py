@@ -184,7 +184,7 @@ class _Repair:
         self, layer: Layer, found: LayerReference, x: Value, cut: bool, drifted: bool, sight: Sight, mean: Double
     ) -> tuple[Double, float, float]:
         """Weights (g, o, d) before they are rounded, and the errors of those before the refit and of these."""
-        start = refitted = layer.matrix()
+        start = layer.matrix()
         if not (cut or (drifted and sight.determined and self.settings.refit_drifted)):
             error = sight.error(start)
             return start, error, error

@@ -129,11 +129,12 @@ class Walk:
         per_sample = {n: v for n, v in inputs.items() if v.ndim and len(v) == self._samples}
         if not self._batch or not per_sample:
             return run_nodes(self._model, nodes, inputs, outputs, constants, self._threads)
-        segment = _segment(self._model, nodes, inputs, outputs, constants, self._threads)
-        parts = []
-        for start in range(0, self._samples, self._batch):
-            at = np.minimum(np.arange(start, start + self._batch), self._samples - 1)  # the last one fills up
-            parts.append(outputs_of(segment, outputs, inputs | {name: value[at] for name, value in per_sample.items()}))
+        written = _segment(self._model, nodes, inputs, outputs, constants)
+        segment = open_session(written, threads=self._threads, spin=False)
+        parts = [
+            outputs_of(segment, outputs, inputs | {name: value[at] for name, value in per_sample.items()})
+            for at in full_batches(self._samples, self._batch)
+        ]
         return {name: self._joined([part[i] for part in parts]) for i, name in enumerate(outputs)}
 
     def _joined(self, parts: list[Value]) -> Value:
@@ -173,8 +174,14 @@ def run_nodes(
     threads: int,
 ) -> dict[str, Value]:
     """Run some nodes of a model on values, output name → value."""
-    segment = _segment(model, nodes, inputs, outputs, constants, threads)
+    segment = open_session(_segment(model, nodes, inputs, outputs, constants), threads=threads, spin=False)
     return dict(zip(outputs, outputs_of(segment, outputs, inputs), strict=True))
+
+
+def full_batches(samples: int, size: int) -> Iterator[NDArray[np.int64]]:
+    """Indices (size,) of one batch after another; the last sample fills the last one up."""
+    for start in range(0, samples, size):
+        yield np.minimum(np.arange(start, start + size), samples - 1)
 
 
 def outputs_of(segment: Any, outputs: Sequence[str], inputs: Mapping[str, Value]) -> list[Value]:
@@ -193,18 +200,6 @@ def outputs_of(segment: Any, outputs: Sequence[str], inputs: Mapping[str, Value]
 
 
 def _segment(
-    model: onnx.ModelProto,
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Mapping[str, Value],
-    outputs: Sequence[str],
-    constants: Sequence[onnx.TensorProto],
-    threads: int,
-) -> Any:
-    """A session of some nodes of a model, for inputs of these types."""
-    return open_session(_written(model, nodes, inputs, outputs, constants), threads=threads, spin=False)
-
-
-def _written(
     model: onnx.ModelProto,
     nodes: Sequence[onnx.NodeProto],
     inputs: Mapping[str, Value],

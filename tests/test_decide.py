@@ -119,5 +119,11 @@ def test_named_layers_have_their_own_ratio_and_the_last_match_counts(subject: Su
     assert counts == {first.name: first.channels // 2, second.name: round(second.channels * 0.75)}
     both = decide(subject, Options(prune_layer={"*": 0.5, second.producers[0]: 0.75}, align=1)).counts
     assert both == {first.name: first.channels // 2, second.name: second.channels // 4}
+    odd = replace(first, name="/conv[0]", producers=("/conv[0]",))  # brackets mean something else in a pattern
+    renamed = replace(
+        subject, groups=(odd, second), removals={**subject.removals, odd.name: subject.removals[first.name]}
+    )
+    asked = Options(prune_layer={odd.name: 0.5}, align=1)
+    assert decide(renamed, asked).counts == {odd.name: first.channels // 2, second.name: second.channels}
     with pytest.raises(RequestError, match="--prune-layer nowhere: no layer"):
         decide(subject, Options(prune_layer={"nowhere": 0.5}))

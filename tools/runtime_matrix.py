@@ -86,9 +86,9 @@ class Written:
     oldest: str
 
 
-def network(opset: int) -> Network:
+def network() -> Network:
     """The network with seeded weights and biases."""
-    model = onnx.parser.parse_model(f'<ir_version: {13 if opset > 23 else 10}, opset_import: ["": {opset}]> {GRAPH}')
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 21]> {GRAPH}')
     rng = np.random.default_rng(0)
     for name, shape in SHAPES.items():
         values = rng.normal(size=shape) / np.prod(shape[1:]) ** 0.5
@@ -103,22 +103,21 @@ def network(opset: int) -> Network:
 def forms(image: NDArray[np.float32]) -> dict[str, Written]:
     """Every width × target, weights only and with activations."""
     written = {}
-    for opset, widths in ((21, sorted(FORMATS)),):
-        original = network(opset)
-        for bits in widths:
-            weights = {}
-            for name, layer in original.layers.items():
-                scale = search_scale(layer.matrix(), FORMATS[bits])
-                weights[name] = QuantParams(bits, round_nearest(layer.matrix(), scale, FORMATS[bits]), scale)
-            for target in sorted(TARGETS):
-                key = f"opset{opset}-{target}-W{bits}"
-                emitted = emit(original, weights, None, target)
-                written[key] = Written(emitted.model, emitted.onnxruntime_min)
-                if target == "cuda":
-                    continue
-                placement = activation_tensors(original, weights, target)
-                emitted = emit(original, weights, _ranges(original, placement, image), target, placement)
-                written[f"{key}A8"] = Written(emitted.model, emitted.onnxruntime_min)
+    original = network()
+    for bits in sorted(FORMATS):
+        weights = {}
+        for name, layer in original.layers.items():
+            scale = search_scale(layer.matrix(), FORMATS[bits])
+            weights[name] = QuantParams(bits, round_nearest(layer.matrix(), scale, FORMATS[bits]), scale)
+        for target in sorted(TARGETS):
+            key = f"opset21-{target}-W{bits}"
+            emitted = emit(original, weights, None, target)
+            written[key] = Written(emitted.model, emitted.onnxruntime_min)
+            if target == "cuda":
+                continue
+            placement = activation_tensors(original, weights, target)
+            emitted = emit(original, weights, _ranges(original, placement, image), target, placement)
+            written[f"{key}A8"] = Written(emitted.model, emitted.onnxruntime_min)
     return written
 
 
