@@ -13,10 +13,10 @@ from onnx_udfc.select import Removal
 
 Index = NDArray[np.int64]
 Double = NDArray[np.float64]
-Align = int | Literal["auto"]
+Align = int | Literal["auto", "integer"]
 
 _NEARLY_ALL = 0.9  # of a layer's variance
-_ALIGNMENTS = (16, 8, 4, 2)
+_ALIGNMENTS = {"auto": (16, 8, 4, 2, 1), "integer": (16, 8, 4)}  # integer kernels take four values at a time
 _NEAR = 32  # the part of the channels that an alignment may cost: a sixteenth cost ResNet-56 7 points at 70 %
 
 
@@ -32,18 +32,24 @@ def aligned(group: ChannelGroup, count: int, align: Align) -> int:
         group: its cells keep equally many channels, so that the count is a multiple of their number, too.
         count: wanted.
         align: the multiple, or `auto`: the largest of 16, 8, 4, 2 that moves the count by at most 1/32 of the
-            group's channels.
+            group's channels; `integer` is the same, but a multiple of 4 at least.
     """
     if count >= group.channels:
         return group.channels
     cells = int(group.cells.max()) + 1
-    if align != "auto":
+    if isinstance(align, int):
         return _multiple(count, int(np.lcm(align, cells)), cells, group.channels)
-    for step in _ALIGNMENTS:
+    *steps, least = _ALIGNMENTS[align]
+    for step in steps:
         moved = _multiple(count, int(np.lcm(step, cells)), cells, group.channels)
         if moved % step == 0 and abs(moved - count) * _NEAR <= group.channels:
             return moved
-    return _multiple(count, cells, cells, group.channels)
+    return _multiple(count, int(np.lcm(least, cells)), cells, group.channels)
+
+
+def finest(align: Align) -> int:
+    """The smallest multiple that an alignment may end in."""
+    return align if isinstance(align, int) else _ALIGNMENTS[align][-1]
 
 
 def _multiple(count: int, step: int, least: int, most: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.allocate import Align, aligned, damage_of, group_levels, keep_sets, uniform_counts
+from onnx_udfc.allocate import Align, aligned, damage_of, finest, group_levels, keep_sets, uniform_counts
 from onnx_udfc.budget import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
 from onnx_udfc.channels import ChannelGroup, Channels
 from onnx_udfc.errors import RequestError
@@ -70,7 +70,7 @@ def decide(subject: Subject, options: Options) -> Decision:
     Raises:
         RequestError: no choice meets the budgets; says what the smallest is.
     """
-    counts = uniform_counts(subject.groups, options.prune, options.align) | _named_counts(subject.groups, options)
+    counts = uniform_counts(subject.groups, options.prune, options.alignment) | _named_counts(subject.groups, options)
     budgets = options.budgets()
     fixed: dict[str, float] = {} if options.bits in ("auto", 32) else dict.fromkeys(subject.layers, int(options.bits))
     if not budgets and (_even(options) or not subject.groups or options.prune_layer):
@@ -91,7 +91,7 @@ def _named_counts(groups: Sequence[ChannelGroup], options: Options) -> dict[str,
             raise RequestError(
                 f"--prune-layer {pattern}: no layer of this name writes channels that can go; see onnx-udfc inspect"
             )
-        counts |= uniform_counts(named, ratio, options.align)
+        counts |= uniform_counts(named, ratio, options.alignment)
     return counts
 
 
@@ -110,7 +110,7 @@ class _Decider:
         self.split = len(subject.groups)
         self.free = options.bits == "auto"
         self.streams = options.prune_stream == "on"  # else only where nothing else meets the limits
-        self.table = self._levels(options.align)
+        self.table = self._levels(options.alignment)
 
     def decide(self, budgets: Sequence[Budget]) -> Decision:
         """Solve, look at what really comes out, and move the limits until it fits."""
@@ -175,7 +175,7 @@ class _Decider:
             if self.streams or not any(group.kind == "stream" for group in self.subject.groups):
                 raise self._impossible(error.demand, error.least) from error
             self.streams = True
-            self.table = self._levels(self.options.align)
+            self.table = self._levels(self.options.alignment)
             return self._solved(demands)
         values = self._filled(self.table.at(chosen), demands)
         if not self.free:
@@ -186,7 +186,7 @@ class _Decider:
         """Use up what alignment left over, where the user did not ask for a multiple."""
         if self.options.align != "auto" or not self.split:
             return values
-        table = self._levels(1)
+        table = self._levels(finest(self.options.alignment))
         chosen = np.array([int(np.argmin(abs(row - value))) for row, value in zip(table.values, values, strict=True)])
         return table.at(take_back(table, demands, chosen, SLACK))
 
@@ -225,7 +225,8 @@ class _Decider:
     def _ratio(self, ratio: float) -> dict[str, int]:
         free = [(g, self.streams or g.kind != "stream") for g in self.subject.groups]
         left = [(g, max(1, g.channels - round(g.channels * ratio)) if f else g.channels) for g, f in free]
-        align = 1 if self.options.align == "auto" and self.options.budget else self.options.align  # meet it closely
+        align = self.options.alignment
+        align = finest(align) if self.options.budget else align  # meet it closely
         return {g.name: aligned(g, n, align) for g, n in left}
 
     def _counted(self, counts: Mapping[str, int]) -> Double:

@@ -10,7 +10,8 @@ b move against the gradient g = a' ∘ Σ_r U_rᵀ e_r, e_r = t_r − U_r a, in 
 
     ΔW = gᵀ P (G + λI)⁻¹        Δb = Σ g        step = ⟨e, U Δa⟩ / ‖U Δa‖²,  Δa = a' ∘ (ΔW p + Δb)
 
-which is the exact minimum along the direction of the problem made linear. Only W and b are handed back: the readers are
+which is the exact minimum along the direction of the problem made linear. Where a max pooling lies between, a is the
+largest of a window and g goes to the place that it came from. Only W and b are handed back: the readers are
 refitted when their turn comes, to what the layer gives once it is rounded. On ResNets half of the gain comes in the
 first step, and nothing measurable after the third.
 """
@@ -39,14 +40,17 @@ class Reader:
     """A layer that reads the channels, at sampled positions.
 
     Attributes:
-        taps: (n, k) rows of the producer's patches whose outputs its k taps see; m for a tap outside of the image.
+        taps: (n, k) places that its k taps see; q, the number of places, for a tap outside of the image.
         targets: (n, o) what it should give, mean free or not.
         weight: (o, K·k) where its ridge pulls to, tap index fastest.
+        windows: (q, w) rows of the producer's patches of whose outputs each place is the largest, m for one outside of
+            the image; None where the places are the m rows themselves.
     """
 
     taps: Index
     targets: Array
     weight: Double
+    windows: Index | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Shared:
     Attributes:
         patches: (m, d) of the producer's input.
         bounds: the activation behind the producer.
-        readers: at least one; a tap reads each row at most once.
+        readers: at least one; a tap reads each place at most once.
     """
 
     patches: Array
@@ -101,13 +105,17 @@ def refit_together(shared: Shared, weight: Double, level: Double, factor: Factor
         y += height - now @ mean
         passes = (y > bounds.low) & (y < bounds.high)
         outputs = _padded(np.clip(y, np.float32(bounds.low), np.float32(bounds.high)))
-        fits = [_fitted(outputs, reader.taps, aim) for reader, aim in zip(readers, aims, strict=True)]
-        slope = _slope(readers, fits, outputs.shape) * passes
+        sources = [_sources(outputs, reader.windows) for reader in readers]
+        fits = [
+            _fitted(_places(outputs, source), reader.taps, aim)
+            for reader, source, aim in zip(readers, sources, aims, strict=True)
+        ]
+        slope = _slope(readers, sources, fits, outputs.shape) * passes
         total = slope.sum(0)
         turn = factor.precondition((slope.T @ patches - np.outer(total, mean))[None])[0].astype(np.float32)
         moved = patches @ turn.T
         moved += total - turn @ mean
-        step = _step(_padded(moved * passes), readers, fits)
+        step = _step(_padded(moved * passes), readers, sources, fits)
         now, height = now + step * turn, height + step * total
     return now.astype(np.float64), height.astype(np.float64)
 
@@ -115,6 +123,25 @@ def refit_together(shared: Shared, weight: Double, level: Double, factor: Factor
 def _padded(values: Array) -> Array:
     """(m + 1, K) with a row of zeros at the end: what taps outside of the image see."""
     return np.concatenate([values, np.zeros((1, values.shape[1]), np.float32)])
+
+
+def _sources(outputs: Array, windows: Index | None) -> Index | None:
+    """(q, K) the row of the outputs (m + 1, K) that each place gets its value from; None where a place is a row."""
+    if windows is None:
+        return None
+    best = outputs[windows[:, 0]]
+    best[windows[:, 0] == len(outputs) - 1] = -np.inf
+    rows = np.broadcast_to(windows[:, :1], best.shape).copy()
+    for column in windows.T[1:]:
+        larger = (outputs[column] > best) & (column < len(outputs) - 1)[:, None]
+        best = np.where(larger, outputs[column], best)
+        rows = np.where(larger, column[:, None], rows)
+    return rows
+
+
+def _places(outputs: Array, source: Index | None) -> Array:
+    """(q + 1, K) what the taps see of the outputs (m + 1, K), zeros in the last row."""
+    return outputs if source is None else _padded(np.take_along_axis(outputs, source, axis=0))
 
 
 def _aim(reader: Reader, channels: int) -> _Aim:
@@ -125,9 +152,9 @@ def _aim(reader: Reader, channels: int) -> _Aim:
     return _Aim((reader.targets - reader.targets.mean(0)) / np.float32(deviation), start)
 
 
-def _fitted(outputs: Array, taps: Index, aim: _Aim) -> _Fit:
-    """The ridge regression of a reader on the producer's outputs (m + 1, K)."""
-    seen = outputs[taps].reshape(len(taps), -1)
+def _fitted(places: Array, taps: Index, aim: _Aim) -> _Fit:
+    """The ridge regression of a reader on what its taps see (q + 1, K)."""
+    seen = places[taps].reshape(len(taps), -1)
     seen -= seen.mean(0)
     gram = (seen.T @ seen).astype(np.float64)
     strength = RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
@@ -137,22 +164,28 @@ def _fitted(outputs: Array, taps: Index, aim: _Aim) -> _Fit:
     return _Fit(weight, aim.wanted - seen @ weight)
 
 
-def _slope(readers: Sequence[Reader], fits: Sequence[_Fit], shape: tuple[int, ...]) -> Array:
+def _slope(
+    readers: Sequence[Reader], sources: Sequence[Index | None], fits: Sequence[_Fit], shape: tuple[int, ...]
+) -> Array:
     """(m, K) how the producer's outputs should move."""
     slope = np.zeros(shape, np.float32)
-    for reader, fit in zip(readers, fits, strict=True):
+    for reader, source, fit in zip(readers, sources, fits, strict=True):
         n, k = reader.taps.shape
         back = (fit.errors @ fit.weight.T).reshape(n, k, -1)
-        for tap in range(k):  # each row is read at most once by a tap; only the row of zeros is written more often
-            slope[reader.taps[:, tap]] += back[:, tap]
+        here = slope if source is None else np.zeros((len(source) + 1, shape[1]), np.float32)
+        for tap in range(k):  # each place is read at most once by a tap; only the row of zeros is written more often
+            here[reader.taps[:, tap]] += back[:, tap]
+        if source is not None:  # windows may overlap
+            cells = source * shape[1] + np.arange(shape[1])
+            slope += np.bincount(cells.ravel(), here[:-1].ravel(), slope.size).reshape(shape).astype(np.float32)
     return slope[:-1]
 
 
-def _step(moved: Array, readers: Sequence[Reader], fits: Sequence[_Fit]) -> np.float32:
+def _step(moved: Array, readers: Sequence[Reader], sources: Sequence[Index | None], fits: Sequence[_Fit]) -> np.float32:
     """The length of the step, from what it does to the outputs (m + 1, K)."""
     along = square = 0.0
-    for reader, fit in zip(readers, fits, strict=True):
-        change = moved[reader.taps].reshape(len(reader.taps), -1) @ fit.weight
+    for reader, source, fit in zip(readers, sources, fits, strict=True):
+        change = _places(moved, source)[reader.taps].reshape(len(reader.taps), -1) @ fit.weight
         change -= change.mean(0)
         along += float(np.vdot(change, fit.errors))
         square += float(np.vdot(change, change))

@@ -94,6 +94,11 @@ class Options:
         """Whether channels may go."""
         return self.prune > 0 or bool(self.budget) or any(self.prune_layer.values())
 
+    @property
+    def alignment(self) -> int | Literal["auto", "integer"]:
+        """What kept counts are moved to: `align`, or with integer activations what their kernels like."""
+        return "integer" if self.align == "auto" and self.activations else self.align
+
     def budgets(self) -> tuple[Budget, ...]:
         """Return the budgets, parsed."""
         return tuple(parse_budget(k, v) for k, v in self.budget.items())

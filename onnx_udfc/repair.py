@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_udfc.activations import ActivationParams
@@ -32,7 +33,7 @@ from onnx_udfc.refine import quantize_layer
 from onnx_udfc.rewrite import Pruned
 from onnx_udfc.sight import Sight, bounds_after
 from onnx_udfc.walk import Value, Walk
-from onnx_udfc.windows import run_layer, window_of
+from onnx_udfc.windows import pooled_shape, pooling_window, run_layer, window_of
 
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -74,6 +75,34 @@ class LayerRepair:
     def explained(self) -> float:
         """Fraction of the target's variance that is still there."""
         return max(0.0, 1 - self.error_after)
+
+
+@dataclass(frozen=True)
+class _View:
+    """What a reader sees of a layer's output, by flat positions (image, *space), -1 outside of the image.
+
+    Attributes:
+        taps: (n, k) positions that its taps read: of the layer's output, or of what a pooling makes of it.
+        targets: (n, o) what it should give.
+        used: (q,) the positions among the taps, ascending, where a pooling lies between.
+        windows: (q, w) positions of the layer's output that the pooling reads there.
+    """
+
+    taps: Index
+    targets: Array
+    used: Index | None = None
+    windows: Index | None = None
+
+    @property
+    def rows(self) -> Index:
+        """The positions of the layer's output."""
+        return self.taps if self.windows is None else self.windows
+
+    def reader(self, rows: Index, weight: Double) -> Reader:
+        """The same by indices of these positions of the layer's output, ascending."""
+        if self.used is None or self.windows is None:
+            return Reader(_indices(self.taps, rows), self.targets, weight)
+        return Reader(_indices(self.taps, self.used), self.targets, weight, _indices(self.windows, rows))
 
 
 @dataclass
@@ -205,20 +234,28 @@ class _Repair:
             return None
         shape = (found.shape[0], layer.out_channels, *found.shape[2:])
         width = layer.in_channels * int(np.prod(layer.kernel))
-        total, allowed = found.shape[0] * int(np.prod(found.shape[2:])), JOINT_VALUES // width
-        most = affordable(total, allowed, max(int(np.prod(r.kernel)) for r in readers))
-        seen = [self._wanted(reader, shape, most) for reader in readers]
-        if any(s is None or len(s[0]) < s[0].shape[1] * layer.out_channels for s in seen):
+        views = [self._view(reader, pooling, shape, JOINT_VALUES // width) for reader, pooling in readers]
+        if any(v is None or len(v.taps) < v.taps.shape[1] * layer.out_channels for v in views):
             return None
-        known = [s for s in seen if s is not None]
-        rows = np.unique(np.concatenate([taps.ravel() for taps, _ in known]))
+        known = [v for v in views if v is not None]
+        rows = np.unique(np.concatenate([v.rows.ravel() for v in known]))
         rows = rows[rows >= 0]
-        joined = [
-            Reader(np.where(taps < 0, len(rows), np.searchsorted(rows, taps)), t, reader.matrix()[0])
-            for (taps, t), reader in zip(known, readers, strict=True)
-        ]
+        joined = [v.reader(rows, reader.matrix()[0]) for v, (reader, _) in zip(known, readers, strict=True)]
         p = patches(x.astype(np.float32, copy=False), window_of(layer, x.shape, shape), shape, rows)[0]
         return Shared(p, bounds, joined)
+
+    def _view(self, reader: Layer, pooling: gs.Node | None, shape: tuple[int, ...], allowed: int) -> _View | None:
+        """What a layer sees of an output of this shape, directly or through a pooling, at about `allowed` places."""
+        seen = shape if pooling is None else pooled_shape(self.model, pooling, shape)
+        window = None if pooling is None else pooling_window(pooling, shape, seen)
+        places, taps = shape[0] * int(np.prod(seen[2:])), int(np.prod(reader.kernel))
+        each = 1 if window is None else int(np.prod(window.kernel))
+        wanted = self._wanted(reader, seen, affordable(places, max(1, allowed // each), taps))
+        if wanted is None or window is None:
+            return None if wanted is None else _View(*wanted)
+        used = np.unique(wanted[0])
+        used = used[used >= 0]
+        return _View(*wanted, used, tap_positions(window, shape, seen, used))
 
     def _wanted(self, reader: Layer, shape: tuple[int, ...], most: int) -> tuple[Index, Array] | None:
         """Positions (n, taps) that a layer reads of an input of this shape, and what it should give there (n, o)."""
@@ -262,14 +299,26 @@ class _Repair:
         return Sight(p, _by_group(t, layer.groups), bounds, stream), mean
 
 
-def readers_of(layer: Layer, layers: Mapping[str, Layer]) -> list[Layer]:
-    """The plain convolutions that alone read a convolution behind its activation; empty if there are other readers."""
+def readers_of(layer: Layer, layers: Mapping[str, Layer]) -> list[tuple[Layer, gs.Node | None]]:
+    """The plain convolutions that alone read a convolution behind its activation, and the max pooling between, if any.
+
+    Empty if there are other readers.
+    """
     users = layer.node.outputs[0].outputs
     if layer.kind != "conv" or layer.groups != 1 or len(users) != 1:
         return []
-    readers = [layers.get(node.name) for node in users[0].outputs[0].outputs]
-    plain = [r for r in readers if r is not None and r.kind == "conv" and r.groups == 1]
+    found: list[tuple[gs.Node, gs.Node | None]] = []
+    for node in users[0].outputs[0].outputs:
+        pooled = node.op == "MaxPool" and len(node.outputs) == 1
+        found += [(n, node) for n in node.outputs[0].outputs] if pooled else [(node, None)]
+    readers = [(layers.get(node.name), pooling) for node, pooling in found]
+    plain = [(r, pooling) for r, pooling in readers if r is not None and r.kind == "conv" and r.groups == 1]
     return plain if len(plain) == len(readers) else []
+
+
+def _indices(positions: Index, known: Index) -> Index:
+    """Where the positions stand in the known ones, ascending; their number for -1."""
+    return np.where(positions < 0, len(known), np.searchsorted(known, positions))
 
 
 def affordable(total: int, allowed: int, taps: int) -> int:

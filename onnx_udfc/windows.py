@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
@@ -23,12 +24,28 @@ def window_of(layer: Layer, input_shape: tuple[int, ...], output_shape: tuple[in
     kernel, dims = layer.kernel, len(layer.kernel)
     strides = tuple(layer.node.attrs.get("strides", [1] * dims))
     dilations = tuple(layer.node.attrs.get("dilations", [1] * dims))
-    pads = _begin_pads(layer, kernel, strides, dilations, input_shape[2:], output_shape[2:])
+    pads = _begin_pads(layer.node, kernel, strides, dilations, input_shape[2:], output_shape[2:])
     return Window(kernel, strides, dilations, pads, layer.groups, layer.kind == "conv_transpose")
 
 
+def pooling_window(node: gs.Node, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Window:
+    """The geometry of a pooling for inputs and outputs of these shapes (N, C, *space)."""
+    kernel = tuple(node.attrs["kernel_shape"])
+    strides = tuple(node.attrs.get("strides", [1] * len(kernel)))
+    dilations = tuple(node.attrs.get("dilations", [1] * len(kernel)))
+    pads = _begin_pads(node, kernel, strides, dilations, input_shape[2:], output_shape[2:])
+    return Window(kernel, strides, dilations, pads)
+
+
+def pooled_shape(model: onnx.ModelProto, node: gs.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a pooling makes of one (N, C, *space): what the runtime makes of it, rounding and all."""
+    made = helper.make_node(node.op, ["x"], ["y"], **node.attrs)
+    y = run_nodes(model, [made], {"x": np.zeros((1, 1, *shape[2:]), np.float32)}, ["y"], [], 1)["y"]
+    return (*shape[:2], *y.shape[2:])
+
+
 def _begin_pads(
-    layer: Layer,
+    node: gs.Node,
     kernel: tuple[int, ...],
     strides: tuple[int, ...],
     dilations: tuple[int, ...],
@@ -36,18 +53,18 @@ def _begin_pads(
     outputs: tuple[int, ...],
 ) -> tuple[int, ...]:
     """Padding before the first pixel of each dimension; automatic padding is worked out from the shapes."""
-    attrs, dims = layer.node.attrs, len(kernel)
+    attrs, dims, transposed = node.attrs, len(kernel), node.op == "ConvTranspose"
     automatic = attrs.get("auto_pad", "NOTSET")
     if automatic in ("SAME_UPPER", "SAME_LOWER") or "output_shape" in attrs:
         reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
         sizes = zip(inputs, outputs, strides, reach, strict=True)
-        if layer.kind == "conv":
-            total = [max(0, (o - 1) * s + r - i) for i, o, s, r in sizes]
-        else:
+        if transposed:
             extra = attrs.get("output_padding", [0] * dims)
             total = [max(0, s * (i - 1) + e + r - o) for (i, o, s, r), e in zip(sizes, extra, strict=True)]
+        else:
+            total = [max(0, (o - 1) * s + r - i) for i, o, s, r in sizes]
         # A convolution pads the odd pixel at the end for SAME_UPPER; the transposed one is its mirror.
-        lower = automatic == "SAME_LOWER" if layer.kind == "conv" else automatic != "SAME_UPPER"
+        lower = automatic != "SAME_UPPER" if transposed else automatic == "SAME_LOWER"
         return tuple(t - t // 2 if lower else t // 2 for t in total)
     return (0,) * dims if automatic == "VALID" else tuple(attrs.get("pads", [0] * 2 * dims)[:dims])
 

@@ -38,6 +38,10 @@ def removal(cost: list[float]) -> Removal:
         (64, 33, 1, 33),
         (64, 30, 24, 24),
         (64, 64, 24, 64),  # nothing removed: nothing to align
+        (64, 37, "integer", 36),
+        (16, 7, "integer", 8),
+        (6, 5, "integer", 4),
+        (3, 2, "integer", 1),
         (20, 1, 8, 8),
         (6, 1, 8, 1),  # no multiple fits
     ],
@@ -47,7 +51,7 @@ def test_aligned(channels: int, count: int, align: int, kept: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [2, 10, 16, 48, 64, 96, 256])
-@pytest.mark.parametrize("align", ["auto", 1, 8])
+@pytest.mark.parametrize("align", ["auto", "integer", 1, 8])
 def test_allowed_counts_are_fixed_points_and_hold_every_uniform_count(channels: int, align: int) -> None:
     counts = allowed_counts(group(channels), align)
     assert counts[0] == channels

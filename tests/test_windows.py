@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from onnx_udfc.layers import Layer
-from onnx_udfc.moments import patches, sample_positions, sample_targets
+from onnx_udfc.moments import patches, sample_positions, sample_targets, tap_positions
 from onnx_udfc.sessions import open_session
-from onnx_udfc.windows import run_layer, window_of
+from onnx_udfc.windows import pooled_shape, pooling_window, run_layer, window_of
 from tests.small_graphs import small_network
 
 
@@ -96,3 +96,29 @@ def test_a_layer_is_run_with_other_weights(case: Case) -> None:
 def other_weights(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(5)
     return rng.normal(size=layer.matrix().shape), rng.normal(size=layer.out_channels)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "kernel_shape = [2, 2], strides = [2, 2]",
+        "kernel_shape = [3, 2], strides = [2, 1], pads = [1, 0, 1, 1]",
+        "kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1",
+        "kernel_shape = [2, 3], dilations = [2, 1]",
+        *[
+            f'kernel_shape = [{k}, {k}], strides = [2, 2], auto_pad = "{pad}"'
+            for pad in ("SAME_UPPER", "SAME_LOWER", "VALID")
+            for k in (2, 3)
+        ],
+    ],
+)
+def test_a_pooling_reads_what_onnxruntime_reads(attributes: str) -> None:
+    network = small_network(f"g (float[2,3,9,8] x) => (float[a,b,c,d] y) {{ y = MaxPool<{attributes}>(x) }}")
+    (node,) = network.graph.nodes
+    x = np.random.default_rng(1).normal(size=(2, 3, 9, 8)).astype(np.float32)
+    y = open_session(network.to_model(), threads=1).run(None, {"x": x})[0]
+    assert pooled_shape(network.to_model(), node, x.shape) == y.shape
+    window = pooling_window(node, x.shape, y.shape)
+    taps = tap_positions(window, x.shape, y.shape, np.arange(y.size // 3))
+    rows = np.concatenate([x.transpose(0, 2, 3, 1).reshape(-1, 3), np.full((1, 3), -np.inf, np.float32)])
+    np.testing.assert_array_equal(rows[taps].max(1), y.transpose(0, 2, 3, 1).reshape(-1, 3))

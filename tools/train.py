@@ -48,6 +48,7 @@ RECIPES = {
     "resnet20": Recipe("resnet20"),
     "resnet56": Recipe("resnet56"),
     "vgg16": Recipe("vgg16"),
+    "vgg16short": Recipe("vgg16", 12, 128, 0.1, 5e-4, sizes=(16, 16, 24, 32)),
     "vgg16half": Recipe("vgg16half"),
     "mobilenetv2": Recipe("mobilenetv2"),
     "mobilenetv2half": Recipe("mobilenetv2half", 20, 64, 0.1, 2e-4, sizes=(16, 20, 24, 32)),
