@@ -1,7 +1,10 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from onnx_udfc.sessions import open_session
 
 torch = pytest.importorskip("torch")
 
@@ -31,9 +34,23 @@ def test_publishing_writes_files_and_their_rows(
     monkeypatch.setattr(publish, "MODELS", tmp_path)
     state = {"network": NETWORKS["digits"]().state_dict(), "recipe": asdict(RECIPES["digits"])}
     torch.save(state, tmp_path / "digits.pt")
-    rows = publish.publish("digits", "net", tmp_path / "digits.pt", fold=fold, notes="untrained")
+    rows = publish.publish("digits", "net", tmp_path / "digits.pt", fold=fold, half=False, notes="untrained")
     assert [row["file"] for row in rows] == files
     assert [row["batch_norm"] for row in rows] == ["kept", "folded"][: len(rows)]
     for row in rows:
         assert (tmp_path / row["file"]).stat().st_size == row["bytes"]
         assert 0 <= row["top1_dev"] <= 40  # untrained
+
+
+def test_half_storage_halves_the_file_and_keeps_the_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(publish, "MODELS", tmp_path)
+    torch.save({"network": NETWORKS["digits"]().state_dict(), "recipe": asdict(RECIPES["digits"])}, tmp_path / "d.pt")
+    x = np.random.default_rng(0).normal(size=(4, 1, 8, 8)).astype(np.float32)
+    sizes, outputs = [], []
+    for half in (False, True):
+        publish.publish("digits", "net", tmp_path / "d.pt", fold=False, half=half, notes="")
+        sizes.append((tmp_path / "net_bn.onnx").stat().st_size)
+        outputs.append(open_session(str(tmp_path / "net_bn.onnx"), threads=1).run(None, {"input": x})[0])
+    assert sizes[1] < 0.55 * sizes[0]
+    assert 0 < abs(outputs[1] - outputs[0]).max() < 0.01 * abs(outputs[0]).max()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx import helper, numpy_helper
 
 from onnx_udfc.labelled_images import ImageSet, open_images
 from tools import labelled
@@ -117,7 +118,25 @@ def put(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
     rows[:] = [other for other in rows if other["file"] != row["file"]] + [row]
 
 
-def publish(recipe_name: str, name: str, weights: Path, *, fold: bool, notes: str) -> list[dict[str, Any]]:
+def store_in_half(path: Path) -> None:
+    """Stores the weights of two or more dimensions as float16; a Cast, which onnxruntime folds, makes them float32."""
+    model = onnx.load(path)
+    casts = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.ndim < 2 or values.dtype != np.float32:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], f"{name}_cast", to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def publish(recipe_name: str, name: str, weights: Path, *, fold: bool, half: bool, notes: str) -> list[dict[str, Any]]:
     """Writes models/NAME_bn.onnx, and NAME_folded.onnx with `fold`; returns their rows with measured accuracy."""
     saved = torch.load(weights, map_location="cpu", weights_only=True)
     network = NETWORKS[saved["recipe"]["network"]]()
@@ -129,6 +148,8 @@ def publish(recipe_name: str, name: str, weights: Path, *, fold: bool, notes: st
     for folded in (False, True) if fold else (False,):
         path = MODELS / f"{name}_{'folded' if folded else 'bn'}.onnx"
         to_onnx(network, path, spec, fold=folded)
+        if half:
+            store_in_half(path)
         row = model_row(path, spec, "folded" if folded else "kept", dataset, notes)
         rows.append(row | {"top1_dev": measure(path, images, row)})
     return rows
@@ -146,13 +167,14 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="start of the file names")
     parser.add_argument("--weights", type=Path, help="default: out/train/RECIPE.pt")
     parser.add_argument("--fold", action="store_true", help="a second file with batch norm folded")
+    parser.add_argument("--half", action="store_true", help="weights are stored as float16, computed in float32")
     parser.add_argument("--notes", default="")
     args = parser.parse_args()
     manifest = read_manifest()
     if args.recipe == "digits":
         put(manifest["images"], write_digits_test())
     weights = args.weights or Path(f"out/train/{args.recipe}.pt")
-    for row in publish(args.recipe, args.name, weights, fold=args.fold, notes=args.notes):
+    for row in publish(args.recipe, args.name, weights, fold=args.fold, half=args.half, notes=args.notes):
         put(manifest["models"], row)
         print(f"{row['file']}: {row['bytes']} bytes, top-1 {row['top1_dev']}")
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
