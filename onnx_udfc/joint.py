@@ -129,13 +129,8 @@ def _sources(outputs: Array, windows: Index | None) -> Index | None:
     """(q, K) the row of the outputs (m + 1, K) that each place gets its value from; None where a place is a row."""
     if windows is None:
         return None
-    best = outputs[windows[:, 0]]
-    best[windows[:, 0] == len(outputs) - 1] = -np.inf
-    rows = np.broadcast_to(windows[:, :1], best.shape).copy()
-    for column in windows.T[1:]:
-        larger = (outputs[column] > best) & (column < len(outputs) - 1)[:, None]
-        best = np.where(larger, outputs[column], best)
-        rows = np.where(larger, column[:, None], rows)
+    inside = np.concatenate([outputs[:-1], np.full((1, outputs.shape[1]), -np.inf, np.float32)])
+    rows: Index = windows[np.arange(len(windows))[:, None], inside[windows].argmax(1)]
     return rows
 
 

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from onnx_udfc.activations import ActivationParams
 from onnx_udfc.coded import Coded
 from onnx_udfc.graph import Network
-from onnx_udfc.joint import Reader, Shared, refit_together
+from onnx_udfc.joint import Shared, refit_together
 from onnx_udfc.layers import Layer
 from onnx_udfc.moments import Array, patches, sample_targets, tap_positions
 from onnx_udfc.quantize import QuantParams
+from onnx_udfc.readers import View, affordable, readers_of
 from onnx_udfc.reference import LayerReference, Reference, channel_mean, own_bias
 from onnx_udfc.refine import quantize_layer
 from onnx_udfc.rewrite import Pruned
@@ -75,34 +76,6 @@ class LayerRepair:
     def explained(self) -> float:
         """Fraction of the target's variance that is still there."""
         return max(0.0, 1 - self.error_after)
-
-
-@dataclass(frozen=True)
-class _View:
-    """What a reader sees of a layer's output, by flat positions (image, *space), -1 outside of the image.
-
-    Attributes:
-        taps: (n, k) positions that its taps read: of the layer's output, or of what a pooling makes of it.
-        targets: (n, o) what it should give.
-        used: (q,) the positions among the taps, ascending, where a pooling lies between.
-        windows: (q, w) positions of the layer's output that the pooling reads there.
-    """
-
-    taps: Index
-    targets: Array
-    used: Index | None = None
-    windows: Index | None = None
-
-    @property
-    def rows(self) -> Index:
-        """The positions of the layer's output."""
-        return self.taps if self.windows is None else self.windows
-
-    def reader(self, rows: Index, weight: Double) -> Reader:
-        """The same by indices of these positions of the layer's output, ascending."""
-        if self.used is None or self.windows is None:
-            return Reader(_indices(self.taps, rows), self.targets, weight)
-        return Reader(_indices(self.taps, self.used), self.targets, weight, _indices(self.windows, rows))
 
 
 @dataclass
@@ -234,7 +207,8 @@ class _Repair:
             return None
         shape = (found.shape[0], layer.out_channels, *found.shape[2:])
         width = layer.in_channels * int(np.prod(layer.kernel))
-        views = [self._view(reader, pooling, shape, JOINT_VALUES // width) for reader, pooling in readers]
+        taps = max(int(np.prod(reader.kernel)) for reader, _ in readers)
+        views = [self._view(reader, pooling, shape, JOINT_VALUES // width, taps) for reader, pooling in readers]
         if any(v is None or len(v.taps) < v.taps.shape[1] * layer.out_channels for v in views):
             return None
         known = [v for v in views if v is not None]
@@ -244,18 +218,23 @@ class _Repair:
         p = patches(x.astype(np.float32, copy=False), window_of(layer, x.shape, shape), shape, rows)[0]
         return Shared(p, bounds, joined)
 
-    def _view(self, reader: Layer, pooling: gs.Node | None, shape: tuple[int, ...], allowed: int) -> _View | None:
-        """What a layer sees of an output of this shape, directly or through a pooling, at about `allowed` places."""
+    def _view(
+        self, reader: Layer, pooling: gs.Node | None, shape: tuple[int, ...], allowed: int, taps: int
+    ) -> View | None:
+        """What a layer sees of an output of this shape, directly or through a pooling, at about `allowed` places.
+
+        The taps are those of the largest of the readers: their positions are the same then, and so is what they touch.
+        """
         seen = shape if pooling is None else pooled_shape(self.model, pooling, shape)
         window = None if pooling is None else pooling_window(pooling, shape, seen)
-        places, taps = shape[0] * int(np.prod(seen[2:])), int(np.prod(reader.kernel))
+        places = shape[0] * int(np.prod(seen[2:]))
         each = 1 if window is None else int(np.prod(window.kernel))
         wanted = self._wanted(reader, seen, affordable(places, max(1, allowed // each), taps))
         if wanted is None or window is None:
-            return None if wanted is None else _View(*wanted)
+            return None if wanted is None else View(*wanted)
         used = np.unique(wanted[0])
         used = used[used >= 0]
-        return _View(*wanted, used, tap_positions(window, shape, seen, used))
+        return View(*wanted, used, tap_positions(window, shape, seen, used))
 
     def _wanted(self, reader: Layer, shape: tuple[int, ...], most: int) -> tuple[Index, Array] | None:
         """Positions (n, taps) that a layer reads of an input of this shape, and what it should give there (n, o)."""
@@ -297,35 +276,6 @@ class _Repair:
         # What is added before the activation must be known, or nobody knows what passes it.
         bounds = bounds_after(layer, self.outputs) if stream is not None or found.alone else None
         return Sight(p, _by_group(t, layer.groups), bounds, stream), mean
-
-
-def readers_of(layer: Layer, layers: Mapping[str, Layer]) -> list[tuple[Layer, gs.Node | None]]:
-    """The plain convolutions that alone read a convolution behind its activation, and the max pooling between, if any.
-
-    Empty if there are other readers.
-    """
-    users = layer.node.outputs[0].outputs
-    if layer.kind != "conv" or layer.groups != 1 or len(users) != 1:
-        return []
-    found: list[tuple[gs.Node, gs.Node | None]] = []
-    for node in users[0].outputs[0].outputs:
-        pooled = node.op == "MaxPool" and len(node.outputs) == 1
-        found += [(n, node) for n in node.outputs[0].outputs] if pooled else [(node, None)]
-    readers = [(layers.get(node.name), pooling) for node, pooling in found]
-    plain = [(r, pooling) for r, pooling in readers if r is not None and r.kind == "conv" and r.groups == 1]
-    return plain if len(plain) == len(readers) else []
-
-
-def _indices(positions: Index, known: Index) -> Index:
-    """Where the positions stand in the known ones, ascending; their number for -1."""
-    return np.where(positions < 0, len(known), np.searchsorted(known, positions))
-
-
-def affordable(total: int, allowed: int, taps: int) -> int:
-    """How many positions with so many taps each, at random, touch about `allowed` of `total` places."""
-    if allowed >= total:
-        return total * taps
-    return int(-total / taps * np.log1p(-allowed / total))
 
 
 def _per_row(operation: np.ufunc, weight: Double, gain: Double) -> Double:

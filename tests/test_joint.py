@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -83,7 +83,8 @@ def test_readers_are_served_better(taps: int, readers: int, bounds: Bounds, pool
     found = [case(taps, readers, bounds, seed, pooled=pooled) for seed in range(3)]
     before = sum(c.error(c.weight, c.level) for c in found)
     after = sum(c.error(*c.refitted()) for c in found)
-    assert after < (0.97 if pooled else 0.85) * before  # the largest of a window is often at the bound of the clip
+    most = 0.85 if not pooled else 0.9 if bounds is RELU else 0.97  # the largest is often at the bound of the clip
+    assert after < most * before
 
 
 def test_what_is_already_exact_stays() -> None:
@@ -96,6 +97,15 @@ def test_what_is_already_exact_stays() -> None:
     weight, level = exact.refitted()
     np.testing.assert_allclose(weight, given.weight, atol=1e-4)
     np.testing.assert_allclose(level, given.level, atol=1e-4)
+
+
+def test_windows_of_one_row_are_the_rows_themselves() -> None:
+    given = case(2)
+    m = len(given.patches)
+    alone = np.stack([np.full(m, m), np.arange(m)], axis=1)
+    pooled = [replace(reader, windows=alone) for reader in given.readers]
+    for found, wanted in zip(replace(given, readers=pooled).refitted(), given.refitted(), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("low", [0.0, -4.0])

@@ -13,6 +13,7 @@ from onnx_udfc.absorb import absorb_copies
 from onnx_udfc.channels import Channels, find_groups
 from onnx_udfc.compress import compress
 from onnx_udfc.graph import Network, read
+from onnx_udfc.joint import Shared
 from onnx_udfc.options import Options
 from onnx_udfc.quantize import FORMATS
 from onnx_udfc.reference import Reference, trace
@@ -288,3 +289,31 @@ def test_more_bits_are_nearer(name: str) -> None:
     quality = [compress(model, Options(bits=b, threads=1)).report.fidelity.sqnr_db or 0 for b in (2, 4, 8)]
     assert quality[0] < quality[1] < quality[2]
     assert quality[2] > 25
+
+
+def test_what_a_reader_sees_through_a_pooling_is_what_it_computes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only dead channels went, the reader's own weights give its targets."""
+    pooled = CHAIN.replace("y = Conv(r2,", "m2 = MaxPool<kernel_shape = [2, 2]>(r2) y = Conv(m2,")
+    model = trained(pooled.replace("[N,5,6,6]", "[N,5,5,5]"))
+    even = {name: parameter(model, name) for name in ("S1", "D1", "S2", "D2")}
+    for values in even.values():
+        values[1::2] = 0
+    network = read(with_parameters(model, even))
+    channels = find_groups(network)
+    seen: list[Shared] = []
+
+    def looked_at(shared: Shared, weight: Value, level: Value, _: object) -> tuple[Value, Value]:
+        seen.append(shared)
+        y = np.maximum((shared.patches - shared.patches.mean(0)) @ weight.T + level, 0)
+        rows = np.concatenate([y, np.full((1, y.shape[1]), -np.inf)])
+        for reader in shared.readers:
+            assert reader.windows is not None
+            places = np.concatenate([rows[reader.windows].max(1), np.zeros((1, y.shape[1]))])
+            found = places[reader.taps].transpose(0, 2, 1).reshape(len(reader.taps), -1) @ reader.weight.T
+            np.testing.assert_allclose(found - found.mean(0), reader.targets - reader.targets.mean(0), atol=1e-3)
+        return weight, level
+
+    monkeypatch.setattr("onnx_udfc.repair.refit_together", looked_at)
+    keep = {group.name: np.arange(0, group.channels, 2) for group in channels.groups}
+    repaired(network, traced(network, channels), channels, keep)
+    assert len(seen) == 1

@@ -4,7 +4,7 @@
     python tools/evaluate.py MODEL --images test.npz [--mean 0.5 --std 0.25 --range 0,1 --colour rgb]
 
 Without --images, the images and the preprocessing are those of the manifest's entry of the same file name,
-or of --like.
+or of --like; what the assets' manifest does not know is looked up in that of models/.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
-DEV_IMAGES = {"cifar10": "images/cifar10_test_dev.npz", "imagenet": "images/imagenet_dev.zip"}
+MODELS = Path(__file__).resolve().parents[1] / "models"
+DEV_IMAGES = {  # beside the assets' manifest; the digits are the repository's own
+    "cifar10": "images/cifar10_test_dev.npz",
+    "imagenet": "images/imagenet_dev.zip",
+    "digits": str(MODELS / "digits_test.npz"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,13 @@ class Accuracy:
 
 
 def manifest_entry(name: str, assets: Path = ASSETS) -> dict[str, Any]:
-    """Return the manifest's entry of a model by its file name.
+    """Return the entry of a model by its file name in the manifest of the assets, or else of models/.
 
     Raises:
         SystemExit: There is none of that name.
     """
-    manifest = json.loads((assets / "manifest.json").read_text(encoding="utf-8"))
-    for entry in manifest["models"]:
+    entries = [e for d in (assets, MODELS) for e in json.loads((d / "manifest.json").read_text("utf-8"))["models"]]
+    for entry in entries:
         if Path(entry["file"]).name == Path(name).name and entry.get("mean") is not None:
             return dict(entry)
     raise SystemExit(f"{Path(name).name}: not a classifier of {assets}/manifest.json; say --like NAME or --images")

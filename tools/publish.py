@@ -20,11 +20,10 @@ from onnx import helper, numpy_helper
 
 from onnx_udfc.labelled_images import ImageSet, open_images
 from tools import labelled
-from tools.evaluate import ASSETS, DEV_IMAGES, accuracy_on, manifest_preprocessing
+from tools.evaluate import ASSETS, DEV_IMAGES, MODELS, accuracy_on, manifest_preprocessing
 from tools.export import InputSpec, to_onnx
 from tools.networks import NETWORKS
 
-MODELS = Path(__file__).resolve().parents[1] / "models"
 CIFAR_TEST = ASSETS / DEV_IMAGES["cifar10"]
 DIGITS_TEST = MODELS / "digits_test.npz"
 
