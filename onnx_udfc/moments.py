@@ -25,6 +25,7 @@ Index = NDArray[np.int64]
 _TOGETHER = 1 << 20  # values that statistics are summed over at once
 _SPARSE = 2  # times as large an input as its patches is not laid out anew for them
 _ROW = 1 << 12  # values that are summed in float32
+_CACHED = 1 << 17  # values that several operations in a row are done on
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _tap_coordinates(window: Window, dim: int, at: Index, length: int) -> tuple[
 def moments(p: Array, t: Array) -> Moments:
     """Means, Gram and cross moments of patches p (g, n, d) and targets t (g, n, o)."""
     n = p.shape[1]
-    mean, target_mean = p.mean(1, dtype=np.float64), t.mean(1, dtype=np.float64)
+    mean, target_mean = column_means(p), column_means(t)
     centered = p - mean[:, None].astype(np.float32)
     centered_t = t - target_mean[:, None].astype(np.float32)
     cross = (centered.transpose(0, 2, 1) @ centered_t).astype(np.float64) / n
@@ -163,7 +164,7 @@ def moments(p: Array, t: Array) -> Moments:
 
 def covariance(p: Array) -> Double:
     """Gram (g, d, d) of patches p (g, n, d) around their mean, float64."""
-    return _gram(p - p.mean(1, keepdims=True, dtype=np.float64).astype(np.float32))
+    return _gram(p - column_means(p)[:, None].astype(np.float32))
 
 
 def _gram(centered: Array) -> Double:
@@ -171,6 +172,37 @@ def _gram(centered: Array) -> Double:
     products = [part.T @ part for part in centered] if len(centered) == 1 else centered.transpose(0, 2, 1) @ centered
     gram: Double = np.asarray(products, np.float64) / centered.shape[1]
     return gram
+
+
+def column_variances(values: Array) -> Double:
+    """Variances (..., o) over the rows of values (..., n, o): squares in float32, a few rows at a time, sums in float64."""
+    mean = column_means(values)
+    center = mean.astype(np.float32)[..., None, :]
+    total = np.zeros(mean.shape)
+    for part in row_parts(values):
+        piece = values[..., part, :] - center
+        total += np.einsum("...no,...no->...o", piece, piece)
+    if not np.isfinite(total).all():
+        return np.asarray(values.var(-2, dtype=np.float64))
+    return total / max(1, values.shape[-2])
+
+
+def column_means(values: Array) -> Double:
+    """Means (..., o) over the rows of values (..., n, o): of a few rows in float32 by BLAS, of these in float64."""
+    ones = np.ones(_ROW, np.float32)
+    parts = [values[..., part, :] for part in row_parts(values)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = sum((ones[: p.shape[-2]] @ p for p in parts), start=np.zeros(values.shape[:-2] + values.shape[-1:]))
+    if not np.isfinite(total).all():
+        return np.asarray(values.mean(-2, dtype=np.float64))
+    return np.asarray(total, np.float64) / max(1, values.shape[-2])
+
+
+def row_parts(values: NDArray[Any]) -> Iterator[slice]:
+    """The rows of values (..., n, o), so many at a time that what is made of them stays in the cache."""
+    rows = values.shape[-2]
+    height = max(1, min(_ROW, _CACHED * rows // max(1, values.size)))
+    return (slice(start, start + height) for start in range(0, rows, height))
 
 
 def channel_statistics(y: Array) -> tuple[Double, Double]:

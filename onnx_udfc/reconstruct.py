@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.moments import Array, Moments, moments
+from onnx_udfc.moments import Array, Moments, column_variances, moments
 
 Double = NDArray[np.float64]
 Keep = NDArray[np.int64]
@@ -237,7 +237,7 @@ def intercept(measured: Moments, weight: Double) -> Double:
 
 def energy(t: Array) -> float:
     """E‖t‖² of targets (g, n, o), centered, over all groups."""
-    return float(t.var(axis=1, dtype=np.float64).sum())
+    return float(column_variances(t).sum())
 
 
 def residual(measured: Moments, weight: Double, total: float) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,16 @@ from onnx_udfc.channels import ChannelGroup
 from onnx_udfc.graph import Network
 from onnx_udfc.layers import Layer
 from onnx_udfc.matching import affine, matching, no_matching
-from onnx_udfc.moments import Array, Window, channel_statistics, channel_sums, patches, sample_positions, sample_targets
+from onnx_udfc.moments import (
+    Array,
+    Window,
+    channel_statistics,
+    channel_sums,
+    column_variances,
+    patches,
+    sample_positions,
+    sample_targets,
+)
 from onnx_udfc.ordering import Ordering
 from onnx_udfc.rounding import rounding_damage
 from onnx_udfc.select import Removal
@@ -70,13 +80,13 @@ class LayerReference:
         """(O,) how far the mean of the unmatched output on these inputs is from the stored one."""
         return (self.mean - self.shift) / self.gain - self.mean
 
-    @property
+    @cached_property
     def variances(self) -> Double:
         """Variance (O,) of what the layer writes to (the stream, where there is one)."""
         total = self.target if self.stream is None else self.target + self.stream
-        return np.asarray(np.maximum(total.var(axis=0, dtype=np.float64), 1e-30))
+        return np.asarray(np.maximum(column_variances(total), 1e-30))
 
-    @property
+    @cached_property
     def variance(self) -> float:
         """Mean variance of what the layer writes to."""
         return float(self.variances.mean())

@@ -257,7 +257,8 @@ class _Repair:
 
     def _kept(self, layer: Layer, values: NDArray[Any]) -> NDArray[Any]:
         """The part (..., |K|) of values (..., O) that belongs to the output channels that are left."""
-        return values[..., self.pruned.kept_out[layer.name]] if layer.name in self.pruned.kept_out else values
+        kept = self.pruned.kept_out.get(layer.name)
+        return values if kept is None else np.take(values, kept, axis=-1)
 
     def _sight(self, layer: Layer, found: LayerReference, x: Value) -> tuple[Sight, Double]:
         """What the layer sees, and the mean (O,) that its output should have over all positions."""

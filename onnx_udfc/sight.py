@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_udfc.layers import Layer
-from onnx_udfc.moments import Array, Moments, moments
+from onnx_udfc.moments import Array, Moments, column_means, moments, row_parts
 from onnx_udfc.reconstruct import Factor, energy, regress, residual
 
 Double = NDArray[np.float64]
@@ -102,11 +102,13 @@ class Sight:
         for _ in range(_ROUNDS):
             now = centered @ weight.transpose(0, 2, 1).astype(np.float32)
             now += self.targets.mean(1, keepdims=True) + stream
-            self.targets = _nearest_passing(passed, now, bounds) - stream
-            aim = self.targets - self.targets.mean(1, keepdims=True)
+            _to_nearest_passing(now, passed, bounds)
+            now -= stream
+            self.targets = now
+            aim = now - now.mean(1, keepdims=True)
             cross = (centered.transpose(0, 2, 1) @ aim).astype(np.float64) / centered.shape[1]
             weight = factor.solve(cross, prior)
-        after = self.targets.mean(1, dtype=np.float64)
+        after = column_means(self.targets)
         self.moved, self.energy = after - before, energy(self.targets)
         self.measured = Moments(self.measured.count, self.measured.mean, self.measured.gram, after, cross)
         return weight
@@ -119,16 +121,25 @@ class Sight:
         return energy(left) / max(self.energy, 1e-30)
 
 
-def _nearest_passing(passed: Array, now: Array, bounds: Bounds) -> Array:
-    """The z of the module's equation, element by element: inside the bounds, or beyond one where the clip is flat."""
+def _to_nearest_passing(now: Array, passed: Array, bounds: Bounds) -> None:
+    """Turn y = W p + b + s (g, n, o) into the z of the module's equation, in place.
+
+    Inside of the bounds that is (a + μ y) / (1 + μ); beyond one, where the clip is flat, y itself. It costs less there
+    if y is farther beyond the bound than κ times the distance of a from it, κ = √(1 + 1/μ) - 1.
+    """
     low, high, pull = np.float32(bounds.low), np.float32(bounds.high), np.float32(_PULL)
-    best = np.clip((passed + pull * now) / (1 + pull), low, high)
-    cost = np.square(passed - best) + pull * np.square(best - now)
-    for edge, beyond in ((low, np.minimum(now, low)), (high, np.maximum(now, high))):
-        if np.isfinite(edge):
-            flat = np.square(passed - edge) + pull * np.square(beyond - now)
-            best, cost = np.where(flat < cost, beyond, best), np.minimum(flat, cost)
-    return np.asarray(best, np.float32)
+    reach = np.float32(np.sqrt(1 + 1 / _PULL) - 1)
+    for part in row_parts(now):
+        y, a = now[..., part, :], passed[..., part, :]
+        inside = y * pull
+        inside += a
+        inside /= 1 + pull
+        moves = np.ones(y.shape, bool)
+        if np.isfinite(low):
+            moves &= y >= low - (a - low) * reach
+        if np.isfinite(high):
+            moves &= y <= high + (high - a) * reach
+        np.copyto(y, inside, where=moves)
 
 
 def summable(values: Array) -> bool:
