@@ -18,6 +18,7 @@ import click
 
 from onnx_udfc import cli_options as opts
 from onnx_udfc.errors import RequestError, UdfcError
+from onnx_udfc.machine import prepare_process
 
 INTERRUPTED = 130
 REPORT_SUFFIXES = (".json", ".html")
@@ -29,6 +30,7 @@ REPORT_SUFFIXES = (".json", ".html")
 @click.version_option(package_name="onnx-udfc")
 def app() -> None:
     """Compress a convolutional ONNX network without data: prune channels, quantize, repair in closed form."""
+    prepare_process()
 
 
 @app.command()

@@ -175,7 +175,7 @@ def _gram(centered: Array) -> Double:
 
 
 def column_variances(values: Array) -> Double:
-    """Variances (..., o) over the rows of values (..., n, o): squares in float32, a few rows at a time, sums in float64."""
+    """Variances (..., o) over the rows of values (..., n, o): of a few rows in float32, of these in float64."""
     mean = column_means(values)
     center = mean.astype(np.float32)[..., None, :]
     total = np.zeros(mean.shape)
@@ -184,7 +184,7 @@ def column_variances(values: Array) -> Double:
         total += np.einsum("...no,...no->...o", piece, piece)
     if not np.isfinite(total).all():
         return np.asarray(values.var(-2, dtype=np.float64))
-    return total / max(1, values.shape[-2])
+    return np.asarray(total / max(1, values.shape[-2]))
 
 
 def column_means(values: Array) -> Double:

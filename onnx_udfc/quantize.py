@@ -21,6 +21,7 @@ This needs one factorization and no inverse, and blocks of columns become matrix
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,11 +30,12 @@ from numpy.typing import DTypeLike, NDArray
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int8]
+Columns = NDArray[np.float32]  # (groups, d, o): what belongs to a column of the weights is contiguous
 
 BLOCK = 64  # columns rounded one by one before the rest is updated with a matrix product
 EXACT_GRAM = 256  # wider rows are searched with the diagonal blocks of G of this size: d²·o·25 products cost too much
 ROUNDED = 1 << 20  # weights that are rounded to nearest at a time
-CACHED = 1 << 16  # weights that are searched at a time without a Gram: few enough to stay in the cache
+CACHED = 1 << 16  # weights that are searched at a time: few enough to stay in the cache
 DAMPING_TRIES = 6
 
 
@@ -119,29 +121,47 @@ def search_scale(
     Returns:
         float64 (..., o), > 0 everywhere: a row of zeros gets 1.
     """
-    largest = np.maximum(weight.max(axis=-1, initial=0.0), -weight.min(axis=-1, initial=0.0))
+    groups = np.reshape(weight, (-1, *weight.shape[-2:])) if gram is not None else weight[None]
+    rows = groups.reshape(len(groups), -1, weight.shape[-1])
+    metric = [] if gram is None else _diagonal_blocks(gram.reshape(len(rows), *gram.shape[-2:]))
+    largest = np.maximum(rows.max(axis=-1, initial=0.0), -rows.min(axis=-1, initial=0.0))
     full = largest.astype(np.float64) / fmt.qmax
-    factors = np.linspace(1.0, fmt.lowest_clip, steps)
-    if gram is None:
-        unit = np.where(full > 0, full, 1.0).reshape(-1, 1)
-        rows = np.reshape(weight, (len(unit), weight.shape[-1]))
-        height = max(1, CACHED // max(1, rows.shape[-1]))
-        parts = [
-            _best_factor((rows[i : i + height] / unit[i : i + height]).astype(np.float32), fmt, factors)
-            for i in range(0, len(rows), height)
-        ]
-        return storable(full * np.concatenate([np.zeros(0), *parts]).reshape(full.shape), dtype)
-    best, least = full, np.full(full.shape, np.inf)
-    for factor in factors:
-        scale = storable(full * factor, dtype)
-        error = gram_error(round_nearest(weight, scale, fmt) * scale[..., None] - weight, gram)
-        better = error < least
-        best, least = np.where(better, scale, best), np.where(better, error, least)
-    return storable(best, dtype)
+    factors, best = np.linspace(1.0, fmt.lowest_clip, steps), np.ones(full.shape)
+    for g, o in _pieces(*rows.shape):
+        unit = np.where(full[g, o] > 0, full[g, o], 1.0)[..., None]
+        units = (rows[g, o] / unit).astype(np.float32)
+        best[g, o] = _best_factor(units, fmt, factors, [(part, block[g]) for part, block in metric])
+    return storable((full * best).reshape(weight.shape[:-1]), dtype)
 
 
-def _best_factor(units: NDArray[np.float32], fmt: QuantFormat, factors: Floats) -> Floats:
-    """Factor (o,) of least squared error for rows (o, d) in units of their scale at factor 1."""
+def _pieces(groups: int, rows: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """Groups and rows of weights (groups, rows, width) that are searched at a time: they stay in the cache."""
+    height = max(1, CACHED // max(1, width))
+    together = max(1, height // max(1, rows))
+    for g in range(0, groups, together):
+        for o in range(0, rows, height):
+            yield slice(g, g + together), slice(o, o + height)
+
+
+def _diagonal_blocks(gram: Floats) -> list[tuple[slice, NDArray[np.float32]]]:
+    """Grams (g, d, d) over the mean of their diagonals; of wide ones the blocks (g, w, w) along the diagonal only."""
+    width = gram.shape[-1]
+    level = _level(np.einsum("gii->gi", gram))[..., None]
+    size = width if width <= EXACT_GRAM else BLOCK
+    parts = [slice(start, start + size) for start in range(0, width, size)]
+    return [(part, (gram[:, part, part] / level).astype(np.float32)) for part in parts]
+
+
+def _level(diagonal: Floats) -> Floats:
+    """Mean (g, 1) of the diagonals (g, d) of Grams; 1 for a group that never saw an input."""
+    level = diagonal.mean(axis=-1, keepdims=True)
+    return np.where(level > 0, level, 1.0)
+
+
+def _best_factor(
+    units: Columns, fmt: QuantFormat, factors: Floats, metric: Sequence[tuple[slice, NDArray[np.float32]]]
+) -> Floats:
+    """Factor (g, o) of least error for rows (g, o, d) in units of their scale at factor 1; no metric: G = I."""
     errors = []
     inner, damage = np.empty_like(units), np.empty_like(units)
     for factor in factors:
@@ -149,7 +169,8 @@ def _best_factor(units: NDArray[np.float32], fmt: QuantFormat, factors: Floats) 
         np.rint(inner, out=damage)
         np.clip(damage, fmt.qmin, fmt.qmax, out=damage)
         damage -= inner
-        errors.append(np.einsum("od,od->o", damage, damage) * factor**2)
+        seen = [(damage[..., part] @ block, damage[..., part]) for part, block in metric] or [(damage, damage)]
+        errors.append(sum(np.einsum("god,god->go", left, right) for left, right in seen) * factor**2)
     best: Floats = factors[np.argmin(errors, axis=0)]
     return best
 
@@ -160,18 +181,6 @@ def storable(scale: Floats, dtype: DTypeLike) -> Floats:
     stored = np.asarray(scale, np.dtype(dtype)).astype(np.float64)
     floored: Floats = np.where(scale == 0.0, 1.0, np.maximum(stored, least))
     return floored
-
-
-def gram_error(damage: Floats, gram: Floats) -> Floats:
-    """Equation (1) for every row of damage (..., o, d); wide rows see the diagonal blocks of G only."""
-    width = damage.shape[-1]
-    size = width if width <= EXACT_GRAM else BLOCK
-    error = np.zeros(damage.shape[:-1])
-    for start in range(0, width, size):
-        part = slice(start, start + size)
-        piece = damage[..., part]
-        error += np.einsum("...od,...od->...o", piece @ gram[..., part, part], piece)
-    return error
 
 
 def round_nearest(weight: Floats, scale: Floats, fmt: QuantFormat) -> Codes:
@@ -206,15 +215,35 @@ def round_with_gram(weight: Floats, scale: Floats, fmt: QuantFormat, gram: Float
     basis = gram_basis(gram, damping)
     if isinstance(basis, str):
         return Rounding(round_nearest(weight, scale, fmt), basis)
-    return Rounding(nearest_plane(weight, scale, fmt, basis), None)
+    units = basis.columns(weight / scale[..., None])
+    return Rounding(basis.codes(nearest_plane(units, fmt, basis)), None)
 
 
 @dataclass(frozen=True)
 class GramBasis:
-    """What rounding needs of a Gram: the order of the columns (groups, d), and R (groups, d, d) in that order."""
+    """What rounding needs of Grams, in float32: G over the mean of its diagonal, its columns by falling diagonal.
+
+    Attributes:
+        order: (groups, d) of the columns.
+        gram: (groups, d, d) in that order.
+        share: (groups, d, d) in that order, share[i, j] = R_ji / R_ii for j ≤ i, else 0.
+    """
 
     order: NDArray[np.intp]
-    factor: Floats
+    gram: NDArray[np.float32]
+    share: NDArray[np.float32]
+
+    def columns(self, weight: Floats) -> Columns:
+        """Weights (groups, o, d) as columns (groups, d, o) in the basis' order."""
+        turned = np.ascontiguousarray(weight.swapaxes(1, 2), np.float32)
+        return np.stack([part[order] for part, order in zip(turned, self.order, strict=True)])
+
+    def codes(self, columns: Columns) -> Codes:
+        """The codes (groups, o, d) that columns (groups, d, o) stand for."""
+        found = np.empty(columns.shape, np.int8)
+        for part, given, order in zip(found, columns, self.order, strict=True):
+            part[order] = given
+        return np.ascontiguousarray(found.swapaxes(1, 2))
 
 
 def gram_basis(gram: Floats, damping: float) -> GramBasis | str:
@@ -223,27 +252,25 @@ def gram_basis(gram: Floats, damping: float) -> GramBasis | str:
     if not np.isfinite(gram).all() or diagonal.min(initial=0.0) < 0:
         return "the second moments of the input are not finite"
     order = np.argsort(-diagonal, axis=-1, kind="stable")
-    factor = upper_factor(reorder(np.asarray(gram, np.float64), order), damping)
-    return "the second moments of the input could not be factorized" if factor is None else GramBasis(order, factor)
-
-
-def reorder(gram: Floats, order: NDArray[np.intp]) -> Floats:
-    """Rows and columns of every Gram (groups, d, d) in the given order (groups, d); a copy."""
-    return np.stack([part[np.ix_(index, index)] for part, index in zip(gram, order, strict=True)])
+    ordered = np.stack([part[np.ix_(index, index)] for part, index in zip(gram, order, strict=True)])
+    ordered /= _level(np.einsum("gii->gi", ordered))[..., None]
+    small = ordered.astype(np.float32)
+    factor = upper_factor(ordered, damping)
+    if factor is None:
+        return "the second moments of the input could not be factorized"
+    share = factor.swapaxes(1, 2) / np.einsum("gii->gi", factor)[..., None]
+    return GramBasis(order, small, share.astype(np.float32))
 
 
 def upper_factor(gram: Floats, damping: float) -> Floats | None:
     """R, upper triangular (groups, d, d), with G + λI = R Rᵀ; None where no λ makes it factorizable. Spoils gram."""
     diagonal = np.einsum("gii->gi", gram)
-    level = diagonal.mean(axis=-1, keepdims=True)
-    level = np.where(level > 0, level, 1.0)  # a group that never saw an input: any ridge gives the nearest codes
-    ridge = damping
+    level, ridge = _level(diagonal), damping
     diagonal += ridge * level
     for _ in range(DAMPING_TRIES):
         try:
             # The factor of the matrix read backwards, read backwards, is upper triangular.
-            lower = np.linalg.cholesky(gram[:, ::-1, ::-1]).astype(np.float64, copy=False)
-            return lower[:, ::-1, ::-1]
+            return np.asarray(np.linalg.cholesky(gram[:, ::-1, ::-1])[:, ::-1, ::-1], np.float64)
         except np.linalg.LinAlgError:
             more = max(10 * ridge, 1e-4)
             diagonal += (more - ridge) * level
@@ -251,25 +278,23 @@ def upper_factor(gram: Floats, damping: float) -> Floats | None:
     return None
 
 
-def nearest_plane(weight: Floats, scale: Floats, fmt: QuantFormat, basis: GramBasis) -> Codes:
-    """Codes (groups, o, d) of weights (groups, o, d), columns rounded one after another, in blocks."""
-    order, factor = basis.order[:, None, :], basis.factor
-    width = weight.shape[-1]
-    sorted_weight = np.take_along_axis(weight, order, axis=-1)
-    target = np.ascontiguousarray(sorted_weight.swapaxes(-1, -2))  # (groups, d, o): a column is contiguous
-    pivots = np.einsum("gii->gi", factor)[:, None, :]
+def nearest_plane(target: Columns, fmt: QuantFormat, basis: GramBasis) -> Columns:
+    """Codes (groups, d, o) of columns in units of the scale, rounded one after another, in blocks."""
     damage = np.zeros_like(target)
-    codes = np.empty(target.shape)
-    for start in range(0, width, BLOCK):
-        block = slice(start, min(start + BLOCK, width))
-        share = factor[:, : block.stop, block] / pivots[:, :, block]  # share[j, i] = R_ji / R_ii
-        want = target[:, block] - share[:, :start].swapaxes(-1, -2) @ damage[:, :start]
-        within = np.ascontiguousarray(share[:, start:].swapaxes(-1, -2))
-        for i in range(block.stop - start):
-            column = want[:, i] - (within[:, i, None, :i] @ damage[:, start : start + i])[:, 0]
-            code = np.clip(np.rint(column / scale), fmt.qmin, fmt.qmax)
-            codes[:, start + i] = code
-            damage[:, start + i] = code * scale - target[:, start + i]
-    result = np.empty(weight.shape, np.int8)
-    np.put_along_axis(result, order, codes.swapaxes(-1, -2).astype(np.int8), axis=-1)
-    return result
+    for start in range(0, target.shape[1], BLOCK):
+        block = slice(start, start + BLOCK)
+        share = basis.share[:, block]
+        want = target[:, block] - share[:, :, :start] @ damage[:, :start]
+        made = damage[:, block]
+        for i in range(want.shape[1]):
+            column = want[:, i] - (share[:, i, None, start : start + i] @ made[:, :i])[:, 0]
+            np.subtract(rounded(column, fmt), target[:, start + i], out=made[:, i])
+    damage += target
+    return np.rint(damage, out=damage)
+
+
+def rounded(values: Columns, fmt: QuantFormat) -> Columns:
+    """Values to the nearest codes, in place."""
+    np.rint(values, out=values)
+    np.maximum(values, fmt.qmin, out=values)
+    return np.minimum(values, fmt.qmax, out=values)

@@ -24,6 +24,7 @@ from onnx_udfc.quantize import (
     BLOCK,
     FORMATS,
     Codes,
+    Columns,
     Floats,
     GramBasis,
     QuantFormat,
@@ -31,6 +32,7 @@ from onnx_udfc.quantize import (
     gram_basis,
     nearest_plane,
     round_nearest,
+    rounded,
     search_scale,
     storable,
 )
@@ -73,76 +75,94 @@ def quantize_with_gram(
         damping: λ relative to mean(diag G).
         dtype: type of the scale in the file.
     """
-    weight = np.asarray(weight, np.float64)
     basis = gram_basis(gram, damping)
     if isinstance(basis, str):
         scale = search_scale(weight, fmt, None, dtype)
         return Refined(round_nearest(weight, scale, fmt), scale, basis)
-    scale = search_scale(weight, fmt, gram, dtype)
-    codes, scale = _best_candidate(weight, scale, fmt, gram, basis, dtype)
-    codes = descend(weight, codes, scale, fmt, gram, damping)
-    return Refined(codes, best_scale(weight, codes, scale, gram, dtype), None)
+    columns = basis.columns(weight)
+    codes, scale = _best_candidate(columns, search_scale(weight, fmt, gram, dtype), fmt, basis, dtype)
+    descend(columns, codes, scale, fmt, basis, damping)
+    return Refined(basis.codes(codes), best_scale(columns, codes, scale, basis, dtype).scale, None)
 
 
-def best_scale(weight: Floats, codes: Codes, scale: Floats, gram: Floats, dtype: DTypeLike = np.float32) -> Floats:
-    """Scale (groups, o) of least damage for given codes; rows of zeros and scales that would turn keep theirs."""
-    values = codes.astype(np.float64)
-    weighted = values @ gram
-    cross, square = (np.einsum("god,god->go", weighted, other) for other in (weight, values))
+class Scaled(NamedTuple):
+    """Scales (groups, o), and the damage (groups, o) that they leave over that of codes that are all 0."""
+
+    scale: Floats
+    gain: Floats
+
+
+def best_scale(
+    weight: Columns, codes: Columns, scale: Floats, basis: GramBasis, dtype: DTypeLike = np.float32
+) -> Scaled:
+    """Scales of least damage for weights and codes (groups, d, o); where that is none above 0 the scale stays."""
+    weighted = basis.gram @ codes
+    cross, square = (np.einsum("gdo,gdo->go", weighted, other).astype(np.float64) for other in (weight, codes))
     usable = (square > 0) & (cross > 0)
-    return np.where(usable, storable(np.where(usable, cross / np.where(usable, square, 1.0), 1.0), dtype), scale)
+    best = np.where(usable, storable(np.where(usable, cross / np.where(usable, square, 1.0), 1.0), dtype), scale)
+    return Scaled(best, best * (best * square - 2 * cross))
 
 
 def _best_candidate(
-    weight: Floats, scale: Floats, fmt: QuantFormat, gram: Floats, basis: GramBasis, dtype: DTypeLike
-) -> tuple[Codes, Floats]:
+    weight: Columns, scale: Floats, fmt: QuantFormat, basis: GramBasis, dtype: DTypeLike
+) -> tuple[Columns, Floats]:
     """Codes and scale with the least damage over FACTORS of the scale, row by row."""
-    groups, rows, width = weight.shape
+    groups, width, rows = weight.shape
     factors = FACTORS if weight.size * len(FACTORS) <= MOST_CANDIDATES else (1.0,)
     tried = np.concatenate([storable(scale * factor, dtype) for factor in factors], axis=1)
-    repeated = np.tile(weight, (1, len(factors), 1))
-    codes = nearest_plane(repeated, tried, fmt, basis)
-    tried = best_scale(repeated, codes, tried, gram, dtype)
-    repeated = codes * tried[..., None] - repeated
-    damage = np.einsum("god,god->go", repeated @ gram, repeated).reshape(groups, len(factors), rows)
-    best = np.argmin(damage, axis=1)[:, None, :]
-    codes = codes.reshape(groups, len(factors), rows, width)
+    repeated = np.tile(weight, (1, 1, len(factors)))
+    units = np.divide(repeated, tried[:, None], dtype=np.float32)
+    codes = nearest_plane(units, fmt, basis)
+    found = best_scale(repeated, codes, tried, basis, dtype)
+    best = np.argmin(found.gain.reshape(groups, len(factors), rows), axis=1)[:, None]
     return (
-        np.take_along_axis(codes, best[..., None], axis=1)[:, 0],
-        np.take_along_axis(tried.reshape(groups, len(factors), rows), best, axis=1)[:, 0],
+        np.take_along_axis(codes.reshape(groups, width, len(factors), rows), best[:, None], axis=2)[:, :, 0],
+        np.take_along_axis(found.scale.reshape(groups, len(factors), rows), best, axis=1)[:, 0],
     )
 
 
 def descend(
-    weight: Floats, codes: Codes, scale: Floats, fmt: QuantFormat, gram: Floats, damping: float, sweeps: int = SWEEPS
-) -> Codes:
-    """Coordinate descent over the codes (groups, o, d), in blocks; stops when a sweep changes nothing."""
-    level = np.einsum("gii->gi", gram).mean(axis=-1)
-    damped = gram + (damping * np.where(level > 0, level, 1.0))[:, None, None] * np.eye(gram.shape[-1])
-    target, found = weight.swapaxes(1, 2), codes.swapaxes(1, 2).astype(np.float64)
-    found = np.ascontiguousarray(found)
-    damage = found * scale[:, None] - target
-    for _ in range(sweeps):
-        before = found.copy()
-        for start in range(0, target.shape[1], BLOCK):
-            block = slice(start, start + BLOCK)
-            _descend_block(target[:, block], found[:, block], damage, scale, fmt, damped, start)
-        if np.array_equal(before, found):
-            break
-    return found.swapaxes(1, 2).astype(np.int8)
-
-
-def _descend_block(
-    target: Floats, found: Floats, damage: Floats, scale: Floats, fmt: QuantFormat, damped: Floats, start: int
+    weight: Columns,
+    codes: Columns,
+    scale: Floats,
+    fmt: QuantFormat,
+    basis: GramBasis,
+    damping: float,
+    sweeps: int = SWEEPS,
 ) -> None:
-    """One sweep over a block of columns (groups, n, o); changes found and damage in place."""
-    stop = start + target.shape[1]
-    slope = damped[:, start:stop] @ damage  # G x, kept up to date for the block's own columns
-    within = damped[:, start:stop, start:stop]
-    for i in range(stop - start):
-        pivot = within[:, i, i, None]
-        others = slope[:, i] - pivot * damage[:, start + i]
-        code = np.clip(np.rint((target[:, i] - others / pivot) / scale), fmt.qmin, fmt.qmax)
-        error = code * scale - target[:, i]
-        slope += within[:, :, i, None] * (error - damage[:, start + i])[:, None]
-        found[:, i], damage[:, start + i] = code, error
+    """Coordinate descent over the codes (groups, d, o), in place and in blocks; stops when a sweep changes nothing."""
+    damage = codes - weight / scale[:, None].astype(np.float32)
+    pivots = np.einsum("gii->gi", basis.gram)[..., None] + np.float32(damping)
+    for _ in range(sweeps):
+        changed = False
+        for start in range(0, codes.shape[1], BLOCK):
+            block = slice(start, start + BLOCK)
+            slope = np.matmul(basis.gram[:, block], damage)
+            slope += np.float32(damping) * damage[:, block]
+            slope /= pivots[:, block]
+            within = basis.gram[:, block, block] / pivots[:, block]
+            moves = _moves(slope, codes[:, block], within, fmt)
+            if moves is not None:
+                codes[:, block] += moves
+                damage[:, block] += moves
+                changed = True
+        if not changed:
+            break
+
+
+def _moves(slope: Columns, codes: Columns, within: Columns, fmt: QuantFormat) -> Columns | None:
+    """How the codes (groups, n, o) of a block move, one column after another; None where none does.
+
+    Args:
+        slope: (groups, n, o) of the damage, over the pivots.
+        codes: as they are.
+        within: (groups, n, n) the Gram's block, its rows over the pivots.
+        fmt: the grid.
+    """
+    if np.array_equal(rounded(codes - slope, fmt), codes):
+        return None
+    moves = np.empty_like(slope)
+    for i in range(slope.shape[1]):
+        here = slope[:, i] + (within[:, i, None, :i] @ moves[:, :i])[:, 0]
+        np.subtract(rounded(codes[:, i] - here, fmt), codes[:, i], out=moves[:, i])
+    return moves

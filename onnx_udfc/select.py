@@ -27,6 +27,7 @@ Index = NDArray[np.int64]
 
 _OPTIMISM = 4  # 2 for independent samples; those of one image are not
 _FULL = 0.9  # of the samples: as many unknowns are reckoned with at most
+_TOGETHER = 48  # rows that went before all others are brought up to date
 _STEPS = 96  # a wide layer loses several channels at a time, in at most about this many steps
 
 
@@ -129,57 +130,79 @@ def eliminate(consumers: list[ConsumerInput], channels: int, ridge: float) -> Re
 
 
 class _Elimination:
-    """The shrinking inverse Gram of one consumer."""
+    """The shrinking inverse Gram of one consumer, and S = W Wᵀ of its weights: all that costs depend on.
+
+    With r the rows that go, z = (H⁻¹)_:r [(H⁻¹)_rr]⁻¹ and a = S_r: − ½ S_rr zᵀ, removing them is
+
+        H⁻¹ ← H⁻¹ − z (H⁻¹)_r:        S ← S − z a − aᵀ zᵀ
+
+    These products wait until many rows have gone, and are made at once; until then only what is asked for is brought
+    up to date: each channel's blocks on the diagonal, and the rows that go next.
+    """
 
     def __init__(self, consumer: ConsumerInput, ridge: float) -> None:
         d = len(consumer.gram)
-        system = consumer.gram + ridge * max(float(np.trace(consumer.gram)) / d, 1e-30) * np.eye(d)
-        self.inverse = np.linalg.inv(system)
-        self.weight = consumer.weight.astype(np.float64)
-        self.rows = consumer.rows.copy()
-        self.gone = np.zeros(d, bool)
-        self.count = consumer.count
+        weight = consumer.weight.astype(np.float64)
         self.strength = ridge * max(float(np.trace(consumer.gram)) / d, 1e-30)
+        self.inverse, self.spread = np.linalg.inv(consumer.gram + self.strength * np.eye(d)), weight @ weight.T
+        self.rows, self.count = consumer.rows.copy(), consumer.count
+        self.present = self.rows[:, 0] >= 0
+        self.gone = np.zeros(d, bool)
+        self.diagonal = self.inverse.diagonal().copy()
+        self.blocks, self.spreads = (m[self.rows[:, :, None], self.rows[:, None]] for m in (self.inverse, self.spread))
+        self._waiting: list[tuple[Double, Double, Double]] = []  # zᵀ, (H⁻¹)_r: and a, each (rows that went, d)
 
     def costs(self, channels: Index) -> Double:
         """Cost (n,) of removing each of the channels alone."""
-        rows = self.rows[channels]
-        present = rows[:, 0] >= 0
+        present = self.present[channels]
         cost = np.zeros(len(channels))
-        rows = rows[present]
-        if len(rows):
-            blocks = self.inverse[rows[:, :, None], rows[:, None, :]]
-            weight = self.weight[rows]
-            spread = weight @ weight.swapaxes(1, 2)
-            cost[present] = np.einsum("nmk,nkm->n", np.linalg.inv(blocks), spread) * self.optimism()
-        return cost
+        blocks, spreads = self.blocks[channels[present]], self.spreads[channels[present]]
+        if blocks.shape[1:] == (1, 1):
+            cost[present] = (spreads / blocks)[:, 0, 0]
+        elif len(blocks):
+            cost[present] = np.einsum("nmk,nkm->n", np.linalg.inv(blocks), spreads)
+        return cost * self.optimism()
 
     def optimism(self) -> float:
         """How much smaller errors look on the samples than they are."""
         if not self.count:
             return 1.0
         alive = ~self.gone
-        unknowns = alive.sum() - self.strength * self.inverse.diagonal()[alive].sum()
+        unknowns = alive.sum() - self.strength * self.diagonal[alive].sum()
         return float((1 - min(unknowns / self.count, _FULL)) ** -_OPTIMISM)
 
     def remove(self, channels: Index) -> None:
         """Remove the channels; the others take over what they can."""
-        rows = self.rows[channels]
-        rows = rows[rows[:, 0] >= 0].ravel()
+        rows = self.rows[channels[self.present[channels]]].ravel()
+        self.present[channels] = False
         if not len(rows):
             return
-        step = np.linalg.solve(self.inverse[np.ix_(rows, rows)], self.inverse[rows])
-        self.weight -= step.T @ self.weight[rows]
-        self.inverse -= self.inverse[:, rows] @ step
-        self.rows[channels] = -1
+        inverse, spread = self.inverse[rows], self.spread[rows]
+        for gone_z, gone_h, gone_a in self._waiting:
+            inverse -= gone_z[:, rows].T @ gone_h
+            spread -= gone_z[:, rows].T @ gone_a + gone_a[:, rows].T @ gone_z
+        z = np.asarray(np.linalg.solve(inverse[:, rows], inverse), np.float64)
+        a: Double = spread - 0.5 * spread[:, rows] @ z
+        self.diagonal -= np.einsum("bd,bd->d", z, inverse)
+        owned, left = self.rows[self.present], z[:, self.rows[self.present]]
+        self.blocks[self.present] -= np.einsum("bcm,bck->cmk", left, inverse[:, owned])
+        moved = np.einsum("bcm,bck->cmk", left, a[:, owned])
+        self.spreads[self.present] -= moved + moved.swapaxes(1, 2)
         self.gone[rows] = True
-        if self.gone.mean() > 0.2:
-            self._compact()
+        self._waiting.append((z, inverse, a))
+        if sum(len(z) for z, *_ in self._waiting) >= _TOGETHER:
+            self._catch_up()
 
-    def _compact(self) -> None:
-        """Drop removed rows, so that later updates are smaller."""
+    def _catch_up(self) -> None:
+        """Make the products that wait, and drop the rows that went."""
         stay = ~self.gone
+        z, h, a = (np.concatenate(parts)[:, stay] for parts in zip(*self._waiting, strict=True))
+        self._waiting = []
         moved = np.cumsum(stay) - 1
         self.rows = np.where(self.rows >= 0, moved[self.rows], -1)
-        self.inverse, self.weight = self.inverse[np.ix_(stay, stay)], self.weight[stay]
-        self.gone = np.zeros(len(self.inverse), bool)
+        self.inverse, self.spread = (m[np.ix_(stay, stay)] for m in (self.inverse, self.spread))
+        self.inverse -= z.T @ h
+        crossed = z.T @ a
+        self.spread -= crossed
+        self.spread -= crossed.T
+        self.diagonal, self.gone = self.diagonal[stay], np.zeros(int(stay.sum()), bool)

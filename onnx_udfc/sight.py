@@ -124,22 +124,21 @@ class Sight:
 def _to_nearest_passing(now: Array, passed: Array, bounds: Bounds) -> None:
     """Turn y = W p + b + s (g, n, o) into the z of the module's equation, in place.
 
-    Inside of the bounds that is (a + μ y) / (1 + μ); beyond one, where the clip is flat, y itself. It costs less there
-    if y is farther beyond the bound than κ times the distance of a from it, κ = √(1 + 1/μ) - 1.
+    Inside of the bounds that is (a + μ y) / (1 + μ) = y + (a - y) / (1 + μ); beyond one, where the clip is flat, y
+    itself. It costs less there if y is farther beyond the bound than κ times the distance of a from it,
+    κ = √(1 + 1/μ) - 1.
     """
     low, high, pull = np.float32(bounds.low), np.float32(bounds.high), np.float32(_PULL)
     reach = np.float32(np.sqrt(1 + 1 / _PULL) - 1)
     for part in row_parts(now):
         y, a = now[..., part, :], passed[..., part, :]
-        inside = y * pull
-        inside += a
-        inside /= 1 + pull
-        moves = np.ones(y.shape, bool)
+        step = a - y
+        step /= 1 + pull
         if np.isfinite(low):
-            moves &= y >= low - (a - low) * reach
+            step *= y >= low - (a - low) * reach
         if np.isfinite(high):
-            moves &= y <= high + (high - a) * reach
-        np.copyto(y, inside, where=moves)
+            step *= y <= high + (high - a) * reach
+        y += step
 
 
 def summable(values: Array) -> bool:

@@ -83,10 +83,23 @@ def run_layer(model: onnx.ModelProto, layer: Layer, x: Value, matrix: Floats, bi
     x = x.astype(np.float32, copy=False)
     if layer.kind in ("gemm", "matmul"):
         return np.asarray(x @ matrix[0].T.astype(np.float32) + bias.astype(np.float32))
+    if _pointwise(layer):
+        product = np.matmul(matrix[0].astype(np.float32), x.reshape(*x.shape[:2], -1))
+        y: Value = product.reshape(len(x), -1, *x.shape[2:])
+        if bias.any():
+            y += bias.astype(np.float32).reshape((-1,) + (1,) * len(layer.kernel))
+        return y
     weight = np.ascontiguousarray(layer.layout(matrix), np.float32)
     node = helper.make_node(layer.node.op, ["x", "w", "b"], ["y"], **_attributes(layer))
     constants = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias.astype(np.float32), "b")]
     return run_nodes(model, [node], {"x": x}, ["y"], constants, threads)["y"]
+
+
+def _pointwise(layer: Layer) -> bool:
+    """Whether the layer looks at single pixels: a matrix product, for which onnxruntime would turn the input around."""
+    attrs = layer.node.attrs
+    plain = all(v == 1 for v in (*layer.kernel, *attrs.get("strides", ()))) and not any(attrs.get("pads", ()))
+    return layer.kind == "conv" and layer.groups == 1 and plain
 
 
 def _attributes(layer: Layer) -> dict[str, Any]:
