@@ -37,7 +37,7 @@ from onnx_udfc.stamp import stamp
 from onnx_udfc.summary import Outcome, make_report
 from onnx_udfc.weights_only import absorb_and_prune, quantize_weights
 
-SAMPLES, MOST_SAMPLES = 8192, 16384  # output positions of a layer that the repair looks at
+SAMPLES, MOST_SAMPLES = 8192, 24576  # output positions of a layer that the repair looks at
 MANY_LAYERS = 56  # from here on SAMPLES
 
 

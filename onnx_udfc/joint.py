@@ -24,7 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.moments import Array
+from onnx_udfc.inverse import inverse_of
+from onnx_udfc.moments import Array, column_means, column_variances
 from onnx_udfc.reconstruct import Factor
 from onnx_udfc.sight import Bounds
 
@@ -97,12 +98,12 @@ def refit_together(shared: Shared, weight: Double, level: Double, factor: Factor
         Weights (K, d) and mean outputs (K,).
     """
     patches, bounds, readers = shared.patches, shared.bounds, shared.readers
-    mean = patches.mean(0, dtype=np.float64).astype(np.float32)
+    mean = column_means(patches).astype(np.float32)
     now, height = weight.astype(np.float32), level.astype(np.float32)
     aims = [_aim(reader, len(weight)) for reader in readers]
+    y = patches @ now.T
+    y += height - now @ mean
     for _ in range(ROUNDS):
-        y = patches @ now.T
-        y += height - now @ mean
         passes = (y > bounds.low) & (y < bounds.high)
         outputs = _padded(np.clip(y, np.float32(bounds.low), np.float32(bounds.high)))
         sources = [_sources(outputs, reader.windows) for reader in readers]
@@ -117,6 +118,7 @@ def refit_together(shared: Shared, weight: Double, level: Double, factor: Factor
         moved += total - turn @ mean
         step = _step(_padded(moved * passes), readers, sources, fits)
         now, height = now + step * turn, height + step * total
+        y += step * moved
     return now.astype(np.float64), height.astype(np.float64)
 
 
@@ -141,7 +143,7 @@ def _places(outputs: Array, source: Index | None) -> Array:
 
 def _aim(reader: Reader, channels: int) -> _Aim:
     """What stays the same in all rounds."""
-    deviation = max(float(np.sqrt(reader.targets.var(axis=0, dtype=np.float64).sum() * len(reader.targets))), 1e-30)
+    deviation = max(float(np.sqrt(column_variances(reader.targets).sum() * len(reader.targets))), 1e-30)
     by_channel = reader.weight.reshape(len(reader.weight), channels, -1)
     start = by_channel.transpose(2, 1, 0).reshape(-1, len(reader.weight)) / deviation
     return _Aim((reader.targets - reader.targets.mean(0)) / np.float32(deviation), start)
@@ -155,7 +157,7 @@ def _fitted(places: Array, taps: Index, aim: _Aim) -> _Fit:
     strength = RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
     gram.flat[:: len(gram) + 1] += strength
     right = (seen.T @ aim.wanted).astype(np.float64) + strength * aim.start
-    weight = np.linalg.solve(gram, right).astype(np.float32)
+    weight = (inverse_of(gram) @ right).astype(np.float32)
     return _Fit(weight, aim.wanted - seen @ weight)
 
 

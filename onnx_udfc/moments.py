@@ -178,7 +178,7 @@ def column_variances(values: Array) -> Double:
     """Variances (..., o) over the rows of values (..., n, o): of a few rows in float32, of these in float64."""
     mean = column_means(values)
     center = mean.astype(np.float32)[..., None, :]
-    total = np.zeros(mean.shape)
+    total: Double = np.zeros(mean.shape)
     for part in row_parts(values):
         piece = values[..., part, :] - center
         total += np.einsum("...no,...no->...o", piece, piece)
@@ -192,10 +192,11 @@ def column_means(values: Array) -> Double:
     ones = np.ones(_ROW, np.float32)
     parts = [values[..., part, :] for part in row_parts(values)]
     with np.errstate(over="ignore", invalid="ignore"):
-        total = sum((ones[: p.shape[-2]] @ p for p in parts), start=np.zeros(values.shape[:-2] + values.shape[-1:]))
+        sums = [np.asarray(ones[: p.shape[-2]] @ p, np.float64) for p in parts]
+    total = np.sum(sums, axis=0) if sums else np.zeros(values.shape[:-2] + values.shape[-1:])
     if not np.isfinite(total).all():
         return np.asarray(values.mean(-2, dtype=np.float64))
-    return np.asarray(total, np.float64) / max(1, values.shape[-2])
+    return np.asarray(total / max(1, values.shape[-2]))
 
 
 def row_parts(values: NDArray[Any]) -> Iterator[slice]:

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.inverse import inverse_of
 from onnx_udfc.moments import Array, Moments, column_variances, moments
 
 Double = NDArray[np.float64]
@@ -203,10 +204,10 @@ def _regularized_inverse(gram: Double, strength: float) -> tuple[Double, float]:
         system = gram.copy()
         system.flat[:: len(gram) + 1] += strength
         try:
-            inverse: Double = np.asarray(np.linalg.inv(system), np.float64)
+            inverse = inverse_of(system)
         except np.linalg.LinAlgError:
             inverse = np.full_like(gram, np.nan)
-        if np.isfinite(inverse).all():
+        if np.isfinite(inverse).all() and inverse.diagonal().min() > 0:
             return inverse, strength
         strength *= 10
     flat: Double = np.eye(len(gram)) / strength

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.inverse import inverse_of
 from onnx_udfc.reconstruct import Producer
 
 Double = NDArray[np.float64]
@@ -144,13 +146,13 @@ class _Elimination:
         d = len(consumer.gram)
         weight = consumer.weight.astype(np.float64)
         self.strength = ridge * max(float(np.trace(consumer.gram)) / d, 1e-30)
-        self.inverse, self.spread = np.linalg.inv(consumer.gram + self.strength * np.eye(d)), weight @ weight.T
+        self.inverse, self.spread = inverse_of(consumer.gram + self.strength * np.eye(d)), weight @ weight.T
         self.rows, self.count = consumer.rows.copy(), consumer.count
         self.present = self.rows[:, 0] >= 0
         self.gone = np.zeros(d, bool)
         self.diagonal = self.inverse.diagonal().copy()
         self.blocks, self.spreads = (m[self.rows[:, :, None], self.rows[:, None]] for m in (self.inverse, self.spread))
-        self._waiting: list[tuple[Double, Double, Double]] = []  # zᵀ, (H⁻¹)_r: and a, each (rows that went, d)
+        self._waiting: list[tuple[NDArray[Any], ...]] = []  # zᵀ, (H⁻¹)_r: and a, each (rows that went, d)
 
     def costs(self, channels: Index) -> Double:
         """Cost (n,) of removing each of the channels alone."""
