@@ -233,7 +233,7 @@ class GramBasis:
     gram: NDArray[np.float32]
     share: NDArray[np.float32]
 
-    def columns(self, weight: Floats) -> Columns:
+    def columns(self, weight: Floats | Codes) -> Columns:
         """Weights (groups, o, d) as columns (groups, d, o) in the basis' order."""
         turned = np.ascontiguousarray(weight.swapaxes(1, 2), np.float32)
         return np.stack([part[order] for part, order in zip(turned, self.order, strict=True)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,21 @@ def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_cores_are_those_this_process_may_use() -> None:
     assert 1 <= machine.cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, machine._SLEEP), ("7", "7")])
+def test_a_process_of_its_own_lets_threads_sleep_and_a_users_word_counts_more(given: str | None, expected: str) -> None:
+    program = (
+        "import os\nfrom onnx_udfc.machine import prepare_process\nprepare_process()\n"
+        "print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_THREAD_TIMEOUT"}
+    environment |= {} if given is None else {"OPENBLAS_THREAD_TIMEOUT": given}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
+
+
+def test_numpy_is_not_there_yet_when_the_command_line_prepares_its_process() -> None:
+    program = "import sys, onnx_udfc.cli\nprint('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -11,6 +11,8 @@ from onnx_udfc.moments import (
     Window,
     channel_statistics,
     channel_sums,
+    column_means,
+    column_variances,
     covariance,
     moments,
     patches,
@@ -183,3 +185,21 @@ def test_sums_of_channels_are_those_in_double_precision() -> None:
     y = np.random.default_rng(0).normal(3, 1, size=(3, 4, 70, 81)).astype(np.float32)
     np.testing.assert_allclose(channel_sums(y), y.sum((0, 2, 3), dtype=np.float64), rtol=1e-6)
     assert channel_sums(y[:, :, :0]).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("shape", [(5000, 3), (2, 700, 31), (40, 6, 1), (1, 4), (3, 0, 2)])
+def test_means_and_variances_of_columns_are_those_of_float64(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).normal(100, 2, shape).astype(np.float32)
+    if not shape[-2]:
+        assert column_means(values).shape == column_variances(values).shape == (3, 2)
+        return
+    exact = values.astype(np.float64)
+    np.testing.assert_allclose(column_means(values), exact.mean(-2), rtol=3e-6)
+    np.testing.assert_allclose(column_variances(values), exact.var(-2), rtol=1e-4, atol=1e-9)
+
+
+def test_columns_too_large_for_float32_have_means_and_variances() -> None:
+    values = np.array([[1e38, 1.0], [3e38, 2.0], [3e38, 3.0]], np.float32)
+    exact = values.astype(np.float64)
+    np.testing.assert_allclose(column_means(values), exact.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(column_variances(values), exact.var(0), rtol=1e-6)

@@ -26,6 +26,11 @@ SMALL = (3, 4, 5, 6)
 CASES = [
     Case("Conv(x, W, B)", CONV, (3, 4, 9, 8)),
     Case("Conv<strides = [2, 3], dilations = [2, 1], pads = [2, 0, 1, 1]>(x, W, B)", CONV, (3, 4, 9, 8)),
+    Case("Conv(x, W, B)", "float[6,4,1,1] W, float[6] B", (3, 4, 9, 8)),
+    Case("Conv(x, W)", "float[6,4,1] W", (3, 4, 9)),
+    Case("Conv<strides = [2, 1]>(x, W, B)", "float[6,4,1,1] W, float[6] B", (3, 4, 9, 8)),
+    Case("Conv<pads = [1, 0, 0, 1]>(x, W, B)", "float[6,4,1,1] W, float[6] B", (3, 4, 9, 8)),
+    Case("Conv<group = 2>(x, W, B)", "float[6,2,1,1] W, float[6] B", (3, 4, 9, 8)),
     Case("Conv<group = 2, pads = [1, 1, 1, 1]>(x, W, B)", "float[6,2,3,2] W, float[6] B", (3, 4, 9, 8)),
     Case("Conv<group = 4, strides = [2, 2], pads = [1, 1, 1, 1]>(x, W)", "float[4,1,3,3] W", (3, 4, 9, 8)),
     Case("Conv<group = 4, pads = [1, 1, 1, 1]>(x, W)", "float[8,1,3,3] W", (3, 4, 9, 8)),
