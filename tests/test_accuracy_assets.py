@@ -112,7 +112,7 @@ def test_imagenet_networks_lose_little(assets: Path, name: str, bits: int, most:
     images = open_images(network.images)
     model = compress(network.path, Options(bits=bits, threads=1)).model.SerializeToString()
     before, after = (accuracy_on(m, images, network.preprocessing, 1, LIMIT).percent for m in (network.path, model))
-    assert after >= before - most
+    assert after >= before - most - 1e-9  # sums of floats
 
 
 BYTES = [(R56, "0.06", 5.0), ("squeezenet_v1.1_imagenet", "0.12", 8.0)]  # aims 5 and 6; the second on fewer images
@@ -128,7 +128,7 @@ def test_a_budget_of_bytes_is_met_on_disk_and_keeps_accuracy(
     assert 0.98 * limit <= out.stat().st_size <= limit
     images = open_images(network.images)
     before, after = (accuracy_on(m, images, network.preprocessing, 1, LIMIT).percent for m in (network.path, out))
-    assert after >= before - most
+    assert after >= before - most - 1e-9  # sums of floats
 
 
 def test_the_papers_setting_for_vgg_loses_little(assets: Path) -> None:
