@@ -24,7 +24,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.inverse import inverse_of
 from onnx_udfc.moments import Array, column_means, column_variances
 from onnx_udfc.reconstruct import Factor
 from onnx_udfc.sight import Bounds
@@ -157,7 +156,7 @@ def _fitted(places: Array, taps: Index, aim: _Aim) -> _Fit:
     strength = RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
     gram.flat[:: len(gram) + 1] += strength
     right = (seen.T @ aim.wanted).astype(np.float64) + strength * aim.start
-    weight = (inverse_of(gram) @ right).astype(np.float32)
+    weight = np.linalg.solve(gram, right).astype(np.float32)
     return _Fit(weight, aim.wanted - seen @ weight)
 
 

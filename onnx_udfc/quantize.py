@@ -16,7 +16,7 @@ Babai's nearest plane, arXiv 2507.18553): with H = R Rᵀ, R upper triangular, a
 
     (1) = ‖Rᵀx‖²,   so   w_i ← w_i − Σ_{j<i} x_j R_ji / R_ii   is the best value of column i given those before it.
 
-This needs one factorization and no inverse, and blocks of columns become matrix products.
+This needs one factorization (float64) and no inverse; blocks of columns become products (float32, in units of s).
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.inverse import inverse_of
 from onnx_udfc.reconstruct import Producer
 
 Double = NDArray[np.float64]
@@ -146,7 +145,7 @@ class _Elimination:
         d = len(consumer.gram)
         weight = consumer.weight.astype(np.float64)
         self.strength = ridge * max(float(np.trace(consumer.gram)) / d, 1e-30)
-        self.inverse, self.spread = inverse_of(consumer.gram + self.strength * np.eye(d)), weight @ weight.T
+        self.inverse, self.spread = np.linalg.inv(consumer.gram + self.strength * np.eye(d)), weight @ weight.T
         self.rows, self.count = consumer.rows.copy(), consumer.count
         self.present = self.rows[:, 0] >= 0
         self.gone = np.zeros(d, bool)
