@@ -56,7 +56,6 @@ ROWS = [
     Row(R20, 0.5, 32, 70.0),
     Row(R56, 0.3, 6, 92.5),
     Row(R56, 0.5, 4, 83.0),  # aim 88
-    Row("vgg16_cifar10_bn", 0.5, 32, 78.0),  # 2,304 unknowns, most channels nearly dead: what is inexact shows here
 ]
 
 
@@ -73,6 +72,11 @@ def top1(network: Classifier, options: Options) -> float:
 def test_top1(assets: Path, row: Row) -> None:
     options = Options(prune=row.prune, bits=row.bits, method=row.method, threads=1)
     assert top1(named(row.network, assets), options) >= row.least
+
+
+def test_wide_layers_of_nearly_dead_channels_are_solved_exactly_enough() -> None:
+    (network,) = classifiers(["vgg16_cifar10_bn"])
+    assert top1(network, Options(prune=0.5, allocate="uniform", align=1, threads=1)) >= 78
 
 
 def test_the_closed_forms_are_as_weak_as_published(assets: Path) -> None:
