@@ -13,8 +13,10 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,8 +162,10 @@ def peer_row(network: Classifier, name: str, args: argparse.Namespace) -> Row:
     out = args.out / "models" / f"{network.name}.{name}.onnx"
     inputs = calibration(network, "gaussian" if peer.inputs == "gaussian" else "real", args.out)
     script = str(Path(__file__).with_name("peers.py"))
-    command = [str(python), script, name, str(network.path), str(out), "--inputs", str(inputs)]
-    outcome = measured_process(command, args.threads)
+    with tempfile.TemporaryDirectory() as folder:  # a copy: one peer writes the shapes that it infers into its source
+        source = shutil.copyfile(network.path, Path(folder) / network.path.name)
+        command = [str(python), script, name, str(source), str(out), "--inputs", str(inputs)]
+        outcome = measured_process(command, args.threads)
     return finished(row, network, out, outcome, _own_seconds(outcome), args)
 
 
