@@ -159,7 +159,7 @@ def _level(diagonal: Floats) -> Floats:
 
 
 def _best_factor(
-    units: Columns, fmt: QuantFormat, factors: Floats, metric: Sequence[tuple[slice, NDArray[np.float32]]]
+    units: NDArray[np.float32], fmt: QuantFormat, factors: Floats, metric: Sequence[tuple[slice, NDArray[np.float32]]]
 ) -> Floats:
     """Factor (g, o) of least error for rows (g, o, d) in units of their scale at factor 1; no metric: G = I."""
     errors = []

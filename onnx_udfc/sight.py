@@ -99,14 +99,14 @@ class Sight:
         stream = np.float32(0) if self.stream is None else self.stream
         passed = np.clip(self.targets + stream, np.float32(bounds.low), np.float32(bounds.high))
         centered = self.patches - self.measured.mean[:, None].astype(np.float32)
+        level = self.targets.mean(1, keepdims=True)
         for _ in range(_ROUNDS):
             now = centered @ weight.transpose(0, 2, 1).astype(np.float32)
-            now += self.targets.mean(1, keepdims=True) + stream
+            now += level + stream
             _to_nearest_passing(now, passed, bounds)
             now -= stream
-            self.targets = now
-            aim = now - now.mean(1, keepdims=True)
-            cross = (centered.transpose(0, 2, 1) @ aim).astype(np.float64) / centered.shape[1]
+            self.targets, level = now, now.mean(1, keepdims=True)
+            cross = (centered.transpose(0, 2, 1) @ (now - level)).astype(np.float64) / centered.shape[1]
             weight = factor.solve(cross, prior)
         after = column_means(self.targets)
         self.moved, self.energy = after - before, energy(self.targets)
