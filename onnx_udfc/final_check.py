@@ -15,7 +15,7 @@ from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.export import SHAPES
 from onnx_udfc.feeds import evenly, input_specs, split
 from onnx_udfc.graph import Network
-from onnx_udfc.inputs import NetworkInputs, input_specs_of, make_inputs
+from onnx_udfc.inputs import NetworkInputs, image_count, input_specs_of, make_inputs
 from onnx_udfc.model_io import ROOMY, weight_bytes
 from onnx_udfc.options import Options
 from onnx_udfc.protos import skeleton
@@ -25,6 +25,7 @@ from onnx_udfc.sessions import Source, one_line, open_session
 OTHER_IMAGES = 1000  # added to the seed: the check does not look at the images that the repair has seen
 MOST_IMAGES = 32
 HEAVY = 1 << 28  # bytes of weights above which two networks are not in memory together
+LARGE = 1 << 26  # bytes of outputs above which they are not kept, but for a heavy network
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def check_result(original: Source, network: Network, model: onnx.ModelProto, opt
         feeds = list(split(input_specs(first), inputs.values, batch=8))
         if not feeds:
             raise ModelError("there are fewer inputs than its batch holds")
-        first = _Remembered(first, feeds) if heavy else _Original(first, feeds)
+        first = _answers(first, feeds, np.inf if heavy else LARGE)
     except (RequestError, ModelError) as error:
         first, fault = None, f"not run for its check: {error}"
     try:
@@ -75,17 +76,30 @@ def check_result(original: Source, network: Network, model: onnx.ModelProto, opt
     return Checked(None, (fault,)) if first is None else _compared(first, second, feeds, inputs)
 
 
+def _answers(session: Any, feeds: list[Any], most: float) -> _Original | _Remembered:
+    """The outputs for all feeds, so that no feed is run twice; the session itself where they take more bytes than that.
+
+    Raises:
+        ModelError: the network does not run.
+    """
+    names = [output.name for output in session.get_outputs()]
+    first = _run(session, names, feeds[0])
+    if sum(value.nbytes for value in first if isinstance(value, np.ndarray)) * len(feeds) > most:
+        return _Original(session)
+    return _Remembered(names, [_own(first), *(_own(_run(session, names, feed)) for feed in feeds[1:])])
+
+
+def _own(outputs: list[Any]) -> list[Any]:
+    """Copies of outputs: an array of onnxruntime keeps the memory that the session has ever taken."""
+    return [value.copy() if isinstance(value, np.ndarray) else value for value in outputs]
+
+
 class _Remembered:
-    """The outputs of a large network, which need not be in memory together with the one it is compared with."""
+    """The outputs of a network that need not be in memory together with the one it is compared with."""
 
-    def __init__(self, session: Any, feeds: list[Any]) -> None:
-        """Run all feeds.
-
-        Raises:
-            ModelError: the network does not run on them.
-        """
-        self._names = [output.name for output in session.get_outputs()]  # the outputs themselves keep the session
-        self._left = [[_own(value) for value in _run(session, self._names, feed)] for feed in feeds]
+    def __init__(self, names: list[str], runs: list[list[Any]]) -> None:
+        """Take what it gave for each of the feeds."""
+        self._names, self._left = names, runs
 
     def get_outputs(self) -> list[SimpleNamespace]:
         """The outputs' names, as a session has them."""
@@ -97,25 +111,15 @@ class _Remembered:
         return [found[name] for name in names]
 
 
-def _own(value: Any) -> Any:
-    """A copy of an output: onnxruntime's array keeps the memory that the session has ever taken."""
-    return value.copy() if isinstance(value, np.ndarray) else value
-
-
 class _Original:
     """A session of the original: where it fails, that is not the result's fault."""
 
-    def __init__(self, session: Any, feeds: list[Any]) -> None:
-        """Run the first of the feeds.
-
-        Raises:
-            ModelError: it does not run.
-        """
+    def __init__(self, session: Any) -> None:
+        """Stand for a session that has run once."""
         self._session = session
         self.get_outputs = session.get_outputs
-        self.run(None, feeds[0])
 
-    def run(self, names: list[str] | None, feed: Any) -> list[Any]:
+    def run(self, names: list[str], feed: Any) -> list[Any]:
         """The outputs.
 
         Raises:
@@ -124,7 +128,7 @@ class _Original:
         return _run(self._session, names, feed)
 
 
-def _run(session: Any, names: list[str] | None, feed: Any) -> list[Any]:
+def _run(session: Any, names: list[str], feed: Any) -> list[Any]:
     try:
         return list(session.run(names, feed))
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
@@ -143,7 +147,9 @@ def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs) 
 
 
 def _other_inputs(network: Network, options: Options) -> NetworkInputs:
-    asked = replace(options, images=None if options.calibrate else options.images)
+    specs = input_specs_of(network)
+    count = min(options.images or image_count(specs), MOST_IMAGES)
+    asked = replace(options, images=None if options.calibrate else count)
     return _few(network, make_inputs(network, asked, OTHER_IMAGES), options.images or MOST_IMAGES)
 
 
