@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,13 +27,14 @@ LIMIT = 300  # ImageNet images; the standard error of a difference of two networ
 
 
 class Row(NamedTuple):
-    """One compression and the least top-1 in percent."""
+    """One compression and the least top-1 in percent, of several seeds their mean."""
 
     network: str
     prune: float
     bits: int
     least: float
     method: str = "moments"
+    seeds: int = 1
 
 
 ROWS = [
@@ -42,7 +44,7 @@ ROWS = [
     Row(R56, 0.0, 6, 93.4, "none"),
     Row(F56, 0.0, 6, 93.4, "none"),
     Row(R56, 0.0, 6, 93.4),
-    Row(R56, 0.0, 4, 93.4),
+    Row(R56, 0.0, 4, 93.4, seeds=3),  # 93.8 with a deviation of 0.3: the last place of a float moves single seeds
     Row(F56, 0.0, 3, 92.4),  # aim 93.0; two images of 500 either way are chance
     Row(R56, 0.0, 2, 89.0),
     Row(R20, 0.0, 4, 90.2),
@@ -71,7 +73,8 @@ def top1(network: Classifier, options: Options) -> float:
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.network}-{r.method}-{r.prune:g}-{r.bits}")
 def test_top1(assets: Path, row: Row) -> None:
     options = Options(prune=row.prune, bits=row.bits, method=row.method, threads=1)
-    assert top1(named(row.network, assets), options) >= row.least
+    network = named(row.network, assets)
+    assert np.mean([top1(network, replace(options, seed=seed)) for seed in range(row.seeds)]) >= row.least
 
 
 def test_wide_layers_of_nearly_dead_channels_are_solved_exactly_enough() -> None:
