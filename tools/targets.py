@@ -185,7 +185,7 @@ def _measured(row: Target, original: Original, limit: int | None) -> tuple[float
 def main() -> None:
     """Print the rows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=list(TABLES))
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="all, if none is named")
     parser.add_argument("--networks", default="*", help="only these")
     parser.add_argument("--calibrate", help="real images in place of synthetic ones")
     parser.add_argument("--threads", type=int, default=2)
@@ -195,7 +195,7 @@ def main() -> None:
     args = parser.parse_args()
     common: dict[str, Any] = {"calibrate": args.calibrate, "threads": args.threads, "seed": args.seed}
     missed = 0
-    for name in args.tables:
+    for name in args.tables or TABLES:
         rows = [row for row in TABLES[name]() if fnmatch(row.network, args.networks)]
         rows = [replace(row, options=replace(row.options, **common | _scale(row, args.calibrate))) for row in rows]
         before = 0.0
