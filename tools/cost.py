@@ -10,6 +10,7 @@ machine does not change much; wall-clock seconds it does.
 import argparse
 import dataclasses
 import json
+import shlex
 import shutil
 import sys
 import tempfile
@@ -22,7 +23,7 @@ import onnx
 from tools.benchmark import REAL_IMAGES, Outcome, measured_process
 from tools.catalog import ROOTS
 
-SETTING = ("--prune", "0.5", "--bits", "4")
+SETTING = "--prune 0.5 --bits 4"
 CIFAR = {"resnet20": "resnet20_cifar10_bn", "resnet56": "resnet56_cifar10_bn", "vgg16half": "vgg16half_cifar10_bn"}
 
 
@@ -66,11 +67,13 @@ def input_shape(path: Path) -> list[int]:
     return [dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim[1:]]
 
 
-def ours(path: Path, folder: Path, threads: int, setting: tuple[str, ...]) -> Outcome:
+def ours(path: Path, folder: Path, threads: int, setting: str) -> Outcome:
     """This project's command line with its default method."""
     program = str(Path(sys.executable).with_name("onnx-udfc"))
     out = folder / f"{path.stem}.ours.onnx"
-    return measured_process([program, str(path), str(out), *setting, "--threads", str(threads), "--quiet"], threads)
+    return measured_process(
+        [program, str(path), str(out), *shlex.split(setting), "--threads", str(threads), "--quiet"], threads
+    )
 
 
 def quantize_static(path: Path, folder: Path, threads: int) -> Outcome:
@@ -110,7 +113,7 @@ def main() -> None:
     """Measures each network with both tools, one process at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["resnet20", "resnet56", "vgg16half", "resnet18", "resnet50"])
-    parser.add_argument("--setting", nargs="+", default=list(SETTING), help="options of onnx-udfc")
+    parser.add_argument("--setting", default=SETTING, help="options of onnx-udfc, in one argument")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-peer", action="store_true", help="this project's tool alone")
     parser.add_argument("--out", type=Path, default=Path("out/cost"))
@@ -119,8 +122,8 @@ def main() -> None:
     costs: list[Cost] = []
     for name in args.networks:
         path = source_of(name, args.out)
-        label = "onnx-udfc " + " ".join(args.setting)
-        costs.append(cost_of(name, label, path, ours(path, args.out, args.threads, tuple(args.setting))))
+        label = f"onnx-udfc {args.setting}"
+        costs.append(cost_of(name, label, path, ours(path, args.out, args.threads, args.setting)))
         if not args.no_peer:
             costs.append(cost_of(name, "quantize_static", path, quantize_static(path, args.out, args.threads)))
         print(markdown(costs[-2:] if not args.no_peer else costs[-1:]), flush=True)
