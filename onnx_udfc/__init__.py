@@ -8,8 +8,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnx_udfc.compress import Result, compress
     from onnx_udfc.options import Options
+    from onnx_udfc.pipeline import Result, compress
 
 __all__ = ["Options", "Result", "compress"]
 
@@ -31,5 +31,5 @@ def __getattr__(name: str) -> object:
     if name == "Options":
         return importlib.import_module("onnx_udfc.options").Options
     if name in __all__:
-        return getattr(importlib.import_module("onnx_udfc.compress"), name)
+        return getattr(importlib.import_module("onnx_udfc.pipeline"), name)
     raise AttributeError(f"module 'onnx_udfc' has no attribute {name!r}")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnx_udfc.activations import ActivationParams
-from onnx_udfc.decide import AUTO_WIDTHS
-from onnx_udfc.equalize import equalize
-from onnx_udfc.graph import Network
-from onnx_udfc.inputs import NetworkInputs
+from onnx_udfc.decide.counts_and_bits import AUTO_WIDTHS
+from onnx_udfc.decide.plan import FLOAT, Plan
+from onnx_udfc.emit.placement import Placement, activation_tensors, integer_bits
+from onnx_udfc.inputs.network_inputs import NetworkInputs
+from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.options import Options
-from onnx_udfc.placement import Placement, activation_tensors, integer_bits
-from onnx_udfc.plan import FLOAT, Plan
-from onnx_udfc.ranges import measure_ranges
+from onnx_udfc.repair.equalize import equalize
+from onnx_udfc.repair.ranges import measure_ranges
 
 
 def equalized(network: Network, inputs: NetworkInputs, options: Options) -> Network:

@@ -25,8 +25,8 @@ from olive.passes import Pass
 from olive.passes.pass_config import BasePassConfig, PassConfigParam
 from olive.search.search_parameter import Categorical
 
-from onnx_udfc.compress import compress
 from onnx_udfc.options import METHODS, TARGETS, Options, options_from
+from onnx_udfc.pipeline import compress
 
 NAME = "OnnxUDFC"
 _TYPES: dict[str, Any] = {

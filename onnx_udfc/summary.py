@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnx_udfc.channels import ChannelGroup, Channels
-from onnx_udfc.counts import Count, count, totals
-from onnx_udfc.emit import Emitted
-from onnx_udfc.final_check import Checked
-from onnx_udfc.graph import Network
-from onnx_udfc.layers import Layer
-from onnx_udfc.model_io import LoadedModel, model_bytes
-from onnx_udfc.options import Options
-from onnx_udfc.plan import FLOAT, Plan
-from onnx_udfc.repair import Repaired
-from onnx_udfc.report import (
+from onnx_udfc.channels.groups import ChannelGroup, Channels
+from onnx_udfc.channels.prune import Pruned
+from onnx_udfc.channels.shapes import resolve
+from onnx_udfc.decide.plan import FLOAT, Plan
+from onnx_udfc.emit.writer import Emitted
+from onnx_udfc.evaluate.final_check import Checked
+from onnx_udfc.evaluate.report import (
     Fidelity,
     GroupReport,
     LayerLoss,
@@ -26,8 +22,12 @@ from onnx_udfc.report import (
     SkipReport,
     this_tool,
 )
-from onnx_udfc.rewrite import Pruned
-from onnx_udfc.shapes import resolve
+from onnx_udfc.model.counts import Count, count, totals
+from onnx_udfc.model.files import LoadedModel, model_bytes
+from onnx_udfc.model.layers import Layer
+from onnx_udfc.model.network import Network
+from onnx_udfc.options import Options
+from onnx_udfc.repair.refit import Repaired
 
 
 @dataclass(frozen=True)

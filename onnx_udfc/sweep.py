@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_udfc.compress import Original, compress, read_original
 from onnx_udfc.errors import UdfcError
-from onnx_udfc.grid import Grid
-from onnx_udfc.labelled_images import Labelled
-from onnx_udfc.machine import cores
-from onnx_udfc.model_io import save
+from onnx_udfc.evaluate.report import Report, this_tool
+from onnx_udfc.inputs.image_files import Labelled
+from onnx_udfc.model.files import save
 from onnx_udfc.options import Options
+from onnx_udfc.pipeline import Original, compress, read_original
 from onnx_udfc.progress import Callbacks, Silent
-from onnx_udfc.report import Report, this_tool
-from onnx_udfc.sessions import Source, open_session
+from onnx_udfc.runtime.machine import cores
+from onnx_udfc.runtime.sessions import Source, open_session
+from onnx_udfc.sweep_grid import Grid
 from onnx_udfc.sweep_table import SweepRow, SweepTable
 
 _POLL = 0.5  # seconds between looks at what other processes have finished

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from html import escape
 from typing import Any
 
-from onnx_udfc import svg
-from onnx_udfc.html import page, table
-from onnx_udfc.report import plain, this_tool
+from onnx_udfc.evaluate import svg
+from onnx_udfc.evaluate.html import page, table
+from onnx_udfc.evaluate.report import plain, this_tool
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from onnx_udfc.options import Options
-from onnx_udfc.report import (
+from onnx_udfc.evaluate.report import (
     Fidelity,
     GroupReport,
     Histogram,
@@ -20,6 +19,7 @@ from onnx_udfc.report import (
     SkipReport,
     this_tool,
 )
+from onnx_udfc.options import Options
 
 ROOT = Path(__file__).resolve().parents[1]
 

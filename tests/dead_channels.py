@@ -9,8 +9,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_udfc.channels import ChannelGroup, Channels, Slot
-from onnx_udfc.graph import Network
+from onnx_udfc.channels.groups import ChannelGroup, Channels, Slot
+from onnx_udfc.model.network import Network
 
 Keep = Mapping[str, NDArray[np.int64]]
 

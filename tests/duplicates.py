@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.channels import ChannelGroup, Channels, Slot
-from onnx_udfc.graph import Network
+from onnx_udfc.channels.groups import ChannelGroup, Channels, Slot
+from onnx_udfc.model.network import Network
 
 Keep = Mapping[str, NDArray[np.int64]]
 Array = NDArray[np.floating]

@@ -11,11 +11,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnx_udfc.activations import ActivationParams, search_range
-from onnx_udfc.emit import Emitted, activation_tensors, emit
-from onnx_udfc.graph import Network, read
-from onnx_udfc.placement import Placement
-from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
+from onnx_udfc.emit.placement import Placement
+from onnx_udfc.emit.writer import Emitted, activation_tensors, emit
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.numerics.activation_grids import ActivationParams, search_range
+from onnx_udfc.numerics.grids import FORMATS, QuantParams, round_nearest, search_scale
 
 Value = NDArray[Any]
 Values = dict[str, Value]

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
-from onnx_udfc.graph import Network, read
+from onnx_udfc.model.network import Network, read
 
 
 def small_model(text: str, opset: int = 21, seed: int = 0) -> onnx.ModelProto:

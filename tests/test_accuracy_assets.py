@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from onnx_udfc import Options, compress
-from onnx_udfc.labelled_images import open_images
+from onnx_udfc.inputs.image_files import open_images
 from tools.catalog import Classifier, classifiers
 from tools.evaluate import accuracy_on
 from tools.reproduce import options_for, paper_settings

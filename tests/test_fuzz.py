@@ -41,7 +41,7 @@ def test_faults_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         raise KeyError("no such thing")
 
     monkeypatch.setattr(
-        importlib.import_module("onnx_udfc.compress"), "load", fail
+        importlib.import_module("onnx_udfc.pipeline"), "load", fail
     )  # the package's attribute is the function
     tally = Tally()
     examine(b"anything", ("--bits", "8"), tmp_path, tally)

@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from onnx_udfc.emit import emit
-from onnx_udfc.sessions import open_session
+from onnx_udfc.emit.writer import emit
+from onnx_udfc.runtime.sessions import open_session
 from tests.quantized_graphs import image, nearest, quantized, run, two_convs
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}

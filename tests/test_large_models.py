@@ -14,12 +14,14 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from onnx_udfc import external, final_check, model_io
-from onnx_udfc.compress import Result, compress
 from onnx_udfc.errors import CheckError
+from onnx_udfc.evaluate import final_check
+from onnx_udfc.evaluate.validate import validate
+from onnx_udfc.model import external
+from onnx_udfc.model import files as model_io
 from onnx_udfc.options import Options
-from onnx_udfc.sessions import open_session
-from onnx_udfc.validate import validate
+from onnx_udfc.pipeline import Result, compress
+from onnx_udfc.runtime.sessions import open_session
 from tools.large_model import SIZE, build, runs
 from tools.large_model import compress as run_command
 
@@ -54,7 +56,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def lowered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits at which that model is large: its weights are mapped, and what is written has external data."""
-    for module in ("model_io", "final_check"):
+    for module in ("model.files", "evaluate.final_check"):
         monkeypatch.setattr(importlib.import_module(f"onnx_udfc.{module}"), "ROOMY", 1)
     monkeypatch.setattr(final_check, "HEAVY", 1)
     monkeypatch.setattr(external, "INLINE_TENSOR", 1 << 14)
@@ -106,7 +108,7 @@ def test_attribution_and_validation_of_large_models(source: Path, tmp_path: Path
 @pytest.mark.usefixtures("lowered")
 def test_a_large_result_that_does_not_load_is_refused(source: Path) -> None:
     loaded = model_io.load(source)
-    network = importlib.import_module("onnx_udfc.graph").read(loaded.model)
+    network = importlib.import_module("onnx_udfc.model.network").read(loaded.model)
     broken = network.to_model()
     broken.graph.node[0].op_type, broken.graph.node[0].domain = "NoSuchOperator", "custom"
     broken.opset_import.append(onnx.helper.make_opsetid("custom", 1))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from onnx_udfc.cli_options import as_toml
+from onnx_udfc.cli.options import as_toml
 from onnx_udfc.errors import GateError, RequestError
 from onnx_udfc.goals import (
     VALIDATE_REQUIREMENTS,
@@ -18,8 +18,8 @@ from onnx_udfc.goals import (
     parse_budget,
     parse_requirement,
 )
-from onnx_udfc.grid import Grid, parse_activations, parse_bits, parse_floats
 from onnx_udfc.options import Options, options_from
+from onnx_udfc.sweep_grid import Grid, parse_activations, parse_bits, parse_floats
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prune": 1.0}, "--prune"),
@@ -70,7 +70,8 @@ def test_bits_accepted(bits: int) -> None:
 
 
 def test_importing_options_is_light() -> None:
-    code = "import sys, onnx_udfc.options, onnx_udfc.report; print('numpy' in sys.modules or 'onnx' in sys.modules)"
+    modules = "onnx_udfc.options, onnx_udfc.evaluate.report"
+    code = f"import sys, {modules}; print('numpy' in sys.modules or 'onnx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

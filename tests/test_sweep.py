@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_udfc.compress import compress
 from onnx_udfc.errors import UdfcError
-from onnx_udfc.grid import Grid
-from onnx_udfc.labelled_images import Labelled
+from onnx_udfc.inputs.image_files import Labelled
 from onnx_udfc.options import Options
+from onnx_udfc.pipeline import compress
 from onnx_udfc.sweep import sweep
+from onnx_udfc.sweep_grid import Grid
 from tests.command_line import call, small_classifier
 
 GRID = Grid((0.0, 0.5), (8, 4), (None,))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_udfc.latency import Run, paired_latency
+from onnx_udfc.runtime.latency import Run, paired_latency
 from tools.catalog import Classifier, classifiers, image_sets
 from tools.evaluate import session
 from tools.peers import PEERS, Peer

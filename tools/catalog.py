@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_udfc.labelled_images import ImageSet, Preprocessing, open_images
+from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from tools import labelled
 from tools.evaluate import accuracy_on, manifest_preprocessing
 

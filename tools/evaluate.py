@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
-from onnx_udfc.labelled_images import ImageSet, Preprocessing, open_images
+from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

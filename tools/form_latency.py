@@ -16,12 +16,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_udfc.activations import ActivationParams, search_range
-from onnx_udfc.emit import activation_tensors, emit
-from onnx_udfc.graph import Network, read
-from onnx_udfc.placement import Placement
-from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
-from onnx_udfc.sessions import open_session
+from onnx_udfc.emit.placement import Placement
+from onnx_udfc.emit.writer import activation_tensors, emit
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.numerics.activation_grids import ActivationParams, search_range
+from onnx_udfc.numerics.grids import FORMATS, QuantParams, round_nearest, search_scale
+from onnx_udfc.runtime.sessions import open_session
 
 Image = NDArray[np.float32]
 

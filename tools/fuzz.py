@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from onnx_udfc import cli
-from onnx_udfc.sessions import open_session
+from onnx_udfc.runtime.sessions import open_session
 from tests.random_graphs import RandomGraph
 
 SECONDS = 60.0

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from onnx_udfc.cli_text import summary
-from onnx_udfc.compress import compress
-from onnx_udfc.html import to_html
+from onnx_udfc.cli.text import summary
+from onnx_udfc.evaluate.html import to_html
 from onnx_udfc.options import Options
+from onnx_udfc.pipeline import compress
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "pictures"

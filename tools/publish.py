@@ -18,7 +18,7 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
-from onnx_udfc.labelled_images import ImageSet, open_images
+from onnx_udfc.inputs.image_files import ImageSet, open_images
 from tools import labelled
 from tools.evaluate import ASSETS, DEV_IMAGES, MODELS, accuracy_on, manifest_preprocessing
 from tools.export import InputSpec, to_onnx

@@ -25,9 +25,9 @@ from typing import Any
 
 import onnx
 
-from onnx_udfc.compress import Original, compress, read_original
 from onnx_udfc.errors import UdfcError
 from onnx_udfc.options import Options, options_from
+from onnx_udfc.pipeline import Original, compress, read_original
 from tools.catalog import Classifier, classifiers, dataset_path, prepared
 
 METHODS = ("none", "merge", "udfc", "moments", "moments-global")

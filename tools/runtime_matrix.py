@@ -24,13 +24,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_udfc.activations import ActivationParams, search_range
-from onnx_udfc.emit import TARGETS, activation_tensors, emit
-from onnx_udfc.graph import Network, read
-from onnx_udfc.placement import Placement
-from onnx_udfc.quantize import FORMATS, QuantParams, round_nearest, search_scale
-from onnx_udfc.runtime_check import INTEGER_KERNELS
-from onnx_udfc.sessions import open_session
+from onnx_udfc.emit.placement import Placement
+from onnx_udfc.emit.writer import TARGETS, activation_tensors, emit
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.numerics.activation_grids import ActivationParams, search_range
+from onnx_udfc.numerics.grids import FORMATS, QuantParams, round_nearest, search_scale
+from onnx_udfc.runtime.kernels import INTEGER_KERNELS
+from onnx_udfc.runtime.sessions import open_session
 
 VERSIONS = ("1.20.1", "1.22.1", "1.23.2", "1.24.4", "1.26.0", "newest")
 GRAPH = """

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
 
-from onnx_udfc.compress import Original, compress, read_original
 from onnx_udfc.options import Options
+from onnx_udfc.pipeline import Original, compress, read_original
 from tools.evaluate import ASSETS, accuracy, manifest_entry, manifest_preprocessing
 from tools.reproduce import paper_settings
 

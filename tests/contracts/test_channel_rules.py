@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from onnx_udfc.channels import find_groups
-from onnx_udfc.graph import read
-from onnx_udfc.ops import CHANNEL_RULES, ELEMENTWISE, PASSING, QUANTIZED, REDUCTION, RESIDUAL
-from onnx_udfc.rewrite import prune
+from onnx_udfc.channels.groups import find_groups
+from onnx_udfc.channels.prune import prune
+from onnx_udfc.channels.rules.table import CHANNEL_RULES, ELEMENTWISE, PASSING, QUANTIZED, REDUCTION, RESIDUAL
+from onnx_udfc.model.network import read
 from tests.dead_channels import kill, largest, outputs, random_feeds
 from tests.small_graphs import small_model
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_udfc.activations import ActivationParams
-from onnx_udfc.emit import TARGETS, Emitted, activation_tensors, emit
-from onnx_udfc.graph import Network
-from onnx_udfc.placement import Placement
-from onnx_udfc.quantize import FORMATS, QuantParams
-from onnx_udfc.runtime_check import check_runtime
+from onnx_udfc.emit.placement import Placement
+from onnx_udfc.emit.writer import TARGETS, Emitted, activation_tensors, emit
+from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.activation_grids import ActivationParams
+from onnx_udfc.numerics.grids import FORMATS, QuantParams
+from onnx_udfc.runtime.kernels import check_runtime
 from tests.quantized_graphs import Values, fetch, nearest, network_of, ranges, run, simulate
 
 IMAGE, FLAT, LINE = "(float[2,8,6,6] x)", "(float[3,8] x)", "(float[2,8,9] x)"

@@ -8,15 +8,15 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_udfc import options
-from onnx_udfc.absorb import absorb
-from onnx_udfc.channels import find_groups
-from onnx_udfc.compress import compress
-from onnx_udfc.graph import read
-from onnx_udfc.plan import prunable, removals
-from onnx_udfc.reconstruct import METHODS, Producer
-from onnx_udfc.rewrite import prune
-from onnx_udfc.select import CRITERIA, MEASURED
-from onnx_udfc.sessions import open_session
+from onnx_udfc.channels.groups import find_groups
+from onnx_udfc.channels.prune import prune
+from onnx_udfc.decide.plan import prunable, removals
+from onnx_udfc.model.network import read
+from onnx_udfc.numerics.elimination import CRITERIA, MEASURED
+from onnx_udfc.numerics.reconstruct import METHODS, Producer
+from onnx_udfc.pipeline import compress
+from onnx_udfc.repair.absorb import absorb
+from onnx_udfc.runtime.sessions import open_session
 from tests.small_graphs import small_model
 
 NAMES = list(METHODS)

@@ -14,10 +14,10 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from onnx_udfc.activations import ActivationParams
-from onnx_udfc.emit import activation_tensors, emit
-from onnx_udfc.graph import Network, read
-from onnx_udfc.model_io import load
+from onnx_udfc.emit.writer import activation_tensors, emit
+from onnx_udfc.model.files import load
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.numerics.activation_grids import ActivationParams
 from tests.quantized_graphs import nearest, network_of
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnx_udfc.activations import ActivationParams
-from onnx_udfc.emit import activation_tensors, emit
-from onnx_udfc.graph import Network, read
-from onnx_udfc.model_io import load
-from onnx_udfc.quantize import QuantParams
-from onnx_udfc.runtime_check import check_runtime
+from onnx_udfc.emit.writer import activation_tensors, emit
+from onnx_udfc.model.files import load
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.numerics.activation_grids import ActivationParams
+from onnx_udfc.numerics.grids import QuantParams
+from onnx_udfc.runtime.kernels import check_runtime
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -11,14 +11,14 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_udfc.channels import find_groups
-from onnx_udfc.counts import count, totals
+from onnx_udfc.channels.groups import find_groups
+from onnx_udfc.channels.prune import prune
+from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.errors import UdfcError
-from onnx_udfc.graph import Network, read
-from onnx_udfc.model_io import load
-from onnx_udfc.rewrite import prune
-from onnx_udfc.sessions import open_session
-from onnx_udfc.shapes import resolve
+from onnx_udfc.model.counts import count, totals
+from onnx_udfc.model.files import load
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.runtime.sessions import open_session
 from tests.dead_channels import kill, largest, outputs, random_feeds
 
 PACKAGE = Path(onnx.__file__).parent / "backend" / "test" / "data"

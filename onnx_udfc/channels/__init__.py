@@ -1,0 +1,1 @@
+"""Which channels are one, which may go, and taking them out."""

@@ -1,0 +1,1 @@
+"""What each operator does to channels: one row an operator in `table.py`."""

@@ -1,0 +1,181 @@
+"""Channel rules of the operators that work value by value, along one axis, or over space."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_udfc.channels.labels import Flow, Ids, along
+
+FIXED_PARTNER = "it is combined with a tensor whose channels cannot be removed"
+ACROSS = "it is combined with channels that lie along another axis"
+
+
+def passing(flow: Flow, node: gs.Node) -> None:
+    """The first output has the channels of the first input; further inputs are scalars."""
+    flow.put(node.outputs[0], flow.get(node.inputs[0]))
+
+
+def spatial(flow: Flow, node: gs.Node) -> None:
+    """Pooling and the like: channels along axis 1 pass, all other axes may change."""
+    ids = flow.line(node, node.inputs[0], 1)
+    if len(node.outputs) > 1 and node.outputs[1].outputs:
+        flow.bar(ids, node, "positions of its maxima are used")
+    for tensor in node.outputs:
+        if ids is not None and tensor.name:
+            flow.put(tensor, along(ids, 1, len(flow.known(tensor))))
+
+
+def elementwise(flow: Flow, node: gs.Node) -> None:
+    """Broadcasting operator: equal channels are united, constants per channel are sliced."""
+    combine(flow, node, residual=False)
+
+
+def residual_sum(flow: Flow, node: gs.Node) -> None:
+    """As `elementwise`; the channels that meet here form a stream."""
+    combine(flow, node, residual=True)
+
+
+def combine(flow: Flow, node: gs.Node, residual: bool) -> None:
+    """See `elementwise`."""
+    rank = len(flow.known(node.outputs[0]))
+    data = [i for i, t in enumerate(node.inputs) if not isinstance(t, gs.Constant) and not t.is_empty()]
+    sizes = {i: (1,) * (rank - len(s)) + s for i, s in ((i, flow.known(node.inputs[i])) for i in data)}
+    ids = {i: x.reshape((1,) * (rank - x.ndim) + x.shape) for i in data if (x := flow.get(node.inputs[i])) is not None}
+    axes = {i: {a + rank - len(flow.known(node.inputs[i])) for a in flow.axes(node.inputs[i])} for i in ids}
+    parts = {i: Part(sizes[i], ids.get(i), frozenset(axes.get(i, ()))) for i in data}
+    for i, part in parts.items():
+        if part.ids is not None and not all(_follows(part, parts[j]) for j in data if j != i):
+            flow.bar(part.ids, node, FIXED_PARTNER)
+    for i, j in combinations(ids, 2):
+        if _meet(parts[i], parts[j]):
+            flow.unite(ids[i], ids[j], node, residual)
+        elif any(sizes[j][axis] == 1 for axis in axes[i]):
+            flow.bar(ids[j], node, ACROSS)
+            flow.bar(ids[i], node, ACROSS)
+    if ids:
+        widest = max(ids, key=lambda i: len(axes[i]))
+        out, along_axes = ids[widest], axes[widest]
+        for i, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant):
+                out, along_axes = _constant(flow, node, i, out, along_axes)
+        flow.put(node.outputs[0], out)
+
+
+class Part(NamedTuple):
+    """An input of an element-wise operator: its shape, ids and their axes, all with the rank of the output."""
+
+    size: tuple[int, ...]
+    ids: Ids | None
+    axes: frozenset[int]
+
+
+def _meet(a: Part, b: Part) -> bool:
+    """Whether two tensors carry channels along a common axis, or one channel each."""
+    if a.ids is None or b.ids is None:
+        return False
+    return bool(a.axes & b.axes) or not (a.axes or b.axes)
+
+
+def _follows(part: Part, other: Part) -> bool:
+    """Whether ids may be removed although another tensor takes part: it has the same channels, or one value for all."""
+    if _meet(part, other):
+        return bool(part.axes) or part.size == other.size
+    return bool(part.axes) and all(other.size[axis] == 1 for axis in part.axes)
+
+
+def _constant(flow: Flow, node: gs.Node, index: int, out: Ids, axes: set[int]) -> tuple[Ids, set[int]]:
+    """Slice a constant along the axis of the channels; returns the ids of the output and their axes."""
+    shape = (1,) * (out.ndim - len(node.inputs[index].shape)) + tuple(node.inputs[index].shape)
+    touched = sorted(axis for axis in axes if shape[axis] > 1)
+    if not touched:
+        if not axes and any(dim > 1 for dim in shape):
+            flow.bar(out, node, "its only channel is spread over several")
+        return out, axes
+    axis = touched[0]
+    rows = np.moveaxis(out, axis, 0).reshape(out.shape[axis], -1)
+    if rows.shape[1] > 1:
+        flow.unite(rows[:, 1:], rows[:, :1], node)
+    offset = out.ndim - len(node.inputs[index].shape)
+    flow.link(node, index, "link", axis - offset, rows[:, 0])
+    return along(rows[:, 0], axis, out.ndim), {axis}
+
+
+def reduction(flow: Flow, node: gs.Node) -> None:
+    """Channels pass if no reduced axis carries them."""
+    ids = flow.get(node.inputs[0])
+    axes = _axes(flow, node)
+    if ids is None:
+        return
+    if axes is None:
+        flow.bar(ids, node, f"{node.op} reduces over axes that are only known at run time")
+        return
+    if not axes and not node.attrs.get("noop_with_empty_axes", 0):
+        axes = list(range(ids.ndim))
+    reduce_axes(flow, node, ids, axes, bool(node.attrs.get("keepdims", 1)))
+
+
+def reduce_axes(flow: Flow, node: gs.Node, ids: Ids, axes: list[int], keep_axes: bool) -> None:
+    """The ids after a reduction over some axes, which must not carry any."""
+    axes = [axis % ids.ndim for axis in axes]
+    carried = flow.axes(node.inputs[0]) or {1}
+    if any(axis in carried for axis in axes):
+        flow.bar(ids, node, f"{node.op} reduces over its channels")
+    else:
+        out = ids if keep_axes else np.squeeze(ids, tuple(axes))
+        for tensor in node.outputs:
+            flow.put(tensor, out)
+
+
+def _axes(flow: Flow, node: gs.Node) -> list[int] | None:
+    value: NDArray[np.generic] | None = np.asarray(node.attrs.get("axes", []), np.int64)
+    if len(node.inputs) > 1:
+        value = flow.value(node, 1)
+    return None if value is None else [int(axis) for axis in value.reshape(-1)]
+
+
+def arg_reduction(flow: Flow, node: gs.Node) -> None:
+    """ArgMax and ArgMin over one axis."""
+    ids = flow.get(node.inputs[0])
+    if ids is not None:
+        reduce_axes(flow, node, ids, [int(node.attrs.get("axis", 0))], bool(node.attrs.get("keepdims", 1)))
+
+
+def over_axis(flow: Flow, node: gs.Node) -> None:
+    """Softmax and the like: values along one axis depend on each other, so that axis must keep its channels."""
+    ids = flow.get(node.inputs[0])
+    if ids is None:
+        return
+    old_softmax = node.op in ("Softmax", "LogSoftmax", "Hardmax") and flow.network.graph.opset < 13
+    axis = int(node.attrs.get("axis", 1 if old_softmax else -1)) % ids.ndim
+    last = ids.ndim if old_softmax else axis + 1
+    if any(axis <= a < last for a in flow.axes(node.inputs[0])):
+        flow.bar(ids, node, f"{node.op} runs over its channels")
+        if node.op == "TopK":
+            return
+    for tensor in node.outputs:
+        flow.put(tensor, ids)
+
+
+def cumulative(flow: Flow, node: gs.Node) -> None:
+    """CumSum along an axis that carries no channels."""
+    ids, axis = flow.get(node.inputs[0]), flow.value(node, 1)
+    if ids is None:
+        return
+    if axis is None or axis.size != 1 or int(axis.reshape(-1)[0]) % ids.ndim in flow.axes(node.inputs[0]):
+        flow.bar(ids, node, f"{node.op} runs over its channels")
+    flow.put(node.outputs[0], ids)
+
+
+def mean_variance_norm(flow: Flow, node: gs.Node) -> None:
+    """Normalized over some axes, which must not carry channels."""
+    ids = flow.get(node.inputs[0])
+    if ids is None:
+        return
+    if any(axis % ids.ndim in flow.axes(node.inputs[0]) for axis in node.attrs.get("axes", [0, 2, 3])):
+        flow.bar(ids, node, f"{node.op} normalizes over its channels")
+    flow.put(node.outputs[0], ids)

@@ -1,0 +1,142 @@
+"""CHANNEL_RULES: how channels flow through every operator. A new operator is one row here and one in the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import onnx_graphsurgeon as gs
+
+from onnx_udfc.channels.labels import Flow
+from onnx_udfc.channels.rules import elementwise as value_ops
+from onnx_udfc.channels.rules import layers as layer_ops
+from onnx_udfc.channels.rules import shape as shape_ops
+
+ChannelRule = Callable[[Flow, gs.Node], None]
+
+
+def _shape_reading(_flow: Flow, _node: gs.Node) -> None:
+    """Shape: what is computed from it follows the channels at run time."""
+
+
+def _counting(flow: Flow, node: gs.Node) -> None:
+    flow.bar(flow.get(node.inputs[0]), node, "the number of its values is used in a computation")
+
+
+def _quantized(flow: Flow, node: gs.Node) -> None:
+    for tensor in node.inputs:
+        flow.bar(flow.get(tensor), node, "it is already quantized")
+
+
+PASSING = (
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "CastLike", "Ceil", "Celu", "Clip",
+    "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity",
+    "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink",
+    "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+)  # fmt: skip
+ELEMENTWISE = (
+    "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "Max", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Where", "Xor",
+)  # fmt: skip
+RESIDUAL = ("Add", "Mean", "Sub", "Sum")
+SPATIAL = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
+REDUCTION = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+OVER_AXIS = ("Hardmax", "LogSoftmax", "LpNormalization", "Softmax", "TopK")
+QUANTIZED = (
+    "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul",
+    "QuantizeLinear",
+)  # fmt: skip
+
+CHANNEL_RULES: dict[str, ChannelRule] = {
+    **dict.fromkeys(PASSING, value_ops.passing),
+    **dict.fromkeys(ELEMENTWISE, value_ops.elementwise),
+    **dict.fromkeys(RESIDUAL, value_ops.residual_sum),
+    **dict.fromkeys(SPATIAL, value_ops.spatial),
+    **dict.fromkeys(REDUCTION, value_ops.reduction),
+    **dict.fromkeys(OVER_AXIS, value_ops.over_axis),
+    **dict.fromkeys(QUANTIZED, _quantized),
+    "ArgMax": value_ops.arg_reduction,
+    "ArgMin": value_ops.arg_reduction,
+    "BatchNormalization": layer_ops.batch_norm,
+    "Affine": value_ops.passing,
+    "Concat": shape_ops.concat,
+    "Conv": layer_ops.conv,
+    "ConvTranspose": layer_ops.conv_transpose,
+    "Crop": value_ops.spatial,
+    "CumSum": value_ops.cumulative,
+    "DepthToSpace": shape_ops.depth_to_space,
+    "Expand": shape_ops.expand,
+    "Flatten": shape_ops.reshape,
+    "Gather": shape_ops.gather,
+    "Gemm": layer_ops.gemm,
+    "GroupNormalization": layer_ops.group_norm,
+    "InstanceNormalization": layer_ops.instance_norm,
+    "LRN": layer_ops.local_response_norm,
+    "LayerNormalization": layer_ops.layer_norm,
+    "MatMul": layer_ops.matmul,
+    "MeanVarianceNormalization": value_ops.mean_variance_norm,
+    "Pad": shape_ops.pad,
+    "Reshape": shape_ops.reshape,
+    "Resize": shape_ops.resize,
+    "Shape": _shape_reading,
+    "Size": _counting,
+    "Slice": shape_ops.slice_,
+    "SpaceToDepth": shape_ops.space_to_depth,
+    "Split": shape_ops.split,
+    "Squeeze": shape_ops.reshape,
+    "Tile": shape_ops.tile,
+    "Transpose": shape_ops.transpose,
+    "Unsqueeze": shape_ops.reshape,
+    "Upsample": shape_ops.resize,
+}
+
+
+def propagate(flow: Flow) -> None:
+    """Run the rules over all nodes, in order; the outputs of the network are barriers."""
+    graph = flow.network.graph
+    for node in graph.nodes:
+        outer = _outer_names(node)
+        carries = any(t.name in flow.labels for t in node.inputs) or any(name in flow.labels for name in outer)
+        if carries or node.name in flow.network.layers:
+            _apply(flow, node, outer)
+    for tensor in graph.outputs:
+        if tensor.name in flow.labels:
+            end = tensor.inputs[0]
+            flow.bar(flow.labels[tensor.name], end, "it is an output of the network", tensor.name)
+
+
+def _apply(flow: Flow, node: gs.Node, outer: set[str]) -> None:
+    rule = CHANNEL_RULES.get(node.op)
+    blocked: str | None = None
+    if node.domain not in (None, "", "ai.onnx"):
+        blocked = f"it feeds {node.domain}.{node.op}, an operator that is not of the ONNX standard"
+    elif outer:
+        blocked = f"it feeds the control flow of a {node.op} node"
+    elif rule is None:
+        blocked = f"it feeds {node.op}, through which channels cannot be followed"
+    elif any(flow.size(t) is None for t in [*node.inputs, *node.outputs] if t.name):
+        blocked = f"shapes around {node.op} are not known"
+    if blocked is None and rule is not None:
+        blocked = flow.apply(rule, node)
+    if blocked:
+        for name in {t.name for t in node.inputs} | outer:
+            flow.bar(flow.labels.get(name), node, blocked)
+
+
+def _outer_names(node: gs.Node) -> set[str]:
+    """Names of all tensors that the node's subgraphs read; inner names do no harm, they carry no labels."""
+    names: set[str] = set()
+    for graph in _subgraphs(node):
+        for inner in graph.nodes:
+            names |= {t.name for t in inner.inputs} | _outer_names(inner)
+        names |= {t.name for t in graph.outputs}
+    return names
+
+
+def _subgraphs(node: gs.Node) -> Iterator[gs.Graph]:
+    for value in node.attrs.values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, gs.Graph):
+                yield item

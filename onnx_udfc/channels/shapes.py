@@ -1,0 +1,204 @@
+"""Concrete shapes of all tensors of a network, and the values of its small integer tensors.
+
+Channel labels need sizes, not symbols: dynamic dimensions are replaced by plausible ones. The shapes come from onnx
+shape inference on a copy without its large weights; what it cannot know is asked of onnxruntime, run once on zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import helper, shape_inference
+
+from onnx_udfc.model.network import Network
+from onnx_udfc.runtime.sessions import open_session
+
+Size = tuple[int, ...]
+LARGE = 1024  # constants with more elements hold weights, not shapes
+SPATIAL = (224, 32, 28, 64, 96, 112, 128, 192, 256, 299, 320, 384, 416, 512, 640)  # tried in this order
+DEFAULT_LENGTH = 64
+MAX_ELEMENTS = 1 << 28  # no run that would take more than this many elements at an input
+CUTTING_INPUTS = {"Slice": (1, 2, 3, 4), "Gather": (1,), "Split": (1,), "Pad": (1, 3), "Tile": (1,)}
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What is known of the tensors of a network.
+
+    Attributes:
+        sizes: tensor name → shape, with dynamic dimensions replaced by plausible ones; absent where unknown.
+        values: tensor name → value, of constants that hold shapes, indices and the like, and of computed ones.
+    """
+
+    sizes: Mapping[str, Size]
+    values: Mapping[str, NDArray[Any]]
+
+
+def resolve(network: Network, inputs: Mapping[str, Size] | None = None) -> Shapes:
+    """Shapes of all tensors of the top-level graph.
+
+    Args:
+        network: the network; not changed.
+        inputs: shapes of graph inputs, where they are not to be guessed.
+    """
+    first = None
+    for spatial in SPATIAL:
+        shapes = _resolve(network, inputs or {}, spatial)
+        first = first or shapes
+        if _fit(network, shapes):
+            return shapes
+        if all(_is_fixed(t.shape) or t.name in (inputs or {}) for t in network.graph.inputs):
+            break
+    assert first is not None
+    return first
+
+
+def _is_fixed(shape: Any) -> bool:
+    """Whether an image input leaves nothing but its batch open."""
+    return shape is None or len(shape) < 4 or all(isinstance(d, int | np.integer) and d > 0 for d in shape[2:])
+
+
+def _fit(network: Network, shapes: Shapes) -> bool:
+    """Whether every layer whose input's shape is known gets as many channels as it expects: a Flatten may not fit."""
+    found = 0
+    for layer in network.layers.values():
+        size = shapes.sizes.get(layer.node.inputs[0].name)
+        found += size is not None
+        if size is not None and size[1 if layer.kind.startswith("conv") else -1] != layer.in_channels:
+            return False
+    return found > 0 or not network.layers
+
+
+def _resolve(network: Network, inputs: Mapping[str, Size], spatial: int) -> Shapes:
+    """Shapes for images of one size."""
+    model, values = _skeleton(network, inputs, spatial)
+    try:
+        inferred = shape_inference.infer_shapes(model, data_prop=True)
+    except (shape_inference.InferenceError, RuntimeError, ValueError):
+        inferred = model
+    sizes = _declared_sizes(inferred)
+    written = {name for node in model.graph.node for name in node.output if name}
+    unsized = sorted(written - set(sizes))
+    unvalued = sorted(_unvalued(model, values) & written)
+    if unsized or unvalued:
+        measured, computed = _measure(model, unsized, unvalued)
+        sizes |= measured
+        values |= computed
+    return Shapes(sizes, values)
+
+
+def _skeleton(
+    network: Network, inputs: Mapping[str, Size], spatial: int
+) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
+    """The network with its large weights as inputs and with concrete input shapes; values of small constants."""
+    copy = network.copy().graph
+    channels = _input_channels(copy)
+    named: dict[str, int] = {}
+    for tensor in copy.inputs:
+        image = (channels.get(tensor.name, 3), spatial)
+        tensor.shape = inputs.get(tensor.name) or _concrete(tensor.shape, image, named)
+    values: dict[str, NDArray[Any]] = {}
+    for name, tensor in copy.tensors().items():
+        if not isinstance(tensor, gs.Constant):
+            if not any(tensor is t for t in copy.inputs):
+                tensor.shape = None  # what the file says may be stale
+            continue
+        if int(np.prod(tensor.shape)) > LARGE:
+            copy.inputs.append(_as_input(tensor))
+        else:
+            values[name] = np.asarray(tensor.values)
+    return gs.export_onnx(copy, do_type_check=False), values
+
+
+def _as_input(constant: gs.Constant) -> gs.Variable:
+    """A variable in the place of a constant."""
+    variable = gs.Variable(constant.name, constant.dtype, list(constant.shape))
+    for node in list(constant.outputs):
+        for i, tensor in enumerate(node.inputs):
+            if tensor is constant:
+                node.inputs[i] = variable
+    return variable
+
+
+def _input_channels(graph: gs.Graph) -> dict[str, int]:
+    """Number of channels that the convolutions on the graph's inputs expect."""
+    return {
+        node.inputs[0].name: int(node.inputs[1].shape[1]) * int(node.attrs.get("group", 1))
+        for node in graph.nodes
+        if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant)
+    }
+
+
+def _concrete(shape: Any, image: tuple[int, int], named: dict[str, int]) -> Size | None:
+    """A shape without unknown dimensions: batch 1, images of these channels and width; equal names, equal sizes."""
+    if shape is None:
+        return None
+    sizes = []
+    for axis, dim in enumerate(shape):
+        known = isinstance(dim, int | np.integer) and dim > 0
+        is_image = len(shape) >= 4
+        guess = 1 if axis == 0 else image[min(axis - 1, 1)] if is_image else DEFAULT_LENGTH
+        name = f"{dim}/{axis > 0}" if dim else f"?{axis}{is_image}"
+        sizes.append(int(dim) if known else named.setdefault(name, guess))
+    return tuple(sizes)
+
+
+def _declared_sizes(model: onnx.ModelProto) -> dict[str, Size]:
+    """Shapes in the model that are fully known."""
+    graph = model.graph
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for info in [*graph.input, *graph.output, *graph.value_info]:
+        kind = info.type.tensor_type
+        if info.type.HasField("tensor_type") and kind.HasField("shape"):
+            dims = tuple(int(d.dim_value) if d.HasField("dim_value") else -1 for d in kind.shape.dim)
+            if all(d >= 0 for d in dims):
+                sizes[info.name] = dims
+    return sizes
+
+
+def _unvalued(model: onnx.ModelProto, values: Mapping[str, Any]) -> set[str]:
+    """Names of the computed tensors that say where to slice, split, pad and so on."""
+    return {
+        node.input[i]
+        for node in model.graph.node
+        for i in CUTTING_INPUTS.get(node.op_type, ())
+        if i < len(node.input) and node.input[i] and node.input[i] not in values
+    }
+
+
+def _measure(
+    model: onnx.ModelProto, unsized: list[str], unvalued: list[str]
+) -> tuple[dict[str, Size], dict[str, NDArray[Any]]]:
+    """Run once on zeros: shapes of some tensors, values of others; nothing where onnxruntime cannot run it."""
+    feeds = {}
+    for info in model.graph.input:
+        dims = [d.dim_value for d in info.type.tensor_type.shape.dim]
+        if not info.type.HasField("tensor_type") or int(np.prod(dims, dtype=np.float64)) > MAX_ELEMENTS:
+            return {}, {}
+        feeds[info.name] = np.zeros(dims, helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type))
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:], probe.graph.value_info[:]
+    for i, name in enumerate(unsized):
+        probe.graph.node.append(helper.make_node("Shape", [name], [f"udfc_shape_{i}"]))
+        probe.graph.output.append(onnx.ValueInfoProto(name=f"udfc_shape_{i}"))
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unvalued)
+    try:
+        results = open_session(probe).run(None, feeds)
+    except Exception:  # onnxruntime raises its own classes, and any of them means that nothing is known
+        return {}, {}
+    sizes = {name: tuple(int(d) for d in shape) for name, shape in zip(unsized, results, strict=False)}
+    return sizes, dict(zip(unvalued, results[len(unsized) :], strict=True))
+
+
+def constant_value(tensor: gs.Tensor, shapes: Shapes) -> NDArray[Any] | None:
+    """The value of a tensor, if it is a constant or known to be computed from shapes; None otherwise."""
+    if isinstance(tensor, gs.Constant):
+        return np.asarray(tensor.values)
+    return shapes.values.get(tensor.name)

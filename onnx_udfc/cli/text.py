@@ -1,0 +1,177 @@
+"""Reports as rich tables that fit any width."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnx_udfc.evaluate.report import SYNTHETIC_CAVEAT, GroupReport, LayerLoss, Report, SkipReport, ratio
+
+if TYPE_CHECKING:
+    from onnx_udfc.evaluate.inspection import Inspection
+    from onnx_udfc.evaluate.validate import Validation
+    from onnx_udfc.sweep_table import SweepTable
+
+_MOST_REASONS = 6
+_PIPE_WIDTH = 120
+
+
+def show(renderable: RenderableType) -> None:
+    """Print on standard output; colours only on a terminal, and not with NO_COLOR."""
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    Console(soft_wrap=False, highlight=False, width=width).print(renderable)
+
+
+def summary(report: Report, written: str | None = None) -> RenderableType:
+    """Return the closing summary of a compression."""
+    blank = Text()
+    parts: list[RenderableType] = [_sizes(report), blank, Text(_fidelity(report))]
+    parts += [_reasons(report.skips, report.groups)] if report.skips or _left(report.groups) else []
+    parts += [blank, losses(report.attribution[:3])] if report.attribution else []
+    parts += [blank, *(Text(f"note: {n}") for n in report.runtime.notes)]
+    parts += [Text(f"warning: {w}", style="yellow") for w in report.warnings]
+    parts.append(Text(_time(report)))
+    if written:
+        parts.append(Text(f"written: {written}", style="bold"))
+    return Group(*parts)
+
+
+def _sizes(report: Report) -> Table:
+    table = _table("", "before", "after", "ratio", right=(1, 2, 3))
+    for name, before, after in (
+        ("parameters", report.before.parameters, report.after.parameters),
+        ("MACs", report.before.macs, report.after.macs),
+        ("bytes", report.before.bytes, report.after.bytes),
+    ):
+        table.add_row(name, f"{before:,}", f"{after:,}", f"{ratio(after, before):.3f}")
+    return table
+
+
+def _fidelity(report: Report) -> str:
+    f = report.fidelity
+    agreement = "" if f.agreement is None else f", same class in {100 * f.agreement:.1f} %"
+    figures = f"SQNR {f.sqnr_db:.1f} dB, cosine {f.cosine:.5f}{agreement}"
+    caveat = "\n" + SYNTHETIC_CAVEAT if f.inputs == "synthetic" else ""
+    return f"against the original on {f.count} {f.inputs} inputs: {figures}{caveat}"
+
+
+def _time(report: Report) -> str:
+    stages = {k: v for k, v in report.timings.items() if k != "total"}
+    total = report.timings.get("total", sum(stages.values()))
+    if not stages:
+        return f"took {total:.1f} s"
+    slowest = max(stages, key=lambda k: stages[k])
+    return f"took {total:.1f} s, most of it in: {slowest} ({stages[slowest]:.1f} s)"
+
+
+def _left(groups: Sequence[GroupReport]) -> list[GroupReport]:
+    return [g for g in groups if g.status == "skipped"]
+
+
+def _reasons(skips: Sequence[SkipReport], groups: Sequence[GroupReport]) -> RenderableType:
+    """Return skipped nodes by reason, the commonest first."""
+    counts = Counter(s.reason for s in skips) or Counter(g.reason for g in _left(groups))
+    lines = [f"  {n} x {reason}" for reason, n in counts.most_common(_MOST_REASONS)]
+    more = len(counts) - _MOST_REASONS
+    lines += [f"  and {more} more reasons"] if more > 0 else []
+    return Text("left alone (onnx-udfc inspect names each):\n" + "\n".join(lines))
+
+
+def losses(rows: Sequence[LayerLoss]) -> Table:
+    """Return layers with what each loses, worst first."""
+    table = _table("layers that lose most", "own dB", "arriving dB", "what would help", right=(1, 2))
+    for row in rows:
+        table.add_row(row.name, _db(row.own_db), _db(row.arriving_db), row.advice)
+    return table
+
+
+def _db(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def inspection(found: Inspection) -> RenderableType:
+    """Return groups, and the layers that cannot be pruned with their reasons."""
+    s = found.size
+    head = Text(f"{s.parameters:,} parameters, {s.macs:,} MACs, {s.bytes:,} bytes, opset {found.opset}")
+    groups = _table("group", "channels", "kind", "written by", "read by", right=(1,))
+    for g in found.groups:
+        groups.add_row(g.name, str(g.channels), g.kind, _names(g.producers), _names(g.consumers))
+    skips = _table("not prunable", "reason", "detail")
+    for skip in found.skips:
+        skips.add_row(skip.node, skip.reason, skip.detail)
+    parts: list[RenderableType] = [head]
+    nothing = "no channels can be pruned; --bits still applies"
+    if not found.layers:
+        nothing = "nothing to compress: no convolution or matrix product with constant weights"
+    parts += [groups] if found.groups else [Text(nothing)]
+    parts += [skips] if found.skips else []
+    parts += [Text(f"note: {n}") for n in found.notes]
+    return Group(*parts)
+
+
+def swept(result: SweepTable) -> RenderableType:
+    """Return the settings of a sweep; those that nothing beats by bytes are marked."""
+    front = set(result.front())
+    table = _table("setting", "parameters", "MACs", "bytes", "SQNR dB", "same class", "accuracy", "", right=range(1, 7))
+    for r in result.rows:
+        figures = [_share(v) for v in (r.parameters, r.macs, r.bytes)]
+        quality = [_db(r.sqnr_db), _share(r.agreement), _share(r.accuracy)]
+        table.add_row(r.name, *figures, *quality, r.error or ("best" if r in front else ""))
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _names(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def validation(v: Validation) -> RenderableType:
+    """Return everything that validate measured."""
+    outputs = _table("output", "SQNR dB", "cosine", "largest difference", "same class", right=(1, 2, 3, 4))
+    for o in v.outputs:
+        same = "-" if o.agreement is None else f"{100 * o.agreement:.1f} %"
+        outputs.add_row(o.name, f"{o.sqnr_db:.1f}", f"{o.cosine:.5f}", f"{o.max_difference:.3g}", same)
+    figures = _table(f"on {v.count} {v.inputs} inputs", "original", "compressed", "", right=(1, 2, 3))
+    if v.accuracy:
+        a = v.accuracy
+        change = f"{100 * (a.compressed - a.original):+.2f}"
+        figures.add_row("accuracy %", f"{100 * a.original:.2f}", f"{100 * a.compressed:.2f}", change)
+    if v.latency:
+        t = v.latency
+        ratio_text = f"{t.ratio:.3f} ({t.low:.3f} to {t.high:.3f})"
+        figures.add_row("latency ms", f"{t.original_ms:.3f}", f"{t.compressed_ms:.3f}", ratio_text)
+    for name, pair in (("peak memory", v.peak_memory), ("bytes", v.bytes)):
+        if pair:
+            share = f"{ratio(pair.compressed, pair.original):.3f}"
+            figures.add_row(name, f"{pair.original:,}", f"{pair.compressed:,}", share)
+    parts: list[RenderableType] = [outputs, figures]
+    parts += [Text(f"matched boxes: {100 * v.matched:.1f} %")] if v.matched is not None else []
+    parts += [Text(line) for line in _kernels(v)]
+    return Group(*parts)
+
+
+def _kernels(v: Validation) -> list[str]:
+    """Return which layers of a quantized network fell back to floating point, by name."""
+    k = v.kernels
+    if k is None or not (k.integer or k.unpacking):
+        return []
+    lines = [f"integer kernels: {len(k.integer)} of {len(k.integer) + len(k.floating)} layers"]
+    lines += [f"in floating point: {_names(k.floating, 12)}"] if k.integer and k.floating else []
+    lines += [f"dequantized in every run (slower): {_names(k.unpacking, 12)}"] if k.unpacking else []
+    return lines
+
+
+def _table(*columns: str, right: Sequence[int] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i in right else "left", overflow="fold")
+    return table

@@ -1,0 +1,1 @@
+"""From the request to channel counts and bits."""

@@ -1,0 +1,291 @@
+"""From what the user asks for to channel counts and bits: ratios, budgets, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.channels.groups import ChannelGroup, Channels
+from onnx_udfc.channels.prune import prune
+from onnx_udfc.decide.allocate import Align, aligned, damage_of, finest, group_levels, keep_sets, uniform_counts
+from onnx_udfc.decide.file_size import FLOAT, file_size, with_biases, written_bytes
+from onnx_udfc.decide.footprint import Footprint, footprint
+from onnx_udfc.decide.latency_table import latency_table, measured_ratio
+from onnx_udfc.errors import RequestError
+from onnx_udfc.goals import Budget
+from onnx_udfc.model.names import matches
+from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.elimination import MEASURED, Removal
+from onnx_udfc.numerics.knapsack import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
+from onnx_udfc.numerics.reconstruct import METHODS
+from onnx_udfc.options import Options
+
+Double = NDArray[np.float64]
+
+AUTO_WIDTHS = (8, 6, 5, 4, 3.7, 3.46, 3.17, 3, 2.32, 2)
+BITS_FIRST = 1e-6  # weighs rounding so that channels go only when all layers are narrow: it was always less harmful
+COARSE, FEW_BITS = 0.1, 3  # the same for fewer bits than this, which do harm channels might do less of
+SLACK = 0.01  # room that is worth an unaligned count
+CORRECTIONS = 6  # how often a limit is moved until what is really written or timed meets it
+_WITHIN = {"bytes": (0.99, 1.0), "latency": (0.95, 1.03)}  # of the limit: what is near enough
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Kept channels by group name, and bits by the name of each layer that is quantized."""
+
+    counts: Mapping[str, int]
+    bits: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be decided about.
+
+    Attributes:
+        network: the original.
+        channels: its channels.
+        groups: those that may lose channels.
+        removals: nested order and costs of each of them.
+        layers: names of the layers that may be quantized.
+        rounding: layer name → bits → damage of rounding; needed for `--bits auto`.
+        bytes: size of the original's file.
+    """
+
+    network: Network
+    channels: Channels
+    groups: tuple[ChannelGroup, ...]
+    removals: Mapping[str, Removal]
+    layers: tuple[str, ...]
+    rounding: Mapping[str, Mapping[float, float]]
+    bytes: int
+
+
+def decide(subject: Subject, options: Options) -> Decision:
+    """Channel counts and bits.
+
+    Raises:
+        RequestError: no choice meets the budgets; says what the smallest is.
+    """
+    counts = uniform_counts(subject.groups, options.prune, options.alignment) | _named_counts(subject.groups, options)
+    budgets = options.budgets()
+    fixed: dict[str, float] = {} if options.bits in ("auto", 32) else dict.fromkeys(subject.layers, int(options.bits))
+    if not budgets and (_even(options) or not subject.groups or options.prune_layer):
+        return Decision(counts, fixed)
+    return _Decider(subject, options).decide(budgets)
+
+
+def _named_counts(groups: Sequence[ChannelGroup], options: Options) -> dict[str, int]:
+    """Kept channels of the groups whose producers the user gave a ratio of their own.
+
+    Raises:
+        RequestError: a name is nowhere.
+    """
+    counts: dict[str, int] = {}
+    for pattern, ratio in options.prune_layer.items():
+        named = tuple(g for g in groups if any(matches(name, (pattern,)) for name in (g.name, *g.producers)))
+        if not named and groups:
+            raise RequestError(
+                f"--prune-layer {pattern}: no layer of this name writes channels that can go; see onnx-udfc inspect"
+            )
+        counts |= uniform_counts(named, ratio, options.alignment)
+    return counts
+
+
+def _even(options: Options) -> bool:
+    """Whether every group gets the same ratio; `auto` chooses freely where there is a budget or damage was measured."""
+    measured = METHODS[options.method].measured and options.select in (None, *MEASURED)
+    return options.allocate == "uniform" or (options.allocate == "auto" and not (options.budget or measured))
+
+
+class _Decider:
+    """The variables: kept channels of all groups, then bits of all layers (constant unless bits are free)."""
+
+    def __init__(self, subject: Subject, options: Options) -> None:
+        self.subject, self.options = subject, options
+        self.size: Footprint = footprint(subject.network, subject.channels, subject.groups)
+        self.split = len(subject.groups)
+        self.free = options.bits == "auto"
+        self.streams = options.prune_stream == "on"  # else only where nothing else meets the limits
+        self.table = self._levels(options.alignment)
+
+    def decide(self, budgets: Sequence[Budget]) -> Decision:
+        """Solve, look at what really comes out, and move the limits until it fits."""
+        demands = [self._demand(b) for b in budgets]
+        if self.options.prune > 0 and self.subject.groups:
+            goal = float(self.size.macs(self._counted(self._ratio(self.options.prune))))
+            demands.append(Demand("macs", goal, self._macs_meter()[0]))
+        decision = self._solved(demands)
+        for key in ("bytes", "latency"):
+            asked = next((d for d in demands if d.key == key), None)
+            if asked is not None:
+                decision = self._corrected(decision, demands, asked)
+        return decision
+
+    def _levels(self, align: Align) -> Levels:
+        rows = group_levels(self.subject.groups, self.subject.removals, align)
+        held = [not self.streams and group.kind == "stream" for group in self.subject.groups]
+        rows = [(n[:1], d[:1]) if hold else (n, d) for (n, d), hold in zip(rows, held, strict=True)]
+        return levels([*rows, *self._bit_rows()])
+
+    def _bit_rows(self) -> list[tuple[Double, Double]]:
+        """Bits of each layer of the network: free ones start at the widest."""
+        rows = []
+        for name in self.subject.network.layers:
+            if name not in self.subject.layers:
+                rows.append((np.array([32.0]), np.zeros(1)))
+            elif self.free:
+                found = self.subject.rounding.get(name, {})
+                damage = [(BITS_FIRST if b >= FEW_BITS else COARSE) * found.get(b, 4.0**-b) for b in AUTO_WIDTHS]
+                rows.append((np.array(AUTO_WIDTHS, np.float64), np.array(damage) - damage[0]))
+            else:
+                rows.append((np.array([float(self.options.bits)]), np.zeros(1)))
+        return rows
+
+    def _demand(self, budget: Budget) -> Demand:
+        meter, whole = getattr(self, f"_{budget.key}_meter")()
+        return Demand(budget.key, budget.limit(whole), meter)
+
+    def _macs_meter(self) -> tuple[Meter, float]:
+        return (lambda v: self.size.macs(v[..., : self.split])), float(self.size.macs(self.size.channels))
+
+    def _params_meter(self) -> tuple[Meter, float]:
+        return (lambda v: self.size.params(v[..., : self.split])), float(self.size.params(self.size.channels))
+
+    def _bytes_meter(self) -> tuple[Meter, float]:
+        bits = self.options.bits
+        widths: tuple[float, ...] = AUTO_WIDTHS if self.free else () if bits == FLOAT else (int(bits),)
+        file = file_size(self.subject.network, self.size, widths, self.options)
+        return (lambda v: file.bytes(v[..., : self.split], v[..., self.split :])), float(self.subject.bytes)
+
+    def _latency_meter(self) -> tuple[Meter, float]:
+        threads = self.options.threads or 1
+        times = latency_table(self.subject.network, self.subject.channels, self.size, threads)
+        return (lambda v: times.ratio(v[..., : self.split])), 1.0
+
+    def _solved(self, demands: Sequence[Demand]) -> Decision:
+        if _even(self.options) and not self.free:
+            return self._decision(self._uniform(demands))
+        try:
+            chosen = solve(self.table, demands)
+        except UnreachableError as error:
+            if self.streams or not any(group.kind == "stream" for group in self.subject.groups):
+                raise self._impossible(error.demand, error.least) from error
+            self.streams = True
+            self.table = self._levels(self.options.alignment)
+            return self._solved(demands)
+        values = self._filled(self.table.at(chosen), demands)
+        if not self.free:
+            values = self._not_worse(values, demands)
+        return self._decision(values)
+
+    def _filled(self, values: Double, demands: Sequence[Demand]) -> Double:
+        """Use up what alignment left over, where the user did not ask for a multiple."""
+        if self.options.align != "auto" or not self.split:
+            return values
+        table = self._levels(finest(self.options.alignment))
+        chosen = np.array([int(np.argmin(abs(row - value))) for row, value in zip(table.values, values, strict=True)])
+        return table.at(take_back(table, demands, chosen, SLACK))
+
+    def _not_worse(self, values: Double, demands: Sequence[Demand]) -> Double:
+        """Equal ratios, if they do less damage within the same limits."""
+        try:
+            even = self._uniform(demands)
+        except RequestError:
+            return values
+        return even if self._damage(even) < self._damage(values) else values
+
+    def _damage(self, values: Double) -> float:
+        subject = self.subject
+        return sum(
+            float(damage_of(g, subject.removals[g.name], np.array([n]))[0])
+            for g, n in zip(subject.groups, values, strict=False)
+        )
+
+    def _uniform(self, demands: Sequence[Demand]) -> Double:
+        """Equal ratios, the smallest of a fine grid that meets the demands."""
+        tail = self.table.values[self.split :, 0]
+        low, high = 0, 256
+        least = np.concatenate([self._counted(self._ratio(1.0)), tail])
+        missed = [d for d in demands if float(d.size(least)) > d.limit]
+        if missed:
+            raise self._impossible(missed[0], float(missed[0].size(least)))
+        while low < high:
+            middle = (low + high) // 2
+            values = np.concatenate([self._counted(self._ratio(middle / 256)), tail])
+            if all(float(d.size(values)) <= d.limit for d in demands):
+                high = middle
+            else:
+                low = middle + 1
+        return np.concatenate([self._counted(self._ratio(high / 256)), tail])
+
+    def _ratio(self, ratio: float) -> dict[str, int]:
+        free = [(g, self.streams or g.kind != "stream") for g in self.subject.groups]
+        left = [(g, max(1, g.channels - round(g.channels * ratio)) if f else g.channels) for g, f in free]
+        align = self.options.alignment
+        align = finest(align) if self.options.budget else align  # meet it closely
+        return {g.name: aligned(g, n, align) for g, n in left}
+
+    def _counted(self, counts: Mapping[str, int]) -> Double:
+        return np.array([counts[g.name] for g in self.subject.groups], np.float64)
+
+    def _decision(self, values: Double) -> Decision:
+        counts = {g.name: int(n) for g, n in zip(self.subject.groups, values, strict=False)}
+        bits = dict(
+            zip(
+                self.subject.network.layers,
+                (int(b) if b.is_integer() else float(b) for b in values[self.split :]),
+                strict=True,
+            )
+        )
+        return Decision(counts, {name: b for name, b in bits.items() if b != 32})
+
+    def _corrected(self, decision: Decision, demands: list[Demand], asked: Demand) -> Decision:
+        """Solve again with the limit moved by as much as the truth is off; the best that fits wins."""
+        low, high = _WITHIN[asked.key]
+        best: tuple[float, Decision] | None = None
+        limit, at = asked.limit, demands.index(asked)
+        for _ in range(CORRECTIONS):
+            true = self._true(asked.key, decision)
+            if true <= high * asked.limit and (best is None or true > best[0]):
+                best = (true, decision)
+            if low * asked.limit <= true <= high * asked.limit:
+                break
+            limit *= asked.limit / true * (low + high) / 2
+            demands[at] = replace(asked, limit=limit)
+            try:
+                decision = self._solved(demands)
+            except RequestError:
+                break
+        if best is None:
+            raise self._impossible(asked, true)
+        return best[1]
+
+    def _true(self, key: str, decision: Decision) -> float:
+        """What really comes out: the size of the file in bytes, or the ratio of latencies."""
+        keep = keep_sets(self.subject.groups, self.subject.removals, decision.counts)
+        small = prune(self.subject.network, self.subject.channels, keep).network
+        if key == "latency":
+            return measured_ratio(self.subject.network, small, self.options.threads or 1)
+        return float(written_bytes(with_biases(small), decision.bits, self.options))
+
+    def _impossible(self, demand: Demand, least: float) -> RequestError:
+        asked = self.options.budget.get(demand.key, f"{demand.limit:g}")
+        whole = {
+            "macs": float(self.size.macs(self.size.channels)),
+            "params": float(self.size.params(self.size.channels)),
+            "bytes": float(self.subject.bytes),
+        }.get(demand.key, 1.0)
+        amount = "" if demand.key == "latency" else f" ({least:,.0f})"
+        hint = "; fewer --bits make the file smaller" if demand.key == "bytes" and self.options.bits == 32 else ""
+        return RequestError(
+            f"--budget {demand.key}={asked}: the smallest that can be reached is {_up(least / whole)}{amount}{hint}"
+        )
+
+
+def _up(share: float) -> str:
+    """A fraction rounded up to four digits, so that asking for it succeeds."""
+    return f"{np.ceil(share * 1e4) / 1e4:.4g}"

@@ -1,0 +1,121 @@
+"""Bytes of the written file as a function of what the groups keep and of the layers' bits.
+
+Weights, biases and scales are counted; everything else (names, nodes, what is not a layer) is what the file has beyond
+them when the unpruned network is written. `written_bytes` is the truth: the file is put together with codes of zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_udfc.decide.footprint import Footprint
+from onnx_udfc.emit.stamp import stamp
+from onnx_udfc.emit.writer import activation_tensors, emit
+from onnx_udfc.model.files import model_bytes
+from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.activation_grids import ActivationParams
+from onnx_udfc.numerics.grids import QuantParams
+from onnx_udfc.options import Options
+
+Double = NDArray[np.float64]
+FLOAT = 32
+_SCALE_BYTES = 4
+
+
+@dataclass(frozen=True)
+class FileSize:
+    """A model of the file's size.
+
+    Attributes:
+        size: of the layers.
+        base: bytes that no choice changes.
+        weight: bits → bytes that a weight of each layer takes (L,).
+        layer: bits → bytes that each layer adds in nodes and names; 0 for float.
+    """
+
+    size: Footprint
+    base: float
+    weight: Mapping[float, Double]
+    layer: Mapping[float, float]
+
+    def bytes(self, kept: Double, bits: Double) -> Double:
+        """Bytes (...) for kept channels (..., G) and bits (..., L)."""
+        out, into = self.size.lengths(kept)
+        entries = out * into * self.size.kernel
+        total = entries * _looked_up(self.weight, bits) + _looked_up(self.layer, bits)
+        total += out * (_SCALE_BYTES + _SCALE_BYTES * (bits < FLOAT))
+        return np.asarray(self.base + total.sum(-1))
+
+
+def _looked_up(table: Mapping[float, Double] | Mapping[float, float], bits: Double) -> Double:
+    found = np.zeros(bits.shape)
+    for key, value in table.items():
+        found = np.where(bits == key, value, found)
+    return found
+
+
+def file_size(network: Network, size: Footprint, widths: Sequence[float], options: Options) -> FileSize:
+    """Measure how the network is written.
+
+    Args:
+        network: the original.
+        size: of its layers.
+        widths: weight bits that will be asked for.
+        options: the target decides how codes are stored.
+    """
+    out, layers = float(size.out.sum()), list(network.layers.values())
+    entries = np.maximum(size.out * size.into * size.kernel, 1.0)
+    stored = np.array([layer.weight_bytes for layer in layers], np.float64)
+    biased = with_biases(network)
+    base = written_bytes(biased, {}, options) - float(stored.sum()) - out * _SCALE_BYTES
+    weight: dict[float, Double] = {FLOAT: stored / entries}
+    layer: dict[float, float] = {FLOAT: 0.0}
+    for bits in widths:
+        model = written(biased, dict.fromkeys(network.layers, bits), options)
+        sizes = {t.name: len(t.raw_data) for t in model.graph.initializer}
+        codes = np.array([sizes.get(f"{one.constant.name}.codes", 0) for one in layers], np.float64)
+        weight[bits] = codes / entries
+        left = model_bytes(model) - base - float(codes.sum()) - 2 * out * _SCALE_BYTES
+        layer[bits] = left / max(len(layers), 1)
+    return FileSize(size, base, weight, layer)
+
+
+def with_biases(network: Network) -> Network:
+    """A copy in which every layer has a bias that is not the file's own, as it does after its repair."""
+    copy = network.copy()
+    for layer in copy.layers.values():
+        tensor = layer.bias_tensor
+        if tensor is None:
+            layer.set(layer.matrix(), np.ones(layer.out_channels))
+        else:
+            tensor.values = np.ones_like(tensor.values)
+    return copy
+
+
+def written(network: Network, bits: Mapping[str, float], options: Options) -> onnx.ModelProto:
+    """The file that a network would make, with codes of zero."""
+    params = {name: _no_codes(network, name, b) for name, b in bits.items() if b != FLOAT}
+    if options.activations is None or not params:
+        model = emit(network, params, None, options.target).model
+    else:
+        placement = activation_tensors(network, params, options.target)
+        grids = {t: ActivationParams(1.0, 0, placement.dtype) for t in placement.sites}
+        model = emit(network, params, grids, options.target, placement).model
+    stamp(model, options)
+    return model
+
+
+def written_bytes(network: Network, bits: Mapping[str, float], options: Options) -> int:
+    """Size of that file."""
+    return model_bytes(written(network, bits, options))
+
+
+def _no_codes(network: Network, name: str, bits: float) -> QuantParams:
+    layer = network.layers[name]
+    shape = layer.matrix_shape
+    return QuantParams(bits, np.zeros(shape, np.int8), np.ones(shape[:2]))

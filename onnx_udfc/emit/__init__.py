@@ -1,0 +1,1 @@
+"""Codes and grids into a file for a target; the only room that knows QDQ."""

@@ -1,0 +1,130 @@
+"""A model that is being added to: unique names, initializers in raw_data, nodes before and after others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_udfc.numerics.grids import Codes
+
+CODE_TYPES = {8: TensorProto.INT8, 4: TensorProto.INT4}
+
+
+class Draft:
+    """Collects changes to a model; `finish` puts them in."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        """Start from a model, which `finish` changes in place; its nodes have unique names."""
+        self.model = model
+        self.nodes = {node.name: node for node in model.graph.node}
+        self.constants = {t.name: t for t in model.graph.initializer}
+        self._taken = set(_names(model.graph))
+        self._added: list[onnx.TensorProto] = []
+        self._dropped: set[str] = set()
+        self._before: dict[str, list[onnx.NodeProto]] = {}
+        self._after: dict[str, list[onnx.NodeProto]] = {}
+        self._first: list[onnx.NodeProto] = []
+        self._shared: dict[str, str] = {}
+        self._steps = 0
+
+    def name(self, wanted: str) -> str:
+        """`wanted`, or the first of wanted_2, wanted_3, … that no tensor and no node has."""
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._taken.add(name)
+        return name
+
+    def constant(self, name: str, values: NDArray[Any]) -> str:
+        """Add an initializer and return its name, made unique."""
+        tensor = numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), self.name(name))
+        self._added.append(tensor)
+        return tensor.name
+
+    def shared(self, name: str, values: NDArray[Any]) -> str:
+        """Add an initializer that all who ask for this name use, and return the name that it got."""
+        if name not in self._shared:
+            self._shared[name] = self.constant(name, values)
+        return self._shared[name]
+
+    def step(self, op: str, inputs: Sequence[str]) -> onnx.NodeProto:
+        """Return a node of many: its name, which its output has too, is short, for all of them are in the file."""
+        self._steps += 1
+        name = self.name(f"u{self._steps}")
+        return helper.make_node(op, list(inputs), [name], name=name)
+
+    def codes(self, name: str, codes: Codes, bits: int) -> str:
+        """Add codes (int8, any shape) as an initializer of 8 or 4 bits and return its name."""
+        raw = np.ascontiguousarray(codes).tobytes() if bits == 8 else pack(codes)
+        dims = tuple(int(n) for n in codes.shape)
+        tensor = TensorProto(name=self.name(name), data_type=CODE_TYPES[bits], dims=dims, raw_data=raw)
+        self._added.append(tensor)
+        return tensor.name
+
+    def drop_constant(self, name: str) -> None:
+        """Remove an initializer; a node of the same output name may take its place."""
+        self._dropped.add(name)
+
+    def node(
+        self, op: str, name: str, inputs: Sequence[str], output: str, attributes: Mapping[str, int] | None = None
+    ) -> onnx.NodeProto:
+        """Return a node with a unique name; `before`, `after` or `first` puts it into the graph."""
+        made = helper.make_node(op, list(inputs), [output], name=self.name(name))
+        made.attribute.extend(helper.make_attribute(key, value) for key, value in (attributes or {}).items())
+        return made
+
+    def before(self, node: str, added: Sequence[onnx.NodeProto]) -> None:
+        """Put nodes before the node of this name."""
+        self._before.setdefault(node, []).extend(added)
+
+    def after(self, node: str, added: Sequence[onnx.NodeProto]) -> None:
+        """Put nodes after the node of this name, and after what was put there earlier."""
+        self._after.setdefault(node, []).extend(added)
+
+    def first(self, added: Sequence[onnx.NodeProto]) -> None:
+        """Put nodes before all others."""
+        self._first.extend(added)
+
+    def finish(self) -> onnx.ModelProto:
+        """Write everything into the model and return it."""
+        graph = self.model.graph
+        for index in reversed(range(len(graph.initializer))):
+            if graph.initializer[index].name in self._dropped:
+                del graph.initializer[index]
+        graph.initializer.extend(self._added)
+        nodes = list(self._first)
+        for node in graph.node:
+            nodes += [*self._before.get(node.name, []), node, *self._after.get(node.name, [])]
+        ordered = onnx.GraphProto(node=nodes)  # copies: the nodes of the list may be the graph's own
+        del graph.node[:]
+        graph.node.extend(ordered.node)
+        return self.model
+
+
+def pack(codes: Codes) -> bytes:
+    """Pack signed codes of 4 bits into bytes, the first code in the lower half (ONNX's raw_data)."""
+    flat = codes.reshape(-1).astype(np.uint8) & np.uint8(15)
+    padded = np.zeros(flat.size + flat.size % 2, np.uint8)
+    padded[: flat.size] = flat
+    packed: NDArray[np.uint8] = padded[::2] | (padded[1::2] << np.uint8(4))
+    return packed.tobytes()
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    """Every name of a tensor or a node in the graph and its subgraphs."""
+    for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer]:
+        yield value.name
+    for sparse in graph.sparse_initializer:
+        yield sparse.values.name
+    for node in graph.node:
+        yield node.name
+        yield from [*node.input, *node.output]
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from _names(inner)

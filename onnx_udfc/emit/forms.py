@@ -1,0 +1,178 @@
+"""The forms in which a quantized weight is written: a table, one function a form.
+
+Each puts codes into the file and nodes before the layer that give the weight back under its old name, so the layer
+itself stays as it is. What onnxruntime makes of each form (tools/form_latency.py measures it):
+
+- cast_mul: Cast(codes → float) → Mul(scale). Constant, so it is folded into a float weight when the model is loaded:
+  small on disk, as fast as float.
+- dq: DequantizeLinear(codes). An integer kernel where the activations are quantized, otherwise computed in every run.
+- cast_dq: Cast(4 bit → INT8) → DequantizeLinear(INT8). The Cast is folded; then the integer kernel of int8 weights.
+- packed_mul, packed_dq: the same two for codes in packed words (`packing`): Div and Mod take a word apart, Gather turns
+  digits into codes. All of it is folded at load, by any onnxruntime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper
+
+from onnx_udfc.emit.draft import CODE_TYPES, Draft
+from onnx_udfc.model.network import Layer
+from onnx_udfc.numerics.grids import FORMATS, Codes, Floats, QuantParams
+from onnx_udfc.numerics.words import best_count, pack_words, powers
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A weight as it goes into the file.
+
+    Attributes:
+        name: of the float tensor that the layer reads.
+        codes: int8, in the layout of the layer's weight.
+        scale: one value a channel (n,), or shaped so that codes·scale broadcasts where axis is None.
+        axis: the axis of codes that scale runs along; None where there is none (a grouped ConvTranspose).
+        bits: that a code takes in the file: 8 or 4.
+        levels: how many codes there are.
+        float_type: the ONNX type of the float tensor.
+    """
+
+    name: str
+    codes: Codes
+    scale: Floats
+    axis: int | None
+    bits: int
+    levels: int
+    float_type: int
+
+    @property
+    def broadcast_scale(self) -> NDArray[Any]:
+        """The scale in the float type, shaped so that codes·scale broadcasts."""
+        scale = self.scale.astype(helper.tensor_dtype_to_np_dtype(self.float_type))
+        if self.axis is None:
+            return scale
+        return scale.reshape([-1 if i == self.axis else 1 for i in range(self.codes.ndim)])
+
+
+@dataclass(frozen=True)
+class WeightForm:
+    """A row of the table.
+
+    Attributes:
+        write: adds initializers to a draft and returns the nodes that give the weight.
+        text: for the report; {type} is the type of the codes, {levels} their number.
+        memory: bytes that one weight takes once the model is loaded, from its stored bits and its float size.
+    """
+
+    write: Callable[[Draft, StoredWeight], list[NodeProto]]
+    text: str
+    memory: Callable[[int, int], float]
+
+
+def _cast_mul(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
+    codes = draft.codes(f"{weight.name}.codes", weight.codes, weight.bits)
+    scale = draft.constant(f"{weight.name}.scale", weight.broadcast_scale)
+    cast = draft.name(f"{weight.name}.cast")
+    return [
+        draft.node("Cast", f"{weight.name}.to_float", [codes], cast, {"to": weight.float_type}),
+        draft.node("Mul", f"{weight.name}.rescale", [cast, scale], weight.name),
+    ]
+
+
+def _dq(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
+    codes = draft.codes(f"{weight.name}.codes", weight.codes, weight.bits)
+    return [_dequantize(draft, weight, codes, weight.bits)]
+
+
+def _cast_dq(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
+    codes = draft.codes(f"{weight.name}.codes", weight.codes, weight.bits)
+    wide = draft.name(f"{weight.name}.int8")
+    cast = draft.node("Cast", f"{weight.name}.to_int8", [codes], wide, {"to": TensorProto.INT8})
+    return [cast, _dequantize(draft, weight, wide, 8)]
+
+
+def _packed_mul(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
+    nodes = _unpacked(draft, weight, helper.tensor_dtype_to_np_dtype(weight.float_type))
+    scale = draft.constant(f"{weight.name}.scale", weight.broadcast_scale)
+    return [*nodes, draft.node("Mul", f"{weight.name}.rescale", [nodes[-1].output[0], scale], weight.name)]
+
+
+def _packed_dq(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
+    nodes = _unpacked(draft, weight, np.dtype(np.int8))
+    return [*nodes, _dequantize(draft, weight, nodes[-1].output[0], 8)]
+
+
+def _unpacked(draft: Draft, weight: StoredWeight, dtype: np.dtype[Any]) -> list[NodeProto]:
+    """Words → digits → codes of a type, in the weight's shape; everything but the words is shared between layers."""
+    levels, size = weight.levels, weight.codes.size
+    count = best_count(size, levels, SLICE_BYTES)
+    words = draft.constant(f"{weight.name}.codes", pack_words(weight.codes, levels, count))
+    base = draft.shared(f"base{levels}", np.array(levels, np.int64))
+    table = draft.shared(f"codes{levels}.{dtype.name}", np.arange(-(levels // 2), levels // 2 + 1).astype(dtype))
+    nodes = [draft.step("Div", [words, draft.shared(f"base{levels}.{count}", powers(levels, count))])]
+    nodes.append(draft.step("Mod", [nodes[-1].output[0], base]))
+    nodes.append(draft.step("Gather", [table, nodes[-1].output[0]]))
+    if size % count:
+        flat, first = draft.shared("flat", np.array([-1])), draft.shared("first", np.array([0]))
+        nodes.append(draft.step("Reshape", [nodes[-1].output[0], flat]))
+        nodes.append(draft.step("Slice", [nodes[-1].output[0], first, draft.shared(f"n{size}", np.array([size]))]))
+    shape = draft.shared("x".join(map(str, weight.codes.shape)), np.array(weight.codes.shape))
+    return [*nodes, draft.step("Reshape", [nodes[-1].output[0], shape])]
+
+
+def _dequantize(draft: Draft, weight: StoredWeight, codes: str, bits: int) -> NodeProto:
+    """DequantizeLinear with an explicit zero point: without one, QGemm is not used or fails."""
+    assert weight.axis is not None
+    scale = draft.constant(f"{weight.name}.scale", weight.broadcast_scale.reshape(-1))
+    zero = draft.codes(f"{weight.name}.zero_point", np.zeros(weight.scale.size, np.int8), bits)
+    return draft.node(
+        "DequantizeLinear", f"{weight.name}.dequantize", [codes, scale, zero], weight.name, {"axis": weight.axis}
+    )
+
+
+WEIGHT_FORMS: dict[str, WeightForm] = {
+    "cast_mul": WeightForm(_cast_mul, "Cast({type}→{float})→Mul", lambda _, width: width),
+    "dq": WeightForm(_dq, "DequantizeLinear({type})", lambda bits, _: bits / 8),
+    "cast_dq": WeightForm(_cast_dq, "Cast({type}→INT8)→DequantizeLinear", lambda _bits, _width: 1),
+    "packed_mul": WeightForm(_packed_mul, "words of {levels} levels→{float}→Mul", lambda _, width: width),
+    "packed_dq": WeightForm(_packed_dq, "words of {levels} levels→INT8→DequantizeLinear", lambda _bits, _width: 1),
+}
+SLICE_BYTES = 120  # what two more nodes take in the file
+
+
+def describe(form: str, weight: StoredWeight) -> str:
+    """Return a form in words, e.g. Cast(INT4→FLOAT)→Mul."""
+    names = {value: key for key, value in TensorProto.DataType.items()}
+    kind, real = names[CODE_TYPES[weight.bits]], names[weight.float_type]
+    return WEIGHT_FORMS[form].text.format(type=kind, float=real, levels=weight.levels)
+
+
+def stored_weight(layer: Layer, params: QuantParams, bits: int, float_type: int) -> StoredWeight:
+    """Lay codes and scales out as the layer's weight.
+
+    Args:
+        layer: gives the layout.
+        params: codes and scales in the layout of `Layer.matrix()`.
+        bits: that a code takes in the file.
+        float_type: ONNX type of the weight.
+    """
+    codes = np.ascontiguousarray(layer.layout(params.codes))
+    axis = channel_axis(layer)
+    scale = params.scale.reshape(-1)
+    if axis is None:
+        per_row = np.repeat(params.scale, codes.shape[0] // layer.groups, axis=0)
+        scale = per_row.reshape(*codes.shape[:2], *[1] * (codes.ndim - 2))
+    return StoredWeight(layer.constant.name, codes, scale, axis, bits, FORMATS[params.bits].levels, float_type)
+
+
+def channel_axis(layer: Layer) -> int | None:
+    """The axis of the output channels in the layer's weight; None where no one axis has them all."""
+    if layer.kind == "conv":
+        return 0
+    if layer.kind == "conv_transpose":
+        return 1 if layer.groups == 1 else 0 if tuple(layer.constant.shape[:2]) == (layer.groups, 1) else None
+    return 0 if layer.node.attrs.get("transB", 0) and layer.kind == "gemm" else 1

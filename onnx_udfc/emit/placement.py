@@ -1,0 +1,247 @@
+"""Where activations are quantized: which tensors get a QuantizeLinear → DequantizeLinear pair, for which target.
+
+On the CPU, onnxruntime turns DQ → operator → Q into one integer kernel only if every data input and the output has its
+pair, and it absorbs a Relu or a Clip(0, x) before the Q. So we walk backwards from the inputs of the layers: a tensor
+that an integer kernel reads is quantized, and where the operator that writes it has an integer kernel too, so are its
+inputs. What lies after the last layer (softmax, box decoding) and what has no integer kernel stays in float.
+
+Operators that only move values (TIED) keep the grid of their input, or they would have to compute.
+
+TensorRT wants pairs only at the inputs of layers and on the input of an Add that the layer before it is not fused into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_udfc.errors import RequestError
+from onnx_udfc.model.network import Layer, Network
+from onnx_udfc.numerics.activation_grids import Kind
+
+INTEGER_LAYERS = ("conv", "gemm", "matmul")  # no runtime on the CPU has an integer ConvTranspose for QDQ
+INTEGER_OPS = ("Add", "Sum", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
+WIDEST_EXACT = 7  # weight bits beside uint8 activations
+TIED = (
+    "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "Expand", "Tile", "Split",
+    "Gather", "Resize", "Identity", "DepthToSpace", "SpaceToDepth",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where Q/DQ pairs go.
+
+    Attributes:
+        sites: quantized tensor → the nodes that read the pair's result; None for all of them. In topological order.
+        tied: quantized tensor → the tensor whose grid it shares, which is not tied itself.
+        caps: quantized tensor → upper bound of a Clip(0, bound) that the runtime absorbs if the range is within it.
+        integer: layers that run as integers.
+        float_outputs: integer layers whose output is not quantized (the last Gemm): their bias must be int32.
+        additions: Sum nodes of two tensors; onnxruntime has an integer kernel for Add only.
+        barriers: float nodes between a DQ and a Q, which onnxruntime would quantize by itself if it saw that.
+        dtype: type of the codes.
+    """
+
+    sites: Mapping[str, tuple[str, ...] | None]
+    tied: Mapping[str, str]
+    caps: Mapping[str, float]
+    integer: tuple[str, ...]
+    float_outputs: tuple[str, ...] = ()
+    additions: tuple[str, ...] = ()
+    barriers: tuple[str, ...] = ()
+    dtype: Kind = "uint8"
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The tensors whose range must be known."""
+        return tuple(name for name in self.sites if name not in self.tied)
+
+    def grid_of(self, tensor: str) -> str | None:
+        """The tensor whose grid a tensor is on, or None where it is not quantized."""
+        return self.tied.get(tensor, tensor) if tensor in self.sites else None
+
+
+def activation_tensors(network: Network, layers: Collection[str], target: str) -> Placement:
+    """Place Q/DQ pairs so that as many of `layers` as possible run as integers.
+
+    Args:
+        network: the network as it will be written.
+        layers: names of the layers with quantized weights and activations; the others stay in float.
+        target: cpu, portable or tensorrt.
+
+    Raises:
+        RequestError: the target has no integer kernels, or the network does not compute in float32.
+    """
+    if target == "cuda":
+        raise RequestError(
+            "--activations 8 with --target cuda: onnxruntime has no integer convolution on CUDA, so it would only be"
+            " slower; use --target tensorrt, or leave --activations out"
+        )
+    chosen = [network.layers[name] for name in network.layers if name in set(layers)]
+    for layer in chosen:
+        if layer.constant.dtype != np.float32:
+            raise RequestError(
+                f"--activations 8: layer {layer.name} computes in {layer.constant.dtype}, integer kernels need"
+                " a float32 network; convert it first, or leave --activations out"
+            )
+    return _tensorrt(network.graph, chosen) if target == "tensorrt" else _cpu(network.graph, chosen)
+
+
+def integer_bits(network: Network, bits: Mapping[str, float], placement: Placement) -> dict[str, float]:
+    """Weight bits that integer kernels compute exactly: 8 become 7, but for depthwise layers.
+
+    x86 processors without VNNI add the products of two weights (int8) and two activations (uint8) in int16, and clip
+    what does not fit: 2 · 255 · 127 does not, 2 · 255 · 63 does (onnxruntime calls it reduce_range). Kernels for
+    depthwise convolution and for int8 activations are not concerned.
+
+    Args:
+        network: the network as it will be written.
+        bits: layer name → weight bits that were asked for.
+        placement: of its activations.
+    """
+    clipped = [n for n in placement.integer if placement.dtype == "uint8" and not network.layers[n].depthwise]
+    return {name: min(b, WIDEST_EXACT) if name in clipped else b for name, b in bits.items()}
+
+
+def _cpu(graph: gs.Graph, layers: list[Layer]) -> Placement:
+    integer = {layer.name: layer for layer in layers if layer.kind in INTEGER_LAYERS}
+    outputs = {t.name for t in graph.outputs}
+    wanted = {layer.node.inputs[0].name for layer in integer.values()}
+    moved_from: dict[str, str] = {}
+    additions = []
+    for node in reversed(graph.nodes):
+        if node.name in integer:
+            continue
+        if _has_integer_kernel(node) and _result(node, None, outputs).name in wanted:
+            wanted.update(t.name for t in node.inputs)
+            additions += [node.name] if node.op == "Sum" else []
+        elif _keeps_grid(node) and any(t.name in wanted for t in node.outputs):
+            wanted.add(node.inputs[0].name)
+            moved_from.update({t.name: node.inputs[0].name for t in node.outputs if t.name in wanted})
+    results = {name: _result(layer.node, _fused_bias(layer), outputs).name for name, layer in integer.items()}
+    left_float = tuple(
+        name
+        for name, layer in integer.items()
+        if results[name] not in wanted and layer.kind != "conv" and layer.bias_node is None
+    )
+    sites = wanted | {result for name, result in results.items() if name not in left_float}
+    tied = {t: source for t, source in moved_from.items() if t in sites}
+    return Placement(
+        {name: None for name in _tensor_names(graph) if name in sites},
+        {t: _root(t, tied) for t in tied},
+        {t: cap for t, cap in _caps(graph) if t in sites},
+        tuple(integer),
+        left_float,
+        tuple(additions),
+        tuple(_barriers(graph, set(integer), sites, outputs)),
+    )
+
+
+def _tensorrt(graph: gs.Graph, layers: list[Layer]) -> Placement:
+    readers: dict[str, list[str]] = {}
+    direct = {id(layer.node) for layer in layers}
+    for node in graph.nodes:
+        if id(node) in direct:
+            readers.setdefault(node.inputs[0].name, []).append(node.name)
+        residual = _residual(node, direct)
+        if residual is not None:
+            readers.setdefault(residual.name, []).append(node.name)
+    sites = {name: tuple(readers[name]) for name in _tensor_names(graph) if name in readers}
+    return Placement(sites, {}, {}, tuple(layer.name for layer in layers), dtype="int8")
+
+
+def _residual(node: gs.Node, direct: set[int]) -> gs.Tensor | None:
+    """The input of an Add that is not the layer fused with it; None where no layer is."""
+    if node.op != "Add" or any(isinstance(t, gs.Constant) for t in node.inputs):
+        return None
+    from_layer = [len(t.outputs) == 1 and bool(t.inputs) and id(t.inputs[0]) in direct for t in node.inputs]
+    if not any(from_layer):
+        return None
+    return node.inputs[1] if all(from_layer) else node.inputs[from_layer.index(False)]
+
+
+def _has_integer_kernel(node: gs.Node) -> bool:
+    """Whether the node has an integer kernel, all of its inputs being activations."""
+    data = all(not isinstance(t, gs.Constant) and not t.is_empty() for t in node.inputs)
+    if node.op == "Sum" and len(node.inputs) != 2:
+        return False
+    return node.op in INTEGER_OPS and not node.domain and data and len(node.outputs) == 1
+
+
+def _keeps_grid(node: gs.Node) -> bool:
+    """Whether every output value is one of the first input's, lies between two of them, or is 0."""
+    if node.op not in TIED or node.domain or isinstance(node.inputs[0], gs.Constant):
+        return False
+    if node.op == "MaxPool":
+        return len(node.outputs) == 1
+    if node.op == "Resize":
+        return bool(node.attrs.get("mode", "nearest") != "cubic")
+    if node.op == "Pad" and node.attrs.get("mode", "constant") == "constant":
+        fill = node.inputs[2] if len(node.inputs) > 2 else None
+        if fill is None or fill.is_empty():
+            return True
+        return isinstance(fill, gs.Constant) and not np.any(fill.values)
+    return True
+
+
+def _fused_bias(layer: Layer) -> gs.Node | None:
+    """The Add of a MatMul's bias where onnxruntime makes one kernel of the two: it wants the bias to have one axis."""
+    tensor = None if layer.bias_node is None else layer.bias_tensor
+    return layer.bias_node if tensor is not None and len(tensor.shape) == 1 else None
+
+
+def _result(node: gs.Node, bias_node: gs.Node | None, outputs: set[str]) -> gs.Tensor:
+    """The tensor that a kernel writes: past the Add of a MatMul's bias, and past an activation that is absorbed."""
+    tensor = node.outputs[0] if bias_node is None else bias_node.outputs[0]
+    if tensor.name in outputs or len(tensor.outputs) != 1:
+        return tensor
+    after = tensor.outputs[0]
+    return after.outputs[0] if after.op == "Relu" or (after.op == "Clip" and _clip_cap(after) is not None) else tensor
+
+
+def _clip_cap(node: gs.Node) -> float | None:
+    """Upper bound of a Clip whose lower bound is 0, or None for any other."""
+    bounds = [*node.inputs[1:3], None, None][:2]
+    if any(t is not None and not t.is_empty() and not isinstance(t, gs.Constant) for t in bounds):
+        return None
+    low, high = (
+        node.attrs.get(key) if t is None or t.is_empty() else float(np.asarray(t.values).reshape(-1)[0])
+        for key, t in zip(("min", "max"), bounds, strict=True)
+    )
+    return None if low != 0 or (high is not None and high <= 0) else float("inf") if high is None else float(high)
+
+
+def _caps(graph: gs.Graph) -> Iterator[tuple[str, float]]:
+    for node in graph.nodes:
+        cap = _clip_cap(node) if node.op == "Clip" else None
+        if cap is not None and np.isfinite(cap):
+            yield node.outputs[0].name, cap
+
+
+def _barriers(graph: gs.Graph, integer: set[str], sites: set[str], outputs: set[str]) -> Iterator[str]:
+    """Float layers that read a quantized tensor and write one, with nothing but a Relu or Clip before its pair."""
+    for node in graph.nodes:
+        if node.op not in ("Conv", "ConvTranspose", "Gemm") or node.name in integer or node.inputs[0].name not in sites:
+            continue
+        tensor = node.outputs[0]
+        while tensor.name not in sites and tensor.name not in outputs and len(tensor.outputs) == 1:
+            if tensor.outputs[0].op not in ("Relu", "Clip"):
+                break
+            tensor = tensor.outputs[0].outputs[0]
+        if tensor.name in sites:
+            yield node.name
+
+
+def _tensor_names(graph: gs.Graph) -> list[str]:
+    """Names of graph inputs and of what nodes write, in topological order."""
+    return [t.name for t in graph.inputs] + [t.name for node in graph.nodes for t in node.outputs if not t.is_empty()]
+
+
+def _root(tensor: str, tied: Mapping[str, str]) -> str:
+    while tensor in tied:
+        tensor = tied[tensor]
+    return tensor

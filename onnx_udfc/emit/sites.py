@@ -1,0 +1,77 @@
+"""Writes the Q/DQ pairs of a placement into a draft."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+
+from onnx_udfc.emit.draft import Draft
+from onnx_udfc.emit.placement import Placement
+from onnx_udfc.numerics.activation_grids import ActivationParams
+
+Writer = tuple[onnx.NodeProto, int, str]  # the node that writes a tensor, which of its outputs, after which node to add
+
+
+def write_sites(draft: Draft, placement: Placement, activations: Mapping[str, ActivationParams]) -> None:
+    """Add a QuantizeLinear → DequantizeLinear pair at every site.
+
+    Args:
+        draft: the model that is added to.
+        placement: the sites.
+        activations: grids of `placement.tensors`.
+    """
+    writers: dict[str, Writer] = {
+        name: (node, index, node.name) for node in draft.nodes.values() for index, name in enumerate(node.output)
+    }
+    for node in placement.additions:
+        draft.nodes[node].op_type = "Add"
+    for node in placement.barriers:
+        _write_barrier(draft, draft.nodes[node], writers)
+    for tensor, readers in placement.sites.items():
+        source = placement.grid_of(tensor)
+        assert source is not None, tensor
+        _write_pair(draft, tensor, readers, activations[source], writers.get(tensor))
+
+
+def _write_barrier(draft: Draft, node: onnx.NodeProto, writers: dict[str, Writer]) -> None:
+    """A Sum of one tensor after the node: it changes nothing, but onnxruntime sees no layer between a DQ and a Q."""
+    tensor = node.output[0]
+    node.output[0] = draft.name(f"{tensor}.unchanged")
+    barrier = draft.node("Sum", f"{tensor}.stays_float", [node.output[0]], tensor)
+    draft.after(node.name, [barrier])
+    writers[tensor] = (barrier, 0, node.name)
+
+
+def _write_pair(
+    draft: Draft, tensor: str, readers: tuple[str, ...] | None, grid: ActivationParams, writer: Writer | None
+) -> None:
+    """The pair of one tensor. Where everyone reads its result, the result takes the tensor's name."""
+    result = draft.name(f"{tensor}.dequantized") if readers is not None or writer is None else tensor
+    source = tensor
+    if result == tensor and writer is not None:
+        source = draft.name(f"{tensor}.float")
+        writer[0].output[writer[1]] = source
+    for node in draft.nodes.values():
+        if result != tensor and (readers is None or node.name in readers):
+            _rename_input(node, tensor, result)
+    codes = draft.name(f"{tensor}.quantized")
+    parameters = [
+        draft.constant(f"{tensor}.scale", np.array(grid.scale, np.float32)),
+        draft.constant(f"{tensor}.zero_point", np.array(grid.zero_point, grid.dtype)),
+    ]
+    pair = [
+        draft.node("QuantizeLinear", f"{tensor}.quantize", [source, *parameters], codes),
+        draft.node("DequantizeLinear", f"{tensor}.dequantize", [codes, *parameters], result),
+    ]
+    if writer is None:
+        draft.first(pair)
+    else:
+        draft.after(writer[2], pair)
+
+
+def _rename_input(node: onnx.NodeProto, old: str, new: str) -> None:
+    for index, name in enumerate(node.input):
+        if name == old:
+            node.input[index] = new

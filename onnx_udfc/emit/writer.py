@@ -1,0 +1,234 @@
+"""Writes a quantized network for a target; the only module that decides which QDQ form a file has.
+
+One function a target chooses a row of `forms.WEIGHT_FORMS` for each layer; `placement` says where activations are
+quantized. The network itself is not changed: its float weights are replaced by the codes in a model of its own.
+
+Always: initializers in raw_data (never Constant nodes, which onnxruntime miscomputes behind a DequantizeLinear), an
+explicit zero point, symmetric codes, float32 biases. onnxruntime makes int32 biases of those at load with the step
+input scale · weight scale, so a channel with tiny weights and a real bias would overflow: its scale is raised first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_udfc.emit.draft import Draft
+from onnx_udfc.emit.forms import WEIGHT_FORMS, StoredWeight, channel_axis, describe, stored_weight
+from onnx_udfc.emit.notes import form_notes, oldest_onnxruntime
+from onnx_udfc.emit.placement import Placement, activation_tensors
+from onnx_udfc.emit.sites import write_sites
+from onnx_udfc.errors import RequestError
+from onnx_udfc.model.network import Layer, Network
+from onnx_udfc.numerics.activation_grids import ActivationParams
+from onnx_udfc.numerics.grids import FORMATS, Floats, QuantParams, storable
+
+__all__ = ["TARGETS", "Emitted", "Placement", "activation_tensors", "emit"]
+
+INT4_OPSET, HALF_SCALE_OPSET, PER_AXIS_OPSET, MOD_OPSET = 21, 19, 13, 10
+MOST_PACKED = 1 << 24  # weights of a layer: at load, unpacking takes 30 bytes for each of them for a moment
+LEAST_PACKED = 1 << 9  # fewer do not save what the nodes take
+WIDEST_BIAS = 2.0**30  # an int32 bias stays below this, so that the products added to it cannot overflow
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A written network.
+
+    Attributes:
+        model: the model.
+        form: its form in words.
+        forms: layer name → the form of its weight.
+        notes: what a user should know.
+        onnxruntime_min: the oldest onnxruntime that runs it.
+        slower: whether it is expected to run slower than the float original on its target.
+        weight_memory: bytes of all layers' weights once the model is loaded.
+    """
+
+    model: onnx.ModelProto
+    form: str
+    forms: Mapping[str, str]
+    notes: tuple[str, ...]
+    onnxruntime_min: str
+    slower: bool
+    weight_memory: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one weight is written: the form, and the bits of a code's ONNX type (packed words have none)."""
+
+    form: str
+    bits: int
+
+
+def emit(
+    network: Network,
+    weights: Mapping[str, QuantParams],
+    activations: Mapping[str, ActivationParams] | None,
+    target: str,
+    placement: Placement | None = None,
+) -> Emitted:
+    """Write a network with quantized weights, and activations if there are any.
+
+    Args:
+        network: the network, with the biases that go with the codes; it is left as it is.
+        weights: layer name → codes and scales; the other layers stay in float.
+        activations: tensor → grid, for `placement.tensors` at least; None for weights only.
+        target: key of TARGETS.
+        placement: where activations are quantized; by default everywhere that `weights` allows.
+
+    Raises:
+        RequestError: the target cannot run activations in integers, or the network cannot hold them.
+    """
+    opset = network.graph.opset
+    if activations is None:
+        placement = None
+    elif opset < PER_AXIS_OPSET:
+        raise RequestError(
+            f"--activations 8 needs opset 13 or later, but the model is kept at {opset}: convert it first"
+        )
+    elif placement is None:
+        placement = activation_tensors(network, weights, target)
+    draft = Draft(network.to_model(without={network.layers[name].constant.name for name in weights}))
+    forms, memory = {}, _float_memory(network, weights)
+    for name, params in weights.items():
+        layer = network.layers[name]
+        integer = placement is not None and name in placement.integer
+        choice = _choose(target, layer, params.bits, integer, opset)
+        grid = _input_grid(layer, placement, activations) if integer else None
+        stored = _stored(layer, params, choice, grid, target)
+        _write(draft, layer, stored, choice.form)
+        if placement is not None and grid is not None and name in placement.float_outputs:
+            _write_int32_bias(draft, layer, stored, grid)
+        forms[name] = describe(choice.form, stored)
+        memory += WEIGHT_FORMS[choice.form].memory(stored.bits, stored.broadcast_scale.itemsize) * stored.codes.size
+    if placement is not None and activations is not None:
+        write_sites(draft, placement, activations)
+    model = draft.finish()
+    slower, notes = form_notes(network, weights, placement, target, forms)
+    form = "; ".join([*dict.fromkeys(forms.values()), *([f"activations {placement.dtype}"] if placement else [])])
+    return Emitted(model, form or "float", forms, notes, oldest_onnxruntime(model), slower, round(memory))
+
+
+def _cpu(layer: Layer, bits: float, integer: bool, opset: int) -> Choice:
+    size, storage = int(np.prod(layer.constant.shape)), FORMATS[bits].storage
+    packs = FORMATS[bits].packs or (storage == 4 and opset < INT4_OPSET)
+    if packs and opset >= MOD_OPSET and LEAST_PACKED <= size <= MOST_PACKED:
+        return Choice("packed_dq" if integer else "packed_mul", storage)
+    stored = storage if opset >= INT4_OPSET else 8
+    if not integer:
+        return Choice("cast_mul", stored)
+    return Choice("dq" if stored == 8 else "cast_dq", stored)
+
+
+def _portable(_layer: Layer, bits: float, integer: bool, opset: int) -> Choice:
+    return Choice("dq", 8 if integer or opset < INT4_OPSET else FORMATS[bits].storage)
+
+
+def _cuda(_layer: Layer, bits: float, _integer: bool, opset: int) -> Choice:
+    return Choice("cast_mul", FORMATS[bits].storage if opset >= INT4_OPSET else 8)
+
+
+def _tensorrt(_layer: Layer, _bits: float, _integer: bool, _opset: int) -> Choice:
+    return Choice("dq", 8)
+
+
+TARGETS: dict[str, Callable[[Layer, float, bool, int], Choice]] = {
+    "cpu": _cpu,
+    "cuda": _cuda,
+    "portable": _portable,
+    "tensorrt": _tensorrt,
+}
+
+
+def _choose(target: str, layer: Layer, bits: float, integer: bool, opset: int) -> Choice:
+    """The target's choice, moved to what the opset and the layer's type and axes can hold."""
+    choice = TARGETS[target](layer, bits, integer, opset)
+    dtype = layer.constant.dtype
+    scalable = dtype == np.float32 or (dtype == np.float16 and opset >= HALF_SCALE_OPSET)
+    no_axis = channel_axis(layer) is None and target != "tensorrt"
+    if choice.form.endswith("dq") and (opset < PER_AXIS_OPSET or not scalable or no_axis):
+        return Choice("packed_mul" if choice.form == "packed_dq" else "cast_mul", choice.bits)
+    return choice
+
+
+def _stored(
+    layer: Layer, params: QuantParams, choice: Choice, grid: ActivationParams | None, target: str
+) -> StoredWeight:
+    """The weight as the file holds it."""
+    dtype = layer.constant.dtype
+    float_type = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+    if dtype == np.float16:  # a scale found for float32 may vanish there
+        params = _rescaled(params, storable(params.scale, dtype))
+    if target == "tensorrt" and layer.kind == "conv_transpose" and choice.form == "dq":
+        return _per_input_channel(layer, params, float_type)
+    if grid is not None:
+        params = _bias_in_range(params, layer.bias, grid.scale)
+    return stored_weight(layer, params, choice.bits, float_type)
+
+
+def _input_grid(
+    layer: Layer, placement: Placement | None, activations: Mapping[str, ActivationParams] | None
+) -> ActivationParams | None:
+    if placement is None or activations is None:
+        return None
+    source = placement.grid_of(layer.node.inputs[0].name)
+    return None if source is None else activations[source]
+
+
+def _bias_in_range(params: QuantParams, bias: NDArray[np.floating], input_scale: float) -> QuantParams:
+    """Raise the scale of channels whose bias would overflow int32 at the step input_scale·scale."""
+    least = np.abs(bias.reshape(params.scale.shape).astype(np.float64)) / (input_scale * WIDEST_BIAS)
+    return _rescaled(params, storable(np.maximum(params.scale, least), np.float32))
+
+
+def _rescaled(params: QuantParams, scale: Floats) -> QuantParams:
+    """The same weights with another scale: codes are rounded again where it differs."""
+    if np.array_equal(scale, params.scale):
+        return params
+    fmt = FORMATS[params.bits]
+    codes = np.clip(np.rint(params.codes * (params.scale / scale)[..., None]), fmt.qmin, fmt.qmax).astype(np.int8)
+    return replace(params, codes=codes, scale=scale)
+
+
+def _per_input_channel(layer: Layer, params: QuantParams, float_type: int) -> StoredWeight:
+    """Codes in 8 bits with a scale for each input channel: the axis that TensorRT wants of a ConvTranspose."""
+    weight = layer.layout(params.dequantize())
+    axes = tuple(range(1, weight.ndim))
+    largest = np.abs(weight).max(axis=axes)
+    scale = np.where(largest > 0, largest / FORMATS[8].qmax, 1.0).astype(np.float32).astype(np.float64)
+    codes = np.rint(weight / np.expand_dims(scale, axes)).astype(np.int8)
+    return StoredWeight(layer.constant.name, codes, scale, 0, 8, FORMATS[8].levels, float_type)
+
+
+def _write(draft: Draft, layer: Layer, stored: StoredWeight, form: str) -> None:
+    draft.drop_constant(stored.name)
+    draft.before(layer.name, WEIGHT_FORMS[form].write(draft, stored))
+
+
+def _write_int32_bias(draft: Draft, layer: Layer, stored: StoredWeight, grid: ActivationParams) -> None:
+    """The bias in int32 steps of input scale · weight scale: a Gemm without a Q after it gets no help at load."""
+    tensor = layer.bias_tensor
+    if tensor is None:
+        return
+    scale = np.float32(grid.scale) * stored.scale.astype(np.float32)
+    codes = np.rint(layer.bias.astype(np.float64) / scale).astype(np.int32)
+    inputs = [
+        draft.constant(f"{tensor.name}.codes", codes),
+        draft.constant(f"{tensor.name}.scale", scale),
+        draft.constant(f"{tensor.name}.zero_point", np.zeros(codes.size, np.int32)),
+    ]
+    draft.drop_constant(tensor.name)
+    draft.before(
+        layer.name, [draft.node("DequantizeLinear", f"{tensor.name}.dequantize", inputs, tensor.name, {"axis": 0})]
+    )
+
+
+def _float_memory(network: Network, weights: Collection[str]) -> float:
+    """Bytes of the weights that stay in float."""
+    return float(sum(layer.weight_bytes for name, layer in network.layers.items() if name not in weights))

@@ -1,0 +1,1 @@
+"""Two networks compared: check, report, attribution, validation; knows no method."""

@@ -1,0 +1,254 @@
+"""Which layer lost what: the error that each layer's own compression adds, and the error that arrives at its output.
+
+Both networks run side by side on the same inputs. For layer l with the original's input x, its output y = W x + b, and
+the compressed weights Ŵ, b̂ on the channels that were kept (in: those of x that are left, out: those of y):
+
+    own      = Σ y_out² / Σ (y_out − (Ŵ x_in + b̂))²      what this layer alone would cost
+    arriving = Σ y_out² / Σ (y_out − ŷ)²                  ŷ: the compressed network's value at this output
+
+in dB. A pruned input is part of the own error: Ŵ is what the repair made of the remaining channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from onnx_udfc.errors import ModelError
+from onnx_udfc.evaluate.comparison import decibels
+from onnx_udfc.evaluate.report import Histogram, LayerLoss, LayerReport, Report
+from onnx_udfc.inputs.feeds import InputSpec, evenly, split
+from onnx_udfc.model.files import model_bytes
+from onnx_udfc.runtime.written_layers import Feed, WrittenLayer, alone, probe, written_layers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from onnxruntime import InferenceSession
+
+    Kept = Mapping[str, NDArray[np.int64]]
+
+WORST = 3
+BINS = 64
+SAMPLES = 8
+SMALL = 64 * 64 * 3  # values of an input of which SAMPLES fit through a network at once
+LARGEST = 1_500_000_000  # bytes of a model that is copied with more outputs
+MANY_BITS = 8
+FLOAT_BITS = 32
+
+
+@dataclass
+class _Sums:
+    """Sums of squares of a signal and of what is wrong with it; None until something was compared."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    counted: bool = False
+
+    def add(self, y: NDArray[Any], z: NDArray[Any]) -> None:
+        """Take in a batch; different shapes cannot be compared and leave it uncounted."""
+        if y.shape != z.shape:
+            return
+        a, b = y.astype(np.float64), z.astype(np.float64)
+        self.signal += float((a * a).sum())
+        self.noise += float(((a - b) ** 2).sum())
+        self.counted = True
+
+    def db(self) -> float | None:
+        return decibels(self.signal, self.noise) if self.counted else None
+
+
+def attribute(
+    original: onnx.ModelProto,
+    compressed: onnx.ModelProto,
+    feeds: Iterable[Feed],
+    layers: Sequence[LayerReport],
+    kept_in: Kept | None = None,
+    kept_out: Kept | None = None,
+) -> tuple[LayerLoss, ...]:
+    """Return what every layer loses, worst first by its own error, the three worst with advice.
+
+    Args:
+        original: The network with the same node names (batch norm folded, as graph.read gives it).
+        compressed: The written result.
+        feeds: Inputs; small batches keep the memory small, since every layer's values are held at once.
+        layers: The layers to look at, with their bits and channel counts.
+        kept_in: Layer → numbers of the input channels that are left, where some were removed.
+        kept_out: Layer → the same of its output channels.
+    """
+    feeds = list(feeds)
+    names = [x.name for x in layers]
+    before, after = (written_layers(m, names, feeds[0]) for m in (original, compressed))
+    both = [n for n in names if n in before and n in after]
+    gathered = _Gathered(before, after, kept_in or {}, kept_out or {}, {}, {n: _Sums() for n in both}, {})
+    gathered.arriving = {n: _Sums() for n in both}
+    sides = _Side.of(original, before, both), _Side.of(compressed, after, both)
+    for feed in feeds:
+        first, second = sides[0].run(feed), sides[1].run(feed)
+        for name in both:
+            gathered.add(name, first, second)
+    rows = [gathered.row(name, len(kept_out[name]) if kept_out and name in kept_out else None) for name in both]
+    rows.sort(key=lambda r: (r.own_db is None, r.own_db, r.name))
+    reports = {x.name: x for x in layers}
+    return tuple(replace(r, advice=advice(reports[r.name])) if i < WORST else r for i, r in enumerate(rows))
+
+
+def explain(
+    report: Report,
+    original: onnx.ModelProto,
+    compressed: onnx.ModelProto,
+    specs: Sequence[InputSpec],
+    values: Mapping[str, NDArray[Any]],
+    kept_in: Kept | None = None,
+    kept_out: Kept | None = None,
+) -> Report:
+    """Return the report with attribution and histograms of weights; as it is where they cannot be had.
+
+    Args:
+        report: Of the compression.
+        original: The network with the same node names, batch norm folded.
+        compressed: The written result.
+        specs: Inputs of the original.
+        values: Arrays for them; a few samples are used.
+        kept_in: As `attribute`.
+        kept_out: As `attribute`.
+    """
+    if not report.layers:
+        return report
+    if model_bytes(original) > LARGEST:
+        return replace(report, warnings=(*report.warnings, "too large to measure which layer lost what"))
+    count = max([SAMPLES, *(s.batch or 1 for s in specs)])
+    few = {k: evenly(v, count) for k, v in values.items()}
+    small = max((v[0].size for v in few.values() if v.ndim), default=0) <= SMALL
+    feeds = list(split(specs, few, batch=SAMPLES if small else 1))
+    try:
+        rows = attribute(original, compressed, feeds, report.layers, kept_in, kept_out)
+        spread = histograms(original, compressed, [x.name for x in report.layers], feeds[0])
+    except ModelError as error:
+        return replace(report, warnings=(*report.warnings, f"not measured which layer lost what: {error}"))
+    layers = tuple(replace(x, histogram=spread.get(x.name)) for x in report.layers)
+    return replace(report, attribution=rows, layers=layers)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One network that gives the inputs and outputs of its layers."""
+
+    session: InferenceSession
+    names: tuple[str, ...]
+    given: frozenset[str]
+
+    @staticmethod
+    def of(model: onnx.ModelProto, layers: Mapping[str, WrittenLayer], names: Sequence[str]) -> _Side:
+        """Return the side; tensors that are graph inputs are taken from the feed."""
+        given = frozenset(i.name for i in model.graph.input)
+        wanted = {t for n in names for t in (layers[n].node.input[0], layers[n].output)} - given
+        ordered = tuple(sorted(wanted))
+        return _Side(probe(model, ordered), ordered, given)
+
+    def run(self, feed: Feed) -> dict[str, NDArray[Any]]:
+        """Return every wanted tensor by name."""
+        values = self.session.run(list(self.names), dict(feed)) if self.names else []  # none would mean all outputs
+        return dict(zip(self.names, values, strict=True)) | dict(feed)
+
+
+@dataclass
+class _Gathered:
+    """Sums for every layer over all feeds."""
+
+    before: Mapping[str, WrittenLayer]
+    after: Mapping[str, WrittenLayer]
+    kept_in: Kept
+    kept_out: Kept
+    sessions: dict[str, InferenceSession]
+    own: dict[str, _Sums]
+    arriving: dict[str, _Sums]
+
+    def add(self, name: str, first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> None:
+        """Compare one layer for one feed."""
+        old, new = self.before[name], self.after[name]
+        axis = -1 if old.node.op_type in ("Gemm", "MatMul") else 1
+        y = _take(first[old.output], self.kept_out.get(name), axis)
+        self.arriving[name].add(y, second[new.output])
+        x = _take(first[old.node.input[0]], self.kept_in.get(name), axis)
+        if name not in self.sessions:
+            self.sessions[name] = alone(new, x)
+        if _fits(new, x, axis):
+            self.own[name].add(y, self.sessions[name].run(None, {"x": x})[0])
+
+    def row(self, name: str, kept: int | None) -> LayerLoss:
+        """Return the layer's figures."""
+        weight = self.before[name].weight
+        whole = kept is None or kept == _outputs(self.before[name], weight)
+        compared = "output" if whole else "kept"
+        return LayerLoss(name, self.own[name].db(), self.arriving[name].db(), compared)
+
+
+def _take(values: NDArray[Any], kept: NDArray[np.int64] | None, axis: int) -> NDArray[Any]:
+    return values if kept is None else values.take(kept, axis=axis)
+
+
+def _flag(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((int(a.i) for a in node.attribute if a.name == name), default)
+
+
+def _outputs(layer: WrittenLayer, weight: NDArray[Any]) -> int:
+    """Return the number of output channels."""
+    match layer.node.op_type:
+        case "Conv":
+            return int(weight.shape[0])
+        case "ConvTranspose":
+            return int(weight.shape[1]) * _flag(layer.node, "group", 1)
+        case "Gemm":
+            return int(weight.shape[0 if _flag(layer.node, "transB", 0) else 1])
+    return int(weight.shape[-1])
+
+
+def _fits(layer: WrittenLayer, x: NDArray[Any], axis: int) -> bool:
+    """Return whether x has the channels that the layer reads."""
+    match layer.node.op_type:
+        case "Conv":
+            wanted = layer.weight.shape[1] * _flag(layer.node, "group", 1)
+        case "Gemm":
+            wanted = layer.weight.shape[1 if _flag(layer.node, "transB", 0) else 0]
+        case "MatMul":
+            wanted = layer.weight.shape[-2]
+        case _:
+            wanted = layer.weight.shape[0]
+    return bool(x.shape[axis] == wanted)
+
+
+def advice(layer: LayerReport) -> str:
+    """Return what would help a layer that loses much: bits or channels, whichever cost it more."""
+    keep = f"--skip '{layer.name}' leaves it as it is"
+    few = layer.bits < MANY_BITS
+    pruned = layer.parameters_after < layer.parameters_before
+    if few and pruned and layer.relative_error is not None and layer.error_after is not None:
+        few = layer.relative_error - layer.error_after > layer.error_after  # what rounding added to the refit's error
+        pruned = not few
+    bits, channels = f"more than {layer.bits} bits (--bits auto with a --budget)", "fewer channels removed"
+    wanted = " or ".join([*([bits] if few else []), *([channels] if pruned else [])])
+    if wanted:
+        return f"{wanted}; {keep}"
+    return keep if layer.bits < FLOAT_BITS else ""
+
+
+def histograms(
+    original: onnx.ModelProto, compressed: onnx.ModelProto, names: Sequence[str], feed: Feed
+) -> dict[str, Histogram]:
+    """Return for every layer how its weights are spread before and after, over the same bins."""
+    before, after = (written_layers(m, names, feed) for m in (original, compressed))
+    return {n: histogram(before[n].weight, after[n].weight) for n in names if n in before and n in after}
+
+
+def histogram(before: NDArray[Any], after: NDArray[Any]) -> Histogram:
+    """Return counts in BINS equal bins over the range of both arrays."""
+    both = [np.asarray(w, np.float64).ravel() for w in (before, after)]
+    low = min((float(w.min()) for w in both if w.size), default=0.0)
+    high = max((float(w.max()) for w in both if w.size), default=0.0)
+    high = high if high > low else low + 1.0
+    counts = [tuple(int(c) for c in np.histogram(w, BINS, (low, high))[0]) for w in both]
+    return Histogram(low, high, counts[0], counts[1])

@@ -1,0 +1,176 @@
+"""The last look at a result, before anything is written: valid, loadable, finite, how near it is to the original."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_udfc.errors import CheckError, ModelError, RequestError
+from onnx_udfc.evaluate.comparison import fidelity
+from onnx_udfc.evaluate.report import Fidelity
+from onnx_udfc.inputs.feeds import evenly, input_specs, split
+from onnx_udfc.inputs.network_inputs import NetworkInputs, image_count, input_specs_of, make_inputs
+from onnx_udfc.model.export import SHAPES
+from onnx_udfc.model.files import ROOMY, weight_bytes
+from onnx_udfc.model.network import Network
+from onnx_udfc.model.protos import skeleton
+from onnx_udfc.options import Options
+from onnx_udfc.runtime.sessions import Source, one_line, open_session
+
+OTHER_IMAGES = 1000  # added to the seed: the check does not look at the images that the repair has seen
+MOST_IMAGES = 32
+HEAVY = 1 << 28  # bytes of weights above which two networks are not in memory together
+LARGE = 1 << 26  # bytes of outputs above which they are not kept, but for a heavy network
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the check found.
+
+    Attributes:
+        fidelity: how near the outputs are; None where the original itself cannot be run.
+        notes: why something was not checked.
+    """
+
+    fidelity: Fidelity | None
+    notes: tuple[str, ...] = ()
+
+
+def check_result(original: Source, network: Network, model: onnx.ModelProto, options: Options) -> Checked:
+    """Check a written model against the original.
+
+    Args:
+        original: as the user gave it.
+        network: the original in canonical form, for its inputs.
+        model: the result.
+        options: the inputs are made by the same options, with another seed.
+
+    Raises:
+        CheckError: the result is not a valid model, does not run, or is not finite where the original is.
+    """
+    _valid(original, model)
+    weights = weight_bytes(network.origin.model)
+    lean, heavy = weights >= ROOMY, weights >= HEAVY
+    try:
+        first: Any = open_session(original, "cpu", options.threads, lean=lean)
+    except ModelError as error:
+        return Checked(None, (f"not run for its check: {error}",))
+    try:
+        inputs = _other_inputs(network, options)
+        feeds = list(split(input_specs(first), inputs.values, batch=8))
+        if not feeds:
+            raise ModelError("there are fewer inputs than its batch holds")
+        first = _answers(first, feeds, np.inf if heavy else LARGE)
+    except (RequestError, ModelError) as error:
+        first, fault = None, f"not run for its check: {error}"
+    try:
+        # Integer kernels, which may saturate, come with the optimizations that a lean session leaves out.
+        second = open_session(model, "cpu", options.threads, lean=lean and options.activations is None)
+    except ModelError as error:
+        raise CheckError(f"the compressed network does not load, so nothing was written: {error}") from error
+    return Checked(None, (fault,)) if first is None else _compared(first, second, feeds, inputs)
+
+
+def _answers(session: Any, feeds: list[Any], most: float) -> _Original | _Remembered:
+    """The outputs for all feeds, so that no feed is run twice; the session itself where they take more bytes than that.
+
+    Raises:
+        ModelError: the network does not run.
+    """
+    names = [output.name for output in session.get_outputs()]
+    first = _run(session, names, feeds[0])
+    if sum(value.nbytes for value in first if isinstance(value, np.ndarray)) * len(feeds) > most:
+        return _Original(session)
+    return _Remembered(names, [_own(first), *(_own(_run(session, names, feed)) for feed in feeds[1:])])
+
+
+def _own(outputs: list[Any]) -> list[Any]:
+    """Copies of outputs: an array of onnxruntime keeps the memory that the session has ever taken."""
+    return [value.copy() if isinstance(value, np.ndarray) else value for value in outputs]
+
+
+class _Remembered:
+    """The outputs of a network that need not be in memory together with the one it is compared with."""
+
+    def __init__(self, names: list[str], runs: list[list[Any]]) -> None:
+        """Take what it gave for each of the feeds."""
+        self._names, self._left = names, runs
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        """The outputs' names, as a session has them."""
+        return [SimpleNamespace(name=name) for name in self._names]
+
+    def run(self, names: list[str], _feed: Any) -> list[Any]:
+        """The outputs for the next of the feeds."""
+        found = dict(zip(self._names, self._left.pop(0), strict=True))
+        return [found[name] for name in names]
+
+
+class _Original:
+    """A session of the original: where it fails, that is not the result's fault."""
+
+    def __init__(self, session: Any) -> None:
+        """Stand for a session that has run once."""
+        self._session = session
+        self.get_outputs = session.get_outputs
+
+    def run(self, names: list[str], feed: Any) -> list[Any]:
+        """The outputs.
+
+        Raises:
+            ModelError: it does not run.
+        """
+        return _run(self._session, names, feed)
+
+
+def _run(session: Any, names: list[str], feed: Any) -> list[Any]:
+    try:
+        return list(session.run(names, feed))
+    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+        raise ModelError(f"the original fails on made-up inputs ({one_line(error)})") from error
+
+
+def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs) -> Checked:
+    try:
+        return Checked(fidelity(first, second, feeds, inputs.source))
+    except ModelError as error:
+        return Checked(None, (f"not run for its check: {error}",))
+    except CheckError:
+        raise
+    except Exception as error:
+        raise CheckError(f"the compressed network does not run, so nothing was written: {one_line(error)}") from error
+
+
+def _other_inputs(network: Network, options: Options) -> NetworkInputs:
+    specs = input_specs_of(network)
+    count = min(options.images or image_count(specs), MOST_IMAGES)
+    asked = replace(options, images=None if options.calibrate else count)
+    return _few(network, make_inputs(network, asked, OTHER_IMAGES), options.images or MOST_IMAGES)
+
+
+def _few(network: Network, inputs: NetworkInputs, count: int = MOST_IMAGES) -> NetworkInputs:
+    """At most so many of them, and at most MOST_IMAGES, but a whole batch where it is fixed."""
+    most = max([min(count, MOST_IMAGES), *(spec.batch or 1 for spec in input_specs_of(network))])
+    return replace(inputs, values={name: evenly(value, most) for name, value in inputs.values.items()})
+
+
+def _valid(original: Source, model: onnx.ModelProto) -> None:
+    """Refuse an invalid result; but what the original already fails is not the result's fault."""
+    try:
+        onnx.checker.check_model(model if weight_bytes(model) < ROOMY else skeleton(model, SHAPES))
+    except Exception as error:  # checker.ValidationError, or a plain error of its C++ core
+        if not _fails(original):
+            raise CheckError(f"the result is not a valid model, so nothing was written: {one_line(error)}") from error
+
+
+def _fails(original: Source) -> bool:
+    try:
+        onnx.checker.check_model(str(original) if isinstance(original, Path) else original)
+    except Exception:  # as above
+        return True
+    return False

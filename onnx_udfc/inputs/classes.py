@@ -1,0 +1,182 @@
+"""Synthetic images that look like something of every class to the network itself.
+
+Images by formula excite few of a classifier's classes: to a CIFAR-10 network, half of them are birds or cats, and not
+one in a hundred is a car. What only the other classes use then looks free to remove, and the compressed network hardly
+ever names them. So more images are made than are needed, and the original network names a class for each. Where there
+are enough images for all classes, those that are short are bred from the images that come nearest to them (see
+`breeding`), some generations long. At last equally many of each class are taken, as far as they go.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.channels.groups import Channels
+from onnx_udfc.inputs.feeds import split
+from onnx_udfc.inputs.network_inputs import (
+    NetworkInputs,
+    batch_of,
+    image_count,
+    input_specs_of,
+    learn_scaling,
+    make_inputs,
+)
+from onnx_udfc.model.counts import count, totals
+from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.breeding import children
+from onnx_udfc.options import Options
+from onnx_udfc.runtime.sessions import open_session, packed
+
+Index = NDArray[np.int64]
+Judge = Callable[[dict[str, NDArray[Any]]], NDArray[Any] | None]
+
+MOST_TIMES = 8  # as many images in the pool as are needed, at most
+POOL_MACS = 120e9  # of all runs over the pool and what is bred from it: a few seconds
+POOL_PIXELS = 13e6  # of the pool: a few seconds, too
+GENERATIONS, CHILDREN = 5, 24  # of each class that is short, in each generation
+SPARE = 2  # classes are short below as many times the images that are taken of each
+_PARENTS = 8
+FEW = 4  # inputs of each class below which what a classifier tells apart is not seen
+_BATCH = 16
+
+
+def balanced_inputs(network: Network, channels: Channels, options: Options) -> NetworkInputs:
+    """Inputs as `make_inputs` gives them, chosen from a pool where the network is a classifier and the pool affordable.
+
+    Args:
+        network: the original.
+        channels: its channels, for the shapes of its tensors.
+        options: as for `make_inputs`.
+
+    Raises:
+        RequestError: the data do not fit the network.
+    """
+    wanted = options.images or image_count(input_specs_of(network))
+    runs, most = _affordable(network, channels)
+    times = min(MOST_TIMES, most // wanted, runs // (2 * wanted))
+    if times < 2 or options.calibrate:
+        return make_inputs(network, options)
+    learn_scaling(network, options)
+    judge = _judge(network, options.threads)
+    if judge is None:
+        return make_inputs(network, options)
+    pool = make_inputs(network, replace(options, images=wanted * times))
+    scores = judge(pool.values)
+    if scores is None:
+        return make_inputs(network, options)
+    rng = np.random.default_rng(options.seed)
+    values = pool.values
+    if len(values) == 1 and wanted >= scores.shape[1]:
+        ((name, images),) = values.items()
+        images, scores = _bred(name, images, scores, judge, wanted, runs - len(images), rng)
+        values = {name: images}
+    chosen = balanced(scores.argmax(1), wanted, rng)
+    size = len(scores)
+    return replace(pool, values={n: v[chosen] if v.ndim and len(v) == size else v for n, v in values.items()})
+
+
+def shows_classes(network: Network, inputs: NetworkInputs) -> bool:
+    """Whether the network is a classifier and the inputs are enough to show it each of its classes a few times."""
+    shape = _scores(network)
+    return bool(shape) and batch_of(inputs.values) >= FEW * shape[1]
+
+
+def balanced(classes: Index, wanted: int, rng: np.random.Generator) -> Index:
+    """Positions (wanted,), rising, of samples whose classes (n,) are as equally frequent as they can be.
+
+    Which samples of a class are taken, and which classes get one more than others, is random.
+    """
+    order = rng.permutation(len(classes))
+    rank = np.zeros(len(classes), np.int64)
+    for name in np.unique(classes):
+        of_class = order[classes[order] == name]
+        rank[of_class] = np.arange(len(of_class))
+    return np.sort(order[np.argsort(rank[order], kind="stable")[:wanted]])
+
+
+def margins(scores: NDArray[Any]) -> NDArray[Any]:
+    """How far each class (n, C) is above the best of the others: negative but for the class that is named."""
+    second, first = np.sort(scores, axis=1)[:, -2:].T[..., None]
+    return np.asarray(scores - np.where(scores == first, second, first))
+
+
+def _bred(
+    name: str,
+    images: NDArray[Any],
+    scores: NDArray[Any],
+    judge: Judge,
+    wanted: int,
+    runs: int,
+    rng: np.random.Generator,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The pool and its scores, with children of the images that come nearest to the classes that are short."""
+    if images.ndim != 4 or images.dtype.kind != "f" or images.shape[1] > images.shape[3]:
+        return images, scores
+    low, high = images.min(), images.max()
+    for _ in range(GENERATIONS):
+        share = np.bincount(scores.argmax(1), minlength=scores.shape[1])
+        short = np.flatnonzero(share < SPARE * wanted / scores.shape[1])
+        number = min(CHILDREN, runs // max(1, len(short)))
+        if not len(short) or not number:
+            break
+        nearest = np.argsort(-margins(scores)[:, short], axis=0, kind="stable")[:_PARENTS]
+        first = rng.permuted(np.resize(nearest, (number, len(short))), axis=0).ravel()
+        other = np.where(
+            rng.random(first.size) < 0.5, rng.permutation(first), rng.integers(len(images), size=first.size)
+        )
+        born = np.clip(children(images[first], images[other], rng), low, high)
+        seen = judge({name: born})
+        if seen is None:
+            break
+        images, scores = np.concatenate([images, born]), np.concatenate([scores, seen])
+        runs -= len(born)
+    return images, scores
+
+
+def _affordable(network: Network, channels: Channels) -> tuple[int, int]:
+    """How many runs of the network, and how many images; 0 where nothing is known of the cost."""
+    macs = totals({name: count(layer, channels.shapes.sizes) for name, layer in network.layers.items()}).macs
+    shapes = (channels.shapes.sizes.get(tensor.name, ()) for tensor in network.graph.inputs)
+    pixels = sum(math.prod(shape[2:]) for shape in shapes)
+    return int(POOL_MACS // macs) if macs else 0, int(POOL_PIXELS // pixels) if pixels else 0
+
+
+def _scores(network: Network) -> tuple[Any, ...]:
+    """Shape (n, C, ...) of the network's first output if that can be the scores of classes, else ()."""
+    shape = tuple(network.graph.outputs[0].shape or ())
+    if len(shape) < 2 or not isinstance(shape[1], int) or shape[1] < 2 or any(d != 1 for d in shape[2:]):
+        return ()
+    return shape
+
+
+def _judge(network: Network, threads: int | None) -> Judge | None:
+    """What gives the scores (n, C) of the network's first output; None if it is no classifier, or cannot be run.
+
+    The function gives None if the scores are no finite numbers, or not one row for each sample.
+    """
+    tensor = network.graph.outputs[0]
+    if not _scores(network):
+        return None
+    specs = input_specs_of(network)
+    try:
+        session = open_session(packed(network.to_model()), "cpu", threads)
+    except Exception:  # an operator that onnxruntime lacks, say; then the images are taken as they come
+        return None
+
+    def scores(values: dict[str, NDArray[Any]]) -> NDArray[Any] | None:
+        try:
+            runs = [session.run([tensor.name], feed)[0] for feed in split(specs, values, _BATCH)]
+        except Exception:  # onnxruntime's exceptions share no base class but Exception
+            return None
+        found = np.concatenate(runs) if runs else np.zeros(0)
+        if len(found) != batch_of(values) or found.dtype.kind != "f" or not np.isfinite(found).all():
+            return None
+        return np.asarray(found.reshape(len(found), -1), np.float64)
+
+    return scores

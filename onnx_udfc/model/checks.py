@@ -1,0 +1,147 @@
+"""What must hold of a model before anything is computed with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, defs
+
+from onnx_udfc.errors import ModelError
+from onnx_udfc.model.external import values
+from onnx_udfc.model.protos import reads, subgraphs, tensor_bytes
+
+Array = NDArray[Any]
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
+FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+CHUNK = 1 << 22
+REMARKS = ("doc_string", "producer_name", "producer_version", "key", "value")
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Refuses models that nothing sensible can come from.
+
+    Raises:
+        ModelError: no graph, a tensor written twice, damaged weights, or weights that are not finite.
+    """
+    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
+        raise ModelError("the model has no graph; the file is damaged or not an ONNX model")
+    if not model.opset_import:
+        raise ModelError("the model declares no opset, so its operators have no meaning; export it again")
+    _check_text(model)
+    _check_names(model.graph)
+    _check_nodes(model)
+    _check_values(model.graph)
+
+
+def _check_text(model: onnx.ModelProto) -> None:
+    """All names are text: protobuf hands out those that are not UTF-8 as bytes, and nothing can write them again.
+
+    Remarks (doc strings, metadata, the producer) in another encoding are replaced in place, with marks for the bytes
+    that cannot be read.
+    """
+    pending: list[Any] = [model]
+    while pending:
+        message = pending.pop()
+        for entry, value in message.ListFields():
+            if entry.type == entry.TYPE_MESSAGE:
+                pending.extend([value] if hasattr(value, "ListFields") else value)
+            elif entry.type == entry.TYPE_STRING and isinstance(value, bytes):
+                if entry.name not in REMARKS:
+                    raise ModelError(f"the name {value[:40]!r} in the model is not text; the file is damaged")
+                setattr(message, entry.name, value.decode(errors="replace"))
+            elif entry.type == entry.TYPE_STRING and any(isinstance(name, bytes) for name in value):
+                raise ModelError("a tensor's name in the model is not text; the file is damaged, export it again")
+
+
+def _check_names(graph: onnx.GraphProto) -> None:
+    """Every tensor has one source, and every one that is used has one."""
+    written = {i.name for i in graph.input} | {t.name for t in graph.initializer}
+    if len({t.name for t in graph.initializer}) != len(graph.initializer):
+        raise ModelError("two weights of the model have the same name; export the model again")
+    if len({i.name for i in graph.input}) != len(graph.input):
+        raise ModelError("two inputs of the model have the same name; export the model again")
+    for name in (name for node in graph.node for name in node.output if name):
+        if name in written:
+            raise ModelError(f"tensor '{name}' is written twice; the model is damaged, export it again")
+        written.add(name)
+    written.update(sparse.values.name for sparse in graph.sparse_initializer)
+    used = [name for node in graph.node for name in reads(node)] + [o.name for o in graph.output]
+    missing = next((name for name in used if name and name not in written), None)
+    if missing is not None:
+        raise ModelError(f"nothing in the model writes tensor '{missing}', which it uses; the file is damaged")
+
+
+def _check_nodes(model: onnx.ModelProto) -> None:
+    """Standard operators have as many inputs and outputs and such attributes as they are defined with.
+
+    onnx's version converter trusts that, and takes the whole process down where it does not hold.
+    """
+    version = next((d.version for d in model.opset_import if d.domain in ("", "ai.onnx")), None)
+    pending = list(model.graph.node) if version is not None else []
+    while pending:
+        node = pending.pop()
+        pending.extend(inner for graph in subgraphs(node) for inner in graph.node)
+        if node.domain in ("", "ai.onnx") and defs.has(node.op_type):
+            fault = _fault(node, version or 1)
+            if fault:
+                name = node.name or next(iter(node.output), "")
+                raise ModelError(f"node '{name}' ({node.op_type}) has {fault}; the file is damaged, export it again")
+
+
+def _fault(node: onnx.NodeProto, version: int) -> str:
+    """What is wrong with a node, by the definition of its operator at this opset; empty if nothing is."""
+    try:
+        schema = defs.get_schema(node.op_type, version)
+    except defs.SchemaError:
+        return ""
+    if schema.deprecated:
+        return ""
+    if not schema.min_input <= len(node.input) <= schema.max_input:
+        return f"{len(node.input)} inputs"
+    if not schema.min_output <= len(node.output) <= schema.max_output:
+        return f"{len(node.output)} outputs"
+    present = {attribute.name: attribute for attribute in node.attribute}
+    for name, definition in schema.attributes.items():
+        if name not in present:
+            if definition.required:
+                return f"no attribute '{name}'"
+        elif not present[name].ref_attr_name and present[name].type not in (0, _type_number(definition.type)):
+            return f"an attribute '{name}' of another type than it must be"
+    return ""
+
+
+def _type_number(attribute_type: Any) -> int:
+    """The number in AttributeProto of a type in an operator's definition."""
+    return int(attribute_type)
+
+
+def _check_values(graph: onnx.GraphProto) -> None:
+    """No weight is damaged; no float is NaN; no weight of a layer is infinite (bounds and masks may be)."""
+    weights = {name for node in graph.node if node.op_type in WEIGHTED for name in node.input[1:]}
+    for tensor in graph.initializer:
+        tensor_bytes(tensor)
+        array = values(tensor)
+        if tensor.data_type not in FLOAT_TYPES:
+            continue
+        if all_finite(array):
+            continue
+        if has_nan(array):
+            raise ModelError(f"weight '{tensor.name}' holds NaN; the model was broken before, train or export it again")
+        if tensor.name in weights:
+            raise ModelError(f"weight '{tensor.name}' holds infinite values; train or export the model again")
+
+
+def has_nan(array: Array) -> bool:
+    """Whether any value is NaN; a memory-mapped array is read piece by piece."""
+    flat = array.reshape(-1)
+    return any(bool(np.isnan(flat[i : i + CHUNK]).any()) for i in range(0, flat.size, CHUNK))
+
+
+def all_finite(array: Array) -> bool:
+    """Whether all values are finite."""
+    flat = array.reshape(-1)
+    return all(bool(np.isfinite(flat[i : i + CHUNK]).all()) for i in range(0, flat.size, CHUNK))

@@ -1,0 +1,179 @@
+"""Constant nodes and constant expressions become initializers; every constant gets one user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import helper
+from onnx_graphsurgeon.ir.tensor import SparseValues
+
+from onnx_udfc.model.export import sorted_nodes
+from onnx_udfc.model.lossless import Origin, Stored
+from onnx_udfc.model.names import unique_name
+from onnx_udfc.model.protos import inner_reads
+
+Array = NDArray[Any]
+
+# fmt: off
+FOLDABLE = frozenset((
+    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Exp", "Expand",
+    "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Shape", "Sign", "Size", "Slice", "Split", "Sqrt", "Squeeze",
+    "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
+))
+STORAGE = ("int8", "uint8", "int4", "uint4", "int2", "uint2")  # a Cast from these to float is a compressed weight
+NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+# fmt: on
+LARGEST = 1 << 28  # elements
+GROWTH = 1 << 20  # elements by which a result that is no weight may exceed its inputs
+
+
+def fold_constants(graph: gs.Graph, origin: Origin) -> None:
+    """Replaces Constant nodes and expressions over constants by initializers, names kept.
+
+    Left alone: DequantizeLinear, Cast from an integer storage type to float and what unpacks words (a weight that is
+    compressed already), anything random, anything with a subgraph, what a subgraph or a graph output uses, and large
+    results that are no weights.
+    """
+    kept = {t.name for t in graph.outputs} | inner_reads(origin.model.graph)
+    folded: set[int] = set()
+    for node in sorted_nodes(graph):
+        if node.domain or any(t.name in kept or t.is_empty() for t in node.outputs):
+            continue
+        results = _evaluate(node, graph, origin)
+        if results is not None and len(results) == len(node.outputs):
+            for tensor, result in zip(list(node.outputs), results, strict=True):
+                tensor.inputs.clear()
+                tensor.to_constant(result)
+            node.inputs.clear()
+            folded.add(id(node))
+    graph.nodes[:] = [node for node in graph.nodes if id(node) not in folded]
+
+
+def _evaluate(node: gs.Node, graph: gs.Graph, origin: Origin) -> list[Array | Stored] | None:
+    """The values of a node's outputs, or None if it is not constant or is to be left alone."""
+    if node.op == "Constant":
+        return _constant_value(node, origin)
+    if not node.inputs or not all(isinstance(t, gs.Constant) or t.is_empty() for t in node.inputs):
+        return None
+    if any(isinstance(t, gs.Constant) and isinstance(t._values, SparseValues) for t in node.inputs):
+        return None
+    if node.op == "Identity":
+        source, name = node.inputs[0], node.outputs[0].name
+        origin.shared[name] = origin.shared.setdefault(source.name, source.name)
+        return [source._values]
+    if node.op not in FOLDABLE or (node.op == "Cast" and str(node.inputs[0].dtype) in STORAGE) or _unpacks(node):
+        return None
+    return _run(node, graph, origin)
+
+
+def _unpacks(node: gs.Node) -> bool:
+    """Whether a node begins to unpack codes (`packing`): words (m, 1) div powers (k,), then mod."""
+    if node.op != "Div" or any(t.dtype != np.int64 for t in node.inputs):
+        return False
+    words, divisors = (tuple(t.shape) for t in node.inputs)
+    readers = node.outputs[0].outputs
+    return len(words) == 2 and words[1] == 1 and len(divisors) == 1 and [r.op for r in readers] == ["Mod"]
+
+
+def _constant_value(node: gs.Node, origin: Origin) -> list[Array | Stored] | None:
+    """The value of a Constant node, whichever attribute holds it."""
+    attributes = origin.nodes[node.name].attribute
+    if len(attributes) != 1 or attributes[0].ref_attr_name:
+        return None
+    name = attributes[0].name
+    if name == "value" and attributes[0].HasField("t"):
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(attributes[0].t)
+        tensor.name = node.outputs[0].name
+        return [Stored(tensor)]
+    return [np.asarray(node.attrs[name], NUMBERS[name])] if name in NUMBERS and name in node.attrs else None
+
+
+def _run(node: gs.Node, graph: gs.Graph, origin: Origin) -> list[Array | Stored] | None:
+    """Evaluates one node by the reference implementation of its operator; None where that fails."""
+    arrays = [None if t.is_empty() else t.values for t in node.inputs]
+    limit = LARGEST if _feeds_weight(node) else sum(a.size for a in arrays if a is not None) + GROWTH
+    try:
+        if _result_size(node.op, arrays) > limit:
+            return None
+        results = _reference(origin.nodes[node.name], graph.opset, arrays)
+    except Exception:  # the reference implementations raise anything; onnxruntime says later what is wrong
+        return None
+    return results if all(r.size <= limit for r in results) else None
+
+
+def _reference(node: onnx.NodeProto, opset: int, arrays: list[Array | None]) -> list[Array]:
+    """The outputs of a node by onnx's reference implementation."""
+    from onnx.reference import ReferenceEvaluator  # slow to import, and most files have no constant expressions
+
+    inputs = {name: a for name, a in zip(node.input, arrays, strict=True) if a is not None}
+    infos = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for name, a in inputs.items()
+    ]
+    results = [onnx.ValueInfoProto(name=name) for name in node.output]
+    body = helper.make_graph([node], "constant", infos, results)
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    with np.errstate(all="ignore"):
+        return [np.asarray(r) for r in ReferenceEvaluator(model).run(None, inputs)]
+
+
+def _feeds_weight(node: gs.Node) -> bool:
+    """Whether a result is used as the weight of a layer, if only after more constant operators."""
+    pending: list[gs.Tensor] = list(node.outputs)
+    seen: set[int] = set()
+    while pending:
+        tensor = pending.pop()
+        for user in tensor.outputs:
+            if user.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and user.inputs[0] is not tensor:
+                return True
+            if id(user) not in seen and user.op in FOLDABLE and len(seen) < 20:
+                seen.add(id(user))
+                pending.extend(user.outputs)
+    return False
+
+
+def _result_size(op: str, arrays: list[Array | None]) -> float:
+    """Elements of the result, by the operators that make much from little; 0 for the others."""
+    sizes = [np.asarray(a, np.float64) for a in arrays if a is not None and a.dtype.kind in "iuf"]
+    if op == "ConstantOfShape":
+        return float(np.prod(sizes[0]))
+    if op == "Expand":
+        return float(np.prod(np.maximum(sizes[1], 1))) * sizes[0].size
+    if op == "Tile":
+        return float(np.prod(sizes[1])) * sizes[0].size
+    if op == "Range":
+        start, limit, delta = (float(a.reshape(())) for a in sizes)
+        return (limit - start) / delta
+    if op in ("Add", "Sub", "Mul", "Div", "Where", "Pow", "Max", "Min"):
+        shapes = [a.shape for a in arrays if a is not None]
+        return float(np.prod(np.broadcast_shapes(*shapes), dtype=np.float64))
+    return 0.0
+
+
+def unshare(graph: gs.Graph, origin: Origin) -> None:
+    """Gives every input of a top-level node its own constant, so that writing to one changes no other user.
+
+    The first user keeps the name, unless a subgraph or a graph output uses the constant too. The arrays stay shared,
+    and `export` writes one initializer for as long as they hold the same.
+    """
+    kept = {t.name for t in graph.outputs} | inner_reads(origin.model.graph)
+    names = set(graph.tensors()) | set(origin.stored)
+    seen: set[int] = set()
+    for node in graph.nodes:
+        for slot, tensor in enumerate(node.inputs):
+            if not isinstance(tensor, gs.Constant) or isinstance(tensor._values, SparseValues):
+                continue
+            if tensor.name not in kept and id(tensor) not in seen:
+                seen.add(id(tensor))
+                continue
+            copy = gs.Constant(unique_name(f"{tensor.name}.{node.name}", names), tensor._values)
+            source = origin.shared.setdefault(tensor.name, tensor.name)
+            origin.shared[copy.name] = source
+            node.inputs[slot] = copy

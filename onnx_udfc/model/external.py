@@ -1,0 +1,174 @@
+"""Weights in files beside the model: read into it where they are small, memory-mapped where they are big."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_udfc.errors import ModelError
+from onnx_udfc.model.protos import all_tensors, copy_except, tensor_bytes
+
+Array = NDArray[Any]
+
+INLINE_TOTAL = 1 << 30
+INLINE_TENSOR = 1 << 20
+
+
+def resolve(model: onnx.ModelProto, folder: Path | None, inline_total: int = INLINE_TOTAL) -> int:
+    """Reads external data into the model; in place.
+
+    Above `inline_total` bytes in all, initializers of a mebibyte and more stay in their files, and their location
+    becomes an absolute path.
+
+    Args:
+        model: changed in place.
+        folder: where the model file is; None for a model that did not come from a file.
+        inline_total: bytes.
+
+    Returns:
+        Bytes of all external data.
+
+    Raises:
+        ModelError: a file is missing, too short, or outside the folder of the model.
+    """
+    external = [t for t in all_tensors(model) if t.data_location == TensorProto.EXTERNAL]
+    spans = [_span(tensor, folder) for tensor in external]
+    total = sum(length for _, _, length in spans)
+    top = {id(t) for t in model.graph.initializer}
+    for tensor, (path, offset, length) in zip(external, spans, strict=True):
+        if total > inline_total and length >= INLINE_TENSOR and id(tensor) in top:
+            _point(tensor, str(path.absolute()), offset, length)
+        else:
+            _inline(tensor, path, offset, length)
+    return total
+
+
+def _span(tensor: TensorProto, folder: Path | None) -> tuple[Path, int, int]:
+    """File, offset and length in bytes of an external tensor, checked."""
+    entries = {e.key: e.value for e in tensor.external_data}
+    location = entries.get("location", "")
+    path = _safe_path(tensor, location, folder)
+    try:
+        offset, size = int(entries.get("offset", 0)), path.stat().st_size
+        length = int(entries.get("length", size - offset))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"tensor '{tensor.name}' is in the file '{location}', which cannot be read; put it beside the model"
+        ) from error
+    if offset < 0 or length < tensor_bytes(tensor) or offset + length > size or tensor.data_type == TensorProto.STRING:
+        raise ModelError(f"tensor '{tensor.name}' reaches past the end of '{location}'; copy that file again")
+    return path, offset, tensor_bytes(tensor)
+
+
+def _safe_path(tensor: TensorProto, location: str, folder: Path | None) -> Path:
+    """The external file, which must lie in the model's folder; an absolute one is our own `resolve` of before."""
+    if folder is None:
+        if Path(location).is_absolute():
+            return Path(location)
+        raise ModelError(f"tensor '{tensor.name}' is in an external file; give the path of the model, not its content")
+    normal = Path(os.path.normpath(location))
+    if not location or "\0" in location or normal.is_absolute() or normal.parts[:1] in ((), ("..",)):
+        raise ModelError(f"tensor '{tensor.name}' refers to '{location}', outside the folder of the model; refused")
+    return folder / normal
+
+
+def _point(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    """Lets the tensor refer to a span of a file."""
+    del tensor.external_data[:]
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+    tensor.data_location = TensorProto.EXTERNAL
+
+
+def _inline(tensor: TensorProto, path: Path, offset: int, length: int) -> None:
+    """Moves the span of the file into the tensor."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        tensor.raw_data = file.read(length)
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+
+
+def values(tensor: TensorProto) -> Array:
+    """The values of a tensor, read-only; a view on its file if it is in one that `resolve` has left alone.
+
+    Raises:
+        ModelError: there are more or fewer values than the shape says.
+    """
+    try:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            array = numpy_helper.to_array(tensor)
+        else:
+            entries = {e.key: e.value for e in tensor.external_data}
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            span = np.memmap(entries["location"], np.uint8, "r", int(entries["offset"]), (int(entries["length"]),))
+            array = span.view(dtype).reshape(tuple(tensor.dims))
+    except (ValueError, TypeError, KeyError, OverflowError, MemoryError, OSError) as error:
+        raise ModelError(f"tensor '{tensor.name}' is damaged ({_line(error)}); export the model again") from error
+    array.flags.writeable = False
+    return array
+
+
+def forget(array: Array) -> None:
+    """Gives back the memory that a view on a file takes; the values are read again when they are needed."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:100]
+
+
+def write_external(model: onnx.ModelProto, data_path: Path) -> onnx.ModelProto:
+    """Streams the large initializers of a model into a file.
+
+    Args:
+        model: not changed.
+        data_path: the file to write; the model will refer to it by its name.
+
+    Returns:
+        The model with its large initializers outside.
+    """
+    slim = onnx.ModelProto()
+    copy_except(slim, model, {"graph"})
+    copy_except(slim.graph, model.graph, {"initializer"})
+    with data_path.open("wb") as file:
+        for tensor in model.graph.initializer:
+            moved = slim.graph.initializer.add()
+            if tensor.data_type == TensorProto.STRING or tensor_bytes(tensor) < INLINE_TENSOR:
+                moved.CopyFrom(tensor)
+                continue
+            copy_except(moved, tensor, {"raw_data", "float_data", "int32_data", "int64_data", "double_data",
+                                        "uint64_data", "external_data"})  # fmt: skip
+            file.write(b"\0" * (-file.tell() % 4096))
+            offset = file.tell()
+            _stream(tensor, file)
+            _point(moved, data_path.name, offset, file.tell() - offset)
+    return slim
+
+
+def _stream(tensor: TensorProto, file: Any) -> None:
+    """Appends the bytes of a tensor to a file, in pieces where they come from another file."""
+    if tensor.data_location == TensorProto.EXTERNAL:
+        entries = {e.key: e.value for e in tensor.external_data}
+        left = int(entries["length"])
+        with Path(entries["location"]).open("rb") as source:
+            source.seek(int(entries["offset"]))
+            while left > 0:
+                piece = source.read(min(left, 1 << 24))
+                assert piece, f"{entries['location']} became shorter"
+                file.write(piece)
+                left -= len(piece)
+    elif tensor.HasField("raw_data"):
+        file.write(tensor.raw_data)
+    else:
+        file.write(numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data)

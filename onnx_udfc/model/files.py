@@ -1,0 +1,206 @@
+"""Loading a model from wherever it is, and writing one without ever leaving half a file."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import TensorProto
+
+from onnx_udfc.errors import ModelError
+from onnx_udfc.model.checks import check
+from onnx_udfc.model.external import resolve, write_external
+from onnx_udfc.model.names import unique_name
+from onnx_udfc.model.protos import copy_except, sort_nodes, tensor_bytes
+from onnx_udfc.model.upgrade import upgrade
+
+LARGEST_FILE = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB; the rest is for names and shapes
+STAGE = (".onnx-udfc.", ".tmp")  # how the names of temporary folders begin and end
+STALE = 24 * 3600  # seconds
+ROOMY = 1 << 30  # bytes of a model above which memory comes before speed
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model at the opset the package works with.
+
+    Attributes:
+        model: the model; weights of large external files stay in their files, with absolute locations.
+        notes: what a user should know about the conversion.
+        path: where it was read from, None for bytes and protos.
+        bytes: size of the model as given, external data included.
+    """
+
+    model: onnx.ModelProto
+    notes: tuple[str, ...]
+    path: Path | None
+    bytes: int
+
+
+def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
+    """Loads a model and converts it to opset 21, IR 10; newer ones are kept.
+
+    Args:
+        source: a path, the content of a file, or a model, which is not changed.
+
+    Raises:
+        ModelError: it is not there, not a model, or not one to compute with.
+    """
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    if isinstance(source, onnx.ModelProto):
+        model, size = onnx.ModelProto(), source.ByteSize()
+        model.CopyFrom(source)
+    else:
+        data = _content(path) if path is not None else source
+        assert isinstance(data, bytes)
+        model, size = _parse(data, str(path or "the model")), len(data)
+    size += resolve(model, None if path is None else path.parent)
+    check(model)
+    nodes = sort_nodes(model.graph)
+    if any(a is not b for a, b in zip(nodes, model.graph.node, strict=True)):
+        model = _reordered(model, nodes)
+    _separate_names(model.graph)
+    model, notes = upgrade(model)
+    return LoadedModel(model, tuple(notes), path, size)
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file."""
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the path of an .onnx file")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} does not exist; check the path") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); check its permissions") from error
+
+
+def _parse(data: bytes, name: str) -> onnx.ModelProto:
+    """The model that the bytes are."""
+    if not data:
+        raise ModelError(f"{name} is empty; export or download the model again")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except (DecodeError, RecursionError, ValueError) as error:
+        raise ModelError(f"{name} is not a whole ONNX model (damaged or another format); export it again") from error
+    return model
+
+
+def _reordered(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+    """The model with its nodes in another order."""
+    result = onnx.ModelProto()
+    copy_except(result, model, {"graph"})
+    copy_except(result.graph, model.graph, {"node"})
+    result.graph.node.extend(nodes)
+    return result
+
+
+def _separate_names(graph: onnx.GraphProto) -> None:
+    """Gives repeated node names a number, in place: onnxruntime refuses the model otherwise."""
+    taken, seen = {node.name for node in graph.node}, set()
+    for node in graph.node:
+        if node.name in seen:
+            node.name = unique_name(node.name, taken)
+        seen.update([node.name] if node.name else [])
+
+
+@contextmanager
+def stage(model: onnx.ModelProto, path: str | Path) -> Iterator[Path]:
+    """Writes the model into a temporary folder beside `path`; on leaving the block without an error it is moved there.
+
+    A model of more than 2 GiB gets its weights in a file beside it, `<name>.data`. Whatever goes wrong in the block,
+    an interrupt too, the temporary folder is removed and an existing file at `path` is untouched.
+
+    Yields:
+        The path of the temporary file, to be checked.
+
+    Raises:
+        ModelError: the folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the path of the file to write")
+    with _writing(path):
+        _remove_stale(path.parent)
+        folder = Path(tempfile.mkdtemp(prefix=STAGE[0], suffix=STAGE[1], dir=path.parent))
+    try:
+        with _writing(path):
+            _write(model, folder / path.name)
+        yield folder / path.name
+        with _writing(path):
+            for file in sorted(folder.iterdir(), key=lambda f: f.name == path.name):  # the weights first
+                file.replace(path.parent / file.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Removes what killed runs have left: a run has its folder only while it writes, so an old one belongs to none."""
+    for left in folder.glob("*".join(STAGE)):
+        if left.is_dir() and not left.is_symlink() and time.time() - left.stat().st_mtime > STALE:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"{path} cannot be written ({error.strerror}); choose another folder or make room") from error
+
+
+def save(model: onnx.ModelProto, path: str | Path) -> None:
+    """Writes the model, all of it or nothing.
+
+    Raises:
+        ModelError: the folder does not exist or cannot be written to.
+    """
+    with stage(model, path):
+        pass
+
+
+def _write(model: onnx.ModelProto, path: Path) -> None:
+    """Writes the model, with the large weights in a file beside it where one file cannot hold it."""
+    if is_large(model):
+        model = write_external(model, path.with_name(f"{path.name}.data"))
+    path.write_bytes(serialized(model))
+
+
+def is_large(model: onnx.ModelProto) -> bool:
+    """Whether one file cannot hold the model."""
+    return weight_bytes(model) > LARGEST_FILE
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the initializers, in the model or in other files."""
+    return sum(tensor_bytes(t) for t in model.graph.initializer if t.data_type != TensorProto.STRING)
+
+
+def model_bytes(model: onnx.ModelProto) -> int:
+    """Size of the files that the model makes; nothing is serialized where that would take as much memory again."""
+    if weight_bytes(model) < ROOMY:
+        return int(model.ByteSize())
+    slim = onnx.ModelProto()
+    copy_except(slim, model, {"graph"})
+    copy_except(slim.graph, model.graph, {"initializer"})
+    return int(slim.ByteSize()) + weight_bytes(model)
+
+
+def serialized(model: onnx.ModelProto) -> bytes:
+    """The bytes of a model that `is_large` says no of; weights that are still in the original's files are read in."""
+    if any(t.external_data and Path(t.external_data[0].value).is_absolute() for t in model.graph.initializer):
+        whole = onnx.ModelProto()
+        whole.CopyFrom(model)
+        resolve(whole, None, LARGEST_FILE)
+        model = whole
+    return bytes(model.SerializeToString(deterministic=True))

@@ -1,0 +1,151 @@
+"""Batch norm and per-channel constants folded into the layer before them, the batch norm's parameters kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_udfc.model.layers import BatchNorm, Layer, constant_input, is_dense
+
+Array = NDArray[Any]
+
+CHANNEL_AXIS_KINDS = ("conv", "conv_transpose", "gemm")
+
+
+def fold_into_layer(layer: Layer, kept: set[str]) -> list[gs.Node]:
+    """Folds the chain of batch norms and per-channel constants behind a layer into its weight and bias.
+
+    With x the output of the layer, a batch norm is y = x * s + (beta - mean * s), s = gamma / sqrt(var + epsilon);
+    a constant Mul or Add is the same with s or the shift alone. Computed in float64 and cast once.
+
+    Args:
+        layer: a Conv, ConvTranspose or Gemm; others are left alone.
+        kept: names of the tensors that leave the graph or go into a subgraph; they cannot be folded over.
+
+    Returns:
+        The folded nodes, cut off from the graph's tensors.
+    """
+    if layer.kind not in CHANNEL_AXIS_KINDS:
+        return []
+    scale, shift, norm, folded = np.ones(layer.out_channels), np.zeros(layer.out_channels), None, []
+    tensor = layer.node.outputs[0]
+    while tensor.name not in kept and len(tensor.outputs) == 1:
+        node = tensor.outputs[0]
+        params = batch_norm(node, tensor, layer.out_channels)
+        affine = _affine(node, tensor, layer) if params is None else _as_affine(params)
+        if affine is None:
+            break
+        norm = _compose(norm, params, affine)
+        scale, shift = scale * affine[0], shift * affine[0] + affine[1]
+        folded.append(node)
+        tensor = node.outputs[0]
+    if not folded or not _write(layer, scale, shift):
+        return []
+    layer.batch_norm = norm
+    _bypass(layer.node, folded)
+    return folded
+
+
+def batch_norm(node: gs.Node, tensor: gs.Tensor, channels: int) -> BatchNorm | None:
+    """The parameters of a BatchNormalization in inference mode over `tensor`, or None if the node is not one."""
+    if node.op != "BatchNormalization" or node.domain or node.inputs[0] is not tensor or len(node.inputs) != 5:
+        return None
+    training = node.attrs.get("training_mode", 0) or not node.attrs.get("spatial", 1)
+    used = [t for t in node.outputs[1:] if not t.is_empty()]
+    if training or used or not all(is_dense(t) and tuple(t.shape) == (channels,) for t in node.inputs[1:]):
+        return None
+    gamma, beta, mean, var = (t.values.astype(np.float64) for t in node.inputs[1:])
+    epsilon = float(node.attrs.get("epsilon", 1e-5))
+    return BatchNorm(gamma, beta, mean, var, epsilon) if np.all(var + epsilon > 0) else None
+
+
+def _as_affine(norm: BatchNorm) -> tuple[Array, Array]:
+    """Scale and shift, (O,) each, of a batch norm."""
+    scale = norm.gamma / np.sqrt(norm.var + norm.epsilon)
+    return scale, norm.beta - norm.mean * scale
+
+
+def _affine(node: gs.Node, tensor: gs.Tensor, layer: Layer) -> tuple[Array, Array] | None:
+    """Scale and shift, (O,) each, of a Mul, Div, Add or Sub by one constant per channel; None for another node."""
+    if node.op not in ("Mul", "Div", "Add", "Sub") or node.domain:
+        return None
+    constant = constant_input(node)
+    if constant is None or not is_dense(constant) or (node.op in ("Div", "Sub") and node.inputs[0] is not tensor):
+        return None
+    value = _per_channel(constant, layer)
+    if value is None or (node.op == "Div" and not np.all(value)):
+        return None
+    ones, zeros = np.ones_like(value), np.zeros_like(value)
+    table = {"Mul": (value, zeros), "Add": (ones, value), "Sub": (ones, -value)}
+    return table[node.op] if node.op in table else (1 / value, zeros)
+
+
+def _per_channel(constant: gs.Constant, layer: Layer) -> Array | None:
+    """(O,) float64 if the constant broadcasts over the layer's output with one value per channel, else None."""
+    rank, channels = len(layer.constant.shape), layer.out_channels
+    shape = tuple(constant.shape)
+    if len(shape) > rank or str(constant.dtype) != str(layer.constant.dtype):
+        return None
+    padded = (1,) * (rank - len(shape)) + shape
+    if padded[1] not in (1, channels) or any(n != 1 for i, n in enumerate(padded) if i != 1):
+        return None
+    return np.broadcast_to(constant.values.astype(np.float64).reshape(-1), (channels,)).copy()
+
+
+def _compose(norm: BatchNorm | None, params: BatchNorm | None, affine: tuple[Array, Array]) -> BatchNorm | None:
+    """The batch norm so far with one more step behind it: only the first one holds statistics of the layer."""
+    if norm is None:
+        return params
+    return BatchNorm(norm.gamma * affine[0], norm.beta * affine[0] + affine[1], norm.mean, norm.var, norm.epsilon)
+
+
+def _write(layer: Layer, scale: Array, shift: Array) -> bool:
+    """Writes weight * scale and bias * scale + shift; False, and nothing written, if the type cannot hold them."""
+    matrix = layer.matrix() * scale.reshape(layer.groups, -1, 1)
+    bias = layer.bias.astype(np.float64) * scale + shift
+    dtype = layer.constant.dtype
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not all(np.isfinite(a.astype(dtype).astype(np.float64)).all() for a in (matrix, bias)):
+            return False
+    layer.set(matrix, bias)
+    return True
+
+
+def _bypass(node: gs.Node, folded: list[gs.Node]) -> None:
+    """The node takes over the output tensor, name included, of the last folded node."""
+    last = folded[-1].outputs[0]
+    for old in folded:
+        old.inputs.clear()
+        old.outputs.clear()
+    node.outputs[0] = last
+
+
+def plain_gemm(node: gs.Node) -> None:
+    """Multiplies constant alpha and beta of a Gemm into its weight and bias, and spreads the bias over the channels.
+
+    A Gemm whose weight or bias is computed, or whose bias differs from row to row, is left alone.
+    """
+    if node.op != "Gemm" or node.domain or len(node.inputs) < 2 or not is_dense(node.inputs[1]):
+        return
+    weight, alpha, beta = node.inputs[1], float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
+    bias = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
+    if len(weight.shape) != 2 or node.attrs.get("transA", 0):
+        return
+    channels = int(weight.shape[0 if node.attrs.get("transB", 0) else 1])
+    if bias is not None and not _one_row(bias, channels):
+        return
+    if alpha != 1.0:
+        weight.values = (weight.values.astype(np.float64) * alpha).astype(weight.values.dtype)
+        del node.attrs["alpha"]
+    if bias is not None and (beta != 1.0 or tuple(bias.shape) != (channels,)):
+        spread = np.broadcast_to(bias.values.astype(np.float64).reshape(-1) * beta, (channels,))
+        bias.values = spread.astype(bias.values.dtype)
+        node.attrs.pop("beta", None)
+
+
+def _one_row(bias: gs.Tensor, channels: int) -> bool:
+    """Whether the constant adds the same row of `channels` values, or one value, to every row."""
+    return is_dense(bias) and tuple(bias.shape) in ((), (1,), (1, 1), (channels,), (1, channels))

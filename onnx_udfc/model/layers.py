@@ -1,0 +1,279 @@
+"""The layers with weights: one view on Conv, ConvTranspose, Gemm and MatMul as a linear regression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_udfc.model.lossless import peek
+from onnx_udfc.model.names import unique_name as unique_name
+
+Array = NDArray[Any]
+
+KINDS = {"Conv": "conv", "ConvTranspose": "conv_transpose", "Gemm": "gemm", "MatMul": "matmul"}
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """The batch norm that was folded into a layer: y = gamma * (x - mean) / sqrt(var + epsilon) + beta.
+
+    Attributes:
+        gamma: (O,) float64 scale; a per-channel Mul after the batch norm is multiplied in.
+        beta: (O,) float64 shift; constants added after it are included. It is the mean of the layer's output.
+        mean: (O,) float64 stored mean of the layer's output before the batch norm.
+        var: (O,) float64 stored variance of the same.
+        epsilon: added to `var`.
+    """
+
+    gamma: Array
+    beta: Array
+    mean: Array
+    var: Array
+    epsilon: float
+
+    def take(self, keep: Array) -> BatchNorm:
+        """The parameters of the channels `keep` (sorted indices)."""
+        return BatchNorm(self.gamma[keep], self.beta[keep], self.mean[keep], self.var[keep], self.epsilon)
+
+
+@dataclass(eq=False)
+class Layer:
+    """A node with a constant weight, seen as `groups` independent regressions.
+
+    Attributes:
+        node: the gs.Node; its weight is `node.inputs[1]`, a gs.Constant that no other node uses.
+        kind: "conv", "conv_transpose", "gemm" or "matmul".
+        graph: the graph of the node (a MatMul gets its bias as a new Add node there).
+        batch_norm: what was folded into the weights, or None.
+        bias_node: the Add that holds the bias of a MatMul, or None.
+    """
+
+    node: gs.Node
+    kind: str
+    graph: gs.Graph
+    batch_norm: BatchNorm | None = None
+    bias_node: gs.Node | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the node, unique in the network."""
+        return str(self.node.name)
+
+    @property
+    def groups(self) -> int:
+        """The `group` attribute of a convolution, else 1."""
+        return int(self.node.attrs.get("group", 1)) if self.kind.startswith("conv") else 1
+
+    @property
+    def constant(self) -> gs.Constant:
+        """The weight tensor."""
+        return self.node.inputs[1]
+
+    @property
+    def weight(self) -> Array:
+        """The weight in the node's own layout, float32 (float64 for a double network)."""
+        return _computable(peek(self.constant))
+
+    @property
+    def bias(self) -> Array:
+        """(O,) the bias, zeros where the node has none; float32 or float64 as the weight."""
+        tensor = self.bias_tensor
+        if tensor is None:
+            return np.zeros(self.out_channels, np.float64 if self.constant.dtype == np.float64 else np.float32)
+        return _computable(tensor.values).reshape(-1)
+
+    @property
+    def bias_tensor(self) -> gs.Constant | None:
+        """The constant that holds the bias, or None."""
+        if self.kind == "matmul":
+            return None if self.bias_node is None else constant_input(self.bias_node)
+        has_bias = len(self.node.inputs) > 2 and not self.node.inputs[2].is_empty()
+        return self.node.inputs[2] if has_bias else None
+
+    @property
+    def out_channels(self) -> int:
+        """Number of output channels O."""
+        shape = self.constant.shape
+        if self.kind == "conv_transpose":
+            return int(shape[1]) * self.groups
+        return int(shape[0] if self.kind == "conv" or self._transposed else shape[1])
+
+    @property
+    def in_channels(self) -> int:
+        """Number of input channels I."""
+        shape = self.constant.shape
+        if self.kind == "conv":
+            return int(shape[1]) * self.groups
+        return int(shape[1] if self._transposed else shape[0])
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each output channel reads one input channel of its own."""
+        return self.kind == "conv" and self.groups > 1 and self.groups == self.in_channels == self.out_channels
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The kernel's spatial shape, () for Gemm and MatMul."""
+        return tuple(int(n) for n in self.constant.shape[2:])
+
+    @property
+    def matrix_shape(self) -> tuple[int, int, int]:
+        """The shape of `matrix()`, known without reading the weight."""
+        width = self.in_channels // self.groups * int(np.prod(self.kernel))
+        return self.groups, self.out_channels // self.groups, width
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weight in the file."""
+        return int(np.prod(self.constant.shape)) * int(np.dtype(self.constant.dtype).itemsize)
+
+    @property
+    def _transposed(self) -> bool:
+        """Whether the weight of a Gemm is stored as (O, I)."""
+        return self.kind == "gemm" and bool(self.node.attrs.get("transB", 0))
+
+    def matrix(self) -> Array:
+        """The weight as one regression per group: output = matrix[g] @ patch of group g.
+
+        A patch holds, for every input channel of the group, its taps in row-major order. For a ConvTranspose the
+        patch is one of the input with zeros stuffed between its elements (stride), over which the transposed
+        convolution is an ordinary one with flipped kernels: matrix[g, o, i*k + tap] = W[g*I/g + i, o, flipped tap].
+
+        Returns:
+            (groups, O/groups, I/groups * k) float64, a copy.
+        """
+        if not self.kind.startswith("conv"):
+            return np.array(self.weight if self._transposed else self.weight.T, np.float64, order="C")[None]
+        W = self.weight.astype(np.float64)
+        if self.kind == "conv":
+            return W.reshape(self.groups, W.shape[0] // self.groups, -1)
+        grouped = _flip(W).reshape(self.groups, W.shape[0] // self.groups, W.shape[1], -1)
+        return np.ascontiguousarray(grouped.swapaxes(1, 2)).reshape(self.groups, W.shape[1], -1)
+
+    def set(self, matrix: Array, bias: Array) -> None:
+        """Writes weight and bias back, in the layout and the type of the node's tensors.
+
+        Args:
+            matrix: (groups, O/groups, I/groups * k), as `matrix()` returns it.
+            bias: (O,); a node without bias gets one when it is not zero.
+        """
+        shape = self.constant.shape
+        self.constant.values = np.ascontiguousarray(self.layout(matrix), self.constant.dtype).reshape(shape)
+        self.set_bias(bias)
+
+    def set_bias(self, bias: Array) -> None:
+        """Writes the bias (O,) back; a node without one gets one when it is not zero."""
+        tensor = self.bias_tensor
+        if tensor is not None:
+            tensor.values = np.asarray(bias).reshape(tensor.shape).astype(tensor.values.dtype)
+        elif np.any(bias):
+            self._add_bias(np.asarray(bias).astype(self.constant.dtype))
+
+    def layout(self, matrix: Array) -> Array:
+        """The inverse of `matrix()`: (groups, O/groups, I/groups * k) to the weight's layout."""
+        shape = tuple(self.constant.shape)
+        assert matrix.size == int(np.prod(shape)), (self.name, matrix.shape, shape)
+        if self.kind == "conv":
+            return matrix.reshape(shape)
+        if self.kind == "conv_transpose":
+            grouped = matrix.reshape(self.groups, shape[1], shape[0] // self.groups, -1).swapaxes(1, 2)
+            return _flip(grouped.reshape(shape))
+        W: Array = matrix[0] if self._transposed else matrix[0].T
+        return W
+
+    def _add_bias(self, bias: Array) -> None:
+        """Gives the node a bias: a third input, or an Add after a MatMul."""
+        names = {t.name for t in self.graph.tensors().values()} | {n.name for n in self.graph.nodes}
+        constant = gs.Constant(unique_name(f"{self.name}.bias", names), bias)
+        if self.kind != "matmul":
+            self.node.inputs = [*self.node.inputs[:2], constant]
+            return
+        out = self.node.outputs[0]
+        inner = gs.Variable(unique_name(f"{out.name}.unbiased", names), out.dtype, out.shape)
+        self.bias_node = gs.Node("Add", unique_name(f"{self.name}.add_bias", names), {}, [inner, constant], [])
+        self.node.outputs = [inner]
+        self.bias_node.outputs.append(out)
+        self.graph.nodes.insert(position(self.graph, self.node) + 1, self.bias_node)
+
+
+def find_layers(graph: gs.Graph, kept: set[str]) -> list[Layer]:
+    """The layers of the top-level graph, in the order of its nodes.
+
+    Args:
+        graph: in canonical form.
+        kept: names of the tensors that leave the graph or go into a subgraph.
+    """
+    return [
+        Layer(node, KINDS[node.op], graph, bias_node=_matmul_bias(node, kept) if node.op == "MatMul" else None)
+        for node in graph.nodes
+        if node.op in KINDS and not node.domain and is_layer(node)
+    ]
+
+
+def is_layer(node: gs.Node) -> bool:
+    """Whether the node computes data times a constant float weight, in a form `Layer.matrix` knows."""
+    if len(node.inputs) < 2 or isinstance(node.inputs[0], gs.Constant) or not is_dense(node.inputs[1]):
+        return False
+    rank, bias = len(node.inputs[1].shape), node.inputs[2:3]
+    if 0 in node.inputs[1].shape or any(not t.is_empty() and not is_dense(t) for t in bias):
+        return False
+    if node.op in ("Conv", "ConvTranspose"):
+        groups = node.attrs.get("group", 1)
+        return rank >= 3 and isinstance(groups, int) and groups >= 1 and node.inputs[1].shape[0] % groups == 0
+    if node.op == "Gemm":
+        return rank == 2 and not node.attrs.get("transA", 0) and _plain_gemm(node)
+    return rank == 2
+
+
+def _plain_gemm(node: gs.Node) -> bool:
+    """Whether alpha and beta are 1 and the bias, if any, is one value per output channel."""
+    channels = node.inputs[1].shape[0 if node.attrs.get("transB", 0) else 1]
+    has_bias = len(node.inputs) > 2 and not node.inputs[2].is_empty()
+    plain_bias = not has_bias or tuple(node.inputs[2].shape) == (channels,)
+    return plain_bias and node.attrs.get("alpha", 1.0) == 1.0 and (not has_bias or node.attrs.get("beta", 1.0) == 1.0)
+
+
+def _matmul_bias(node: gs.Node, kept: set[str]) -> gs.Node | None:
+    """The Add of one constant per channel that alone consumes the MatMul, or None."""
+    out = node.outputs[0]
+    if out.name in kept or len(out.outputs) != 1 or out.outputs[0].op != "Add":
+        return None
+    add = out.outputs[0]
+    constant = constant_input(add)
+    channels = node.inputs[1].shape[1]
+    if constant is None or not is_dense(constant) or tuple(constant.shape)[-1:] != (channels,):
+        return None
+    return add if int(np.prod(constant.shape)) == channels else None
+
+
+def constant_input(node: gs.Node) -> gs.Constant | None:
+    """The only constant among the two inputs of an element-wise node, or None."""
+    constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
+    return constants[0] if len(node.inputs) == 2 and len(constants) == 1 else None
+
+
+def is_dense(tensor: gs.Tensor) -> bool:
+    """Whether the tensor is a constant of a float type, stored densely."""
+    if not isinstance(tensor, gs.Constant) or isinstance(tensor._values, gs.ir.tensor.SparseValues):
+        return False
+    return str(tensor.dtype) in FLOATS
+
+
+def position(graph: gs.Graph, node: gs.Node) -> int:
+    """The index of this very node in the graph (list.index would compare whole nodes)."""
+    return next(i for i, other in enumerate(graph.nodes) if other is node)
+
+
+def _computable(values: Array) -> Array:
+    """float16 and bfloat16 widened to float32."""
+    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
+
+
+def _flip(W: Array) -> Array:
+    """All spatial axes (2, 3, ...) reversed."""
+    return W[(slice(None), slice(None), *[slice(None, None, -1)] * (W.ndim - 2))]

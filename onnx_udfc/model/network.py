@@ -1,0 +1,162 @@
+"""The network in a canonical form: unique names, constants as initializers of one user each, batch norm folded."""
+
+from __future__ import annotations
+
+import gc
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from onnx_udfc.errors import ModelError
+from onnx_udfc.model.checks import all_finite
+from onnx_udfc.model.constants import fold_constants, unshare
+from onnx_udfc.model.export import SHAPES, export_model, sorted_nodes
+from onnx_udfc.model.external import forget
+from onnx_udfc.model.fold import fold_into_layer, plain_gemm
+from onnx_udfc.model.layers import BatchNorm, Layer, find_layers
+from onnx_udfc.model.lossless import Origin, Stored, import_graph
+from onnx_udfc.model.protos import inner_reads, skeleton
+
+__all__ = ["BatchNorm", "Layer", "Network", "read"]
+
+
+@dataclass(eq=False)
+class Network:
+    """A network that can be changed: the graph, and its layers.
+
+    Attributes:
+        graph: the top-level graph; change it freely. Arrays of constants are read-only: replace them.
+        layers: node name → layer, in topological order.
+        notes: what was done to the model on reading that a user should know.
+        origin: the model it was read from; `to_model` takes whatever is unchanged from there.
+    """
+
+    graph: gs.Graph
+    layers: dict[str, Layer]
+    origin: Origin
+    notes: list[str] = field(default_factory=list)
+
+    def copy(self) -> Network:
+        """A network with its own nodes and tensors; the arrays are shared until one of the two replaces them."""
+        nodes: dict[int, gs.Node] = {}
+        graph = _copy_graph(self.graph, nodes)
+        layers = {
+            name: Layer(
+                nodes[id(layer.node)],
+                layer.kind,
+                graph,
+                layer.batch_norm,
+                None if layer.bias_node is None else nodes.get(id(layer.bias_node)),
+            )
+            for name, layer in self.layers.items()
+            if id(layer.node) in nodes
+        }
+        return Network(graph, layers, self.origin, list(self.notes))
+
+    def to_model(self, without: Collection[str] = ()) -> onnx.ModelProto:
+        """The network as a model of its own: nothing in it is shared with this network.
+
+        Args:
+            without: names of constants that are left out; `weights` for what runs the layers itself.
+        """
+        return export_model(self.graph, self.origin, without)
+
+    def lighten(self) -> None:
+        """Gives back what a network with weights in large files does not need now: pages read, copies dropped."""
+        mapped = [s.array for s in self.origin.stored.values() if isinstance(s.array, np.memmap)]
+        if mapped:
+            gc.collect()  # graphs are cycles
+        for array in mapped:
+            forget(array)
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """Names of the constants that are weights of layers."""
+        return frozenset(layer.constant.name for layer in self.layers.values())
+
+
+def read(model: onnx.ModelProto) -> Network:
+    """Reads a model into the canonical form. The model itself is not changed, and must not be changed after.
+
+    Raises:
+        ModelError: the graph is damaged, or the weights of a layer are not finite.
+    """
+    G_LOGGER.severity = G_LOGGER.CRITICAL + 1  # it prints what it also raises
+    try:
+        return _read(model)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        _blame(model, error)
+        raise
+
+
+def _blame(model: onnx.ModelProto, error: Exception) -> None:
+    """A model that onnx's checker refuses too is to blame for an error; if it does not, the error is ours."""
+    try:
+        onnx.checker.check_model(skeleton(model, SHAPES))
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as fault:
+        reason = " ".join(str(fault).split())[:160]
+        raise ModelError(f"the model is damaged ({reason}); export it again") from error
+
+
+def _read(model: onnx.ModelProto) -> Network:
+    """`read`, with whatever errors a damaged model causes."""
+    graph, origin = import_graph(model)
+    overridable = len(model.graph.input) - len(graph.inputs)
+    text = f"{overridable} weights were graph inputs too (an old form of ONNX); they are plain weights now"
+    fold_constants(graph, origin)
+    graph.nodes[:] = sorted_nodes(graph)
+    unshare(graph, origin)
+    layers = _fold_batch_norms(graph, {t.name for t in graph.outputs} | inner_reads(model.graph))
+    for layer in layers:
+        computed = [t for t in (layer.constant, layer.bias_tensor) if t is not None and not _as_loaded(t, origin)]
+        if not all(all_finite(tensor.values) for tensor in computed):
+            raise ModelError(f"the weights of '{layer.name}' are not finite; train or export the model again")
+    return Network(graph, {layer.name: layer for layer in layers}, origin, [text] if overridable else [])
+
+
+def _as_loaded(tensor: gs.Constant, origin: Origin) -> bool:
+    """Whether the values are those of an initializer, which loading has checked; computed ones are unchecked."""
+    values = tensor._values
+    return isinstance(values, Stored) and origin.stored.get(values.source.name) is values
+
+
+def _fold_batch_norms(graph: gs.Graph, kept: set[str]) -> list[Layer]:
+    """Folds what can be folded into every layer and returns the layers."""
+    for node in graph.nodes:
+        plain_gemm(node)
+    folded: set[int] = set()
+    layers = find_layers(graph, kept)
+    for layer in layers:
+        folded.update(id(node) for node in fold_into_layer(layer, kept))
+    graph.nodes[:] = [node for node in graph.nodes if id(node) not in folded]
+    return layers
+
+
+def _copy_graph(graph: gs.Graph, nodes: dict[int, gs.Node]) -> gs.Graph:
+    """A copy with its own nodes and tensors; fills `nodes`: id of a node → its copy."""
+    tensors: dict[int, gs.Tensor] = {}
+    names: OrderedDict[str, gs.Tensor] = OrderedDict()
+    for tensor in [*graph.inputs, *graph.outputs, *(t for n in graph.nodes for t in [*n.inputs, *n.outputs])]:
+        if id(tensor) not in tensors:
+            tensors[id(tensor)] = names[tensor.name] = _copy_tensor(tensor)
+    for node in graph.nodes:
+        inputs, outputs = [tensors[id(t)] for t in node.inputs], [tensors[id(t)] for t in node.outputs]
+        nodes[id(node)] = node.copy(inputs, outputs, names)
+    return gs.Graph(
+        [nodes[id(n)] for n in graph.nodes], [tensors[id(t)] for t in graph.inputs],
+        [tensors[id(t)] for t in graph.outputs], graph.name, graph.doc_string, graph.opset,
+        list(graph.import_domains), ir_version=graph.ir_version,
+    )  # fmt: skip
+
+
+def _copy_tensor(tensor: gs.Tensor) -> gs.Tensor:
+    """A tensor without users; a constant shares its array."""
+    if isinstance(tensor, gs.Constant):
+        return gs.Constant(tensor.name, tensor._values)
+    shape = None if tensor.shape is None else list(tensor.shape)
+    return gs.Variable(tensor.name, tensor.dtype, shape, tensor.type)

@@ -1,0 +1,81 @@
+"""What onnx's version converter gets wrong in single nodes: names and remarks that it drops, meanings that it changes.
+
+Before opset 11, Upsample and Resize computed the source position of output i as i / scale (now called asymmetric), and
+onnxruntime took its floor where a dimension grew and its ceiling where it shrank. From 11 on the default is another,
+and the converter leaves it at that. Before opset 13, Hardmax worked on all axes from `axis` on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from onnx_udfc.model.protos import copy_except, subgraphs
+
+Scales = NDArray[np.floating]
+
+OPSET = 21
+
+
+def mend_nodes(converted: onnx.GraphProto, original: onnx.GraphProto, version: int, target: int) -> None:
+    """Gives the nodes of a converted graph what those of the original had; in place, subgraphs included.
+
+    Args:
+        converted: changed in place.
+        original: as it was at opset `version`.
+        version: of the original.
+        target: of the converted graph.
+    """
+    old = {tuple(node.output): node for node in original.node}
+    for node in converted.node:
+        source = old.get(tuple(node.output))
+        if source is None:
+            continue
+        if node.op_type == "Resize" and version < 11 <= target:
+            _make_asymmetric(node, _shrinks(source, original))
+        copy_except(node, source, {"input", "output", "attribute", "op_type", "domain"})
+        inner = {a.name: a.g for a in source.attribute if a.HasField("g")}
+        for attribute in (a for a in node.attribute if a.HasField("g") and a.name in inner):
+            mend_nodes(attribute.g, inner[attribute.name], version, target)
+
+
+def _make_asymmetric(node: onnx.NodeProto, shrinks: bool) -> None:
+    """Writes out what Resize meant before opset 11."""
+    new = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil" if shrinks else "floor"}
+    kept = [attribute for attribute in node.attribute if attribute.name not in new]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *(helper.make_attribute(key, value) for key, value in new.items())])
+
+
+def _shrinks(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
+    """Whether an old Resize is known to make its input smaller."""
+    scales = _scales(node, graph)
+    return scales is not None and bool((scales < 1).any())
+
+
+def _scales(node: onnx.NodeProto, graph: onnx.GraphProto) -> Scales | None:
+    """The scales of an old Upsample or Resize, None where they are computed."""
+    for attribute in node.attribute:
+        if attribute.name == "scales":
+            return np.array(attribute.floats)
+    constants = [t for t in graph.initializer if t.name in node.input[1:2]]
+    nodes = [n for n in graph.node if n.op_type == "Constant" and list(n.output) == list(node.input[1:2])]
+    constants += [attribute.t for n in nodes for attribute in n.attribute if attribute.name == "value"]
+    return numpy_helper.to_array(constants[0]) if constants else None
+
+
+def highest_faithful(graph: onnx.GraphProto, version: int) -> int:
+    """The highest opset up to 21 in which all nodes can compute what they compute at opset `version`."""
+    limits = [OPSET]
+    for node in graph.node:
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
+        if node.op_type == "Hardmax" and version < 13 and attributes.get("axis", 1) != -1:
+            limits.append(12)
+        if node.op_type == "Resize" and version < 11 and attributes.get("mode", b"nearest") == b"nearest":
+            scales = _scales(node, graph)
+            mixed = scales is not None and bool((scales < 1).any() and (scales > 1).any())
+            limits.extend([10] if mixed else [])
+        limits.extend(highest_faithful(inner, version) for inner in subgraphs(node))
+    return min(limits)

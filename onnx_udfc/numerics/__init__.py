@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: moments, regressions, elimination, grids, rounding; has never heard of a layer or of ONNX."""

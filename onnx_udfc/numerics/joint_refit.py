@@ -1,0 +1,188 @@
+"""A layer that lost output channels, and the layers that read what is left of it, refitted together.
+
+Refitted to their own old outputs, the channels that stay are those of the original. But what the readers need is no
+longer spread over all of them: with a = clip(W p + b) the channels that stay, and U the readers' weights,
+
+    min over W, b, U of   Σ_r ‖t_r − U_r a‖² / ‖t_r‖²
+
+is solved by variable projection (Golub and Pereyra, 1973): U is always the ridge regression on the current a, and W and
+b move against the gradient g = a' ∘ Σ_r U_rᵀ e_r, e_r = t_r − U_r a, in the metric of the layer's own input,
+
+    ΔW = gᵀ P (G + λI)⁻¹        Δb = Σ g        step = ⟨e, U Δa⟩ / ‖U Δa‖²,  Δa = a' ∘ (ΔW p + Δb)
+
+which is the exact minimum along the direction of the problem made linear. Where a max pooling lies between, a is the
+largest of a window and g goes to the place that it came from. Only W and b are handed back: the readers are
+refitted when their turn comes, to what the layer gives once it is rounded. On ResNets half of the gain comes in the
+first step, and nothing measurable after the third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.numerics.layer_fit import Bounds
+from onnx_udfc.numerics.moments import Array, column_means, column_variances
+from onnx_udfc.numerics.reconstruct import Factor
+
+Double = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+ROUNDS = 3
+RIDGE = 0.03  # of the readers' regressions, relative to mean(diag G)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A layer that reads the channels, at sampled positions.
+
+    Attributes:
+        taps: (n, k) places that its k taps see; q, the number of places, for a tap outside of the image.
+        targets: (n, o) what it should give, mean free or not.
+        weight: (o, K·k) where its ridge pulls to, tap index fastest.
+        windows: (q, w) rows of the producer's patches of whose outputs each place is the largest, m for one outside of
+            the image; None where the places are the m rows themselves.
+    """
+
+    taps: Index
+    targets: Array
+    weight: Double
+    windows: Index | None = None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a producer and its readers see.
+
+    Attributes:
+        patches: (m, d) of the producer's input.
+        bounds: the activation behind the producer.
+        readers: at least one; a tap reads each place at most once.
+    """
+
+    patches: Array
+    bounds: Bounds
+    readers: Sequence[Reader]
+
+
+@dataclass(frozen=True)
+class _Aim:
+    """A reader's targets (n, o), mean free, and the weights (k·K, o) its ridge pulls to, both over the deviation."""
+
+    wanted: Array
+    start: Double
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A reader's best weights (k·K, o), channel index fastest, and the errors (n, o) left, both over the deviation."""
+
+    weight: Array
+    errors: Array
+
+
+def refit_together(shared: Shared, weight: Double, level: Double, factor: Factor) -> tuple[Double, Double]:
+    """Weights and mean outputs of the producer that serve its readers best.
+
+    Args:
+        shared: what is seen.
+        weight: (K, d) to start from.
+        level: (K,) mean of the producer's output, before its activation.
+        factor: (G + λI)⁻¹ of the producer's input, one channel group.
+
+    Returns:
+        Weights (K, d) and mean outputs (K,).
+    """
+    patches, bounds, readers = shared.patches, shared.bounds, shared.readers
+    mean = column_means(patches).astype(np.float32)
+    now, height = weight.astype(np.float32), level.astype(np.float32)
+    aims = [_aim(reader, len(weight)) for reader in readers]
+    y = patches @ now.T
+    y += height - now @ mean
+    for _ in range(ROUNDS):
+        passes = (y > bounds.low) & (y < bounds.high)
+        outputs = _padded(np.clip(y, np.float32(bounds.low), np.float32(bounds.high)))
+        sources = [_sources(outputs, reader.windows) for reader in readers]
+        fits = [
+            _fitted(_places(outputs, source), reader.taps, aim)
+            for reader, source, aim in zip(readers, sources, aims, strict=True)
+        ]
+        slope = _slope(readers, sources, fits, outputs.shape) * passes
+        total = slope.sum(0)
+        turn = factor.precondition((slope.T @ patches - np.outer(total, mean))[None])[0].astype(np.float32)
+        moved = patches @ turn.T
+        moved += total - turn @ mean
+        step = _step(_padded(moved * passes), readers, sources, fits)
+        now, height = now + step * turn, height + step * total
+        y += step * moved
+    return now.astype(np.float64), height.astype(np.float64)
+
+
+def _padded(values: Array) -> Array:
+    """(m + 1, K) with a row of zeros at the end: what taps outside of the image see."""
+    return np.concatenate([values, np.zeros((1, values.shape[1]), np.float32)])
+
+
+def _sources(outputs: Array, windows: Index | None) -> Index | None:
+    """(q, K) the row of the outputs (m + 1, K) that each place gets its value from; None where a place is a row."""
+    if windows is None:
+        return None
+    inside = np.concatenate([outputs[:-1], np.full((1, outputs.shape[1]), -np.inf, np.float32)])
+    rows: Index = windows[np.arange(len(windows))[:, None], inside[windows].argmax(1)]
+    return rows
+
+
+def _places(outputs: Array, source: Index | None) -> Array:
+    """(q + 1, K) what the taps see of the outputs (m + 1, K), zeros in the last row."""
+    return outputs if source is None else _padded(np.take_along_axis(outputs, source, axis=0))
+
+
+def _aim(reader: Reader, channels: int) -> _Aim:
+    """What stays the same in all rounds."""
+    deviation = max(float(np.sqrt(column_variances(reader.targets).sum() * len(reader.targets))), 1e-30)
+    by_channel = reader.weight.reshape(len(reader.weight), channels, -1)
+    start = by_channel.transpose(2, 1, 0).reshape(-1, len(reader.weight)) / deviation
+    return _Aim((reader.targets - reader.targets.mean(0)) / np.float32(deviation), start)
+
+
+def _fitted(places: Array, taps: Index, aim: _Aim) -> _Fit:
+    """The ridge regression of a reader on what its taps see (q + 1, K)."""
+    seen = places[taps].reshape(len(taps), -1)
+    seen -= seen.mean(0)
+    gram = (seen.T @ seen).astype(np.float64)
+    strength = RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
+    gram.flat[:: len(gram) + 1] += strength
+    right = (seen.T @ aim.wanted).astype(np.float64) + strength * aim.start
+    weight = np.linalg.solve(gram, right).astype(np.float32)
+    return _Fit(weight, aim.wanted - seen @ weight)
+
+
+def _slope(
+    readers: Sequence[Reader], sources: Sequence[Index | None], fits: Sequence[_Fit], shape: tuple[int, ...]
+) -> Array:
+    """(m, K) how the producer's outputs should move."""
+    slope = np.zeros(shape, np.float32)
+    for reader, source, fit in zip(readers, sources, fits, strict=True):
+        n, k = reader.taps.shape
+        back = (fit.errors @ fit.weight.T).reshape(n, k, -1)
+        here = slope if source is None else np.zeros((len(source) + 1, shape[1]), np.float32)
+        for tap in range(k):  # each place is read at most once by a tap; only the row of zeros is written more often
+            here[reader.taps[:, tap]] += back[:, tap]
+        if source is not None:  # windows may overlap
+            cells = source * shape[1] + np.arange(shape[1])
+            slope += np.bincount(cells.ravel(), here[:-1].ravel(), slope.size).reshape(shape).astype(np.float32)
+    return slope[:-1]
+
+
+def _step(moved: Array, readers: Sequence[Reader], sources: Sequence[Index | None], fits: Sequence[_Fit]) -> np.float32:
+    """The length of the step, from what it does to the outputs (m + 1, K)."""
+    along = square = 0.0
+    for reader, source, fit in zip(readers, sources, fits, strict=True):
+        change = _places(moved, source)[reader.taps].reshape(len(reader.taps), -1) @ fit.weight
+        change -= change.mean(0)
+        along += float(np.vdot(change, fit.errors))
+        square += float(np.vdot(change, change))
+    return np.float32(along / max(square, 1e-30))

@@ -1,0 +1,276 @@
+"""The pipeline on one screen: read, plan, repair, write, check."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from threadpoolctl import threadpool_limits
+
+from onnx_udfc.channels.groups import Channels, find_groups
+from onnx_udfc.channels.prune import Pruned, prune
+from onnx_udfc.decide.counts_and_bits import AUTO_WIDTHS
+from onnx_udfc.decide.plan import Plan, make_plan, prunable, removals
+from onnx_udfc.decide.search import asks_for_search, search_note, smallest
+from onnx_udfc.emit.stamp import stamp
+from onnx_udfc.emit.writer import Placement, emit
+from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result
+from onnx_udfc.evaluate.report import Report
+from onnx_udfc.goals import check_requirements
+from onnx_udfc.inputs.classes import balanced_inputs, shows_classes
+from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, make_inputs
+from onnx_udfc.integers import equalized, placed, ranges
+from onnx_udfc.model.files import LoadedModel, load, save
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.numerics.reconstruct import METHODS
+from onnx_udfc.options import Options
+from onnx_udfc.progress import Callbacks, Silent
+from onnx_udfc.repair.absorb import absorb_copies
+from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
+from onnx_udfc.repair.reference import Reference, trace
+from onnx_udfc.repair.refit import Repaired, RepairSettings, repair
+from onnx_udfc.runtime.sessions import Source
+from onnx_udfc.summary import Outcome, make_report
+
+SAMPLES, MOST_SAMPLES = 8192, 24576  # output positions of a layer that the repair looks at
+MANY_LAYERS = 56  # from here on SAMPLES
+
+
+@dataclass(frozen=True)
+class Result:
+    """A compressed network and what became of it."""
+
+    model: onnx.ModelProto
+    report: Report
+
+    def save(self, path: str | Path) -> None:
+        """Write the model; the file appears whole or not at all."""
+        save(self.model, path)
+
+
+@dataclass
+class Original:
+    """A network that is read once and traced once, for many compressions of it.
+
+    Attributes:
+        loaded: the file.
+        network: its canonical form.
+        channels: its channels.
+        widest: options that ask for all that any of the compressions asks of the trace.
+        prepared: what is compressed instead of `network` once it is traced; its channels may have other scales.
+        traced: inputs and trace, once a compression needed them.
+    """
+
+    loaded: LoadedModel
+    network: Network
+    channels: Channels
+    widest: Options
+    prepared: Network | None = None
+    traced: tuple[NetworkInputs, Reference] | None = None
+
+
+def read_original(source: Source, options: Options) -> Original:
+    """Read a network and find its channels.
+
+    Raises:
+        UdfcError: it cannot be read.
+    """
+    loaded = load(source)
+    network = read(loaded.model)
+    return Original(loaded, network, find_groups(network, options.skip), options)
+
+
+@dataclass
+class _Run:
+    """One compression: its options and the clock of its stages."""
+
+    options: Options
+    callbacks: Callbacks
+    original: Original | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, steps: int | None = None) -> Iterator[None]:
+        """Time a stage and tell who listens."""
+        self.callbacks.stage(name, steps)
+        start = time.perf_counter()
+        yield
+        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+
+    def advance(self, layer: str) -> None:
+        """One layer is done."""
+        self.callbacks.advance(1, layer)
+
+
+def compress(
+    source: Source,
+    options: Options | None = None,
+    callbacks: Callbacks | None = None,
+    *,
+    original: Original | None = None,
+    prune: float | None = None,
+    bits: int | None = None,
+    activations: int | None = None,
+    target: str | None = None,
+    method: str | None = None,
+    calibrate: str | None = None,
+    seed: int | None = None,
+) -> Result:
+    """Compress a network.
+
+    Args:
+        source: a path, the content of a file, or a model, which is not changed.
+        options: what is asked for; the keywords below replace its fields of the same names.
+        callbacks: told of every stage.
+        original: the same source, read before; its trace is shared between compressions.
+        prune: fraction of channels removed in every prunable group, 0 ≤ prune < 1.
+        bits: weight bits, 2 to 8, or 32 for none.
+        activations: 8 for quantized activations.
+        target: cpu, cuda, tensorrt or portable.
+        method: moments, udfc, merge or none.
+        calibrate: path of real inputs.
+        seed: of everything random.
+
+    Raises:
+        UdfcError: the input or the request cannot be served, a gate is not met, or the result fails its check.
+    """
+    keywords: dict[str, Any] = {
+        "prune": prune, "bits": bits, "activations": activations, "target": target, "method": method,
+        "calibrate": calibrate, "seed": seed,
+    }  # fmt: skip
+    asked = replace(options or Options(), **{name: value for name, value in keywords.items() if value is not None})
+    with threadpool_limits(asked.threads):  # how BLAS sums depends on it, and with it the last place of a weight
+        if asks_for_search(asked):
+            return _searched(source, asked, callbacks or Silent(), original)
+        return _compress(source, _Run(asked, callbacks or Silent(), original))
+
+
+def _searched(source: Source, options: Options, callbacks: Callbacks, original: Original | None) -> Result:
+    """The smallest network that passes the gates, with a note of how it was found."""
+    options.check()
+    shared = original or read_original(source, options)
+    result, found, tries = smallest(options, lambda trial: _compress(source, _Run(trial, callbacks, shared)))
+    runtime = result.report.runtime
+    runtime = replace(runtime, notes=(*runtime.notes, search_note(options, found, tries)))
+    return Result(result.model, replace(result.report, runtime=runtime))
+
+
+def _compress(source: Source, run: _Run) -> Result:
+    run.options.check()
+    with run.stage("read"):
+        original = run.original or read_original(source, run.options)
+    outcome = _attempt(source, run, original, run.options)
+    stamp(outcome.emitted.model, run.options)
+    report = make_report(outcome, run.options, run.timings)
+    if run.options.attribution:
+        with run.stage("attribution"):
+            report = _explained(report, outcome, run.options)
+    check_requirements(run.options.require, {r.key: report.measured(r.key) for r in run.options.require})
+    run.callbacks.done()
+    return Result(outcome.emitted.model, report)
+
+
+def _attempt(source: Source, run: _Run, original: Original, options: Options) -> Outcome:
+    """Plan, repair, write and check by these options."""
+    if METHODS[options.method].measured and _asks_for_work(options) and original.network.layers:
+        plan, pruned, repaired, inputs, placement = _measured(run, original, options)
+    else:
+        plan, pruned, repaired, inputs, placement = _from_weights(run, original)
+    original.network.lighten()
+    with run.stage("write"):
+        emitted = emit(pruned.network, repaired.weights, repaired.activations or None, options.target, placement)
+    with run.stage("check"):
+        checked = check_result(source, original.network, emitted.model, options)
+    notes = (inputs.note,) if inputs.note else ()
+    return Outcome(
+        original.loaded, original.network, original.channels, plan, pruned, repaired, emitted, notes, checked
+    )
+
+
+def _explained(report: Report, outcome: Outcome, options: Options) -> Report:
+    """The report with what each layer lost, on the inputs of the final check."""
+    from onnx_udfc.evaluate.attribution import explain
+
+    network, pruned = outcome.network, outcome.pruned
+    values = make_inputs(network, options, OTHER_IMAGES).values
+    specs = input_specs_of(network)
+    return explain(report, network.to_model(), outcome.emitted.model, specs, values, pruned.kept_in, pruned.kept_out)
+
+
+def _asks_for_work(options: Options) -> bool:
+    return options.prunes or options.bits != 32
+
+
+def samples_for(layers: int) -> int:
+    """Output positions of each layer that are looked at: more where layers are few, for the time is their product."""
+    return min(MOST_SAMPLES, max(SAMPLES, SAMPLES * MANY_LAYERS // max(1, layers)))
+
+
+_Stages = tuple[Plan, Pruned, Repaired, NetworkInputs, Placement | None]
+
+
+def _traced(run: _Run, original: Original) -> tuple[NetworkInputs, Reference]:
+    """The original's run: made by the first compression that needs it."""
+    if original.traced is None:
+        options = original.widest
+        with run.stage("original network", len(original.network.layers)):
+            inputs = balanced_inputs(original.network, original.channels, options)
+            network = equalized(original.network, inputs, options)
+            reference = trace(
+                network, inputs.values, prunable(original.channels, options), matched=inputs.source == "synthetic",
+                few=not shows_classes(network, inputs), samples=samples_for(len(original.network.layers)),
+                seed=options.seed, threads=options.threads or 0, advance=run.advance,
+                widths=AUTO_WIDTHS if options.bits == "auto" else (),
+            )  # fmt: skip
+            original.prepared, original.traced = network, (inputs, reference)
+    return original.traced
+
+
+def _measured(run: _Run, original: Original, options: Options) -> _Stages:
+    """Plan and repair on moments of the network's own runs."""
+    channels = original.channels
+    groups = prunable(channels, options)
+    inputs, reference = _traced(run, original)
+    network = original.prepared or original.network
+    orders = removals(network, groups, options, reference.removals)
+    plan = make_plan(network, channels, groups, orders, options, reference.rounding, original.loaded.bytes)
+    pruned = prune(network, channels, plan.keep)
+    plan, placement = placed(pruned.network, plan, options)
+    with run.stage("compressed network", len(network.layers)):
+        start = reference.network.copy()
+        absorb_copies(start, network, channels, plan.keep)
+        matched = prune(start, channels, plan.keep).network
+        repaired = repair(
+            pruned, matched, reference, plan.bits, RepairSettings(threads=options.threads or 0), run.advance
+        )
+    if placement is not None:
+        # Ranges of the network as it is shipped: those of the matched domain cost MobileNetV1 20 points more.
+        with run.stage("ranges"):
+            repaired.activations = ranges(pruned.network, placement, inputs, options)
+    return plan, pruned, repaired, inputs, placement
+
+
+def _from_weights(run: _Run, original: Original) -> _Stages:
+    """Plan and repair on the weights alone; only activation ranges need a run."""
+    options, method = run.options, METHODS[run.options.method]
+    network, channels = original.network, original.channels
+    groups = prunable(channels, options)
+    with run.stage("weights"):
+        orders = removals(network, groups, options, {})
+        plan = make_plan(network, channels, groups, orders, options, file_bytes=original.loaded.bytes)
+        pruned = absorb_and_prune(network, channels, plan.keep, method)
+        network.lighten()
+        plan, placement = placed(pruned.network, plan, options)
+        left = find_groups(pruned.network).groups if method.rescales and plan.bits else ()
+        repaired = Repaired(quantize_weights(pruned.network, left, plan.bits, method))
+    inputs = NetworkInputs({}, "synthetic")
+    if placement is not None:
+        with run.stage("ranges"):
+            inputs = make_inputs(network, options)
+            repaired.activations = ranges(pruned.network, placement, inputs, options)
+    return plan, pruned, repaired, inputs, placement

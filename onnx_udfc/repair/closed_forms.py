@@ -1,0 +1,77 @@
+"""A network that is not run: consumers absorb, channels go, weights are rounded, UDFC rescales the next layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnx_udfc.channels.groups import ChannelGroup, Channels
+from onnx_udfc.channels.prune import Keep, Pruned, prune
+from onnx_udfc.model.coded import Coded
+from onnx_udfc.model.layers import Layer
+from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.grids import FORMATS, QuantParams, round_nearest, search_scale
+from onnx_udfc.numerics.reconstruct import Method, rescale_quantized
+from onnx_udfc.repair.absorb import absorb, input_rows, layer_producer, with_weights
+
+
+def absorb_and_prune(network: Network, channels: Channels, keep: Keep, method: Method) -> Pruned:
+    """Remove channels from a copy of the network whose consumers have taken over what the method says.
+
+    Args:
+        network: not changed.
+        channels: its groups.
+        keep: group name → sorted numbers of the channels that stay.
+        method: its `mix` is used.
+    """
+    copy = network.copy()
+    absorb(copy, channels, keep, method)
+    network.lighten()
+    return prune(copy, channels, keep)
+
+
+def quantize_weights(
+    network: Network, groups: tuple[ChannelGroup, ...], bits: Mapping[str, float], method: Method
+) -> dict[str, QuantParams]:
+    """Round every layer of the mapping, in place, in topological order.
+
+    Args:
+        network: pruned or not; its layers get the weights that the codes stand for.
+        groups: its channel groups, found in this very network.
+        bits: layer name → weight bits.
+        method: `rescales` is read.
+
+    Returns:
+        Layer name → codes and scales.
+    """
+    weights = {}
+    for name, layer in network.layers.items():
+        if name not in bits:
+            continue
+        fmt = FORMATS[bits[name]]
+        matrix = layer.matrix()
+        scale = search_scale(matrix, fmt)
+        weights[name] = QuantParams(bits[name], round_nearest(matrix, scale, fmt), scale)
+        layer.constant.values = Coded(layer, weights[name])
+        if method.rescales:
+            factor = rescale_quantized(layer_producer(layer), with_weights(layer, matrix))
+            _rescale_consumers(network, [g for g in groups if g.producers == (name,)], factor)
+        network.lighten()
+    return weights
+
+
+def _rescale_consumers(network: Network, groups: list[ChannelGroup], factor: np.ndarray) -> None:
+    """Multiply what every consumer reads of the channels by their factors (O,)."""
+    for group in groups:
+        per_channel = factor[group.outputs(group.producers[0])[:, 0]]
+        for consumer in group.consumers:
+            _scale_inputs(network.layers[consumer], group, per_channel)
+
+
+def _scale_inputs(layer: Layer, group: ChannelGroup, factor: np.ndarray) -> None:
+    matrix = layer.matrix()
+    for part, rows in zip(matrix, input_rows(layer, group), strict=True):
+        own = rows[:, 0] >= 0
+        part[:, rows[own]] *= factor[own][None, :, None]
+    layer.set(matrix, layer.bias)

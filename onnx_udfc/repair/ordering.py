@@ -1,0 +1,96 @@
+"""The order in which the channels of each group go, from what the original network's layers see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.channels.groups import ChannelGroup
+from onnx_udfc.model.layers import Layer
+from onnx_udfc.numerics.elimination import ConsumerInput, Removal, eliminate
+from onnx_udfc.numerics.layer_fit import summable
+from onnx_udfc.numerics.leading import narrowed
+from onnx_udfc.numerics.moments import Array
+from onnx_udfc.numerics.shrinkage import shrunk_covariance
+from onnx_udfc.repair.absorb import input_rows
+
+Double = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+RIDGE = 0.01  # relative to mean(diag G)
+MOST_ROWS = 512  # of a Gram: the channels of a wider layer are seen in their leading directions, at least one each
+WIDEST = 8192  # channels that are too many even so
+
+
+class Ordering:
+    """Collects what the consumers of each group see, and orders its channels when the last one was seen.
+
+    Attributes:
+        removals: group name → nested order of removal, for the groups whose consumers were all seen.
+    """
+
+    def __init__(self, groups: Sequence[ChannelGroup], *, few: bool) -> None:
+        """Start with nothing seen.
+
+        Args:
+            groups: those to be ordered.
+            few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
+        """
+        self.removals: dict[str, Removal] = {}
+        self._groups, self._few = groups, few
+        self._waiting: dict[str, list[ConsumerInput]] = {group.name: [] for group in groups}
+        self._seen: dict[str, set[str]] = {group.name: set() for group in groups}
+
+    def wanted(self, layer: Layer) -> list[ChannelGroup]:
+        """The groups that a layer consumes."""
+        return [group for group in self._groups if layer.name in group.consumers]
+
+    def see(self, layer: Layer, patches: Array, weight: Double, unit: Double) -> None:
+        """Take what a layer sees.
+
+        Args:
+            layer: one that consumes a group.
+            patches: (g, n, d) of its input.
+            weight: (g, d, o).
+            unit: (g, 1, o) of the outputs.
+        """
+        if not summable(patches):
+            return
+        wanted = self.wanted(layer)
+        rows = [input_rows(layer, group) for group in wanted]
+        block = _block(rows, patches.shape[2])
+        rank = max(1, MOST_ROWS * block // patches.shape[2])
+        if 2 * rank <= block:
+            patches, weight = narrowed(patches, weight, unit, block, rank)
+            rows = [_narrowed_rows(owned, block, rank) for owned in rows]
+        elif patches.shape[2] <= WIDEST:
+            weight = weight / unit
+        if patches.shape[2] > WIDEST:
+            return
+        gram = shrunk_covariance(patches)
+        count = patches.shape[1] if self._few else 0
+        for group, owned in zip(wanted, rows, strict=True):
+            parts = [(i, r) for i, r in enumerate(owned) if (r >= 0).any()]
+            self._waiting[group.name] += [ConsumerInput(gram[i], weight[i], r, count) for i, r in parts]
+            self._seen[group.name].add(layer.name)
+            if self._seen[group.name] == set(group.consumers):
+                self.removals[group.name] = eliminate(self._waiting.pop(group.name), group.channels, RIDGE)
+
+
+def _block(rows: list[Index], width: int) -> int:
+    """How many rows side by side always belong to one channel; 1 if they are not side by side."""
+    block = int(np.gcd.reduce([owned.shape[2] for owned in rows] + [width]))
+    for owned in rows:
+        there = owned[owned[..., 0] >= 0].reshape(-1, block)
+        if (there[:, :1] % block).any() or (there != there[:, :1] + np.arange(block)).any():
+            return 1
+    return block
+
+
+def _narrowed_rows(rows: Index, block: int, rank: int) -> Index:
+    """The rows (g, C, m) where every `block` of them became `rank`."""
+    first = rows[..., ::block]
+    moved = np.where(first[..., None] < 0, -1, first[..., None] // block * rank + np.arange(rank))
+    return moved.reshape(*rows.shape[:2], -1)

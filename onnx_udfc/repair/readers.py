@@ -1,0 +1,74 @@
+"""The layers that read a layer's output, and what they see of it: what a joint refit looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_udfc.model.layers import Layer
+from onnx_udfc.numerics.joint_refit import Reader
+from onnx_udfc.numerics.moments import Array
+
+Double = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class View:
+    """What a reader sees of a layer's output, by flat positions (image, *space), -1 outside of the image.
+
+    Attributes:
+        taps: (n, k) positions that its taps read: of the layer's output, or of what a pooling makes of it.
+        targets: (n, o) what it should give.
+        used: (q,) the positions among the taps, ascending, where a pooling lies between.
+        windows: (q, w) positions of the layer's output that the pooling reads there.
+    """
+
+    taps: Index
+    targets: Array
+    used: Index | None = None
+    windows: Index | None = None
+
+    @property
+    def rows(self) -> Index:
+        """The positions of the layer's output."""
+        return self.taps if self.windows is None else self.windows
+
+    def reader(self, rows: Index, weight: Double) -> Reader:
+        """The same by indices of these positions of the layer's output, ascending."""
+        if self.used is None or self.windows is None:
+            return Reader(_indices(self.taps, rows), self.targets, weight)
+        return Reader(_indices(self.taps, self.used), self.targets, weight, _indices(self.windows, rows))
+
+
+def readers_of(layer: Layer, layers: Mapping[str, Layer]) -> list[tuple[Layer, gs.Node | None]]:
+    """The plain convolutions that alone read a convolution behind its activation, and the max pooling between, if any.
+
+    Empty if there are other readers.
+    """
+    users = layer.node.outputs[0].outputs
+    if layer.kind != "conv" or layer.groups != 1 or len(users) != 1:
+        return []
+    found: list[tuple[gs.Node, gs.Node | None]] = []
+    for node in users[0].outputs[0].outputs:
+        pooled = node.op == "MaxPool" and len(node.outputs) == 1
+        found += [(n, node) for n in node.outputs[0].outputs] if pooled else [(node, None)]
+    readers = [(layers.get(node.name), pooling) for node, pooling in found]
+    plain = [(r, pooling) for r, pooling in readers if r is not None and r.kind == "conv" and r.groups == 1]
+    return plain if len(plain) == len(readers) else []
+
+
+def affordable(total: int, allowed: int, taps: int) -> int:
+    """How many positions with so many taps each, at random, touch about `allowed` of `total` places."""
+    if allowed >= total:
+        return total * taps
+    return int(-total / taps * np.log1p(-allowed / total))
+
+
+def _indices(positions: Index, known: Index) -> Index:
+    """Where the positions stand in the known ones, ascending; their number for -1."""
+    return np.where(positions < 0, len(known), np.searchsorted(known, positions))

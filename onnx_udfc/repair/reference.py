@@ -1,0 +1,283 @@
+"""One pass over the original network on synthetic (or real) inputs: what the compressed network has to reproduce.
+
+Where batch norm is in the file, it is matched: each layer's output is brought to the mean β and deviation |γ| that it
+had in training, whatever the images do to it. For a layer with batch norm folded, y = W p + b, that is
+
+    y ← q (y - m) + β      q = σ / √v,   m, v: the batch's mean and variance of y (v before folding)
+
+so in this domain the layer's weights are q W. Marginals are then those of training; images supply the correlations.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_udfc.channels.groups import ChannelGroup
+from onnx_udfc.model.layers import Layer
+from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.elimination import Removal
+from onnx_udfc.numerics.moments import (
+    Array,
+    Window,
+    channel_statistics,
+    channel_sums,
+    column_variances,
+    patches,
+    sample_positions,
+    sample_targets,
+)
+from onnx_udfc.repair.matching import affine, matching, no_matching
+from onnx_udfc.repair.ordering import Ordering
+from onnx_udfc.repair.rounding import rounding_damage
+from onnx_udfc.runtime.walk import Value, Walk
+from onnx_udfc.runtime.windows import run_layer, window_of
+
+Double = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+WIDE = 512  # patches that are wider are sampled less: their Grams cost more
+_QUIETEST = 0.01  # of the mean variance: channels below it are not minded more
+
+
+@dataclass(frozen=True)
+class LayerReference:
+    """What the original layer gives at the sampled positions, in the matched domain.
+
+    Attributes:
+        shape: of the layer's whole output.
+        positions: (n,) sampled output positions, the same in the compressed network.
+        target: (n, O) the layer's output.
+        gain: (O,) q of the module's equation; ones where nothing is matched.
+        shift: (O,) such that y_matched = gain * y + shift.
+        mean: (O,) of the output over all positions, not only the sampled ones.
+        addend: name of the tensor that is added to the output (a residual stream), or None.
+        stream: (n, O) that tensor's values, or None.
+        stream_mean: (O,) of it over all positions.
+        alone: nothing is added to the output before its activation.
+    """
+
+    shape: tuple[int, ...]
+    positions: Index
+    target: Array
+    gain: Double
+    shift: Double
+    mean: Double
+    addend: str | None = None
+    stream: Array | None = None
+    stream_mean: Double = field(default_factory=lambda: np.zeros(0))
+    alone: bool = True
+
+    @property
+    def drift(self) -> Double:
+        """(O,) how far the mean of the unmatched output on these inputs is from the stored one."""
+        return (self.mean - self.shift) / self.gain - self.mean
+
+    @cached_property
+    def variances(self) -> Double:
+        """Variance (O,) of what the layer writes to (the stream, where there is one)."""
+        total = self.target if self.stream is None else self.target + self.stream
+        return np.asarray(np.maximum(column_variances(total), 1e-30))
+
+    @cached_property
+    def variance(self) -> float:
+        """Mean variance of what the layer writes to."""
+        return float(self.variances.mean())
+
+    @property
+    def unit(self) -> Double:
+        """Errors (O,) that count as one, all channels together: between absolute and relative to each channel."""
+        seen = np.maximum(self.variances, _QUIETEST * self.variance)
+        return np.asarray(np.sqrt(np.sqrt(seen * self.variance) * len(seen)))
+
+
+@dataclass
+class Reference:
+    """The original network's side of the repair.
+
+    Attributes:
+        network: a copy of the original in the matched domain (weights q W, norms with the batch's statistics).
+        layers: by layer name, in topological order.
+        removals: nested order of removal for each group that was asked for.
+        rounding: layer name → bits → damage of rounding to nearest, for the bits that were asked for.
+        inputs: graph input name → values that were fed.
+    """
+
+    network: Network
+    layers: dict[str, LayerReference] = field(default_factory=dict)
+    removals: dict[str, Removal] = field(default_factory=dict)
+    rounding: dict[str, dict[float, float]] = field(default_factory=dict)
+    inputs: dict[str, Value] = field(default_factory=dict)
+
+
+def trace(
+    network: Network,
+    inputs: Mapping[str, Value],
+    groups: tuple[ChannelGroup, ...],
+    *,
+    matched: bool,
+    samples: int,
+    seed: int,
+    threads: int,
+    advance: Callable[[str], None],
+    few: bool = False,
+    widths: tuple[float, ...] = (),
+) -> Reference:
+    """Run the original network once.
+
+    Args:
+        network: the original, canonical.
+        inputs: graph input name → values.
+        groups: groups whose channels are to be ordered by `eliminate`.
+        matched: match batch norms to their stored statistics (synthetic inputs) or leave them (real inputs).
+        samples: sampled positions for each layer.
+        seed: of the sampling.
+        threads: threads of onnxruntime, 0 for all.
+        advance: called with each layer's name when it is done.
+        few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
+        widths: bits whose rounding errors are wanted.
+    """
+    ordering = Ordering(groups, few=few)
+    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, threads, widths)
+    for node in network.graph.nodes:
+        if node.name in network.layers:
+            tracer.layer(network.layers[node.name])
+            advance(node.name)
+        elif matched and is_norm(node):
+            tracer.norm(node)
+    tracer.reference.removals = ordering.removals
+    return tracer.reference
+
+
+def is_norm(node: gs.Node) -> bool:
+    """Whether this is a batch norm that could not be folded, with constant parameters."""
+    return node.op == "BatchNormalization" and all(isinstance(t, gs.Constant) for t in node.inputs[1:5])
+
+
+def sample_limit(samples: int, width: int) -> int:
+    """Positions to sample for patches of `width` values: `samples` up to WIDE, then fewer, never below 4,096."""
+    return max(min(samples, 4096), samples * WIDE // max(width, WIDE))
+
+
+def layer_seed(name: str, seed: int) -> int:
+    """Seed of a layer's sampling: depends on its name only, so that other layers do not move it."""
+    return (zlib.crc32(name.encode()) + seed) % 2**32
+
+
+class _Tracer:
+    """State of one pass over the original."""
+
+    def __init__(
+        self,
+        network: Network,
+        inputs: Mapping[str, Value],
+        ordering: Ordering,
+        matched: bool,
+        samples: int,
+        seed: int,
+        threads: int,
+        widths: tuple[float, ...],
+    ) -> None:
+        self.reference = Reference(network.copy(), inputs=dict(inputs))
+        self.matched, self.samples, self.seed, self.threads = matched, samples, seed, threads
+        self.model = network.to_model(without=network.weights)  # the layers are run with weights at hand
+        norms = [n.name for n in network.graph.nodes if is_norm(n)] if matched else []
+        self.walk = Walk(self.model, inputs, [*network.layers, *norms], threads)
+        self.outputs = {t.name for t in network.graph.outputs}
+        self.ordering = ordering
+        self.widths = widths
+
+    def layer(self, layer: Layer) -> None:
+        """Run one layer, match it, sample it, and collect what the elimination needs."""
+        if not self.walk.available(layer.node.inputs[0].name):
+            return
+        x = self.walk.get(layer.node.inputs[0].name)
+        matrix, bias = layer.matrix(), own_bias(layer)
+        y = run_layer(self.model, layer, x, matrix, bias, self.threads)
+        moved = self.matched and layer.batch_norm is not None
+        gain, shift = matching(layer, y) if moved else no_matching(layer)
+        if moved:
+            affine(y, gain, shift)
+        window = window_of(layer, x.shape, y.shape)
+        limit = sample_limit(self.samples, matrix.shape[2])
+        positions = sample_positions(y.shape, window, limit, layer_seed(layer.name, self.seed))
+        target = sample_targets(y, window, positions)
+        addend, stream, stream_mean = self._stream(layer, window, positions, y.shape)
+        alone = residual_operand(layer, self.outputs) is None
+        found = LayerReference(
+            y.shape, positions, target, gain, shift, channel_mean(y, layer), addend, stream, stream_mean, alone
+        )
+        self.reference.layers[layer.name] = found
+        if moved:
+            matrix *= gain.reshape(layer.groups, -1, 1)
+            self.reference.network.layers[layer.name].set(matrix, bias * gain + shift)
+        self._order(layer, x, window, y.shape, found, matrix)
+        if self.widths:
+            seen = patches(x.astype(np.float32, copy=False), window, y.shape, positions)
+            self.reference.rounding[layer.name] = rounding_damage(matrix, seen, found.variance, self.widths)
+        self.walk.put(layer.name, y.astype(x.dtype, copy=False))
+
+    def norm(self, node: gs.Node) -> None:
+        """Match a batch norm that stands alone: its output gets the batch's own statistics."""
+        if not self.walk.available(node.inputs[0].name):
+            return
+        x = self.walk.get(node.inputs[0].name).astype(np.float32, copy=True)
+        mean, var = channel_statistics(x)
+        gamma, beta = (np.asarray(t.values, np.float64) for t in node.inputs[1:3])
+        factor = gamma / np.sqrt(var + node.attrs.get("epsilon", 1e-5))
+        twin = next(n for n in self.reference.network.graph.nodes if n.name == node.name)
+        for tensor, value in zip(twin.inputs[3:5], (mean, var), strict=True):
+            tensor.values = value.astype(tensor.values.dtype)
+        affine(x, factor, beta - factor * mean)
+        self.walk.put(node.name, x)
+
+    def _stream(
+        self, layer: Layer, window: Window, positions: Index, shape: tuple[int, ...]
+    ) -> tuple[str | None, Array | None, Double]:
+        """The residual operand of the Add that alone reads this layer, if it can be computed already."""
+        addend = residual_operand(layer, self.outputs)
+        if addend is None or not self.walk.available(addend):
+            return None, None, np.zeros(0)
+        value = self.walk.get(addend)
+        if value.shape != shape:
+            return None, None, np.zeros(0)
+        value = value.astype(np.float32, copy=False)
+        return addend, sample_targets(value, window, positions), channel_mean(value, layer)
+
+    def _order(
+        self, layer: Layer, x: Value, window: Window, shape: tuple[int, ...], found: LayerReference, matrix: Double
+    ) -> None:
+        """Order the channels of the groups that this layer consumes, as soon as all their consumers were seen."""
+        if not self.ordering.wanted(layer):
+            return
+        seen = patches(x.astype(np.float32, copy=False), window, shape, found.positions)
+        self.ordering.see(layer, seen, matrix.transpose(0, 2, 1), found.unit.reshape(layer.groups, 1, -1))
+
+
+def channel_mean(y: Value, layer: Layer) -> Double:
+    """Mean (O,) of a layer's output, or of a tensor of the same shape, over all positions."""
+    if not layer.kernel:
+        return np.asarray(y.reshape(-1, y.shape[-1]).mean(0, dtype=np.float64))
+    return np.asarray(channel_sums(y) / max(1, y.size // y.shape[1]))
+
+
+def residual_operand(layer: Layer, outputs: set[str]) -> str | None:
+    """Name of the other operand, where the layer's output goes to one Add and nowhere else."""
+    out = layer.node.outputs[0] if layer.bias_node is None else layer.bias_node.outputs[0]
+    if out.name in outputs or len(out.outputs) != 1 or out.outputs[0].op not in ("Add", "Sum"):
+        return None
+    others = [t for t in out.outputs[0].inputs if t is not out]
+    return others[0].name if len(others) == 1 and not isinstance(others[0], gs.Constant) else None
+
+
+def own_bias(layer: Layer) -> Double:
+    """Bias (O,) that the node itself adds: a MatMul has its bias in another node."""
+    bias: NDArray[Any] = np.zeros(layer.out_channels) if layer.kind == "matmul" else layer.bias
+    return bias.astype(np.float64)

@@ -1,0 +1,293 @@
+"""The compressed network, layer after layer: refit, round, correct the bias; each layer sees what came before it.
+
+For a layer with patches p of the compressed input and the original's output t at the same positions (plus what is
+missing in the residual stream, where the output is added to one), the weights are refitted toward the ones that are
+left (see `reconstruct`), rounded with the same Gram, and the bias takes the means. All of it happens in the matched
+domain (see `reference`); what is written back is W / q with the bias
+
+    E[t] - (W / q) E[p] + ρ d        ρ: explained fraction of the variance,  d = E[y] - β
+
+where d is how far these images move the mean of the original layer from the stored one: what they get wrong there they
+get wrong here too, as far as the layer still computes the same. A network that lost nothing keeps its biases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_udfc.channels.prune import Pruned
+from onnx_udfc.model.coded import Coded
+from onnx_udfc.model.layers import Layer
+from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.activation_grids import ActivationParams
+from onnx_udfc.numerics.grids import QuantParams
+from onnx_udfc.numerics.joint_refit import Shared, refit_together
+from onnx_udfc.numerics.layer_fit import Sight, bounds_after
+from onnx_udfc.numerics.moments import Array, patches, sample_targets, tap_positions
+from onnx_udfc.numerics.rounding import quantize_layer
+from onnx_udfc.repair.readers import View, affordable, readers_of
+from onnx_udfc.repair.reference import LayerReference, Reference, channel_mean, own_bias
+from onnx_udfc.runtime.walk import Value, Walk
+from onnx_udfc.runtime.windows import pooled_shape, pooling_window, run_layer, window_of
+
+Double = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+JOINT_VALUES = 8_000_000  # of the patches that a joint refit looks at
+SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
+
+
+@dataclass(frozen=True)
+class RepairSettings:
+    """What the repair may do.
+
+    Attributes:
+        ridge_pruned: λ for a layer that lost input channels.
+        ridge_drifted: least λ for a layer whose input only drifted.
+        refit_drifted: refit layers whose input only drifted (otherwise only their bias is corrected).
+        threads: threads of onnxruntime, 0 for all.
+    """
+
+    ridge_pruned: float = 0.01
+    ridge_drifted: float = 0.1
+    refit_drifted: bool = True
+    threads: int = 0
+
+    def drift_ridge(self, error: float) -> float:
+        """λ of a drifted layer: the less there is to repair, the nearer it stays to the original weights."""
+        return min(10 * self.ridge_drifted, max(self.ridge_drifted, SMALL_DRIFT / max(error, 1e-9)))
+
+
+@dataclass(frozen=True)
+class LayerRepair:
+    """What happened to a layer: fraction of the target's variance that is missing at its output."""
+
+    error_before: float
+    error_refit: float
+    error_after: float
+
+    @property
+    def explained(self) -> float:
+        """Fraction of the target's variance that is still there."""
+        return max(0.0, 1 - self.error_after)
+
+
+@dataclass
+class Repaired:
+    """Weights in few bits and errors by layer name, grids by tensor; the network itself was changed in place."""
+
+    weights: dict[str, QuantParams] = field(default_factory=dict)
+    layers: dict[str, LayerRepair] = field(default_factory=dict)
+    activations: dict[str, ActivationParams] = field(default_factory=dict)
+
+
+def repair(
+    pruned: Pruned,
+    matched: Network,
+    reference: Reference,
+    bits: Mapping[str, float],
+    settings: RepairSettings,
+    advance: Callable[[str], None],
+) -> Repaired:
+    """Refit and round every layer of a pruned network in place.
+
+    Args:
+        pruned: the network to repair and what was kept of each layer.
+        matched: the reference's network, pruned in the same way.
+        reference: the original's trace.
+        bits: layer name → weight bits; a layer that is missing stays in float.
+        settings: see there.
+        advance: called with each layer's name when it is done.
+    """
+    work = _Repair(pruned, matched, reference, bits, settings)
+    for node in matched.graph.nodes:
+        if node.name in matched.layers:
+            work.layer(matched.layers[node.name])
+            advance(node.name)
+        elif work.dirty & {t.name for t in node.inputs}:
+            work.dirty |= {t.name for t in node.outputs}
+    return work.result
+
+
+class _Repair:
+    """State of one pass over the compressed network."""
+
+    def __init__(
+        self,
+        pruned: Pruned,
+        matched: Network,
+        reference: Reference,
+        bits: Mapping[str, float],
+        settings: RepairSettings,
+    ) -> None:
+        self.matched = matched
+        self.pruned, self.reference, self.bits, self.settings = pruned, reference, bits, settings
+        self.model = matched.to_model(without=matched.weights)
+        self.outputs = {t.name for t in matched.graph.outputs}
+        self.result = Repaired()
+        self.walk = Walk(self.model, reference.inputs, list(matched.layers), settings.threads)
+        self.dirty: set[str] = set()
+
+    def layer(self, layer: Layer) -> None:
+        """Repair one layer, given in the matched domain; write the result to the network that is shipped."""
+        found = self.reference.layers.get(layer.name)
+        source = layer.node.inputs[0].name
+        if found is None or not self.walk.available(source):
+            return
+        x = self.walk.get(source)
+        cut, drifted = self._lost_inputs(layer), source in self.dirty
+        if cut or drifted or layer.name in self.bits:
+            y = self._improve(layer, found, x, cut, drifted)
+            self.dirty.add(layer.node.outputs[0].name)
+        else:
+            y = run_layer(self.model, layer, x, layer.matrix(), own_bias(layer), self.settings.threads)
+            if len(self.pruned.kept_out.get(layer.name, ())) < len(found.gain):
+                self.dirty.add(layer.node.outputs[0].name)
+        self.walk.put(layer.name, y.astype(x.dtype, copy=False))
+
+    def _lost_inputs(self, layer: Layer) -> bool:
+        return layer.in_channels < self.reference.network.layers[layer.name].in_channels and not _depthwise(layer)
+
+    def _improve(self, layer: Layer, found: LayerReference, x: Value, cut: bool, drifted: bool) -> Value:
+        """Give the layer new weights and bias; its output in the matched domain."""
+        sight, mean = self._sight(layer, found, x)
+        gain = self._kept(layer, found.gain).reshape(layer.groups, -1)
+        matrix, before, refit = self._refitted(layer, found, x, cut, drifted, sight, mean)
+        real, params = _per_row(np.divide, matrix, gain), None
+        if layer.name in self.bits:
+            gram = None if sight.measured is None else sight.measured.gram
+            params = quantize_layer(real, gram, self.bits[layer.name], layer.constant.dtype)
+            self.result.weights[layer.name] = params
+            del matrix, real  # of a large layer each is larger than most networks
+            real = params.dequantize()
+            matrix = _per_row(np.multiply, real, gain)
+        y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.settings.threads)
+        response, wanted = channel_mean(y, layer), mean + sight.moved.reshape(-1)
+        errors = LayerRepair(before, refit, sight.error(matrix))
+        self.result.layers[layer.name] = errors
+        shipped = wanted - response / gain.reshape(-1) + errors.explained * self._kept(layer, found.drift)
+        target = self.pruned.network.layers[layer.name]
+        bias = shipped + (target.bias if layer.kind == "matmul" else 0.0)
+        if params is None:
+            target.set(real, bias)
+        else:
+            target.constant.values = Coded(target, params)
+            target.set_bias(bias)
+        y += (wanted - response).astype(y.dtype).reshape((-1,) + (1,) * (y.ndim - 2 if layer.kernel else 0))
+        return y
+
+    def _refitted(
+        self, layer: Layer, found: LayerReference, x: Value, cut: bool, drifted: bool, sight: Sight, mean: Double
+    ) -> tuple[Double, float, float]:
+        """Weights (g, o, d) before they are rounded, and the errors of those before the refit and of these."""
+        start = layer.matrix()
+        if not (cut or (drifted and sight.determined and self.settings.refit_drifted)):
+            error = sight.error(start)
+            return start, error, error
+        ridge = self.settings.ridge_pruned if cut else self.settings.drift_ridge(sight.error(start))
+        shared = self._shared(layer, found, x)
+        refitted = sight.fit(start, ridge, through=shared is None)
+        if shared is not None and sight.factor is not None:
+            weight, level = refit_together(shared, refitted[0], mean, sight.factor)
+            refitted, sight.moved = weight[None], (level - mean)[None]
+        return refitted, sight.error(start), sight.error(refitted)
+
+    def _shared(self, layer: Layer, found: LayerReference, x: Value) -> Shared | None:
+        """What the layer and its readers see, where it lost output channels and they can be refitted together."""
+        if not found.alone or layer.out_channels == len(found.gain):
+            return None
+        bounds, readers = bounds_after(layer, self.outputs), readers_of(layer, self.matched.layers)
+        if bounds is None or not readers:
+            return None
+        shape = (found.shape[0], layer.out_channels, *found.shape[2:])
+        width = layer.in_channels * int(np.prod(layer.kernel))
+        taps = max(int(np.prod(reader.kernel)) for reader, _ in readers)
+        views = [self._view(reader, pooling, shape, JOINT_VALUES // width, taps) for reader, pooling in readers]
+        if any(v is None or len(v.taps) < v.taps.shape[1] * layer.out_channels for v in views):
+            return None
+        known = [v for v in views if v is not None]
+        rows = np.unique(np.concatenate([v.rows.ravel() for v in known]))
+        rows = rows[rows >= 0]
+        joined = [v.reader(rows, reader.matrix()[0]) for v, (reader, _) in zip(known, readers, strict=True)]
+        p = patches(x.astype(np.float32, copy=False), window_of(layer, x.shape, shape), shape, rows)[0]
+        return Shared(p, bounds, joined)
+
+    def _view(
+        self, reader: Layer, pooling: gs.Node | None, shape: tuple[int, ...], allowed: int, taps: int
+    ) -> View | None:
+        """What a layer sees of an output of this shape, directly or through a pooling, at about `allowed` places.
+
+        The taps are those of the largest of the readers: their positions are the same then, and so is what they touch.
+        """
+        seen = shape if pooling is None else pooled_shape(self.model, pooling, shape)
+        window = None if pooling is None else pooling_window(pooling, shape, seen)
+        places = shape[0] * int(np.prod(seen[2:]))
+        each = 1 if window is None else int(np.prod(window.kernel))
+        wanted = self._wanted(reader, seen, affordable(places, max(1, allowed // each), taps))
+        if wanted is None or window is None:
+            return None if wanted is None else View(*wanted)
+        used = np.unique(wanted[0])
+        used = used[used >= 0]
+        return View(*wanted, used, tap_positions(window, shape, seen, used))
+
+    def _wanted(self, reader: Layer, shape: tuple[int, ...], most: int) -> tuple[Index, Array] | None:
+        """Positions (n, taps) that a layer reads of an input of this shape, and what it should give there (n, o)."""
+        found = self.reference.layers.get(reader.name)
+        if found is None:
+            return None
+        window = window_of(reader, shape, found.shape)
+        chosen = np.unique(np.linspace(0, len(found.positions) - 1, max(1, most)).astype(np.int64))
+        positions, t = found.positions[chosen], found.target[chosen]
+        if found.addend is not None and found.stream is not None:
+            if not self.walk.available(found.addend):
+                return None
+            value = self.walk.get(found.addend).astype(np.float32, copy=False)
+            if len(value) != found.shape[0] or value.shape[2:] != found.shape[2:]:
+                return None
+            t = self._kept(reader, t + found.stream[chosen]) - sample_targets(value, window, positions)
+        else:
+            t = self._kept(reader, t)
+        return tap_positions(window, shape, found.shape, positions), t
+
+    def _kept(self, layer: Layer, values: NDArray[Any]) -> NDArray[Any]:
+        """The part (..., |K|) of values (..., O) that belongs to the output channels that are left."""
+        kept = self.pruned.kept_out.get(layer.name)
+        return values if kept is None else np.take(values, kept, axis=-1)
+
+    def _sight(self, layer: Layer, found: LayerReference, x: Value) -> tuple[Sight, Double]:
+        """What the layer sees, and the mean (O,) that its output should have over all positions."""
+        t, mean = self._kept(layer, found.target), self._kept(layer, found.mean)
+        shape = (*found.shape[:-1], t.shape[1]) if not layer.kernel else (found.shape[0], t.shape[1], *found.shape[2:])
+        window = window_of(layer, x.shape, shape)
+        p = patches(x.astype(np.float32, copy=False), window, shape, found.positions)
+        stream = None
+        if found.addend is not None and found.stream is not None and self.walk.available(found.addend):
+            value = self.walk.get(found.addend).astype(np.float32, copy=False)
+            if value.shape == shape:
+                now = sample_targets(value, window, found.positions)
+                t = t + self._kept(layer, found.stream) - now
+                mean = mean + self._kept(layer, found.stream_mean) - channel_mean(value, layer)
+                stream = _by_group(now, layer.groups)
+        # What is added before the activation must be known, or nobody knows what passes it.
+        bounds = bounds_after(layer, self.outputs) if stream is not None or found.alone else None
+        return Sight(p, _by_group(t, layer.groups), bounds, stream), mean
+
+
+def _per_row(operation: np.ufunc, weight: Double, gain: Double) -> Double:
+    """Weights (g, o, d) times or over the gains (g, o) of their rows; no copy where every gain is 1."""
+    return np.asarray(operation(weight, gain[:, :, None])) if (gain != 1).any() else weight
+
+
+def _by_group(values: Array, groups: int) -> Array:
+    """(n, O) → (g, n, o)."""
+    return np.ascontiguousarray(values.reshape(len(values), groups, -1).transpose(1, 0, 2))
+
+
+def _depthwise(layer: Layer) -> bool:
+    return layer.groups > 1 and layer.groups == layer.in_channels

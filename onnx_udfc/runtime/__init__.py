@@ -1,0 +1,1 @@
+"""Runs graphs and single layers in onnxruntime and measures them; decides nothing."""

@@ -1,0 +1,124 @@
+"""onnxruntime sessions on a chosen execution provider, quiet, from anything that holds a model."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from onnx_udfc.errors import ModelError, RequestError
+from onnx_udfc.model.files import is_large, model_bytes, save, serialized
+
+Source = str | Path | bytes | onnx.ModelProto
+_PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+_FATAL_ONLY = 4
+
+
+def open_session(
+    model: Source,
+    provider: str = "cpu",
+    threads: int | None = None,
+    optimize: bool = True,
+    lean: bool = False,
+    spin: bool = True,
+) -> ort.InferenceSession:
+    """Return a session.
+
+    Args:
+        model: a model above 2 GB is written to a temporary folder first.
+        provider: cpu, cuda or tensorrt.
+        threads: within an operator; 0 or None for as many as there are cores.
+        optimize: otherwise the graph runs node by node as written.
+        lean: take as little memory as can be had, at the cost of time: no repacked and no unpacked copies of weights.
+        spin: threads wait awake for the next run, onnxruntime's default; not where numpy needs the cores in between.
+
+    Raises:
+        RequestError: The provider is not in this onnxruntime.
+        ModelError: The model does not load.
+    """
+    names = list(_PROVIDERS[provider])
+    if names[0] not in ort.get_available_providers():
+        raise RequestError(f"--provider {provider}: this onnxruntime has no {names[0]}; install onnxruntime-gpu")
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if lean:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False
+    if lean or not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        with loadable(model) as content:
+            return ort.InferenceSession(content, options, providers=names)
+    except ModelError:
+        raise
+    except Exception as error:
+        # onnxruntime's exceptions share no base class but Exception
+        raise ModelError(f"{described(model)}: onnxruntime cannot load it ({one_line(error)})") from error
+
+
+def packed(model: onnx.ModelProto) -> Source:
+    """A model as bytes where they can hold it, so that the model can go before onnxruntime makes copies of its own."""
+    return model if is_large(model) else serialized(model)
+
+
+@contextlib.contextmanager
+def loadable(model: Source) -> Iterator[str | bytes]:
+    """Give what InferenceSession takes: a path (external data stays beside it) or bytes."""
+    if isinstance(model, onnx.ModelProto) and not is_large(model):
+        yield serialized(model)
+    elif isinstance(model, bytes):
+        yield model
+    else:
+        with as_file(model) as path:
+            if not path.is_file():
+                raise ModelError(f"{path}: no such file")
+            yield str(path)
+
+
+def described(model: Source) -> str:
+    """Return how to call a model in a message."""
+    return str(model) if isinstance(model, str | Path) else "the model"
+
+
+def one_line(error: Exception) -> str:
+    """Return an exception's text on one line of sensible length."""
+    return " ".join(str(error).split())[:300]
+
+
+def file_bytes(model: Source) -> int:
+    """Return the size of a model with its external data."""
+    if isinstance(model, bytes):
+        return len(model)
+    if isinstance(model, onnx.ModelProto):
+        return model_bytes(model)
+    path = Path(model)
+    proto = onnx.load(path, load_external_data=False)
+    external: set[str] = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
+    return path.stat().st_size + sum((path.parent / e).stat().st_size for e in external)
+
+
+@contextlib.contextmanager
+def as_file(model: Source) -> Iterator[Path]:
+    """Give a path to the model, in a temporary folder if it has none."""
+    if isinstance(model, str | Path):
+        yield Path(model)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        if isinstance(model, bytes):
+            path.write_bytes(model)
+        else:
+            save(model, path)
+        yield path

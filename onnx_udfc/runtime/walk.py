@@ -1,0 +1,240 @@
+"""Runs a network piece by piece through onnxruntime, stopping at the nodes that the caller computes itself.
+
+The caller's stops are the layers that are refitted and the batch norms that are matched. Between two stops everything
+runs as one onnxruntime session; a tensor lives until its last user has run. A network of a fixed batch may name it
+inside, too (Reshape to 1 x 256): the samples go through each session one batch after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from onnx_udfc.errors import ModelError
+from onnx_udfc.model.external import values
+from onnx_udfc.runtime.sessions import Source, one_line, open_session, packed
+
+Value = NDArray[Any]
+
+
+class Walk:
+    """One pass over a network.
+
+    `get` computes a tensor from what is there; `put` gives the output of a stop. Each node runs once.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        feeds: Mapping[str, Value],
+        stops: Sequence[str],
+        threads: int,
+        watched: Mapping[str, Callable[[Value], Value]] | None = None,
+    ) -> None:
+        """Start a pass.
+
+        Args:
+            model: the whole network; nodes in topological order, names unique.
+            feeds: graph input name → value.
+            stops: names of the nodes whose first output the caller puts.
+            threads: threads of onnxruntime, 0 for all cores.
+            watched: tensor → function that sees its value and gives what the users of the tensor see.
+        """
+        self._watched = watched or {}
+        self.values: dict[str, Value] = {name: self._seen(name, value) for name, value in feeds.items()}
+        self._model, self._threads = model, threads
+        self._batch, self._samples = _fixed_batch(model, feeds)
+        self._nodes = list(model.graph.node)
+        self._stops = {i for i, n in enumerate(self._nodes) if n.name in set(stops)}
+        self._index = {n.name: i for i, n in enumerate(self._nodes)}
+        self._constants = {t.name: t for t in model.graph.initializer}
+        self._reads = [sorted(reads(n)) for n in self._nodes]
+        self._writer = {name: i for i, n in enumerate(self._nodes) for name in n.output if name}
+        self._users: dict[str, set[int]] = {}
+        for i, names in enumerate(self._reads):
+            for name in names:
+                self._users.setdefault(name, set()).add(i)
+
+    def get(self, name: str) -> Value:
+        """Value of a tensor; runs the nodes that lead to it.
+
+        Raises:
+            KeyError: it depends on a stop that has not been put, or on an input that was not fed.
+        """
+        if name not in self.values:
+            if name in self._constants:
+                return np.asarray(values(self._constants[name]))
+            self._run(sorted(self._needed(name)), name)
+        return self.values[name]
+
+    def available(self, name: str) -> bool:
+        """Whether `get` would succeed now."""
+        try:
+            return name in self.values or name in self._constants or bool(self._needed(name))
+        except KeyError:
+            return False
+
+    def put(self, node: str, value: Value) -> None:
+        """Give the first output of a stop and free what only it needed."""
+        index = self._index[node]
+        name = self._nodes[index].output[0]
+        self.values[name] = self._seen(name, value)
+        self._done([index])
+
+    def _seen(self, name: str, value: Value) -> Value:
+        """The value as the tensor's users see it."""
+        return self._watched[name](value) if name in self._watched else value
+
+    def _needed(self, name: str) -> set[int]:
+        """Indices of the nodes that must run before `name` is there."""
+        needed: set[int] = set()
+        pending = [name]
+        while pending:
+            tensor = pending.pop()
+            if tensor in self.values or tensor in self._constants:
+                continue
+            index = self._writer[tensor]
+            if index in self._stops:
+                raise KeyError(tensor)
+            if index not in needed:
+                needed.add(index)
+                pending += self._reads[index]
+        return needed
+
+    def _run(self, indices: list[int], wanted: str) -> None:
+        inside = set(indices)
+        nodes = [self._nodes[i] for i in indices]
+        read = {name for i in indices for name in self._reads[i]}
+        inputs = {name: self.values[name] for name in sorted(read) if name in self.values}
+        written = [name for node in nodes for name in node.output if name]
+        outputs = [n for n in written if n == wanted or n in self._watched or self._users.get(n, set()) - inside]
+        constants = [self._constants[name] for name in sorted(read) if name in self._constants and name not in inputs]
+        found = self._batched(nodes, inputs, outputs, constants)
+        self.values |= {name: self._seen(name, value) for name, value in found.items()}
+        self._done(indices, keep=wanted)
+
+    def _batched(
+        self,
+        nodes: list[onnx.NodeProto],
+        inputs: dict[str, Value],
+        outputs: list[str],
+        constants: list[onnx.TensorProto],
+    ) -> dict[str, Value]:
+        """Run the nodes on all samples, in the network's fixed batches where it has one."""
+        per_sample = {n: v for n, v in inputs.items() if v.ndim and len(v) == self._samples}
+        if not self._batch or not per_sample:
+            return run_nodes(self._model, nodes, inputs, outputs, constants, self._threads)
+        written = _segment(self._model, nodes, inputs, outputs, constants)
+        segment = open_session(written, threads=self._threads, spin=False)
+        parts = [
+            outputs_of(segment, outputs, inputs | {name: value[at] for name, value in per_sample.items()})
+            for at in full_batches(self._samples, self._batch)
+        ]
+        return {name: self._joined([part[i] for part in parts]) for i, name in enumerate(outputs)}
+
+    def _joined(self, parts: list[Value]) -> Value:
+        """The batches one after another; what does not depend on the sample (a shape) is the same in all."""
+        first = parts[0]
+        carries = first.ndim > 1 or (first.ndim == 1 and any(not np.array_equal(first, part) for part in parts))
+        return np.concatenate(parts)[: self._samples] if carries and len(first) == self._batch else first
+
+    def _done(self, indices: list[int], keep: str = "") -> None:
+        """Forget that these nodes wait; free the values that nobody waits for any more."""
+        for index in indices:
+            for name in self._reads[index]:
+                users = self._users[name]
+                users.discard(index)
+                if not users and name != keep:
+                    self.values.pop(name, None)
+            for name in self._nodes[index].output:
+                if name != keep and not self._users.get(name):
+                    self.values.pop(name, None)
+
+
+def _fixed_batch(model: onnx.ModelProto, feeds: Mapping[str, Value]) -> tuple[int, int]:
+    """The declared batch and the number of samples, or (0, 0) where they are the same or the batch is open."""
+    for info in model.graph.input:
+        dims, value = info.type.tensor_type.shape.dim, feeds.get(info.name)
+        if value is not None and value.ndim and dims and dims[0].dim_value > 0 and dims[0].dim_value != len(value):
+            return dims[0].dim_value, len(value)
+    return 0, 0
+
+
+def run_nodes(
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Value],
+    outputs: Sequence[str],
+    constants: Sequence[onnx.TensorProto],
+    threads: int,
+) -> dict[str, Value]:
+    """Run some nodes of a model on values, output name → value."""
+    segment = open_session(_segment(model, nodes, inputs, outputs, constants), threads=threads, spin=False)
+    return dict(zip(outputs, outputs_of(segment, outputs, inputs), strict=True))
+
+
+def full_batches(samples: int, size: int) -> Iterator[NDArray[np.int64]]:
+    """Indices (size,) of one batch after another; the last sample fills the last one up."""
+    for start in range(0, samples, size):
+        yield np.minimum(np.arange(start, start + size), samples - 1)
+
+
+def outputs_of(segment: Any, outputs: Sequence[str], inputs: Mapping[str, Value]) -> list[Value]:
+    """Run a session.
+
+    Raises:
+        ModelError: it fails on these values.
+    """
+    try:
+        return list(segment.run(list(outputs), dict(inputs)))
+    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+        raise ModelError(
+            f"onnxruntime cannot run the network on the inputs it was given ({one_line(error)}); give others with "
+            "--calibrate, or take --method udfc, which runs nothing"
+        ) from error
+
+
+def _segment(
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Value],
+    outputs: Sequence[str],
+    constants: Sequence[onnx.TensorProto],
+) -> Source:
+    """Some nodes of a model as a model of their own."""
+    declared = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
+        for name, value in inputs.items()
+    ]
+    segment = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    graph = segment.graph
+    graph.name = "segment"
+    graph.node.extend(nodes)
+    graph.input.extend(declared)
+    graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs)
+    graph.initializer.extend(constants)  # the only copy of the weights: make_graph and make_model would each add one
+    return packed(segment)
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Names of the tensors that a node reads, those that its subgraphs take from outside included."""
+    names = {name for name in node.input if name}
+    for graph in _subgraphs(node):
+        inner: set[str] = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+        for child in graph.node:
+            names |= reads(child) - inner
+            inner |= set(child.output)
+        names |= {v.name for v in graph.output} - inner
+    return names
+
+
+def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs

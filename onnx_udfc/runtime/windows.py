@@ -1,0 +1,106 @@
+"""How a layer of the graph looks at its input, and how it is run with other weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from onnx_udfc.model.layers import Layer
+from onnx_udfc.numerics.moments import Window
+from onnx_udfc.runtime.walk import Value, run_nodes
+
+Floats = NDArray[Any]
+
+
+def window_of(layer: Layer, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Window:
+    """The layer's geometry for inputs and outputs of these shapes (N, C, *space)."""
+    if layer.kind in ("gemm", "matmul"):
+        return Window()
+    kernel, dims = layer.kernel, len(layer.kernel)
+    strides = tuple(layer.node.attrs.get("strides", [1] * dims))
+    dilations = tuple(layer.node.attrs.get("dilations", [1] * dims))
+    pads = _begin_pads(layer.node, kernel, strides, dilations, input_shape[2:], output_shape[2:])
+    return Window(kernel, strides, dilations, pads, layer.groups, layer.kind == "conv_transpose")
+
+
+def pooling_window(node: gs.Node, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Window:
+    """The geometry of a pooling for inputs and outputs of these shapes (N, C, *space)."""
+    kernel = tuple(node.attrs["kernel_shape"])
+    strides = tuple(node.attrs.get("strides", [1] * len(kernel)))
+    dilations = tuple(node.attrs.get("dilations", [1] * len(kernel)))
+    pads = _begin_pads(node, kernel, strides, dilations, input_shape[2:], output_shape[2:])
+    return Window(kernel, strides, dilations, pads)
+
+
+def pooled_shape(model: onnx.ModelProto, node: gs.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a pooling makes of one (N, C, *space): what the runtime makes of it, rounding and all."""
+    made = helper.make_node(node.op, ["x"], ["y"], **node.attrs)
+    y = run_nodes(model, [made], {"x": np.zeros((1, 1, *shape[2:]), np.float32)}, ["y"], [], 1)["y"]
+    return (*shape[:2], *y.shape[2:])
+
+
+def _begin_pads(
+    node: gs.Node,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
+) -> tuple[int, ...]:
+    """Padding before the first pixel of each dimension; automatic padding is worked out from the shapes."""
+    attrs, dims, transposed = node.attrs, len(kernel), node.op == "ConvTranspose"
+    automatic = attrs.get("auto_pad", "NOTSET")
+    if automatic in ("SAME_UPPER", "SAME_LOWER") or "output_shape" in attrs:
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+        sizes = zip(inputs, outputs, strides, reach, strict=True)
+        if transposed:
+            extra = attrs.get("output_padding", [0] * dims)
+            total = [max(0, s * (i - 1) + e + r - o) for (i, o, s, r), e in zip(sizes, extra, strict=True)]
+        else:
+            total = [max(0, (o - 1) * s + r - i) for i, o, s, r in sizes]
+        # A convolution pads the odd pixel at the end for SAME_UPPER; the transposed one is its mirror.
+        lower = automatic != "SAME_UPPER" if transposed else automatic == "SAME_LOWER"
+        return tuple(t - t // 2 if lower else t // 2 for t in total)
+    return (0,) * dims if automatic == "VALID" else tuple(attrs.get("pads", [0] * 2 * dims)[:dims])
+
+
+def run_layer(model: onnx.ModelProto, layer: Layer, x: Value, matrix: Floats, bias: Floats, threads: int) -> Value:
+    """Output of the layer for input x with other weights, in float32.
+
+    Args:
+        model: the network, for its opset.
+        layer: its geometry is used, not its weights.
+        x: the layer's input.
+        matrix: (groups, O/groups, d) as `Layer.matrix`.
+        bias: (O,).
+        threads: threads of onnxruntime.
+    """
+    x = x.astype(np.float32, copy=False)
+    if layer.kind in ("gemm", "matmul"):
+        return np.asarray(x @ matrix[0].T.astype(np.float32) + bias.astype(np.float32))
+    if _pointwise(layer):
+        product = np.matmul(matrix[0].astype(np.float32), x.reshape(*x.shape[:2], -1))
+        y: Value = product.reshape(len(x), -1, *x.shape[2:])
+        if bias.any():
+            y += bias.astype(np.float32).reshape((-1,) + (1,) * len(layer.kernel))
+        return y
+    weight = np.ascontiguousarray(layer.layout(matrix), np.float32)
+    node = helper.make_node(layer.node.op, ["x", "w", "b"], ["y"], **_attributes(layer))
+    constants = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias.astype(np.float32), "b")]
+    return run_nodes(model, [node], {"x": x}, ["y"], constants, threads)["y"]
+
+
+def _pointwise(layer: Layer) -> bool:
+    """Whether the layer looks at single pixels: a matrix product, for which onnxruntime would turn the input around."""
+    attrs = layer.node.attrs
+    plain = all(v == 1 for v in (*layer.kernel, *attrs.get("strides", ()))) and not any(attrs.get("pads", ()))
+    return layer.kind == "conv" and layer.groups == 1 and plain
+
+
+def _attributes(layer: Layer) -> dict[str, Any]:
+    return {name: value for name, value in layer.node.attrs.items() if name != "kernel_shape"}

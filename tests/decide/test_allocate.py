@@ -1,0 +1,109 @@
+"""Counts that a group may keep, and what they cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_udfc.channels.groups import ChannelGroup
+from onnx_udfc.decide.allocate import (
+    aligned,
+    allowed_counts,
+    as_one_of_many,
+    damage_of,
+    group_levels,
+    keep_sets,
+    steps_of,
+    uniform_counts,
+)
+from onnx_udfc.numerics.elimination import Removal
+
+
+def group(channels: int, cells: int = 1, name: str = "g") -> ChannelGroup:
+    return ChannelGroup(name, channels, ("p",), ("c",), (), "inner", np.arange(channels) % cells)
+
+
+def removal(cost: list[float]) -> Removal:
+    return Removal(np.arange(len(cost)), np.array(cost))
+
+
+@pytest.mark.parametrize(
+    ("channels", "count", "align", "kept"),
+    [
+        (64, 33, "auto", 32),  # 33 is one away from a multiple of 16, and may move by 2
+        (64, 36, "auto", 36),
+        (64, 43, "auto", 44),
+        (32, 15, "auto", 16),
+        (16, 7, "auto", 7),  # 1/32 of sixteen is less than one
+        (64, 33, 1, 33),
+        (64, 30, 24, 24),
+        (64, 64, 24, 64),  # nothing removed: nothing to align
+        (64, 37, "integer", 36),
+        (16, 7, "integer", 8),
+        (6, 5, "integer", 4),
+        (3, 2, "integer", 1),
+        (20, 1, 8, 8),
+        (6, 1, 8, 1),  # no multiple fits
+    ],
+)
+def test_aligned(channels: int, count: int, align: int, kept: int) -> None:
+    assert aligned(group(channels), count, align) == kept
+
+
+@pytest.mark.parametrize("channels", [2, 10, 16, 48, 64, 96, 256])
+@pytest.mark.parametrize("align", ["auto", "integer", 1, 8])
+def test_allowed_counts_are_fixed_points_and_hold_every_uniform_count(channels: int, align: int) -> None:
+    counts = allowed_counts(group(channels), align)
+    assert counts[0] == channels
+    assert (np.diff(counts) < 0).all()
+    assert counts[-1] >= 1
+    for ratio in (0.1, 0.3, 0.5, 0.9):
+        assert uniform_counts((group(channels),), ratio, align)["g"] in counts
+
+
+def test_allowed_counts_keep_cells_equal() -> None:
+    counts = allowed_counts(group(12, cells=3), "auto")
+    assert (counts % 3 == 0).all()
+    assert counts[-1] == 3
+
+
+def test_damage_is_the_sum_of_steps_raised_to_their_running_maximum() -> None:
+    path = removal([1.0, 4.0, 2.0, 9.0, np.inf])
+    assert steps_of(group(5), path).tolist() == [1, 4, 4, 9]
+    assert damage_of(group(5), path, np.array([5.0, 4.0, 2.0, 1.0])).tolist() == [0, 1, 9, 18]
+
+
+def test_cells_lose_one_channel_each_in_a_step() -> None:
+    path = removal([1.0, 2.0, 3.0, 5.0, 8.0, np.inf])  # cells 0 1 0 1 0 1
+    assert steps_of(group(6, cells=2), path).tolist() == [3, 8]
+    assert damage_of(group(6, cells=2), path, np.array([6.0, 4.0, 2.0])).tolist() == [0, 3, 11]
+
+
+def test_cells_of_unequal_size_first_lose_what_the_larger_have_more() -> None:
+    path = removal([1.0, 2.0, 3.0, 5.0, np.inf])  # cells 0 1 0 1 0: three channels and two
+    assert damage_of(group(5, cells=2), path, np.array([5.0, 4.0, 2.0])).tolist() == [0, 1, 6]
+    assert keep_sets((group(5, cells=2),), {"g": path}, {"g": 4})["g"].tolist() == [1, 2, 3, 4]
+
+
+def test_levels_start_whole_and_free() -> None:
+    rows = group_levels((group(8),), {"g": removal([*np.arange(7.0), np.inf])}, 2)
+    assert rows[0][0].tolist() == [8, 6, 4, 2]
+    assert rows[0][1].tolist() == [0, 1, 6, 15]
+
+
+def test_the_last_in_the_order_stay_equally_many_of_each_cell() -> None:
+    path = Removal(np.array([3, 1, 0, 5, 2, 4]), np.ones(6))
+    assert keep_sets((group(6),), {"g": path}, {"g": 2})["g"].tolist() == [2, 4]
+    assert keep_sets((group(6, cells=2),), {"g": path}, {"g": 4})["g"].tolist() == [1, 2, 4, 5]
+
+
+def test_shares_of_the_variance_multiply_over_layers() -> None:
+    share = np.array([0.0, 0.2, 0.5, 0.89, 0.9, 0.95, 1.5])
+    damage = as_one_of_many(share)
+    np.testing.assert_allclose(damage[:4], -np.log([1, 0.8, 0.5, 0.11]), rtol=1e-12)
+    assert (np.diff(np.diff(damage) / np.diff(share)) > -1e-9).all()  # convex: what is left grows dearer
+    assert damage[-1] == pytest.approx(-np.log(0.1) + 0.6 * 10)
+    path = Removal(np.arange(3), np.array([0.2, 0.3, np.inf]), shares=True)
+    assert damage_of(group(3), path, np.array([3.0, 2.0, 1.0])).tolist() == pytest.approx(
+        [0, -np.log(0.8), -np.log(0.5)]
+    )

@@ -1,0 +1,129 @@
+"""Ratios and budgets to counts and bits, on a small chain with made-up damage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from onnx_udfc.channels.groups import find_groups
+from onnx_udfc.channels.prune import prune
+from onnx_udfc.decide.counts_and_bits import Subject, decide
+from onnx_udfc.decide.file_size import with_biases, written_bytes
+from onnx_udfc.decide.footprint import footprint
+from onnx_udfc.errors import RequestError
+from onnx_udfc.numerics.elimination import Removal
+from onnx_udfc.options import Options
+from tests.decide.test_file_size import WIDE
+from tests.small_graphs import small_network
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    """Two groups of 64 and 96 channels; the removals of the first cost ten times as much."""
+    network = small_network(WIDE)
+    channels = find_groups(network)
+    removals = {}
+    for group, factor in zip(channels.groups, (10.0, 1.0), strict=True):
+        removals[group.name] = Removal(np.arange(group.channels), factor * np.linspace(0.1, 1, group.channels))
+    size = written_bytes(with_biases(network), {}, Options())
+    rounding: dict[str, dict[float, float]]
+    rounding = {name: {8: 1e-5, 4: 1e-3 * (i + 1), 2: 0.1 * (i + 1)} for i, name in enumerate(network.layers)}
+    return Subject(network, channels, channels.groups, removals, tuple(network.layers), rounding, size)
+
+
+def share(subject: Subject, counts: dict[str, int], key: str) -> float:
+    size = footprint(subject.network, subject.channels, subject.groups)
+    meter = getattr(size, key)
+    kept = np.array([counts[g.name] for g in subject.groups], np.float64)
+    return float(meter(kept) / meter(size.channels))
+
+
+def test_a_ratio_alone_is_the_same_everywhere(subject: Subject) -> None:
+    decision = decide(subject, Options(prune=0.5, allocate="uniform"))
+    assert list(decision.counts.values()) == [32, 48]
+    assert decision.bits == {}
+
+
+def test_global_counts_spare_what_is_dear_at_the_same_macs(subject: Subject) -> None:
+    even = dict(decide(subject, Options(prune=0.5, allocate="uniform")).counts)
+    free = dict(decide(subject, Options(prune=0.5, allocate="global")).counts)
+    first, second = subject.groups
+    assert free[first.name] > even[first.name]
+    assert free[second.name] < even[second.name]
+    assert share(subject, free, "macs") == pytest.approx(share(subject, even, "macs"), rel=0.05)  # one channel is 4 %
+    assert share(subject, free, "macs") <= share(subject, even, "macs")
+
+
+@pytest.mark.parametrize("key", ["macs", "params"])
+@pytest.mark.parametrize("amount", [0.7, 0.4, 0.2])
+@pytest.mark.parametrize("allocate", ["auto", "uniform"])
+def test_a_budget_is_met_closely(subject: Subject, key: str, amount: float, allocate: str) -> None:
+    decision = decide(subject, Options(budget={key: str(amount)}, allocate=allocate))
+    assert 0.95 * amount <= share(subject, dict(decision.counts), key) <= amount
+
+
+def test_several_budgets_are_met_at_once(subject: Subject) -> None:
+    counts = dict(decide(subject, Options(budget={"macs": "0.5", "params": "0.3"})).counts)
+    assert share(subject, counts, "macs") <= 0.5
+    assert 0.29 <= share(subject, counts, "params") <= 0.3
+
+
+@pytest.mark.parametrize(("bits", "amount"), [(32, 0.5), (8, 0.2), (4, 0.1)])
+def test_bytes_are_those_of_the_file(subject: Subject, bits: int, amount: float) -> None:
+    options = Options(budget={"bytes": str(amount)}, bits=bits)
+    decision = decide(subject, options)
+    keep = {name: np.arange(n) for name, n in decision.counts.items()}
+    small = prune(subject.network, subject.channels, keep).network
+    true = written_bytes(with_biases(small), decision.bits, options)
+    assert 0.97 * amount <= true / subject.bytes <= amount
+
+
+def test_free_bits_narrow_before_channels_go(subject: Subject) -> None:
+    roomy = decide(subject, Options(budget={"bytes": "0.9"}, bits="auto"))
+    tight = decide(subject, Options(budget={"bytes": "0.2"}, bits="auto"))
+    tiny = decide(subject, Options(budget={"bytes": "0.04"}, bits="auto"))
+    whole = {g.name: g.channels for g in subject.groups}
+    assert set(roomy.bits.values()) == {8}
+    assert 4 <= min(tight.bits.values()) < 8
+    assert list(tiny.bits.values())[1] == 2  # the layer with nearly all weights
+    assert roomy.counts == tight.counts == whole
+    assert tiny.counts != whole
+
+
+def test_an_impossible_budget_says_what_is_possible_and_that_is(subject: Subject) -> None:
+    for key in ("macs", "params"):
+        with pytest.raises(RequestError, match=f"--budget {key}=0.001: the smallest") as caught:
+            decide(subject, Options(budget={key: "0.001"}))
+        least = str(caught.value).split("reached is ")[1].split(" ")[0]
+        assert decide(subject, Options(budget={key: least})).counts
+
+
+def test_a_multiple_that_was_asked_for_is_kept(subject: Subject) -> None:
+    counts = decide(subject, Options(budget={"macs": "0.37"}, align=8)).counts
+    assert all(n % 8 == 0 for n in counts.values())
+
+
+def test_skipped_layers_stay_float(subject: Subject) -> None:
+    first = next(iter(subject.network.layers))
+    fewer = replace(subject, layers=tuple(n for n in subject.network.layers if n != first))
+    assert first not in decide(fewer, Options(bits=4)).bits
+    assert first not in decide(fewer, Options(bits="auto", budget={"bytes": "0.5"})).bits
+
+
+def test_named_layers_have_their_own_ratio_and_the_last_match_counts(subject: Subject) -> None:
+    first, second = subject.groups
+    options = Options(prune=0.25, prune_layer={first.name: 0.5}, align=1)
+    counts = decide(subject, options).counts
+    assert counts == {first.name: first.channels // 2, second.name: round(second.channels * 0.75)}
+    both = decide(subject, Options(prune_layer={"*": 0.5, second.producers[0]: 0.75}, align=1)).counts
+    assert both == {first.name: first.channels // 2, second.name: second.channels // 4}
+    odd = replace(first, name="/conv[0]", producers=("/conv[0]",))  # brackets mean something else in a pattern
+    renamed = replace(
+        subject, groups=(odd, second), removals={**subject.removals, odd.name: subject.removals[first.name]}
+    )
+    asked = Options(prune_layer={odd.name: 0.5}, align=1)
+    assert decide(renamed, asked).counts == {odd.name: first.channels // 2, second.name: second.channels}
+    with pytest.raises(RequestError, match="--prune-layer nowhere: no layer"):
+        decide(subject, Options(prune_layer={"nowhere": 0.5}))

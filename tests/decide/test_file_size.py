@@ -1,0 +1,62 @@
+"""The model of the file's size against files that were written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_udfc.channels.groups import find_groups
+from onnx_udfc.channels.prune import prune
+from onnx_udfc.decide.file_size import file_size, with_biases, written_bytes
+from onnx_udfc.decide.footprint import footprint
+from onnx_udfc.options import Options
+from onnx_udfc.pipeline import compress
+from tests.small_graphs import small_network
+
+WIDE = """g (float[1, 3, 8, 8] x, float[64, 3, 3, 3] W0, float[64] B0, float[96, 64, 3, 3] W1, float[10, 96, 1, 1] W2)
+=> (float[1, 10, 8, 8] y) {
+  a = Conv<pads=[1, 1, 1, 1]>(x, W0, B0)
+  b = Relu(a)
+  c = Conv<pads=[1, 1, 1, 1]>(b, W1)
+  d = Relu(c)
+  y = Conv(d, W2)
+}"""
+
+
+@pytest.mark.parametrize("bits", [32, 8, 4])
+@pytest.mark.parametrize("activations", [None, 8])
+def test_the_whole_network_is_exact_and_a_pruned_one_near(bits: int, activations: int | None) -> None:
+    if bits == 32 and activations:
+        pytest.skip("activations need quantized weights")
+    network = small_network(WIDE)
+    channels = find_groups(network)
+    size = footprint(network, channels, channels.groups)
+    options = Options(bits=bits, activations=activations)
+    model = file_size(network, size, () if bits == 32 else (bits,), options)
+    widths = np.full(len(network.layers), float(bits))
+    named = {} if bits == 32 else dict.fromkeys(network.layers, bits)
+    whole = written_bytes(with_biases(network), named, options)
+    assert float(model.bytes(size.channels, widths)) == pytest.approx(whole, abs=1)
+    kept = {group.name: np.arange(group.channels // 2) for group in channels.groups}
+    small = prune(network, channels, kept).network
+    true = written_bytes(with_biases(small), named, options)
+    guess = float(model.bytes(np.array([len(k) for k in kept.values()], np.float64), widths))
+    assert guess == pytest.approx(true, rel=0.03)
+
+
+def test_layers_of_different_bits_add_up() -> None:
+    network = small_network(WIDE)
+    channels = find_groups(network)
+    size = footprint(network, channels, channels.groups)
+    model = file_size(network, size, (8, 4), Options(bits="auto", budget={"bytes": "0.2"}))
+    first, second, third = network.layers
+    true = written_bytes(with_biases(network), {first: 8, second: 4, third: 8}, Options())
+    assert float(model.bytes(size.channels, np.array([8.0, 4.0, 8.0]))) == pytest.approx(true, rel=0.01)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_a_file_weighs_what_was_reckoned(bits: int) -> None:
+    network = small_network(WIDE)  # one layer has a bias of the file, two get one by their repair
+    options = Options(bits=bits, threads=1)
+    reckoned = written_bytes(with_biases(network), dict.fromkeys(network.layers, bits), options)
+    assert compress(network.to_model(), options).model.ByteSize() == reckoned

@@ -1,0 +1,206 @@
+"""Two networks side by side, on small ones made by hand and on the real classifiers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper, parser
+
+from onnx_udfc.errors import CheckError, ModelError, RequestError
+from onnx_udfc.evaluate.comparison import compare, decibels, fidelity
+from onnx_udfc.evaluate.report import MAX_DB
+from onnx_udfc.evaluate.validate import Validation, validate
+from onnx_udfc.inputs.feeds import input_specs, split, synthetic_feeds
+from onnx_udfc.inputs.image_files import Preprocessing
+from onnx_udfc.runtime.sessions import file_bytes, open_session
+
+TEXT = """
+<ir_version: 10, opset_import: ["" : 21]>
+net (float[N,3,4,4] x) => (float[N,5] y) {
+   c = Conv (x, w)
+   r = Relu (c)
+   y = Flatten (r)
+}
+"""
+
+
+def network(weight: NDArray[np.float32], text: str = TEXT) -> onnx.ModelProto:
+    model = parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    return model
+
+
+@pytest.fixture
+def weight() -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((5, 3, 4, 4)).astype(np.float32)
+
+
+def quick(original: Any, compressed: Any, **given: Any) -> Validation:
+    return validate(original, compressed, latency_seconds=0, memory=False, **given)
+
+
+def test_the_figures_equal_a_naive_computation(weight: NDArray[np.float32]) -> None:
+    other = weight + np.float32(0.01)
+    found = quick(network(weight), network(other), seed=3)
+    x = synthetic_feeds(input_specs(open_session(network(weight))), 32, 3)["x"].astype(np.float64)
+    y, z = (np.maximum(np.einsum("nchw,ochw->no", x, w.astype(np.float64)), 0) for w in (weight, other))
+    output = found.outputs[0]
+    assert output.sqnr_db == pytest.approx(10 * math.log10((y**2).sum() / ((y - z) ** 2).sum()), rel=1e-4)
+    assert output.cosine == pytest.approx((y * z).sum() / math.sqrt((y**2).sum() * (z**2).sum()), rel=1e-6)
+    assert output.max_difference == pytest.approx(np.abs(y - z).max(), rel=1e-4)
+    assert output.agreement == (y.argmax(1) == z.argmax(1)).mean()
+    assert found.count == 32
+    assert found.bytes.original == network(weight).ByteSize()
+
+
+def test_a_network_with_itself(weight: NDArray[np.float32]) -> None:
+    found = quick(network(weight), network(weight))
+    assert found.outputs[0].sqnr_db == MAX_DB
+    assert found.outputs[0].cosine == 1
+    assert found.outputs[0].agreement == 1
+    assert found.measured("sqnr") == MAX_DB
+    assert found.measured("latency") is None
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_decibels_are_finite() -> None:
+    assert decibels(1.0, 0.0) == MAX_DB
+    assert decibels(0.0, 0.0) == MAX_DB
+    assert decibels(0.0, 1.0) == -MAX_DB
+    assert decibels(100.0, 1.0) == pytest.approx(20)
+
+
+def test_not_finite_is_refused(weight: NDArray[np.float32]) -> None:
+    broken = weight.copy()
+    broken[0, 0, 0, 0] = np.inf
+    with pytest.raises(CheckError, match="not finite"):
+        quick(network(weight), network(broken))
+
+
+def test_other_outputs_are_refused(weight: NDArray[np.float32]) -> None:
+    renamed = TEXT.replace("[N,5] y", "[N,5] z").replace("y = Flatten", "z = Flatten")
+    with pytest.raises(CheckError, match="outputs differ"):
+        quick(network(weight), network(weight, renamed))
+
+
+def test_a_missing_file_and_rubbish_are_one_line(tmp_path: Path, weight: NDArray[np.float32]) -> None:
+    (tmp_path / "rubbish.onnx").write_bytes(b"not a model")
+    for path in (tmp_path / "none.onnx", tmp_path / "rubbish.onnx"):
+        with pytest.raises(ModelError) as refused:
+            quick(path, network(weight))
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here")
+def test_a_provider_that_is_not_here_is_refused(weight: NDArray[np.float32]) -> None:
+    with pytest.raises(RequestError, match="onnxruntime-gpu"):
+        quick(network(weight), network(weight), provider="cuda")
+
+
+def test_fidelity_is_the_worst_output() -> None:
+    text = TEXT.replace("(float[N,5] y)", "(float[N,5] y, float[N,5,1,1] r)")
+    weights = [np.random.default_rng(0).standard_normal((5, 3, 4, 4)).astype(np.float32)] * 2
+    weights[1] = weights[0] * np.float32(1.01)
+    sessions = [open_session(network(w, text)) for w in weights]
+    specs = input_specs(sessions[0])
+    feeds = list(split(specs, synthetic_feeds(specs, 8, 0), batch=3))
+    found = fidelity(sessions[0], sessions[1], feeds)
+    assert found.count == 8
+    assert found.sqnr_db == pytest.approx(40, abs=1e-3)
+    assert found.agreement == 1
+    assert min(o.sqnr_db for o in compare(sessions[0], sessions[1], feeds)) == found.sqnr_db
+
+
+def test_a_fixed_batch_is_filled_up_and_the_filling_not_counted(weight: NDArray[np.float32]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+    fixed = network(weight, TEXT.replace("[N,", "[2,"))
+    other = network(weight + np.float32(0.02), TEXT.replace("[N,", "[2,"))
+    free = quick(network(weight), network(weight + np.float32(0.02)), images=_set(pixels))
+    held = quick(fixed, other, images=_set(pixels))
+    assert held.count == free.count == 5
+    assert held.outputs[0].agreement == free.outputs[0].agreement
+    assert held.outputs[0].sqnr_db == pytest.approx(free.outputs[0].sqnr_db, rel=1e-5)
+
+
+def _set(pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None = None) -> Any:
+    from onnx_udfc.inputs.image_files import ImageSet
+
+    return ImageSet(pixels, tuple(map(str, range(len(pixels)))), labels)
+
+
+def test_labels_need_an_output_of_classes(weight: NDArray[np.float32]) -> None:
+    text = (
+        TEXT.replace("float[N,5] y", "float[N,5,1,1] r")
+        .replace("   y = Flatten (r)\n", "")
+        .replace("Relu (c)", "Tanh (c)")
+    )
+    boxes = text.replace("float[N,5,1,1] r", "float[N,1,5] s").replace(
+        "}", "   k = Constant<value_ints=[0,1,5]>()\n s = Reshape(r, k)\n}"
+    )
+    labelled = _set(np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1]))
+    with pytest.raises(RequestError, match="no output"):
+        quick(network(weight, boxes), network(weight, boxes), images=labelled)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_peak_memory_counts_the_weights(tmp_path: Path) -> None:
+    from onnx_udfc.evaluate.peak_memory import peak_memory
+
+    sizes = []
+    for channels in (4, 200_000):
+        text = TEXT.replace("N,5]", "N,M]")
+        onnx.save(network(np.zeros((channels, 3, 4, 4), np.float32), text), tmp_path / "m.onnx")
+        sizes.append(peak_memory(tmp_path / "m.onnx"))
+    assert sizes[0] is not None
+    assert sizes[1] is not None
+    assert sizes[1] - sizes[0] > 200_000 * 3 * 4 * 4 * 4
+    assert peak_memory(tmp_path / "none.onnx") is None
+
+
+def test_external_data_counts_as_bytes(tmp_path: Path, weight: NDArray[np.float32]) -> None:
+    onnx.save(network(weight), tmp_path / "a.onnx", save_as_external_data=True, location="a.bin", size_threshold=0)
+    assert file_bytes(tmp_path / "a.onnx") > weight.nbytes + 100
+    assert quick(tmp_path / "a.onnx", network(weight)).outputs[0].sqnr_db == MAX_DB
+
+
+def test_a_detector_with_itself(assets: Path) -> None:
+    path = assets / "zoo" / "ultraface_slim_320.onnx"
+    found = quick(path, path, task="detection", limit=2)
+    assert found.matched == 1
+
+
+def classifiers() -> list[str]:
+    return [
+        *(f"models/resnet{n}_cifar10_{k}.onnx" for n in (20, 56) for k in ("bn", "folded")),
+        *(f"models/vgg16half_cifar10_{k}.onnx" for k in ("bn", "folded")),
+    ]
+
+
+@pytest.mark.parametrize("name", classifiers())
+def test_accuracy_is_the_manifest_s(assets: Path, name: str) -> None:
+    manifest = json.loads((assets / "manifest.json").read_text(encoding="utf-8"))
+    entry = next(e for e in manifest["models"] if e["file"] == name)
+    how = Preprocessing(tuple(entry["mean"]), tuple(entry["std"]), (0, 255 * entry["scale"]), entry["color"].lower())
+    images = assets / "images" / "cifar10_test_dev.npz"
+    found = quick(assets / name, assets / name, images=images, preprocessing=how)
+    assert found.accuracy is not None
+    assert 100 * found.accuracy.original == pytest.approx(entry["top1_dev"], abs=1e-9)
+    assert found.accuracy.compressed == found.accuracy.original
+
+
+def test_the_shipped_network_is_as_good_as_its_manifest_says(models: Path) -> None:
+    manifest = json.loads((models / "manifest.json").read_text(encoding="utf-8"))
+    entry = next(e for e in manifest["models"] if e["file"] == "digits_resnet_bn.onnx")
+    how = Preprocessing(tuple(entry["mean"]), tuple(entry["std"]), (0, 255 * entry["scale"]), "gray")
+    path = models / entry["file"]
+    found = quick(path, models / "digits_resnet_folded.onnx", images=models / "digits_test.npz", preprocessing=how)
+    assert found.accuracy is not None
+    assert 100 * found.accuracy.original == pytest.approx(entry["top1_dev"], abs=1e-9)

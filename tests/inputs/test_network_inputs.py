@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnx_udfc.errors import RequestError
+from onnx_udfc.inputs.feeds import InputSpec
+from onnx_udfc.inputs.network_inputs import (
+    LEAST,
+    MOST,
+    batch_of,
+    guess_scaling,
+    image_count,
+    input_specs_of,
+    make_inputs,
+)
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.numerics.images import InputScaling, synthetic_images
+from onnx_udfc.options import Options
+from tests.normed_graphs import norm, parameter, scaled_model, settled, with_parameters
+from tests.small_graphs import small_network
+
+FIRST = f"""g (float[N,3,32,32] x, float[16,3,3,3] W1, {norm("1", 16)}, float[4,16,1,1] W2) => (float[N,4,30,30] y) {{
+    a = Conv(x, W1) b = BatchNormalization(a, S1, D1, M1, V1) r = Relu(b) y = Conv(r, W2) }}"""
+PLAIN = """g (float[N,3,H,W] x, float[16,3,3,3] W1, float[16] B1) => (float[N,16,h,w] y) { y = Conv(x, W1, B1) }"""
+
+
+def identity(declared: str) -> Network:
+    """A network that does nothing with these inputs."""
+    names = [part.split()[-1] for part in declared.split(", ")]
+    body = " ".join(f"y{i} = Identity({name})" for i, name in enumerate(names))
+    outputs = ", ".join(f"{part.split('[')[0]}[] y{i}" for i, part in enumerate(declared.split(", ")))
+    return small_network(f"g ({declared}) => ({outputs}) {{ {body} }}")
+
+
+def test_specs_are_the_declared_inputs() -> None:
+    specs = input_specs_of(identity("float[N,3,8,9] x, int64[2,5] i, uint8[1,4,4,3] p, float16[H] h"))
+    assert [(s.name, s.shape, s.dtype) for s in specs] == [
+        ("x", (None, 3, 8, 9), np.dtype(np.float32)),
+        ("i", (2, 5), np.dtype(np.int64)),
+        ("p", (1, 4, 4, 3), np.dtype(np.uint8)),
+        ("h", (None,), np.dtype(np.float16)),
+    ]
+
+
+def test_text_cannot_be_made_up() -> None:
+    with pytest.raises(RequestError, match="'words'") as caught:
+        input_specs_of(identity("float[N,4] x, string[N] words"))
+    assert "\n" not in str(caught.value)
+
+
+KINDS = [
+    ("float[N,3,20,24] x", (3, 20, 24), np.float32),
+    ("float[2,3,20,24] x", (3, 20, 24), np.float32),
+    ("float[N,3,H,W] x", (3, 64, 64), np.float32),
+    ("float[N,20,24,3] x", (20, 24, 3), np.float32),
+    ("float16[N,1,20,24] x", (1, 20, 24), np.float16),
+    ("double[N,3,20,24] x", (3, 20, 24), np.float64),
+    ("float[N,6,100] x", (6, 100), np.float32),
+    ("float[N,2,6,7,8] x", (2, 6, 7, 8), np.float32),
+    ("float[N,40] x", (40,), np.float32),
+    ("int64[N,12] x", (12,), np.int64),
+    ("bool[N,12] x", (12,), np.bool_),
+    ("uint8[N,20,24,3] x", (20, 24, 3), np.uint8),
+    ("uint8[N,3,20,24] x", (3, 20, 24), np.uint8),
+]
+
+
+@pytest.mark.parametrize(("declared", "shape", "dtype"), KINDS)
+def test_every_kind_of_input_gets_values(declared: str, shape: tuple[int, ...], dtype: type) -> None:
+    made = make_inputs(identity(declared), Options())
+    (value,) = made.values.values()
+    assert made.source == "synthetic"
+    assert value.shape[1:] == shape
+    assert value.dtype == dtype
+    assert np.isfinite(value.astype(np.float64)).all()
+    assert LEAST <= batch_of(made.values) <= MOST
+    assert len(np.unique(value)) > 1
+
+
+def test_several_inputs_have_the_same_number_of_samples() -> None:
+    made = make_inputs(identity("float[N,3,16,16] x, float[N,5] z, int64[N] i"), Options())
+    assert set(made.values) == {"x", "z", "i"}
+    assert len({len(v) for v in made.values.values()}) == 1
+
+
+def test_uint8_images_are_pixels() -> None:
+    (value,) = make_inputs(identity("uint8[N,32,32,3] x"), Options()).values.values()
+    assert 90 < value.mean() < 150
+    assert value.min() < 20
+    assert value.max() > 235
+
+
+def test_large_images_are_few() -> None:
+    few, many = (image_count(input_specs_of(identity(f"float[N,3,{n},{n}] x"))) for n in (512, 32))
+    assert LEAST <= few < many <= MOST
+    assert image_count(input_specs_of(identity("int64[N] i"))) == MOST
+
+
+def test_the_seed_alone_decides() -> None:
+    network = small_network(PLAIN)
+    first, again = (make_inputs(network, Options(seed=3)).values["x"] for _ in range(2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, make_inputs(network, Options(seed=4)).values["x"])
+    assert not np.array_equal(first, make_inputs(network, Options(seed=3), 1000).values["x"])
+
+
+def test_the_number_of_images_is_the_users() -> None:
+    assert len(make_inputs(small_network(PLAIN), Options(images=5)).values["x"]) == 5
+
+
+def test_what_was_assumed_is_said_and_what_was_told_is_not() -> None:
+    network = small_network(PLAIN)
+    assert "--input-mean" in make_inputs(network, Options()).note
+    told = make_inputs(network, Options(input_mean=(0.5,), input_std=(0.25,)))
+    assert told.note == ""
+
+
+def test_told_preprocessing_is_that_of_pixels() -> None:
+    """Values are (pixel / 255 - mean) / std of whole pixels."""
+    options = Options(input_mean=(0.4, 0.5, 0.6), input_std=(0.2, 0.25, 0.5))
+    x = make_inputs(small_network(PLAIN), options).values["x"].astype(np.float64)
+    pixels = (x * np.reshape(options.input_std, (3, 1, 1)) + np.reshape(options.input_mean, (3, 1, 1))) * 255
+    np.testing.assert_allclose(pixels, np.rint(pixels), atol=1e-3)
+    assert pixels.min() > -0.5
+    assert pixels.max() < 255.5
+    raw = make_inputs(small_network(PLAIN), Options(input_range=(0, 255))).values["x"]
+    assert np.array_equal(raw, np.rint(raw))
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.5, 0.25), (118.0, 64.0), (-1.0, 3.0)])
+def test_the_scale_is_read_off_the_first_batch_norm(mean: float, std: float) -> None:
+    x = InputScaling((mean,), (std,)).apply(synthetic_images(64, 3, (32, 32), seed=77))
+    network = read(settled(scaled_model(FIRST), {"x": x}))
+    (spec,) = input_specs_of(network)
+    scaling, note = guess_scaling(network, spec)
+    assert 0.7 * std < scaling.std[0] < 1.4 * std
+    assert np.abs(np.subtract(scaling.mean, mean)).max() < std
+    assert "batch norm" in note
+
+
+def test_batch_norm_that_says_nothing_gives_finite_values() -> None:
+    model = scaled_model(FIRST)
+    values = {name: np.zeros(parameter(model, name).shape) for name in ("W1", "S1", "V1")}
+    made = make_inputs(read(with_parameters(model, values)), Options())
+    assert np.isfinite(made.values["x"]).all()
+
+
+def test_a_first_layer_that_drowns_in_its_biases_expects_pixels() -> None:
+    model = scaled_model(PLAIN)
+    small = with_parameters(model, {"W1": parameter(model, "W1") / 60, "B1": np.linspace(-2, 2, 16)})
+    for candidate, pixels in ((model, False), (small, True)):
+        made = make_inputs(read(candidate), Options())
+        assert ("raw pixels" in made.note) is pixels
+        assert bool(made.values["x"].max() > 100) is pixels
+
+
+def digits(folder: Path, count: int) -> Path:
+    path = folder / "data.npz"
+    np.savez(path, x=np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8))
+    return path
+
+
+CLASSIFIER = """g (float[N,3,32,32] x, float[16,3,5,5] W1, float[10,16] W2) => (float[N,10] y) {
+    a = Conv<strides = [4,4]>(x, W1) r = Relu(a) p = GlobalAveragePool(r) f = Flatten(p) z = Gemm<transB = 1>(f, W2)
+    y = Softmax(z) }"""
+
+
+@pytest.mark.parametrize("batch", ["N", "1", "5"])  # two scales of 8 images do not fill batches of 5
+@pytest.mark.parametrize(("gain", "pixels"), [(1.0, False), (1 / 64, True), (1e-9, False)])
+def test_a_classifier_that_tells_only_pixels_apart_expects_pixels(gain: float, pixels: bool, batch: str) -> None:
+    network = small_network(CLASSIFIER.replace("[N,", f"[{batch},"))
+    first, last = network.layers.values()
+    first.set(np.sign(first.matrix()) * gain, first.bias)
+    last.set(np.sign(last.matrix()), last.bias)
+    scaling, note = guess_scaling(network, input_specs_of(network)[0])
+    assert ("less their mean" in note) is pixels
+    assert scaling.std == ((64.0,) if pixels else (1.0,))
+
+
+def test_real_images_take_the_place_of_synthetic_ones(tmp_path: Path) -> None:
+    path = digits(tmp_path, 20)
+    options = Options(calibrate=str(path), input_mean=(0.5,), input_std=(0.25,))
+    made = make_inputs(small_network(PLAIN), options)
+    assert made.source == "calibration"
+    with np.load(path) as data:
+        expected = (data["x"].transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(made.values["x"], expected, rtol=1e-5, atol=1e-6)
+    assert len(make_inputs(small_network(PLAIN), Options(calibrate=str(path), images=7)).values["x"]) == 7
+
+
+def test_arrays_of_floats_are_taken_as_they_are(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(9, 3, 32, 32)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    made = make_inputs(small_network(PLAIN), Options(calibrate=str(tmp_path / "x.npy")))
+    assert np.array_equal(made.values["x"], x)
+
+
+def test_real_images_fit_a_fixed_batch(tmp_path: Path) -> None:
+    text = PLAIN.replace("[N,3,H,W]", "[4,3,32,32]").replace("[N,16,h,w]", "[4,16,30,30]")
+    made = make_inputs(small_network(text), Options(calibrate=str(digits(tmp_path, 6))))
+    assert len(made.values["x"]) == 6
+
+
+def test_no_images_is_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError) as caught:
+        make_inputs(small_network(PLAIN), Options(calibrate=str(tmp_path / "empty")))
+    assert "\n" not in str(caught.value)
+
+
+def test_two_inputs_cannot_be_calibrated_with_images(tmp_path: Path) -> None:
+    network = identity("float[N,3,32,32] x, float[N,3,32,32] z")
+    with pytest.raises(RequestError, match="one input"):
+        make_inputs(network, Options(calibrate=str(digits(tmp_path, 4))))
+
+
+def test_the_number_of_samples_is_that_of_the_inputs_with_axes() -> None:
+    assert batch_of({"a": np.zeros(()), "b": np.zeros((7, 2))}) == 7
+    assert batch_of({}) == 1
+
+
+def test_the_scale_is_guessed_once_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def guess(_: Network, spec: InputSpec) -> tuple[InputScaling, str]:
+        asked.append(spec.name)
+        return InputScaling((2.0,), (3.0,)), "a guess"
+
+    monkeypatch.setattr("onnx_udfc.inputs.network_inputs.guess_scaling", guess)
+    network, other = (small_network(PLAIN) for _ in range(2))
+    first, second = make_inputs(network, Options()), make_inputs(network, Options(), 1)
+    assert first.note == second.note == "a guess"
+    assert len(asked) == 1
+    make_inputs(other, Options())
+    assert len(asked) == 2

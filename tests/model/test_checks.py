@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper, parser
+
+from onnx_udfc.errors import ModelError
+from onnx_udfc.model.checks import CHUNK, all_finite, check, has_nan
+
+TEXT = """<ir_version: 8, opset_import: ["" : 13]>
+g (float[1,4] x) => (float[1,2] y) { h = Gemm(x, w) s = Add(h, mask) y = Relu(s) }"""
+
+
+def model(w: NDArray[np.generic], mask: float = 0.0) -> onnx.ModelProto:
+    proto = parser.parse_model(TEXT)
+    proto.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.full(2, mask, np.float32), "mask"))
+    return proto
+
+
+def refused(proto: onnx.ModelProto, text: str) -> None:
+    with pytest.raises(ModelError, match=text) as caught:
+        check(proto)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
+def test_nan_and_infinity_in_weights(dtype: type) -> None:
+    w: NDArray[np.floating] = np.ones((4, 2), dtype)
+    check(model(w))
+    w[3, 1] = np.nan
+    refused(model(w), "'w' holds NaN")
+    w[3, 1] = np.inf
+    refused(model(w), "'w' holds infinite")
+
+
+def test_infinity_in_a_mask_is_fine_but_nan_is_not() -> None:
+    check(model(np.ones((4, 2), np.float32), -np.inf))
+    refused(model(np.ones((4, 2), np.float32), np.nan), "'mask' holds NaN")
+
+
+def test_values_that_do_not_fill_the_shape() -> None:
+    proto = model(np.ones((4, 2), np.float32))
+    proto.graph.initializer[0].raw_data = b"1234"
+    refused(proto, "'w' is damaged")
+    proto.graph.initializer[0].dims[0] = -4
+    refused(proto, "negative dimension")
+    proto.graph.initializer[0].dims[0] = 4
+    proto.graph.initializer[0].data_type = 99
+    refused(proto, "no known type")
+
+
+def test_a_shape_of_more_than_all_memory() -> None:
+    proto = model(np.ones((4, 2), np.float32))
+    proto.graph.initializer[0].dims[:] = [1 << 40, 1 << 40]
+    refused(proto, "'w' is damaged")
+
+
+def test_tensors_written_twice() -> None:
+    proto = model(np.ones((4, 2), np.float32))
+    proto.graph.node[1].output[0] = "h"
+    refused(proto, "'h' is written twice")
+    proto.graph.node[1].output[0] = "x"
+    refused(proto, "'x' is written twice")
+    proto = model(np.ones((4, 2), np.float32))
+    proto.graph.initializer.append(proto.graph.initializer[0])
+    refused(proto, "same name")
+    proto = model(np.ones((4, 2), np.float32))
+    proto.graph.input.append(proto.graph.input[0])
+    refused(proto, "same name")
+
+
+def test_names_that_are_not_text() -> None:
+    data = model(np.ones((4, 2), np.float32)).SerializeToString()
+    broken = onnx.ModelProto()
+    broken.ParseFromString(data.replace(b"mask", b"ma\xffk"))
+    refused(broken, "not text")
+
+
+def test_remarks_in_another_encoding_are_replaced() -> None:
+    proto = model(np.ones((4, 2), np.float32))
+    proto.doc_string = "remark"
+    read = onnx.ModelProto()
+    read.ParseFromString(proto.SerializeToString().replace(b"remark", b"rem\xe4rk"))
+    check(read)
+    assert read.doc_string == "rem\ufffdrk"
+
+
+def test_the_last_piece_counts() -> None:
+    array = np.zeros(CHUNK + 3, np.float32)
+    assert not has_nan(array)
+    assert all_finite(array)
+    array[-1] = np.inf
+    assert not has_nan(array)
+    assert not all_finite(array)
+    array[-1] = np.nan
+    assert has_nan(array)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("y = ReduceSum<axes = 3>(x)", r"node 'y' \(ReduceSum\) has an attribute 'axes' of another type"),
+        ("[n] y = Add(x)", r"node 'n' \(Add\) has 1 inputs"),
+        ("y, z = Relu(x)", r"\(Relu\) has 2 outputs"),
+        ("y = Cast(x)", r"no attribute 'to'"),
+        ("c = Constant<value = bool {1}>() y = If(c) <then_branch = p () => (float[1] a) { a = Add(x) }, "
+         "else_branch = q () => (float[1] b) { b = Neg(x) }>", r"node 'a' \(Add\) has 1 inputs"),
+    ],
+)  # fmt: skip
+def test_nodes_that_are_not_as_their_operators_are_defined(body: str, text: str) -> None:
+    header = '<ir_version: 8, opset_import: ["": 11]> g (float[1] x) => (float y)'
+    refused(parser.parse_model(f"{header} {{ {body} }}"), text)
+
+
+def test_operators_that_are_unknown_or_of_other_domains_are_not_judged() -> None:
+    check(parser.parse_model('<ir_version: 8, opset_import: ["": 11, "my": 1]> g (float[1] x) => (float y) '
+                             "{ a = ImageScaler<scale = 1.0>(x) b = my.Add(a) y = Upsample(b, x) }"))  # fmt: skip

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from onnx_udfc.model.files import load
+from onnx_udfc.model.network import read
+from onnx_udfc.runtime.sessions import open_session
+
+HALVES, GROW = "float[4] {1, 1, 0.7, 0.4}", "float[4] {1, 1, 1.7, 2.3}"
+CASES = [
+    (7, 'y = Upsample<mode = "nearest", scales = [1.0, 1.0, 1.5, 2.5]>(x)'),
+    (8, 'y = Upsample<mode = "linear", scales = [1.0, 1.0, 2.0, 3.0]>(x)'),
+    (9, f"s = Constant<value = {GROW}>() y = Upsample(x, s)"),
+    (9, f's = Constant<value = {GROW}>() y = Upsample<mode = "linear">(x, s)'),
+    (10, f"s = Constant<value = {GROW}>() y = Resize(x, s)"),
+    (10, f"s = Constant<value = {HALVES}>() y = Resize(x, s)"),
+    (10, f's = Constant<value = {HALVES}>() y = Resize<mode = "linear">(x, s)'),
+    (10, "h = Shape(x) f = Cast<to = 1>(h) s = Div(f, f) y = Resize(x, s)"),
+    (11, 'r = Constant<value = float[0] {}>() s = Constant<value = float[4] {1, 1, 2, 2}>() '
+         'y = Resize<mode = "cubic", coordinate_transformation_mode = "align_corners">(x, r, s)'),
+    (7, "y = Softmax(x)"),
+    (11, "y = Softmax<axis = 2>(x)"),
+    (12, "y = LogSoftmax(x)"),
+    (11, "y = Hardmax<axis = -1>(x)"),
+    (7, "y = Clip<min = 0.0, max = 1.0>(x)"),
+    (7, "y = Clip<max = 1.0>(x)"),
+    (7, "y = Pad<pads = [0, 0, 1, 1, 0, 0, 1, 2], value = 1.5>(x)"),
+    (7, "y = Slice<starts = [1, 2], ends = [3, -1], axes = [2, 3]>(x)"),
+    (7, "y = Dropout<ratio = 0.3>(x)"),
+    (7, "a, b = Split<axis = 1, split = [1, 3]>(x) y = Concat<axis = 1>(b, a)"),
+    (7, "a, b = Split<axis = 1>(x) y = Concat<axis = 1>(b, a)"),
+    (7, "a = Unsqueeze<axes = [0]>(x) y = Squeeze<axes = [0]>(a)"),
+    (7, "y = ReduceSum<axes = [1, 2], keepdims = 0>(x)"),
+    (7, "y = ReduceMean<axes = [2, 3]>(x)"),
+    (7, "v, y = TopK<k = 2, axis = 3>(x)"),
+    (7, "y = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]>(x)"),
+    (10, "y = MaxPool<kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1>(x)"),
+    (7, "z = Constant<value = float[4] {0.1, 0.2, 0.3, 0.4}>() y = BatchNormalization<spatial = 1>(x, z, z, z, z)"),
+    (7, "z = Constant<value = float[4] {0.1, 0.2, 0.3, 0.4}>() y = InstanceNormalization(x, z, z)"),
+    (7, "z = Constant<value = float[4, 1, 1] {0.1, 0.2, 0.3, 0.4}>() y = PRelu(x, z)"),
+    (11, "p = Constant<value = int64 {2}>() c = Constant<value = bool {1}>() y = Loop<body = g (int64 i, bool k, "
+         "float[2, 4, 6, 8] a) => (bool l, float[2, 4, 6, 8] b) { l = Identity(k) q = Unsqueeze<axes = [0]>(a) "
+         "r = Squeeze<axes = [0]>(q) b = Softmax(r) }>(p, c, x)"),
+    (9, "y = Scan<body = g (float[4, 6, 8] a) => (float[4, 6, 8] b) { b = Neg(a) }, num_scan_inputs = 1>(x)"),
+]  # fmt: skip
+
+
+def build(opset: int, body: str) -> onnx.ModelProto:
+    text = f'<ir_version: 7, opset_import: ["": {opset}]> g (float[2, 4, 6, 8] x) => (float y) {{ {body} }}'
+    model = parser.parse_model(text)
+    model.graph.output[0].ClearField("type")
+    return model
+
+
+def assert_same(model: onnx.ModelProto, converted: onnx.ModelProto) -> None:
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 4, 6, 8)).astype(np.float32)}
+    before, after = (open_session(m, threads=1).run(None, feeds)[0] for m in (model, converted))
+    assert before.shape == after.shape
+    assert np.allclose(before, after, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("opset", "body"), CASES)
+def test_nodes_mean_what_they_meant(opset: int, body: str) -> None:
+    model = build(opset, body)
+    loaded = load(model)
+    assert loaded.notes == ()
+    assert_same(model, loaded.model)
+    assert_same(model, read(loaded.model).to_model())
+
+
+@pytest.mark.parametrize(
+    ("opset", "body", "reached"),
+    [
+        (11, "y = Hardmax(x)", 12),
+        (10, "s = Constant<value = float[4] {1, 1, 0.7, 1.4}>() y = Resize(x, s)", 10),
+        (18, "s = Constant<value = float[2] {1, 2}>() y = GroupNormalization<num_groups = 2>(x, s, s)", 20),
+        (7, "y = Crop<border = [1, 1, 1, 1]>(x)", 7),
+    ],
+)
+def test_where_that_is_impossible_the_opset_stays(opset: int, body: str, reached: int) -> None:
+    model = build(opset, body)
+    loaded = load(model)
+    assert loaded.model.opset_import[0].version == reached
+    assert len(loaded.notes) == 1
+    assert_same(model, loaded.model)
+
+
+def test_a_resize_in_a_subgraph() -> None:
+    up = 'Upsample<mode = "linear", scales = [1.0, 1.0, 2.0, 3.0]>(x)'
+    body = ("c = Constant<value = bool {1}>() y = If(c) <then_branch = p () => (float[2, 4, 12, 24] a) "
+            f"{{ [u] a = {up} }}, else_branch = q () => (float[2, 4, 12, 24] b) {{ [n] b = {up} }}>")  # fmt: skip
+    model = build(7, body)
+    branches = {a.name: a.g for a in model.graph.node[1].attribute}
+    branches["then_branch"].node[0].metadata_props.append(onnx.StringStringEntryProto(key="k", value="v"))
+    converted = load(model).model
+    assert_same(model, converted)
+    node = next(n for n in converted.graph.node if n.op_type == "If")
+    nodes = {n.name: n for a in node.attribute for n in a.g.node}
+    assert {"u", "n"} <= set(nodes)
+    assert nodes["u"].metadata_props == branches["then_branch"].node[0].metadata_props

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from onnx_udfc.channels.groups import find_groups
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.numerics.elimination import ConsumerInput, eliminate
+from onnx_udfc.repair.ordering import RIDGE
+from onnx_udfc.repair.reference import Reference, layer_seed, trace
+from tests.normed_graphs import CHAIN, RESIDUAL, norm, parameter, scaled_model
+from tests.quantized_graphs import fetch
+
+Value = NDArray[Any]
+ALL = 10**6
+
+
+def images(count: int = 8, seed: int = 0) -> dict[str, Value]:
+    """Inputs far from those of training: neither mean nor deviation nor correlation."""
+    x = np.random.default_rng(seed).normal(size=(count, 3, 12, 12)) * 3 + 1
+    return {"x": x.astype(np.float32)}
+
+
+def traced(
+    network: Network, *, matched: bool = True, samples: int = ALL, seed: int = 0, ordered: bool = True
+) -> Reference:
+    groups = find_groups(network).groups if ordered else ()
+    return trace(
+        network, images(), groups, matched=matched, samples=samples, seed=seed, threads=1, advance=lambda _: None
+    )
+
+
+def written(model: onnx.ModelProto, network: Network) -> dict[str, str]:
+    """Layer name → the tensor that holds its output after the batch norm, in the original file."""
+    normed = {n.input[0]: n.output[0] for n in model.graph.node if n.op_type == "BatchNormalization"}
+    nodes = {n.name: n.output[0] for n in model.graph.node}
+    return {name: normed.get(nodes[name], nodes[name]) for name in network.layers}
+
+
+@pytest.mark.parametrize("text", [CHAIN, RESIDUAL], ids=["chain", "residual"])
+def test_matched_layers_have_the_mean_and_deviation_of_training(text: str) -> None:
+    model = scaled_model(text)
+    network = read(model)
+    found = traced(network)
+    normed = [layer for layer in network.layers.values() if layer.batch_norm is not None]
+    assert len(normed) == text.count("BatchNormalization")
+    for i, layer in enumerate(normed, 1):
+        target = found.layers[layer.name].target.astype(np.float64)
+        np.testing.assert_allclose(target.mean(0), parameter(model, f"D{i}"), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(target.std(0), abs(parameter(model, f"S{i}")), rtol=1e-4)
+
+
+def test_the_matched_network_computes_the_targets() -> None:
+    model = scaled_model(RESIDUAL)
+    network = read(model)
+    found = traced(network)
+    matched = found.network.to_model()
+    for name, output in written(model, network).items():
+        value = fetch(matched, output, images())
+        rows = value.reshape(*value.shape[:2], -1).transpose(0, 2, 1).reshape(-1, value.shape[1])
+        np.testing.assert_allclose(found.layers[name].target, rows, rtol=1e-4, atol=1e-4)
+        assert found.layers[name].shape == value.shape
+
+
+def test_gain_and_shift_lead_from_the_original_to_the_matched_layer() -> None:
+    network = read(scaled_model(CHAIN))
+    found = traced(network)
+    for name, layer in network.layers.items():
+        reference, twin = found.layers[name], found.network.layers[name]
+        scaled = layer.matrix()[0] * reference.gain[:, None]
+        np.testing.assert_allclose(twin.matrix()[0], scaled, rtol=1e-5)
+        np.testing.assert_allclose(twin.bias, layer.bias * reference.gain + reference.shift, rtol=1e-4, atol=1e-5)
+    last = found.layers[list(network.layers)[-1]]
+    assert np.array_equal(last.gain, np.ones(5))  # it has no batch norm
+    assert np.array_equal(last.shift, np.zeros(5))
+
+
+UNFOLDED = f"""g (float[N,3,12,12] x, float[8,3,3,3] W1, {norm("1", 8)}, float[5,8,1,1] W2) => (float[N,5,10,10] y) {{
+    a1 = Conv(x, W1) r1 = Relu(a1) b1 = BatchNormalization(r1, S1, D1, M1, V1) y = Conv(b1, W2) }}"""
+
+
+def test_a_batch_norm_that_stands_alone_is_matched_too() -> None:
+    model = scaled_model(UNFOLDED)
+    network = read(model)
+    found = traced(network)
+    value = fetch(found.network.to_model(), "b1", images()).astype(np.float64)
+    np.testing.assert_allclose(value.mean((0, 2, 3)), parameter(model, "D1"), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(value.std((0, 2, 3)), abs(parameter(model, "S1")), rtol=1e-4)
+    last = found.layers[list(network.layers)[-1]].target
+    rows = np.einsum("oc,nchw->nhwo", parameter(model, "W2")[:, :, 0, 0], value).reshape(-1, 5)
+    np.testing.assert_allclose(last, rows, rtol=1e-4, atol=1e-4)
+
+
+def test_channels_that_the_images_never_move_stay_finite() -> None:
+    model = scaled_model(CHAIN)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("W1", "S2"):
+            values = onnx.numpy_helper.to_array(tensor).copy()
+            values[3] = 0
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    found = traced(read(model))
+    for layer in found.layers.values():
+        assert np.isfinite(layer.target).all()
+        assert np.isfinite(layer.gain).all()
+        assert (layer.gain > 0).all()
+    for removal in found.removals.values():
+        assert np.isfinite(removal.cost[:-1]).all()
+
+
+def test_real_inputs_are_not_matched() -> None:
+    model = scaled_model(RESIDUAL)
+    network = read(model)
+    found = traced(network, matched=False)
+    for name, output in written(model, network).items():
+        value = fetch(model, output, images())
+        rows = value.reshape(*value.shape[:2], -1).transpose(0, 2, 1).reshape(-1, value.shape[1])
+        np.testing.assert_allclose(found.layers[name].target, rows, rtol=1e-4, atol=1e-4)
+        assert np.array_equal(found.layers[name].gain, np.ones(value.shape[1]))
+        assert np.array_equal(found.network.layers[name].matrix(), network.layers[name].matrix())
+
+
+def test_the_original_is_left_alone() -> None:
+    network = read(scaled_model(RESIDUAL))
+    before = network.to_model().SerializeToString(deterministic=True)
+    traced(network)
+    assert network.to_model().SerializeToString(deterministic=True) == before
+
+
+def test_the_residual_stream_is_sampled_beside_the_layer() -> None:
+    model = scaled_model(RESIDUAL)
+    network = read(model)
+    found = traced(network)
+    matched = found.network.to_model()
+    outputs = written(model, network)
+    streams = {"b3": "r1", "b5": "r3"}
+    for name, output in outputs.items():
+        reference = found.layers[name]
+        if output not in streams:
+            assert reference.addend is None
+            assert reference.stream is None
+            continue
+        assert reference.addend == streams[output]
+        value = fetch(matched, streams[output], images())
+        rows = value.transpose(0, 2, 3, 1).reshape(-1, value.shape[1])
+        assert reference.stream is not None
+        np.testing.assert_allclose(reference.stream, rows, rtol=1e-4, atol=1e-4)
+        total = (reference.target + rows).astype(np.float64).var(0).mean()
+        assert reference.variance == pytest.approx(total, rel=1e-4)
+
+
+def test_the_seed_decides_which_positions_are_sampled() -> None:
+    network = read(scaled_model(CHAIN))
+    first, again, other = (traced(network, samples=50, seed=s) for s in (3, 3, 4))
+    for name in network.layers:
+        assert len(first.layers[name].positions) == 50
+        assert np.array_equal(first.layers[name].positions, again.layers[name].positions)
+        assert np.array_equal(first.layers[name].target, again.layers[name].target)
+        assert not np.array_equal(first.layers[name].positions, other.layers[name].positions)
+    for name, removal in first.removals.items():
+        assert np.array_equal(removal.order, again.removals[name].order)
+        assert np.array_equal(removal.cost, again.removals[name].cost)
+    assert layer_seed("a", 0) != layer_seed("b", 0)
+
+
+def naive_input(model: onnx.ModelProto, tensor: str) -> Value:
+    """(n, d) all 3 x 3 patches of a tensor, without padding, in float64."""
+    value = fetch(model, tensor, images())
+    windows = np.lib.stride_tricks.sliding_window_view(value, (3, 3), axis=(2, 3))
+    return windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, value.shape[1] * 9).astype(np.float64)
+
+
+def test_orders_are_those_of_the_consumers_patches() -> None:
+    network = read(scaled_model(CHAIN))
+    found = traced(network)
+    groups = find_groups(network).groups
+    assert set(found.removals) == {g.name for g in groups}
+    matched = found.network.to_model()
+    for group, tensor in zip(groups, ("r1", "r2"), strict=True):
+        (consumer,) = group.consumers
+        layer = found.network.layers[consumer]
+        target = found.layers[consumer].target.astype(np.float64)
+        scale = np.sqrt(np.sqrt(target.var(0) * target.var(0).mean()) * layer.out_channels)
+        rows = np.arange(group.channels * 9).reshape(-1, 9)
+        seen = ConsumerInput(np.cov(naive_input(matched, tensor).T, bias=True), layer.matrix()[0].T / scale, rows)
+        expected = eliminate([seen], group.channels, RIDGE)
+        removal = found.removals[group.name]
+        assert removal.order.tolist() == expected.order.tolist()
+        np.testing.assert_allclose(removal.cost, expected.cost, rtol=1e-3)
+
+
+def test_only_what_was_asked_for_is_ordered() -> None:
+    assert traced(read(scaled_model(CHAIN)), ordered=False).removals == {}
+
+
+def test_progress_names_every_layer() -> None:
+    network, told = read(scaled_model(CHAIN)), list[str]()
+    trace(network, images(), (), matched=True, samples=10, seed=0, threads=1, advance=told.append)
+    assert told == list(network.layers)

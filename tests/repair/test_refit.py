@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from onnx_udfc.channels.groups import Channels, find_groups
+from onnx_udfc.channels.prune import Pruned, prune
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.numerics.grids import FORMATS
+from onnx_udfc.numerics.joint_refit import Shared
+from onnx_udfc.options import Options
+from onnx_udfc.pipeline import compress
+from onnx_udfc.repair.absorb import absorb_copies
+from onnx_udfc.repair.reference import Reference, trace
+from onnx_udfc.repair.refit import Repaired, RepairSettings, repair
+from tests.normed_graphs import CHAIN, RESIDUAL, parameter, scaled_model, settled, with_parameters
+from tests.quantized_graphs import fetch
+
+Value = NDArray[Any]
+Keep = Mapping[str, NDArray[np.int64]]
+
+
+def images(count: int = 16, seed: int = 0, shape: tuple[int, ...] = (3, 12, 12)) -> dict[str, Value]:
+    """Smooth inputs: sums of random waves."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, *shape))
+    for axis in range(2, x.ndim):
+        x = x + np.roll(x, 1, axis) + np.roll(x, 2, axis)
+    return {"x": (x / x.std()).astype(np.float32)}
+
+
+TRAINING = images(64, seed=100)
+
+
+def trained(text: str) -> onnx.ModelProto:
+    """A network whose batch norms have seen images like those that it is judged on."""
+    return settled(scaled_model(text), TRAINING)
+
+
+def traced(network: Network, channels: Channels, *, matched: bool = True) -> Reference:
+    return trace(
+        network, images(), channels.groups, matched=matched, samples=4096, seed=0, threads=1, advance=lambda _: None
+    )
+
+
+def repaired(
+    network: Network, reference: Reference, channels: Channels, keep: Keep, bits: Mapping[str, int] | None = None
+) -> tuple[Pruned, Repaired]:
+    """One pass of the repair on copies of both networks."""
+    pruned = prune(network, channels, keep)
+    matched = prune(reference.network, channels, keep).network
+    settings = RepairSettings(threads=1)
+    return pruned, repair(pruned, matched, reference, bits or {}, settings, lambda _: None)
+
+
+def half(channels: Channels, reference: Reference, kinds: tuple[str, ...] = ("inner",)) -> dict[str, NDArray[np.int64]]:
+    return {g.name: reference.removals[g.name].kept(g.channels // 2) for g in channels.groups if g.kind in kinds}
+
+
+def error(model: onnx.ModelProto, original: onnx.ModelProto, tensor: str = "y", seed: int = 5) -> float:
+    """Root of the mean squared error over the deviation of the original's, on images that the repair has not seen."""
+    wanted = fetch(original, tensor, images(seed=seed))
+    return float(np.sqrt(np.square(fetch(model, tensor, images(seed=seed)) - wanted).mean()) / wanted.std())
+
+
+@pytest.mark.parametrize("text", [CHAIN, RESIDUAL], ids=["chain", "residual"])
+def test_with_nothing_to_do_the_weights_come_back(text: str) -> None:
+    network = read(trained(text))
+    channels = find_groups(network)
+    pruned, result = repaired(network, traced(network, channels), channels, {})
+    for name, layer in network.layers.items():
+        assert np.array_equal(pruned.network.layers[name].weight, layer.weight)
+        assert np.array_equal(pruned.network.layers[name].bias, layer.bias)
+    assert result.weights == {}
+    assert result.layers == {}
+
+
+@pytest.mark.parametrize("matched", [True, False])
+@pytest.mark.parametrize("text", [CHAIN, RESIDUAL], ids=["chain", "residual"])
+def test_repair_beats_dropping_channels(text: str, matched: bool) -> None:
+    model = trained(text)
+    network = read(model)
+    channels = find_groups(network)
+    reference = traced(network, channels, matched=matched)
+    keep = half(channels, reference)
+    dropped = prune(network, channels, keep).network.to_model()
+    pruned, result = repaired(network, reference, channels, keep)
+    assert error(pruned.network.to_model(), model) < 0.75 * error(dropped, model)
+    cut = [name for g in channels.groups if g.name in keep for name in g.consumers]
+    for name in cut:
+        found = result.layers[name]
+        assert 0 <= found.error_refit < found.error_before
+        assert found.error_after == found.error_refit  # nothing was rounded
+
+
+def dead(model: onnx.ModelProto, channel: int, beta: float) -> onnx.ModelProto:
+    """The first convolution of CHAIN with one channel that is `beta` whatever comes in."""
+    values = {name: parameter(model, name) for name in ("S1", "D1")}
+    values["S1"][channel], values["D1"][channel] = 0, beta
+    return with_parameters(model, values)
+
+
+@pytest.mark.parametrize("beta", [-0.5, 0.0, 0.7])
+def test_a_constant_channel_goes_into_the_bias(beta: float) -> None:
+    model = settled(dead(trained(CHAIN), 5, beta), TRAINING)
+    network = read(model)
+    channels = find_groups(network)
+    reference = traced(network, channels)
+    name = channels.groups[0].name
+    assert reference.removals[name].order[0] == 5
+    pruned, _ = repaired(network, reference, channels, {name: np.delete(np.arange(16), 5)})
+    assert error(pruned.network.to_model(), model) < 1e-4
+
+
+def test_a_copy_that_is_removed_costs_nothing() -> None:
+    model = trained(CHAIN)
+    values = {name: parameter(model, name) for name in ("W1", "S1", "D1", "M1", "V1")}
+    for array in values.values():
+        array[11] = array[3]
+    model = with_parameters(model, values)
+    network = read(model)
+    channels = find_groups(network)
+    reference = traced(network, channels)
+    name = channels.groups[0].name
+    assert reference.removals[name].order[0] in (3, 11)
+    keep = {name: np.delete(np.arange(16), 11)}
+    absorb_copies(reference.network, network, channels, keep)
+    pruned, _ = repaired(network, reference, channels, keep)
+    assert error(pruned.network.to_model(), model) < 1e-4
+
+
+def test_what_is_missing_in_the_stream_is_asked_of_the_next_block() -> None:
+    model = trained(RESIDUAL)
+    network = read(model)
+    channels = find_groups(network)
+    reference = traced(network, channels, matched=False)
+    keep = half(channels, reference)
+    with_stream, _ = repaired(network, reference, channels, keep)
+    for name, layer in reference.layers.items():
+        reference.layers[name] = replace(layer, addend=None, stream=None)
+    without, _ = repaired(network, reference, channels, keep)
+    errors = [error(p.network.to_model(), model, "r5", seed=0) for p in (with_stream, without)]  # what was fitted
+    assert errors[0] < 0.98 * errors[1]
+
+
+@pytest.mark.parametrize("bits", sorted(FORMATS))
+def test_the_written_weights_are_the_codes(bits: int) -> None:
+    network = read(trained(RESIDUAL))
+    channels = find_groups(network)
+    pruned, result = repaired(network, traced(network, channels), channels, {}, dict.fromkeys(network.layers, bits))
+    assert list(result.weights) == list(network.layers)
+    for name, params in result.weights.items():
+        assert params.bits == bits
+        assert abs(params.codes).max() <= FORMATS[bits].qmax
+        assert np.array_equal(pruned.network.layers[name].matrix(), params.dequantize().astype(np.float32))
+
+
+ONE = "g (float[N,3,12,12] x, float[6,3,3,3] W, float[6] B) => (float[N,6,10,10] y) { y = Conv(x, W, B) }"
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_bias_takes_what_rounding_does_to_the_mean(bits: int) -> None:
+    model = scaled_model(ONE)
+    network = read(model)
+    pruned, _ = repaired(network, traced(network, find_groups(network)), find_groups(network), {}, {"n0": bits})
+    before, after = (fetch(m, "y", images()) for m in (model, pruned.network.to_model()))
+    assert error(pruned.network.to_model(), model) > 1e-3
+    np.testing.assert_allclose(after.mean((0, 2, 3)), before.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_matched_layer_ships_the_bias_of_its_batch_norm() -> None:
+    """b = β - Q E[p] + ρ d with the weights Q that are shipped and d = W E[p] + b0 - β."""
+    text = CHAIN[: CHAIN.index("r1 = Relu")].replace("[N,5,6,6] y", "[N,16,10,10] b1") + "}"
+    model = scaled_model(text)
+    network = read(model)
+    channels = find_groups(network)
+    pruned, result = repaired(network, traced(network, channels), channels, {}, {"n0": 4})
+    windows = np.lib.stride_tricks.sliding_window_view(images()["x"], (3, 3), axis=(2, 3))
+    mean_patch = windows.mean((0, 2, 3), dtype=np.float64).ravel()
+    before, after, beta = network.layers["n0"], pruned.network.layers["n0"], parameter(model, "D1")
+    drift = before.matrix()[0] @ mean_patch + before.bias - beta
+    explained = 1 - result.layers["n0"].error_after
+    expected = beta - after.matrix()[0] @ mean_patch + explained * drift
+    np.testing.assert_allclose(after.bias, expected, rtol=1e-4, atol=1e-4)
+    assert abs(drift).max() > 0.3
+
+
+def test_images_of_another_mean_do_not_move_the_biases() -> None:
+    model = trained(CHAIN)
+    network = read(model)
+    channels = find_groups(network)
+    strange = {"x": images()["x"] * 2 + 1}
+    reference = trace(network, strange, (), matched=True, samples=4096, seed=0, threads=1, advance=lambda _: None)
+    pruned, _ = repaired(network, reference, channels, {}, dict.fromkeys(network.layers, 8))
+    assert error(pruned.network.to_model(), model) < 0.03
+
+
+SEVERAL = """g (float[N,3,12,12] x, float[16,3,3,3] W1, float[16] B1, float[5,16,3,3] W2, float[4,16,1,1] W3,
+    float[4] B3) => (float[N,5,8,8] y, float[N,4,10,10] z) {
+    a = Conv(x, W1, B1) r = Relu(a) y = Conv(r, W2) z = Conv(r, W3, B3) }"""
+
+
+def test_every_consumer_is_refitted() -> None:
+    model = scaled_model(SEVERAL)
+    network = read(model)
+    channels = find_groups(network)
+    assert len(channels.groups[0].consumers) == 2
+    reference = traced(network, channels)
+    keep = half(channels, reference)
+    pruned, result = repaired(network, reference, channels, keep)
+    dropped = prune(network, channels, keep).network.to_model()
+    assert set(result.layers) == set(channels.groups[0].consumers)
+    for output in ("y", "z"):
+        assert error(pruned.network.to_model(), model, output) < 0.75 * error(dropped, model, output)
+
+
+FORMS = {
+    "grouped": """g (float[N,3,12,12] x, float[16,3,3,3] W1, float[16] B1, float[16,4,3,3] W2, float[16] B2,
+        float[5,16,1,1] W3) => (float[N,5,8,8] y) {
+        a = Conv(x, W1, B1) r = Relu(a) b = Conv<group = 4>(r, W2, B2) s = Relu(b) y = Conv(s, W3) }""",
+    "depthwise": """g (float[N,3,12,12] x, float[16,3,1,1] W1, float[16] B1, float[16,1,3,3] W2, float[16] B2,
+        float[6,16,1,1] W3) => (float[N,6,6,6] y) { a = Conv(x, W1, B1) r = Clip(a, zero, six)
+        b = Conv<group = 16, strides = [2, 2], pads = [1, 1, 1, 1]>(r, W2, B2) s = Clip(b, zero, six)
+        y = Conv(s, W3) }""",
+    "transposed": """g (float[N,3,12,12] x, float[3,16,3,3] W1, float[16] B1, float[16,5,2,2] W2, float[5] B2)
+        => (float[N,5,28,28] y) { a = ConvTranspose(x, W1, B1) r = LeakyRelu(a)
+        y = ConvTranspose<strides = [2, 2]>(r, W2, B2) }""",
+    "gemm": """g (float[N,40] x, float[32,40] W1, float[32] B1, float[32,24] W2, float[24] B2, float[24,10] W3)
+        => (float[N,10] y) { a = Gemm<transB = 1>(x, W1, B1) r = Relu(a) b = MatMul(r, W2) c = Add(b, B2) s = Relu(c)
+        y = MatMul(s, W3) }""",
+    "flatten": """g (float[N,3,12,12] x, float[8,3,3,3] W1, float[8] B1, float[10,200] W2, float[10] B2)
+        => (float[N,10] y) { a = Conv(x, W1, B1) r = Relu(a) p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r)
+        f = Flatten(p) y = Gemm<transB = 1>(f, W2, B2) }""",
+    "one dimension": """g (float[N,3,40] x, float[12,3,5] W1, float[12] B1, float[5,12,3] W2) => (float[N,5,34] y) {
+        a = Conv(x, W1, B1) r = Relu(a) y = Conv(r, W2) }""",
+    "three dimensions": """g (float[N,2,6,7,8] x, float[8,2,2,2,2] W1, float[8] B1, float[5,8,3,2,2] W2)
+        => (float[N,5,3,5,6] y) { a = Conv(x, W1, B1) r = Relu(a) y = Conv(r, W2) }""",
+    "fixed batch": """g (float[2,3,12,12] x, float[16,3,3,3] W1, float[16] B1, float[5,16,3,3] W2)
+        => (float[2,5,8,8] y) { a = Conv(x, W1, B1) r = Relu(a) y = Conv(r, W2) }""",
+    "batch of one": """g (float[1,3,12,12] x, float[16,3,3,3] W1, float[16] B1, float[6,1056] W2) => (float[1,6] y) {
+        a = Conv<pads = [0, 0, 1, 1], strides = [1, 2]>(x, W1, B1) r = Relu(a) s = Constant<value_ints = [1, 1056]>()
+        f = Reshape(r, s) y = Gemm<transB = 1>(f, W2) }""",
+    "dynamic": """g (float[N,3,H,W] x, float[16,3,3,3] W1, float[16] B1, float[5,16,3,3] W2) => (float[N,5,h,w] y) {
+        a = Conv(x, W1, B1) r = Relu(a) n = Shape(r) p = Resize<mode = "nearest">(r, , , n) y = Conv(p, W2) }""",
+    "residual": RESIDUAL,
+    "half precision": """g (float16[N,3,12,12] x, float16[16,3,3,3] W1, float16[16] B1, float16[5,16,3,3] W2)
+        => (float16[N,5,8,8] y) { a = Conv(x, W1, B1) r = Relu(a) y = Conv(r, W2) }""",
+}  # fmt: skip
+
+
+def form(name: str) -> onnx.ModelProto:
+    model = settled(scaled_model(FORMS[name]), TRAINING) if name == "residual" else scaled_model(FORMS[name])
+    if name == "depthwise":
+        limits = {"zero": 0.0, "six": 6.0}
+        model.graph.initializer.extend(
+            onnx.numpy_helper.from_array(np.array(v, np.float32), n) for n, v in limits.items()
+        )
+    return model
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_network_is_repaired(name: str) -> None:
+    model = form(name)
+    results = {
+        m: compress(model, Options(prune=0.5, bits=6, method=m, align=1, allocate="uniform", threads=1))
+        for m in ("none", "moments")
+    }
+    quality = {m: r.report.fidelity.sqnr_db for m, r in results.items()}
+    assert quality["moments"] is not None
+    assert quality["none"] is not None
+    assert quality["moments"] > quality["none"] + (0 if name == "gemm" else 1)  # it sees each image once
+    groups = results["moments"].report.groups
+    assert all(g.kept < g.channels for g in groups if g.kind == "inner")
+    before, after = (read(m) for m in (model, results["moments"].model))
+    assert [(t.name, t.shape, t.dtype) for t in before.graph.outputs] == [
+        (t.name, t.shape, t.dtype) for t in after.graph.outputs
+    ]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_more_bits_are_nearer(name: str) -> None:
+    model = form(name)
+    quality = [compress(model, Options(bits=b, threads=1)).report.fidelity.sqnr_db or 0 for b in (2, 4, 8)]
+    assert quality[0] < quality[1] < quality[2]
+    assert quality[2] > 25
+
+
+def test_what_a_reader_sees_through_a_pooling_is_what_it_computes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only dead channels went, the reader's own weights give its targets."""
+    pooled = CHAIN.replace("y = Conv(r2,", "m2 = MaxPool<kernel_shape = [2, 2]>(r2) y = Conv(m2,")
+    model = trained(pooled.replace("[N,5,6,6]", "[N,5,5,5]"))
+    even = {name: parameter(model, name) for name in ("S1", "D1", "S2", "D2")}
+    for values in even.values():
+        values[1::2] = 0
+    network = read(with_parameters(model, even))
+    channels = find_groups(network)
+    seen: list[Shared] = []
+
+    def looked_at(shared: Shared, weight: Value, level: Value, _: object) -> tuple[Value, Value]:
+        seen.append(shared)
+        y = np.maximum((shared.patches - shared.patches.mean(0)) @ weight.T + level, 0)
+        rows = np.concatenate([y, np.full((1, y.shape[1]), -np.inf)])
+        for reader in shared.readers:
+            assert reader.windows is not None
+            places = np.concatenate([rows[reader.windows].max(1), np.zeros((1, y.shape[1]))])
+            found = places[reader.taps].transpose(0, 2, 1).reshape(len(reader.taps), -1) @ reader.weight.T
+            np.testing.assert_allclose(found - found.mean(0), reader.targets - reader.targets.mean(0), atol=1e-3)
+        return weight, level
+
+    monkeypatch.setattr("onnx_udfc.repair.refit.refit_together", looked_at)
+    keep = {group.name: np.arange(0, group.channels, 2) for group in channels.groups}
+    repaired(network, traced(network, channels), channels, keep)
+    assert len(seen) == 1

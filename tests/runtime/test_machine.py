@@ -1,0 +1,63 @@
+"""How many processes a machine is asked to run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onnx_udfc.runtime import machine
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "file", "jobs"),
+    [
+        (4, 64 << 30, 3_500_000, 4),
+        (64, 1 << 40, 3_500_000, machine.MOST_JOBS),
+        (4, 2 << 30, 3_500_000, 1),
+        (16, 16 << 30, 100_000_000, 6),
+        (16, 16 << 30, 575_000_000, 1),
+        (16, 0, 1000, 1),
+    ],
+)
+def test_jobs_fit_the_cores_and_half_of_the_memory(
+    monkeypatch: pytest.MonkeyPatch, cores: int, memory: int, file: int, jobs: int
+) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(machine, "memory", lambda: memory)
+    assert machine.fitting_jobs(file) == jobs
+
+
+def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path / "memory.max")
+    whole = machine.memory()
+    assert whole > 0
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.memory() == whole
+    (tmp_path / "memory.max").write_text("1048576\n")
+    assert machine.memory() == 1 << 20
+
+
+def test_cores_are_those_this_process_may_use() -> None:
+    assert 1 <= machine.cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, machine._SLEEP), ("7", "7")])
+def test_a_process_of_its_own_lets_threads_sleep_and_a_users_word_counts_more(given: str | None, expected: str) -> None:
+    program = (
+        "import os\nfrom onnx_udfc.runtime.machine import prepare_process\nprepare_process()\n"
+        "print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_THREAD_TIMEOUT"}
+    environment |= {} if given is None else {"OPENBLAS_THREAD_TIMEOUT": given}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
+
+
+def test_numpy_is_not_there_yet_when_the_command_line_prepares_its_process() -> None:
+    program = "import sys, onnx_udfc.cli\nprint('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

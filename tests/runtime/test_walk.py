@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import parser
+
+from onnx_udfc.runtime import walk as walk_module
+from onnx_udfc.runtime.walk import Walk, reads
+from tests.small_graphs import small_model
+
+Value = NDArray[Any]
+CHAIN = """g (float[2,4] x, float[4,4] W) => (float[2,4] y) {
+    a = MatMul(x, W) b = Relu(a) c = MatMul(b, W) d = Add(c, b) e = Sigmoid(d) y = Mul(e, x) }"""
+NAMES = ["a", "b", "c", "d", "e", "y"]  # of the outputs of n0 ... n5
+X = np.linspace(-1, 2, 8, dtype=np.float32).reshape(2, 4)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each node was run."""
+    count: Counter[str] = Counter()
+    run = walk_module.run_nodes
+
+    def counted(model: onnx.ModelProto, nodes: list[onnx.NodeProto], *rest: Any) -> dict[str, Value]:
+        count.update(n.name for n in nodes)
+        return run(model, nodes, *rest)
+
+    monkeypatch.setattr(walk_module, "run_nodes", counted)
+    return count
+
+
+def expected() -> dict[str, Value]:
+    """Every tensor of CHAIN, computed here."""
+    w = onnx.numpy_helper.to_array(small_model(CHAIN).graph.initializer[0])
+    a = X @ w
+    b = np.maximum(a, 0)
+    c = b @ w
+    d = c + b
+    e = 1 / (1 + np.exp(-d))
+    return {"x": X, "W": w, "a": a, "b": b, "c": c, "d": d, "e": e, "y": e * X}
+
+
+def test_every_tensor_is_what_it_should_be() -> None:
+    for name, value in expected().items():
+        walk = Walk(small_model(CHAIN), {"x": X}, [], 1)
+        np.testing.assert_allclose(walk.get(name), value, rtol=1e-5)
+
+
+def test_each_node_runs_once(ran: Counter[str]) -> None:
+    walk = Walk(small_model(CHAIN), {"x": X}, [], 1)
+    values = expected()
+    for name in ("b", "c", "e", "y"):
+        np.testing.assert_allclose(walk.get(name), values[name], rtol=1e-5)
+    assert ran == {f"n{i}": 1 for i in range(6)}
+
+
+def test_only_what_is_needed_runs(ran: Counter[str]) -> None:
+    Walk(small_model(CHAIN), {"x": X}, [], 1).get("c")
+    assert set(ran) == {"n0", "n1", "n2"}
+
+
+def test_values_are_freed_after_their_last_user() -> None:
+    walk = Walk(small_model(CHAIN), {"x": X}, [], 1)
+    assert set(walk.values) == {"x"}
+    walk.get("a")
+    assert set(walk.values) == {"x", "a"}  # the last node multiplies by x
+    walk.get("b")
+    assert set(walk.values) == {"x", "b"}
+    walk.get("c")
+    assert set(walk.values) == {"x", "b", "c"}
+    walk.get("e")
+    assert set(walk.values) == {"x", "e"}
+    walk.get("y")
+    assert set(walk.values) <= {"y"}
+
+
+def test_stops_wait_for_their_value(ran: Counter[str]) -> None:
+    walk = Walk(small_model(CHAIN), {"x": X}, ["n2"], 1)
+    assert walk.available("b")
+    assert not walk.available("c")
+    assert not walk.available("y")
+    with pytest.raises(KeyError):
+        walk.get("y")
+    b = walk.get("b")
+    walk.put("n2", np.zeros_like(b))
+    assert walk.available("y")
+    np.testing.assert_allclose(walk.get("y"), X / (1 + np.exp(-b)), rtol=1e-5)
+    assert "n2" not in ran
+
+
+def test_putting_frees_what_only_the_stop_needed() -> None:
+    walk = Walk(small_model(CHAIN.replace("Add(c, b)", "Add(c, x)")), {"x": X}, ["n2"], 1)
+    walk.get("b")
+    assert "b" in walk.values
+    walk.put("n2", X)
+    assert set(walk.values) == {"x", "c"}
+
+
+def test_what_was_not_fed_is_not_available() -> None:
+    text = "g (float[2,4] x, float[2,4] z) => (float[2,4] y) { a = Relu(x) y = Add(a, z) }"
+    walk = Walk(small_model(text), {"x": X}, [], 1)
+    assert walk.available("a")
+    assert not walk.available("y")
+    assert not walk.available("z")
+    assert not walk.available("no such tensor")
+    with pytest.raises(KeyError):
+        walk.get("y")
+
+
+def test_initializers_are_there() -> None:
+    walk = Walk(small_model(CHAIN), {"x": X}, [], 1)
+    assert walk.available("W")
+    np.testing.assert_array_equal(walk.get("W"), expected()["W"])
+
+
+def test_watched_tensors_are_seen_once_and_changed_for_their_users() -> None:
+    seen: list[Value] = []
+
+    def half(value: Value) -> Value:
+        seen.append(value)
+        return value / 2
+
+    walk = Walk(small_model(CHAIN), {"x": X}, [], 1, {"c": half})
+    y = walk.get("y")
+    np.testing.assert_allclose(seen[0], expected()["c"], rtol=1e-5)
+    assert len(seen) == 1
+    assert np.isfinite(y).all()
+
+
+def test_watched_inputs_and_stops_are_changed_too() -> None:
+    values = expected()
+    walk = Walk(small_model(CHAIN), {"x": X}, ["n0"], 1, {"x": np.negative, "a": np.negative})
+    np.testing.assert_array_equal(walk.get("x"), -X)
+    walk.put("n0", -values["a"])
+    np.testing.assert_allclose(walk.get("b"), values["b"], rtol=1e-5)
+
+
+BRANCH = """g (float[2,4] x, bool flag) => (float[2,4] y) {
+    a = Relu(x) b = Neg(x)
+    c = If(flag) <
+        then_branch = t () => (float[2,4] p) { p = Add(a, b) },
+        else_branch = e () => (float[2,4] q) {
+            r = If(flag) <then_branch = u () => (float[2,4] s) { s = Abs(b) },
+                          else_branch = v () => (float[2,4] w) { w = Mul(a, a) }>
+            q = Identity(r) }>
+    y = Add(c, x) }"""
+
+
+def test_subgraphs_hold_what_they_read_from_outside() -> None:
+    model = small_model(BRANCH)
+    branch = next(n for n in model.graph.node if n.op_type == "If")
+    assert reads(branch) == {"flag", "a", "b"}
+    for flag, value in ((True, np.maximum(X, 0) - X), (False, np.square(np.maximum(X, 0)))):
+        walk = Walk(model, {"x": X, "flag": np.array(flag)}, [], 1)
+        for name in ("a", "b"):
+            walk.get(name)
+        assert {"a", "b"} <= set(walk.values)
+        np.testing.assert_allclose(walk.get("c"), value, rtol=1e-5)
+        assert set(walk.values) == {"x", "c"}
+        np.testing.assert_allclose(walk.get("y"), value + X, rtol=1e-5)
+
+
+def test_a_subgraph_waits_for_the_stop_that_it_reads() -> None:
+    model = small_model(BRANCH)
+    stop = next(n.name for n in model.graph.node if "b" in n.output)
+    walk = Walk(model, {"x": X, "flag": np.array(True)}, [stop], 1)
+    assert not walk.available("c")
+    walk.put(stop, X)
+    np.testing.assert_allclose(walk.get("c"), np.maximum(X, 0) + X, rtol=1e-5)
+
+
+def test_reads_knows_inner_names() -> None:
+    node = parser.parse_node(
+        "y = Loop(n, c, x) <body = b (int64 i, bool k, float s) => (bool k2, float s2) "
+        "{ k2 = Identity(k) t = Add(s, outer) s2 = Mul(t, t) }>"
+    )
+    assert reads(node) == {"n", "c", "x", "outer"}
+
+
+def test_several_outputs_and_outputs_that_nobody_reads() -> None:
+    text = "g (float[2,4] x) => (float[2,2] y) { p, q = Split<axis = 1, num_outputs = 2>(x) y = Relu(q) }"
+    walk = Walk(small_model(text), {"x": X}, [], 1)
+    np.testing.assert_allclose(walk.get("y"), np.maximum(X[:, 2:], 0))
+    other = Walk(small_model(text), {"x": X}, [], 1)
+    np.testing.assert_array_equal(other.get("p"), X[:, :2])
+    np.testing.assert_allclose(other.get("y"), np.maximum(X[:, 2:], 0))
+
+
+def test_functions_and_empty_inputs() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21, "own" : 1]>
+    g (float[2,4] x) => (float[2,4] y) { [a] h = own.Twice(x) [b] y = Clip(h, , top) }
+    <opset_import: ["" : 21], domain: "own"> Twice (u) => (v) { v = Add(u, u) }"""
+    model = parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), "top"))
+    np.testing.assert_allclose(Walk(model, {"x": X}, [], 1).get("y"), np.minimum(2 * X, 1))
+
+
+FIXED = """g (float[2,3,4] x, float[12,12] W) => (float[2,12] y) {
+    c = Constant<value_ints = [2, 12]>() f = Reshape(x, c) r = Relu(f) h = MatMul(r, W) m = Reshape(h, c)
+    y = Abs(m) }"""
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 6])
+def test_a_fixed_batch_inside_the_network_holds_for_any_number_of_samples(samples: int) -> None:
+    x = np.random.default_rng(0).normal(size=(samples, 3, 4)).astype(np.float32)
+    walk = Walk(small_model(FIXED), {"x": x}, ["n3"], 1)
+    np.testing.assert_array_equal(walk.get("r"), np.maximum(x.reshape(-1, 12), 0))
+    walk.put("n3", x.reshape(-1, 12))
+    np.testing.assert_array_equal(walk.get("y"), abs(x.reshape(-1, 12)))
+
+
+def test_what_does_not_depend_on_the_sample_is_not_repeated() -> None:
+    text = """g (float[1,4] x) => (float[1,4] y) {
+        n = Shape<start = 0, end = 1>(x) a = Relu(x) b = Neg(a) k = Constant<value_ints = [4]>()
+        t = Concat<axis = 0>(n, k) y = Reshape(b, t) }"""
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    walk = Walk(small_model(text), {"x": x}, ["n1"], 1)
+    assert walk.get("n").tolist() == [1]
+    walk.put("n1", x)
+    np.testing.assert_array_equal(walk.get("y"), -x)
