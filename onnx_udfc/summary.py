@@ -20,7 +20,6 @@ from onnx_udfc.evaluate.report import (
     Runtime,
     Size,
     SkipReport,
-    this_tool,
 )
 from onnx_udfc.model.counts import Count, count, totals
 from onnx_udfc.model.files import LoadedModel, model_bytes
@@ -28,6 +27,7 @@ from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
 from onnx_udfc.options import Options
 from onnx_udfc.repair.refit import Repaired
+from onnx_udfc.version import this_tool
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 
 from onnx_udfc.errors import UdfcError
-from onnx_udfc.evaluate.report import Report, this_tool
+from onnx_udfc.evaluate.report import Report
 from onnx_udfc.inputs.image_files import Labelled
 from onnx_udfc.model.files import save
 from onnx_udfc.options import Options
@@ -31,6 +31,7 @@ from onnx_udfc.runtime.machine import cores
 from onnx_udfc.runtime.sessions import Source, open_session
 from onnx_udfc.sweep_grid import Grid
 from onnx_udfc.sweep_table import SweepRow, SweepTable
+from onnx_udfc.version import this_tool
 
 _POLL = 0.5  # seconds between looks at what other processes have finished
 _BATCH = 32

@@ -11,7 +11,8 @@ from typing import Any
 
 from onnx_udfc.evaluate import svg
 from onnx_udfc.evaluate.html import page, table
-from onnx_udfc.evaluate.report import plain, this_tool
+from onnx_udfc.evaluate.report import plain
+from onnx_udfc.version import this_tool
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from onnx_udfc.evaluate.report import (
     Runtime,
     Size,
     SkipReport,
-    this_tool,
 )
 from onnx_udfc.options import Options
+from onnx_udfc.version import this_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 

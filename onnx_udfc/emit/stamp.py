@@ -7,8 +7,8 @@ from pathlib import Path
 
 import onnx
 
-from onnx_udfc.evaluate.report import this_tool
 from onnx_udfc.options import Options
+from onnx_udfc.version import this_tool
 
 PREFIX = "onnx_udfc."
 _WITHOUT_EFFECT = frozenset({"threads", "require", "attribution", "verbose", "debug"})  # on the weights

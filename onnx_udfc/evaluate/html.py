@@ -12,7 +12,8 @@ from importlib import resources
 
 from onnx_udfc.command import command_line
 from onnx_udfc.evaluate import svg
-from onnx_udfc.evaluate.report import SYNTHETIC_CAVEAT, LayerLoss, LayerReport, Report, Tool, ratio
+from onnx_udfc.evaluate.report import SYNTHETIC_CAVEAT, LayerLoss, LayerReport, Report, ratio
+from onnx_udfc.version import Tool
 
 WORST_DB = 60.0  # errors are drawn from -60 dB (nothing) to 0 dB (all is lost)
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

@@ -8,11 +8,12 @@ from typing import Any
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.shapes import Shapes
-from onnx_udfc.evaluate.report import GroupReport, LayerReport, Size, SkipReport, Tool, plain, this_tool
+from onnx_udfc.evaluate.report import GroupReport, LayerReport, Size, SkipReport, plain
 from onnx_udfc.model.counts import count, totals
 from onnx_udfc.model.files import load
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.runtime.sessions import Source
+from onnx_udfc.version import Tool, this_tool
 
 FLOAT = 32
 

@@ -10,20 +10,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from onnx_udfc.version import Tool
+
 MAX_DB = 200.0
 SYNTHETIC_CAVEAT = "(made-up inputs rank settings and are harder than real ones: see onnx-udfc validate --images)"
-
-
-@dataclass(frozen=True)
-class Tool:
-    """Who made the file."""
-
-    name: str
-    version: str
 
 
 @dataclass(frozen=True)
@@ -224,11 +217,6 @@ class Report:
             case "bytes":
                 return ratio(self.after.bytes, self.before.bytes)
         return None
-
-
-def this_tool() -> Tool:
-    """Return the name and version of this package."""
-    return Tool("onnx-udfc", metadata.version("onnx-udfc"))
 
 
 def ratio(after: float, before: float) -> float:

@@ -16,13 +16,14 @@ from onnx_udfc.errors import ModelError, RequestError
 from onnx_udfc.evaluate.comparison import Comparator, OutputComparison, looks_like_scores, output_names
 from onnx_udfc.evaluate.detection import Matched
 from onnx_udfc.evaluate.peak_memory import peak_memory
-from onnx_udfc.evaluate.report import Tool, plain, this_tool
+from onnx_udfc.evaluate.report import plain
 from onnx_udfc.inputs.feeds import InputSpec, image_feeds, input_specs, split, synthetic_feeds
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime.kernels import check_runtime
 from onnx_udfc.runtime.latency import Latency, Run, paired_latency
 from onnx_udfc.runtime.sessions import Source, as_file, file_bytes, one_line, open_session
+from onnx_udfc.version import Tool, this_tool
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

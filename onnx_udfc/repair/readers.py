@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.model.layers import Layer
 from onnx_udfc.numerics.joint_refit import Reader
+from onnx_udfc.numerics.layer_fit import Bounds
 from onnx_udfc.numerics.moments import Array
 
 Double = NDArray[np.float64]
@@ -72,3 +73,32 @@ def affordable(total: int, allowed: int, taps: int) -> int:
 def _indices(positions: Index, known: Index) -> Index:
     """Where the positions stand in the known ones, ascending; their number for -1."""
     return np.where(positions < 0, len(known), np.searchsorted(known, positions))
+
+
+def bounds_after(layer: Layer, outputs: Collection[str]) -> Bounds | None:
+    """The ReLU or Clip that alone reads the layer's output, directly or behind the sum with a residual stream.
+
+    Args:
+        layer: its graph is followed.
+        outputs: names of the graph's outputs; what goes there passes no activation.
+    """
+    out = layer.node.outputs[0] if layer.bias_node is None else layer.bias_node.outputs[0]
+    if len(out.outputs) == 1 and out.outputs[0].op in ("Add", "Sum"):
+        out = out.outputs[0].outputs[0]
+    if not out.outputs or out.name in outputs or any(node.op not in ("Relu", "Clip") for node in out.outputs):
+        return None
+    found = {_bounds(node) for node in out.outputs}
+    return found.pop() if len(found) == 1 else None
+
+
+def _bounds(node: gs.Node) -> Bounds | None:
+    if node.op == "Relu":
+        return Bounds(0.0, np.inf)
+    given = [node.attrs.get("min"), node.attrs.get("max")]
+    for i, tensor in enumerate(node.inputs[1:3]):
+        if not tensor.is_empty():
+            if not isinstance(tensor, gs.Constant):
+                return None
+            given[i] = float(np.asarray(tensor.values).reshape(()))
+    low, high = given
+    return Bounds(-np.inf if low is None else low, np.inf if high is None else high)

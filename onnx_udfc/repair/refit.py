@@ -28,10 +28,10 @@ from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.grids import QuantParams
 from onnx_udfc.numerics.joint_refit import Shared, refit_together
-from onnx_udfc.numerics.layer_fit import Sight, bounds_after
+from onnx_udfc.numerics.layer_fit import Sight
 from onnx_udfc.numerics.moments import Array, patches, sample_targets, tap_positions
 from onnx_udfc.numerics.rounding import quantize_layer
-from onnx_udfc.repair.readers import View, affordable, readers_of
+from onnx_udfc.repair.readers import View, affordable, bounds_after, readers_of
 from onnx_udfc.repair.reference import LayerReference, Reference, channel_mean, own_bias
 from onnx_udfc.runtime.walk import Value, Walk
 from onnx_udfc.runtime.windows import pooled_shape, pooling_window, run_layer, window_of

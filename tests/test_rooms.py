@@ -1,0 +1,87 @@
+"""Which room may import from which: the layout of the package as a table."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "onnx_udfc"
+ANYWHERE = {"errors", "progress", "version", "options", "goals", "command"}
+ALLOWED = {
+    "numerics": set[str](),
+    "model": {"numerics"},
+    "runtime": {"numerics", "model"},
+    "emit": {"numerics", "model"},
+    "channels": {"model", "runtime"},
+    "inputs": {"numerics", "model", "runtime", "channels"},
+    "evaluate": {"model", "runtime", "channels", "inputs"},
+    "repair": {"numerics", "model", "runtime", "emit", "channels", "inputs"},
+    "decide": {"numerics", "model", "runtime", "emit", "channels", "inputs", "repair"},
+    "cli": {"pipeline", "sweep", "sweep_grid", "sweep_table", "evaluate", "inputs", "runtime"},
+}
+
+
+def name_of(path: Path) -> str:
+    """The module's name without that of the package."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(path: Path) -> set[str]:
+    """The package's modules that a file imports, inside of functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "onnx_udfc":
+            start = str(node.module).partition(".")[2]
+            below = {f"{start}.{alias.name}".strip(".") for alias in node.names}
+            found |= {name if name in MODULES else start for name in below}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("onnx_udfc.")}
+    return found - {"", name_of(path)}
+
+
+IMPORTS = {name: imported(path) for name, path in MODULES.items()}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_room_imports_only_what_it_may(name: str) -> None:
+    room = name.partition(".")[0]
+    if room not in ALLOWED:
+        return
+    rooms = {module.partition(".")[0] for module in IMPORTS[name]} - {room} - ANYWHERE
+    assert rooms <= ALLOWED[room], f"{name} imports {sorted(rooms - ALLOWED[room])}"
+
+
+def test_what_anybody_imports_is_light() -> None:
+    for name in ANYWHERE:
+        tops = {
+            line.split()[1].split(".")[0]
+            for line in MODULES[name].read_text().splitlines()
+            if line[:4] in ("impo", "from")
+        }
+        assert not tops & {"numpy", "onnx", "onnxruntime"}, name
+        assert IMPORTS[name] <= ANYWHERE, name
+
+
+def test_no_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " imports ".join((*above[above.index(name) :], name))
+        if name not in done:
+            for other in IMPORTS[name]:
+                visit(other, (*above, name))
+            done.add(name)
+
+    for name in MODULES:
+        visit(name, ())
+
+
+def test_every_room_says_what_it_is_for() -> None:
+    for room in ALLOWED:
+        assert ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))), room
