@@ -15,10 +15,10 @@ from threadpoolctl import threadpool_limits
 from onnx_udfc.channels.groups import Channels, find_groups
 from onnx_udfc.channels.prune import Pruned, prune
 from onnx_udfc.decide.counts_and_bits import AUTO_WIDTHS
-from onnx_udfc.decide.plan import Plan, make_plan, prunable, removals
+from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, skipped
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.emit.stamp import stamp
-from onnx_udfc.emit.writer import Placement, emit
+from onnx_udfc.emit.writer import Placement, check_activations, emit
 from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result
 from onnx_udfc.evaluate.report import Report
 from onnx_udfc.goals import check_requirements
@@ -164,6 +164,7 @@ def _compress(source: Source, run: _Run) -> Result:
     run.options.check()
     with run.stage("read"):
         original = run.original or read_original(source, run.options)
+        _check_possible(original.network, run.options)
     outcome = _attempt(source, run, original, run.options)
     stamp(outcome.emitted.model, run.options)
     report = make_report(outcome, run.options, run.timings)
@@ -173,6 +174,13 @@ def _compress(source: Source, run: _Run) -> Result:
     check_requirements(run.options.require, {r.key: report.measured(r.key) for r in run.options.require})
     run.callbacks.done()
     return Result(outcome.emitted.model, report)
+
+
+def _check_possible(network: Network, options: Options) -> None:
+    """Refuse before any work what the network cannot hold."""
+    if options.activations is not None and options.bits != FLOAT:
+        layers = [name for name in network.layers if not skipped(name, options)]
+        check_activations(network, layers, options.target)
 
 
 def _attempt(source: Source, run: _Run, original: Original, options: Options) -> Outcome:

@@ -19,6 +19,7 @@ from onnx_udfc.pipeline import MANY_LAYERS, MOST_SAMPLES, SAMPLES, samples_for
 from onnx_udfc.progress import Silent
 from onnx_udfc.runtime.sessions import open_session
 from tests.normed_graphs import CHAIN, RESIDUAL, parameter, scaled_model, settled
+from tests.small_graphs import small_model
 
 KEYS = {"tool", "options", "before", "after", "groups", "layers", "fidelity", "runtime", "timings"}
 GROUP = {"name", "channels", "kept", "producers", "consumers", "status", "reason"}
@@ -280,3 +281,21 @@ def test_bytes_of_a_real_network(assets: Path, kind: str, bits: int, limit: floa
 def test_more_samples_where_layers_are_few() -> None:
     counts = [samples_for(layers) for layers in (0, 1, 18, 40, 56, 300)]
     assert counts == [MOST_SAMPLES, MOST_SAMPLES, MOST_SAMPLES, SAMPLES * MANY_LAYERS // 40, SAMPLES, SAMPLES]
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "body", "opset", "reason"),
+    [
+        ("cuda", "float", "y = Conv(x, W)", 21, "no integer convolution on CUDA"),
+        ("cpu", "float16", "y = Conv(x, W)", 21, "layer n0 computes in float16"),
+        ("cpu", "float", "c = Conv(x, W) y = Hardmax<axis = 1>(c)", 12, "kept at 12"),
+    ],
+)
+def test_activations_that_cannot_be_quantized_are_refused_before_any_work(
+    target: str, kind: str, body: str, opset: int, reason: str
+) -> None:
+    text = f"g ({kind}[1,2,4,4] x, {kind}[3,2,1,1] W) => ({kind}[1,3,4,4] y) {{ {body} }}"
+    listener = Listener()
+    with pytest.raises(RequestError, match=reason):
+        compress(small_model(text, opset), Options(bits=8, activations=8, target=target), listener)
+    assert listener.stages in ([], ["read"])

@@ -24,6 +24,7 @@ from onnx_udfc.numerics.activation_grids import Kind
 
 INTEGER_LAYERS = ("conv", "gemm", "matmul")  # no runtime on the CPU has an integer ConvTranspose for QDQ
 INTEGER_OPS = ("Add", "Sum", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
+PER_AXIS_OPSET = 13  # since when scales may run along an axis
 WIDEST_EXACT = 7  # weight bits beside uint8 activations
 TIED = (
     "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "Expand", "Tile", "Split",
@@ -76,19 +77,40 @@ def activation_tensors(network: Network, layers: Collection[str], target: str) -
     Raises:
         RequestError: the target has no integer kernels, or the network does not compute in float32.
     """
+    check_activations(network, layers, target)
+    chosen = [network.layers[name] for name in network.layers if name in set(layers)]
+    return _tensorrt(network.graph, chosen) if target == "tensorrt" else _cpu(network.graph, chosen)
+
+
+def check_activations(network: Network, layers: Collection[str], target: str) -> None:
+    """Whether activations can be quantized at all: known as soon as the network is read.
+
+    Args:
+        network: the network, in canonical form.
+        layers: names of the layers whose weights are to be quantized.
+        target: the target.
+
+    Raises:
+        RequestError: the target has no integer kernels, the network does not compute in float32, or its opset is too
+            old for quantized activations.
+    """
     if target == "cuda":
         raise RequestError(
             "--activations 8 with --target cuda: onnxruntime has no integer convolution on CUDA, so it would only be"
             " slower; use --target tensorrt, or leave --activations out"
         )
-    chosen = [network.layers[name] for name in network.layers if name in set(layers)]
-    for layer in chosen:
-        if layer.constant.dtype != np.float32:
+    if network.graph.opset < PER_AXIS_OPSET:
+        raise RequestError(
+            f"--activations 8 needs opset {PER_AXIS_OPSET} or later, but the model is kept at {network.graph.opset}"
+            f": convert it first, or leave --activations out"
+        )
+    for name in layers:
+        dtype = network.layers[name].constant.dtype
+        if dtype != np.float32:
             raise RequestError(
-                f"--activations 8: layer {layer.name} computes in {layer.constant.dtype}, integer kernels need"
-                " a float32 network; convert it first, or leave --activations out"
+                f"--activations 8: layer {name} computes in {dtype}, integer kernels need a float32 network; convert"
+                " it first, or leave --activations out"
             )
-    return _tensorrt(network.graph, chosen) if target == "tensorrt" else _cpu(network.graph, chosen)
 
 
 def integer_bits(network: Network, bits: Mapping[str, float], placement: Placement) -> dict[str, float]:

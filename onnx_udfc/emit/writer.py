@@ -20,16 +20,15 @@ from numpy.typing import NDArray
 from onnx_udfc.emit.draft import Draft
 from onnx_udfc.emit.forms import WEIGHT_FORMS, StoredWeight, channel_axis, describe, stored_weight
 from onnx_udfc.emit.notes import form_notes, oldest_onnxruntime
-from onnx_udfc.emit.placement import Placement, activation_tensors
+from onnx_udfc.emit.placement import PER_AXIS_OPSET, Placement, activation_tensors, check_activations
 from onnx_udfc.emit.sites import write_sites
-from onnx_udfc.errors import RequestError
 from onnx_udfc.model.network import Layer, Network
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.grids import FORMATS, Floats, QuantParams, storable
 
-__all__ = ["TARGETS", "Emitted", "Placement", "activation_tensors", "emit"]
+__all__ = ["TARGETS", "Emitted", "Placement", "activation_tensors", "check_activations", "emit"]
 
-INT4_OPSET, HALF_SCALE_OPSET, PER_AXIS_OPSET, MOD_OPSET = 21, 19, 13, 10
+INT4_OPSET, HALF_SCALE_OPSET, MOD_OPSET = 21, 19, 10
 MOST_PACKED = 1 << 24  # weights of a layer: at load, unpacking takes 30 bytes for each of them for a moment
 LEAST_PACKED = 1 << 9  # fewer do not save what the nodes take
 WIDEST_BIAS = 2.0**30  # an int32 bias stays below this, so that the products added to it cannot overflow
@@ -88,11 +87,9 @@ def emit(
     opset = network.graph.opset
     if activations is None:
         placement = None
-    elif opset < PER_AXIS_OPSET:
-        raise RequestError(
-            f"--activations 8 needs opset 13 or later, but the model is kept at {opset}: convert it first"
-        )
-    elif placement is None:
+    elif placement is not None:
+        check_activations(network, weights, target)
+    else:
         placement = activation_tensors(network, weights, target)
     draft = Draft(network.to_model(without={network.layers[name].constant.name for name in weights}))
     forms, memory = {}, _float_memory(network, weights)

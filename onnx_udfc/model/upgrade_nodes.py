@@ -28,10 +28,13 @@ def mend_nodes(converted: onnx.GraphProto, original: onnx.GraphProto, version: i
         version: of the original.
         target: of the converted graph.
     """
-    old = {tuple(node.output): node for node in original.node}
-    for node in converted.node:
-        source = old.get(tuple(node.output))
-        if source is None:
+    writers = {name: node for node in converted.node for name in node.output if name}
+    written = {tuple(node.output): node for node in converted.node}
+    known = {name for node in original.node for name in node.output}
+    for source in original.node:
+        writer = written.get(tuple(source.output))
+        node = None if writer is None else _successor(source, writer, writers, known)
+        if node is None:
             continue
         if node.op_type == "Resize" and version < 11 <= target:
             _make_asymmetric(node, _shrinks(source, original))
@@ -39,6 +42,28 @@ def mend_nodes(converted: onnx.GraphProto, original: onnx.GraphProto, version: i
         inner = {a.name: a.g for a in source.attribute if a.HasField("g")}
         for attribute in (a for a in node.attribute if a.HasField("g") and a.name in inner):
             mend_nodes(attribute.g, inner[attribute.name], version, target)
+
+
+def _successor(
+    source: onnx.NodeProto, writer: onnx.NodeProto, writers: dict[str, onnx.NodeProto], known: set[str]
+) -> onnx.NodeProto | None:
+    """The converted node that does what `source` did.
+
+    The one that writes its output now may be new: Softmax below opset 13 becomes Flatten → Softmax → Reshape. What has
+    the name, and the remarks, of the old node is the Softmax.
+
+    Args:
+        source: a node of the original.
+        writer: the converted node that writes its outputs.
+        writers: tensor → the converted node that writes it.
+        known: tensors of the original; behind them are other nodes of it.
+    """
+    while writer.op_type != source.op_type and (source.op_type, writer.op_type) != ("Upsample", "Resize"):
+        before = writers.get(writer.input[0]) if writer.input and writer.input[0] not in known else None
+        if before is None:
+            return None
+        writer = before
+    return writer
 
 
 def _make_asymmetric(node: onnx.NodeProto, shrinks: bool) -> None:

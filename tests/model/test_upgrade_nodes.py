@@ -101,3 +101,31 @@ def test_a_resize_in_a_subgraph() -> None:
     nodes = {n.name: n for a in node.attribute for n in a.g.node}
     assert {"u", "n"} <= set(nodes)
     assert nodes["u"].metadata_props == branches["then_branch"].node[0].metadata_props
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_a_node_that_becomes_several_keeps_its_name_and_remarks(op: str, axis: int) -> None:
+    model = build(12, f"[sm] h = {op}<axis = {axis}>(x) [last] y = Neg(h)")
+    model.graph.node[0].doc_string = "probabilities"
+    model.graph.node[0].metadata_props.append(onnx.StringStringEntryProto(key="k", value="v"))
+    loaded = load(model)
+    assert loaded.notes == ()
+    assert loaded.model.opset_import[0].version == 21
+    node = next(n for n in loaded.model.graph.node if n.name == "sm")
+    assert (node.op_type, node.doc_string, node.metadata_props[0].value) == (op, "probabilities", "v")
+    assert [n.name for n in loaded.model.graph.node if n.name] == ["sm", "last"]
+    assert [n.op_type for n in loaded.model.graph.node if n.doc_string] == [op]
+    assert_same(model, loaded.model)
+
+
+@pytest.mark.parametrize(("opset", "body"), CASES)
+def test_named_nodes_mean_what_they_meant(opset: int, body: str) -> None:
+    model = build(opset, body)
+    for number, node in enumerate(model.graph.node):
+        node.name = f"node{number}"
+    loaded = load(model)
+    assert loaded.notes == ()
+    names = [n.name for n in loaded.model.graph.node if n.name]
+    assert len(set(names)) == len(names)
+    assert_same(model, loaded.model)
