@@ -46,6 +46,9 @@ _TYPES: dict[str, Any] = {
     "images": int | None,
     "seed": int,
     "threads": int | None,
+    "validate": str | None,
+    "task": str | None,
+    "force": bool,
     "attribution": bool,
 }
 _SEARCH = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,6 +16,8 @@ METHODS = ("moments", "udfc", "merge", "none")
 ALLOCATIONS = ("auto", "uniform", "global")
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 PRUNE_STREAM = ("auto", "on", "off")
+TASKS = ("classes", "detection", "segmentation", "sequence", "embedding", "regression")
+LARGEST_INPUT = 1e9  # what a pixel may become at a network's input; more overflows within a few layers
 BITS = (2, 3, 4, 5, 6, 7, 8, 32)
 
 
@@ -47,6 +50,9 @@ class Options:
         seed: Seed of everything random.
         threads: Threads of onnxruntime and BLAS; None leaves it to them.
         provider: Execution provider that runs the networks: cpu, cuda or tensorrt.
+        validate: Real inputs (and labels) that only the final judgement looks at; as `calibrate`.
+        task: What the outputs say (one of TASKS); None guesses it.
+        force: Write results that are certainly bad, too.
         attribution: Whether the report measures which layer lost what.
         verbose: Notes for each layer.
         debug: Tracebacks instead of one line.
@@ -74,6 +80,9 @@ class Options:
     seed: int = 0
     threads: int | None = None
     provider: str = "cpu"
+    validate: str | None = None
+    task: str | None = None
+    force: bool = False
     attribution: bool = False
     verbose: bool = False
     debug: bool = False
@@ -86,7 +95,7 @@ class Options:
         """
         self._check_numbers()
         self._check_choices()
-        self._check_input()
+        self.check_input()
         self._check_combinations()
 
     @property
@@ -138,20 +147,45 @@ class Options:
         _one_of("allocate", self.allocate, ALLOCATIONS)
         _one_of("provider", self.provider, PROVIDERS)
         _one_of("prune-stream", self.prune_stream, PRUNE_STREAM)
+        if self.task is not None:
+            _one_of("task", self.task, TASKS)
         _one_of("input-colour", self.input_colour, ("rgb", "bgr", "gray"))
 
-    def _check_input(self) -> None:
+    def check_input(self) -> None:
+        """Refuse a scale of the inputs that is none.
+
+        Raises:
+            RequestError: One line that says what to change.
+        """
+        for name, values in (
+            ("mean", self.input_mean),
+            ("std", self.input_std),
+            ("range", self.input_range or ()),
+        ):
+            if not all(math.isfinite(v) for v in values):
+                raise RequestError(f"--input-{name}: must be finite numbers, not {', '.join(map(str, values))}")
         if any(not s > 0 for s in self.input_std):
             raise RequestError("--input-std: deviations must be above 0")
         if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
             raise RequestError("--input-range: the first value must be below the second, e.g. 0,1")
         if self.input_mean and self.input_std and 1 not in (len(self.input_mean), len(self.input_std)):
             _same_length(self.input_mean, self.input_std)
+        self._check_scale()
+
+    def _check_scale(self) -> None:
+        """Refuse what turns pixels into numbers that no network can take."""
+        reach = max(abs(v) for v in (*(self.input_range or (0.0, 1.0)), *self.input_mean))
+        if reach / min(self.input_std, default=1.0) > LARGEST_INPUT:
+            raise RequestError(
+                "--input-mean, --input-std, --input-range: pixels would become larger than 1e9; check the values"
+            )
 
     def _check_combinations(self) -> None:
         self.budgets()
         if self.calibrate is not None and not Path(self.calibrate).exists():
             raise RequestError(f"--calibrate {self.calibrate}: no such file or folder")
+        if self.validate is not None and not Path(self.validate).exists():
+            raise RequestError(f"--validate {self.validate}: no such file or folder")
         if self.prune_layer and (self.budget or self.allocate == "global"):
             raise RequestError("--prune-layer says the ratios: leave --budget and --allocate global out")
         if self.bits == "auto" and not self.budget:

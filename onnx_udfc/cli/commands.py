@@ -18,6 +18,7 @@ import click
 
 from onnx_udfc.cli import options as opts
 from onnx_udfc.errors import RequestError, UdfcError
+from onnx_udfc.options import TASKS
 from onnx_udfc.runtime.machine import prepare_process
 
 INTERRUPTED = 130
@@ -103,7 +104,7 @@ def inspect(source: str, **given: Any) -> None:
 @click.argument("compressed", metavar="OUT")
 @click.option("--images", metavar="DATA", help=".npz (x, y), .npy, folder or zip of images; default: synthetic ones.")
 @click.option("--labels", metavar="CSV", help="Rows name,label, where names and folders do not tell.")
-@click.option("--task", type=click.Choice(["auto", "detection"]), default="auto", help="detection: match boxes too.")
+@click.option("--task", type=click.Choice(["auto", *TASKS]), default="auto", help="What the outputs say.")
 @click.option("--limit", type=int, metavar="N", help="Use at most so many images.")
 @click.option("--require", metavar="KEY>=VALUE", multiple=True, help="A gate, e.g. accuracy>=0.9; not met is exit 3.")
 @click.option("--seconds", type=float, default=4.0, help="Time to spend on latency, 0 for none.")

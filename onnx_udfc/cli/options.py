@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.options import ALLOCATIONS, METHODS, PROVIDERS, PRUNE_STREAM, TARGETS, Options, options_from
+from onnx_udfc.options import ALLOCATIONS, METHODS, PROVIDERS, PRUNE_STREAM, TARGETS, TASKS, Options, options_from
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -102,6 +102,11 @@ def grid_free_options(function: Command) -> Command:
         click.option(
             "--calibrate", metavar="DATA", help="Real inputs (.npz, .npy, folder or zip) in place of synthetic ones."
         ),
+        click.option(
+            "--validate", metavar="DATA", help="Real inputs (and labels) for the final judgement only; as --calibrate."
+        ),
+        click.option("--task", type=click.Choice(TASKS), help="What the outputs say; guessed otherwise."),
+        click.option("--force", is_flag=True, help="Write what is certainly bad, too."),
         click.option(
             "--allocate",
             type=click.Choice(ALLOCATIONS),
@@ -269,9 +274,10 @@ def preprocessing(values: Mapping[str, Any]) -> Preprocessing:
     """Return what --input-mean, --input-std, --input-range and --input-colour say.
 
     Raises:
-        RequestError: The range is not two numbers.
+        RequestError: The range is not two numbers, or the values are no scale of inputs.
     """
     from onnx_udfc.inputs.image_files import Preprocessing
 
     low, high = _pair(values["input_range"] or (0.0, 1.0))
+    Options(input_mean=values["input_mean"], input_std=values["input_std"], input_range=(low, high)).check_input()
     return Preprocessing(values["input_mean"], values["input_std"], (low, high), values["input_colour"])
