@@ -26,7 +26,7 @@ class Options:
     """Everything that decides the compressed network; see docs/options.md.
 
     Attributes:
-        prune: Fraction of channels removed in every prunable group, 0 ≤ prune < 1.
+        prune: Fraction of the channels removed, 0 ≤ prune < 1; which layers lose how many, `allocate` says.
         prune_layer: Pattern (fnmatch) of layer names → fraction of the channels that they write; ratios are then what
             they say, and `prune` everywhere else.
         bits: Weight bits 2 to 8, 32 for float, or `auto` to let the budget choose.

@@ -128,7 +128,7 @@ def compress(
         options: what is asked for; the keywords below replace its fields of the same names.
         callbacks: told of every stage.
         original: the same source, read before; its trace is shared between compressions.
-        prune: fraction of channels removed in every prunable group, 0 ≤ prune < 1.
+        prune: fraction of the channels removed, 0 ≤ prune < 1; which layers lose how many, `allocate` says.
         bits: weight bits, 2 to 8, or 32 for none.
         activations: 8 for quantized activations.
         target: cpu, cuda, tensorrt or portable.

@@ -84,7 +84,7 @@ def _group(group: ChannelGroup, plan: Plan) -> GroupReport:
         producers=group.producers,
         consumers=group.consumers,
         status="kept" if kept is None else "pruned",
-        reason="" if kept is not None else plan.reasons.get(group.name, ""),
+        reason="" if kept is not None else plan.why.get(group.name, ""),
         kind="stream" if group.kind == "stream" else "inner",
     )
 
@@ -132,4 +132,4 @@ def _pruning_notes(outcome: Outcome) -> tuple[str, ...]:
 
 def _warnings(outcome: Outcome) -> tuple[str, ...]:
     slower = ("this file runs slower than the float original on its target",) if outcome.emitted.slower else ()
-    return (*outcome.checked.notes, *slower)
+    return (*outcome.plan.warnings, *outcome.checked.notes, *slower)

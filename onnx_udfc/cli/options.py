@@ -155,7 +155,11 @@ def compress_options(function: Command) -> Command:
     d = Options()
     return _stack(
         click.option(
-            "--prune", type=float, default=d.prune, metavar="R", help="Fraction of channels removed, 0 ≤ R < 1."
+            "--prune",
+            type=float,
+            default=d.prune,
+            metavar="R",
+            help="Fraction of channels to remove, 0 ≤ R < 1.",
         ),
         click.option(
             "--bits",

@@ -20,13 +20,29 @@ _ALIGNMENTS = {"auto": (16, 8, 4, 2, 1), "integer": (16, 8, 4)}  # integer kerne
 _NEAR = 32  # the part of the channels that an alignment may cost: a sixteenth cost ResNet-56 7 points at 70 %
 
 
-def uniform_counts(groups: tuple[ChannelGroup, ...], ratio: float, align: Align) -> dict[str, int]:
-    """Kept channels of each group when every group loses the same fraction."""
-    return {g.name: aligned(g, g.channels - round(g.channels * ratio), align) for g in groups}
+def left_by(group: ChannelGroup, ratio: float) -> int:
+    """Channels that are left when this fraction of them goes, before any alignment."""
+    return group.channels - round(group.channels * ratio)
+
+
+def why_whole(group: ChannelGroup, wanted: int, align: Align) -> str:
+    """Why `aligned` keeps all channels of a group that was to keep `wanted`, in words for the user."""
+    if group.channels == 1:
+        return "it has a single channel"
+    if wanted >= group.channels:
+        return f"the ratio takes less than one of its {group.channels} channels"
+    step = int(np.lcm(finest(align), cells_of(group)))
+    whose = f"--align {align}" if isinstance(align, int) else "integer kernels" if align == "integer" else "its cells"
+    return f"no multiple of {step} ({whose}) is nearer to the {wanted} channels wanted than all {group.channels}"
+
+
+def cells_of(group: ChannelGroup) -> int:
+    """Number of cells, which keep equally many channels."""
+    return int(group.cells.max()) + 1
 
 
 def aligned(group: ChannelGroup, count: int, align: Align) -> int:
-    """The count, moved to a multiple that kernels like; at least one channel of each cell, never more than there are.
+    """The count, moved to a multiple that kernels like, or to all channels where that is nearer or no multiple fits.
 
     Args:
         group: its cells keep equally many channels, so that the count is a multiple of their number, too.
@@ -36,15 +52,15 @@ def aligned(group: ChannelGroup, count: int, align: Align) -> int:
     """
     if count >= group.channels:
         return group.channels
-    cells = int(group.cells.max()) + 1
+    cells = cells_of(group)
     if isinstance(align, int):
-        return _multiple(count, int(np.lcm(align, cells)), cells, group.channels)
+        return _nearest(count, int(np.lcm(align, cells)), group.channels)
     *steps, least = _ALIGNMENTS[align]
     for step in steps:
-        moved = _multiple(count, int(np.lcm(step, cells)), cells, group.channels)
+        moved = _nearest(count, int(np.lcm(step, cells)), group.channels)
         if moved % step == 0 and abs(moved - count) * _NEAR <= group.channels:
             return moved
-    return _multiple(count, int(np.lcm(least, cells)), cells, group.channels)
+    return _nearest(count, int(np.lcm(least, cells)), group.channels)
 
 
 def finest(align: Align) -> int:
@@ -52,13 +68,11 @@ def finest(align: Align) -> int:
     return align if isinstance(align, int) else _ALIGNMENTS[align][-1]
 
 
-def _multiple(count: int, step: int, least: int, most: int) -> int:
-    """The multiple of `step` nearest to the count (the lower of two); `least` where none fits."""
-    below = count // step * step
-    nearest = below if count - below <= below + step - count else below + step
-    if nearest > most:
-        nearest = below
-    return nearest if nearest > 0 else min(step, most) if step <= most else least
+def _nearest(count: int, step: int, most: int) -> int:
+    """The nearest to the count (the lower of two) of the multiples of `step` and `most`, which is always feasible."""
+    below = max(count // step * step, step)
+    feasible = [n for n in (below, below + step) if n < most]
+    return min([*feasible, most], key=lambda n: (abs(n - count), n))
 
 
 def allowed_counts(group: ChannelGroup, align: Align) -> Double:
@@ -72,7 +86,7 @@ def steps_of(group: ChannelGroup, removal: Removal) -> Double:
     cost = removal.cost.copy()
     cost[~np.isfinite(cost)] = 0.0  # the last channel never goes
     cells = group.cells[removal.order]
-    parts = [cost[cells == cell] for cell in range(int(group.cells.max()) + 1)]
+    parts = [cost[cells == cell] for cell in range(cells_of(group))]
     longest = max(len(part) for part in parts)  # cells may differ by a channel: what the smaller ones lack is free
     rounds = sum(np.concatenate([np.zeros(longest - len(part)), part]) for part in parts)
     return np.maximum.accumulate(np.asarray(rounds, np.float64)[:-1].clip(0))
@@ -82,7 +96,7 @@ def damage_of(group: ChannelGroup, removal: Removal, counts: Double) -> Double:
     """Damage (n,) of keeping so many channels (n,)."""
     total = np.concatenate([[0.0], np.cumsum(steps_of(group, removal))])
     total = as_one_of_many(total) if removal.shares else total
-    cells = int(group.cells.max()) + 1
+    cells = cells_of(group)
     removed = np.where(counts >= group.channels, 0, len(total) - counts / cells)
     return np.asarray(total[np.round(removed).astype(np.int64)])
 
@@ -112,7 +126,7 @@ def keep_sets(
 
 
 def _kept(group: ChannelGroup, removal: Removal, count: int) -> Index:
-    cells = int(group.cells.max()) + 1
+    cells = cells_of(group)
     last_first = removal.order[::-1]
     chosen = [last_first[group.cells[last_first] == cell][: count // cells] for cell in range(cells)]
     return np.sort(np.concatenate(chosen))

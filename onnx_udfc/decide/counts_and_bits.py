@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.channels.groups import ChannelGroup, Channels
 from onnx_udfc.channels.prune import prune
-from onnx_udfc.decide.allocate import Align, aligned, damage_of, finest, group_levels, keep_sets, uniform_counts
+from onnx_udfc.decide.allocate import (
+    Align,
+    aligned,
+    allowed_counts,
+    damage_of,
+    finest,
+    group_levels,
+    keep_sets,
+    left_by,
+    why_whole,
+)
 from onnx_udfc.decide.file_size import FLOAT, file_size, with_biases, written_bytes
 from onnx_udfc.decide.footprint import Footprint, footprint
 from onnx_udfc.decide.latency_table import latency_table, measured_ratio
@@ -35,10 +45,17 @@ _WITHIN = {"bytes": (0.99, 1.0), "latency": (0.95, 1.03)}  # of the limit: what 
 
 @dataclass(frozen=True)
 class Decision:
-    """Kept channels by group name, and bits by the name of each layer that is quantized."""
+    """The answer.
+
+    Attributes:
+        counts: group name → channels it keeps.
+        bits: layer name → bits, for the layers that are quantized.
+        why: group name → why it keeps all channels, in words for the user, for the groups that do.
+    """
 
     counts: Mapping[str, int]
     bits: Mapping[str, float]
+    why: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,29 +87,41 @@ def decide(subject: Subject, options: Options) -> Decision:
     Raises:
         RequestError: no choice meets the budgets; says what the smallest is.
     """
-    counts = uniform_counts(subject.groups, options.prune, options.alignment) | _named_counts(subject.groups, options)
+    ratios = {g.name: options.prune for g in subject.groups} | _named_ratios(subject.groups, options)
     budgets = options.budgets()
-    fixed: dict[str, float] = {} if options.bits in ("auto", 32) else dict.fromkeys(subject.layers, int(options.bits))
     if not budgets and (_even(options) or not subject.groups or options.prune_layer):
-        return Decision(counts, fixed)
+        return _by_ratios(subject, ratios, options)
     return _Decider(subject, options).decide(budgets)
 
 
-def _named_counts(groups: Sequence[ChannelGroup], options: Options) -> dict[str, int]:
-    """Kept channels of the groups whose producers the user gave a ratio of their own.
+def _by_ratios(subject: Subject, ratios: Mapping[str, float], options: Options) -> Decision:
+    """Every group loses its ratio, every layer gets the same bits."""
+    bits: dict[str, float] = {} if options.bits in ("auto", 32) else dict.fromkeys(subject.layers, int(options.bits))
+    wanted = {g.name: left_by(g, ratios[g.name]) for g in subject.groups}
+    counts = {g.name: aligned(g, wanted[g.name], options.alignment) for g in subject.groups}
+    whole = [g for g in subject.groups if counts[g.name] == g.channels]
+    why = {
+        g.name: why_whole(g, wanted[g.name], options.alignment) if ratios[g.name] else "no ratio was asked for it"
+        for g in whole
+    }
+    return Decision(counts, bits, why)
+
+
+def _named_ratios(groups: Sequence[ChannelGroup], options: Options) -> dict[str, float]:
+    """Ratios of the groups whose producers the user gave one of their own.
 
     Raises:
         RequestError: a name is nowhere.
     """
-    counts: dict[str, int] = {}
+    ratios: dict[str, float] = {}
     for pattern, ratio in options.prune_layer.items():
         named = tuple(g for g in groups if any(matches(name, (pattern,)) for name in (g.name, *g.producers)))
         if not named and groups:
             raise RequestError(
                 f"--prune-layer {pattern}: no layer of this name writes channels that can go; see onnx-udfc inspect"
             )
-        counts |= uniform_counts(named, ratio, options.alignment)
-    return counts
+        ratios |= {group.name: ratio for group in named}
+    return ratios
 
 
 def _even(options: Options) -> bool:
@@ -118,12 +147,7 @@ class _Decider:
         if self.options.prune > 0 and self.subject.groups:
             goal = float(self.size.macs(self._counted(self._ratio(self.options.prune))))
             demands.append(Demand("macs", goal, self._macs_meter()[0]))
-        decision = self._solved(demands)
-        for key in ("bytes", "latency"):
-            asked = next((d for d in demands if d.key == key), None)
-            if asked is not None:
-                decision = self._corrected(decision, demands, asked)
-        return decision
+        return self._decision(self._corrected(demands))
 
     def _levels(self, align: Align) -> Levels:
         rows = group_levels(self.subject.groups, self.subject.removals, align)
@@ -166,9 +190,9 @@ class _Decider:
         times = latency_table(self.subject.network, self.subject.channels, self.size, threads)
         return (lambda v: times.ratio(v[..., : self.split])), 1.0
 
-    def _solved(self, demands: Sequence[Demand]) -> Decision:
+    def _solved(self, demands: Sequence[Demand]) -> Double:
         if _even(self.options) and not self.free:
-            return self._decision(self._uniform(demands))
+            return self._uniform(demands)
         try:
             chosen = solve(self.table, demands)
         except UnreachableError as error:
@@ -180,7 +204,7 @@ class _Decider:
         values = self._filled(self.table.at(chosen), demands)
         if not self.free:
             values = self._not_worse(values, demands)
-        return self._decision(values)
+        return values
 
     def _filled(self, values: Double, demands: Sequence[Demand]) -> Double:
         """Use up what alignment left over, where the user did not ask for a multiple."""
@@ -224,7 +248,7 @@ class _Decider:
 
     def _ratio(self, ratio: float) -> dict[str, int]:
         free = [(g, self.streams or g.kind != "stream") for g in self.subject.groups]
-        left = [(g, max(1, g.channels - round(g.channels * ratio)) if f else g.channels) for g, f in free]
+        left = [(g, max(1, left_by(g, ratio)) if f else g.channels) for g, f in free]
         align = self.options.alignment
         align = finest(align) if self.options.budget else align  # meet it closely
         return {g.name: aligned(g, n, align) for g, n in left}
@@ -241,36 +265,58 @@ class _Decider:
                 strict=True,
             )
         )
-        return Decision(counts, {name: b for name, b in bits.items() if b != 32})
+        whole = [g for g in self.subject.groups if counts[g.name] == g.channels]
+        why = {g.name: self._why_whole(g) for g in whole}
+        return Decision(counts, {name: b for name, b in bits.items() if b != 32}, why)
 
-    def _corrected(self, decision: Decision, demands: list[Demand], asked: Demand) -> Decision:
-        """Solve again with the limit moved by as much as the truth is off; the best that fits wins."""
-        low, high = _WITHIN[asked.key]
-        best: tuple[float, Decision] | None = None
-        limit, at = asked.limit, demands.index(asked)
-        for _ in range(CORRECTIONS):
-            true = self._true(asked.key, decision)
-            if true <= high * asked.limit and (best is None or true > best[0]):
-                best = (true, decision)
-            if low * asked.limit <= true <= high * asked.limit:
+    def _why_whole(self, group: ChannelGroup) -> str:
+        if not self.streams and group.kind == "stream":
+            return "a residual stream goes only where nothing else meets the limits; --prune-stream on prunes it, too"
+        if len(allowed_counts(group, self.options.alignment)) == 1:
+            return why_whole(group, 1, self.options.alignment)
+        return "what was asked for is reached without it"
+
+    def _corrected(self, demands: Sequence[Demand]) -> Double:
+        """Values (V,) that meet the limits in truth, too.
+
+        Where a prediction is off, its limit is moved by as much. All limits are looked at in every round, since what
+        one of them moves, moves the others.
+        """
+        asked, moved = [d for d in demands if d.key in _WITHIN], list(demands)
+        values = self._solved(moved)
+        best: tuple[float, Double] | None = None
+        for _ in range(CORRECTIONS if asked else 0):
+            true = self._true([d.key for d in asked], values)
+            used = [true[d.key] / d.limit for d in asked]
+            fits = all(share <= _WITHIN[d.key][1] for d, share in zip(asked, used, strict=True))
+            if fits and (best is None or max(used) > best[0]):
+                best = (max(used), values)
+            if fits and any(share >= _WITHIN[d.key][0] for d, share in zip(asked, used, strict=True)):
                 break
-            limit *= asked.limit / true * (low + high) / 2
-            demands[at] = replace(asked, limit=limit)
+            moved = [_moved(d, float(d.size(values)), true[d.key]) if d in asked else d for d in demands]
             try:
-                decision = self._solved(demands)
+                again = self._solved(moved)
             except RequestError:
                 break
-        if best is None:
-            raise self._impossible(asked, true)
-        return best[1]
+            if np.array_equal(again, values):
+                break
+            values = again
+        if asked and best is None:
+            worst = int(np.argmax(used))
+            raise self._impossible(asked[worst], true[asked[worst].key])
+        return values if best is None else best[1]
 
-    def _true(self, key: str, decision: Decision) -> float:
-        """What really comes out: the size of the file in bytes, or the ratio of latencies."""
+    def _true(self, keys: Sequence[str], values: Double) -> dict[str, float]:
+        """What really comes out: the size of the file in bytes, the ratio of latencies."""
+        decision = self._decision(values)
         keep = keep_sets(self.subject.groups, self.subject.removals, decision.counts)
         small = prune(self.subject.network, self.subject.channels, keep).network
-        if key == "latency":
-            return measured_ratio(self.subject.network, small, self.options.threads or 1)
-        return float(written_bytes(with_biases(small), decision.bits, self.options))
+        found = {}
+        if "bytes" in keys:
+            found["bytes"] = float(written_bytes(with_biases(small), decision.bits, self.options))
+        if "latency" in keys:
+            found["latency"] = measured_ratio(self.subject.network, small, self.options.threads or 1)
+        return found
 
     def _impossible(self, demand: Demand, least: float) -> RequestError:
         asked = self.options.budget.get(demand.key, f"{demand.limit:g}")
@@ -284,6 +330,11 @@ class _Decider:
         return RequestError(
             f"--budget {demand.key}={asked}: the smallest that can be reached is {_up(least / whole)}{amount}{hint}"
         )
+
+
+def _moved(asked: Demand, predicted: float, true: float) -> Demand:
+    """A limit on the prediction under which the truth meets what was asked for."""
+    return replace(asked, limit=asked.limit * sum(_WITHIN[asked.key]) / 2 * predicted / max(true, 1e-30))
 
 
 def _up(share: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.channels.groups import ChannelGroup, Channels
-from onnx_udfc.decide.allocate import keep_sets
+from onnx_udfc.decide.allocate import allowed_counts, keep_sets
 from onnx_udfc.decide.counts_and_bits import Subject, decide
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
-from onnx_udfc.numerics.elimination import CRITERIA, MEASURED, Removal, removal_by_score
+from onnx_udfc.numerics.elimination import CRITERIA, MEASURED, Removal, removal_by_score, shares_by_score
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options import Options
 from onnx_udfc.repair.absorb import producer_of
@@ -29,12 +30,14 @@ class Plan:
     Attributes:
         keep: group name → sorted channels that stay, for the groups that lose some.
         bits: layer name → weight bits, for the layers that are quantized.
-        reasons: group name → why it stays whole.
+        why: group name → why it stays whole, in words for the user.
+        warnings: what was asked for and is not done at all, in words for the user.
     """
 
     keep: Mapping[str, NDArray[np.int64]]
     bits: Mapping[str, float]
-    reasons: Mapping[str, str]
+    why: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 def prunable(channels: Channels, options: Options) -> tuple[ChannelGroup, ...]:
@@ -54,7 +57,8 @@ def removals(
         network: the original.
         groups: to be ordered.
         options: `select` and `method` are read.
-        measured: orders from moments, where there are any; a group that has none is ordered by its weights.
+        measured: orders from moments, where there are any; a group that has none is ordered by its weights, and
+            priced in the same unit.
 
     Raises:
         RequestError: the criterion is unknown, or needs moments that the method does not have.
@@ -64,16 +68,17 @@ def removals(
         raise RequestError(f"--select {name}: must be one of {', '.join([*CRITERIA, *MEASURED])}")
     if name in MEASURED and not METHODS[options.method].measured:
         raise RequestError(f"--select {name} needs --method moments, which runs the network; or take --select l2")
-    score = CRITERIA["l2" if name in MEASURED else name]
-    return {
-        g.name: measured[g.name] if name in MEASURED and g.name in measured else _by_weights(network, g, score)
-        for g in groups
-    }
+    if name not in MEASURED:
+        return {g.name: removal_by_score(_score(network, g, name)) for g in groups}
+    multiply = not measured or any(removal.shares for removal in measured.values())
+    left = {g.name: g for g in groups if g.name not in measured}
+    priced = {name: shares_by_score(_score(network, g, "l2"), multiply) for name, g in left.items()}
+    return {g.name: measured.get(g.name) or priced[g.name] for g in groups}
 
 
-def _by_weights(network: Network, group: ChannelGroup, score: object) -> Removal:
-    assert callable(score)
-    return removal_by_score(score(producer_of(network, group)))
+def _score(network: Network, group: ChannelGroup, criterion: str) -> NDArray[np.float64]:
+    """(C,) score of each channel by its weights."""
+    return CRITERIA[criterion](producer_of(network, group))
 
 
 def make_plan(
@@ -102,17 +107,39 @@ def make_plan(
     layers = tuple(name for name in network.layers if not skipped(name, options))
     decision = decide(Subject(network, channels, groups, orders, layers, rounding or {}, file_bytes), options)
     keep = keep_sets(groups, orders, decision.counts)
-    reasons = {g.name: _why_whole(g, options) for g in channels.groups if len(keep.get(g.name, ())) in (0, g.channels)}
     keep = {name: kept for name, kept in keep.items() if len(kept) < channels[name].channels}
-    return Plan(keep, decision.bits, reasons)
+    why = {g.name: _why_not_asked(options) for g in channels.groups} | dict(decision.why)
+    warnings = (*_too_narrow(groups, options), *_nothing_done(layers, keep, why, options))
+    return Plan(keep, decision.bits, {name: why[name] for name in why if name not in keep}, warnings)
 
 
-def _why_whole(group: ChannelGroup, options: Options) -> str:
+def _why_not_asked(options: Options) -> str:
+    """Why a group is not among the prunable ones: see `prunable`."""
     if not options.prunes:
         return "nothing was to be pruned"
-    if group.kind == "stream" and options.prune_stream != "on":
-        return "a residual stream costs more than it saves; --prune-stream on prunes it, too"
-    return f"{group.channels} channels are too few to lose any"
+    return "residual streams stay whole unless --prune-stream on asks for them"
+
+
+def _too_narrow(groups: tuple[ChannelGroup, ...], options: Options) -> tuple[str, ...]:
+    """Groups that the multiple asked for does not fit into twice, or once and a bit."""
+    if not isinstance(options.align, int):
+        return ()
+    count = sum(len(allowed_counts(g, options.align)) == 1 for g in groups if g.channels > 1)
+    text = f"--align {options.align}: {count} of {len(groups)} groups are too narrow for it and stay whole"
+    return (text,) if count else ()
+
+
+def _nothing_done(
+    layers: tuple[str, ...], keep: Mapping[str, object], why: Mapping[str, str], options: Options
+) -> tuple[str, ...]:
+    """What was asked for and could not be done in any layer."""
+    found = []
+    if options.prunes and not keep and (options.prune or options.prune_layer):
+        reason, _ = Counter(why.values()).most_common(1)[0] if why else ("no channels can go", 0)
+        found.append(f"nothing was pruned: {reason} (onnx-udfc inspect shows each layer)")
+    if options.bits != FLOAT and not layers:
+        found.append("nothing was quantized: no layer has float weights that may change (onnx-udfc inspect shows each)")
+    return tuple(found)
 
 
 def skipped(name: str, options: Options) -> bool:

@@ -104,6 +104,20 @@ def removal_by_score(score: Double) -> Removal:
     return Removal(order, cost)
 
 
+def shares_by_score(score: Double, multiply: bool) -> Removal:
+    """Order of removal by rising score (C,), priced in the unit of measured costs.
+
+    A channel costs its part of the squared scores of all: what its removal would take of the variance if channels were
+    independent and equally read, and nothing took over. That is rather more than would be measured.
+
+    Args:
+        score: of every channel.
+        multiply: as `Removal.shares`; to be the same as that of the measured ones.
+    """
+    plain = removal_by_score(score)
+    return Removal(plain.order, plain.cost / max(float(np.square(score).sum()), 1e-30), multiply)
+
+
 def eliminate(consumers: list[ConsumerInput], channels: int, ridge: float) -> Removal:
     """Backward elimination of all channels from all consumers at once; costs of the consumers add up.
 

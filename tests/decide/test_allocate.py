@@ -7,14 +7,16 @@ import pytest
 
 from onnx_udfc.channels.groups import ChannelGroup
 from onnx_udfc.decide.allocate import (
+    Align,
     aligned,
     allowed_counts,
     as_one_of_many,
     damage_of,
     group_levels,
     keep_sets,
+    left_by,
     steps_of,
-    uniform_counts,
+    why_whole,
 )
 from onnx_udfc.numerics.elimination import Removal
 
@@ -41,12 +43,19 @@ def removal(cost: list[float]) -> Removal:
         (64, 37, "integer", 36),
         (16, 7, "integer", 8),
         (6, 5, "integer", 4),
-        (3, 2, "integer", 1),
+        (3, 2, "integer", 3),  # integer kernels take four: no multiple fits
         (20, 1, 8, 8),
-        (6, 1, 8, 1),  # no multiple fits
+        (6, 1, 8, 6),  # no multiple fits
+        (24, 22, 32, 24),
+        (24, 2, 25, 24),
+        (24, 22, 24, 24),
+        (24, 22, 16, 24),  # all 24 are nearer than 16
+        (24, 19, 16, 16),
+        (96, 80, 64, 64),  # as near as 96: the lower
+        (30, 28, 8, 30),
     ],
 )
-def test_aligned(channels: int, count: int, align: int, kept: int) -> None:
+def test_aligned(channels: int, count: int, align: Align, kept: int) -> None:
     assert aligned(group(channels), count, align) == kept
 
 
@@ -58,7 +67,7 @@ def test_allowed_counts_are_fixed_points_and_hold_every_uniform_count(channels: 
     assert (np.diff(counts) < 0).all()
     assert counts[-1] >= 1
     for ratio in (0.1, 0.3, 0.5, 0.9):
-        assert uniform_counts((group(channels),), ratio, align)["g"] in counts
+        assert aligned(group(channels), left_by(group(channels), ratio), align) in counts
 
 
 def test_allowed_counts_keep_cells_equal() -> None:
@@ -107,3 +116,29 @@ def test_shares_of_the_variance_multiply_over_layers() -> None:
     assert damage_of(group(3), path, np.array([3.0, 2.0, 1.0])).tolist() == pytest.approx(
         [0, -np.log(0.8), -np.log(0.5)]
     )
+
+
+def test_no_alignment_takes_more_than_the_ratio_and_half_a_multiple() -> None:
+    for channels in range(2, 70):
+        for align in (1, 3, 8, 16, 31, 32, 64):
+            for ratio in (0.01, 0.1, 0.5, 0.9):
+                wanted = left_by(group(channels), ratio)
+                kept = aligned(group(channels), wanted, align)
+                assert kept == channels or kept % align == 0
+                assert kept > wanted - align
+                assert kept == channels or kept >= align
+
+
+@pytest.mark.parametrize(
+    ("channels", "wanted", "align", "words"),
+    [
+        (1, 1, "auto", ["single channel"]),
+        (8, 8, "auto", ["less than one of its 8"]),
+        (24, 22, 32, ["multiple of 32", "--align 32", "22", "all 24"]),
+        (3, 2, "integer", ["multiple of 4", "integer kernels"]),
+    ],
+)
+def test_the_reason_is_the_one_that_decided(channels: int, wanted: int, align: Align, words: list[str]) -> None:
+    assert aligned(group(channels), wanted, align) == channels
+    reason = why_whole(group(channels), wanted, align)
+    assert all(word in reason for word in words), reason

@@ -9,10 +9,13 @@ import pytest
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import prune
+from onnx_udfc.decide import counts_and_bits
 from onnx_udfc.decide.counts_and_bits import Subject, decide
 from onnx_udfc.decide.file_size import with_biases, written_bytes
 from onnx_udfc.decide.footprint import footprint
+from onnx_udfc.decide.latency_table import LatencyTable
 from onnx_udfc.errors import RequestError
+from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import Removal
 from onnx_udfc.options import Options
 from tests.decide.test_file_size import WIDE
@@ -127,3 +130,45 @@ def test_named_layers_have_their_own_ratio_and_the_last_match_counts(subject: Su
     assert decide(renamed, asked).counts == {odd.name: first.channels // 2, second.name: second.channels}
     with pytest.raises(RequestError, match="--prune-layer nowhere: no layer"):
         decide(subject, Options(prune_layer={"nowhere": 0.5}))
+
+
+def test_both_budgets_hold_in_truth_where_meeting_one_moves_the_other(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes are a third more than predicted once the second group is small, which only the latency makes it."""
+
+    def widths(network: Network) -> tuple[int, int]:
+        first, second, _ = network.layers.values()
+        return first.out_channels, second.out_channels
+
+    def written(network: Network, _bits: object, _options: object) -> float:
+        first, second = widths(network)
+        parameters = first * 27 + first * second * 9 + second * 10
+        return 4 * parameters * (1.33 if second < 45 else 1.0)
+
+    def ratio(_original: Network, small: Network, _threads: int) -> float:
+        return widths(small)[1] / 96
+
+    table = LatencyTable(footprint(subject.network, subject.channels, subject.groups), np.zeros((3, 4)), 1.0)
+    monkeypatch.setattr(LatencyTable, "ratio", lambda self, kept: 0.8 * kept[..., 1] / 96 + 0 * len(self.terms))
+    monkeypatch.setattr(counts_and_bits, "latency_table", lambda *_: table)
+    monkeypatch.setattr(counts_and_bits, "measured_ratio", ratio)
+    monkeypatch.setattr(counts_and_bits, "written_bytes", written)
+    whole = replace(subject, bytes=4 * (64 * 27 + 64 * 96 * 9 + 960))
+    counts = decide(whole, Options(budget={"bytes": "0.5", "latency": "0.41"}, align=1)).counts
+    first, second = (counts[g.name] for g in subject.groups)
+    assert second / 96 <= 0.41 * 1.03
+    assert 4 * (first * 27 + first * second * 9 + second * 10) * 1.33 <= 0.5 * whole.bytes
+
+
+def test_why_a_group_is_whole_is_what_decided(subject: Subject) -> None:
+    first, second = subject.groups
+    even = decide(subject, Options(prune=0.1, allocate="uniform", align=96))
+    assert dict(even.counts) == {first.name: 64, second.name: 96}
+    assert "multiple of 96" in even.why[first.name]
+    named = decide(subject, Options(prune_layer={first.name: 0.5}))
+    assert set(named.why) == {second.name}
+    assert named.why[second.name] == "no ratio was asked for it"
+    free = decide(subject, Options(prune=0.02, allocate="global"))
+    assert free.counts[first.name] == 64
+    assert free.why[first.name] == "what was asked for is reached without it"

@@ -1,0 +1,62 @@
+"""The plan: prices of groups in one unit, and what is said about what stays whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_udfc import compress
+from onnx_udfc.channels.groups import find_groups
+from onnx_udfc.decide.allocate import damage_of
+from onnx_udfc.decide.plan import make_plan, prunable, removals
+from onnx_udfc.numerics.elimination import Removal
+from onnx_udfc.options import Options
+from tests.decide.test_file_size import WIDE
+from tests.normed_graphs import RESIDUAL, scaled_model
+from tests.small_graphs import small_network
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_what_was_not_measured_is_priced_as_what_was(shares: bool) -> None:
+    network = small_network(WIDE)
+    channels = find_groups(network)
+    first, second = channels.groups
+    measured = {first.name: Removal(np.arange(64), np.r_[np.full(63, 0.01), np.inf], shares)}
+    options = Options(prune=0.5)
+    orders = removals(network, channels.groups, options, measured)
+    assert orders[first.name] is measured[first.name]
+    assert orders[second.name].shares is shares
+    weights = np.square(network.layers[second.producers[0]].matrix()[0]).sum(1)
+    part = np.sort(weights)[:48].sum() / weights.sum()  # of the variance, if nothing takes over
+    half = damage_of(second, orders[second.name], np.array([48.0]))[0]
+    assert half == pytest.approx(-np.log(1 - part) if shares else part, rel=1e-6)
+    for layer in network.layers.values():  # the unit does not hang on how large weights are
+        layer.set(layer.matrix() * 37, layer.bias)
+    again = removals(network, channels.groups, options, measured)
+    np.testing.assert_allclose(again[second.name].cost, orders[second.name].cost, rtol=1e-5)
+
+
+def test_streams_that_nobody_asked_for_say_so() -> None:
+    network = small_network(RESIDUAL)
+    channels = find_groups(network)
+    stream = next(g for g in channels.groups if g.kind == "stream")
+    options = Options(prune=0.5, method="none")
+    groups = prunable(channels, options)
+    plan = make_plan(network, channels, groups, removals(network, groups, options, {}), options)
+    assert set(plan.why) == {g.name for g in channels.groups} - set(plan.keep)
+    assert "--prune-stream on" in plan.why[stream.name]
+
+
+def test_a_ratio_or_multiple_that_removes_nothing_is_said() -> None:
+    report = compress(scaled_model(RESIDUAL), Options(prune=0.1, align=64, method="none")).report
+    assert all(g.kept == g.channels for g in report.groups)
+    assert any(w.startswith("nothing was pruned: ") for w in report.warnings)
+    assert any("--align 64" in w and "too narrow" in w for w in report.warnings)
+
+
+def test_a_network_without_anything_to_compress_says_so() -> None:
+    model = scaled_model("g (float[N,3,4,4] x) => (float[N,3,4,4] y) { y = Relu(x) }")
+    warnings = compress(model, prune=0.5, bits=8).report.warnings
+    assert any(w.startswith("nothing was pruned: no channels can go") for w in warnings)
+    assert any(w.startswith("nothing was quantized: ") for w in warnings)
+    assert not any(w.startswith("nothing was") for w in compress(model).report.warnings)
