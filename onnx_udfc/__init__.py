@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from onnx_udfc.pipeline import Result, compress
 
 __all__ = ["Options", "Result", "compress"]
+
+# onnxruntime reads it when it is imported; without it a device id and a database of events go into the home folder
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 class _Package(ModuleType):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,26 @@ class Result:
     model: onnx.ModelProto
     report: Report
 
-    def save(self, path: str | Path) -> None:
-        """Write the model; the file appears whole or not at all."""
-        save(self.model, path)
+    def save(
+        self,
+        path: str | Path,
+        texts: Mapping[str, str] | None = None,
+        moving: AbstractContextManager[None] | None = None,
+    ) -> list[str]:
+        """Write the model, and texts that appear only with it; each file appears whole or not at all.
+
+        Args:
+            path: of the model.
+            texts: path → content of other files, reports for one.
+            moving: entered while finished files are moved into place.
+
+        Returns:
+            What could not be moved into place after the model was; one line for each.
+
+        Raises:
+            UdfcError: nothing was written.
+        """
+        return save(self.model, path, texts, moving)
 
 
 @dataclass

@@ -23,8 +23,10 @@ import onnx
 from onnx_udfc.errors import UdfcError
 from onnx_udfc.evaluate.report import Report
 from onnx_udfc.inputs.image_files import Labelled
+from onnx_udfc.interrupts import serve_parent
 from onnx_udfc.model.files import save
 from onnx_udfc.options import Options
+from onnx_udfc.outputs import write_text
 from onnx_udfc.pipeline import Original, compress, read_original
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime.machine import cores
@@ -90,9 +92,9 @@ def sweep(
     rows = tuple(_finished(folder, task) or _failed(folder, task) for task in tasks)
     accuracy = None if labelled is None else accuracy_of(content, labelled)
     table = SweepTable(Path(source).name if isinstance(source, str | Path) else "model", rows, accuracy)
-    _write(folder / "sweep.csv", table.to_csv())
-    _write(folder / "sweep.json", json.dumps(table.to_dict(), indent=2, allow_nan=False) + "\n")
-    _write(folder / "sweep.html", table.to_html())
+    write_text(folder / "sweep.csv", table.to_csv())
+    write_text(folder / "sweep.json", json.dumps(table.to_dict(), indent=2, allow_nan=False) + "\n")
+    write_text(folder / "sweep.html", table.to_html())
     told.done()
     return table
 
@@ -133,7 +135,7 @@ def _run_all(
     threads = max(1, cores() // jobs)
     shared = [replace(t, options=replace(t.options, threads=t.options.threads or threads)) for t in tasks]
     context = multiprocessing.get_context("spawn")  # a fork would copy onnxruntime's threads in mid-step
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=serve_parent) as pool:
         futures = [pool.submit(_work_through, content, folder, shared[i::jobs], labelled) for i in range(jobs)]
         for name in _progress(folder, shared, futures):
             told.advance(1, name)
@@ -185,7 +187,7 @@ def _work(content: bytes | str, folder: Path, task: Task, original: Original, la
         row = replace(row, error=str(error))
     row = replace(row, seconds=round(time.perf_counter() - start, 2))
     record = {"key": task.key, "row": {name: getattr(row, name) for name in row.__dataclass_fields__}}
-    _write(folder / f"{task.name}.json", json.dumps(record, indent=2) + "\n")
+    write_text(folder / f"{task.name}.json", json.dumps(record, indent=2) + "\n")
 
 
 def _filled(row: SweepRow, report: Report) -> SweepRow:
@@ -245,10 +247,3 @@ def accuracy_of(model: Source, labelled: Labelled) -> float:
     answers = np.concatenate(found)
     assert images.labels is not None
     return float((answers == images.labels[: len(answers)]).mean())
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)

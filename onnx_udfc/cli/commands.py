@@ -5,23 +5,23 @@ Imports that cost time are made inside the commands, so that --help is quick.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import signal
+import itertools
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from onnx_udfc.cli import options as opts
+from onnx_udfc.cli.streams import put, put_json, say, settle
 from onnx_udfc.errors import RequestError, UdfcError
+from onnx_udfc.interrupts import INTERRUPTED, Interrupts
 from onnx_udfc.options import TASKS
+from onnx_udfc.outputs import check_writable, same_file
 from onnx_udfc.runtime.machine import prepare_process
 
-INTERRUPTED = 130
 REPORT_SUFFIXES = (".json", ".html")
 
 
@@ -56,11 +56,13 @@ def compress(ctx: click.Context, /, **given: Any) -> None:
         click.echo(opts.as_toml(options))
         return
     source, out = _required(given["source"], "IN"), _required(given["out"], "OUT")
-    _check_paths(Path(source), Path(out), reports, given["overwrite_input"])
-    _compress(source, Path(out), options, reports, _quiet(given, config), _as_json(given, config))
+    _check_paths(source, out, reports, given["overwrite_input"])
+    _compress(ctx, source, out, options, reports, _quiet(given, config), _as_json(given, config))
 
 
-def _compress(source: str, out: Path, options: Any, reports: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+def _compress(
+    ctx: click.Context, source: str, out: str, options: Any, reports: tuple[str, ...], quiet: bool, as_json: bool
+) -> None:
     from dataclasses import replace
 
     from onnx_udfc.cli.progress import Shown
@@ -70,14 +72,27 @@ def _compress(source: str, out: Path, options: Any, reports: tuple[str, ...], qu
         options = replace(options, attribution=True)
     with Shown(quiet or as_json, options.verbose) as callbacks:
         result = run(source, options, callbacks)
-        with _reports(result.report, reports):
-            result.save(out)
+        texts = {path: _rendered(result.report, Path(path).suffix) for path in reports}
+        shown = "" if quiet else _summary(result.report, out)
+        failed = result.save(out, texts, _interrupts(ctx).moving(f"{out} was already written"))
+    # OUT is there: whatever fails from here on is said, and changes nothing
+    for line in failed:
+        say(f"warning: {line}")
     if as_json:
-        click.echo(result.report.to_json())
-    elif not quiet:
-        from onnx_udfc.cli.text import show, summary
+        put_json(result.report.to_dict(), needed=False)
+    else:
+        put(shown, needed=False)
 
-        show(summary(result.report, str(out)))
+
+def _summary(report: Any, out: str) -> str:
+    from onnx_udfc.cli.text import rendered, summary
+
+    return rendered(summary(report, out))
+
+
+def _interrupts(ctx: click.Context) -> Interrupts:
+    """Those of this process; of a call inside another program, ones that do nothing."""
+    return ctx.find_object(Interrupts) or Interrupts()
 
 
 @app.command()
@@ -92,11 +107,11 @@ def inspect(source: str, **given: Any) -> None:
     with Muted():
         found = inspect_model(source, given["skip"])
     if given["as_json"]:
-        _echo_json(found.to_dict())
+        put_json(found.to_dict())
     elif not given["quiet"]:
-        from onnx_udfc.cli.text import inspection, show
+        from onnx_udfc.cli.text import inspection, rendered
 
-        show(inspection(found))
+        put(rendered(inspection(found)))
 
 
 @app.command()
@@ -137,11 +152,11 @@ def validate(original: str, compressed: str, **given: Any) -> None:
             callbacks=callbacks,
         )
     if given["as_json"]:
-        _echo_json(found.to_dict())
+        put_json(found.to_dict())
     elif not given["quiet"]:
-        from onnx_udfc.cli.text import show, validation
+        from onnx_udfc.cli.text import rendered, validation
 
-        show(validation(found))
+        put(rendered(validation(found)))
     check_requirements(requirements, {r.key: found.measured(r.key) for r in requirements})
 
 
@@ -173,14 +188,15 @@ def sweep(ctx: click.Context, /, source: str, directory: str, jobs: int | None, 
     jobs = jobs or fitting_jobs(Path(source).stat().st_size if Path(source).is_file() else 0)
     images = given["labelled"]
     labelled = Labelled(images, given["labels"], opts.preprocessing(given)) if images else None
+    _interrupts(ctx).told(f"what was finished is in {directory}, and the same command goes on from there")
     with Shown(given["quiet"] or given["as_json"], given["verbose"]) as callbacks:
         table = run(source, Path(directory), grid, options, jobs, labelled, callbacks)
     if given["as_json"]:
-        _echo_json(table.to_dict())
+        put_json(table.to_dict(), needed=False)
     elif not given["quiet"]:
-        from onnx_udfc.cli.text import show, swept
+        from onnx_udfc.cli.text import rendered, swept
 
-        show(swept(table))
+        put(rendered(swept(table)), needed=False)
 
 
 def _required(value: str | None, name: str) -> str:
@@ -197,35 +213,28 @@ def _as_json(given: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     return bool(given["as_json"] or config.get("json"))
 
 
-def _check_paths(source: Path, out: Path, reports: tuple[str, ...], overwrite: bool) -> None:
-    """Refuse now what would fail after minutes of work."""
-    if out.is_dir():
-        raise RequestError(f"{out}: is a folder; name a file, e.g. {out / source.name}")
-    if not overwrite and out.exists() and source.exists() and out.samefile(source):
+def _check_paths(source: str, out: str, reports: tuple[str, ...], overwrite: bool) -> None:
+    """Refuse now what would fail after minutes of work, or destroy what is read.
+
+    Raises:
+        RequestError: One line that says what to change.
+    """
+    if out == "-":
+        raise RequestError("-: results are files, not standard output; name OUT, or ./- for a file of that name")
+    if not overwrite and same_file(source, out):
         raise RequestError(
             f"{out}: OUT is IN, and compression cannot be undone; name another, or add --overwrite-input"
         )
-    for path in (out, *map(Path, reports)):
-        if not path.parent.is_dir():
-            raise RequestError(f"{path}: there is no folder {path.parent}; create it first")
     for report in reports:
         if Path(report).suffix not in REPORT_SUFFIXES:
             raise RequestError(f"--report {report}: the name must end in .json or .html")
-
-
-@contextlib.contextmanager
-def _reports(report: Any, paths: tuple[str, ...]) -> Iterator[None]:
-    """Write the reports, but let them appear only after what happens inside has succeeded."""
-    parts = [(Path(path + ".part"), Path(path)) for path in paths]
-    try:
-        for part, path in parts:
-            part.write_text(_rendered(report, path.suffix), encoding="utf-8")
-        yield
-        for part, path in parts:
-            part.replace(path)
-    finally:
-        for part, _ in parts:
-            part.unlink(missing_ok=True)
+        if same_file(report, source):
+            raise RequestError(f"--report {report}: is IN; name another file")
+    for first, second in itertools.combinations((out, *reports), 2):
+        if same_file(first, second):
+            raise RequestError(f"--report {second}: that file is named twice; name another")
+    for path in (out, *reports):
+        check_writable(path)
 
 
 def _rendered(report: Any, suffix: str) -> str:
@@ -234,15 +243,6 @@ def _rendered(report: Any, suffix: str) -> str:
 
         return to_html(report)
     return str(report.to_json()) + "\n"
-
-
-def _echo_json(value: Mapping[str, Any]) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _stop(_signum: int, _frame: object) -> None:
-    """Turn a request to terminate into the interrupt that cleans up."""
-    raise KeyboardInterrupt
 
 
 def run(call: Callable[[], object], debug: bool) -> int:
@@ -284,12 +284,12 @@ def _internal(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    click.echo(f"onnx-udfc: {line}", err=True)
+    say(message)
     return code
 
 
-def main() -> None:
-    """Run the command line and leave with its exit code."""
-    signal.signal(signal.SIGTERM, _stop)
-    sys.exit(run(lambda: app.main(standalone_mode=False), "--debug" in sys.argv))
+def launch(interrupts: Interrupts) -> None:
+    """Run the command line of this process and leave with its exit code."""
+    code = run(lambda: app.main(obj=interrupts, standalone_mode=False), "--debug" in sys.argv)
+    settle()
+    sys.exit(code)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from onnx_udfc.escapes import visible
 from onnx_udfc.progress import Callbacks, Silent
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+
+def _line(text: str) -> None:
+    """Write a line to standard error, if anybody takes it: nothing depends on it."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"{visible(text)}\n")
 
 
 class Lines:
@@ -18,16 +26,16 @@ class Lines:
 
     def stage(self, name: str, total: int | None) -> None:
         """Say which stage begins."""
-        sys.stderr.write(f"{name}\n" if total is None else f"{name} ({total})\n")
+        _line(name if total is None else f"{name} ({total})")
 
     def advance(self, n: int = 1, detail: str = "") -> None:
         """Write what was done, where it has a name."""
         if detail:
-            sys.stderr.write(f"  {detail}\n" if n == 1 else f"  {detail} ({n})\n")
+            _line(f"  {detail}" if n == 1 else f"  {detail} ({n})")
 
     def note(self, text: str) -> None:
         """Write a line."""
-        sys.stderr.write(f"  {text}\n")
+        _line(f"  {text}")
 
     def done(self) -> None:
         """Say nothing."""
@@ -49,14 +57,14 @@ class Bars:
     def advance(self, n: int = 1, detail: str = "") -> None:
         """Move the bar."""
         if self._task is not None:
-            self._progress.update(self._task, advance=n, detail=detail)
+            self._progress.update(self._task, advance=n, detail=visible(detail))
         if self._verbose and detail:
             self.note(f"  {detail}")
 
     def note(self, text: str) -> None:
         """Write a line above the bars, if asked for detail."""
         if self._verbose:
-            self._progress.console.print(text, markup=False, highlight=False)
+            self._progress.console.print(visible(text), markup=False, highlight=False)
 
     def done(self) -> None:
         """End the last stage."""
@@ -109,7 +117,8 @@ class Shown(Muted):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Clear the bars."""
         if self._progress is not None:
-            self._progress.stop()
+            with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+                self._progress.stop()
         super().__exit__(kind, error, at)
 
 

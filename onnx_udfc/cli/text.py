@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from onnx_udfc.escapes import visible_all
 from onnx_udfc.evaluate.report import SYNTHETIC_CAVEAT, GroupReport, LayerLoss, Report, SkipReport, ratio
 
 if TYPE_CHECKING:
@@ -22,14 +24,24 @@ _MOST_REASONS = 6
 _PIPE_WIDTH = 120
 
 
-def show(renderable: RenderableType) -> None:
-    """Print on standard output; colours only on a terminal, and not with NO_COLOR."""
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    Console(soft_wrap=False, highlight=False, width=width).print(renderable)
+def rendered(renderable: RenderableType) -> str:
+    """Return text for standard output; colours only on a terminal, and not with NO_COLOR."""
+    shown, terminal = io.StringIO(), sys.stdout.isatty()
+    Console(
+        file=shown,
+        force_terminal=terminal,
+        width=None if terminal else _PIPE_WIDTH,
+        soft_wrap=False,
+        highlight=False,
+        markup=False,  # names are text
+        emoji=False,
+    ).print(renderable)
+    return shown.getvalue()
 
 
 def summary(report: Report, written: str | None = None) -> RenderableType:
     """Return the closing summary of a compression."""
+    report, written = visible_all(report), visible_all(written)
     blank = Text()
     parts: list[RenderableType] = [_sizes(report), blank, Text(_fidelity(report))]
     parts += [_reasons(report.skips, report.groups)] if report.skips or _left(report.groups) else []
@@ -97,6 +109,7 @@ def _db(value: float | None) -> str:
 
 def inspection(found: Inspection) -> RenderableType:
     """Return groups, and the layers that cannot be pruned with their reasons."""
+    found = visible_all(found)
     s = found.size
     head = Text(f"{s.parameters:,} parameters, {s.macs:,} MACs, {s.bytes:,} bytes, opset {found.opset}")
     groups = _table("group", "channels", "kind", "written by", "read by", right=(1,))
@@ -117,6 +130,7 @@ def inspection(found: Inspection) -> RenderableType:
 
 def swept(result: SweepTable) -> RenderableType:
     """Return the settings of a sweep; those that nothing beats by bytes are marked."""
+    result = visible_all(result)
     front = set(result.front())
     table = _table("setting", "parameters", "MACs", "bytes", "SQNR dB", "same class", "accuracy", "", right=range(1, 7))
     for r in result.rows:
@@ -136,6 +150,7 @@ def _names(names: Sequence[str], most: int = 3) -> str:
 
 def validation(v: Validation) -> RenderableType:
     """Return everything that validate measured."""
+    v = visible_all(v)
     outputs = _table("output", "SQNR dB", "cosine", "largest difference", "same class", right=(1, 2, 3, 4))
     for o in v.outputs:
         same = "-" if o.agreement is None else f"{100 * o.agreement:.1f} %"

@@ -11,6 +11,7 @@ from html import escape
 from importlib import resources
 
 from onnx_udfc.command import command_line
+from onnx_udfc.escapes import visible_all
 from onnx_udfc.evaluate import svg
 from onnx_udfc.evaluate.report import SYNTHETIC_CAVEAT, LayerLoss, LayerReport, Report, ratio
 from onnx_udfc.version import Tool
@@ -21,6 +22,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 def to_html(report: Report, title: str = "onnx-udfc report") -> str:
     """Return the report as a page."""
+    report = visible_all(report)
     sections = (
         ("summary", "Summary", _summary(report)),
         ("layers", "Layers", _layers(report)),

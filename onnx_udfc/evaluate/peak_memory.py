@@ -9,13 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from onnx_udfc.outputs import child_process
+
+_LONGEST = 600  # seconds
+
 
 def peak_memory(model: Path, threads: int = 1) -> int | None:
     """Return the bytes that loading and running a model takes at its peak, or None where that cannot be known."""
     command = [sys.executable, "-m", "onnx_udfc.evaluate.peak_memory", str(model), str(threads)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
-        return int(done.stdout)
+        with child_process(command) as child:
+            return int(child.communicate(timeout=_LONGEST)[0])
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
 

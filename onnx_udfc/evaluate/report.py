@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from onnx_udfc.escapes import json_text
 from onnx_udfc.version import Tool
 
 MAX_DB = 200.0
@@ -199,7 +200,7 @@ class Report:
 
     def to_json(self) -> str:
         """Return the report as indented JSON."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        return json_text(self.to_dict())
 
     def measured(self, key: str) -> float | None:
         """Return the value that a requirement's key names; macs, params and bytes are ratios to the original's."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +17,9 @@ from onnx_udfc.model.external import resolve, write_external
 from onnx_udfc.model.names import unique_name
 from onnx_udfc.model.protos import copy_except, sort_nodes, tensor_bytes
 from onnx_udfc.model.upgrade import upgrade
+from onnx_udfc.outputs import destination, move, remove_stale, temporary_file, temporary_folder
 
 LARGEST_FILE = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB; the rest is for names and shapes
-STAGE = (".onnx-udfc.", ".tmp")  # how the names of temporary folders begin and end
-STALE = 24 * 3600  # seconds
 ROOMY = 1 << 30  # bytes of a model above which memory comes before speed
 
 
@@ -113,41 +109,54 @@ def _separate_names(graph: onnx.GraphProto) -> None:
         seen.update([node.name] if node.name else [])
 
 
-@contextmanager
-def stage(model: onnx.ModelProto, path: str | Path) -> Iterator[Path]:
-    """Writes the model into a temporary folder beside `path`; on leaving the block without an error it is moved there.
+def save(
+    model: onnx.ModelProto,
+    path: str | Path,
+    texts: Mapping[str, str] | None = None,
+    moving: AbstractContextManager[None] | None = None,
+) -> list[str]:
+    """Writes the model, all of it or nothing, and texts beside it that appear only with it.
 
-    A model of more than 2 GiB gets its weights in a file beside it, `<name>.data`. Whatever goes wrong in the block,
-    an interrupt too, the temporary folder is removed and an existing file at `path` is untouched.
+    A model of more than 2 GiB gets its weights in a file beside it, `<name>.data`. Everything is written under
+    temporary names first; whatever goes wrong there, an interrupt too, leaves nothing and changes nothing. Where
+    `path` is a symlink, what it leads to is replaced; a file that is replaced gives its permissions to the new one.
 
-    Yields:
-        The path of the temporary file, to be checked.
+    Args:
+        model: not changed.
+        path: of the file to write.
+        texts: path → content (UTF-8) of other files.
+        moving: entered while the finished files are moved into place.
+
+    Returns:
+        What could not be moved into place after the model was; one line for each.
 
     Raises:
-        ModelError: the folder does not exist or cannot be written to.
+        RequestError: a path is not that of a file.
+        ModelError: the file system refuses.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder; give the path of the file to write")
-    with _writing(path):
-        _remove_stale(path.parent)
-        folder = Path(tempfile.mkdtemp(prefix=STAGE[0], suffix=STAGE[1], dir=path.parent))
+    target = destination(path)
+    others = {text: destination(text) for text in texts or {}}
+    with _writing(target), ExitStack() as stack:
+        remove_stale(target.parent)
+        folder = stack.enter_context(temporary_folder(target.parent))
+        _write(model, folder / target.name)
+        written = {name: stack.enter_context(temporary_file(to.parent)) for name, to in others.items()}
+        for name, file in written.items():
+            with _writing(others[name]):
+                file.write_text((texts or {})[name], encoding="utf-8")
+        with moving or nullcontext():
+            for made in sorted(folder.iterdir(), key=lambda f: f.name == target.name):  # the weights first
+                move(made, target.with_name(made.name))
+            return [line for name, file in written.items() for line in _moved(file, others[name], name)]
+
+
+def _moved(written: Path, target: Path, name: str) -> list[str]:
+    """Moves a text into place; the line to say if that fails."""
     try:
-        with _writing(path):
-            _write(model, folder / path.name)
-        yield folder / path.name
-        with _writing(path):
-            for file in sorted(folder.iterdir(), key=lambda f: f.name == path.name):  # the weights first
-                file.replace(path.parent / file.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_stale(folder: Path) -> None:
-    """Removes what killed runs have left: a run has its folder only while it writes, so an old one belongs to none."""
-    for left in folder.glob("*".join(STAGE)):
-        if left.is_dir() and not left.is_symlink() and time.time() - left.stat().st_mtime > STALE:
-            shutil.rmtree(left, ignore_errors=True)
+        move(written, target)
+    except OSError as error:
+        return [f"{name} could not be written ({error.strerror})"]
+    return []
 
 
 @contextmanager
@@ -157,16 +166,6 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ModelError(f"{path} cannot be written ({error.strerror}); choose another folder or make room") from error
-
-
-def save(model: onnx.ModelProto, path: str | Path) -> None:
-    """Writes the model, all of it or nothing.
-
-    Raises:
-        ModelError: the folder does not exist or cannot be written to.
-    """
-    with stage(model, path):
-        pass
 
 
 def _write(model: onnx.ModelProto, path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx
 
 from onnx_udfc.errors import CheckError, ModelError
+from onnx_udfc.outputs import temporary_folder
 from onnx_udfc.runtime.sessions import loadable
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -132,8 +133,8 @@ def _optimized(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "optimized.onnx"
+    with temporary_folder(tempfile.gettempdir()) as folder:
+        written = folder / "optimized.onnx"
         options.optimized_model_filepath = str(written)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
         try:

@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from onnx_udfc.errors import ModelError, RequestError
 from onnx_udfc.model.files import is_large, model_bytes, save, serialized
+from onnx_udfc.outputs import temporary_folder
 
 Source = str | Path | bytes | onnx.ModelProto
 _PROVIDERS = {
@@ -115,8 +116,8 @@ def as_file(model: Source) -> Iterator[Path]:
     if isinstance(model, str | Path):
         yield Path(model)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with temporary_folder(tempfile.gettempdir()) as folder:
+        path = folder / "model.onnx"
         if isinstance(model, bytes):
             path.write_bytes(model)
         else:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -132,25 +133,56 @@ def test_what_a_killed_run_left_goes_when_it_is_old(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_error_while_checking_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
-    out = tmp_path / "out.onnx"
+def test_an_error_before_the_move_leaves_the_old_files(tmp_path: Path, error: type[BaseException]) -> None:
+    out, report = tmp_path / "out.onnx", tmp_path / "report.json"
     out.write_bytes(b"old")
+    report.write_bytes(b"older")
 
-    def fail() -> None:
-        with model_io.stage(small_model(), out) as staged:
-            assert onnx.load(staged) == small_model()
-            raise error
+    @contextlib.contextmanager
+    def failing() -> Iterator[None]:
+        (staged,) = tmp_path.glob(".onnx-udfc.*.tmp/out.onnx")
+        assert onnx.load(staged) == small_model()
+        raise error
+        yield
 
     with pytest.raises(error):
-        fail()
-    assert out.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [out]
+        model_io.save(small_model(), out, {str(report): "{}"}, failing())
+    assert (out.read_bytes(), report.read_bytes()) == (b"old", b"older")
+    assert sorted(tmp_path.iterdir()) == [out, report]
+
+
+def test_texts_appear_with_the_model_and_what_fails_after_it_is_said(tmp_path: Path) -> None:
+    out, report, late = (tmp_path / name for name in ("out.onnx", "report.json", "late.html"))
+
+    @contextlib.contextmanager
+    def meanwhile() -> Iterator[None]:
+        late.mkdir()
+        yield
+
+    failed = model_io.save(small_model(), out, {str(report): "{}", str(late): "<p>"}, meanwhile())
+    assert onnx.load(out) == small_model()
+    assert report.read_text() == "{}"
+    assert failed == [f"{late} could not be written (Is a directory)"]
+    assert sorted(tmp_path.iterdir()) == [late, out, report]
+
+
+def test_a_link_is_kept_and_permissions_stay(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    real, link = tmp_path / "store" / "real.onnx", tmp_path / "link.onnx"
+    real.write_bytes(b"old")
+    real.chmod(0o600)
+    link.symlink_to(Path("store") / "real.onnx")
+    model_io.save(small_model(), link)
+    assert link.is_symlink()
+    assert onnx.load(real) == small_model()
+    assert real.stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in (tmp_path / "store").iterdir()] == ["real.onnx"]
 
 
 def test_save_where_it_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be written"):
+    with pytest.raises(UdfcError, match="there is no folder"):
         model_io.save(small_model(), tmp_path / "none" / "out.onnx")
-    with pytest.raises(ModelError, match="is a folder"):
+    with pytest.raises(UdfcError, match="is a folder"):
         model_io.save(small_model(), tmp_path)
 
 
