@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "onnx_udfc"
-ANYWHERE = {"errors", "progress", "version", "options", "goals", "command"}
+ANYWHERE = {"errors", "progress", "version", "options", "goals", "command", "escapes", "interrupts", "outputs"}
 ALLOWED = {
     "numerics": set[str](),
     "model": {"numerics"},
