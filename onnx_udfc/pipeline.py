@@ -19,16 +19,19 @@ from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, sk
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Placement, check_activations, emit
+from onnx_udfc.errors import RequestError
 from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result
 from onnx_udfc.evaluate.report import Report
 from onnx_udfc.goals import check_requirements
 from onnx_udfc.inputs.classes import balanced_inputs, shows_classes
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, make_inputs
 from onnx_udfc.integers import equalized, placed, ranges
-from onnx_udfc.model.files import LoadedModel, load, save
+from onnx_udfc.model.external import whole
+from onnx_udfc.model.files import LoadedModel, load, save, weight_files
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options import Options
+from onnx_udfc.outputs import same_file
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.repair.absorb import absorb_copies
 from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
@@ -68,6 +71,22 @@ class Result:
             UdfcError: nothing was written.
         """
         return save(self.model, path, texts, moving)
+
+
+def check_out(source: str | Path, out: str | Path) -> None:
+    """Refuse an OUT that would take the place of what IN is made of.
+
+    Raises:
+        UdfcError: it holds weights of IN, or IN cannot be read.
+    """
+    places = [Path(out), Path(f"{out}.data")]  # the second is where the weights of a model above 2 GiB go
+    if not any(place.exists() for place in places) or same_file(source, out):
+        return
+    for weights in weight_files(source):
+        if any(same_file(weights, place) for place in places):
+            raise RequestError(
+                f"{out}: writing it would replace {weights.name}, which holds weights of IN; name another"
+            )
 
 
 @dataclass
@@ -130,6 +149,7 @@ def compress(
     callbacks: Callbacks | None = None,
     *,
     original: Original | None = None,
+    base: str | Path | None = None,
     prune: float | None = None,
     bits: int | None = None,
     activations: int | None = None,
@@ -145,6 +165,7 @@ def compress(
         options: what is asked for; the keywords below replace its fields of the same names.
         callbacks: told of every stage.
         original: the same source, read before; its trace is shared between compressions.
+        base: folder of the external data of a source that is not a path; without it such a source has none.
         prune: fraction of the channels removed, 0 ≤ prune < 1; which layers lose how many, `allocate` says.
         bits: weight bits, 2 to 8, or 32 for none.
         activations: 8 for quantized activations.
@@ -161,6 +182,8 @@ def compress(
         "calibrate": calibrate, "seed": seed,
     }  # fmt: skip
     asked = replace(options or Options(), **{name: value for name, value in keywords.items() if value is not None})
+    if base is not None and not isinstance(source, str | Path):
+        source = whole(source, base)
     with threadpool_limits(asked.threads):  # how BLAS sums depends on it, and with it the last place of a weight
         if asks_for_search(asked):
             return _searched(source, asked, callbacks or Silent(), original)

@@ -66,10 +66,12 @@ def _compress(
     from dataclasses import replace
 
     from onnx_udfc.cli.progress import Shown
+    from onnx_udfc.pipeline import check_out
     from onnx_udfc.pipeline import compress as run
 
     if any(r.endswith(".html") for r in reports):
         options = replace(options, attribution=True)
+    check_out(source, out)
     with Shown(quiet or as_json, options.verbose) as callbacks:
         result = run(source, options, callbacks)
         texts = {path: _rendered(result.report, Path(path).suffix) for path in reports}

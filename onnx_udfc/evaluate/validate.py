@@ -19,6 +19,7 @@ from onnx_udfc.evaluate.peak_memory import peak_memory
 from onnx_udfc.evaluate.report import plain
 from onnx_udfc.inputs.feeds import InputSpec, image_feeds, input_specs, split, synthetic_feeds
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
+from onnx_udfc.model.files import check_source
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime.kernels import check_runtime
 from onnx_udfc.runtime.latency import Latency, Run, paired_latency
@@ -176,11 +177,13 @@ def validate(
         callbacks: Told about progress.
 
     Raises:
-        ModelError: A model does not load or run.
+        ModelError: A model does not load or run, or refers to files outside its folder.
         RequestError: The images or the provider do not fit.
         CheckError: Outputs differ in name or shape, or are not finite.
     """
     callbacks = callbacks or Silent()
+    for source in (original, compressed):
+        check_source(source)
     sessions = (open_session(original, provider, threads), open_session(compressed, provider, threads))
     specs = input_specs(sessions[0])
     found = open_images(images, labels) if isinstance(images, str | Path) else images

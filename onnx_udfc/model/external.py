@@ -19,9 +19,12 @@ Array = NDArray[Any]
 
 INLINE_TOTAL = 1 << 30
 INLINE_TENSOR = 1 << 20
+LARGEST_MESSAGE = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB
 
 
-def resolve(model: onnx.ModelProto, folder: Path | None, inline_total: int = INLINE_TOTAL) -> int:
+def resolve(
+    model: onnx.ModelProto, folder: Path | None, inline_total: int = INLINE_TOTAL, linked: Path | None = None
+) -> int:
     """Reads external data into the model; in place.
 
     Above `inline_total` bytes in all, initializers of a mebibyte and more stay in their files, and their location
@@ -29,8 +32,9 @@ def resolve(model: onnx.ModelProto, folder: Path | None, inline_total: int = INL
 
     Args:
         model: changed in place.
-        folder: where the model file is; None for a model that did not come from a file.
+        folder: where the model file is; None for a model that this function has been through.
         inline_total: bytes.
+        linked: as `linked_folder` gives it.
 
     Returns:
         Bytes of all external data.
@@ -39,7 +43,7 @@ def resolve(model: onnx.ModelProto, folder: Path | None, inline_total: int = INL
         ModelError: a file is missing, too short, or outside the folder of the model.
     """
     external = [t for t in all_tensors(model) if t.data_location == TensorProto.EXTERNAL]
-    spans = [_span(tensor, folder) for tensor in external]
+    spans = [_span(tensor, folder, linked) for tensor in external]
     total = sum(length for _, _, length in spans)
     top = {id(t) for t in model.graph.initializer}
     for tensor, (path, offset, length) in zip(external, spans, strict=True):
@@ -50,11 +54,11 @@ def resolve(model: onnx.ModelProto, folder: Path | None, inline_total: int = INL
     return total
 
 
-def _span(tensor: TensorProto, folder: Path | None) -> tuple[Path, int, int]:
+def _span(tensor: TensorProto, folder: Path | None, linked: Path | None = None) -> tuple[Path, int, int]:
     """File, offset and length in bytes of an external tensor, checked."""
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
-    path = _safe_path(tensor, location, folder)
+    path = _safe_path(tensor, location, folder, linked)
     try:
         offset, size = int(entries.get("offset", 0)), path.stat().st_size
         length = int(entries.get("length", size - offset))
@@ -67,16 +71,84 @@ def _span(tensor: TensorProto, folder: Path | None) -> tuple[Path, int, int]:
     return path, offset, tensor_bytes(tensor)
 
 
-def _safe_path(tensor: TensorProto, location: str, folder: Path | None) -> Path:
-    """The external file, which must lie in the model's folder; an absolute one is our own `resolve` of before."""
+def _safe_path(tensor: TensorProto, location: str, folder: Path | None, linked: Path | None) -> Path:
+    """The external file: a regular one in the model's folder, also after all links have been followed.
+
+    Without a folder the model is one that `resolve` has been through, and its locations are absolute.
+    """
     if folder is None:
-        if Path(location).is_absolute():
-            return Path(location)
-        raise ModelError(f"tensor '{tensor.name}' is in an external file; give the path of the model, not its content")
+        assert Path(location).is_absolute(), "resolve has not seen this model"
+        return Path(location)
     normal = Path(os.path.normpath(location))
     if not location or "\0" in location or normal.is_absolute() or normal.parts[:1] in ((), ("..",)):
         raise ModelError(f"tensor '{tensor.name}' refers to '{location}', outside the folder of the model; refused")
-    return folder / normal
+    path = Path(os.path.realpath(folder / normal))
+    if not any(path.is_relative_to(os.path.realpath(home)) for home in (folder, linked or folder)):
+        raise ModelError(
+            f"tensor '{tensor.name}' refers to '{location}', a link that leads outside the folder of the model; copy "
+            "the file there"
+        )
+    if path.exists() and not path.is_file():
+        raise ModelError(f"tensor '{tensor.name}' refers to '{location}', which is no regular file; refused")
+    return path
+
+
+def linked_folder(path: Path) -> Path | None:
+    """The folder of what a model file leads to if it is a link: links beside it may lead there, too.
+
+    Caches of downloads keep a model and its weights as links to files that lie side by side elsewhere.
+    """
+    return Path(os.path.realpath(path)).parent if path.is_symlink() else None
+
+
+def check_external(model: onnx.ModelProto, folder: Path | None, linked: Path | None = None) -> None:
+    """Refuses a model of the user's whose external data are not regular files in its folder; reads none of them.
+
+    Args:
+        model: not changed.
+        folder: where the model file is; None for a model that did not come from a file, which has no external data.
+        linked: as `linked_folder` gives it.
+
+    Raises:
+        ModelError: one line.
+    """
+    for tensor in all_tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            if folder is None:
+                raise ModelError(
+                    f"tensor '{tensor.name}' is in an external file; give the path of the model, or the folder of "
+                    "that file as base"
+                )
+            _span(tensor, folder, linked)
+
+
+def external_files(model: onnx.ModelProto, folder: Path) -> set[Path]:
+    """Where the model says that its external data are; nothing is checked."""
+    tensors = (t for t in all_tensors(model) if t.data_location == TensorProto.EXTERNAL)
+    return {folder / e.value for t in tensors for e in t.external_data if e.key == "location"}
+
+
+def whole(source: bytes | onnx.ModelProto, base: str | Path) -> onnx.ModelProto:
+    """A model that did not come from a file, with its external data read from a folder.
+
+    Args:
+        source: content of a file, or a model; not changed.
+        base: the folder.
+
+    Raises:
+        ModelError: the data are missing, outside the folder, or more than a model in memory can hold.
+    """
+    model = onnx.ModelProto()
+    if isinstance(source, bytes):
+        model.ParseFromString(source)
+    else:
+        model.CopyFrom(source)
+    check_external(model, Path(base))
+    total = sum(tensor_bytes(t) for t in all_tensors(model) if t.data_type != TensorProto.STRING)
+    if total > LARGEST_MESSAGE:
+        raise ModelError("the weights take more than 2 GiB; give the path of the model")
+    resolve(model, Path(base), LARGEST_MESSAGE)
+    return model
 
 
 def _point(tensor: TensorProto, location: str, offset: int, length: int) -> None:

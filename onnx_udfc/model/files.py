@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.checks import check
-from onnx_udfc.model.external import resolve, write_external
+from onnx_udfc.model.external import check_external, external_files, linked_folder, resolve, write_external
 from onnx_udfc.model.names import unique_name
 from onnx_udfc.model.protos import copy_except, sort_nodes, tensor_bytes
 from onnx_udfc.model.upgrade import upgrade
@@ -57,7 +57,7 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
         data = _content(path) if path is not None else source
         assert isinstance(data, bytes)
         model, size = _parse(data, str(path or "the model")), len(data)
-    size += resolve(model, None if path is None else path.parent)
+    size += _resolve(model, path)
     check(model)
     nodes = sort_nodes(model.graph)
     if any(a is not b for a, b in zip(nodes, model.graph.node, strict=True)):
@@ -67,10 +67,20 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
     return LoadedModel(model, tuple(notes), path, size)
 
 
+def _resolve(model: onnx.ModelProto, path: Path | None) -> int:
+    """Reads what lies in other files, in place; bytes of it."""
+    if path is None:
+        check_external(model, None)
+        return 0
+    return resolve(model, path.parent, linked=linked_folder(path))
+
+
 def _content(path: Path) -> bytes:
     """The bytes of a file."""
     if path.is_dir():
         raise ModelError(f"{path} is a folder; give the path of an .onnx file")
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path} is a pipe or a device; give the path of an .onnx file")
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -173,6 +183,30 @@ def _write(model: onnx.ModelProto, path: Path) -> None:
     if is_large(model):
         model = write_external(model, path.with_name(f"{path.name}.data"))
     path.write_bytes(serialized(model))
+
+
+def check_source(source: str | Path | bytes | onnx.ModelProto) -> None:
+    """Refuses a model of the user's that refers to files which it must not read; onnxruntime reads them unasked.
+
+    Raises:
+        ModelError: it does, is not there or not a model.
+    """
+    if isinstance(source, onnx.ModelProto):
+        check_external(source, None)
+        return
+    path = None if isinstance(source, bytes) else Path(source)
+    data = source if isinstance(source, bytes) else _content(Path(source))
+    model = _parse(data, str(path or "the model"))
+    check_external(model, None if path is None else path.parent, None if path is None else linked_folder(path))
+
+
+def weight_files(path: str | Path) -> set[Path]:
+    """The files beside a model file that hold its weights.
+
+    Raises:
+        ModelError: it is not there or not a model.
+    """
+    return external_files(_parse(_content(Path(path)), str(path)), Path(path).parent)
 
 
 def is_large(model: onnx.ModelProto) -> bool:

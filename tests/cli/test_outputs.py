@@ -175,3 +175,14 @@ def test_error_messages_show_names_plainly(folder: Path) -> None:
     assert "\x1b" not in done.stderr
     done = call(folder, "none\x1b[2J.onnx", "out.onnx", *QUICK)
     assert r"none\x1b[2J.onnx" in done.stderr
+
+
+def test_out_is_not_a_file_of_weights_of_in(folder: Path) -> None:
+    onnx.save(small_classifier(), folder / "in.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    refused(folder, "holds weights of IN", "w.bin")
+    (folder / "w.bin").rename(folder / "out.onnx.data")
+    onnx.save(
+        small_classifier(), folder / "in.onnx", save_as_external_data=True, location="out.onnx.data", size_threshold=0
+    )
+    refused(folder, "holds weights of IN", "out.onnx")
+    assert call(folder, "in.onnx", "other.onnx", *QUICK).returncode == 0

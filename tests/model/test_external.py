@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import ml_dtypes
@@ -9,7 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
+from onnx_udfc import compress
 from onnx_udfc.errors import ModelError
+from onnx_udfc.evaluate.validate import validate
 from onnx_udfc.model import files as model_io
 from onnx_udfc.model import network as graph
 from onnx_udfc.model.external import resolve, values, write_external
@@ -122,6 +125,68 @@ def test_spans_that_cannot_be(tmp_path: Path, key: str, value: str) -> None:
 
 def test_content_without_a_path(tmp_path: Path) -> None:
     refused(on_disk(tmp_path).read_bytes(), "give the path of the model")
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "/absolute", "../weights.bin"])
+def test_a_model_that_is_no_file_reads_no_file(tmp_path: Path, location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    proto = onnx.load(on_disk(tmp_path), load_external_data=False)
+    for tensor in proto.graph.initializer:
+        tensor.external_data[0].value = str(tmp_path / "weights.bin") if location == "/absolute" else location
+    for source in (proto, proto.SerializeToString()):
+        with pytest.raises(ModelError, match="give the path of the model"):
+            model_io.load(source)
+        with pytest.raises(ModelError, match="give the path of the model"):
+            validate(model(), source, latency_seconds=0, memory=False)
+        if location != "weights.bin":
+            with pytest.raises(ModelError, match="outside the folder"):
+                compress(source, bits=8, base=tmp_path)
+
+
+def test_a_base_may_be_given(tmp_path: Path) -> None:
+    path = on_disk(tmp_path)
+    proto = onnx.load(path, load_external_data=False)
+    found = [compress(s, bits=8, method="none", base=tmp_path) for s in (proto, proto.SerializeToString(), path)]
+    assert found[0].model == found[1].model == found[2].model
+    assert proto == onnx.load(path, load_external_data=False)
+
+
+def test_links_lead_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    secret = on_disk(tmp_path / "other").with_name("weights.bin")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "m.onnx").write_bytes((tmp_path / "other" / "m.onnx").read_bytes())
+    (folder / "weights.bin").symlink_to(secret)
+    refused(folder / "m.onnx", "a link that leads outside the folder")
+    with pytest.raises(ModelError, match="a link that leads outside the folder"):
+        validate(folder / "m.onnx", folder / "m.onnx", latency_seconds=0, memory=False)
+    (folder / "weights.bin").unlink()
+    (folder / "weights.bin").symlink_to("inside.bin")
+    (folder / "inside.bin").write_bytes(secret.read_bytes())
+    assert model_io.load(folder / "m.onnx").model.graph.initializer == model().graph.initializer
+
+
+def test_a_cache_of_links_is_read(tmp_path: Path) -> None:
+    """The model and its weights are links into one other folder, under other names."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    path = on_disk(blobs)
+    path.rename(blobs / "0a")
+    (blobs / "weights.bin").rename(blobs / "0b")
+    (snapshot / "m.onnx").symlink_to("../../blobs/0a")
+    (snapshot / "weights.bin").symlink_to("../../blobs/0b")
+    assert model_io.load(snapshot / "m.onnx").model.graph.initializer == model().graph.initializer
+
+
+def test_only_regular_files(tmp_path: Path) -> None:
+    path = on_disk(tmp_path)
+    (tmp_path / "weights.bin").unlink()
+    os.mkfifo(tmp_path / "weights.bin")
+    refused(path, "no regular file")
+    os.mkfifo(tmp_path / "pipe.onnx")
+    refused(tmp_path / "pipe.onnx", "a pipe or a device")
 
 
 def test_a_constant_node_outside(tmp_path: Path) -> None:
