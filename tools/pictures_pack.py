@@ -219,6 +219,10 @@ HEAD = """# Photographs in this folder: authors and licences
 `onnx_udfc/numerics/picture_codec.py`); `origins.csv` is this table for programs, and `tools/pictures_pack.py` makes the
 file from it. CC-BY: https://creativecommons.org/licenses/by/4.0/ (or the version named); CC0-1.0:
 https://creativecommons.org/publicdomain/zero/1.0/. The changes were cropping, shrinking and rounding.
+
+`glyphs.xz` holds bitmaps, no outlines, of letters of these fonts: DejaVu (Bitstream Vera licence; changes in the public
+domain), Liberation 2 (SIL Open Font License 1.1, Google and Red Hat), Noto Sans CJK and Noto Serif CJK (SIL Open Font
+License 1.1, Adobe). `tools/glyphs_pack.py` makes it. `words.txt` and `programs.txt` are this project's own.
 """
 
 if __name__ == "__main__":
