@@ -24,20 +24,40 @@ from onnx_udfc.version import this_tool
 ROOT = Path(__file__).resolve().parents[1]
 
 
+SHARED = ROOT.parent / "shared"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--assets", type=Path, default=ROOT.parent / "shared" / "assets", help="folder with test models")
+    parser.addoption("--assets", type=Path, help=f"folder with test models and images [{SHARED / 'assets'}]")
+    parser.addoption("--realnets", type=Path, help=f"folder with real networks and data [{SHARED / 'realnets'}]")
     parser.addoption("--fuzz", type=int, default=0, help="damaged files in tests/test_fuzz.py, and 3/5 as many graphs")
+
+
+def _folder(request: pytest.FixtureRequest, name: str) -> Path:
+    """A folder that does not come with the repository; tests that need it are skipped where it is not.
+
+    It must be there where it was named; and, with CI=true, where the folder around it is.
+    """
+    named: Path | None = request.config.getoption(f"--{name}")
+    folder = named or SHARED / name
+    if not (folder / "manifest.json").is_file():
+        reason = f"no {name} in {folder}; say --{name} FOLDER"
+        if named or (os.environ.get("CI") == "true" and SHARED.is_dir()):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def assets(request: pytest.FixtureRequest) -> Path:
-    """The folder of real models and labelled images; must be there where CI=true."""
-    folder = Path(request.config.getoption("--assets"))
-    if not (folder / "manifest.json").is_file():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"no assets in {folder}; say --assets FOLDER")
-        pytest.skip(f"no assets in {folder}; say --assets FOLDER")
-    return folder
+    """The folder of real models and labelled images."""
+    return _folder(request, "assets")
+
+
+@pytest.fixture(scope="session")
+def realnets(request: pytest.FixtureRequest) -> Path:
+    """The folder of larger real networks with data to score them on."""
+    return _folder(request, "realnets")
 
 
 @pytest.fixture(scope="session")

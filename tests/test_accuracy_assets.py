@@ -77,8 +77,8 @@ def test_top1(assets: Path, row: Row) -> None:
     assert np.mean([top1(network, replace(options, seed=seed)) for seed in range(row.seeds)]) >= row.least
 
 
-def test_wide_layers_of_nearly_dead_channels_are_solved_exactly_enough() -> None:
-    (network,) = classifiers(["vgg16_cifar10_bn"])
+def test_wide_layers_of_nearly_dead_channels_are_solved_exactly_enough(models: Path, assets: Path) -> None:
+    (network,) = classifiers(["vgg16_cifar10_bn"], roots=(models, assets))
     assert top1(network, Options(prune=0.5, allocate="uniform", align=1, threads=1)) >= 78
 
 

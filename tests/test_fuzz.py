@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import small_classifier
 from tools.fuzz import PRECIOUS, Tally, examine, fuzz_damaged, fuzz_graphs
 
 DAMAGED, GRAPHS = 48, 12  # in every run of the suite: half a minute
@@ -44,7 +45,7 @@ def test_faults_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         importlib.import_module("onnx_udfc.pipeline"), "load", fail
     )  # the package's attribute is the function
     tally = Tally()
-    examine(b"anything", ("--bits", "8"), tmp_path, tally)
+    examine(small_classifier().SerializeToString(), ("--bits", "8"), tmp_path, tally)
     assert (tmp_path / "out.onnx").read_bytes() != PRECIOUS
     text = " ".join(tally.faults)
     assert all(word in text for word in ("internal error", "OUT was written", "left behind: rest.tmp")), text

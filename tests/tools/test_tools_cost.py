@@ -10,7 +10,7 @@ import pytest
 
 from tools import cost
 
-DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits_resnet_bn.onnx"
+DIGITS = Path(__file__).resolve().parents[2] / "models" / "digits_resnet_bn.onnx"
 
 
 def test_the_setting_reaches_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
