@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onnx_udfc.errors import GateError, RequestError
+from onnx_udfc.errors import GateError
+from onnx_udfc.options.voice import OptionError
 
 BUDGET_KEYS = ("macs", "params", "bytes", "latency")
 COMPRESS_REQUIREMENTS = ("agreement", "sqnr", "cosine", "macs", "params", "bytes")
@@ -42,27 +45,45 @@ class Requirement:
                 return measured < self.value
 
     def __str__(self) -> str:
-        return f"{self.key}{self.op}{self.value:g}"
+        return f"{self.key}{self.op}{self.value!r}".removesuffix(".0")
 
 
-def parse_requirement(text: str, keys: Sequence[str] = COMPRESS_REQUIREMENTS) -> Requirement:
+def parse_requirement(text: object, keys: Sequence[str] = COMPRESS_REQUIREMENTS) -> Requirement:
     """Read `KEY>=VALUE`; `sqnr_db` is `sqnr` and `parameters` is `params`.
 
     Raises:
-        RequestError: The form or the key is unknown.
+        OptionError: The form or the key is unknown.
     """
-    match = _REQUIREMENT.match(text)
+    if isinstance(text, Requirement):
+        text = str(text)
+    match = _REQUIREMENT.match(text.lower()) if isinstance(text, str) else None
     if not match:
-        raise RequestError(f"--require {text}: expected KEY>=VALUE or KEY<=VALUE, e.g. agreement>=0.95")
+        raise OptionError("require", text, _not_a_gate(text))
     key = {"sqnr_db": "sqnr", "parameters": "params"}.get(match[1], match[1])
     if key not in keys:
-        raise RequestError(f"--require {text}: unknown key {match[1]!r}; known are {', '.join(keys)}")
+        raise OptionError("require", text, _no_such_gate(key, keys))
     try:
         value = float(match[3])
     except ValueError:
-        raise RequestError(f"--require {text}: {match[3]!r} is not a number") from None
+        raise OptionError("require", text, f"{match[3]!r} is not a number") from None
+    if not math.isfinite(value):
+        raise OptionError("require", text, f"{match[3]!r} is too large a number")
     op: Literal[">=", "<=", ">", "<"] = match[2]  # type: ignore[assignment]  # the pattern has only these
     return Requirement(key, op, value)
+
+
+def _not_a_gate(text: object) -> str:
+    if isinstance(text, str) and text.strip().lower() in VALIDATE_REQUIREMENTS:
+        return f"the limit is missing; quote it, for > and < are the shell's own signs: '{text.strip()}>=0.95'"
+    return "must be KEY>=VALUE or KEY<=VALUE, e.g. agreement>=0.95"
+
+
+def _no_such_gate(key: str, keys: Sequence[str]) -> str:
+    if key in VALIDATE_REQUIREMENTS:
+        return f"{key} is measured by `onnx-udfc validate IN OUT`, not here; known are {', '.join(keys)}"
+    near = difflib.get_close_matches(key, keys, 1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown key {key!r}; known are {', '.join(keys)}{meant}"
 
 
 @dataclass(frozen=True)
@@ -82,22 +103,34 @@ def parse_budget(key: str, value: str) -> Budget:
     """Read `macs=0.5`, `bytes=2MB`, `params=30%`, `macs=1.2G`; a bare number up to 1 is a fraction.
 
     Raises:
-        RequestError: The key or the value is not understood.
+        OptionError: The key or the value is not understood.
     """
+    shown = f"{key}={value}"
     if key not in BUDGET_KEYS:
-        raise RequestError(f"--budget {key}={value}: unknown key {key!r}; known are {', '.join(BUDGET_KEYS)}")
+        raise OptionError("budget", shown, f"unknown key {key!r}; known are {', '.join(BUDGET_KEYS)}")
     match = _AMOUNT.match(value)
     unit = match[2].lower() if match else "?"
-    if not match or (unit != "%" and unit not in _UNITS) or match[1].count(".") > 1:
-        raise RequestError(f"--budget {key}={value}: expected a fraction such as 0.5, or an amount such as 2MB or 30%")
+    if not match or (unit != "%" and unit not in _UNITS) or match[1].count(".") > 1 or match[1] == ".":
+        raise OptionError("budget", shown, "must be a fraction such as 0.5, or an amount such as 2MB or 30%")
     number = float(match[1])
     fraction = unit == "%" or (unit == "" and number <= 1)
     amount = number / 100 if unit == "%" else number * _UNITS[unit]
-    if amount <= 0 or (fraction and amount > 1):
-        raise RequestError(f"--budget {key}={value}: a fraction lies above 0 and at most at 1")
+    if amount <= 0 or not math.isfinite(amount) or (fraction and amount > 1):
+        raise OptionError("budget", shown, "a fraction lies above 0 and at most at 1")
     if key == "latency" and not fraction:
-        raise RequestError(f"--budget {key}={value}: latency is a fraction of the original's, e.g. latency=0.5")
+        raise OptionError("budget", shown, "latency is a fraction of the original's, e.g. latency=0.5")
     return Budget(key, amount, fraction)
+
+
+def read_budget(key: str, value: object) -> tuple[str, str]:
+    """Return a budget's key and its amount as text, checked.
+
+    Raises:
+        OptionError: The key or the value is not understood.
+    """
+    text = value.strip() if isinstance(value, str) else f"{value}"
+    parse_budget(key.lower(), "?" if isinstance(value, bool) else text)
+    return key.lower(), text
 
 
 def check_requirements(requirements: Sequence[Requirement], measured: Mapping[str, float | None]) -> None:

@@ -1,0 +1,68 @@
+"""What a user asks for: one table of options, read from the command line, TOML or Python; no numpy and no onnx."""
+
+from __future__ import annotations
+
+from onnx_udfc.options.command import as_words, command_line
+from onnx_udfc.options.command_tables import Inspecting, Judging, Sweeping, Writing
+from onnx_udfc.options.goals import (
+    COMPRESS_REQUIREMENTS,
+    VALIDATE_REQUIREMENTS,
+    Budget,
+    Requirement,
+    check_requirements,
+    parse_budget,
+    parse_requirement,
+)
+from onnx_udfc.options.reading import Table, expected, read_value, unknown_option
+from onnx_udfc.options.row import GROUPS, Row, Spec, specs
+from onnx_udfc.options.shared_rows import PROVIDERS, TASKS
+from onnx_udfc.options.table import CRITERIA, METHODS, TARGETS, Options, options_from
+from onnx_udfc.options.voice import (
+    LINE,
+    PYTHON,
+    CombinationError,
+    OptionError,
+    Said,
+    UnknownOptionError,
+    Voice,
+    Voices,
+)
+
+__all__ = [
+    "COMPRESS_REQUIREMENTS",
+    "CRITERIA",
+    "GROUPS",
+    "LINE",
+    "METHODS",
+    "PROVIDERS",
+    "PYTHON",
+    "TARGETS",
+    "TASKS",
+    "VALIDATE_REQUIREMENTS",
+    "Budget",
+    "CombinationError",
+    "Inspecting",
+    "Judging",
+    "OptionError",
+    "Options",
+    "Requirement",
+    "Row",
+    "Said",
+    "Spec",
+    "Sweeping",
+    "Table",
+    "UnknownOptionError",
+    "Voice",
+    "Voices",
+    "Writing",
+    "as_words",
+    "check_requirements",
+    "command_line",
+    "expected",
+    "options_from",
+    "parse_budget",
+    "parse_requirement",
+    "read_value",
+    "specs",
+    "unknown_option",
+]

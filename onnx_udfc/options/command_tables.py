@@ -1,0 +1,169 @@
+"""Options of the commands beside those that decide the compressed network: what is written, judged, swept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Annotated
+
+from onnx_udfc.options.goals import VALIDATE_REQUIREMENTS, Requirement, parse_requirement
+from onnx_udfc.options.reading import Table
+from onnx_udfc.options.row import INPUT, MUST, RUN, TOLD, WHAT, Amount, Count, Row, Threads
+from onnx_udfc.options.shared_rows import (
+    TASKS,
+    AsJson,
+    Debug,
+    InputColour,
+    InputMean,
+    InputRange,
+    InputStd,
+    Labels,
+    Provider,
+    Quiet,
+    Seed,
+    Skip,
+    Verbose,
+    Workers,
+)
+from onnx_udfc.options.table import refused_scale
+from onnx_udfc.options.voice import CombinationError, OptionError, Said, Voices
+
+REPORT_SUFFIXES = (".json", ".html")
+
+
+def read_report(path: object) -> str:
+    """Return the path of a report.
+
+    Raises:
+        OptionError: Its ending tells no format.
+    """
+    if not isinstance(path, str) or PurePath(path).suffix.lower() not in REPORT_SUFFIXES:
+        raise OptionError("report", path, "the name must end in .json or .html")
+    return path
+
+
+def read_gate(text: object) -> Requirement:
+    """Return a gate of `validate`.
+
+    Raises:
+        OptionError: The form or the key is unknown.
+    """
+    return parse_requirement(text, VALIDATE_REQUIREMENTS)
+
+
+@dataclass(frozen=True, init=False)
+class Writing(Table):
+    """What `compress` has on the command line alone."""
+
+    report: Annotated[
+        tuple[str, ...],
+        Row(
+            "Write the report as .json or .html, by its ending; repeatable.",
+            TOLD,
+            metavar="PATH",
+            repeat=True,
+            read=read_report,
+            example="report.html",
+        ),
+    ] = ()
+    quiet: Quiet = False
+    json: AsJson = False
+    config: Annotated[
+        str | None, Row("Options from a TOML file; the command line wins.", RUN, metavar="FILE", example="udfc.toml")
+    ] = None
+    print_config: Annotated[bool, Row("Print the options as TOML and stop.", TOLD)] = False
+    overwrite_input: Annotated[bool, Row("Allow OUT to be IN.", MUST)] = False
+
+
+@dataclass(frozen=True, init=False)
+class Inspecting(Table):
+    """What `inspect` can be asked for."""
+
+    skip: Skip = ()
+    quiet: Quiet = False
+    json: AsJson = False
+    verbose: Verbose = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, init=False)
+class Judging(Table):
+    """What `validate` can be asked for."""
+
+    images: Annotated[
+        str | None,
+        Row(
+            "Real inputs: .npz (x, y), .npy, a folder or a .zip of images.",
+            INPUT,
+            metavar="DATA",
+            unset="made-up inputs",
+            example="images/",
+        ),
+    ] = None
+    labels: Labels = None
+    limit: Annotated[
+        Count | None, Row("Use at most so many images.", INPUT, metavar="N", unset="all", example="1000")
+    ] = None
+    input_mean: InputMean = ()
+    input_std: InputStd = ()
+    input_range: InputRange = None
+    input_colour: InputColour = "rgb"
+    seed: Seed = 0
+    task: Annotated[str, Row("What the outputs say.", MUST, metavar="KIND", choices={"auto": "guessed", **TASKS})] = (
+        "auto"
+    )
+    require: Annotated[
+        tuple[Requirement, ...],
+        Row(
+            "A gate: what `compress` knows, and accuracy, accuracy_drop, latency, memory, matched; not met is exit 3;"
+            " repeatable. Quote it.",
+            MUST,
+            metavar="KEY>=VALUE",
+            repeat=True,
+            read=read_gate,
+            example="accuracy>=0.9",
+        ),
+    ] = ()
+    seconds: Annotated[Amount, Row("Time to spend on latency, 0 for none.", RUN, metavar="S", example="10")] = 4.0
+    memory: Annotated[bool, Row("Measure peak memory, in processes of their own.", RUN)] = True
+    threads: Workers = None
+    provider: Provider = "cpu"
+    quiet: Quiet = False
+    json: AsJson = False
+    verbose: Verbose = False
+    debug: Debug = False
+
+    def check(self, voices: Voices) -> None:
+        """Refuse options that do not go together.
+
+        Raises:
+            CombinationError: Two options do not go together.
+        """
+        refused = refused_scale(self, Said(voices))
+        if refused:
+            raise CombinationError(refused)
+
+
+@dataclass(frozen=True, init=False)
+class Sweeping(Table):
+    """What `sweep` has beside the options of `compress`."""
+
+    prune: Annotated[
+        str, Row("Ratios: 0.1,0.3 or 0.1:0.7:0.1.", WHAT, metavar="LIST", short="p", example="0.1:0.7:0.1")
+    ] = "0"
+    bits: Annotated[str, Row("Bits of weights.", WHAT, metavar="LIST", short="b", example="8,6,4")] = "32"
+    activations: Annotated[str, Row("Bits of activations.", WHAT, metavar="LIST", short="a", example="none,8")] = "none"
+    jobs: Annotated[
+        Threads | None,
+        Row("Processes.", RUN, metavar="N", unset="one a core, as memory allows", example="2"),
+    ] = None
+    labelled: Annotated[
+        str | None,
+        Row("Labelled images, for real accuracy in the table and the plot.", INPUT, metavar="DATA", example="images/"),
+    ] = None
+    labels: Labels = None
+    config: Annotated[
+        str | None, Row("Options from a TOML file; the command line wins.", RUN, metavar="FILE", example="udfc.toml")
+    ] = None
+    quiet: Quiet = False
+    json: AsJson = False

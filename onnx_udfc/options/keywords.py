@@ -1,0 +1,3 @@
+from typing import TypedDict, Any
+class Keywords(TypedDict, total=False):
+    prune: Any

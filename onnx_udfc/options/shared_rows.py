@@ -1,0 +1,83 @@
+"""Rows that several commands have: what the network is fed, how it is run, what is told."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from onnx_udfc.options.row import HOW, INPUT, MUST, RUN, TOLD, WHAT, Positive, Row, Threads, Whole
+
+COLOURS = {"rgb": "red first", "bgr": "blue first, as OpenCV and Caffe have it", "gray": "one channel"}
+PROVIDERS = {"cpu": "the processor", "cuda": "an NVIDIA GPU", "tensorrt": "TensorRT on an NVIDIA GPU"}
+TASKS = {
+    "classes": "scores of classes",
+    "detection": "boxes with scores",
+    "segmentation": "a class for every pixel",
+    "sequence": "a class for every step",
+    "embedding": "a vector that is compared with others",
+    "regression": "numbers that are taken as they are",
+}
+
+InputMean = Annotated[
+    tuple[float, ...],
+    Row(
+        "Mean that the network expects to be taken off, one number or one per channel, after --input-range.",
+        INPUT,
+        metavar="NUMBERS",
+        unset="guessed",
+        example="0.485,0.456,0.406",
+    ),
+]
+InputStd = Annotated[
+    tuple[Positive, ...],
+    Row(
+        "Deviation that it expects to be divided by, one number or one per channel.",
+        INPUT,
+        metavar="NUMBERS",
+        unset="guessed",
+        example="0.229,0.224,0.225",
+    ),
+]
+InputRange = Annotated[
+    tuple[float, float] | None,
+    Row("Values that pixels 0 and 255 become.", INPUT, metavar="LOW,HIGH", unset="guessed", example="0,1"),
+]
+InputColour = Annotated[str, Row("Order of the colour channels.", INPUT, metavar="C", choices=COLOURS)]
+
+Seed = Annotated[Whole, Row("Seed of everything random.", HOW, metavar="N", example="1")]
+Skip = Annotated[
+    tuple[str, ...],
+    Row(
+        "Names of nodes or tensors (`*`, `?`) that are left alone; repeatable.",
+        WHAT,
+        metavar="PATTERN",
+        repeat=True,
+        example="head*",
+    ),
+]
+Task = Annotated[
+    str | None, Row("What the outputs say.", MUST, metavar="KIND", choices=TASKS, unset="guessed", effect=False)
+]
+Provider = Annotated[str, Row("Execution provider that runs the networks.", RUN, metavar="P", choices=PROVIDERS)]
+Workers = Annotated[
+    Threads | None,
+    Row(
+        "Threads of onnxruntime and BLAS; the bytes are the same for the same N.",
+        RUN,
+        metavar="N",
+        unset="all",
+        effect=False,
+        printed=False,
+        example="1",
+    ),
+]
+Verbose = Annotated[
+    bool,
+    Row("Say what is done, layer by layer, on standard error.", TOLD, short="v", effect=False, printed=False),
+]
+Debug = Annotated[bool, Row("Tracebacks in place of one line.", TOLD, effect=False, printed=False)]
+Quiet = Annotated[bool, Row("Print nothing but errors.", TOLD, short="q")]
+AsJson = Annotated[bool, Row("Print the report as JSON on standard output and nothing else.", TOLD)]
+Labels = Annotated[
+    str | None,
+    Row("Rows `name,label` in a CSV, where names and folders do not tell.", INPUT, metavar="CSV", example="labels.csv"),
+]

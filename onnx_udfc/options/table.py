@@ -1,0 +1,328 @@
+"""The table of options: what a user can ask for, one row each, typed and checked once.
+
+Importing this costs little: no numpy, no onnx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from onnx_udfc.errors import RequestError
+from onnx_udfc.options.goals import Budget, Requirement, parse_budget, parse_requirement, read_budget
+from onnx_udfc.options.reading import Table, clean
+from onnx_udfc.options.row import HOW, INPUT, MUST, TOLD, WHAT, Count, Ratio, Row, specs
+from onnx_udfc.options.shared_rows import (
+    Debug,
+    InputColour,
+    InputMean,
+    InputRange,
+    InputStd,
+    Provider,
+    Seed,
+    Skip,
+    Task,
+    Verbose,
+    Workers,
+)
+from onnx_udfc.options.voice import PYTHON, CombinationError, Said, Voice, Voices
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from onnx_udfc.options.keywords import Keywords
+
+TARGETS = {
+    "cpu": "small files and integer kernels of onnxruntime on processors",
+    "cuda": "weights only, for onnxruntime on NVIDIA GPUs",
+    "tensorrt": "symmetric int8 as TensorRT reads it",
+    "portable": "plain QDQ that any runtime reads",
+}
+METHODS = {
+    "moments": "closed form, from the network's own runs on made-up or real inputs",
+    "udfc": "closed form, from weights and batch norm alone; nothing is run",
+    "merge": "a removed channel is merged into the one most like it; nothing is run",
+    "none": "the next layer keeps its weights",
+}
+ALLOCATIONS = {
+    "auto": "global with a budget or with --method moments, else uniform",
+    "uniform": "the same ratio in every group",
+    "global": "counts chosen by damage at the same MACs",
+}
+PRUNE_STREAM = {
+    "auto": "where it does less harm than pruning the branches alone",
+    "on": "always, at the same ratio",
+    "off": "never",
+}
+CRITERIA = {
+    "l2": "norm of the weights as they were trained",
+    "l1": "sum of the weights' sizes as they were trained",
+    "folded-l2": "norm of the weights with batch norm folded in",
+    "bn-scale": "size of batch norm's scale",
+    "obs": "how little the next layers lose, measured (needs --method moments)",
+}
+LARGEST_INPUT = 1e9  # what a pixel may become at a network's input; more overflows within a few layers
+BITS = {
+    **dict.fromkeys(range(2, 9), ""),
+    32: "weights stay as they are",
+    "auto": "layer by layer, chosen by a --budget",
+}
+
+
+@dataclass(frozen=True, init=False)
+class Options(Table):
+    """Everything that decides the compressed network; each field is explained by its row and in docs/options.md."""
+
+    prune: Annotated[
+        Ratio,
+        Row(
+            "Fraction of channels removed in every prunable group.",
+            WHAT,
+            metavar="R",
+            short="p",
+            example="0.5 or 50%",
+            search=(0.0, 0.3, 0.5),
+        ),
+    ] = 0.0
+    prune_layer: Annotated[
+        Mapping[str, Ratio],
+        Row(
+            "Fraction of the channels that the layers of this name (`*`, `?`) write; `--prune` is for all others;"
+            " repeatable, the last match counts.",
+            WHAT,
+            metavar="PATTERN=R",
+            example="conv1=0.5",
+        ),
+    ] = field(default_factory=dict)
+    bits: Annotated[
+        int | Literal["auto"],
+        Row(
+            "Bits of each weight, 2 to 8.",
+            WHAT,
+            metavar="B",
+            choices=BITS,
+            short="b",
+            search=(8, 6, 4),
+        ),
+    ] = 32
+    activations: Annotated[
+        int | None,
+        Row(
+            "Bits of activations; needs --bits 8 or fewer.",
+            WHAT,
+            metavar="A",
+            choices={8: "integer kernels; ranges are found without data"},
+            unset="none",
+            short="a",
+        ),
+    ] = None
+    target: Annotated[
+        str,
+        Row(
+            "What will run the result: which form of quantized weights is written.",
+            WHAT,
+            metavar="T",
+            choices=TARGETS,
+            short="t",
+            search=tuple(TARGETS),
+        ),
+    ] = "cpu"
+    allocate: Annotated[
+        str, Row("How channels are spread over the groups.", WHAT, metavar="A", choices=ALLOCATIONS)
+    ] = "auto"
+    budget: Annotated[
+        Mapping[str, str],
+        Row(
+            "A limit that ratios and bits are chosen to meet: macs, params, bytes or latency; repeatable. A bare number"
+            " up to 1, or one with %, is a fraction of the original's.",
+            WHAT,
+            metavar="KEY=VALUE",
+            example="bytes=2MB",
+            read=read_budget,
+        ),
+    ] = field(default_factory=dict)
+    align: Annotated[
+        Annotated[int, Count.__metadata__[0]] | Literal["auto"],
+        Row(
+            "Kept channel counts are multiples of it.",
+            WHAT,
+            metavar="N",
+            more={"auto": "the largest of 16, 8, 4, 2 that moves no count far"},
+            example="8",
+        ),
+    ] = "auto"
+    prune_stream: Annotated[
+        str, Row("Whether residual streams are pruned.", WHAT, metavar="S", choices=PRUNE_STREAM)
+    ] = "auto"
+    skip: Skip = ()
+
+    method: Annotated[
+        str, Row("How the next layer is repaired.", HOW, metavar="M", choices=METHODS, search=tuple(METHODS))
+    ] = "moments"
+    select: Annotated[
+        str | None,
+        Row("The criterion by which channels stay.", HOW, metavar="C", choices=CRITERIA, unset="the method's own"),
+    ] = None
+    seed: Seed = 0
+    calibrate: Annotated[
+        str | None,
+        Row(
+            "Real inputs in place of made-up ones: .npz, .npy, an image, a folder or a .zip of images.",
+            INPUT,
+            metavar="DATA",
+            unset="made-up inputs",
+            example="images/",
+        ),
+    ] = None
+    validate: Annotated[
+        str | None,
+        Row(
+            "Real inputs, and labels where they are known, that only the final judgement looks at; as --calibrate.",
+            INPUT,
+            metavar="DATA",
+            example="others/",
+            effect=False,
+        ),
+    ] = None
+    task: Task = None
+    force: Annotated[bool, Row("Write what is certainly bad, too.", MUST, effect=False)] = False
+    images: Annotated[
+        Count | None, Row("Number of made-up inputs.", INPUT, metavar="N", unset="by size", example="64")
+    ] = None
+    input_mean: InputMean = ()
+    input_std: InputStd = ()
+    input_range: InputRange = None
+    input_colour: InputColour = "rgb"
+
+    require: Annotated[
+        tuple[Requirement, ...],
+        Row(
+            "A gate: agreement, sqnr (dB), cosine; macs, params, bytes as ratios to the original. Not met is exit 3 and"
+            " nothing is written; repeatable. Quote it.",
+            MUST,
+            metavar="KEY>=VALUE",
+            repeat=True,
+            read=parse_requirement,
+            effect=False,
+            example="agreement>=0.95",
+        ),
+    ] = ()
+
+    threads: Workers = None
+    provider: Provider = "cpu"
+    attribution: Annotated[
+        bool, Row("Measure which layer loses what; always on with an HTML report.", TOLD, effect=False)
+    ] = False
+    verbose: Verbose = False
+    debug: Debug = False
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **given: Unpack[Keywords]) -> None: ...
+
+    def check(self, voices: Voices = lambda _: PYTHON) -> None:
+        """Refuse options that do not go together, and data that is not there.
+
+        Args:
+            voices: Where each was written.
+
+        Raises:
+            CombinationError: Two options do not go together.
+            RequestError: A file is missing.
+        """
+        refused = _refused(self, Said(voices))
+        if refused:
+            raise CombinationError(refused)
+        for key, path in (("calibrate", self.calibrate), ("validate", self.validate)):
+            if path is not None and not Path(path).exists():
+                raise RequestError(f"{Said(voices).begin(key, path)}: no such file or folder")
+
+    @property
+    def prunes(self) -> bool:
+        """Whether channels may go."""
+        return self.prune > 0 or bool(self.budget) or any(self.prune_layer.values())
+
+    @property
+    def alignment(self) -> int | Literal["auto", "integer"]:
+        """What kept counts are moved to: `align`, or with integer activations what their kernels like."""
+        return "integer" if self.align == "auto" and self.activations else self.align
+
+    def budgets(self) -> tuple[Budget, ...]:
+        """Return the budgets, parsed."""
+        return tuple(parse_budget(k, v) for k, v in self.budget.items())
+
+    def changed(self) -> dict[str, Any]:
+        """Return what differs from the defaults, as `to_dict` gives it."""
+        return {k: v for k, v in self.to_dict().items() if v != clean(specs(Options)[k].default)}
+
+
+class Scale(Protocol):
+    """Options that say what pixels become."""
+
+    @property
+    def input_mean(self) -> tuple[float, ...]: ...  # noqa: D102  # as in Options
+    @property
+    def input_std(self) -> tuple[float, ...]: ...  # noqa: D102
+    @property
+    def input_range(self) -> tuple[float, float] | None: ...  # noqa: D102
+
+
+def _refused(o: Options, said: Said) -> str | None:
+    """What does not go together, in one line; None where all is well."""
+    return refused_scale(o, said) or _refused_ratios(o, said) or _refused_activations(o, said)
+
+
+def refused_scale(o: Scale, said: Said) -> str | None:
+    """Why this is no scale of inputs, in one line; None where it is one."""
+    if o.input_range is not None and not o.input_range[0] < o.input_range[1]:
+        return f"{said.begin('input_range', list(o.input_range))}: the first must be below the second, e.g. 0,1"
+    lengths = {len(o.input_mean), len(o.input_std)} - {0, 1}
+    if len(lengths) > 1:
+        begin = said.begin("input_mean", list(o.input_mean))
+        return f"{begin} has {len(o.input_mean)} values but {said.name('input_std')} has {len(o.input_std)}"
+    reach = max(abs(v) for v in (*(o.input_range or (0.0, 1.0)), *o.input_mean))
+    if reach / min(o.input_std, default=1.0) > LARGEST_INPUT:
+        names = ", ".join(said.name(n) for n in ("input_mean", "input_std", "input_range"))
+        return f"{names}: pixels would become larger than 1e9; check the values"
+    return None
+
+
+def _refused_ratios(o: Options, said: Said) -> str | None:
+    if o.prune_layer and (o.budget or o.allocate == "global"):
+        begin = said.begin("prune_layer", dict(o.prune_layer))
+        return f"{begin} says the ratios: leave {said.name('budget')} and {said('allocate', 'global')} out"
+    if o.bits == "auto" and not o.budget:
+        return f"{said.begin('bits', 'auto')} needs a {said.name('budget')} to choose by, e.g. bytes=0.1"
+    if o.select == "obs" and o.method != "moments":
+        begin = said.begin("select", "obs")
+        return f"{begin} needs {said('method', 'moments')}, which runs the network; or take {said('select', 'l2')}"
+    return None
+
+
+def _refused_activations(o: Options, said: Said) -> str | None:
+    if o.activations is not None and o.bits == 32:
+        return f"{said.begin('activations', 8)} needs quantized weights too: add {said('bits', 8)} (or 4)"
+    if o.activations is not None and o.target == "cuda":
+        return (
+            f"{said.begin('activations', 8)} with {said('target', 'cuda')}: onnxruntime has no integer convolution on"
+            f" CUDA and would be slower; use {said('target', 'tensorrt')}, or leave {said.name('activations')} out"
+        )
+    return None
+
+
+def options_from(values: Mapping[str, Any], voices: Voices | Voice = PYTHON) -> Options:
+    """Return checked options from plain values (TOML, JSON, text): names with - or _, in any form a table reads.
+
+    Args:
+        values: By name.
+        voices: Where each was written, for errors.
+
+    Raises:
+        RequestError: A name or a value is not understood, or two do not go together.
+    """
+    where: Voices = (lambda _: voices) if isinstance(voices, Voice) else voices
+    options = Options.reads(values, where)
+    options.check(where)
+    return options

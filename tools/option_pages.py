@@ -1,0 +1,149 @@
+"""Write what is made from the table of options: the keywords of Python, the JSON schema, the tables of docs/options.md.
+
+    python -m tools.option_pages
+
+A test holds that they are current.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from onnx_udfc.options import GROUPS, Inspecting, Judging, Options, Spec, Sweeping, Table, Writing, specs
+from onnx_udfc.options.command import default_text
+
+ROOT = Path(__file__).resolve().parents[1]
+KEYWORDS = ROOT / "onnx_udfc/options/keywords.py"
+SCHEMA = ROOT / "onnx_udfc/options.schema.json"
+PAGE = ROOT / "docs/options.md"
+START, END = "<!-- options: {} -->", "<!-- end of options -->"
+TABLES: dict[str, tuple[type[Table], ...]] = {
+    "compress": (Options, Writing),
+    "inspect": (Inspecting,),
+    "validate": (Judging,),
+    "sweep": (Sweeping,),
+}
+
+_HEAD = '''"""Keywords of `compress` and `Options` in all forms that are understood; written by tools.option_pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from typing import SupportsFloat, SupportsIndex, TypedDict
+
+from onnx_udfc.options.goals import Requirement
+
+Whole = SupportsIndex | str  # numbers of numpy, and "8"
+Number = SupportsFloat | SupportsIndex | str  # and "50%"
+Numbers = SupportsFloat | Iterable[SupportsFloat] | str  # and "0.5,0.5"
+
+
+class Keywords(TypedDict, total=False):
+    """Every option of the table by its type."""
+'''
+
+
+def keywords() -> str:
+    """Return the module of the keywords."""
+    parts = [_HEAD]
+    for name, spec in specs(Options).items():
+        text = textwrap.fill(f'"""{spec.row.help}"""', 116, initial_indent="    ", subsequent_indent="    ")
+        parts.append(f"    {name}: {_loose(spec)}\n{text}\n")
+    return "\n".join(parts)
+
+
+def _loose(spec: Spec) -> str:
+    """The type of a keyword: all that is read."""
+    none = " | None" if spec.optional else ""
+    match spec.kind:
+        case "flag":
+            return "bool"
+        case "numbers":
+            return f"Numbers{none}"
+        case "several":
+            item = "Requirement | str" if spec.name == "require" else "str"
+            return f"{item} | Iterable[{item}]"
+        case "pairs":
+            return "Mapping[str, Number] | Iterable[str] | str"
+        case "one":
+            number, _ = spec.number
+            one = {int: "Whole", float: "Number"}.get(number, "") if number else ""
+            return (one or ("str" if spec.words and not spec.optional else "str | PathLike[str]")) + none
+
+
+def schema() -> str:
+    """Return the JSON schema of a configuration file."""
+    values = {spec.flag: _property(spec) for table in TABLES["compress"] for spec in specs(table).values()}
+    for name in ("config", "print-config"):
+        del values[name]
+    page = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Options of onnx-udfc, as a TOML or JSON file",
+        "type": "object",
+        "properties": values,
+        "additionalProperties": False,
+    }
+    return json.dumps(page, indent=2, ensure_ascii=False) + "\n"
+
+
+def _property(spec: Spec) -> dict[str, Any]:
+    if spec.kind in ("several", "pairs") and spec.row.read:
+        found: dict[str, Any] = {"type": "object", "additionalProperties": {"type": ["string", "number"]}}
+        if spec.kind == "several":
+            found = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    elif spec.row.choices:
+        found = {"enum": [*spec.row.choices, *(w for w in spec.words if w not in spec.row.choices)]}
+    else:
+        found = msgspec.json.schema(spec.type)
+    return {"description": spec.row.help, **found}
+
+
+def page() -> str:
+    """Return docs/options.md with its tables replaced."""
+    text = PAGE.read_text(encoding="utf-8")
+    for command in TABLES:
+        start = START.format(command)
+        before, found, rest = text.partition(start)
+        assert found, f"{PAGE} has no {start}"
+        after = rest.partition(END)[2]
+        text = before + start + "\n\n" + "\n".join(_tables(command)) + "\n" + END + after
+    return text
+
+
+def _tables(command: str) -> Iterator[str]:
+    rows = [spec for table in TABLES[command] for spec in specs(table).values()]
+    for group in GROUPS:
+        here = [spec for spec in rows if spec.row.group == group]
+        if here:
+            yield from (f"### {group}", "", "| option | default | meaning |", "|---|---|---|")
+            yield from (_line(spec) for spec in here)
+            yield ""
+
+
+def _line(spec: Spec) -> str:
+    short = f", `-{spec.row.short}`" if spec.row.short else ""
+    value = f" {spec.metavar}" if spec.metavar else ""
+    help_ = spec.row.help
+    told = {word: what for word, what in spec.explained.items() if what}
+    if told:
+        help_ += " " + "; ".join(f"`{word}`: {what}" for word, what in told.items()) + "."
+    since = "" if spec.row.since == "0.1" else f" Since {spec.row.since}."
+    return f"| `--{spec.flag}{value}`{short} | {default_text(spec)} | {help_}{since} |".replace("||", "|")
+
+
+def main() -> None:
+    """Write all three."""
+    KEYWORDS.write_text(keywords(), encoding="utf-8")
+    SCHEMA.write_text(schema(), encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
