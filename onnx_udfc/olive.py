@@ -25,39 +25,24 @@ from olive.passes import Pass
 from olive.passes.pass_config import BasePassConfig, PassConfigParam
 from olive.search.search_parameter import Categorical
 
-from onnx_udfc.options import METHODS, TARGETS, Options, options_from
+from onnx_udfc.options import Options, Spec, options_from, specs
 from onnx_udfc.pipeline import compress
 
 NAME = "OnnxUDFC"
-_TYPES: dict[str, Any] = {
-    "prune": float,
-    "bits": int | str,
-    "activations": int | None,
-    "calibrate": str | None,
-    "input_mean": list[float],
-    "input_std": list[float],
-    "input_range": list[float] | None,
-    "prune_layer": dict[str, float],
-    "budget": dict[str, str | float],
-    "align": int | str,
-    "skip": list[str],
-    "require": list[str],
-    "select": str | None,
-    "images": int | None,
-    "seed": int,
-    "threads": int | None,
-    "validate": str | None,
-    "task": str | None,
-    "force": bool,
-    "attribution": bool,
-}
-_SEARCH = {
-    "prune": [0.0, 0.3, 0.5],
-    "bits": [8, 6, 4],
-    "target": list(TARGETS),
-    "method": list(METHODS),
-}
 _NOT_HERE = ("verbose", "debug")
+
+
+def _type(spec: Spec) -> Any:
+    """Return an option's type as a workflow in JSON has it."""
+    number, _ = spec.number
+    plain: Any = {
+        "flag": bool,
+        "numbers": list[float],
+        "several": list[str] | str,
+        "pairs": dict[str, str | float],
+        "one": (number | str if spec.words else number) if number else str,
+    }[spec.kind]
+    return plain | None if spec.optional else plain
 
 
 class OnnxUDFC(Pass):  # type: ignore[misc]  # Olive is not typed
@@ -67,14 +52,15 @@ class OnnxUDFC(Pass):  # type: ignore[misc]  # Olive is not typed
     def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
         """Return the options of onnx-udfc under their names, as Olive declares them."""
         del accelerator_spec  # the file's form is chosen by `target`
+        default = Options().to_dict()
         return {
             name: PassConfigParam(
-                type_=_TYPES.get(name, str),
-                default_value=value,
-                search_defaults=Categorical(_SEARCH[name]) if name in _SEARCH else None,
-                description=f"As --{name.replace('_', '-')} of onnx-udfc.",
+                type_=_type(spec),
+                default_value=default[name],
+                search_defaults=Categorical(list(spec.row.search)) if spec.row.search else None,
+                description=spec.row.help,
             )
-            for name, value in Options().to_dict().items()
+            for name, spec in specs(Options).items()
             if name not in _NOT_HERE
         }
 

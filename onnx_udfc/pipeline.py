@@ -22,7 +22,6 @@ from onnx_udfc.emit.writer import Placement, check_activations, emit
 from onnx_udfc.errors import RequestError
 from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result
 from onnx_udfc.evaluate.report import Report
-from onnx_udfc.goals import check_requirements
 from onnx_udfc.inputs.classes import balanced_inputs, shows_classes
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, make_inputs
 from onnx_udfc.integers import equalized, placed, ranges
@@ -30,7 +29,7 @@ from onnx_udfc.model.external import whole
 from onnx_udfc.model.files import LoadedModel, load, save, weight_files
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.numerics.reconstruct import METHODS
-from onnx_udfc.options import Options
+from onnx_udfc.options import Options, check_requirements
 from onnx_udfc.outputs import same_file
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.repair.absorb import absorb_copies

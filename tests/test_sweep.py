@@ -106,7 +106,7 @@ def test_labels_give_accuracy(source: Path, tmp_path: Path) -> None:
 
 
 def test_a_setting_that_fails_is_a_row_with_its_reason(source: Path, tmp_path: Path) -> None:
-    from onnx_udfc.goals import parse_requirement
+    from onnx_udfc.options import parse_requirement
 
     options = Options(threads=1, require=(parse_requirement("sqnr>=30"),))
     table = sweep(source, tmp_path / "out", GRID, options)

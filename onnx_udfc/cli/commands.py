@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +18,36 @@ from onnx_udfc.cli import options as opts
 from onnx_udfc.cli.streams import put, put_json, say, settle
 from onnx_udfc.errors import RequestError, UdfcError
 from onnx_udfc.interrupts import INTERRUPTED, Interrupts
-from onnx_udfc.options import TASKS
+from onnx_udfc.options import LINE, Inspecting, Judging, Options, Sweeping, Writing, check_requirements
 from onnx_udfc.outputs import check_writable, same_file
 from onnx_udfc.runtime.machine import prepare_process
 
-REPORT_SUFFIXES = (".json", ".html")
+SWEPT = ("prune", "bits", "activations")  # what a sweep combines
 
 
-@click.group(
-    cls=opts.DefaultCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=opts.DefaultCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(package_name="onnx-udfc")
 def app() -> None:
     """Compress a convolutional ONNX network without data: prune channels, quantize, repair in closed form."""
     prepare_process()
 
 
-@app.command()
+@app.command(cls=opts.TableCommand)
 @click.argument("source", metavar="IN", required=False)
 @click.argument("out", metavar="OUT", required=False)
-@opts.compress_options
-@opts.grid_free_options
-@opts.input_options
-@opts.run_options
-@click.option("--attribution", is_flag=True, help="Measure which layer loses what; always on with an HTML report.")
-@click.option("--report", metavar="PATH", multiple=True, help="Write the report as .json or .html; repeatable.")
-@click.option("--print-config", is_flag=True, help="Print the options as TOML and stop.")
-@click.option("--overwrite-input", is_flag=True, help="Allow OUT to be IN.")
-@opts.output_options
+@opts.options_of(Options, Writing)
 @click.pass_context
 def compress(ctx: click.Context, /, **given: Any) -> None:
     """Compress IN to OUT (the default command)."""
-    config = opts.read_config(given["config"])
-    reports = tuple(given["report"] or config.get("report", ()))
-    options = opts.merged(ctx, config)
-    if given["print_config"]:
+    asked = opts.written(ctx, Options, Writing)
+    options, writing = asked.read(Options), asked.read(Writing)
+    options.check(asked.voice)
+    if writing.print_config:
         click.echo(opts.as_toml(options))
         return
     source, out = _required(given["source"], "IN"), _required(given["out"], "OUT")
-    _check_paths(source, out, reports, given["overwrite_input"])
-    _compress(ctx, source, out, options, reports, _quiet(given, config), _as_json(given, config))
+    _check_paths(source, out, writing.report, writing.overwrite_input)
+    _compress(ctx, source, out, options, writing.report, writing.quiet, writing.json)
 
 
 def _compress(
@@ -97,105 +87,91 @@ def _interrupts(ctx: click.Context) -> Interrupts:
     return ctx.find_object(Interrupts) or Interrupts()
 
 
-@app.command()
+@app.command(cls=opts.TableCommand)
 @click.argument("source", metavar="IN")
-@click.option("--skip", metavar="PATTERN", multiple=True, help="Node or tensor names left alone; repeatable.")
-@opts.output_options
-def inspect(source: str, **given: Any) -> None:
+@opts.options_of(Inspecting)
+@click.pass_context
+def inspect(ctx: click.Context, /, source: str, **_: Any) -> None:
     """Show what can be pruned in IN, what cannot, and why."""
     from onnx_udfc.cli.progress import Muted
     from onnx_udfc.evaluate.inspection import inspect_model
 
+    asked = opts.written(ctx).read(Inspecting)
     with Muted():
-        found = inspect_model(source, given["skip"])
-    if given["as_json"]:
+        found = inspect_model(source, asked.skip)
+    if asked.json:
         put_json(found.to_dict())
-    elif not given["quiet"]:
+    elif not asked.quiet:
         from onnx_udfc.cli.text import inspection, rendered
 
         put(rendered(inspection(found)))
 
 
-@app.command()
+@app.command(cls=opts.TableCommand)
 @click.argument("original", metavar="IN")
 @click.argument("compressed", metavar="OUT")
-@click.option("--images", metavar="DATA", help=".npz (x, y), .npy, folder or zip of images; default: synthetic ones.")
-@click.option("--labels", metavar="CSV", help="Rows name,label, where names and folders do not tell.")
-@click.option("--task", type=click.Choice(["auto", *TASKS]), default="auto", help="What the outputs say.")
-@click.option("--limit", type=int, metavar="N", help="Use at most so many images.")
-@click.option("--require", metavar="KEY>=VALUE", multiple=True, help="A gate, e.g. accuracy>=0.9; not met is exit 3.")
-@click.option("--seconds", type=float, default=4.0, help="Time to spend on latency, 0 for none.")
-@click.option("--memory/--no-memory", default=True, help="Measure peak memory, in processes of their own.")
-@click.option("--seed", type=int, default=0, help="Seed of the synthetic inputs.")
-@opts.input_options
-@opts.run_options
-@opts.output_options
-def validate(original: str, compressed: str, **given: Any) -> None:
+@opts.options_of(Judging)
+@click.pass_context
+def validate(ctx: click.Context, /, original: str, compressed: str, **_: Any) -> None:
     """Compare OUT with IN: outputs, agreement, accuracy if labelled, latency, memory, bytes."""
     from onnx_udfc.cli.progress import Shown
-    from onnx_udfc.evaluate.validate import validate as run
-    from onnx_udfc.goals import VALIDATE_REQUIREMENTS, check_requirements, parse_requirement
 
-    requirements = [parse_requirement(r, VALIDATE_REQUIREMENTS) for r in given["require"]]
-    with Shown(given["quiet"] or given["as_json"], given["verbose"]) as callbacks:
+    asked = opts.written(ctx).read(Judging)
+    asked.check(lambda _: LINE)
+    from onnx_udfc.evaluate.validate import validate as run  # only now: what is refused is refused quickly
+
+    with Shown(asked.quiet or asked.json, asked.verbose) as callbacks:
         found = run(
             original,
             compressed,
-            images=given["images"],
-            labels=given["labels"],
-            preprocessing=opts.preprocessing(given),
-            provider=given["provider"],
-            task=given["task"],
-            threads=given["threads"] or 1,
-            limit=given["limit"],
-            latency_seconds=given["seconds"],
-            memory=given["memory"],
-            seed=given["seed"],
+            images=asked.images,
+            labels=asked.labels,
+            preprocessing=opts.preprocessing(asked),
+            provider=asked.provider,
+            task=asked.task,
+            threads=asked.threads or 1,
+            limit=asked.limit,
+            latency_seconds=asked.seconds,
+            memory=asked.memory,
+            seed=asked.seed,
             callbacks=callbacks,
         )
-    if given["as_json"]:
+    if asked.json:
         put_json(found.to_dict())
-    elif not given["quiet"]:
+    elif not asked.quiet:
         from onnx_udfc.cli.text import rendered, validation
 
         put(rendered(validation(found)))
-    check_requirements(requirements, {r.key: found.measured(r.key) for r in requirements})
+    check_requirements(asked.require, {r.key: found.measured(r.key) for r in asked.require})
 
 
-@app.command()
+@app.command(cls=opts.TableCommand)
 @click.argument("source", metavar="IN")
 @click.argument("directory", metavar="DIR")
-@click.option("--prune", default="0", metavar="LIST", help="0.1,0.3 or 0.1:0.7:0.1.")
-@click.option("--bits", default="32", metavar="LIST", help="E.g. 8,6,4.")
-@click.option("--activations", default="none", metavar="LIST", help="E.g. none,8.")
-@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes [one a core, as memory allows].")
-@click.option("--labelled", metavar="DATA", help="Labelled images, for real accuracy in the table and the plot.")
-@click.option("--labels", metavar="CSV", help="Rows name,label, where names and folders do not tell.")
-@opts.grid_free_options
-@opts.input_options
-@opts.run_options
-@opts.output_options
+@opts.options_of(Options, Sweeping)
 @click.pass_context
-def sweep(ctx: click.Context, /, source: str, directory: str, jobs: int | None, **given: Any) -> None:
+def sweep(ctx: click.Context, /, source: str, directory: str, **_: Any) -> None:
     """Compress IN in many settings into DIR: models, a table and a Pareto plot; continues where it stopped."""
     from onnx_udfc.cli.progress import Shown
     from onnx_udfc.sweep_grid import Grid, parse_activations, parse_bits, parse_floats
 
-    options = opts.merged(ctx, opts.read_config(given["config"]), without=("prune", "bits", "activations"))
-    grid = Grid(parse_floats(given["prune"]), parse_bits(given["bits"]), parse_activations(given["activations"]))
+    written = opts.written(ctx, Options, Writing, Sweeping)
+    options, asked = written.read(Options, SWEPT), written.only_line().read(Sweeping)
+    options.check(written.voice)
+    grid = Grid(parse_floats(asked.prune), parse_bits(asked.bits), parse_activations(asked.activations))
     from onnx_udfc.inputs.image_files import Labelled  # only now: what is refused is refused quickly
     from onnx_udfc.runtime.machine import fitting_jobs
     from onnx_udfc.sweep import sweep as run
 
-    jobs = jobs or fitting_jobs(Path(source).stat().st_size if Path(source).is_file() else 0)
-    images = given["labelled"]
-    labelled = Labelled(images, given["labels"], opts.preprocessing(given)) if images else None
+    jobs = asked.jobs or fitting_jobs(Path(source).stat().st_size if Path(source).is_file() else 0)
+    images = asked.labelled
+    labelled = Labelled(images, asked.labels, opts.preprocessing(options)) if images else None
     _interrupts(ctx).told(f"what was finished is in {directory}, and the same command goes on from there")
-    with Shown(given["quiet"] or given["as_json"], given["verbose"]) as callbacks:
+    with Shown(asked.quiet or asked.json, options.verbose) as callbacks:
         table = run(source, Path(directory), grid, options, jobs, labelled, callbacks)
-    if given["as_json"]:
+    if asked.json:
         put_json(table.to_dict(), needed=False)
-    elif not given["quiet"]:
+    elif not asked.quiet:
         from onnx_udfc.cli.text import rendered, swept
 
         put(rendered(swept(table)), needed=False)
@@ -205,14 +181,6 @@ def _required(value: str | None, name: str) -> str:
     if value is None:
         raise click.UsageError(f"Missing argument '{name}'.")
     return value
-
-
-def _quiet(given: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    return bool(given["quiet"] or config.get("quiet"))
-
-
-def _as_json(given: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    return bool(given["as_json"] or config.get("json"))
 
 
 def _check_paths(source: str, out: str, reports: tuple[str, ...], overwrite: bool) -> None:
@@ -228,8 +196,6 @@ def _check_paths(source: str, out: str, reports: tuple[str, ...], overwrite: boo
             f"{out}: OUT is IN, and compression cannot be undone; name another, or add --overwrite-input"
         )
     for report in reports:
-        if Path(report).suffix not in REPORT_SUFFIXES:
-            raise RequestError(f"--report {report}: the name must end in .json or .html")
         if same_file(report, source):
             raise RequestError(f"--report {report}: is IN; name another file")
     for first, second in itertools.combinations((out, *reports), 2):

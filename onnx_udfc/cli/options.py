@@ -1,28 +1,111 @@
-"""The command line's options: click declarations, the TOML file, and how both become Options."""
+"""The command line's options: click's declarations from the tables, the TOML file, and how both become values."""
 
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.options import ALLOCATIONS, METHODS, PROVIDERS, PRUNE_STREAM, TARGETS, TASKS, Options, options_from
+from onnx_udfc.options import (
+    GROUPS,
+    LINE,
+    CombinationError,
+    Judging,
+    Options,
+    Spec,
+    Table,
+    UnknownOptionError,
+    Voice,
+    default_text,
+    specs,
+    unknown_option,
+)
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
     from onnx_udfc.inputs.image_files import Preprocessing
 
+T = TypeVar("T", bound=Table)
 Command = Callable[..., Any]
-Decorator = Callable[[Command], Command]
-COLOURS = ("rgb", "bgr", "gray")
-_OUTPUT_KEYS = ("report", "quiet", "json")
+_FILES = frozenset({"DATA", "PATH", "FILE", "CSV"})  # what stands for a file in help
+_NUMBER = re.compile(r"[-+]?[\d.]+(?:e[-+]?\d+)?", re.IGNORECASE)
+
+
+class _Text(click.ParamType):  # type: ignore[type-arg]  # generic in new releases only
+    """Text as it was written; the table reads it, so that errors are the same from everywhere."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.name = spec.metavar.lower()
+        self._spec = spec
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Offer the words that are allowed, or files."""
+        del ctx, param
+        told = self._spec.explained
+        words = dict.fromkeys([*map(str, told), *self._spec.words])
+        if self._spec.metavar in _FILES:
+            return [CompletionItem(incomplete, type="file")]
+        return [CompletionItem(w, help=told.get(w)) for w in words if w.startswith(incomplete.lower())]
+
+
+class TableOption(click.Option):
+    """An option of the command line that stands in a table."""
+
+    def __init__(self, _: Sequence[str], spec: Spec) -> None:
+        self.spec = spec
+        names = [spec.name, *([f"-{spec.row.short}"] if spec.row.short else [])]
+        if spec.kind == "flag":
+            both = f"--{spec.flag}/--no-{spec.flag}" if spec.default else f"--{spec.flag}"
+            super().__init__([*names, both], is_flag=True, help=spec.row.help)
+            return
+        multiple = spec.kind in ("several", "pairs")
+        names.append(f"--{spec.flag}")
+        super().__init__(names, type=_Text(spec), multiple=multiple, metavar=spec.metavar, help=spec.row.help)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Rows of help: the option with its default, then what may be chosen."""
+        short = f"-{self.spec.row.short}, " if self.spec.row.short else "    "
+        name = f"--no-{self.spec.flag}" if self.spec.default is True else f"--{self.spec.flag} {self.spec.metavar}"
+        default = default_text(self.spec)
+        told = self.spec.row.help.replace("`", "'") + (f" [{default}]" if default and self.spec.metavar else "")
+        if self.spec.default is True:
+            told = f"Do not: {told}"
+        explained = [(f"      {word}", what) for word, what in self.spec.explained.items() if what]
+        return [(short + name.strip(), told), *explained]
+
+
+class TableCommand(click.Command):
+    """A command whose options come from tables; help shows them in groups."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse numbers with a space between, which would become file names."""
+        lists = {n for p in self.params if isinstance(p, TableOption) and p.spec.kind == "numbers" for n in p.opts}
+        for name, first, second in zip(args, args[1:], args[2:], strict=False):
+            if name in lists and _NUMBER.fullmatch(first) and _NUMBER.fullmatch(second) and not Path(second).exists():
+                raise click.UsageError(f"{name} {first} {second}: write one word, with commas: {name} {first},{second}")
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the options in the groups of the table."""
+        of_table = [p for p in self.params if isinstance(p, TableOption)]
+        for group in GROUPS:
+            rows = [line for p in of_table if p.spec.row.group == group for line in p.lines()]
+            if rows:
+                with formatter.section(group):
+                    formatter.write_dl(rows, col_max=26)
+        others = [
+            p.get_help_record(ctx) for p in self.get_params(ctx) if isinstance(p, click.Option) and p not in of_table
+        ]
+        with formatter.section("Other"):
+            formatter.write_dl([record for record in others if record])
 
 
 class DefaultCommand(click.Group):
@@ -51,212 +134,82 @@ class DefaultCommand(click.Group):
         self.format_commands(ctx, formatter)
 
 
-def floats(text: str) -> tuple[float, ...]:
-    """Read numbers with commas between them."""
-    try:
-        return tuple(float(t) for t in text.replace(",", " ").split())
-    except ValueError:
-        raise click.BadParameter(f"{text!r}: expected numbers, e.g. 0.485,0.456,0.406") from None
+def options_of(*tables: type[Table], without: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    """Return a decorator that gives a command the options of tables; a later table's row replaces an earlier one's."""
+    rows = {name: spec for table in tables for name, spec in specs(table).items() if name not in without}
 
-
-def number_or_auto(text: str) -> int | str:
-    """Read a whole number or `auto`."""
-    return text if text == "auto" else _whole(text, "auto")
-
-
-def number_or_none(text: str) -> int | str:
-    """Read a whole number or `none`."""
-    return text if text == "none" else _whole(text, "none")
-
-
-def _whole(text: str, word: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r}: expected a whole number or {word}") from None
-
-
-def key_value(text: str) -> tuple[str, str]:
-    """Read KEY=VALUE."""
-    key, sign, value = text.partition("=")
-    if not sign:
-        raise click.BadParameter(f"{text!r}: expected KEY=VALUE, e.g. macs=0.5 or bytes=2MB")
-    return key.strip(), value.strip()
-
-
-def _stack(*decorators: Decorator) -> Decorator:
     def apply(function: Command) -> Command:
-        for decorator in reversed(decorators):
-            function = decorator(function)
+        for spec in reversed(rows.values()):
+            function = click.option(cls=TableOption, spec=spec)(function)
         return function
 
     return apply
 
 
-def grid_free_options(function: Command) -> Command:
-    """Options of compress and sweep that a sweep does not vary."""
-    d = Options()
-    return _stack(
-        click.option("--target", type=click.Choice(TARGETS), default=d.target, help="Which QDQ form is written."),
-        click.option("--method", type=click.Choice(METHODS), default=d.method, help="How the next layer is repaired."),
-        click.option(
-            "--calibrate", metavar="DATA", help="Real inputs (.npz, .npy, folder or zip) in place of synthetic ones."
-        ),
-        click.option(
-            "--validate", metavar="DATA", help="Real inputs (and labels) for the final judgement only; as --calibrate."
-        ),
-        click.option("--task", type=click.Choice(TASKS), help="What the outputs say; guessed otherwise."),
-        click.option("--force", is_flag=True, help="Write what is certainly bad, too."),
-        click.option(
-            "--allocate",
-            type=click.Choice(ALLOCATIONS),
-            default=d.allocate,
-            help="Same ratio everywhere, or by damage.",
-        ),
-        click.option(
-            "--prune-layer",
-            type=key_value,
-            metavar="PATTERN=R",
-            multiple=True,
-            help="Ratio of the layers of this name, e.g. conv1=0.5; repeatable.",
-        ),
-        click.option(
-            "--budget",
-            type=key_value,
-            metavar="KEY=VALUE",
-            multiple=True,
-            help="macs=0.5, params=0.3, bytes=2MB, latency=0.4; repeatable.",
-        ),
-        click.option(
-            "--align",
-            type=number_or_auto,
-            metavar="N",
-            default=d.align,
-            help="Kept channel counts are multiples of it.",
-        ),
-        click.option("--skip", metavar="PATTERN", multiple=True, help="Node or tensor names left alone; repeatable."),
-        click.option(
-            "--require", metavar="KEY>=VALUE", multiple=True, help="A gate, e.g. agreement>=0.95; not met is exit 3."
-        ),
-        click.option("--select", metavar="CRITERION", help="Which channels stay; default: the method's own criterion."),
-        click.option(
-            "--prune-stream", type=click.Choice(PRUNE_STREAM), default=d.prune_stream, help="Prune residual streams."
-        ),
-        click.option("--images", type=int, help="Number of synthetic images.", metavar="N"),
-        click.option("--seed", type=int, default=d.seed, help="Seed of everything random."),
-        click.option(
-            "--config", type=click.Path(), metavar="FILE", help="Options from a TOML file; the command line wins."
-        ),
-    )(function)
+@dataclass(frozen=True)
+class Written:
+    """What was asked for on the command line and in a configuration file, by name with _."""
+
+    line: Mapping[str, Any]
+    file: Mapping[str, Any]
+    path: str
+
+    def voice(self, key: str) -> Voice:
+        """Where an option was written."""
+        return Voice("file", self.path) if key in self.file and key not in self.line else LINE
+
+    def read(self, table: type[T], without: tuple[str, ...] = ()) -> T:
+        """Return the values of a table: defaults, then the file, then the command line.
+
+        Raises:
+            OptionError: A value is not understood.
+        """
+        known = {k: v for k, v in {**self.file, **self.line}.items() if k in specs(table) and k not in without}
+        return table.reads(known, self.voice)
+
+    def only_line(self) -> Written:
+        """What the command line alone says."""
+        return Written(self.line, {}, "")
 
 
-def compress_options(function: Command) -> Command:
-    """Options of compress alone."""
-    d = Options()
-    return _stack(
-        click.option(
-            "--prune",
-            type=float,
-            default=d.prune,
-            metavar="R",
-            help="Fraction of channels to remove, 0 ≤ R < 1.",
-        ),
-        click.option(
-            "--bits",
-            type=number_or_auto,
-            metavar="B",
-            default=str(d.bits),
-            help="Weight bits 2 to 8, 32 for none, or auto.",
-        ),
-        click.option(
-            "--activations", type=number_or_none, metavar="A", default="none", help="8: activations quantized too."
-        ),
-    )(function)
+def written(ctx: click.Context, *tables: type[Table]) -> Written:
+    """Return what was asked for.
 
-
-def input_options(function: Command) -> Command:
-    """What the network expects at its input."""
-    return _stack(
-        click.option(
-            "--input-mean", type=floats, metavar="NUMBERS", default="", help="Mean per channel, e.g. 0.485,0.456,0.406."
-        ),
-        click.option("--input-std", type=floats, metavar="NUMBERS", default="", help="Deviation per channel."),
-        click.option(
-            "--input-range",
-            type=floats,
-            metavar="NUMBERS",
-            default="",
-            help="Values of pixels 0 and 255, e.g. 0,1 or -1,1.",
-        ),
-        click.option("--input-colour", type=click.Choice(COLOURS), default="rgb", help="Order of the channels."),
-    )(function)
-
-
-def run_options(function: Command) -> Command:
-    """Options of every command that runs networks."""
-    return _stack(
-        click.option("--threads", type=int, metavar="N", help="Threads of onnxruntime and BLAS."),
-        click.option(
-            "--provider", type=click.Choice(PROVIDERS), default="cpu", help="Execution provider that runs networks."
-        ),
-    )(function)
-
-
-def output_options(function: Command) -> Command:
-    """Options of what is printed."""
-    return _stack(
-        click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors."),
-        click.option("--json", "as_json", is_flag=True, help="Print the report as JSON and nothing else."),
-        click.option("--verbose", "-v", is_flag=True, help="Say what is done, layer by layer, on standard error."),
-        click.option("--debug", is_flag=True, help="Tracebacks instead of one line."),
-    )(function)
-
-
-def read_config(path: str | None) -> dict[str, Any]:
-    """Return a TOML file's values with the names of the fields of Options.
+    Args:
+        ctx: Of the command.
+        tables: Whose options may stand in the file.
 
     Raises:
-        RequestError: It is not there, or not TOML.
+        RequestError: The file is not there, not TOML, or has an option that is in no table.
     """
-    if path is None:
-        return {}
+    line = {k: v for k, v in ctx.params.items() if ctx.get_parameter_source(k) is ParameterSource.COMMANDLINE}
+    path = str(line.get("config") or "")
+    file = read_config(path) if path else {}
+    known = [name for table in tables for name in specs(table) if name != "config"]
+    for key in file:
+        if key not in known:
+            raise UnknownOptionError(unknown_option(key, known, Voice("file", path)))
+    return Written(line, file, path)
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Return a TOML file's values by name with _.
+
+    Raises:
+        RequestError: It is not there.
+        CombinationError: It is not TOML, or has a name twice.
+    """
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(f"--config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"--config {path}: not TOML ({error})") from error
-    return {k.replace("-", "_"): v for k, v in values.items()}
-
-
-def given(ctx: click.Context) -> dict[str, Any]:
-    """Return what the command line itself says, without defaults."""
-    return {k: v for k, v in ctx.params.items() if ctx.get_parameter_source(k) is ParameterSource.COMMANDLINE}
-
-
-def merged(ctx: click.Context, config: Mapping[str, Any], without: tuple[str, ...] = ()) -> Options:
-    """Return checked options: defaults, then the TOML file, then the command line, save those named in `without`.
-
-    Raises:
-        RequestError: A name or a value is not understood.
-    """
-    names = set(Options().to_dict()) - set(without)
-    line = {k: _value(k, v) for k, v in given(ctx).items() if k in names}
-    return options_from({k: v for k, v in config.items() if k not in (*_OUTPUT_KEYS, *without)} | line)
-
-
-def _value(key: str, value: Any) -> Any:
-    if key in ("budget", "prune_layer"):
-        return dict(value)
-    if key == "input_range":
-        return _pair(value)
-    return value
-
-
-def _pair(value: tuple[float, ...]) -> tuple[float, ...]:
-    if len(value) != 2:
-        raise RequestError("--input-range: expected two numbers, e.g. 0,1")
-    return value
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CombinationError(f"--config {path}: not TOML ({error})") from error
+    found = {k.replace("-", "_"): v for k, v in values.items()}
+    if len(found) != len(values):
+        twice = next(k for k in values if "-" in k and k.replace("-", "_") in values)
+        raise CombinationError(f"{path}: `{twice}` is given twice, with - and with _")
+    return found
 
 
 def as_toml(options: Options) -> str:
@@ -274,14 +227,9 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def preprocessing(values: Mapping[str, Any]) -> Preprocessing:
-    """Return what --input-mean, --input-std, --input-range and --input-colour say.
-
-    Raises:
-        RequestError: The range is not two numbers, or the values are no scale of inputs.
-    """
+def preprocessing(options: Options | Judging) -> Preprocessing:
+    """Return what --input-mean, --input-std, --input-range and --input-colour say."""
     from onnx_udfc.inputs.image_files import Preprocessing
 
-    low, high = _pair(values["input_range"] or (0.0, 1.0))
-    Options(input_mean=values["input_mean"], input_std=values["input_std"], input_range=(low, high)).check_input()
-    return Preprocessing(values["input_mean"], values["input_std"], (low, high), values["input_colour"])
+    span = options.input_range or (0.0, 1.0)
+    return Preprocessing(options.input_mean, options.input_std, span, options.input_colour)

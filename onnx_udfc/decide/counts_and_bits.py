@@ -25,13 +25,12 @@ from onnx_udfc.decide.file_size import FLOAT, file_size, with_biases, written_by
 from onnx_udfc.decide.footprint import Footprint, footprint
 from onnx_udfc.decide.latency_table import latency_table, measured_ratio
 from onnx_udfc.errors import RequestError
-from onnx_udfc.goals import Budget
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import MEASURED, Removal
 from onnx_udfc.numerics.knapsack import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
 from onnx_udfc.numerics.reconstruct import METHODS
-from onnx_udfc.options import Options
+from onnx_udfc.options import Budget, Options
 
 Double = NDArray[np.float64]
 

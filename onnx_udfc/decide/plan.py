@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from onnx_udfc.channels.groups import ChannelGroup, Channels
 from onnx_udfc.decide.allocate import allowed_counts, keep_sets
 from onnx_udfc.decide.counts_and_bits import Subject, decide
-from onnx_udfc.errors import RequestError
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import CRITERIA, MEASURED, Removal, removal_by_score, shares_by_score
@@ -59,15 +58,9 @@ def removals(
         options: `select` and `method` are read.
         measured: orders from moments, where there are any; a group that has none is ordered by its weights, and
             priced in the same unit.
-
-    Raises:
-        RequestError: the criterion is unknown, or needs moments that the method does not have.
     """
     name = options.select or METHODS[options.method].selection
-    if name not in CRITERIA and name not in MEASURED:
-        raise RequestError(f"--select {name}: must be one of {', '.join([*CRITERIA, *MEASURED])}")
-    if name in MEASURED and not METHODS[options.method].measured:
-        raise RequestError(f"--select {name} needs --method moments, which runs the network; or take --select l2")
+    assert name in CRITERIA or METHODS[options.method].measured, "the table of options refuses it"
     if name not in MEASURED:
         return {g.name: removal_by_score(_score(network, g, name)) for g in groups}
     multiply = not measured or any(removal.shares for removal in measured.values())

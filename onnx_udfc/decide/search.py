@@ -12,8 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from onnx_udfc.errors import GateError, RequestError
-from onnx_udfc.goals import Budget
-from onnx_udfc.options import Options
+from onnx_udfc.options import Budget, Options
 
 R = TypeVar("R")
 

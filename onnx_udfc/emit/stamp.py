@@ -7,17 +7,16 @@ from pathlib import Path
 
 import onnx
 
-from onnx_udfc.options import Options
+from onnx_udfc.options import Options, specs
 from onnx_udfc.version import this_tool
 
 PREFIX = "onnx_udfc."
-_WITHOUT_EFFECT = frozenset({"threads", "require", "attribution", "verbose", "debug"})  # on the weights
 
 
 def stamp(model: onnx.ModelProto, options: Options) -> None:
     """Write the metadata into a model, in place of what an earlier run left; all else in its metadata stays."""
     kept = [entry for entry in model.metadata_props if not entry.key.startswith(PREFIX)]
-    changed = {k: v for k, v in options.changed().items() if k not in _WITHOUT_EFFECT}
+    changed = {k: v for k, v in options.changed().items() if specs(Options)[k].row.effect}
     if "calibrate" in changed:
         changed["calibrate"] = Path(changed["calibrate"]).name  # a shipped file need not tell its maker's folders
     del model.metadata_props[:]

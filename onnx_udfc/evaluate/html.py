@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
 
-from onnx_udfc.command import command_line
 from onnx_udfc.escapes import visible_all
 from onnx_udfc.evaluate import svg
 from onnx_udfc.evaluate.report import SYNTHETIC_CAVEAT, LayerLoss, LayerReport, Report, ratio
+from onnx_udfc.options import command_line
 from onnx_udfc.version import Tool
 
 WORST_DB = 60.0  # errors are drawn from -60 dB (nothing) to 0 dB (all is lost)

@@ -151,7 +151,7 @@ def validate(
     labels: str | Path | None = None,
     preprocessing: Preprocessing | None = None,
     provider: str = "cpu",
-    task: Literal["auto", "detection"] = "auto",
+    task: str = "auto",
     threads: int = 1,
     limit: int | None = None,
     latency_seconds: float = 4.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_udfc.options.command import as_words, command_line
+from onnx_udfc.options.command import as_words, command_line, default_text
 from onnx_udfc.options.command_tables import Inspecting, Judging, Sweeping, Writing
 from onnx_udfc.options.goals import (
     COMPRESS_REQUIREMENTS,
@@ -58,6 +58,7 @@ __all__ = [
     "as_words",
     "check_requirements",
     "command_line",
+    "default_text",
     "expected",
     "options_from",
     "parse_budget",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from onnx_udfc.options.goals import VALIDATE_REQUIREMENTS, Requirement, parse_requirement
 from onnx_udfc.options.reading import Table
-from onnx_udfc.options.row import INPUT, MUST, RUN, TOLD, WHAT, Amount, Count, Row, Threads
+from onnx_udfc.options.row import INPUT, MUST, RUN, TOLD, WHAT, Count, Row, Seconds, Threads
 from onnx_udfc.options.shared_rows import (
     TASKS,
     AsJson,
@@ -124,7 +124,7 @@ class Judging(Table):
             example="accuracy>=0.9",
         ),
     ] = ()
-    seconds: Annotated[Amount, Row("Time to spend on latency, 0 for none.", RUN, metavar="S", example="10")] = 4.0
+    seconds: Annotated[Seconds, Row("Time to spend on latency, 0 for none.", RUN, metavar="S", example="10")] = 4.0
     memory: Annotated[bool, Row("Measure peak memory, in processes of their own.", RUN)] = True
     threads: Workers = None
     provider: Provider = "cpu"

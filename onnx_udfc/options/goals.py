@@ -74,7 +74,7 @@ def parse_requirement(text: object, keys: Sequence[str] = COMPRESS_REQUIREMENTS)
 
 def _not_a_gate(text: object) -> str:
     if isinstance(text, str) and text.strip().lower() in VALIDATE_REQUIREMENTS:
-        return f"the limit is missing; quote it, for > and < are the shell's own signs: '{text.strip()}>=0.95'"
+        return f"must be KEY>=VALUE; quote it, for > and < are the shell's own signs: '{text.strip()}>=0.95'"
     return "must be KEY>=VALUE or KEY<=VALUE, e.g. agreement>=0.95"
 
 

@@ -1,3 +1,104 @@
-from typing import TypedDict, Any
+"""Keywords of `compress` and `Options` in all forms that are understood; written by tools.option_pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from typing import SupportsFloat, SupportsIndex, TypedDict
+
+from onnx_udfc.options.goals import Requirement
+
+Whole = SupportsIndex | str  # numbers of numpy, and "8"
+Number = SupportsFloat | SupportsIndex | str  # and "50%"
+Numbers = SupportsFloat | Iterable[SupportsFloat] | str  # and "0.5,0.5"
+
+
 class Keywords(TypedDict, total=False):
-    prune: Any
+    """Every option of the table by its type."""
+
+    prune: Number
+    """Fraction of the channels removed; which layers lose how many, --allocate says."""
+
+    prune_layer: Mapping[str, Number] | Iterable[str] | str
+    """Fraction of the channels that the layers of this name (`*`, `?`) write; `--prune` is for all others;
+    repeatable, the last match counts."""
+
+    bits: Whole
+    """Bits of each weight, 2 to 8."""
+
+    activations: Whole | None
+    """Bits of activations; needs --bits 8 or fewer."""
+
+    target: str
+    """What will run the result: which form of quantized weights is written."""
+
+    allocate: str
+    """How channels are spread over the groups."""
+
+    budget: Mapping[str, Number] | Iterable[str] | str
+    """A limit that ratios and bits are chosen to meet: macs, params, bytes or latency; repeatable. A bare number up
+    to 1, or one with %, is a fraction of the original's."""
+
+    align: Whole
+    """Kept channel counts are multiples of it, or all channels where that is nearer or no multiple fits."""
+
+    prune_stream: str
+    """Whether residual streams are pruned."""
+
+    skip: str | Iterable[str]
+    """Names of nodes or tensors (`*`, `?`) that are left alone; repeatable."""
+
+    method: str
+    """How the next layer is repaired."""
+
+    select: str | PathLike[str] | None
+    """The criterion by which channels stay."""
+
+    seed: Whole
+    """Seed of everything random."""
+
+    calibrate: str | PathLike[str] | None
+    """Real inputs in place of made-up ones: .npz, .npy, an image, a folder or a .zip of images."""
+
+    validate: str | PathLike[str] | None
+    """Real inputs, and labels where they are known, that only the final judgement looks at; as --calibrate."""
+
+    images: Whole | None
+    """Number of made-up inputs."""
+
+    input_mean: Numbers
+    """Mean that the network expects to be taken off, one number or one per channel, after --input-range."""
+
+    input_std: Numbers
+    """Deviation that it expects to be divided by, one number or one per channel."""
+
+    input_range: Numbers | None
+    """Values that pixels 0 and 255 become."""
+
+    input_colour: str
+    """Order of the colour channels."""
+
+    task: str | PathLike[str] | None
+    """What the outputs say."""
+
+    force: bool
+    """Write what is certainly bad, too."""
+
+    require: Requirement | str | Iterable[Requirement | str]
+    """A gate: agreement, sqnr (dB), cosine; macs, params, bytes as ratios to the original. Not met is exit 3 and
+    nothing is written; repeatable. Quote it."""
+
+    threads: Whole | None
+    """Threads of onnxruntime and BLAS; the bytes are the same for the same N."""
+
+    provider: str
+    """Execution provider that runs the networks."""
+
+    attribution: bool
+    """Measure which layer loses what; always on with an HTML report."""
+
+    verbose: bool
+    """Say what is done, layer by layer, on standard error."""
+
+    debug: bool
+    """Tracebacks in place of one line."""

@@ -1,7 +1,7 @@
 """Values as people write them, brought to the types of a table of options; what cannot be brought is one line.
 
-Loose forms that are understood everywhere: text for numbers (`"8"`), percents for shares (`"50%"`), one value
-where several may stand, `none`, choices in any case, numbers of numpy, paths. The rest is msgspec's: conversion and ranges.
+Loose forms that are understood everywhere: text for numbers (`"8"`), percents for shares (`"50%"`), one value where
+several may stand, `none`, choices in any case, numbers of numpy, paths. Conversion and ranges are msgspec's.
 """
 
 from __future__ import annotations
@@ -140,14 +140,14 @@ def _plain(value: object, depth: int = 0) -> Any:
     """Numbers and arrays of numpy, paths, tuples and other iterables as what TOML has; nothing is imported for it."""
     if depth > _DEEPEST:
         raise ValueError("too deep")
+    if hasattr(value, "tolist"):  # np.float64, which is a float, too
+        return _plain(value.tolist(), depth + 1)
     if value is None or isinstance(value, (bool, int, float, str)):
-        return value.item() if hasattr(value, "item") else value  # np.float64 is a float
+        return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
         return {_plain(k, depth + 1): _plain(v, depth + 1) for k, v in value.items()}
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist(), depth + 1)
     if isinstance(value, (bytes, bytearray)):
         raise ValueError("bytes")
     if isinstance(value, Iterable):

@@ -24,7 +24,7 @@ LARGEST = 2**63 - 1  # whole numbers of TOML and JSON
 
 Ratio = Annotated[float, Meta(ge=0, lt=1)]
 Positive = Annotated[float, Meta(gt=0)]
-Amount = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Whole = Annotated[int, Meta(ge=0, le=LARGEST)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Threads = Annotated[int, Meta(ge=1, le=MOST_THREADS)]
@@ -65,7 +65,7 @@ class Row:
     group: str
     metavar: str = ""
     choices: Mapping[str | int, str] = field(default_factory=dict)
-    more: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str | int, str] = field(default_factory=dict)
     unset: str = ""
     short: str = ""
     since: str = "0.1"
@@ -146,9 +146,13 @@ class Spec:
         return kind is float and meta.ge == 0 and 1 in (meta.lt, meta.le)
 
 
-@cache
 def specs(table: type) -> Mapping[str, Spec]:
     """Return the options of a table by name, in order of their groups."""
+    return _specs(table)
+
+
+@cache
+def _specs(table: type) -> Mapping[str, Spec]:
     hints = typing.get_type_hints(table, include_extras=True)
     found = [_spec(f.name, hints[f.name], f) for f in fields(table)]
     return {s.name: s for group in GROUPS for s in found if s.row.group == group}

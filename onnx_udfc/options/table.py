@@ -64,7 +64,7 @@ CRITERIA = {
     "obs": "how little the next layers lose, measured (needs --method moments)",
 }
 LARGEST_INPUT = 1e9  # what a pixel may become at a network's input; more overflows within a few layers
-BITS = {
+BITS: dict[str | int, str] = {
     **dict.fromkeys(range(2, 9), ""),
     32: "weights stay as they are",
     "auto": "layer by layer, chosen by a --budget",
@@ -78,7 +78,7 @@ class Options(Table):
     prune: Annotated[
         Ratio,
         Row(
-            "Fraction of channels removed in every prunable group.",
+            "Fraction of the channels removed; which layers lose how many, --allocate says.",
             WHAT,
             metavar="R",
             short="p",
@@ -146,10 +146,13 @@ class Options(Table):
     align: Annotated[
         Annotated[int, Count.__metadata__[0]] | Literal["auto"],
         Row(
-            "Kept channel counts are multiples of it.",
+            "Kept channel counts are multiples of it, or all channels where that is nearer or no multiple fits.",
             WHAT,
             metavar="N",
-            more={"auto": "the largest of 16, 8, 4, 2 that moves no count far"},
+            more={
+                "auto": "the largest of 16, 8, 4, 2 that moves no count by more than 1/32 of the group's channels;"
+                " with --activations at least 4"
+            },
             example="8",
         ),
     ] = "auto"

@@ -8,8 +8,7 @@ import pytest
 
 from onnx_udfc.decide.search import TRIES, asks_for_search, search_note, smallest
 from onnx_udfc.errors import GateError, RequestError
-from onnx_udfc.goals import parse_requirement
-from onnx_udfc.options import Options
+from onnx_udfc.options import Options, parse_requirement
 
 GATE = (parse_requirement("agreement>=0.9"),)
 ASKED = Options(budget={"macs": "0.8"}, require=GATE)

@@ -12,10 +12,9 @@ import jsonschema
 import numpy as np
 import pytest
 
-from onnx_udfc.command import command_line
 from onnx_udfc.evaluate import report as module
 from onnx_udfc.evaluate.report import Fidelity, Report, plain, ratio
-from onnx_udfc.options import Options, options_from
+from onnx_udfc.options import Options, command_line, options_from
 
 CONTRACT = {
     "": {"tool", "options", "before", "after", "groups", "layers", "fidelity", "runtime", "timings"},
@@ -114,4 +113,4 @@ def test_the_command_line_of_a_report_gives_its_options_again(options: Options) 
     words = shlex.split(command_line(options.to_dict()))
     command = app.commands["compress"]
     with command.make_context("compress", words[1:]) as ctx, click.Context(command):
-        assert cli_options.merged(ctx, {}) == options
+        assert cli_options.written(ctx, Options).read(Options) == options
