@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +31,10 @@ def folder(tmp_path: Path, model: onnx.ModelProto) -> Path:
 def test_help_is_quick_and_shows_the_main_options(tmp_path: Path) -> None:
     took = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = os.times()
         done = call(tmp_path, "--help")
-        took.append(time.perf_counter() - start)
+        end = os.times()  # the processor's time: a busy machine costs none
+        took.append(end.children_user + end.children_system - start.children_user - start.children_system)
     for word in ("--prune", "--bits", "--require", "inspect", "validate", "sweep"):
         assert word in done.stdout
     assert done.returncode == 0
