@@ -23,6 +23,7 @@ from onnx_udfc.evaluate.report import (
 )
 from onnx_udfc.model.counts import Count, count, totals
 from onnx_udfc.model.files import LoadedModel, model_bytes
+from onnx_udfc.model.inventory import already_quantized, inventory, left_out
 from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
 from onnx_udfc.options import Options
@@ -119,11 +120,20 @@ def _runtime(outcome: Outcome) -> Runtime:
         opset=outcome.network.graph.opset,
         ir_version=int(emitted.model.ir_version),
         onnxruntime_min=emitted.onnxruntime_min,
-        notes=(*outcome.loaded.notes, *outcome.network.notes, *_pruning_notes(outcome), *outcome.notes, *emitted.notes),
+        notes=(
+            *outcome.loaded.notes, *outcome.network.notes, *_pruning_notes(outcome), *outcome.notes, *emitted.notes,
+            *_weights_left(outcome.loaded),
+        ),
         form=emitted.form,
         slower=emitted.slower,
         weight_memory=emitted.weight_memory,
-    )
+    )  # fmt: skip
+
+
+def _weights_left(loaded: LoadedModel) -> tuple[str, ...]:
+    """Weights that no option makes smaller, with their share of the file."""
+    held = inventory(loaded.model)
+    return (*already_quantized(held, loaded.bytes), *left_out(held, loaded.bytes))
 
 
 def _pruning_notes(outcome: Outcome) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, shape_inference
 
+from onnx_udfc.model.export import export_model, value_info
 from onnx_udfc.model.network import Network
 from onnx_udfc.runtime.sessions import open_session
 
@@ -83,6 +84,7 @@ def _resolve(network: Network, inputs: Mapping[str, Size], spatial: int) -> Shap
     except (shape_inference.InferenceError, RuntimeError, ValueError):
         inferred = model
     sizes = _declared_sizes(inferred)
+    sizes |= {k: tuple(t.shape) for k, t in network.graph.tensors().items() if isinstance(t, gs.Constant)}
     written = {name for node in model.graph.node for name in node.output if name}
     unsized = sorted(written - set(sizes))
     unvalued = sorted(_unvalued(model, values) & written)
@@ -113,7 +115,13 @@ def _skeleton(
             copy.inputs.append(_as_input(tensor))
         else:
             values[name] = np.asarray(tensor.values)
-    return gs.export_onnx(copy, do_type_check=False), values
+    model = export_model(copy, network.origin)  # graphsurgeon's own writes int4 and its like unpacked
+    del model.graph.input[:], model.graph.value_info[:]
+    model.graph.input.extend(value_info(tensor) for tensor in copy.inputs)
+    for output in model.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
+    return model, values
 
 
 def _as_input(constant: gs.Constant) -> gs.Variable:

@@ -118,12 +118,16 @@ def inspection(found: Inspection) -> RenderableType:
     skips = _table("not prunable", "reason", "detail")
     for skip in found.skips:
         skips.add_row(skip.node, skip.reason, skip.detail)
+    coded = _table("quantized", "operator", "bits", "form", "weights", right=(2, 4))
+    for layer in (layer for layer in found.layers if layer.form):
+        coded.add_row(layer.name, layer.op_type, f"{layer.bits:g}", layer.form, f"{layer.parameters_before:,}")
     parts: list[RenderableType] = [head]
     nothing = "no channels can be pruned; --bits still applies"
-    if not found.layers:
+    if all(layer.form for layer in found.layers):
         nothing = "nothing to compress: no convolution or matrix product with constant weights"
     parts += [groups] if found.groups else [Text(nothing)]
     parts += [skips] if found.skips else []
+    parts += [coded] if coded.row_count else []
     parts += [Text(f"note: {n}") for n in found.notes]
     return Group(*parts)
 

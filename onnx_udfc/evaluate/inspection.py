@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.shapes import Shapes
 from onnx_udfc.evaluate.report import GroupReport, LayerReport, Size, SkipReport, plain
-from onnx_udfc.model.counts import count, totals
+from onnx_udfc.model.counts import count
 from onnx_udfc.model.files import load
+from onnx_udfc.model.inventory import INTEGER_OPS, Holding, already_quantized, inventory, left_out
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.runtime.sessions import Source
 from onnx_udfc.version import Tool, this_tool
@@ -51,22 +53,27 @@ def inspect_model(source: Source, skip: Sequence[str] = ()) -> Inspection:
     loaded = load(source)
     network = read(loaded.model)
     channels = find_groups(network, skip)
-    layers = _layers(network, channels.shapes)
-    opset = next((int(d.version) for d in loaded.model.opset_import if d.domain in ("", "ai.onnx")), 0)
-    total = totals({name: count(layer, channels.shapes.sizes) for name, layer in network.layers.items()})
+    held = inventory(loaded.model)
+    layers = (*_layers(network, channels.shapes), *_quantized(held, network, channels.shapes))
     return Inspection(
         tool=this_tool(),
-        size=Size(total.parameters, total.macs, loaded.bytes),
-        opset=opset,
-        ir_version=int(loaded.model.ir_version),
+        size=Size(
+            sum(layer.parameters_before for layer in layers), sum(layer.macs_before or 0 for layer in layers),
+            loaded.bytes,
+        ),
+        opset=loaded.opset,
+        ir_version=loaded.ir_version,
         groups=tuple(
             GroupReport(g.name, g.channels, g.channels, g.producers, g.consumers, "kept", "", _kind(g.kind))
             for g in channels.groups
         ),
         layers=layers,
         skips=tuple(SkipReport(s.node, s.reason, s.detail) for s in channels.skips),
-        notes=(*loaded.notes, *network.notes, *channels.notes),
-    )
+        notes=(
+            *loaded.notes, *network.notes, *channels.notes, *already_quantized(held, loaded.bytes),
+            *left_out(held, loaded.bytes),
+        ),
+    )  # fmt: skip
 
 
 def _kind(kind: str) -> Any:
@@ -94,3 +101,37 @@ def _layers(network: Network, shapes: Shapes) -> tuple[LayerReport, ...]:
             )
         )
     return tuple(rows)
+
+
+def _quantized(held: Sequence[Holding], network: Network, shapes: Shapes) -> tuple[LayerReport, ...]:
+    """Return what is quantized already: it cannot be compressed again, but it is there."""
+    nodes = {node.name: node for node in network.graph.nodes}
+    rows = []
+    for holding in (h for h in held if h.quantized or h.op_type in INTEGER_OPS):
+        node = nodes.get(holding.node)
+        output = () if node is None else shapes.sizes.get(node.outputs[0].name, ())
+        channels = _channels(holding.op_type, output)
+        macs = None if channels is None else holding.parameters * math.prod(output[1:]) // channels
+        rows.append(
+            LayerReport(
+                name=holding.node,
+                op_type=holding.op_type,
+                bits=holding.bits,
+                parameters_before=holding.parameters + holding.biases,
+                parameters_after=holding.parameters + holding.biases,
+                relative_error=None,
+                channels_before=channels,
+                channels_after=channels,
+                macs_before=macs,
+                macs_after=macs,
+                form=holding.form or holding.op_type,
+            )
+        )
+    return tuple(rows)
+
+
+def _channels(op_type: str, output: Sequence[int]) -> int | None:
+    """Return the output channels of a layer by the shape of its output, None where unknown."""
+    if not output or op_type == "Gather":
+        return None
+    return int(output[1] if "Conv" in op_type else output[-1]) or None

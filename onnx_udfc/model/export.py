@@ -46,8 +46,8 @@ def export_model(graph: gs.Graph, origin: Origin, without: Collection[str] = ())
     renamed = _renamed(graph, origin)
     model.graph.node.extend(_export_node(node, origin, aliases | renamed) for node in sorted_nodes(graph))
     infos = {i.name: i for i in [*origin.model.graph.output, *origin.model.graph.input]}
-    model.graph.input.extend(infos[t.name] if t.name in infos else _value_info(t) for t in graph.inputs)
-    model.graph.output.extend(infos[t.name] if t.name in infos else _value_info(t) for t in graph.outputs)
+    model.graph.input.extend(infos[t.name] if t.name in infos else value_info(t) for t in graph.inputs)
+    model.graph.output.extend(infos[t.name] if t.name in infos else value_info(t) for t in graph.outputs)
     constants = {k: t for k, t in graph.tensors().items() if isinstance(t, gs.Constant) and k not in aliases}
     left_out = [t for k, t in constants.items() if k in without]
     constants = {renamed.get(k, k): t for k, t in constants.items() if k not in without}
@@ -243,7 +243,7 @@ def _reshaped(graph: gs.Graph, origin: Origin) -> bool:
 def _inferred(model: onnx.ModelProto, left_out: list[gs.Constant]) -> dict[str, onnx.ValueInfoProto]:
     """Types and shapes of the tensors in the model, by name."""
     light = skeleton(model, SHAPES)
-    light.graph.input.extend(_value_info(t) for t in left_out)
+    light.graph.input.extend(value_info(t) for t in left_out)
     try:
         result = shape_inference.infer_shapes(light, data_prop=True)
     except (shape_inference.InferenceError, RuntimeError, ValueError):
@@ -264,7 +264,7 @@ def _merged(old: onnx.ValueInfoProto, new: onnx.ValueInfoProto) -> onnx.ValueInf
     return merged
 
 
-def _value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
+def value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
     """Type and shape of an input or output that the original did not have."""
     if tensor.dtype is None:
         return onnx.ValueInfoProto(name=tensor.name)

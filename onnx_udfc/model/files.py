@@ -16,7 +16,7 @@ from onnx_udfc.model.checks import check
 from onnx_udfc.model.external import check_external, external_files, linked_folder, resolve, write_external
 from onnx_udfc.model.names import unique_name
 from onnx_udfc.model.protos import copy_except, sort_nodes, tensor_bytes
-from onnx_udfc.model.upgrade import upgrade
+from onnx_udfc.model.upgrade import opset, upgrade
 from onnx_udfc.outputs import destination, move, remove_stale, temporary_file, temporary_folder
 
 LARGEST_FILE = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB; the rest is for names and shapes
@@ -32,12 +32,16 @@ class LoadedModel:
         notes: what a user should know about the conversion.
         path: where it was read from, None for bytes and protos.
         bytes: size of the model as given, external data included.
+        opset: of the standard operators in the model as given, 0 if it uses none.
+        ir_version: of the model as given.
     """
 
     model: onnx.ModelProto
     notes: tuple[str, ...]
     path: Path | None
     bytes: int
+    opset: int = 0
+    ir_version: int = 0
 
 
 def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
@@ -63,8 +67,9 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
     if any(a is not b for a, b in zip(nodes, model.graph.node, strict=True)):
         model = _reordered(model, nodes)
     _separate_names(model.graph)
+    given = (opset(model) or 0, int(model.ir_version))
     model, notes = upgrade(model)
-    return LoadedModel(model, tuple(notes), path, size)
+    return LoadedModel(model, tuple(notes), path, size, *given)
 
 
 def _resolve(model: onnx.ModelProto, path: Path | None) -> int:

@@ -1,0 +1,309 @@
+"""What a file keeps its weights in: which node reads them, in which form and how many bits, what cannot be smaller.
+
+A weight may reach its node through nodes that compute it from constants (Cast → Mul, DequantizeLinear, words that are
+taken apart). Whatever depends on constants only is followed back to the initializers, so that every form there is, ours
+or another tool's, is found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_udfc.errors import ModelError
+from onnx_udfc.model.external import values
+from onnx_udfc.model.protos import all_tensors, reads, subgraphs, tensor_bytes
+
+MATMULS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+INTEGER_OPS = (
+    "QLinearConv", "ConvInteger", "MatMulInteger", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul", "MatMulNBits", "MatMulBnb4", "QAttention", "GatherBlockQuantized", "DynamicQuantizeLSTM",
+)  # fmt: skip
+BIAS_SLOTS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "QLinearConv": 8, "QGemm": 6}
+RECURRENT = ("LSTM", "GRU", "RNN")
+TABLES = ("Gather",)
+CODE_BITS: Mapping[int, int] = {
+    TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2,
+    TensorProto.UINT2: 2, TensorProto.INT16: 16, TensorProto.UINT16: 16, TensorProto.FLOAT8E4M3FN: 8,
+    TensorProto.FLOAT8E4M3FNUZ: 8, TensorProto.FLOAT8E5M2: 8, TensorProto.FLOAT8E5M2FNUZ: 8,
+    TensorProto.FLOAT4E2M1: 4,
+}  # fmt: skip
+FLOAT_BITS: Mapping[int, int] = {
+    TensorProto.FLOAT: 32,
+    TensorProto.DOUBLE: 64,
+    TensorProto.FLOAT16: 16,
+    TensorProto.BFLOAT16: 16,
+}
+SIGNED: tuple[int, ...] = (TensorProto.INT8, TensorProto.INT4, TensorProto.INT2)
+SMALL = 1024  # elements below which a constant of a node that is no layer is not a weight
+MENTIONED = 0.01
+MOST_READ = 1 << 26  # codes whose values are looked at
+
+
+@dataclass(frozen=True)
+class Holding:
+    """The weights that one node reads.
+
+    Attributes:
+        node: its name, or that of its first output.
+        op_type: its operator.
+        weight: the tensor that it reads.
+        bits: that one weight takes: those that its codes use, or of its float type.
+        parameters: number of weights.
+        bytes: what they take in the file, with their scales; 0 where another node's row has counted them.
+        form: how they become the tensor, e.g. Cast(INT4→FLOAT)→Mul; empty where it is stored as it is.
+        left: why they cannot be compressed; empty where they can, or are compressed already.
+        biases: number of constant biases beside them.
+    """
+
+    node: str
+    op_type: str
+    weight: str
+    bits: float
+    parameters: int
+    bytes: int
+    form: str
+    left: str = ""
+    biases: int = 0
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the weights are there as codes."""
+        return bool(self.form) and not self.left and self.bits < min(FLOAT_BITS.values())
+
+
+def inventory(model: onnx.ModelProto) -> tuple[Holding, ...]:
+    """The weights of a model, node by node; a constant that several nodes read is counted where it is read first."""
+    graph = _Constants(model.graph)
+    used: set[str] = set()
+    functions = {(f.domain, f.name): f for f in model.functions}
+    found = []
+    for node in model.graph.node:
+        inside = [t for inner in subgraphs(node) for t in _tensors(inner)]
+        outer = dict.fromkeys(reads(node)[len(node.input) :])
+        inside += [graph.tensors[name] for name in outer if name in graph.tensors and name not in used]
+        used.update(outer)
+        function = functions.pop((node.domain, node.op_type), None)
+        if function is not None:
+            inside += _tensors(onnx.GraphProto(node=function.node))
+        if _weigh(inside):
+            reason = f"weights inside {'a function' if function is not None else node.op_type} are not compressed"
+            found.append(_inner(node, inside, reason))
+        if node.output and not graph.is_constant(node.output[0]):
+            found += _read_by(node, graph, used)
+    return tuple(found)
+
+
+def left_out(holdings: tuple[Holding, ...], total: int) -> tuple[str, ...]:
+    """One line for each reason why weights are not compressed, with their share of the file's `total` bytes.
+
+    What is less than MENTIONED of the file is not worth a line.
+    """
+    reasons: dict[str, list[Holding]] = {}
+    for holding in holdings:
+        if holding.left:
+            reasons.setdefault(holding.left, []).append(holding)
+    taken = {reason: sum(h.bytes for h in rows) for reason, rows in reasons.items()}
+    return tuple(
+        f"{reason}: {_some([h.node for h in rows])} ({_share(taken[reason], total)} of the file's bytes)"
+        for reason, rows in reasons.items()
+        if taken[reason] >= MENTIONED * total
+    )
+
+
+def already_quantized(holdings: tuple[Holding, ...], total: int) -> tuple[str, ...]:
+    """A line about the weights that are codes already."""
+    rows = [h for h in holdings if h.quantized]
+    if not rows:
+        return ()
+    share = _share(sum(h.bytes for h in rows), total)
+    return (f"quantized already and left alone: the weights of {len(rows)} nodes, {share} of the file's bytes",)
+
+
+def _share(part: int, total: int) -> str:
+    return f"{100 * part / max(total, 1):.0f} %"
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+class _Constants:
+    """The tensors of a graph that depend on nothing but constants."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.tensors: dict[str, TensorProto] = {t.name: t for t in graph.initializer}
+        self.writers: dict[str, onnx.NodeProto] = {}
+        self.divided = {node.input[0] for node in graph.node if node.op_type == "Div" and node.input}
+        self._constant = set(self.tensors) | {s.values.name for s in graph.sparse_initializer}
+        for node in graph.node:
+            value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
+            if node.op_type == "Constant" and value is not None:
+                self.tensors[node.output[0]] = value
+            self.writers.update({name: node for name in node.output if name})
+            if not subgraphs(node) and all(name in self._constant for name in node.input if name):
+                self._constant.update(node.output if node.input or node.op_type == "Constant" else [])
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor depends on constants only."""
+        return name in self._constant
+
+    def roots(self, name: str) -> dict[str, TensorProto]:
+        """The stored tensors that a constant one is computed from."""
+        found, pending, seen = {}, [name], {name}
+        while pending:
+            current = pending.pop()
+            if current in self.tensors:
+                found[current] = self.tensors[current]
+                continue
+            inputs = [i for i in self.writers[current].input if i and i not in seen] if current in self.writers else []
+            seen.update(inputs)
+            pending += inputs
+        return found
+
+    def path(self, name: str, root: str) -> list[onnx.NodeProto]:
+        """The nodes from a stored tensor to the constant one that is computed from it."""
+        path: list[onnx.NodeProto] = []
+        while name != root and name in self.writers:
+            node = self.writers[name]
+            path.append(node)
+            name = next(i for i in node.input if i == root or (i and i not in self.tensors and root in self.roots(i)))
+        return path[::-1]
+
+
+def _read_by(node: onnx.NodeProto, graph: _Constants, used: set[str]) -> Iterator[Holding]:
+    """The row of a node; none where it reads no weights."""
+    constant = [name for name in dict.fromkeys(node.input) if name and graph.is_constant(name)]
+    roots = {name: graph.roots(name) for name in constant}
+    stored = {k: t for found in roots.values() for k, t in found.items() if t.data_type != TensorProto.STRING}
+    if not stored:
+        return
+    main = max(stored, key=lambda k: _weight_like(stored[k], graph))
+    tensor = next(name for name in constant if main in roots[name])
+    path = graph.path(tensor, main)
+    words = _levels(path, graph)
+    kind = stored[main].data_type
+    if words is None and kind not in CODE_BITS and kind not in FLOAT_BITS:
+        return
+    count = _count(path, graph) if words is not None else math.prod(stored[main].dims)
+    if count < SMALL and node.op_type not in (*MATMULS, *INTEGER_OPS):
+        return
+    bytes_ = sum(tensor_bytes(t) for k, t in stored.items() if k not in used)
+    used.update(stored)
+    bits, form = _bits(node, stored[main], words), _form(node, stored[main], path, words)
+    if node.op_type == "MatMulNBits":
+        count = math.prod(int(a.i) for a in node.attribute if a.name in ("K", "N"))
+    left, biases = _why_left(node, kind, bool(form)), _biases(node, graph)
+    yield Holding(_name(node), node.op_type, tensor, bits, count, bytes_, form, left, biases)
+
+
+def _weight_like(tensor: TensorProto, graph: _Constants) -> tuple[bool, bool, int]:
+    """What comes first among the tensors that a weight is made of: packed words, then codes, then the largest."""
+    words = tensor.data_type == TensorProto.INT64 and tensor.name in graph.divided
+    return words, tensor.data_type in CODE_BITS, math.prod(tensor.dims)
+
+
+def _biases(node: onnx.NodeProto, graph: _Constants) -> int:
+    """The number of constant biases of a node."""
+    slot = BIAS_SLOTS.get(node.op_type, len(node.input))
+    name = node.input[slot] if slot < len(node.input) else ""
+    return max((math.prod(t.dims) for t in graph.roots(name).values()), default=0) if graph.is_constant(name) else 0
+
+
+def _why_left(node: onnx.NodeProto, kind: int, computed: bool) -> str:
+    """Why the weights of a node cannot be made smaller here."""
+    if node.op_type in RECURRENT or node.op_type == "DynamicQuantizeLSTM":
+        return "recurrent layers are not compressed"
+    if node.op_type in INTEGER_OPS:
+        return f"{node.op_type} holds integers already and is not compressed further"
+    if kind in CODE_BITS or computed or node.op_type in (*MATMULS, *TABLES):
+        return ""
+    return "constants of other operators are not compressed"
+
+
+def _inner(node: onnx.NodeProto, tensors: list[TensorProto], reason: str) -> Holding:
+    """The row of a node whose weights are inside it."""
+    floats = [t for t in tensors if t.data_type in FLOAT_BITS or t.data_type in CODE_BITS]
+    count = sum(math.prod(t.dims) for t in floats)
+    largest = max(floats, key=tensor_bytes)
+    bits = FLOAT_BITS.get(largest.data_type) or CODE_BITS[largest.data_type]
+    return Holding(_name(node), node.op_type, "", bits, count, sum(map(tensor_bytes, floats)), "", reason)
+
+
+def _tensors(graph: onnx.GraphProto) -> list[TensorProto]:
+    """Every tensor in a graph and inside its nodes."""
+    return list(all_tensors(onnx.ModelProto(graph=graph)))
+
+
+def _weigh(tensors: list[TensorProto]) -> bool:
+    """Whether there are weights among the tensors."""
+    return any(math.prod(t.dims) >= SMALL and (t.data_type in FLOAT_BITS or t.data_type in CODE_BITS) for t in tensors)
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return node.name or next((name for name in node.output if name), node.op_type)
+
+
+def _levels(path: list[onnx.NodeProto], graph: _Constants) -> int | None:
+    """The base of packed words (`numerics.words`) where the path takes some apart, else None."""
+    if len(path) < 2 or [path[0].op_type, path[1].op_type] != ["Div", "Mod"]:
+        return None
+    base = graph.tensors.get(path[1].input[1])
+    return None if base is None or math.prod(base.dims) != 1 else int(numpy_helper.to_array(base).reshape(()))
+
+
+def _count(path: list[onnx.NodeProto], graph: _Constants) -> int:
+    """The number of codes in words: what the last Reshape makes of them."""
+    shapes = [graph.tensors[n.input[1]] for n in path if n.op_type == "Reshape" and n.input[1] in graph.tensors]
+    return int(np.prod(numpy_helper.to_array(shapes[-1]))) if shapes else 0
+
+
+def _bits(node: onnx.NodeProto, stored: TensorProto, levels: int | None) -> float:
+    """The bits that a code uses, which may be fewer than its type has."""
+    if levels is not None:
+        whole = math.log2(levels + 1)
+        return whole if whole.is_integer() else round(math.log2(levels), 2)
+    if node.op_type in ("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized"):
+        return float(next((a.i for a in node.attribute if a.name == "bits"), 4))
+    if stored.data_type in FLOAT_BITS:
+        return FLOAT_BITS[stored.data_type]
+    wide = CODE_BITS[stored.data_type]
+    if stored.data_type not in SIGNED or math.prod(stored.dims) > MOST_READ:
+        return wide
+    try:
+        codes = values(stored)
+    except ModelError:
+        return wide
+    low, high = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
+    return max(2, 1 + max(high, -1 - low).bit_length())
+
+
+def _form(node: onnx.NodeProto, stored: TensorProto, path: list[onnx.NodeProto], levels: int | None) -> str:
+    """A form in words: the type of the codes, and the operators that they pass."""
+    names = {number: name for name, number in TensorProto.DataType.items()}
+    if not path:
+        return f"{node.op_type}({names[stored.data_type]})" if stored.data_type in CODE_BITS else ""
+    if levels is not None:
+        last = [n.op_type for n in path if n.op_type in ("DequantizeLinear", "Mul")]
+        return "→".join([f"words of {levels} levels", *last])
+    shown = [n for n in path if n.op_type in ("Cast", "Mul", "DequantizeLinear", "Sub", "Div")]
+    if not shown:
+        return ""
+    return "→".join(
+        f"{n.op_type}({_typed(n, names[stored.data_type], names)})" if i == 0 else n.op_type
+        for i, n in enumerate(shown)
+    )
+
+
+def _typed(node: onnx.NodeProto, kind: str, names: Mapping[int, str]) -> str:
+    """The type that a node reads, and the one that it writes where that is its purpose; blocks where there are."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
+    if node.op_type == "Cast":
+        return f"{kind}→{names.get(int(attributes.get('to', 0)), '?')}"
+    block = int(attributes.get("block_size", 0)) if node.op_type == "DequantizeLinear" else 0
+    return f"{kind}, blocks of {block}" if block else kind
