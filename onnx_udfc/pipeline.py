@@ -12,9 +12,8 @@ from typing import Any
 import onnx
 from threadpoolctl import threadpool_limits
 
-from onnx_udfc.channels.groups import Channels, find_groups
+from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import Pruned, prune
-from onnx_udfc.decide.counts_and_bits import AUTO_WIDTHS
 from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, skipped
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.emit.stamp import stamp
@@ -22,25 +21,21 @@ from onnx_udfc.emit.writer import Placement, check_activations, emit
 from onnx_udfc.errors import RequestError
 from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result
 from onnx_udfc.evaluate.report import Report
-from onnx_udfc.inputs.classes import balanced_inputs, shows_classes
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, make_inputs
-from onnx_udfc.integers import equalized, placed, ranges
+from onnx_udfc.integers import placed, ranges
 from onnx_udfc.model.external import whole
-from onnx_udfc.model.files import LoadedModel, load, save, weight_files
-from onnx_udfc.model.network import Network, read
+from onnx_udfc.model.files import save, weight_files
+from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options import Options, check_requirements
+from onnx_udfc.original import Original, read_original, traced
 from onnx_udfc.outputs import same_file
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.repair.absorb import absorb_copies
 from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
-from onnx_udfc.repair.reference import Reference, trace
 from onnx_udfc.repair.refit import Repaired, RepairSettings, repair
 from onnx_udfc.runtime.sessions import Source
 from onnx_udfc.summary import Outcome, make_report
-
-SAMPLES, MOST_SAMPLES = 8192, 24576  # output positions of a layer that the repair looks at
-MANY_LAYERS = 56  # from here on SAMPLES
 
 
 @dataclass(frozen=True)
@@ -86,38 +81,6 @@ def check_out(source: str | Path, out: str | Path) -> None:
             raise RequestError(
                 f"{out}: writing it would replace {weights.name}, which holds weights of IN; name another"
             )
-
-
-@dataclass
-class Original:
-    """A network that is read once and traced once, for many compressions of it.
-
-    Attributes:
-        loaded: the file.
-        network: its canonical form.
-        channels: its channels.
-        widest: options that ask for all that any of the compressions asks of the trace.
-        prepared: what is compressed instead of `network` once it is traced; its channels may have other scales.
-        traced: inputs and trace, once a compression needed them.
-    """
-
-    loaded: LoadedModel
-    network: Network
-    channels: Channels
-    widest: Options
-    prepared: Network | None = None
-    traced: tuple[NetworkInputs, Reference] | None = None
-
-
-def read_original(source: Source, options: Options) -> Original:
-    """Read a network and find its channels.
-
-    Raises:
-        UdfcError: it cannot be read.
-    """
-    loaded = load(source)
-    network = read(loaded.model)
-    return Original(loaded, network, find_groups(network, options.skip), options)
 
 
 @dataclass
@@ -202,14 +165,14 @@ def _searched(source: Source, options: Options, callbacks: Callbacks, original: 
 def _compress(source: Source, run: _Run) -> Result:
     run.options.check()
     with run.stage("read"):
-        original = run.original or read_original(source, run.options)
+        original = (run.original or read_original(source, run.options)).for_skip(run.options.skip)
         _check_possible(original.network, run.options)
     outcome = _attempt(source, run, original, run.options)
     stamp(outcome.emitted.model, run.options)
     report = make_report(outcome, run.options, run.timings)
     if run.options.attribution:
         with run.stage("attribution"):
-            report = _explained(report, outcome, run.options)
+            report = _explained(report, outcome, original.network, run.options)
     check_requirements(run.options.require, {r.key: report.measured(r.key) for r in run.options.require})
     run.callbacks.done()
     return Result(outcome.emitted.model, report)
@@ -225,65 +188,44 @@ def _check_possible(network: Network, options: Options) -> None:
 def _attempt(source: Source, run: _Run, original: Original, options: Options) -> Outcome:
     """Plan, repair, write and check by these options."""
     if METHODS[options.method].measured and _asks_for_work(options) and original.network.layers:
-        plan, pruned, repaired, inputs, placement = _measured(run, original, options)
+        network, plan, pruned, repaired, inputs, placement = _measured(run, original, options)
     else:
-        plan, pruned, repaired, inputs, placement = _from_weights(run, original)
+        network, plan, pruned, repaired, inputs, placement = _from_weights(run, original)
     original.network.lighten()
     with run.stage("write"):
         emitted = emit(pruned.network, repaired.weights, repaired.activations or None, options.target, placement)
     with run.stage("check"):
         checked = check_result(source, original.network, emitted.model, options)
     notes = (inputs.note,) if inputs.note else ()
-    return Outcome(
-        original.loaded, original.network, original.channels, plan, pruned, repaired, emitted, notes, checked
-    )
+    return Outcome(original.loaded, network, original.channels, plan, pruned, repaired, emitted, notes, checked)
 
 
-def _explained(report: Report, outcome: Outcome, options: Options) -> Report:
+def _explained(report: Report, outcome: Outcome, original: Network, options: Options) -> Report:
     """The report with what each layer lost, on the inputs of the final check."""
     from onnx_udfc.evaluate.attribution import explain
 
     network, pruned = outcome.network, outcome.pruned
-    values = make_inputs(network, options, OTHER_IMAGES).values
-    specs = input_specs_of(network)
-    return explain(report, network.to_model(), outcome.emitted.model, specs, values, pruned.kept_in, pruned.kept_out)
+    values = make_inputs(original, options, OTHER_IMAGES).values
+    specs = input_specs_of(original)
+    return explain(
+        report, network.to_model(), outcome.emitted.model, specs, values, pruned.kept_in, pruned.kept_out, network.scale
+    )
 
 
 def _asks_for_work(options: Options) -> bool:
     return options.prunes or options.bits != 32
 
 
-def samples_for(layers: int) -> int:
-    """Output positions of each layer that are looked at: more where layers are few, for the time is their product."""
-    return min(MOST_SAMPLES, max(SAMPLES, SAMPLES * MANY_LAYERS // max(1, layers)))
-
-
-_Stages = tuple[Plan, Pruned, Repaired, NetworkInputs, Placement | None]
-
-
-def _traced(run: _Run, original: Original) -> tuple[NetworkInputs, Reference]:
-    """The original's run: made by the first compression that needs it."""
-    if original.traced is None:
-        options = original.widest
-        with run.stage("original network", len(original.network.layers)):
-            inputs = balanced_inputs(original.network, original.channels, options)
-            network = equalized(original.network, inputs, options)
-            reference = trace(
-                network, inputs.values, prunable(original.channels, options), matched=inputs.source == "synthetic",
-                few=not shows_classes(network, inputs), samples=samples_for(len(original.network.layers)),
-                seed=options.seed, threads=options.threads or 0, advance=run.advance,
-                widths=AUTO_WIDTHS if options.bits == "auto" else (),
-            )  # fmt: skip
-            original.prepared, original.traced = network, (inputs, reference)
-    return original.traced
+_Stages = tuple[Network, Plan, Pruned, Repaired, NetworkInputs, Placement | None]
 
 
 def _measured(run: _Run, original: Original, options: Options) -> _Stages:
     """Plan and repair on moments of the network's own runs."""
     channels = original.channels
     groups = prunable(channels, options)
-    inputs, reference = _traced(run, original)
-    network = original.prepared or original.network
+    with run.stage("original network", len(original.network.layers)):
+        run_of_it = traced(original, options, run.advance)
+    network, inputs, reference = run_of_it.network, run_of_it.inputs, run_of_it.reference
     orders = removals(network, groups, options, reference.removals)
     plan = make_plan(network, channels, groups, orders, options, reference.rounding, original.loaded.bytes)
     pruned = prune(network, channels, plan.keep)
@@ -299,7 +241,7 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
         # Ranges of the network as it is shipped: those of the matched domain cost MobileNetV1 20 points more.
         with run.stage("ranges"):
             repaired.activations = ranges(pruned.network, placement, inputs, options)
-    return plan, pruned, repaired, inputs, placement
+    return network, plan, pruned, repaired, inputs, placement
 
 
 def _from_weights(run: _Run, original: Original) -> _Stages:
@@ -320,4 +262,4 @@ def _from_weights(run: _Run, original: Original) -> _Stages:
         with run.stage("ranges"):
             inputs = make_inputs(network, options)
             repaired.activations = ranges(pruned.network, placement, inputs, options)
-    return plan, pruned, repaired, inputs, placement
+    return network, plan, pruned, repaired, inputs, placement

@@ -2,17 +2,14 @@
 
 In the folder: NAME.onnx and NAME.json for each setting, sweep.csv, sweep.json and sweep.html. A setting is done when
 its NAME.json was made by the same version from the same file with the same options; it is written after the model.
-Each process reads and traces the original once.
+A process reads the original once, and runs it once for all settings whose runs of it are the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,18 +21,19 @@ from onnx_udfc.errors import UdfcError
 from onnx_udfc.evaluate.report import Report
 from onnx_udfc.inputs.image_files import Labelled
 from onnx_udfc.interrupts import serve_parent
-from onnx_udfc.model.files import save
+from onnx_udfc.model.files import save, weight_files
 from onnx_udfc.options import Options
+from onnx_udfc.original import Original, read_original, trace_order
 from onnx_udfc.outputs import write_text
-from onnx_udfc.pipeline import Original, compress, read_original
+from onnx_udfc.pipeline import compress
 from onnx_udfc.progress import Callbacks, Silent
+from onnx_udfc.runtime.crew import work_through
 from onnx_udfc.runtime.machine import cores
 from onnx_udfc.runtime.sessions import Source, open_session
 from onnx_udfc.sweep_grid import Grid
 from onnx_udfc.sweep_table import SweepRow, SweepTable
 from onnx_udfc.version import this_tool
 
-_POLL = 0.5  # seconds between looks at what other processes have finished
 _BATCH = 32
 
 __all__ = ["SweepRow", "SweepTable", "sweep"]
@@ -82,13 +80,17 @@ def sweep(
     told, folder = callbacks or Silent(), Path(directory)
     content = _content(source)
     points = list(grid.points(options or Options()))
-    tasks = [Task(name, point, _key(content, point, labelled)) for name, point in points]
-    folder.mkdir(parents=True, exist_ok=True)
+    data = _data_digest(content, options or Options(), labelled)
+    tasks = [Task(name, point, _key(data, point, labelled)) for name, point in points]
     waiting = [task for task in tasks if _finished(folder, task) is None]
+    worker = _Worker(content, folder, labelled)
+    if waiting:
+        worker.read(waiting[0].options)  # refuses a bad file before there is a folder, or a process
+    folder.mkdir(parents=True, exist_ok=True)
     told.stage("sweep", len(tasks))
     told.advance(len(tasks) - len(waiting), "done before")
     if waiting:
-        _run_all(source, content, folder, waiting, jobs, labelled, told)
+        _run_all(folder, waiting, jobs, worker, told)
     rows = tuple(_finished(folder, task) or _failed(folder, task) for task in tasks)
     accuracy = None if labelled is None else accuracy_of(content, labelled)
     table = SweepTable(Path(source).name if isinstance(source, str | Path) else "model", rows, accuracy)
@@ -106,77 +108,87 @@ def _content(source: Source) -> bytes | str:
     return source if isinstance(source, bytes) else str(source)
 
 
-def _key(content: bytes | str, options: Options, labelled: Labelled | None) -> str:
-    """A hash of the file, the options that change the result, and what it is judged on."""
-    digest = hashlib.sha256(content if isinstance(content, bytes) else _read(content))
+def _key(data: str, options: Options, labelled: Labelled | None) -> str:
+    """A hash of all files, of the options that change the result, and of what it is judged on."""
     without = {"threads", "verbose", "debug"}
     asked = {k: v for k, v in options.to_dict().items() if k not in without}
-    digest.update(json.dumps([this_tool().version, asked, str(labelled)], sort_keys=True).encode())
+    text = json.dumps([data, this_tool().version, asked, str(labelled)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _data_digest(content: bytes | str, options: Options, labelled: Labelled | None) -> str:
+    """A hash of the content of all files that a result depends on: the model, its weights beside it, and data.
+
+    Raises:
+        ModelError: there is no model.
+    """
+    digest = hashlib.sha256()
+    files = [] if isinstance(content, bytes) else [Path(content), *sorted(weight_files(content))]
+    if isinstance(content, bytes):
+        digest.update(content)
+    data = [options.calibrate, options.validate, *([labelled.images, labelled.labels] if labelled else [])]
+    for path in [Path(d) for d in data if d]:
+        files += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + _file_digest(file))
     return digest.hexdigest()
 
 
-def _read(path: str) -> bytes:
-    """The file, or nothing: a missing file is reported by who opens it."""
-    return Path(path).read_bytes() if Path(path).is_file() else b""
+def _file_digest(path: Path) -> bytes:
+    """A hash of the file; of a missing one nothing: who opens it reports it."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
-def _run_all(
-    source: Source, content: bytes | str, folder: Path, tasks: list[Task], jobs: int, labelled: Labelled | None,
-    told: Callbacks,
-) -> None:  # fmt: skip
+def _run_all(folder: Path, tasks: list[Task], jobs: int, worker: _Worker, told: Callbacks) -> None:
     """Work through the tasks, here or in processes."""
-    original = read_original(source, _widest(tasks))  # also refuses a bad file before any process starts
     jobs = min(jobs, len(tasks))
+    tasks = sorted(tasks, key=lambda task: trace_order(task.options))  # those that may share a run side by side
     if jobs <= 1:
         for task in tasks:
-            _work(content, folder, task, original, labelled)
+            worker(task)
             told.advance(1, task.name)
         return
     threads = max(1, cores() // jobs)
     shared = [replace(t, options=replace(t.options, threads=t.options.threads or threads)) for t in tasks]
-    context = multiprocessing.get_context("spawn")  # a fork would copy onnxruntime's threads in mid-step
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=serve_parent) as pool:
-        futures = [pool.submit(_work_through, content, folder, shared[i::jobs], labelled) for i in range(jobs)]
-        for name in _progress(folder, shared, futures):
-            told.advance(1, name)
+    worker.original = None  # each process reads its own
+    for task, fault in work_through(shared, worker, jobs, lambda task: trace_order(task.options), serve_parent):
+        if fault:
+            error = f"its process was ended ({fault}); if memory was short, fewer --jobs need less"
+            _record_row(folder, task, replace(_empty_row(task), error=error))
+        told.advance(1, task.name)
 
 
-def _progress(folder: Path, tasks: Sequence[Task], futures: Sequence[Future[None]]) -> Iterator[str]:
-    """Names of the tasks as they are finished.
+@dataclass
+class _Worker:
+    """Makes one setting after another; reads the original when it is first needed."""
 
-    Raises:
-        UdfcError: a process failed as a whole.
-    """
-    seen: set[str] = set()
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, _POLL, FIRST_COMPLETED)
-        for future in done:
-            future.result()
-        for task in tasks:
-            if task.name not in seen and (folder / f"{task.name}.json").exists() and _record(folder, task):
-                seen.add(task.name)
-                yield task.name
+    content: bytes | str
+    folder: Path
+    labelled: Labelled | None
+    original: Original | None = None
 
+    def read(self, options: Options) -> Original:
+        """The original.
 
-def _work_through(content: bytes | str, folder: Path, tasks: Sequence[Task], labelled: Labelled | None) -> None:
-    """What one process does."""
-    original = read_original(content, _widest(tasks))
-    for task in tasks:
-        _work(content, folder, task, original, labelled)
+        Raises:
+            UdfcError: it cannot be read.
+        """
+        if self.original is None:
+            self.original = read_original(self.content, options)
+        return self.original
 
-
-def _widest(tasks: Sequence[Task]) -> Options:
-    """Options whose trace serves all tasks."""
-    prune = max(task.options.prune for task in tasks)
-    bits = "auto" if any(task.options.bits == "auto" for task in tasks) else tasks[0].options.bits
-    return replace(tasks[0].options, prune=prune, bits=bits)
+    def __call__(self, task: Task) -> None:
+        """One setting."""
+        _work(self.content, self.folder, task, self.read(task.options), self.labelled)
 
 
 def _work(content: bytes | str, folder: Path, task: Task, original: Original, labelled: Labelled | None) -> None:
     """One setting: its model, then its record."""
     start = time.perf_counter()
-    row = SweepRow(task.name, task.options.prune, task.options.bits, task.options.activations)
+    row = _empty_row(task)
     try:
         result = compress(content, task.options, original=original)
         save(result.model, folder / f"{task.name}.onnx")
@@ -186,6 +198,14 @@ def _work(content: bytes | str, folder: Path, task: Task, original: Original, la
     except UdfcError as error:
         row = replace(row, error=str(error))
     row = replace(row, seconds=round(time.perf_counter() - start, 2))
+    _record_row(folder, task, row)
+
+
+def _empty_row(task: Task) -> SweepRow:
+    return SweepRow(task.name, task.options.prune, task.options.bits, task.options.activations)
+
+
+def _record_row(folder: Path, task: Task, row: SweepRow) -> None:
     record = {"key": task.key, "row": {name: getattr(row, name) for name in row.__dataclass_fields__}}
     write_text(folder / f"{task.name}.json", json.dumps(record, indent=2) + "\n")
 
@@ -242,8 +262,16 @@ def accuracy_of(model: Source, labelled: Labelled) -> float:
     given = session.get_inputs()[0]
     shape = [d if isinstance(d, int) and d > 0 else None for d in given.shape]
     dtype = np.float16 if "float16" in given.type else np.float32
-    batches = images.batches(shape, labelled.preprocessing, shape[0] or _BATCH, labelled.limit)
-    found = [session.run(None, {given.name: x.astype(dtype)})[0].reshape(len(x), -1).argmax(1) for x in batches]
+    size = shape[0] or _BATCH
+    batches = images.batches(shape, labelled.preprocessing, size, labelled.limit)
+    found = [_classes(session, given.name, x.astype(dtype), size) for x in batches]
     answers = np.concatenate(found)
     assert images.labels is not None
     return float((answers == images.labels[: len(answers)]).mean())
+
+
+def _classes(session: Any, name: str, x: np.ndarray, size: int) -> np.ndarray:
+    """(n,) the largest output for each of n ≤ `size` images; the last one fills the batch up."""
+    full = np.concatenate([x, np.repeat(x[-1:], size - len(x), axis=0)])
+    answers: np.ndarray = session.run(None, {name: full})[0].reshape(size, -1).argmax(1)[: len(x)]
+    return answers

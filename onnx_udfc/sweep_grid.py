@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,6 +12,7 @@ from onnx_udfc.errors import RequestError
 from onnx_udfc.options import Options
 
 Bits = int | Literal["auto"]
+MOST_SETTINGS = 1000  # each is a file, and minutes of work
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,26 @@ class Grid:
         """Yield (name, checked options) for every combination that makes sense; activations need quantized weights.
 
         Raises:
-            RequestError: A value cannot be served.
+            RequestError: A value cannot be served, or there are too many.
         """
+        if len(self) > MOST_SETTINGS:
+            raise RequestError(f"{len(self):,} settings: a sweep takes at most {MOST_SETTINGS:,}; give fewer values")
+        seen: set[str] = set()
         for prune, bits, activations in itertools.product(self.prune, self.bits, self.activations):
             if activations is not None and bits == 32:
                 continue
             point = replace(options, prune=prune, bits=bits, activations=activations)
             point.check()
-            yield point_name(point), point
+            name = point_name(point)
+            if name not in seen:  # the same value may be given twice
+                seen.add(name)
+                yield name, point
 
 
 def point_name(options: Options) -> str:
     """Return a file name for a point, e.g. `prune0.5_bits4_act8`."""
     tail = "" if options.activations is None else f"_act{options.activations}"
-    return f"prune{options.prune:g}_bits{options.bits}{tail}"
+    return f"prune{options.prune:.10g}_bits{options.bits}{tail}"
 
 
 def parse_floats(text: str) -> tuple[float, ...]:
@@ -54,8 +62,10 @@ def parse_floats(text: str) -> tuple[float, ...]:
         if ":" not in text:
             return tuple(float(t) for t in text.split(","))
         first, last, step = (float(t) for t in text.split(":"))
-        if step <= 0 or last < first:
+        if not (0 < step < math.inf and 0 <= last - first < math.inf):
             raise ValueError("the step must be above 0 and the last not below the first")
+        if (last - first) / step >= MOST_SETTINGS:
+            raise ValueError(f"these are more than {MOST_SETTINGS:,} values; take a larger step")
         count = int((last - first) / step + 1e-6) + 1
         return tuple(round(first + i * step, 10) for i in range(count))
     except ValueError as error:

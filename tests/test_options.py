@@ -177,8 +177,16 @@ def test_lists_of_a_sweep() -> None:
     for parse in (parse_floats, parse_bits, parse_activations):
         with pytest.raises(RequestError):
             parse("a,b")
-    with pytest.raises(RequestError):
-        parse_floats("0.1:0.5:0")
+    for endless in ("0.1:0.5:0", "0:inf:0.1", "0:0.5:1e-9", "nan:1:0.1", "0:nan:0.1", "0:1:nan", "0:1:inf", "-inf:0:1"):
+        with pytest.raises(RequestError, match=endless):
+            parse_floats(endless)
+
+
+def test_a_sweep_is_bounded_and_names_each_setting_once() -> None:
+    with pytest.raises(RequestError, match="1,200 settings"):
+        list(Grid(tuple(i / 1000 for i in range(600)), (8, 4)).points(Options()))
+    names = [name for name, _ in Grid((0.1234567, 0.12345671, 0.5, 0.50), (8, 8)).points(Options())]
+    assert names == ["prune0.1234567_bits8", "prune0.12345671_bits8", "prune0.5_bits8"]
 
 
 def test_a_grid_leaves_out_quantized_activations_of_float_weights() -> None:

@@ -14,7 +14,7 @@ from onnx_udfc.errors import GateError, ModelError, RequestError
 from onnx_udfc.model.files import load
 from onnx_udfc.model.network import read
 from onnx_udfc.options import METHODS, Options, parse_requirement
-from onnx_udfc.pipeline import MANY_LAYERS, MOST_SAMPLES, SAMPLES, samples_for
+from onnx_udfc.original import MANY_LAYERS, MOST_SAMPLES, SAMPLES, samples_for
 from onnx_udfc.progress import Silent
 from onnx_udfc.runtime.sessions import open_session
 from tests.normed_graphs import CHAIN, RESIDUAL, parameter, scaled_model, settled

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +18,15 @@ from onnx_udfc.errors import UdfcError
 from onnx_udfc.inputs.image_files import Labelled
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress
-from onnx_udfc.sweep import sweep
+from onnx_udfc.runtime.sessions import open_session
+from onnx_udfc.sweep import accuracy_of, sweep
 from onnx_udfc.sweep_grid import Grid
-from tests.command_line import call, small_classifier
+from tests.command_line import CLI, call, small_classifier
+from tests.repair.test_equalize import model as uneven
 
 GRID = Grid((0.0, 0.5), (8, 4), (None,))
 OPTIONS = Options(threads=1)
+FEW = Options(threads=1, images=8)
 NAMES = ["prune0_bits8", "prune0_bits4", "prune0.5_bits8", "prune0.5_bits4"]
 
 
@@ -92,6 +100,92 @@ def test_processes_give_the_same(source: Path, tmp_path: Path) -> None:
     two = sweep(source, tmp_path / "two", GRID, OPTIONS, jobs=2)
     for a, b in zip(one.rows, two.rows, strict=True):
         assert (a.name, a.bytes, a.sqnr_db) == (b.name, b.bytes, b.sqnr_db)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("order", ["forward", "backward"])
+def test_neighbours_jobs_and_interruptions_change_no_byte(tmp_path: Path, jobs: int, order: str) -> None:
+    onnx.save(uneven(), tmp_path / "in.onnx")
+    turn = 1 if order == "forward" else -1
+    grid = Grid((0.0, 0.25), (8, 4)[::turn], (None, 8)[::turn])
+    sweep(tmp_path / "in.onnx", tmp_path / "out", Grid((0.25,), (4,), (8,)), FEW)  # was stopped after the first
+    table = sweep(tmp_path / "in.onnx", tmp_path / "out", grid, FEW, jobs=jobs)
+    assert len(table.rows) == 8
+    for row in table.rows:
+        options = replace(FEW, prune=row.prune, bits=int(row.bits), activations=row.activations)
+        compress(tmp_path / "in.onnx", options).save(tmp_path / "alone.onnx")
+        assert (tmp_path / "alone.onnx").read_bytes() == (tmp_path / "out" / f"{row.name}.onnx").read_bytes(), row.name
+
+
+def test_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:
+    model = small_classifier()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
+    rng = np.random.default_rng(0)
+    x = rng.random((20, 3, 8, 8), np.float32)
+    answers = open_session(small_classifier()).run(None, {"x": x})[0].argmax(1)
+    y = np.where(np.arange(20) < 15, answers, (answers + 1) % 5)
+    np.savez(tmp_path / "images.npz", x=x, y=y)
+    assert accuracy_of(model, Labelled(str(tmp_path / "images.npz"))) == 0.75
+    assert accuracy_of(small_classifier(), Labelled(str(tmp_path / "images.npz"))) == 0.75
+
+
+def test_changed_weights_beside_the_file_and_changed_data_count_as_new(source: Path, tmp_path: Path) -> None:
+    onnx.save(onnx.load(source), source, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    data = tmp_path / "data.npy"
+    np.save(data, np.zeros((16, 3, 8, 8), np.float32))
+    grid, options = Grid((0.5,), (8,)), replace(OPTIONS, calibrate=str(data))
+
+    def again() -> list[str]:
+        steps = Steps()
+        sweep(source, tmp_path / "out", grid, options, callbacks=steps)
+        return steps.details
+
+    assert again() == ["prune0.5_bits8"]
+    assert again() == ["done before"]
+    np.save(data, np.ones((16, 3, 8, 8), np.float32))
+    assert again() == ["prune0.5_bits8"]
+    raw = bytearray((tmp_path / "weights.bin").read_bytes())
+    raw[2] ^= 1
+    (tmp_path / "weights.bin").write_bytes(raw)
+    assert again() == ["prune0.5_bits8"]
+    assert again() == ["done before"]
+
+
+def test_what_cannot_be_read_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("no model")
+    for name in ("none.onnx", "text.onnx"):
+        with pytest.raises(UdfcError):
+            sweep(tmp_path / name, tmp_path / "out", GRID, OPTIONS)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM to handle")
+def test_a_signal_to_the_parent_alone_ends_all_processes(source: Path, tmp_path: Path) -> None:
+    words = ["sweep", str(source), str(tmp_path / "out"), "--prune", "0.001:0.9:0.001", "--jobs", "2", "--threads", "1"]
+    parent = subprocess.Popen([*CLI, *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = [int(c) for c in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+    start = time.monotonic()
+    parent.send_signal(signal.SIGTERM)
+    parent.wait(timeout=30)
+    assert time.monotonic() - start < 2
+    assert parent.returncode == 130
+    assert children
+    while time.monotonic() - start < 2 and any(works(c) for c in children):
+        time.sleep(0.02)
+    assert not [c for c in children if works(c)]
+    assert b"interrupted" in parent.communicate(timeout=30)[1]
+
+
+def works(process: int) -> bool:
+    """Whether a process is there that is one of ours, and not multiprocessing's own to tidy up."""
+    command = Path(f"/proc/{process}/cmdline")
+    try:
+        return command.read_bytes() != b"" and b"resource_tracker" not in command.read_bytes()
+    except OSError:
+        return False
 
 
 def test_labels_give_accuracy(source: Path, tmp_path: Path) -> None:

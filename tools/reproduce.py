@@ -27,7 +27,8 @@ import onnx
 
 from onnx_udfc.errors import UdfcError
 from onnx_udfc.options import Options, options_from
-from onnx_udfc.pipeline import Original, compress, read_original
+from onnx_udfc.original import Original, read_original
+from onnx_udfc.pipeline import compress
 from tools.catalog import Classifier, classifiers, dataset_path, prepared
 
 METHODS = ("none", "merge", "udfc", "moments", "moments-global")
@@ -238,8 +239,8 @@ def main() -> None:
     originals: dict[str, float] = {}
     for network in classifiers(args.networks, images):
         originals[network.name] = network.top1(network.path, args.threads, args.limit)
-        widest = Setting("moments", max(args.ratios), min(args.bits))
-        original = read_original(str(network.path), options_for(network, widest, args.threads))
+        first = Setting("moments", max(args.ratios), min(args.bits))
+        original = read_original(str(network.path), options_for(network, first, args.threads))
         settings = grid(args.methods, args.ratios, args.bits)
         if args.paper and network.name.startswith("vgg16"):
             settings += paper_settings(network.path, args.methods)

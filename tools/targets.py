@@ -17,7 +17,8 @@ from fnmatch import fnmatch
 from typing import Any
 
 from onnx_udfc.options import Options
-from onnx_udfc.pipeline import Original, compress, read_original
+from onnx_udfc.original import Original, read_original
+from onnx_udfc.pipeline import compress
 from tools.evaluate import ASSETS, accuracy, manifest_entry, manifest_preprocessing
 from tools.reproduce import paper_settings
 
@@ -140,7 +141,7 @@ def measured(rows: list[Target], limit: int | None) -> Iterator[tuple[Target, fl
     for network in dict.fromkeys(row.network for row in rows):
         path = ASSETS / "models" / f"{network}.onnx"
         mine = [row for row in rows if row.network == network]
-        original = read_original(path, _widest([row.options for row in mine]))
+        original = read_original(path, mine[0].options)
         for row in mine:
             yield row, *_measured(row, original, limit)
 
@@ -167,15 +168,9 @@ def _scale(row: Target, calibrate: str | None) -> dict[str, Any]:
     return {"input_mean": known.mean, "input_std": known.std, "input_range": known.range, "input_colour": known.colour}
 
 
-def _widest(asked: list[Options]) -> Options:
-    """Options that make the original's run serve all the others."""
-    return replace(asked[0], prune=0.5, budget={}, bits="auto" if any(o.bits == "auto" for o in asked) else 32)
-
-
 def _measured(row: Target, original: Original, limit: int | None) -> tuple[float, str]:
     path = ASSETS / "models" / f"{row.network}.onnx"
-    # Activations are made for a network with equalized channels, which another original's run cannot serve.
-    result = compress(path, row.options, original=None if row.options.activations else original)
+    result = compress(path, row.options, original=original)
     before, after = result.report.before, result.report.after
     shares = (after.macs / before.macs, after.parameters / before.parameters, after.bytes / before.bytes)
     found = accuracy(result.model.SerializeToString(), path.name, threads=row.options.threads or 2, limit=limit)

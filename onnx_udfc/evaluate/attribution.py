@@ -6,7 +6,9 @@ the compressed weights Ŵ, b̂ on the channels that were kept (in: those of x th
     own      = Σ y_out² / Σ (y_out − (Ŵ x_in + b̂))²      what this layer alone would cost
     arriving = Σ y_out² / Σ (y_out − ŷ)²                  ŷ: the compressed network's value at this output
 
-in dB. A pruned input is part of the own error: Ŵ is what the repair made of the remaining channels.
+in dB. A pruned input is part of the own error: Ŵ is what the repair made of the remaining channels. Where channels were
+equalized before anything was compressed, x and y are those of the equalized network, whose layers the compressed ones
+stand for; errors are counted in the original's units, for y and ŷ times what equalization divided them by.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
     Kept = Mapping[str, NDArray[np.int64]]
+    Scale = Mapping[str, NDArray[np.float64]]
 
 WORST = 3
 BINS = 64
@@ -48,11 +51,13 @@ class _Sums:
     noise: float = 0.0
     counted: bool = False
 
-    def add(self, y: NDArray[Any], z: NDArray[Any]) -> None:
-        """Take in a batch; different shapes cannot be compared and leave it uncounted."""
+    def add(self, y: NDArray[Any], z: NDArray[Any], unit: NDArray[Any] | None = None) -> None:
+        """Take in a batch, times a unit if there is one; different shapes cannot be compared and leave it uncounted."""
         if y.shape != z.shape:
             return
         a, b = y.astype(np.float64), z.astype(np.float64)
+        if unit is not None:
+            a, b = a * unit, b * unit
         self.signal += float((a * a).sum())
         self.noise += float(((a - b) ** 2).sum())
         self.counted = True
@@ -68,22 +73,24 @@ def attribute(
     layers: Sequence[LayerReport],
     kept_in: Kept | None = None,
     kept_out: Kept | None = None,
+    scale: Scale | None = None,
 ) -> tuple[LayerLoss, ...]:
     """Return what every layer loses, worst first by its own error, the three worst with advice.
 
     Args:
-        original: The network with the same node names (batch norm folded, as graph.read gives it).
+        original: The network that was compressed, with the same node names: batch norm folded, channels equalized.
         compressed: The written result.
         feeds: Inputs; small batches keep the memory small, since every layer's values are held at once.
         layers: The layers to look at, with their bits and channel counts.
         kept_in: Layer → numbers of the input channels that are left, where some were removed.
         kept_out: Layer → the same of its output channels.
+        scale: Tensor → (C,) what its channels are divided by in `original`, where they were equalized.
     """
     feeds = list(feeds)
     names = [x.name for x in layers]
     before, after = (written_layers(m, names, feeds[0]) for m in (original, compressed))
     both = [n for n in names if n in before and n in after]
-    gathered = _Gathered(before, after, kept_in or {}, kept_out or {}, {}, {n: _Sums() for n in both}, {})
+    gathered = _Gathered(before, after, kept_in or {}, kept_out or {}, {}, {n: _Sums() for n in both}, {}, scale or {})
     gathered.arriving = {n: _Sums() for n in both}
     sides = _Side.of(original, before, both), _Side.of(compressed, after, both)
     for feed in feeds:
@@ -104,17 +111,19 @@ def explain(
     values: Mapping[str, NDArray[Any]],
     kept_in: Kept | None = None,
     kept_out: Kept | None = None,
+    scale: Scale | None = None,
 ) -> Report:
     """Return the report with attribution and histograms of weights; as it is where they cannot be had.
 
     Args:
         report: Of the compression.
-        original: The network with the same node names, batch norm folded.
+        original: As `attribute`.
         compressed: The written result.
         specs: Inputs of the original.
         values: Arrays for them; a few samples are used.
         kept_in: As `attribute`.
         kept_out: As `attribute`.
+        scale: As `attribute`.
     """
     if not report.layers:
         return report
@@ -125,7 +134,7 @@ def explain(
     small = max((v[0].size for v in few.values() if v.ndim), default=0) <= SMALL
     feeds = list(split(specs, few, batch=SAMPLES if small else 1))
     try:
-        rows = attribute(original, compressed, feeds, report.layers, kept_in, kept_out)
+        rows = attribute(original, compressed, feeds, report.layers, kept_in, kept_out, scale)
         spread = histograms(original, compressed, [x.name for x in report.layers], feeds[0])
     except ModelError as error:
         return replace(report, warnings=(*report.warnings, f"not measured which layer lost what: {error}"))
@@ -166,18 +175,29 @@ class _Gathered:
     sessions: dict[str, InferenceSession]
     own: dict[str, _Sums]
     arriving: dict[str, _Sums]
+    scale: Scale
 
     def add(self, name: str, first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> None:
         """Compare one layer for one feed."""
         old, new = self.before[name], self.after[name]
         axis = -1 if old.node.op_type in ("Gemm", "MatMul") else 1
         y = _take(first[old.output], self.kept_out.get(name), axis)
-        self.arriving[name].add(y, second[new.output])
+        unit = self._unit(name, old.output, y.ndim, axis)
+        self.arriving[name].add(y, second[new.output], unit)
         x = _take(first[old.node.input[0]], self.kept_in.get(name), axis)
         if name not in self.sessions:
             self.sessions[name] = alone(new, x)
         if _fits(new, x, axis):
-            self.own[name].add(y, self.sessions[name].run(None, {"x": x})[0])
+            self.own[name].add(y, self.sessions[name].run(None, {"x": x})[0], unit)
+
+    def _unit(self, name: str, tensor: str, rank: int, axis: int) -> NDArray[Any] | None:
+        """Return what brings a layer's output back to the original's units, shaped to multiply it."""
+        factor = self.scale.get(tensor)
+        if factor is None:
+            return None
+        shape = [1] * rank
+        shape[axis] = -1
+        return _take(factor, self.kept_out.get(name), 0).reshape(shape)
 
     def row(self, name: str, kept: int | None) -> LayerLoss:
         """Return the layer's figures."""

@@ -34,12 +34,14 @@ class Network:
         layers: node name → layer, in topological order.
         notes: what was done to the model on reading that a user should know.
         origin: the model it was read from; `to_model` takes whatever is unchanged from there.
+        scale: tensor → (C,) what its channels are divided by here, compared with the network that was read.
     """
 
     graph: gs.Graph
     layers: dict[str, Layer]
     origin: Origin
     notes: list[str] = field(default_factory=list)
+    scale: dict[str, np.ndarray] = field(default_factory=dict)
 
     def copy(self) -> Network:
         """A network with its own nodes and tensors; the arrays are shared until one of the two replaces them."""
@@ -56,7 +58,7 @@ class Network:
             for name, layer in self.layers.items()
             if id(layer.node) in nodes
         }
-        return Network(graph, layers, self.origin, list(self.notes))
+        return Network(graph, layers, self.origin, list(self.notes), dict(self.scale))
 
     def to_model(self, without: Collection[str] = ()) -> onnx.ModelProto:
         """The network as a model of its own: nothing in it is shared with this network.

@@ -65,7 +65,7 @@ def _reads(layer: Layer, tensor: gs.Tensor) -> bool:
 
 
 def equalize(network: Network, inputs: Mapping[str, Value], bits: float, threads: int) -> tuple[str, ...]:
-    """Rescale channels in place where that lowers the error of activations in 8 bits.
+    """Rescale channels in place where that lowers the error of activations in 8 bits; `Network.scale` tells by what.
 
     Args:
         network: computes the same afterwards, up to rounding.
@@ -86,6 +86,8 @@ def equalize(network: Network, inputs: Mapping[str, Value], bits: float, threads
         factor = _factor(link, np.abs(x).max(axes).astype(np.float64), np.square(x, dtype=np.float64).mean(axes), bits)
         if factor is not None:
             _rescale(link, factor)
+            for name in (link.producer.node.outputs[0].name, link.tensor):
+                network.scale[name] = network.scale.get(name, 1.0) * factor
             changed.append(link.tensor)
     return tuple(changed)
 

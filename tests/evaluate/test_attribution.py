@@ -13,6 +13,13 @@ from onnx import numpy_helper, parser
 
 from onnx_udfc.evaluate.attribution import advice, attribute, histogram
 from onnx_udfc.evaluate.report import MAX_DB, LayerReport
+from onnx_udfc.model.network import read
+from onnx_udfc.options import Options
+from onnx_udfc.pipeline import compress
+from onnx_udfc.repair.equalize import equalize
+from tests.quantized_graphs import run
+from tests.repair.test_equalize import feeds as uneven_feeds
+from tests.repair.test_equalize import model as uneven
 
 TEXT = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -173,3 +180,33 @@ def test_histogram_counts_every_weight_once() -> None:
     assert sum(found.before) == 24
     assert sum(found.after) == 12
     assert found.low == min(before.min(), after.min())
+
+
+def test_an_equalized_network_is_compared_in_the_units_of_the_original() -> None:
+    network = read(uneven())
+    equalize(network, uneven_feeds(), 8, 1)
+    compressed = network.copy()
+    for each in compressed.layers.values():
+        matrix = each.matrix()
+        each.set(np.rint(matrix / np.abs(matrix).max() * 31) / 31 * np.abs(matrix).max(), each.bias)
+    layers = tuple(LayerReport(n, "Conv", 6, 10, 10, None) for n in network.layers)
+    rows = attribute(network.to_model(), compressed.to_model(), [uneven_feeds()], layers, scale=dict(network.scale))
+    found = {r.name: r for r in rows}
+    values = [run(m, uneven_feeds())[1:] for m in (all_outputs(uneven()), all_outputs(compressed.to_model()))]
+    for (name, each), y, z in zip(network.layers.items(), *values, strict=True):
+        unit = network.scale.get(each.node.outputs[0].name, np.ones(1)).reshape(1, -1, 1, 1)
+        noise = (y.astype(np.float64) - z * unit) ** 2
+        expected = 10 * math.log10((y.astype(np.float64) ** 2).sum() / noise.sum())
+        assert found[name].arriving_db == pytest.approx(expected, abs=0.05)
+
+
+def all_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    model.graph.output.extend(onnx.ValueInfoProto(name=n.output[0]) for n in model.graph.node if n.op_type == "Conv")
+    return model
+
+
+def test_no_layer_of_an_equalized_network_is_blamed_for_its_scale() -> None:
+    report = compress(uneven(), Options(bits=8, activations=8, attribution=True, images=8, threads=1)).report
+    assert len(report.attribution) == 3
+    assert all(row.own_db is not None and row.own_db > 25 for row in report.attribution)
+    assert all(row.arriving_db is not None and row.arriving_db > 20 for row in report.attribution)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx
 import pytest
@@ -51,6 +53,21 @@ def test_the_function_stays_and_the_quantized_error_falls() -> None:
     (y,), (expected,) = run(network.to_model(), feeds()), run(model(), feeds())
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     assert quantized_error(network) < 0.5 * before
+
+
+def test_the_scale_is_what_every_tensor_was_divided_by() -> None:
+    network = read(model())
+    equalize(network, feeds(), 8, 1)
+    assert set(network.scale) >= {"a1", "r1"}
+    assert network.copy().scale.keys() == network.scale.keys()
+    before, after = with_outputs(model(), network.scale), with_outputs(network.to_model(), network.scale)
+    for factor, x, y in zip(network.scale.values(), run(before, feeds())[1:], run(after, feeds())[1:], strict=True):
+        np.testing.assert_allclose(y * factor.reshape(1, -1, 1, 1), x, rtol=1e-4, atol=1e-5 * np.abs(x).max())
+
+
+def with_outputs(made: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    made.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return made
 
 
 def test_nothing_is_moved_across_a_clip() -> None:

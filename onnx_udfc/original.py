@@ -1,0 +1,150 @@
+"""A network that is read once, and run once for all compressions whose runs of it would be the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnx_udfc.channels.groups import Channels, find_groups
+from onnx_udfc.decide.counts_and_bits import AUTO_WIDTHS
+from onnx_udfc.decide.plan import prunable
+from onnx_udfc.inputs.classes import balanced_inputs, shows_classes
+from onnx_udfc.inputs.network_inputs import NetworkInputs
+from onnx_udfc.integers import equalized
+from onnx_udfc.model.files import LoadedModel, load
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.options import Options
+from onnx_udfc.repair.reference import Reference, trace
+from onnx_udfc.runtime.sessions import Source
+
+SAMPLES, MOST_SAMPLES = 8192, 24576  # output positions of a layer that the repair looks at
+MANY_LAYERS = 56  # from here on SAMPLES
+
+# What the inputs do not depend on. An option that is not named here is taken to matter: what is shared too rarely
+# costs time, what is shared too often is wrong.
+_NOT_FED = (
+    "prune", "prune_layer", "bits", "activations", "target", "method", "allocate", "budget", "align", "require",
+    "select", "prune_stream", "provider", "validate", "task", "force", "attribution", "verbose", "debug",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A run of the original, and all that it depends on beside the file.
+
+    Attributes:
+        asked: the options, less those that the inputs do not depend on; the seed and the threads are in them.
+        network: what was run: the original, or a copy with equalized channels (`Network.scale` says by how much).
+        groups: names of the groups whose channels are ordered.
+        widths: bits whose errors of rounding are wanted.
+        inputs: what was fed.
+        reference: what came of it.
+    """
+
+    asked: Options
+    network: Network
+    groups: tuple[str, ...]
+    widths: tuple[float, ...]
+    inputs: NetworkInputs
+    reference: Reference
+
+
+@dataclass
+class Original:
+    """A network for many compressions.
+
+    Attributes:
+        loaded: the file.
+        network: its canonical form.
+        skip: the patterns that `channels` leaves alone.
+        channels: its channels.
+        fed: the inputs that were made last, and by which options.
+        trace: the last run.
+    """
+
+    loaded: LoadedModel
+    network: Network
+    skip: tuple[str, ...]
+    channels: Channels
+    fed: tuple[Options, NetworkInputs] | None = None
+    trace: Trace | None = None
+
+    def for_skip(self, skip: tuple[str, ...]) -> Original:
+        """Itself, or the same network with channels that leave other names alone."""
+        if skip == self.skip:
+            return self
+        return Original(self.loaded, self.network, skip, find_groups(self.network, skip))
+
+
+def read_original(source: Source, options: Options) -> Original:
+    """Read a network and find its channels.
+
+    Raises:
+        UdfcError: it cannot be read.
+    """
+    loaded = load(source)
+    network = read(loaded.model)
+    return Original(loaded, network, options.skip, find_groups(network, options.skip))
+
+
+def traced(original: Original, options: Options, advance: Callable[[str], None]) -> Trace:
+    """The run that these options ask for: the last one if it is the same, else a new one in its place.
+
+    Args:
+        original: remembers inputs and run.
+        options: of a compression.
+        advance: called with each layer's name when it is done.
+
+    Raises:
+        UdfcError: the inputs cannot be had, or the network does not run on them.
+    """
+    asked, inputs = _inputs(original, options)
+    network = equalized(original.network, inputs, options)
+    groups = prunable(original.channels, options)
+    names, widths = tuple(g.name for g in groups), AUTO_WIDTHS if options.bits == "auto" else ()
+    last = original.trace
+    same = last is not None and (last.asked, last.groups, last.widths) == (asked, names, widths)
+    if last is not None and same and _same_scale(last.network, network):
+        return last
+    original.trace = last = None  # two of them would take twice the memory
+    reference = trace(
+        network, inputs.values, groups, matched=inputs.source == "synthetic", few=not shows_classes(network, inputs),
+        samples=samples_for(len(network.layers)), seed=options.seed, threads=options.threads or 0, advance=advance,
+        widths=widths,
+    )  # fmt: skip
+    original.trace = Trace(asked, network, names, widths, inputs, reference)
+    return original.trace
+
+
+def samples_for(layers: int) -> int:
+    """Output positions of each layer that are looked at: more where layers are few, for the time is their product."""
+    return min(MOST_SAMPLES, max(SAMPLES, SAMPLES * MANY_LAYERS // max(1, layers)))
+
+
+def trace_order(options: Options) -> tuple[object, ...]:
+    """A key by which settings that may share a run come to stand side by side."""
+    return (
+        options.prunes,
+        options.bits == "auto",
+        options.activations or 0,
+        str(options.bits) if options.activations else "",
+    )
+
+
+def _inputs(original: Original, options: Options) -> tuple[Options, NetworkInputs]:
+    """The inputs, made anew where the options ask for others, and the options that they depend on."""
+    default = Options()
+    asked = replace(options, **{name: getattr(default, name) for name in _NOT_FED})
+    if original.fed is None or original.fed[0] != asked:
+        original.fed = None
+        original.fed = (asked, balanced_inputs(original.network, original.channels, options))
+    return original.fed
+
+
+def _same_scale(first: Network, second: Network) -> bool:
+    """Whether equalization divided the same channels by the same factors."""
+    return first.scale.keys() == second.scale.keys() and all(
+        np.array_equal(factor, second.scale[tensor]) for tensor, factor in first.scale.items()
+    )

@@ -1,0 +1,79 @@
+"""Runs of the original: shared if and only if they are the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnx_udfc.options import Options, parse_requirement
+from onnx_udfc.original import Original, Trace, read_original, trace_order, traced
+from onnx_udfc.pipeline import compress
+from tests.repair.test_equalize import model
+
+BASE = Options(prune=0.25, bits=8, images=8, threads=1)
+SAME: list[dict[str, Any]] = [
+    {"bits": 4}, {"prune": 0.5}, {"bits": 32}, {"allocate": "uniform"}, {"target": "portable"}, {"align": 1},
+    {"budget": {"macs": "0.5"}}, {"require": (parse_requirement("sqnr>=0"),)}, {"select": "l2"}, {"attribution": True},
+]  # fmt: skip
+OTHER: list[dict[str, Any]] = [
+    {"prune": 0.0}, {"activations": 8}, {"activations": 8, "bits": 4}, {"bits": "auto", "budget": {"bytes": "0.2"}},
+    {"seed": 1}, {"threads": 2}, {"images": 9}, {"input_mean": (0.1,)}, {"prune_stream": "off", "prune": 0.0},
+]  # fmt: skip
+
+
+def run(original: Original, options: Options) -> Trace:
+    return traced(original, options, lambda _: None)
+
+
+@pytest.fixture
+def original() -> Original:
+    return read_original(model(), BASE)
+
+
+@pytest.mark.parametrize("change", SAME, ids=str)
+def test_what_does_not_change_the_run_shares_it(original: Original, change: dict[str, Any]) -> None:
+    first = run(original, BASE)
+    assert run(original, replace(BASE, **change)) is first
+
+
+@pytest.mark.parametrize("change", OTHER, ids=str)
+def test_what_may_change_the_run_has_its_own(original: Original, change: dict[str, Any]) -> None:
+    first, second = run(original, BASE), run(original, replace(BASE, **change))
+    assert second is not first
+    assert run(original, BASE) is not first  # one is remembered
+    alone = run(read_original(model(), BASE), replace(BASE, **change))
+    for name, layer in alone.reference.layers.items():
+        np.testing.assert_array_equal(layer.target, second.reference.layers[name].target)
+    assert second.reference.rounding == alone.reference.rounding
+    assert {n: r.order.tolist() for n, r in second.reference.removals.items()} == {
+        n: r.order.tolist() for n, r in alone.reference.removals.items()
+    }
+
+
+def test_a_network_that_is_not_equalized_serves_quantized_activations_too(original: Original) -> None:
+    """Bits change what equalization weighs; the run is the same where it divides by the same."""
+    eight = run(original, replace(BASE, activations=8))
+    assert eight.network.scale
+    same = run(original, replace(BASE, activations=8, prune=0.5))
+    assert same is eight
+    four = run(original, replace(BASE, activations=8, bits=4))
+    equal = all(np.array_equal(four.network.scale.get(k), v) for k, v in eight.network.scale.items())
+    assert (four is eight) == equal
+
+
+def test_another_skip_has_other_channels(original: Original) -> None:
+    assert original.for_skip(()) is original
+    first = next(iter(original.network.layers))
+    named = Options(prune=0.5, skip=(first,), method="none")
+    shared = compress(model(), named, original=original)
+    assert shared.model == compress(model(), named).model
+
+
+def test_settings_that_share_a_run_stand_side_by_side() -> None:
+    options = [replace(BASE, activations=a, bits=b, prune=p) for p in (0, 0.5) for b in (8, 4) for a in (None, 8)]
+    kinds = [trace_order(o) for o in sorted(options, key=trace_order)]
+    assert len(set(kinds)) == 6
+    assert all(kinds.index(k) + kinds.count(k) > i for i, k in enumerate(kinds))
