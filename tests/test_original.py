@@ -60,7 +60,7 @@ def test_a_network_that_is_not_equalized_serves_quantized_activations_too(origin
     same = run(original, replace(BASE, activations=8, prune=0.5))
     assert same is eight
     four = run(original, replace(BASE, activations=8, bits=4))
-    equal = all(np.array_equal(four.network.scale.get(k), v) for k, v in eight.network.scale.items())
+    equal = all(np.array_equal(four.network.scale.get(k, 1), v) for k, v in eight.network.scale.items())
     assert (four is eight) == equal
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -54,7 +54,7 @@ def work_through(
     jobs: int,
     kind: Callable[[T], Hashable],
     prepare: Callable[[], None],
-) -> Iterator[tuple[T, str]]:
+) -> Generator[tuple[T, str], None, None]:
     """Yield each task when it is done, with why its process died; that is empty if it did not.
 
     Args:
@@ -74,10 +74,10 @@ def work_through(
             _occupy(crew, waiting, jobs, kind, lambda: _started(work, prepare))
             ready = wait([member.pipe for member in crew])
             for member in [m for m in crew if m.pipe in ready]:
-                task, fault = _heard(member)
+                task, (ended, fault) = member.task, _heard(member)
                 if fault:
                     crew.remove(member)
-                if task is not None:
+                if ended and task is not None:
                     yield task, fault
     finally:
         for member in crew:
@@ -121,14 +121,13 @@ def _started(work: Callable[[T], None], prepare: Callable[[], None]) -> _Member[
     return _Member(process, ours)
 
 
-def _heard(member: _Member[T]) -> tuple[T | None, str]:
-    """The task that a member is done with, if it is, and why its process ended, if it did.
+def _heard(member: _Member[T]) -> tuple[bool, str]:
+    """Whether a member's task has ended, and why its process did, if it did.
 
     Raises:
         Exception: whatever `work` raised.
         ChildProcessError: the process could not begin.
     """
-    task = member.task
     try:
         error = member.pipe.recv()
     except (EOFError, OSError):
@@ -138,14 +137,14 @@ def _heard(member: _Member[T]) -> tuple[T | None, str]:
             raise ChildProcessError(
                 f"a process could not start (exit code {code}); does the script have a __main__ guard?"
             ) from None
-        return task, f"signal {-code}" if code < 0 else f"exit code {code}"
+        return True, f"signal {-code}" if code < 0 else f"exit code {code}"
     if error is not None:
         raise error
     if not member.ready:
         member.ready = True
-        return None, ""
+        return False, ""
     member.task = None
-    return task, ""
+    return True, ""
 
 
 def _serve(pipe: Connection, work: Callable[[T], None], prepare: Callable[[], None]) -> None:
