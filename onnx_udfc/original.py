@@ -11,7 +11,7 @@ from onnx_udfc.channels.groups import Channels, find_groups
 from onnx_udfc.decide.counts_and_bits import AUTO_WIDTHS
 from onnx_udfc.decide.plan import prunable
 from onnx_udfc.inputs.classes import balanced_inputs, shows_classes
-from onnx_udfc.inputs.network_inputs import NetworkInputs
+from onnx_udfc.inputs.network_inputs import NetworkInputs, settle_sizes
 from onnx_udfc.integers import equalized
 from onnx_udfc.model.files import LoadedModel, load
 from onnx_udfc.model.network import Network, read
@@ -86,6 +86,7 @@ def read_original(source: Source, options: Options) -> Original:
     """
     loaded = load(source)
     network = read(loaded.model)
+    settle_sizes(network, options)
     return Original(loaded, network, options.skip, find_groups(network, options.skip))
 
 

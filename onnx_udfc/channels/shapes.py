@@ -46,18 +46,24 @@ def resolve(network: Network, inputs: Mapping[str, Size] | None = None) -> Shape
 
     Args:
         network: the network; not changed.
-        inputs: shapes of graph inputs, where they are not to be guessed.
+        inputs: shapes of graph inputs; those that were settled for the network if there are none.
     """
+    known = inputs or network.sizes
     first = None
     for spatial in SPATIAL:
-        shapes = _resolve(network, inputs or {}, spatial)
+        shapes = _resolve(network, known, spatial)
         first = first or shapes
         if _fit(network, shapes):
             return shapes
-        if all(_is_fixed(t.shape) or t.name in (inputs or {}) for t in network.graph.inputs):
+        if all(_is_fixed(t.shape) or t.name in known for t in network.graph.inputs):
             break
     assert first is not None
     return first
+
+
+def fits(network: Network, inputs: Mapping[str, Size]) -> bool:
+    """Whether every layer gets as many channels as it expects from inputs of these shapes, as far as is known."""
+    return _fit(network, _resolve(network, inputs, SPATIAL[0]))
 
 
 def _is_fixed(shape: Any) -> bool:

@@ -98,7 +98,7 @@ def inspect(ctx: click.Context, /, source: str, **_: Any) -> None:
 
     asked = opts.written(ctx).read(Inspecting)
     with Muted():
-        found = inspect_model(source, asked.skip)
+        found = inspect_model(source, asked.skip, asked.input_shape)
     if asked.json:
         put_json(found.to_dict())
     elif not asked.quiet:
@@ -127,6 +127,7 @@ def validate(ctx: click.Context, /, original: str, compressed: str, **_: Any) ->
             images=asked.images,
             labels=asked.labels,
             preprocessing=opts.preprocessing(asked),
+            input_shape=asked.input_shape,
             provider=asked.provider,
             task=asked.task,
             threads=asked.threads or 1,

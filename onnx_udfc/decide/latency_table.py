@@ -22,8 +22,8 @@ from onnx import helper, numpy_helper
 from onnx_udfc.channels.groups import Channels
 from onnx_udfc.channels.shapes import Size
 from onnx_udfc.decide.footprint import Footprint
-from onnx_udfc.inputs.feeds import synthetic_feeds
-from onnx_udfc.inputs.network_inputs import input_specs_of
+from onnx_udfc.inputs.kinds import one_feed
+from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
 from onnx_udfc.runtime.latency import Run, paired_latency
@@ -148,7 +148,7 @@ def _fit(points: list[tuple[float, float, float]]) -> Double:
 def _runner(network: Network, threads: int) -> Run:
     """A run of the whole network on one input."""
     session = open_session(network.to_model(), "cpu", threads)
-    feeds = synthetic_feeds(input_specs_of(network), 1, 0, None)
+    feeds = one_feed(wanted_inputs(network))
     return lambda: session.run(None, feeds)
 
 

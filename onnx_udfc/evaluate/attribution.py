@@ -23,7 +23,7 @@ import onnx
 from onnx_udfc.errors import ModelError
 from onnx_udfc.evaluate.comparison import decibels
 from onnx_udfc.evaluate.report import Histogram, LayerLoss, LayerReport, Report
-from onnx_udfc.inputs.feeds import InputSpec, evenly, split
+from onnx_udfc.inputs.feeds import InputSpec, evenly_spaced, sample_count, split, take
 from onnx_udfc.model.files import model_bytes
 from onnx_udfc.runtime.written_layers import Feed, WrittenLayer, alone, probe, written_layers
 
@@ -130,8 +130,8 @@ def explain(
     if model_bytes(original) > LARGEST:
         return replace(report, warnings=(*report.warnings, "too large to measure which layer lost what"))
     count = max([SAMPLES, *(s.batch or 1 for s in specs)])
-    few = {k: evenly(v, count) for k, v in values.items()}
-    small = max((v[0].size for v in few.values() if v.ndim), default=0) <= SMALL
+    few = take(specs, values, evenly_spaced(sample_count(specs, values), count))
+    small = max((v.size // count for v in few.values()), default=0) <= SMALL
     feeds = list(split(specs, few, batch=SAMPLES if small else 1))
     try:
         rows = attribute(original, compressed, feeds, report.layers, kept_in, kept_out, scale)

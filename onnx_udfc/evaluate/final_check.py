@@ -13,8 +13,15 @@ import onnx
 from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.evaluate.comparison import fidelity
 from onnx_udfc.evaluate.report import Fidelity
-from onnx_udfc.inputs.feeds import evenly, input_specs, split
-from onnx_udfc.inputs.network_inputs import NetworkInputs, image_count, input_specs_of, make_inputs
+from onnx_udfc.inputs.feeds import evenly_spaced, input_specs, split, take
+from onnx_udfc.inputs.network_inputs import (
+    NetworkInputs,
+    batch_of,
+    image_count,
+    input_specs_of,
+    make_inputs,
+    wanted_inputs,
+)
 from onnx_udfc.model.export import SHAPES
 from onnx_udfc.model.files import ROOMY, weight_bytes
 from onnx_udfc.model.network import Network
@@ -147,16 +154,17 @@ def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs) 
 
 
 def _other_inputs(network: Network, options: Options) -> NetworkInputs:
-    specs = input_specs_of(network)
-    count = min(options.images or image_count(specs), MOST_IMAGES)
+    count = min(options.images or image_count(wanted_inputs(network)), MOST_IMAGES)
     asked = replace(options, images=None if options.calibrate else count)
     return _few(network, make_inputs(network, asked, OTHER_IMAGES), options.images or MOST_IMAGES)
 
 
 def _few(network: Network, inputs: NetworkInputs, count: int = MOST_IMAGES) -> NetworkInputs:
     """At most so many of them, and at most MOST_IMAGES, but a whole batch where it is fixed."""
-    most = max([min(count, MOST_IMAGES), *(spec.batch or 1 for spec in input_specs_of(network))])
-    return replace(inputs, values={name: evenly(value, most) for name, value in inputs.values.items()})
+    specs = input_specs_of(network)
+    most = max([min(count, MOST_IMAGES), *(spec.batch or 1 for spec in specs)])
+    chosen = evenly_spaced(batch_of(network, inputs.values), most)
+    return replace(inputs, values=take(specs, inputs.values, chosen))
 
 
 def _valid(original: Source, model: onnx.ModelProto) -> None:

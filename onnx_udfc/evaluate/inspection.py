@@ -10,10 +10,12 @@ from typing import Any
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.shapes import Shapes
 from onnx_udfc.evaluate.report import GroupReport, LayerReport, Size, SkipReport, plain
+from onnx_udfc.inputs.sizes import settle
 from onnx_udfc.model.counts import count
 from onnx_udfc.model.files import load
 from onnx_udfc.model.inventory import INTEGER_OPS, Holding, already_quantized, inventory, left_out
 from onnx_udfc.model.network import Network, read
+from onnx_udfc.options.shared_rows import read_shape
 from onnx_udfc.runtime.sessions import Source
 from onnx_udfc.version import Tool, this_tool
 
@@ -40,18 +42,22 @@ class Inspection:
         return result
 
 
-def inspect_model(source: Source, skip: Sequence[str] = ()) -> Inspection:
+def inspect_model(source: Source, skip: Sequence[str] = (), input_shape: Sequence[str] = ()) -> Inspection:
     """Inspect a model.
 
     Args:
         source: Path, bytes or ModelProto.
         skip: Patterns of node and tensor names to leave alone.
+        input_shape: Sizes that the file leaves open, as in Options.
 
     Raises:
         ModelError: It cannot be read.
+        RequestError: An asked shape does not fit.
     """
+    asked = [read_shape(text) for text in input_shape]
     loaded = load(source)
     network = read(loaded.model)
+    settle(network, asked)
     channels = find_groups(network, skip)
     held = inventory(loaded.model)
     layers = (*_layers(network, channels.shapes), *_quantized(held, network, channels.shapes))

@@ -7,21 +7,32 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from onnx_udfc.outputs import child_process
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _LONGEST = 600  # seconds
 
 
-def peak_memory(model: Path, threads: int = 1) -> int | None:
+def peak_memory(model: Path, feed: Mapping[str, NDArray[Any]], threads: int = 1) -> int | None:
     """Return the bytes that loading and running a model takes at its peak, or None where that cannot be known."""
-    command = [sys.executable, "-m", "onnx_udfc.evaluate.peak_memory", str(model), str(threads)]
-    try:
-        with child_process(command) as child:
-            return int(child.communicate(timeout=_LONGEST)[0])
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
+    with tempfile.TemporaryDirectory() as folder:
+        for i, value in enumerate(feed.values()):
+            np.save(Path(folder) / f"{i}.npy", value)
+        command = [sys.executable, "-m", "onnx_udfc.evaluate.peak_memory", str(model), str(threads), folder, *feed]
+        try:
+            with child_process(command) as child:
+                return int(child.communicate(timeout=_LONGEST)[0])
+        except (OSError, ValueError, subprocess.SubprocessError):
+            return None
 
 
 def _status(key: str) -> int:
@@ -32,15 +43,13 @@ def _status(key: str) -> int:
     raise OSError(f"no {key} in /proc/self/status")
 
 
-def main(model: str, threads: str) -> None:
-    """Write the bytes to standard output."""
-    from onnx_udfc.inputs.feeds import input_specs, split, synthetic_feeds
+def main(model: str, threads: str, folder: str, *names: str) -> None:
+    """Write the bytes to standard output; the inputs of these names are 0.npy, 1.npy and so on in the folder."""
     from onnx_udfc.runtime.sessions import open_session
 
     before = _status("VmRSS")
     session = open_session(model, threads=int(threads))
-    specs = input_specs(session)
-    session.run(None, next(iter(split(specs, synthetic_feeds(specs, 1, seed=0), batch=1))))
+    session.run(None, {name: np.load(Path(folder) / f"{i}.npy") for i, name in enumerate(names)})
     sys.stdout.write(str(max(0, _status("VmHWM") - before)))
 
 

@@ -17,8 +17,10 @@ from onnx_udfc.evaluate.comparison import Comparator, OutputComparison, looks_li
 from onnx_udfc.evaluate.detection import Matched
 from onnx_udfc.evaluate.peak_memory import peak_memory
 from onnx_udfc.evaluate.report import plain
-from onnx_udfc.inputs.feeds import InputSpec, image_feeds, input_specs, split, synthetic_feeds
+from onnx_udfc.inputs.feeds import image_feeds, input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
+from onnx_udfc.inputs.kinds import Scale, Wanted, made, one_feed
+from onnx_udfc.inputs.sizes import described
 from onnx_udfc.model.files import check_source
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime.kernels import check_runtime
@@ -150,6 +152,7 @@ def validate(
     images: str | Path | ImageSet | None = None,
     labels: str | Path | None = None,
     preprocessing: Preprocessing | None = None,
+    input_shape: Sequence[str] = (),
     provider: str = "cpu",
     task: str = "auto",
     threads: int = 1,
@@ -167,6 +170,7 @@ def validate(
         images: Where images are (see labelled_images); None compares on synthetic inputs.
         labels: A CSV of labels, where names and folders do not tell.
         preprocessing: What the networks expect; the default is pixels in 0..1.
+        input_shape: Sizes that the file leaves open, as in Options.
         provider: cpu, cuda or tensorrt.
         task: `detection` also matches boxes.
         threads: Of onnxruntime; latency is stated for it.
@@ -187,10 +191,11 @@ def validate(
     sessions = (open_session(original, provider, threads), open_session(compressed, provider, threads))
     specs = input_specs(sessions[0])
     found = open_images(images, labels) if isinstance(images, str | Path) else images
-    gathered = _gather(sessions, _runs(specs, found, preprocessing, limit, seed, callbacks), found, task)
-    feed = next(iter(split(specs, synthetic_feeds(specs, 1, seed, preprocessing), batch=1)))
+    wanted = described(original, specs, input_shape)
+    gathered = _gather(sessions, _runs(wanted, found, preprocessing, limit, seed, callbacks), found, task)
+    feed = one_feed(wanted, seed, {s.name: Scale(preprocessing) for s in specs})
     timed = _latency(original, compressed, feed, provider, threads, latency_seconds, callbacks)
-    used = _memory(original, compressed, threads, callbacks) if memory else None
+    used = _memory(original, compressed, feed, threads, callbacks) if memory else None
     callbacks.done()
     return Validation(
         tool=this_tool(),
@@ -211,7 +216,7 @@ _Runs = Iterator[tuple[dict[str, Any], int]]
 
 
 def _runs(
-    specs: tuple[InputSpec, ...],
+    wanted: tuple[Wanted, ...],
     images: ImageSet | None,
     preprocessing: Preprocessing | None,
     limit: int | None,
@@ -219,10 +224,11 @@ def _runs(
     callbacks: Callbacks,
 ) -> _Runs:
     """Yield (feed, samples in it that count); a fixed batch may hold repeated ones at its end."""
+    specs = tuple(w.spec for w in wanted)
     if images is None:
         total = SYNTHETIC if limit is None else limit
-        arrays = synthetic_feeds(specs, total, seed, preprocessing)
-        total = max((len(a) for a in arrays.values() if a.ndim), default=1)
+        arrays = made(wanted, total, seed, {s.name: Scale(preprocessing) for s in specs})
+        total = sample_count(specs, arrays)
         feeds: Iterator[dict[str, Any]] = split(specs, arrays)
     else:
         total = min(len(images), limit or len(images))
@@ -230,7 +236,7 @@ def _runs(
     callbacks.stage("compare outputs", total)
     left = total
     for feed in feeds:
-        count = min(left, max((len(v) for v in feed.values() if v.ndim), default=1))
+        count = min(left, sample_count(specs, feed))
         yield feed, count
         left -= count
         callbacks.advance(count)
@@ -240,11 +246,11 @@ def _gather(
     sessions: tuple[InferenceSession, InferenceSession], runs: _Runs, images: ImageSet | None, task: str
 ) -> _Outputs:
     """Run both networks over everything."""
-    names = output_names(*sessions)
+    names, specs = output_names(*sessions), input_specs(sessions[0])
     labels = images.labels if images is not None and task != "detection" else None
     gathered = _Outputs(Comparator(names), Matched() if task == "detection" else None, labels)
     for feed, count in runs:
-        size = max((len(v) for v in feed.values() if v.ndim), default=1)
+        size = sample_count(specs, feed)
         first, second = (_cut(_run(s, names, feed), size, count) for s in sessions)
         gathered.add(first, second)
         gathered.count += count
@@ -289,10 +295,12 @@ def _latency(
     return paired_latency(make, seconds, PATIENCE * seconds if alone else seconds)
 
 
-def _memory(original: Source, compressed: Source, threads: int, callbacks: Callbacks) -> Pair | None:
+def _memory(
+    original: Source, compressed: Source, feed: Mapping[str, Any], threads: int, callbacks: Callbacks
+) -> Pair | None:
     callbacks.stage("measure memory", None)
     with as_file(original) as first, as_file(compressed) as second:
-        figures = peak_memory(first, threads), peak_memory(second, threads)
+        figures = peak_memory(first, feed, threads), peak_memory(second, feed, threads)
     return Pair(figures[0], figures[1]) if figures[0] is not None and figures[1] is not None else None
 
 

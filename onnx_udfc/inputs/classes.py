@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.channels.groups import Channels
-from onnx_udfc.inputs.feeds import split
+from onnx_udfc.inputs.feeds import split, take
 from onnx_udfc.inputs.network_inputs import (
     NetworkInputs,
     batch_of,
@@ -26,6 +26,7 @@ from onnx_udfc.inputs.network_inputs import (
     input_specs_of,
     learn_scaling,
     make_inputs,
+    wanted_inputs,
 )
 from onnx_udfc.model.counts import count, totals
 from onnx_udfc.model.network import Network
@@ -57,7 +58,7 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
     Raises:
         RequestError: the data do not fit the network.
     """
-    wanted = options.images or image_count(input_specs_of(network))
+    wanted = options.images or image_count(wanted_inputs(network))
     runs, most = _affordable(network, channels)
     times = min(MOST_TIMES, most // wanted, runs // (2 * wanted))
     if times < 2 or options.calibrate:
@@ -77,14 +78,13 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
         images, scores = _bred(name, images, scores, judge, wanted, runs - len(images), rng)
         values = {name: images}
     chosen = balanced(scores.argmax(1), wanted, rng)
-    size = len(scores)
-    return replace(pool, values={n: v[chosen] if v.ndim and len(v) == size else v for n, v in values.items()})
+    return replace(pool, values=take(input_specs_of(network), values, chosen))
 
 
 def shows_classes(network: Network, inputs: NetworkInputs) -> bool:
     """Whether the network is a classifier and the inputs are enough to show it each of its classes a few times."""
     shape = _scores(network)
-    return bool(shape) and batch_of(inputs.values) >= FEW * shape[1]
+    return bool(shape) and batch_of(network, inputs.values) >= FEW * shape[1]
 
 
 def balanced(classes: Index, wanted: int, rng: np.random.Generator) -> Index:
@@ -175,7 +175,7 @@ def _judge(network: Network, threads: int | None) -> Judge | None:
         except Exception:  # onnxruntime's exceptions share no base class but Exception
             return None
         found = np.concatenate(runs) if runs else np.zeros(0)
-        if len(found) != batch_of(values) or found.dtype.kind != "f" or not np.isfinite(found).all():
+        if len(found) != batch_of(network, values) or found.dtype.kind != "f" or not np.isfinite(found).all():
             return None
         return np.asarray(found.reshape(len(found), -1), np.float64)
 

@@ -1,114 +1,44 @@
-"""Inputs for any network: its declared inputs, synthetic values for them, and the cutting of arrays into runs."""
+"""Arrays of many samples: thinned, and made of images for a network with one input."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_udfc.errors import ModelError, RequestError
+from onnx_udfc.errors import RequestError
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing
-from onnx_udfc.numerics.images import synthetic_images
+from onnx_udfc.runtime.runs import BATCH, InputSpec, input_specs, sample_count, split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnxruntime import InferenceSession
 
-SIDE = 64  # of an image whose size the network leaves open
-LENGTH = 16  # of any other axis that it leaves open
-_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(uint16)": np.uint16,
-    "tensor(int16)": np.int16,
-    "tensor(int32)": np.int32,
-    "tensor(uint32)": np.uint32,
-    "tensor(int64)": np.int64,
-    "tensor(uint64)": np.uint64,
-    "tensor(bool)": np.bool_,
-}
+__all__ = ["InputSpec", "evenly_spaced", "image_feeds", "input_specs", "sample_count", "split", "take"]
 
 
-@dataclass(frozen=True)
-class InputSpec:
-    """A declared input; an open axis is None."""
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def batch(self) -> int | None:
-        """The fixed batch size, or None where it is open."""
-        return self.shape[0] if self.shape else 1
-
-    def is_image(self) -> bool:
-        """Return whether it looks like (batch, channels, …): floating, three axes or more."""
-        return len(self.shape) in (3, 4, 5) and self.dtype.kind == "f"
+def evenly_spaced(count: int, most: int | None) -> NDArray[np.int64]:
+    """Positions of at most `most` of `count` samples, evenly from the first to the last: images come kind by kind."""
+    if most is None or count <= most:
+        return np.arange(count)
+    return np.linspace(0, count - 1, most).round().astype(np.int64)
 
 
-def input_specs(session: InferenceSession) -> tuple[InputSpec, ...]:
-    """Return the inputs that must be given.
-
-    Raises:
-        ModelError: An input is not a numeric tensor.
-    """
-    specs = []
-    for given in session.get_inputs():
-        if given.type not in _TYPES:
-            raise ModelError(f"input {given.name!r} is a {given.type}; only numeric tensors can be made up")
-        shape = tuple(d if isinstance(d, int) and d > 0 else None for d in given.shape)
-        specs.append(InputSpec(given.name, shape, np.dtype(_TYPES[given.type])))
-    return tuple(specs)
-
-
-def synthetic_feeds(
-    specs: Sequence[InputSpec], count: int, seed: int, preprocessing: Preprocessing | None = None
+def take(
+    given: Sequence[InputSpec], values: Mapping[str, NDArray[Any]], chosen: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
-    """Return at least `count` samples for every input: images by formula, noise, or small whole numbers.
-
-    Images are in normalized units (mean 0, deviation about 1), or, where the preprocessing is known, what it makes of
-    images in that range of pixels.
-    """
-    count = max([count, *(s.batch or 1 for s in specs)])
-    return {s.name: _synthetic(s, count, seed + i, preprocessing) for i, s in enumerate(specs)}
-
-
-def _synthetic(spec: InputSpec, count: int, seed: int, preprocessing: Preprocessing | None) -> NDArray[Any]:
-    if not spec.shape:
-        return np.zeros((), spec.dtype)
-    if spec.is_image():
-        return _images(spec, count, seed, preprocessing)
-    rng = np.random.default_rng(seed)
-    shape = (count, *(d or LENGTH for d in spec.shape[1:]))
-    if spec.dtype.kind == "f":
-        return rng.standard_normal(shape).astype(spec.dtype)
-    return rng.integers(0, 2, shape).astype(spec.dtype)  # 0 and 1 are valid as indices, counts and flags
-
-
-def _images(spec: InputSpec, count: int, seed: int, preprocessing: Preprocessing | None) -> NDArray[Any]:
-    wanted = spec.shape[1:]
-    last = len(wanted) == 3 and wanted[2] in (1, 3) and wanted[0] not in (1, 3)
-    channels = (wanted[2] if last else wanted[0]) or 3
-    size = tuple(d or SIDE for d in (wanted[:2] if last else wanted[1:]))
-    x = synthetic_images(count, channels, size, seed)
-    if preprocessing is not None and len(size) == 2 and channels in (1, 3):
-        pixels = np.clip(x * 64 + 118, 0, 255).astype(np.uint8)  # the contrast of photographs
-        x = preprocessing.apply(pixels.transpose(0, 2, 3, 1))
-    return (np.moveaxis(x, 1, -1) if last else x).astype(spec.dtype)
-
-
-def evenly(values: NDArray[Any], count: int) -> NDArray[Any]:
-    """Return `count` samples (or all, if they are fewer), evenly from first to last: images come kind after kind."""
-    if not values.ndim or len(values) <= count:
-        return values
-    chosen: NDArray[Any] = values[np.linspace(0, len(values) - 1, count).round().astype(np.int64)]
-    return chosen
+    """Those samples; of what belongs to whole runs those of the same number, where there is one for each sample."""
+    count = sample_count(given, values)
+    result = {}
+    for spec in given:
+        value = values[spec.name]
+        if not spec.by_run and value.ndim == len(spec.shape):
+            result[spec.name] = np.take(value, chosen, spec.axis or 0)
+        elif spec.by_run and value.ndim == len(spec.shape) + 1 and len(value) == count:
+            result[spec.name] = value[chosen]
+        else:
+            result[spec.name] = value
+    return result
 
 
 def image_feeds(
@@ -116,7 +46,7 @@ def image_feeds(
     images: ImageSet,
     preprocessing: Preprocessing,
     limit: int | None = None,
-    batch: int = 16,
+    batch: int = BATCH,
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the images as feeds of a network with one input; a fixed batch is filled up by repeating the last image.
 
@@ -126,24 +56,8 @@ def image_feeds(
     if len(specs) != 1:
         raise RequestError(f"images fit a network with one input; this one has {', '.join(s.name for s in specs)}")
     spec = specs[0]
-    for x in images.batches(spec.shape, preprocessing, spec.batch or batch, limit):
-        missing = (spec.batch or len(x)) - len(x)
-        yield {spec.name: np.concatenate([x, *[x[-1:]] * missing]).astype(spec.dtype)}
-
-
-def split(
-    specs: Sequence[InputSpec], arrays: Mapping[str, NDArray[Any]], batch: int = 16
-) -> Iterator[dict[str, NDArray[Any]]]:
-    """Cut arrays (n, …) into runs of the network's fixed batch, or of `batch`; a last incomplete fixed one is dropped.
-
-    Inputs without axes, or whose fixed first axis differs from the others', go into every run as they are.
-    """
-    fixed = [s.batch for s in specs if s.shape and s.batch is not None]
-    size = fixed[0] if fixed else batch
-    sliced = [s for s in specs if s.shape and s.batch in (None, size)]
-    count = min((len(arrays[s.name]) for s in sliced), default=1)
-    whole = {s.name: arrays[s.name][: s.batch] if s.shape else arrays[s.name] for s in specs if s not in sliced}
-    for start in range(0, count, size):
-        if fixed and start + size > count:
-            return
-        yield whole | {s.name: arrays[s.name][start : min(start + size, count)] for s in sliced}
+    for start in range(0, min(limit or len(images), len(images)), spec.batch or batch):
+        end = min(start + (spec.batch or batch), limit or len(images), len(images))
+        items = [images.fitted(i, spec.shape, preprocessing, None, spec.dtype) for i in range(start, end)]
+        items += items[-1:] * ((spec.batch or len(items)) - len(items))
+        yield {spec.name: np.stack(items).astype(spec.dtype)}

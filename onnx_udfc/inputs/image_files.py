@@ -13,8 +13,12 @@ float arrays are taken to be what the network takes already. Image files need th
 
 from __future__ import annotations
 
+import contextlib
 import io
+import struct
+import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -24,12 +28,20 @@ import numpy as np
 
 from onnx_udfc.errors import RequestError
 from onnx_udfc.inputs.image_labels import labels_from_names, read_labels
+from onnx_udfc.runtime.sessions import one_line
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"})
 COLOURS = ("rgb", "bgr", "gray")
+LUMA = np.array([0.299, 0.587, 0.114])
+MOST_PIXELS = 100_000_000  # of one image: a small file can claim any number of them
+MOST_BYTES = 1 << 28  # of one encoded image
+COMMON = ("x", "images", "data", "input")  # names of the array that holds the images
+LABELS = ("y", "labels", "label")
+_CHANNELS = (1, 3, 4)
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")  # what SUFFIXES are; others may start programs
 
 
 @dataclass(frozen=True)
@@ -54,22 +66,51 @@ class Preprocessing:
         Raises:
             RequestError: The number of means or deviations is not the number of channels.
         """
-        x = self._coloured(pixels).transpose(0, 3, 1, 2).astype(np.float32)
+        return self.scaled(self.coloured(pixels).transpose(0, 3, 1, 2))
+
+    def scaled(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """Turn pixels (n, channels, ...) in the network's own order of channels into network values.
+
+        Raises:
+            RequestError: The number of means or deviations is not the number of channels.
+        """
+        x = pixels.astype(np.float32)
         low, high = self.range
         x = x * np.float32((high - low) / 255) + np.float32(low) if low else x * np.float32((high - low) / 255)
-        mean, std = _per_channel(self.mean, 0.0, x.shape[1], "mean"), _per_channel(self.std, 1.0, x.shape[1], "std")
+        shape = (-1,) + (1,) * (x.ndim - 2)
+        mean = _per_channel(self.mean, 0.0, x.shape[1], "mean").reshape(shape)
+        std = _per_channel(self.std, 1.0, x.shape[1], "std").reshape(shape)
         result: NDArray[np.float32] = (x - mean) / std
         return result
 
-    def _coloured(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self.colour == "bgr":
-            reversed_: NDArray[np.uint8] = pixels[..., ::-1]
-            return reversed_
-        if self.colour == "gray" and pixels.shape[-1] == 3:
-            luma = pixels @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's mode L
-            gray: NDArray[np.uint8] = np.rint(luma).astype(np.uint8)[..., None]
-            return gray
-        return pixels
+    def coloured(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """RGB pixels (..., channels) in the order of the network's channels; a fourth one stays last."""
+        if self.colour == "bgr" and pixels.shape[-1] >= 3:
+            return np.asarray(np.concatenate([pixels[..., 2::-1], pixels[..., 3:]], axis=-1))
+        return _luma(pixels) if self.colour == "gray" and pixels.shape[-1] == 3 else pixels
+
+    def ordered(self, pixels: NDArray[np.uint8], channels: int | None) -> NDArray[np.uint8]:
+        """The same for a network with so many channels: grey for one, three alike of one, no alpha for three.
+
+        Raises:
+            RequestError: The pixels have another number of channels, or None of them was declared and nothing helps.
+        """
+        if channels == 1 and pixels.shape[-1] == 3:
+            return _luma(pixels)
+        if channels == 3 and pixels.shape[-1] == 4:
+            pixels = pixels[..., :3]
+        found = self.coloured(pixels)
+        if channels == 3 and found.shape[-1] == 1:
+            return np.repeat(found, 3, axis=-1)
+        if channels is not None and found.shape[-1] != channels:
+            raise RequestError(f"the images have {found.shape[-1]} channels but the network's input has {channels}")
+        return found
+
+
+def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Grey (..., 1) of RGB pixels (..., 3): ITU-R BT.601, as Pillow's mode L."""
+    gray: NDArray[np.uint8] = np.rint(np.asarray(pixels @ LUMA)).astype(np.uint8)[..., None]
+    return gray
 
 
 def _per_channel(values: Sequence[float], default: float, channels: int, name: str) -> NDArray[np.float32]:
@@ -114,8 +155,41 @@ class ImageSet:
         """
         count = len(self) if limit is None else min(limit, len(self))
         for start in range(0, count, batch):
-            items = [_fit(self.source[i], shape, preprocessing) for i in range(start, min(start + batch, count))]
+            items = [self.fitted(i, shape, preprocessing) for i in range(start, min(start + batch, count))]
             yield np.stack(items)
+
+    def fitted(
+        self,
+        index: int,
+        shape: Sequence[int | None],
+        preprocessing: Preprocessing,
+        channels_last: bool | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> NDArray[Any]:
+        """One image as an input of `shape` (n, channels, height, width) takes it, without its first axis.
+
+        Args:
+            index: of the image.
+            shape: of the input; None is any size.
+            preprocessing: of pixels; whole numbers take pixels as they are, in its order of channels.
+            channels_last: whether the channels are the input's last axis; None asks the shape.
+            dtype: of the input.
+
+        Raises:
+            RequestError: The image does not fit the input.
+        """
+        item, wanted = self.source[index], tuple(shape[1:])
+        if item.dtype != np.uint8:
+            _same_shape(item, shape)
+            return item.astype(dtype)
+        if len(wanted) != 3:
+            raise RequestError(f"pixels need an input (n, channels, height, width), not {tuple(shape)}")
+        last = wanted[2] in (1, 3) and wanted[0] not in (1, 3) if channels_last is None else channels_last
+        channels, height, width = (wanted[2], *wanted[:2]) if last else wanted
+        pixels = preprocessing.ordered(_resize(_rgb(item), height, width), channels)[None].transpose(0, 3, 1, 2)
+        values = _whole(pixels, dtype) if np.dtype(dtype).kind in "iu" else preprocessing.scaled(pixels)
+        fitted: NDArray[Any] = (np.moveaxis(values[0], 0, -1) if last else values[0]).astype(dtype)
+        return fitted
 
 
 def open_images(path: str | Path, labels: str | Path | None = None) -> ImageSet:
@@ -127,6 +201,8 @@ def open_images(path: str | Path, labels: str | Path | None = None) -> ImageSet:
     path = Path(path)
     if not path.exists():
         raise RequestError(f"{path}: no such file or folder of images")
+    if not (path.is_file() or path.is_dir()):
+        raise RequestError(f"{path}: neither a file nor a folder, so it is not read")
     images = _open(path)
     if not len(images):
         raise RequestError(f"{path}: no images found; expected {', '.join(sorted(SUFFIXES))}, or an .npz or .npy")
@@ -157,50 +233,112 @@ class Labelled:
 
 
 def _open(path: Path) -> ImageSet:
-    if path.suffix in {".npz", ".npy"}:
+    if is_arrays(path):
         return _open_arrays(path)
-    if path.suffix == ".zip":
+    if path.suffix.lower() == ".zip":
         archive = _open_zip(path)
         names = sorted(n for n in archive.namelist() if PurePosixPath(n).suffix.lower() in SUFFIXES)
         return ImageSet(_Zipped(archive, names), tuple(names), labels_from_names(names))
     if path.is_dir():
-        names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if _is_image(p))
         return ImageSet(_Files(path, names), tuple(names), labels_from_names(names))
     if path.suffix.lower() in SUFFIXES:
         return ImageSet(_Files(path.parent, [path.name]), (path.name,), None)
     raise RequestError(f"{path}: not images; give a folder, a .zip, an .npz (x, y), an .npy or an image file")
 
 
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
 def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise RequestError(f"{path}: not a zip file ({error})") from error
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise RequestError(f"{path}: not a zip file ({one_line(error)})") from error
+
+
+def is_arrays(path: Path) -> bool:
+    """Whether a path is a file of numpy arrays."""
+    return path.suffix.lower() in {".npz", ".npy"}
+
+
+def array_names(arrays: Mapping[Any, NDArray[Any]]) -> list[Any]:
+    """Names of the arrays that may be the one input, the likeliest first; labels are none."""
+    common = [name for name in COMMON if name in arrays]
+    return common + [name for name in arrays if name not in common and name not in LABELS]
 
 
 def _open_arrays(path: Path) -> ImageSet:
     arrays = read_arrays(path)
-    names = [k for k in ("x", "images", "data", "input") if k in arrays] or list(arrays)
+    names = array_names(arrays)
+    if not names:
+        raise RequestError(f"{path}: holds no images; expected an array x (and y for labels)")
     x = arrays[names[0]]
     if x.ndim < 1 or (x.dtype != np.uint8 and x.dtype.kind not in "fiu"):
         raise RequestError(f"{path}: `{names[0]}` is {x.dtype} of shape {x.shape}, not a batch of images")
-    label = next((arrays[k] for k in ("y", "labels", "label") if k in arrays), None)
+    label = next((arrays[k] for k in LABELS if k in arrays), None)
     if label is not None and label.shape != x.shape[:1]:
         raise RequestError(f"{path}: {len(x)} images but labels of shape {label.shape}")
-    return ImageSet(x, tuple(map(str, range(len(x)))), None if label is None else label.astype(np.int64))
+    return ImageSet(x, tuple(map(str, range(len(x)))), None if label is None else _labels(label, path))
+
+
+def _labels(label: NDArray[Any], path: Path) -> NDArray[np.int64]:
+    if label.dtype.kind not in "iuf" or (label.dtype.kind == "f" and not (label == np.rint(label)).all()):
+        raise RequestError(f"{path}: labels are {label.dtype}; expected whole numbers, the indices of the classes")
+    return label.astype(np.int64)
 
 
 def read_arrays(path: Path) -> Mapping[str, NDArray[Any]]:
-    """Read all arrays of an .npz, or the one of an .npy under the name `x`; pickles are refused.
+    """The arrays of an .npz, each read when it is asked for, or the one of an .npy as `x`; pickles are refused.
 
     Raises:
-        RequestError: The file is damaged or holds Python objects.
+        RequestError: The file is damaged or holds Python objects; also later, when an array is asked for.
     """
-    try:
+    if not path.is_file():
+        raise RequestError(f"{path}: no such file")
+    with _numpy_errors(path):
         loaded = np.load(path, allow_pickle=False)
-        return {"x": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise RequestError(f"{path}: not a readable numpy file ({error})") from error
+    return {"x": loaded} if isinstance(loaded, np.ndarray) else _Lazy(path, loaded)
+
+
+@dataclass(frozen=True)
+class _Lazy(Mapping[str, "NDArray[Any]"]):
+    """The arrays of an .npz."""
+
+    path: Path
+    file: Any
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self.file.files:
+            raise KeyError(name)
+        with _numpy_errors(self.path):
+            value: NDArray[Any] = self.file[name]
+        if not isinstance(value, np.ndarray):
+            raise RequestError(f"{self.path}: {name} is no array")
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.file.files)
+
+    def __len__(self) -> int:
+        return len(self.file.files)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.file.files
+
+
+@contextlib.contextmanager
+def _numpy_errors(path: Path) -> Iterator[None]:
+    """What numpy raises for damaged files as one line."""
+    try:
+        yield
+    except MemoryError as error:
+        raise RequestError(f"{path}: larger than the memory; give fewer inputs") from error
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise RequestError(f"{path}: not a readable numpy file ({one_line(error)})") from error
+    except (RuntimeError, SyntaxError, TypeError, struct.error) as error:  # encrypted, or a header that is no header
+        raise RequestError(f"{path}: not a readable numpy file ({one_line(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -212,7 +350,13 @@ class _Files:
         return len(self.names)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        return _decode((self.root / self.names[index]).read_bytes(), self.names[index])
+        path = self.root / self.names[index]
+        try:
+            if path.stat().st_size > MOST_BYTES:
+                raise RequestError(f"{path}: too large for one image")
+            return _decode(path.read_bytes(), self.names[index])
+        except OSError as error:
+            raise RequestError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 @dataclass(frozen=True)
@@ -224,7 +368,14 @@ class _Zipped:
         return len(self.names)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        return _decode(self.archive.read(self.names[index]), self.names[index])
+        name = self.names[index]
+        if self.archive.getinfo(name).file_size > MOST_BYTES:
+            raise RequestError(f"{name}: too large for one image")
+        try:
+            data = self.archive.read(name)
+        except (RuntimeError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+            raise RequestError(f"{name}: cannot be read from the zip file ({one_line(error)})") from error
+        return _decode(data, name)
 
 
 def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
@@ -234,30 +385,43 @@ def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
     except ImportError as error:
         raise RequestError("image files need Pillow: pip install 'onnx-udfc[images]'") from error
     try:
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    except OSError as error:
-        raise RequestError(f"{name}: cannot be read as an image ({error})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata that nobody reads, and of size, which is looked at here
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise RequestError(f"{name}: {image.width} x {image.height} pixels are too many for one image")
+                return np.asarray(image.convert("RGB"))
+    except RequestError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise RequestError(f"{name}: too many pixels for one image") from error
+    except Exception as error:  # a decoder may raise anything on damaged data
+        raise RequestError(f"{name}: cannot be read as an image ({one_line(error)})") from error
 
 
-def _fit(item: NDArray[Any], shape: Sequence[int | None], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return one image as the network's input without its batch axis; pixels are resized and preprocessed."""
+def _same_shape(item: NDArray[Any], shape: Sequence[int | None]) -> None:
     wanted = tuple(shape[1:])
-    if item.dtype != np.uint8:
-        if len(item.shape) != len(wanted) or any(w not in (None, s) for s, w in zip(item.shape, wanted, strict=True)):
-            raise RequestError(f"an array of shape {item.shape} does not fit the input {tuple(shape)}")
-        return item.astype(np.float32)
-    if len(wanted) != 3:
-        raise RequestError(f"pixels need an input (n, channels, height, width), not {tuple(shape)}")
-    pixels = item if item.ndim == 3 else item[..., None]
-    channels_last = wanted[2] in (1, 3) and wanted[0] not in (1, 3)
-    channels, height, width = (wanted[2], *wanted[:2]) if channels_last else wanted
-    if channels == 1 and pixels.shape[-1] == 3:
-        preprocessing = Preprocessing(preprocessing.mean, preprocessing.std, preprocessing.range, "gray")
-    values = preprocessing.apply(_resize(pixels, height, width)[None])[0]
-    if channels is not None and values.shape[0] != channels:
-        raise RequestError(f"the images have {values.shape[0]} channels but the network's input has {channels}")
-    fitted: NDArray[np.float32] = values.transpose(1, 2, 0) if channels_last else values
-    return fitted
+    if len(item.shape) != len(wanted) or any(w not in (None, s) for s, w in zip(item.shape, wanted, strict=True)):
+        raise RequestError(f"an array of shape {item.shape} does not fit the input {tuple(shape)}")
+
+
+def _rgb(item: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels (height, width, channels) of pixels with the channels first, last, or none.
+
+    Raises:
+        RequestError: They are neither.
+    """
+    if item.ndim == 2:
+        return item[..., None]
+    if item.ndim != 3:
+        raise RequestError(f"pixels of shape {item.shape} are no image (height, width, channels)")
+    first = item.shape[0] in _CHANNELS and item.shape[2] not in _CHANNELS
+    return np.moveaxis(item, 0, -1) if first else item
+
+
+def _whole(pixels: NDArray[np.uint8], dtype: DTypeLike) -> NDArray[Any]:
+    """Pixels for an input of whole numbers: 0..255, or -128..127 where it is int8."""
+    return pixels.astype(np.int16) - 128 if np.dtype(dtype) == np.int8 else pixels
 
 
 def _resize(pixels: NDArray[np.uint8], height: int | None, width: int | None) -> NDArray[np.uint8]:

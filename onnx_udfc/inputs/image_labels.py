@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_udfc.errors import RequestError
+from onnx_udfc.runtime.sessions import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_INDEX_LABEL = re.compile(r"^\d+_(\d+)$")
+MOST_CLASSES = 1 << 31
+_INDEX_LABEL = re.compile(r"^\d+_(\d{1,9})$")
 
 
 def labels_from_names(names: Sequence[str]) -> NDArray[np.int64] | None:
@@ -27,7 +29,9 @@ def labels_from_names(names: Sequence[str]) -> NDArray[np.int64] | None:
     classes = sorted(set(folders))
     if len(classes) < 2 or "" in classes:
         return None
-    numeric = all(c.isdigit() for c in classes)  # folders named 0, 1, … 10 are the labels themselves
+    numeric = all(
+        c.isascii() and c.isdigit() and len(c) < 10 for c in classes
+    )  # folders named 0, 1, … 10 are the labels themselves
     index = {c: int(c) if numeric else i for i, c in enumerate(classes)}
     return np.array([index[f] for f in folders], dtype=np.int64)
 
@@ -39,6 +43,8 @@ def read_labels(path: Path, names: Sequence[str]) -> NDArray[np.int64]:
         RequestError: A label is missing, not a whole number, or the count differs.
     """
     try:
+        if not path.is_file():
+            raise RequestError(f"{path}: no such file of labels")
         rows = [r for r in csv.reader(path.read_text(encoding="utf-8").splitlines()) if r]
         rows = rows[1:] if rows and not rows[0][-1].strip().isdigit() else rows
         if rows and len(rows[0]) == 1:
@@ -48,8 +54,10 @@ def read_labels(path: Path, names: Sequence[str]) -> NDArray[np.int64]:
             values = [table[PurePosixPath(n).name] for n in names]
     except KeyError as error:
         raise RequestError(f"{path}: no label for image {error}") from error
-    except (OSError, ValueError, IndexError) as error:
-        raise RequestError(f"{path}: cannot read labels ({error}); expected rows `name,label`") from error
+    except (OSError, ValueError, IndexError, csv.Error) as error:
+        raise RequestError(f"{path}: cannot read labels ({one_line(error)}); expected rows `name,label`") from error
     if len(values) != len(names):
         raise RequestError(f"{path}: {len(values)} labels for {len(names)} images")
+    if any(not 0 <= value <= MOST_CLASSES for value in values):
+        raise RequestError(f"{path}: labels must be whole numbers from 0 to {MOST_CLASSES}, the indices of the classes")
     return np.array(values, dtype=np.int64)

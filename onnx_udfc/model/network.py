@@ -35,6 +35,7 @@ class Network:
         notes: what was done to the model on reading that a user should know.
         origin: the model it was read from; `to_model` takes whatever is unchanged from there.
         scale: tensor → (C,) what its channels are divided by here, compared with the network that was read.
+        sizes: input name → sizes of one run, also where the file leaves them open; empty as long as nobody chose them.
     """
 
     graph: gs.Graph
@@ -42,6 +43,7 @@ class Network:
     origin: Origin
     notes: list[str] = field(default_factory=list)
     scale: dict[str, np.ndarray] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def copy(self) -> Network:
         """A network with its own nodes and tensors; the arrays are shared until one of the two replaces them."""
@@ -58,7 +60,7 @@ class Network:
             for name, layer in self.layers.items()
             if id(layer.node) in nodes
         }
-        return Network(graph, layers, self.origin, list(self.notes), dict(self.scale))
+        return Network(graph, layers, self.origin, list(self.notes), dict(self.scale), dict(self.sizes))
 
     def to_model(self, without: Collection[str] = ()) -> onnx.ModelProto:
         """The network as a model of its own: nothing in it is shared with this network.

@@ -16,6 +16,7 @@ from onnx_udfc.options.shared_rows import (
     InputColour,
     InputMean,
     InputRange,
+    InputShape,
     InputStd,
     Labels,
     Provider,
@@ -80,6 +81,7 @@ class Inspecting(Table):
     """What `inspect` can be asked for."""
 
     skip: Skip = ()
+    input_shape: InputShape = ()
     quiet: Quiet = False
     json: AsJson = False
     verbose: Verbose = False
@@ -104,6 +106,7 @@ class Judging(Table):
     limit: Annotated[
         Count | None, Row("Use at most so many images.", INPUT, metavar="N", unset="all", example="1000")
     ] = None
+    input_shape: InputShape = ()
     input_mean: InputMean = ()
     input_std: InputStd = ()
     input_range: InputRange = None

@@ -66,6 +66,9 @@ class Keywords(TypedDict, total=False):
     images: Whole | None
     """Number of made-up inputs."""
 
+    input_shape: str | Iterable[str]
+    """Sizes of an input that the file leaves open; NAME= may be left out where there is one input; repeatable."""
+
     input_mean: Numbers
     """Mean that the network expects to be taken off, one number or one per channel, after --input-range."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from onnx_udfc.options.row import HOW, INPUT, MUST, RUN, TOLD, WHAT, Positive, Row, Threads, Whole
+from onnx_udfc.options.voice import OptionError
 
+LARGEST_SIZE = 1 << 31  # of one axis
 COLOURS = {"rgb": "red first", "bgr": "blue first, as OpenCV and Caffe have it", "gray": "one channel"}
 PROVIDERS = {"cpu": "the processor", "cuda": "an NVIDIA GPU", "tensorrt": "TensorRT on an NVIDIA GPU"}
 TASKS = {
@@ -17,6 +19,32 @@ TASKS = {
     "regression": "numbers that are taken as they are",
 }
 
+
+def read_shape(text: object) -> str:
+    """Return NAME=1x3x640x640, or the sizes alone.
+
+    Raises:
+        OptionError: The sizes are no whole numbers above 0.
+    """
+    sizes = text.rpartition("=")[2].lower().split("x") if isinstance(text, str) else []
+    if not sizes or not all(s.isascii() and s.isdigit() and 0 < int(s[:12]) < LARGEST_SIZE for s in sizes):
+        raise OptionError("input_shape", text, "expected NAME=1x3x640x640, whole numbers above 0 with x between them")
+    assert isinstance(text, str)
+    return text
+
+
+InputShape = Annotated[
+    tuple[str, ...],
+    Row(
+        "Sizes of an input that the file leaves open; NAME= may be left out where there is one input; repeatable.",
+        INPUT,
+        metavar="NAME=SIZES",
+        repeat=True,
+        unset="guessed",
+        example="images=1x3x640x640",
+        read=read_shape,
+    ),
+]
 InputMean = Annotated[
     tuple[float, ...],
     Row(

@@ -19,6 +19,7 @@ from onnx_udfc.options.shared_rows import (
     InputColour,
     InputMean,
     InputRange,
+    InputShape,
     InputStd,
     Provider,
     Seed,
@@ -194,6 +195,7 @@ class Options(Table):
     images: Annotated[
         Count | None, Row("Number of made-up inputs.", INPUT, metavar="N", unset="by size", example="64")
     ] = None
+    input_shape: InputShape = ()
     input_mean: InputMean = ()
     input_std: InputStd = ()
     input_range: InputRange = None

@@ -2,12 +2,14 @@
 
 The caller's stops are the layers that are refitted and the batch norms that are matched. Between two stops everything
 runs as one onnxruntime session; a tensor lives until its last user has run. A network of a fixed batch may name it
-inside, too (Reshape to 1 x 256): the samples go through each session one batch after another.
+inside, too (Reshape to 1 x 256), and a scalar has one value in a run: then the samples go through each session run
+after run (see `runs`). The caller always sees the runs' values one after another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,18 @@ from onnx import helper
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.external import values
+from onnx_udfc.runtime.runs import cut, model_specs
 from onnx_udfc.runtime.sessions import Source, one_line, open_session, packed
 
 Value = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """How a tensor's values lie over the runs, one after another: rows of each run, or whether each is a scalar."""
+
+    rows: tuple[int, ...]
+    scalar: bool
 
 
 class Walk:
@@ -46,9 +57,15 @@ class Walk:
             watched: tensor → function that sees its value and gives what the users of the tensor see.
         """
         self._watched = watched or {}
-        self.values: dict[str, Value] = {name: self._seen(name, value) for name, value in feeds.items()}
+        self.values: dict[str, Value] = {}
         self._model, self._threads = model, threads
-        self._batch, self._samples = _fixed_batch(model, feeds)
+        self._runs = cut(model_specs(model, list(feeds)), feeds)
+        self._lengths: dict[str, _Lengths] = {}
+        if len(self._runs.feeds) > 1 or self._runs.samples < self._runs.size:
+            for name in feeds:
+                self._enter(name, [run[name] for run in self._runs.feeds])
+        else:
+            self.values |= {name: self._seen(name, value) for name, value in self._runs.feeds[0].items()}
         self._nodes = list(model.graph.node)
         self._stops = {i for i, n in enumerate(self._nodes) if n.name in set(stops)}
         self._index = {n.name: i for i, n in enumerate(self._nodes)}
@@ -84,11 +101,14 @@ class Walk:
         index = self._index[node]
         name = self._nodes[index].output[0]
         self.values[name] = self._seen(name, value)
+        lengths = self._lengths.get(self._nodes[index].input[0])
+        if lengths is not None:  # a layer or a norm has as many rows as its input
+            self._lengths[name] = lengths
         self._done([index])
 
     def _seen(self, name: str, value: Value) -> Value:
         """The value as the tensor's users see it."""
-        return self._watched[name](value) if name in self._watched else value
+        return np.asarray(self._watched[name](value)) if name in self._watched else value
 
     def _needed(self, name: str) -> set[int]:
         """Indices of the nodes that must run before `name` is there."""
@@ -114,34 +134,56 @@ class Walk:
         written = [name for node in nodes for name in node.output if name]
         outputs = [n for n in written if n == wanted or n in self._watched or self._users.get(n, set()) - inside]
         constants = [self._constants[name] for name in sorted(read) if name in self._constants and name not in inputs]
-        found = self._batched(nodes, inputs, outputs, constants)
-        self.values |= {name: self._seen(name, value) for name, value in found.items()}
+        self._compute(nodes, inputs, outputs, constants)
         self._done(indices, keep=wanted)
 
-    def _batched(
+    def _compute(
         self,
         nodes: list[onnx.NodeProto],
         inputs: dict[str, Value],
         outputs: list[str],
         constants: list[onnx.TensorProto],
-    ) -> dict[str, Value]:
-        """Run the nodes on all samples, in the network's fixed batches where it has one."""
-        per_sample = {n: v for n, v in inputs.items() if v.ndim and len(v) == self._samples}
-        if not self._batch or not per_sample:
-            return run_nodes(self._model, nodes, inputs, outputs, constants, self._threads)
+    ) -> None:
+        """Run the nodes on all samples; run after run where what they read differs from run to run."""
+        if not any(name in self._lengths for name in inputs):
+            found = run_nodes(self._model, nodes, inputs, outputs, constants, self._threads)
+            self.values |= {name: self._seen(name, value) for name, value in found.items()}
+            return
         written = _segment(self._model, nodes, inputs, outputs, constants)
         segment = open_session(written, threads=self._threads, spin=False)
         parts = [
-            outputs_of(segment, outputs, inputs | {name: value[at] for name, value in per_sample.items()})
-            for at in full_batches(self._samples, self._batch)
+            outputs_of(segment, outputs, {name: self._part(name, value, i) for name, value in inputs.items()})
+            for i in range(len(self._runs.feeds))
         ]
-        return {name: self._joined([part[i] for part in parts]) for i, name in enumerate(outputs)}
+        for i, name in enumerate(outputs):
+            self._enter(name, [part[i] for part in parts])
 
-    def _joined(self, parts: list[Value]) -> Value:
-        """The batches one after another; what does not depend on the sample (a shape) is the same in all."""
+    def _enter(self, name: str, parts: list[Value]) -> None:
+        """Take the value of a tensor from all runs; what is the same in all (a shape) is held once."""
         first = parts[0]
-        carries = first.ndim > 1 or (first.ndim == 1 and any(not np.array_equal(first, part) for part in parts))
-        return np.concatenate(parts)[: self._samples] if carries and len(first) == self._batch else first
+        per_sample = first.ndim > 0 and len(first) == self._runs.size
+        alike = all(part.shape[1:] == first.shape[1:] and part.ndim == first.ndim for part in parts)
+        same = not (per_sample and first.ndim > 1) and all(np.array_equal(first, part) for part in parts)
+        if same or not alike:  # a size that differs from run to run within a sample: the first run stands for all
+            self.values[name] = self._seen(name, first)
+            return
+        joined = np.stack(parts) if first.ndim == 0 else np.concatenate(parts)
+        lengths = tuple(1 if first.ndim == 0 else len(part) for part in parts)
+        if per_sample:
+            joined = joined[: self._runs.samples]
+        self._lengths[name] = _Lengths(lengths, first.ndim == 0)
+        self.values[name] = self._seen(name, joined)
+
+    def _part(self, name: str, value: Value, number: int) -> Value:
+        """What a tensor is in one run."""
+        lengths = self._lengths.get(name)
+        if lengths is None:
+            return value
+        if lengths.scalar:
+            return np.asarray(value[number])
+        start = sum(lengths.rows[:number])
+        end = start + lengths.rows[number]
+        return value[start:end] if end <= len(value) else value[np.minimum(np.arange(start, end), len(value) - 1)]
 
     def _done(self, indices: list[int], keep: str = "") -> None:
         """Forget that these nodes wait; free the values that nobody waits for any more."""
@@ -156,15 +198,6 @@ class Walk:
                     self.values.pop(name, None)
 
 
-def _fixed_batch(model: onnx.ModelProto, feeds: Mapping[str, Value]) -> tuple[int, int]:
-    """The declared batch and the number of samples, or (0, 0) where they are the same or the batch is open."""
-    for info in model.graph.input:
-        dims, value = info.type.tensor_type.shape.dim, feeds.get(info.name)
-        if value is not None and value.ndim and dims and dims[0].dim_value > 0 and dims[0].dim_value != len(value):
-            return dims[0].dim_value, len(value)
-    return 0, 0
-
-
 def run_nodes(
     model: onnx.ModelProto,
     nodes: Sequence[onnx.NodeProto],
@@ -176,12 +209,6 @@ def run_nodes(
     """Run some nodes of a model on values, output name → value."""
     segment = open_session(_segment(model, nodes, inputs, outputs, constants), threads=threads, spin=False)
     return dict(zip(outputs, outputs_of(segment, outputs, inputs), strict=True))
-
-
-def full_batches(samples: int, size: int) -> Iterator[NDArray[np.int64]]:
-    """Indices (size,) of one batch after another; the last sample fills the last one up."""
-    for start in range(0, samples, size):
-        yield np.minimum(np.arange(start, start + size), samples - 1)
 
 
 def outputs_of(segment: Any, outputs: Sequence[str], inputs: Mapping[str, Value]) -> list[Value]:

@@ -18,8 +18,9 @@ from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.evaluate.comparison import compare, decibels, fidelity
 from onnx_udfc.evaluate.report import MAX_DB
 from onnx_udfc.evaluate.validate import Validation, validate
-from onnx_udfc.inputs.feeds import input_specs, split, synthetic_feeds
+from onnx_udfc.inputs.feeds import input_specs, split
 from onnx_udfc.inputs.image_files import Preprocessing
+from onnx_udfc.inputs.sizes import synthetic_feeds
 from onnx_udfc.runtime.sessions import file_bytes, open_session
 
 TEXT = """
@@ -158,11 +159,11 @@ def test_peak_memory_counts_the_weights(tmp_path: Path) -> None:
     for channels in (4, 200_000):
         text = TEXT.replace("N,5]", "N,M]")
         onnx.save(network(np.zeros((channels, 3, 4, 4), np.float32), text), tmp_path / "m.onnx")
-        sizes.append(peak_memory(tmp_path / "m.onnx"))
+        sizes.append(peak_memory(tmp_path / "m.onnx", {"x": np.zeros((1, 3, 4, 4), np.float32)}))
     assert sizes[0] is not None
     assert sizes[1] is not None
     assert sizes[1] - sizes[0] > 200_000 * 3 * 4 * 4 * 4
-    assert peak_memory(tmp_path / "none.onnx") is None
+    assert peak_memory(tmp_path / "none.onnx", {}) is None
 
 
 def test_external_data_counts_as_bytes(tmp_path: Path, weight: NDArray[np.float32]) -> None:

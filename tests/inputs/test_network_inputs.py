@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.inputs.feeds import InputSpec
-from onnx_udfc.inputs.network_inputs import (
-    LEAST,
-    MOST,
-    batch_of,
-    guess_scaling,
-    image_count,
-    input_specs_of,
-    make_inputs,
-)
+from onnx_udfc.inputs.kinds import Wanted
+from onnx_udfc.inputs.network_inputs import LEAST, MOST, batch_of, hold_out, image_count, input_specs_of, make_inputs
+from onnx_udfc.inputs.scale import guess_scaling
+from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.numerics.images import InputScaling, synthetic_images
 from onnx_udfc.options import Options
@@ -31,7 +25,7 @@ def identity(declared: str) -> Network:
     """A network that does nothing with these inputs."""
     names = [part.split()[-1] for part in declared.split(", ")]
     body = " ".join(f"y{i} = Identity({name})" for i, name in enumerate(names))
-    outputs = ", ".join(f"{part.split('[')[0]}[] y{i}" for i, part in enumerate(declared.split(", ")))
+    outputs = ", ".join(f"{part.split('[')[0].split()[0]}[] y{i}" for i, part in enumerate(declared.split(", ")))
     return small_network(f"g ({declared}) => ({outputs}) {{ {body} }}")
 
 
@@ -54,7 +48,7 @@ def test_text_cannot_be_made_up() -> None:
 KINDS = [
     ("float[N,3,20,24] x", (3, 20, 24), np.float32),
     ("float[2,3,20,24] x", (3, 20, 24), np.float32),
-    ("float[N,3,H,W] x", (3, 64, 64), np.float32),
+    ("float[N,3,H,W] x", (3, 320, 320), np.float32),
     ("float[N,20,24,3] x", (20, 24, 3), np.float32),
     ("float16[N,1,20,24] x", (1, 20, 24), np.float16),
     ("double[N,3,20,24] x", (3, 20, 24), np.float64),
@@ -76,7 +70,7 @@ def test_every_kind_of_input_gets_values(declared: str, shape: tuple[int, ...], 
     assert value.shape[1:] == shape
     assert value.dtype == dtype
     assert np.isfinite(value.astype(np.float64)).all()
-    assert LEAST <= batch_of(made.values) <= MOST
+    assert LEAST <= batch_of(identity(declared), made.values) <= MOST
     assert len(np.unique(value)) > 1
 
 
@@ -94,9 +88,9 @@ def test_uint8_images_are_pixels() -> None:
 
 
 def test_large_images_are_few() -> None:
-    few, many = (image_count(input_specs_of(identity(f"float[N,3,{n},{n}] x"))) for n in (512, 32))
+    few, many = (image_count(wanted_inputs(identity(f"float[N,3,{n},{n}] x"))) for n in (512, 32))
     assert LEAST <= few < many <= MOST
-    assert image_count(input_specs_of(identity("int64[N] i"))) == MOST
+    assert image_count(wanted_inputs(identity("int64[N] i"))) == MOST
 
 
 def test_the_seed_alone_decides() -> None:
@@ -134,8 +128,7 @@ def test_told_preprocessing_is_that_of_pixels() -> None:
 def test_the_scale_is_read_off_the_first_batch_norm(mean: float, std: float) -> None:
     x = InputScaling((mean,), (std,)).apply(synthetic_images(64, 3, (32, 32), seed=77))
     network = read(settled(scaled_model(FIRST), {"x": x}))
-    (spec,) = input_specs_of(network)
-    scaling, note = guess_scaling(network, spec)
+    scaling, note = guess_scaling(network, wanted_inputs(network)[0])
     assert 0.7 * std < scaling.std[0] < 1.4 * std
     assert np.abs(np.subtract(scaling.mean, mean)).max() < std
     assert "batch norm" in note
@@ -175,7 +168,7 @@ def test_a_classifier_that_tells_only_pixels_apart_expects_pixels(gain: float, p
     first, last = network.layers.values()
     first.set(np.sign(first.matrix()) * gain, first.bias)
     last.set(np.sign(last.matrix()), last.bias)
-    scaling, note = guess_scaling(network, input_specs_of(network)[0])
+    scaling, note = guess_scaling(network, wanted_inputs(network)[0])
     assert ("less their mean" in note) is pixels
     assert scaling.std == ((64.0,) if pixels else (1.0,))
 
@@ -183,25 +176,62 @@ def test_a_classifier_that_tells_only_pixels_apart_expects_pixels(gain: float, p
 def test_real_images_take_the_place_of_synthetic_ones(tmp_path: Path) -> None:
     path = digits(tmp_path, 20)
     options = Options(calibrate=str(path), input_mean=(0.5,), input_std=(0.25,))
-    made = make_inputs(small_network(PLAIN), options)
-    assert made.source == "calibration"
+    fitted, judged = (make_inputs(small_network(PLAIN), options, offset) for offset in (0, 1000))
+    assert (fitted.source, fitted.held_out) == ("calibration", 5)
     with np.load(path) as data:
-        expected = (data["x"].transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25
-    np.testing.assert_allclose(made.values["x"], expected, rtol=1e-5, atol=1e-6)
-    assert len(make_inputs(small_network(PLAIN), Options(calibrate=str(path), images=7)).values["x"]) == 7
+        expected = ((data["x"].transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25).astype(np.float32)
+    together = np.concatenate([fitted.values["x"], judged.values["x"]])
+    assert len(together) == 20
+    order = [int(np.abs(together - x).max((1, 2, 3)).argmin()) for x in expected]
+    assert sorted(order) == list(range(20))
+    np.testing.assert_allclose(together[order], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("samples", "held"), [(4, 0), (7, 0), (8, 4), (9, 4), (24, 6), (32, 8), (200, 50)])
+def test_a_quarter_of_the_real_inputs_is_only_judged_on(samples: int, held: int) -> None:
+    fit, judge = hold_out(samples, seed=3)
+    assert len(judge) == held
+    assert sorted([*fit, *judge]) == list(range(samples))
+    assert len(fit) + len(judge) == samples
+    if held >= 6:  # one of every few neighbours
+        assert np.diff(judge).max() <= 2 * samples // held + 1
+
+
+def test_too_few_real_inputs_are_fitted_and_judged_on_and_that_is_said(tmp_path: Path) -> None:
+    options = Options(calibrate=str(digits(tmp_path, 7)))
+    fitted, judged = (make_inputs(small_network(PLAIN), options, offset) for offset in (0, 1000))
+    assert np.array_equal(fitted.values["x"], judged.values["x"])
+    assert judged.held_out == 0
+    assert "too few" in judged.note
+
+
+def test_real_inputs_are_as_many_as_are_asked_for_and_from_everywhere(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.arange(40, dtype=np.float32).reshape(40, 1, 1, 1) * np.ones((1, 3, 4, 4), np.float32))
+    fitted, judged = (
+        make_inputs(small_network(PLAIN), Options(calibrate=str(path), images=15), offset).values["x"][:, 0, 0, 0]
+        for offset in (0, 1000)
+    )
+    assert (len(fitted), len(judged)) == (15, 5)
+    assert max(*fitted, *judged) == 39
+    assert min(*fitted, *judged) == 0
 
 
 def test_arrays_of_floats_are_taken_as_they_are(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(9, 3, 32, 32)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     made = make_inputs(small_network(PLAIN), Options(calibrate=str(tmp_path / "x.npy")))
-    assert np.array_equal(made.values["x"], x)
+    judged = make_inputs(small_network(PLAIN), Options(calibrate=str(tmp_path / "x.npy")), 1000)
+    rows = {row.tobytes() for row in np.concatenate([made.values["x"], judged.values["x"]])}
+    assert rows == {row.tobytes() for row in x}
 
 
 def test_real_images_fit_a_fixed_batch(tmp_path: Path) -> None:
     text = PLAIN.replace("[N,3,H,W]", "[4,3,32,32]").replace("[N,16,h,w]", "[4,16,30,30]")
-    made = make_inputs(small_network(text), Options(calibrate=str(digits(tmp_path, 6))))
-    assert len(made.values["x"]) == 6
+    for number, fitted, judged in ((3, 4, 4), (6, 6, 6), (9, 5, 4)):
+        options = Options(calibrate=str(digits(tmp_path, number)))
+        counts = [len(make_inputs(small_network(text), options, offset).values["x"]) for offset in (0, 1000)]
+        assert counts == [fitted, judged]
 
 
 def test_no_images_is_a_reason(tmp_path: Path) -> None:
@@ -212,21 +242,22 @@ def test_no_images_is_a_reason(tmp_path: Path) -> None:
 
 
 def test_two_inputs_cannot_be_calibrated_with_images(tmp_path: Path) -> None:
-    network = identity("float[N,3,32,32] x, float[N,3,32,32] z")
-    with pytest.raises(RequestError, match="one input"):
+    network = identity("float[N,3,32,32] left, float[N,3,32,32] right")
+    with pytest.raises(RequestError, match="left, right"):
         make_inputs(network, Options(calibrate=str(digits(tmp_path, 4))))
 
 
 def test_the_number_of_samples_is_that_of_the_inputs_with_axes() -> None:
-    assert batch_of({"a": np.zeros(()), "b": np.zeros((7, 2))}) == 7
-    assert batch_of({}) == 1
+    network = identity("float a, float[N,2] b, float[2,N,3] c")
+    assert batch_of(network, {"a": np.zeros(()), "b": np.zeros((7, 2)), "c": np.zeros((2, 7, 3))}) == 7
+    assert batch_of(identity("float a"), {"a": np.zeros(())}) == 1
 
 
 def test_the_scale_is_guessed_once_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def guess(_: Network, spec: InputSpec) -> tuple[InputScaling, str]:
-        asked.append(spec.name)
+    def guess(_: Network, wanted: Wanted) -> tuple[InputScaling, str]:
+        asked.append(wanted.spec.name)
         return InputScaling((2.0,), (3.0,)), "a guess"
 
     monkeypatch.setattr("onnx_udfc.inputs.network_inputs.guess_scaling", guess)

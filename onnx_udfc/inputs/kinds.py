@@ -1,0 +1,316 @@
+"""What is made up for each input of a network: of which kind it is, who makes it, and how it becomes network values.
+
+`kind_of` alone decides: by the input's type and shape, and by what the graph does with it (see `uses`). A kind is a row
+of MAKERS: a function (wanted, count, seed) → values (count, ...) without regard to the samples' axis.
+
+A new kind of input: a Literal in `Kind`, a branch in `kind_of`, a row in MAKERS.
+A new kind of picture (kind `picture`): a row in PICTURES, a function (count, channels, (height, width), seed) → float32
+(count, channels, height, width) in normalized units; what is drawn in pixels of 0..1 goes through `from_pixels`.
+A new kind of sound (kind `signal`): a row in SIGNALS, a function (count, length, seed) → (count, length) of -1..1.
+Scale and layout are nobody else's business: `to_network` brings pictures in normalized units to the scale and the order
+of axes that the network wants, and its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.inputs.image_files import LUMA, Preprocessing
+from onnx_udfc.inputs.uses import Use
+from onnx_udfc.numerics.images import Array, InputScaling, power_noise, synthetic_images
+from onnx_udfc.runtime.runs import InputSpec, cut
+
+Kind = Literal[
+    "picture", "bytes", "signal", "features", "tokens", "choices", "positions", "ones", "flags", "length", "size",
+    "numbers", "scalars",
+]  # fmt: skip
+Picture = Callable[[int, int, tuple[int, ...], int], Array]
+Signal = Callable[[int, int, int], Array]
+
+RUNS = 8  # values of an input that has one in each run
+RAW_MEAN, RAW_STD = 118.0, 64.0  # of photographs, pixels 0 to 255
+LONG = 400  # numbers in a row that are a sound rather than features
+RATE = 16_000  # samples of sound in a second, where nobody says
+_NAMED: dict[str, Kind] = {
+    "mask": "ones", "position": "positions", "pos_ids": "positions", "length": "length", "_len": "length",
+    "scale_factor": "ones", "im_shape": "size", "image_shape": "size", "im_info": "size", "target_size": "size",
+    "original_size": "size",
+}  # fmt: skip
+_RATES = ("sr", "rate", "sample_rate", "sampling_rate")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a network expects of pictures.
+
+    Attributes:
+        units: what the user says of pixels, or what was guessed of normalized units; None leaves values as they are.
+        colour: order of the channels: rgb, bgr or gray.
+    """
+
+    units: Preprocessing | InputScaling | None = None
+    colour: str = "rgb"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An input for which values are made up.
+
+    Attributes:
+        spec: as it is declared.
+        shape: sizes of one run; what the file leaves open is settled (see `sizes`).
+        use: what the graph does with it.
+        side: height and width of the network's picture, or the length of its sequence; () where there is neither.
+    """
+
+    spec: InputSpec
+    shape: tuple[int, ...]
+    use: Use = field(default_factory=Use)
+    side: tuple[int, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """What is made."""
+        return kind_of(self.spec, self.shape, self.use)
+
+    @property
+    def sample(self) -> tuple[int, ...]:
+        """Sizes of one sample, or of the value of one run."""
+        return tuple(d for i, d in enumerate(self.shape) if self.spec.by_run or i != self.spec.axis)
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether a picture's channels are its last axis."""
+        return channels_last(self.spec.shape, self.use)
+
+    @property
+    def channels(self) -> int:
+        """Of a picture."""
+        return self.sample[-1] if self.channels_last else self.sample[0]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Sides of a picture."""
+        return self.sample[:-1] if self.channels_last else self.sample[1:]
+
+
+def kind_of(spec: InputSpec, shape: tuple[int, ...], use: Use) -> Kind:
+    """What is made for an input.
+
+    Args:
+        spec: as it is declared.
+        shape: its settled sizes.
+        use: what the graph does with it.
+    """
+    if spec.dtype.kind == "b":
+        return "ones" if "mask" in spec.name.lower() else "flags"
+    if spec.dtype.kind in "iu":
+        return _whole_kind(spec, use)
+    if spec.by_run and len(shape) < 2:
+        return "ones" if use.extent else "scalars"
+    named = _named(spec.name)
+    if named is not None and len(shape) < 4:
+        return named
+    if len(shape) == 3 and min(shape[1:]) == 1 and max(shape[1:]) >= LONG:
+        return "signal"
+    if len(shape) in (3, 4, 5):
+        return "picture"
+    return "signal" if len(shape) == 2 and (use.convolved == 1 or shape[1] >= LONG) and use.convolved else "features"
+
+
+def _whole_kind(spec: InputSpec, use: Use) -> Kind:
+    """What is made for an input of whole numbers."""
+    named = _named(spec.name)
+    if use.rows:
+        return "positions" if named == "positions" else "tokens"
+    if len(use.choices) > 1 or (use.choices and spec.by_run):
+        return "choices"
+    if len(spec.shape) == 4:
+        return "bytes"
+    if named is not None:
+        return named
+    if use.extent:
+        return "size"
+    return "flags" if use.flag else "numbers"
+
+
+def _named(name: str) -> Kind | None:
+    """What inputs of such a name hold by convention."""
+    return next((kind for part, kind in _NAMED.items() if part in name.lower()), None)
+
+
+def channels_last(shape: tuple[int | None, ...], use: Use) -> bool:
+    """Whether an input (n, ...) that may be pictures has its channels last."""
+    if len(shape) != 4:
+        return False
+    if use.convolved == 2:
+        return use.channels_last
+    return use.channels_last or (shape[3] in (1, 3) and shape[1] not in (1, 3))
+
+
+def made(wanted: tuple[Wanted, ...], count: int, seed: int, scales: Mapping[str, Scale]) -> dict[str, NDArray[Any]]:
+    """Values for every input: at least `count` samples, and RUNS values of what belongs to a whole run.
+
+    Args:
+        wanted: the inputs.
+        count: samples; at least one run of a fixed batch is made.
+        seed: the same seed gives the same values.
+        scales: input name → what brings pictures to what the network expects.
+    """
+    batch = max([1, *(w.spec.batch or 1 for w in wanted)])
+    count = -(-max(count, 1) // batch) * batch
+    values = {}
+    for i, w in enumerate(wanted):
+        number = min(RUNS, count // batch) if w.spec.by_run else count
+        drawn = MAKERS[w.kind](w, number, seed + i)
+        if w.kind in ("picture", "bytes"):
+            drawn = to_network(drawn, w, scales.get(w.spec.name, Scale()))
+        drawn = drawn.astype(w.spec.dtype)
+        values[w.spec.name] = drawn if w.spec.by_run else np.moveaxis(drawn, 0, w.spec.axis or 0)
+    return values
+
+
+def one_feed(
+    wanted: tuple[Wanted, ...], seed: int = 0, scales: Mapping[str, Scale] | None = None
+) -> dict[str, NDArray[Any]]:
+    """What one run of the network takes: one sample, or a fixed batch; see `made`."""
+    return cut([w.spec for w in wanted], made(wanted, 1, seed, scales or {}), batch=1).feeds[0]
+
+
+def from_pixels(pixels: NDArray[Any]) -> Array:
+    """Pictures of pixels 0..1 in normalized units: mean about 0, deviation about 1."""
+    return np.asarray((pixels * np.float32(255) - np.float32(RAW_MEAN)) / np.float32(RAW_STD), np.float32)
+
+
+def to_network(z: Array, wanted: Wanted, scale: Scale) -> NDArray[Any]:
+    """Pictures z (n, channels, *size) in normalized units as the network takes them: scaled, and in its order of axes.
+
+    Whole numbers are pixels of 0..255, of -128..127 where the type is int8, whatever is said of mean and deviation: a
+    network that takes them scales them itself.
+    """
+    z = in_order(z, scale.colour)
+    x: NDArray[Any] = z
+    if wanted.kind == "bytes":
+        x = _pixels(z).astype(np.int16) - (128 if wanted.spec.dtype == np.int8 else 0)
+    elif isinstance(scale.units, Preprocessing):
+        x = scale.units.scaled(_pixels(z))
+    elif scale.units is not None:
+        x = scale.units.apply(z)
+    return np.moveaxis(x, 1, -1) if wanted.channels_last else x
+
+
+def in_order(z: NDArray[Any], colour: str) -> NDArray[Any]:
+    """Pictures (n, channels, ...) of red, green, blue and what else there is, in the order of a network's channels."""
+    if colour == "rgb" or z.shape[1] < 3:
+        return z
+    if colour == "bgr":
+        return np.concatenate([z[:, 2::-1], z[:, 3:]], axis=1)
+    return np.broadcast_to(np.einsum("nc...,c->n...", z[:, :3], LUMA)[:, None], z.shape).astype(z.dtype)
+
+
+def _pixels(z: Array) -> NDArray[np.uint8]:
+    """Normalized units as pixels 0..255, with the contrast of photographs."""
+    return np.clip(z * 64 + 118, 0, 255).astype(np.uint8)
+
+
+def _picture(wanted: Wanted, count: int, seed: int) -> Array:
+    """Pictures in normalized units, of all the kinds that PICTURES has, one kind after the other."""
+    shares = [len(p) for p in np.array_split(np.arange(count), len(PICTURES))]
+    parts = [
+        draw(n, wanted.channels, wanted.size, seed) for draw, n in zip(PICTURES.values(), shares, strict=True) if n
+    ]
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _signal(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
+    """Sounds of all the kinds that SIGNALS has."""
+    length = max(wanted.sample)
+    parts = [len(p) for p in np.array_split(np.arange(count), len(SIGNALS))]
+    drawn = [draw(n, length, seed) for draw, n in zip(SIGNALS.values(), parts, strict=True) if n]
+    return np.concatenate(drawn).reshape(count, *wanted.sample)
+
+
+def _noise(count: int, length: int, seed: int) -> Array:
+    """1/f noise with a tenth of a sound's range as its deviation."""
+    z = power_noise(count, 1, (length,), np.random.default_rng(seed))[:, 0]
+    return np.asarray(np.clip(0.1 * z, -1, 1), np.float32)
+
+
+def _features(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
+    return np.random.default_rng(seed).standard_normal((count, *wanted.sample))
+
+
+def _tokens(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
+    """Rows of a table, each as likely as the others."""
+    low = -wanted.use.offset
+    return np.random.default_rng(seed).integers(low, low + max(1, wanted.use.rows), (count, *wanted.sample))
+
+
+def _choices(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
+    """Of an input for a whole run all, one after another; else each as likely as the others."""
+    known = np.array(wanted.use.choices)
+    if wanted.spec.by_run:
+        return np.broadcast_to(np.resize(known, count).reshape(-1, *[1] * len(wanted.sample)), (count, *wanted.sample))
+    return np.random.default_rng(seed).choice(known, (count, *wanted.sample))
+
+
+def _positions(wanted: Wanted, count: int, _seed: int) -> NDArray[Any]:
+    """0, 1, 2 … along the last axis."""
+    steps = np.arange(wanted.sample[-1] if wanted.sample else 1) % max(1, wanted.use.rows or 1 << 30)
+    return np.broadcast_to(steps if wanted.sample else steps[0], (count, *wanted.sample))
+
+
+def _ones(wanted: Wanted, count: int, _seed: int) -> NDArray[Any]:
+    return np.ones((count, *wanted.sample))
+
+
+def _flags(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
+    """True and false: in turn for whole runs, else at random."""
+    if not wanted.spec.by_run:
+        return np.random.default_rng(seed).integers(0, 2, (count, *wanted.sample))
+    alternating = (np.arange(count) % 2 == 0).reshape(-1, *[1] * len(wanted.sample))
+    return np.broadcast_to(alternating, (count, *wanted.sample))
+
+
+def _length(wanted: Wanted, count: int, _seed: int) -> NDArray[Any]:
+    """The whole length of the sequence."""
+    return np.full((count, *wanted.sample), wanted.side[-1] if wanted.side else 1)
+
+
+def _size(wanted: Wanted, count: int, _seed: int) -> NDArray[Any]:
+    """Height and width of the picture, ones behind them."""
+    width = wanted.sample[-1] if wanted.sample else 1
+    values = np.ones(width)
+    values[: len(wanted.side)] = wanted.side[:width] if len(wanted.side) > 1 else 1
+    return np.broadcast_to(values if wanted.sample else values[0], (count, *wanted.sample))
+
+
+def _numbers(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
+    """Whole numbers of 0 to 255, or of the type if it holds fewer."""
+    if wanted.spec.name.lower() in _RATES:
+        return np.full((count, *wanted.sample), RATE)
+    highest = min(255, int(np.iinfo(wanted.spec.dtype).max))
+    if wanted.spec.by_run:
+        steps = np.linspace(1, highest, count).round().reshape(-1, *[1] * len(wanted.sample))
+        return np.broadcast_to(steps, (count, *wanted.sample))
+    return np.random.default_rng(seed).integers(0, highest + 1, (count, *wanted.sample))
+
+
+def _scalars(wanted: Wanted, count: int, _seed: int) -> NDArray[Any]:
+    """A strength, a threshold, a noise level: from a small one to 1, another in every run."""
+    steps = (np.arange(count) + 1) / count
+    return np.broadcast_to(steps.reshape(-1, *[1] * len(wanted.sample)), (count, *wanted.sample))
+
+
+PICTURES: dict[str, Picture] = {"formula": synthetic_images}
+SIGNALS: dict[str, Signal] = {"noise": _noise}
+MAKERS: dict[Kind, Callable[[Wanted, int, int], NDArray[Any]]] = {
+    "picture": _picture, "bytes": _picture, "signal": _signal, "features": _features, "tokens": _tokens,
+    "choices": _choices, "positions": _positions, "ones": _ones, "flags": _flags, "length": _length, "size": _size,
+    "numbers": _numbers, "scalars": _scalars,
+}  # fmt: skip

@@ -1,0 +1,314 @@
+"""Sizes for the axes that a network leaves open: one choice, for inspection and for every run.
+
+The user's come first (`--input-shape`), then what the file fixes, then those of real inputs, then a guess by the kind
+of network: 224 for what ends in one vector; 48 x 320, or another height of text lines, for what reads lines (a picture
+in, scores in every column out); near 320 and a multiple of the total stride for all other networks on pictures; a
+second of sound. A guess is tried, and others after it, until the channels fit their layers and onnxruntime runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnx_udfc.channels.shapes import fits
+from onnx_udfc.errors import ModelError, RequestError, UdfcError
+from onnx_udfc.inputs.image_files import Preprocessing
+from onnx_udfc.inputs.kinds import RATE, Scale, Wanted, channels_last, made, one_feed
+from onnx_udfc.inputs.uses import Use, use_of
+from onnx_udfc.model.files import load
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.runtime.runs import InputSpec, specs
+from onnx_udfc.runtime.sessions import Source, open_session, packed
+
+Sizes = dict[str, tuple[int, ...]]
+
+CLASSIFIED = (224, 32, 28, 64, 96, 112, 128, 160, 192, 256, 299, 320, 384, 416, 512, 640)
+DENSE = 320
+UNKNOWN = 64  # side of the pictures of a network that cannot be read
+LINES = ((48, 320), (32, 320), (32, 100), (64, 320), (64, 256))  # heights and widths of text lines
+SOUNDS = (RATE, RATE // 2, 4096, 2048, 1024, 576, 512, 256)
+SEQUENCE = 64  # tokens, or steps of another sequence
+_COARSEST = 128  # stride above which it is no longer that of a map
+_MOST_TRIES = 6
+
+
+def input_specs_of(network: Network) -> tuple[InputSpec, ...]:
+    """The declared inputs; an open axis is None.
+
+    Raises:
+        RequestError: an input is not a numeric tensor.
+    """
+    declared = []
+    for tensor in network.graph.inputs:
+        if tensor.dtype is None or np.dtype(tensor.dtype).kind not in "fiub" or tensor.type != "tensor_type":
+            raise RequestError(f"input {tensor.name!r} is not a numeric tensor, so no values can be made up for it")
+        declared.append((tensor.name, tuple(tensor.shape or ()), np.dtype(tensor.dtype)))
+    return specs(declared)
+
+
+def wanted_inputs(network: Network) -> tuple[Wanted, ...]:
+    """What is made up for each input, with the network's settled sizes; they are settled where they are not yet."""
+    if not network.sizes:
+        settle(network)
+    return _wanted(network, network.sizes)
+
+
+def _wanted(network: Network, sizes: Mapping[str, tuple[int, ...]]) -> tuple[Wanted, ...]:
+    found = [Wanted(spec, sizes[spec.name], use_of(network, spec.name)) for spec in input_specs_of(network)]
+    main = max(found, key=lambda w: len(w.shape), default=None)
+    side = () if main is None else main.size if len(main.shape) == 4 else main.shape[-1:]
+    return tuple(Wanted(w.spec, w.shape, w.use, side) for w in found)
+
+
+def undescribed(given: Sequence[InputSpec]) -> tuple[Wanted, ...]:
+    """What is made up for inputs of which nothing but the declaration is known: whole numbers are 0 or 1."""
+    use = Use(rows=2)
+    guesses = ((s, _guess(s, Use(), (UNKNOWN, UNKNOWN), SEQUENCE)) for s in given)
+    return tuple(
+        Wanted(
+            s,
+            tuple(d or (1 if i == s.axis else g[i]) for i, d in enumerate(s.shape)),
+            use if s.dtype.kind in "iu" and len(s.shape) != 4 else Use(),
+        )
+        for s, g in guesses
+    )
+
+
+def synthetic_feeds(
+    given: Sequence[InputSpec], count: int, seed: int, preprocessing: Preprocessing | None = None
+) -> dict[str, NDArray[Any]]:
+    """At least `count` samples for inputs of which nothing but the declaration is known, see `made`."""
+    wanted = undescribed(given)
+    return made(wanted, count, seed, {s.name: Scale(preprocessing) for s in given})
+
+
+def described(source: Source, given: Sequence[InputSpec], asked: Sequence[str] = ()) -> tuple[Wanted, ...]:
+    """What is made up for the inputs of a model in a file; by the declaration alone where it cannot be read.
+
+    Raises:
+        RequestError: an asked shape does not fit the input.
+    """
+    try:
+        network = read(load(source).model)
+        found = {s.name for s in input_specs_of(network)}
+    except UdfcError:
+        found = set()
+    if found != {s.name for s in given}:
+        return undescribed(given)
+    settle(network, asked)
+    return wanted_inputs(network)
+
+
+def settle(
+    network: Network, asked: Sequence[str] = (), real: Mapping[str, tuple[int, ...]] | None = None, *, run: bool = True
+) -> None:
+    """Choose the sizes of all inputs and write them into the network, with a note where they were guessed.
+
+    Args:
+        network: its `sizes` and `notes` are changed.
+        asked: texts NAME=1x3x640x640; the name may be left out where there is one input.
+        real: input name → shape (1, ...) of real inputs.
+        run: whether guesses are tried in onnxruntime.
+
+    Raises:
+        RequestError: an asked shape does not fit the input.
+    """
+    given = input_specs_of(network)
+    told = _parsed(asked, given)
+    names = {t.name: tuple(t.shape or ()) for t in network.graph.inputs}
+    known = _by_symbol(names, told | {k: v for k, v in (real or {}).items() if k not in told})
+    uses = {s.name: use_of(network, s.name) for s in given}
+    tries = [_filled(given, names, known, guess) for guess in _guesses(network, given, uses)]
+    open_axes = {s.name for s in given if any(d is None for i, d in enumerate(s.shape) if i != s.axis)}
+    guessed = sorted(n for n in open_axes if n not in told and n not in (real or {}))
+    network.sizes = tries[0] if not guessed else _first_that_runs(network, tries, run)
+    if guessed:
+        shapes = ", ".join(f"{n} {'x'.join(map(str, network.sizes[n]))}" for n in guessed)
+        network.notes.append(f"sizes that the file leaves open were taken as {shapes}; say --input-shape otherwise")
+
+
+def _parsed(asked: Sequence[str], given: Sequence[InputSpec]) -> Sizes:
+    """Asked shapes by input name."""
+    found: Sizes = {}
+    by_name = {s.name: s for s in given}
+    for text in asked:
+        name, _, shape = text.rpartition("=")
+        if not name and len(given) != 1:
+            raise RequestError(f"--input-shape {text}: say which input, e.g. {given[0].name}={shape}")
+        spec = by_name.get(name or given[0].name)
+        if spec is None:
+            raise RequestError(f"--input-shape {text}: no input {name!r}; there are {', '.join(by_name)}")
+        if spec.name in found:
+            raise RequestError(f"--input-shape: {spec.name} is given twice")
+        found[spec.name] = _fitting(text, tuple(int(d) for d in shape.lower().split("x")), spec)
+    return found
+
+
+def _fitting(text: str, shape: tuple[int, ...], spec: InputSpec) -> tuple[int, ...]:
+    """An asked shape with one sample, or the fixed number of them."""
+    declared = "x".join("?" if d is None else str(d) for d in spec.shape)
+    wrong = len(shape) != len(spec.shape) or any(
+        d is not None and d != a for i, (d, a) in enumerate(zip(spec.shape, shape, strict=False)) if i != spec.axis
+    )
+    if wrong or (spec.batch is not None and shape[spec.axis or 0] != spec.batch):
+        raise RequestError(f"--input-shape {text}: the file declares {spec.name} as {declared}")
+    return tuple(1 if i == spec.axis and spec.batch is None else a for i, a in enumerate(shape))
+
+
+def _by_symbol(names: Mapping[str, tuple[Any, ...]], known: Sizes) -> dict[str, tuple[int | None, ...]]:
+    """Known sizes of all inputs: what is known of a named axis holds wherever the name stands."""
+    symbols = {
+        dim: size for name, shape in known.items() for dim, size in zip(names[name], shape, strict=True)
+        if isinstance(dim, str) and dim and dim != "?"
+    }  # fmt: skip
+    return {
+        name: known.get(name) or tuple(symbols.get(d) if isinstance(d, str) else None for d in dims)
+        for name, dims in names.items()
+    }
+
+
+def _filled(
+    given: Sequence[InputSpec],
+    names: Mapping[str, tuple[Any, ...]],
+    known: Mapping[str, tuple[int | None, ...]],
+    guess: Mapping[str, tuple[int, ...]],
+) -> Sizes:
+    """Concrete shapes: declared, else known, else guessed; one sample where that is open."""
+    symbols: dict[str, int] = {}
+    result = {}
+    for spec in given:
+        sizes = []
+        for i, dim in enumerate(spec.shape):
+            named = names[spec.name][i] if i < len(names[spec.name]) else None
+            size = dim or known[spec.name][i] or (1 if i == spec.axis else None)
+            if size is None:
+                key = named if isinstance(named, str) and named not in ("", "?") else f"{spec.name}/{i}"
+                size = symbols.setdefault(key, guess[spec.name][i])
+            sizes.append(int(size))
+        result[spec.name] = tuple(sizes)
+    return result
+
+
+def _guesses(network: Network, given: Sequence[InputSpec], uses: Mapping[str, Use]) -> Iterator[Sizes]:
+    """Sizes (for every axis, open or not) to try one after another."""
+    pictures = [s for s in given if len(s.shape) == 4]
+    sides = _sides(network) if pictures else [(1, 1)]
+    lengths = SOUNDS if any(_sound(s, uses[s.name]) for s in given) else (SEQUENCE,)
+    for number in range(max(len(sides), len(lengths))):
+        side, length = sides[min(number, len(sides) - 1)], lengths[min(number, len(lengths) - 1)]
+        yield {s.name: _guess(s, uses[s.name], side, length) for s in given}
+
+
+def _guess(spec: InputSpec, use: Use, side: tuple[int, int], length: int) -> tuple[int, ...]:
+    rank = len(spec.shape)
+    if rank == 4:
+        channels = use.channels or 3
+        return (1, *side, channels) if channels_last(spec.shape, use) else (1, channels, *side)
+    if rank == 5:
+        return (1, use.channels or 3, 16, 112, 112)
+    if rank == 3 and spec.shape[2] == 1:
+        return (1, length, 1)
+    if rank == 3:
+        channels = use.channels if use.convolved == 1 and use.channels else SEQUENCE
+        return (1, channels, length)
+    if rank == 2 and use.rows and use.rows < length:
+        return (1, use.rows)
+    return (1,) * max(0, rank - 1) + (length,)
+
+
+def _sound(spec: InputSpec, use: Use) -> bool:
+    """Whether an open input is a sound: numbers in a row that a convolution of one axis reads."""
+    if spec.dtype.kind != "f" or use.convolved != 1 or len(spec.shape) not in (2, 3):
+        return False
+    return len(spec.shape) == 2 or 1 in spec.shape[1:] or use.channels == 1
+
+
+def _sides(network: Network) -> list[tuple[int, int]]:
+    """Heights and widths to try for the network's pictures."""
+    if _reads_lines(network):
+        return list(LINES)
+    if _ends_in_a_vector(network):
+        return [(side, side) for side in CLASSIFIED]
+    stride = _total_stride(network)
+    first = max(1, round(DENSE / stride)) * stride
+    return [(side, side) for side in (first, *(s for s in CLASSIFIED if s != first))]
+
+
+def _reads_lines(network: Network) -> bool:
+    """Whether the one output is scores over characters in every column: (n, columns, characters) behind a Softmax."""
+    if len(network.graph.outputs) != 1 or len(network.graph.inputs) != 1:
+        return False
+    output = network.graph.outputs[0]
+    shape = output.shape
+    if shape is None or len(shape) != 3 or not isinstance(shape[2], int | np.integer) or shape[2] < 10:
+        return False
+    node, last = _before(output), ("Softmax", "LogSoftmax", "Add", "MatMul", "Gemm", "LSTM", "Transpose")
+    return node is not None and node.op in last and not isinstance(shape[1], int | np.integer)
+
+
+def _before(tensor: gs.Tensor) -> gs.Node | None:
+    """The node that computes a tensor, but for what only names or turns it."""
+    node = tensor.inputs[0] if tensor.inputs else None
+    while node is not None and node.op in ("Identity", "Cast", "Reshape") and node.inputs[0].inputs:
+        node = node.inputs[0].inputs[0]
+    return node
+
+
+def _ends_in_a_vector(network: Network) -> bool:
+    """Whether every output is one vector a sample: scores of classes, a descriptor."""
+    shapes = [t.shape for t in network.graph.outputs]
+    if any(shape is None for shape in shapes):
+        return all(_pooled(t) for t in network.graph.outputs)
+    return all(len(s) <= 2 or all(d == 1 for d in s[2:]) for s in shapes)
+
+
+def _pooled(tensor: gs.Tensor) -> bool:
+    """Whether a tensor of unknown shape is a layer's vector."""
+    node = _before(tensor)
+    return node is not None and node.op in ("Gemm", "Softmax", "Flatten")
+
+
+def _total_stride(network: Network) -> int:
+    """How many pixels one of the coarsest map stands for."""
+    strides: dict[int, int] = {}
+    for node in network.graph.nodes:
+        before = max((strides.get(id(t), 1) for t in node.inputs), default=1)
+        own = max(node.attrs.get("strides") or [1]) if node.op in ("Conv", "MaxPool", "AveragePool") else 1
+        after = before * own
+        for tensor in node.outputs:
+            strides[id(tensor)] = after if after <= _COARSEST else before
+    return max(strides.values(), default=1)
+
+
+def _first_that_runs(network: Network, tries: Sequence[Sizes], run: bool) -> Sizes:
+    """The first sizes with which the channels fit and the network runs; the first that fit where none are."""
+    fitting: list[Sizes] = []
+    session = _session(network) if run else None
+    for sizes in tries:
+        if len(fitting) < _MOST_TRIES and fits(network, sizes):
+            if session is None or _runs(network, session, sizes):
+                return sizes
+            fitting.append(sizes)
+    return fitting[0] if fitting else tries[0]
+
+
+def _session(network: Network) -> Any:
+    """A session of the network; None where onnxruntime lacks an operator."""
+    try:
+        return open_session(packed(network.to_model()), threads=1, spin=False)
+    except ModelError:
+        return None
+
+
+def _runs(network: Network, session: Any, sizes: Sizes) -> bool:
+    wanted = _wanted(network, sizes)
+    try:
+        session.run(None, one_feed(wanted))
+    except Exception:  # onnxruntime's exceptions share no base class but Exception
+        return False
+    return True

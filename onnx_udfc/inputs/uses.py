@@ -1,0 +1,132 @@
+"""How a network uses an input: followed through the graph to the operators that say what it can hold.
+
+A whole number that picks rows of a table (Gather), or is turned into a one-hot vector, may be any of these rows; one
+that is compared with a list of constants may be any of them; what a Where or an If asks is a flag. On the way a number
+may be cast, reshaped, cut, joined with others, or shifted by a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_udfc.model.network import Network
+
+CARRIERS = frozenset((
+    "Cast", "CastLike", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Expand", "Transpose", "Slice",
+    "Tile", "Concat", "Split", "Dropout", "Clip", "Max", "Min", "Abs", "Add", "Sub", "Pad",
+))  # fmt: skip
+ARITHMETIC = frozenset((
+    "Sub", "Add", "Mul", "Div", "Cast", "Identity", "Pad", "Clip", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Concat",
+    "Neg",
+))  # fmt: skip
+_COMPARISONS = frozenset(("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual"))
+_EXTENTS: dict[str, tuple[int, ...]] = {
+    "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Resize": (2, 3), "ConstantOfShape": (0,), "Range": (0, 1, 2),
+    "TopK": (1,), "Slice": (1, 2, 3, 4), "Loop": (0,), "Pad": (1,),
+}  # fmt: skip
+_LONGEST = 4096  # constants that a number is compared with; more are not a list of what it may be
+
+
+@dataclass(frozen=True)
+class Use:
+    """What the graph does with an input.
+
+    Attributes:
+        rows: length of the shortest table whose rows it picks; 0 where it picks none.
+        offset: what is added before; rows are picked for values from -offset on.
+        choices: the constants that it is compared with, rising.
+        flag: it decides what is computed, or which of two values is taken.
+        extent: it says how large something is made (a Reshape, a Resize, a Range).
+        convolved: number of axes of the convolution that reads it, one for sound, two for images; 0 for none.
+        channels: that this convolution expects; 0 where none reads it.
+        channels_last: it is turned so that its last axis comes first after the samples.
+    """
+
+    rows: int = 0
+    offset: int = 0
+    choices: tuple[float, ...] = ()
+    flag: bool = False
+    extent: bool = False
+    convolved: int = 0
+    channels: int = 0
+    channels_last: bool = False
+
+
+def use_of(network: Network, name: str) -> Use:
+    """What becomes of a graph input."""
+    tensor = next(t for t in network.graph.inputs if t.name == name)
+    tables, offset, choices, flag, extent = [], 0, set[float](), False, False
+    for node, index, shift in _readers(tensor, CARRIERS):
+        rows = _rows(node, index)
+        if rows:
+            tables.append(rows - shift)
+            offset = max(offset, shift)
+        elif node.op in _COMPARISONS:
+            choices |= _compared(node, index)
+        flag = flag or (node.op in ("Where", "If", "Not", "And", "Or") and index == 0)
+        extent = extent or index in _EXTENTS.get(node.op, ())
+    convolved, channels, last = _convolution(tensor)
+    found = tuple(sorted(choices))
+    return Use(max(0, min(tables, default=0)), offset, found, flag, extent, convolved, channels, last)
+
+
+def _readers(tensor: gs.Tensor, through: frozenset[str]) -> Iterator[tuple[gs.Node, int, int]]:
+    """Nodes that read a tensor, directly or through such operators; which input it is, and what was added before."""
+    pending, seen = [(tensor, 0)], {id(tensor)}
+    while pending:
+        current, shift = pending.pop()
+        for node in current.outputs:
+            index = next(i for i, t in enumerate(node.inputs) if t is current)
+            yield node, index, shift
+            carries = node.op in through and (index == 0 or node.op in ("Add", "Concat", "Max", "Min", "Mul"))
+            if not carries or any(id(t) in seen for t in node.outputs):
+                continue
+            seen.update(id(t) for t in node.outputs)
+            pending += [(t, shift + _added(node, index)) for t in node.outputs]
+
+
+def _added(node: gs.Node, index: int) -> int:
+    """The whole number that an Add or a Sub adds; 0 where it is none."""
+    if node.op not in ("Add", "Sub") or not isinstance(node.inputs[1 - index], gs.Constant):
+        return 0
+    values = np.asarray(node.inputs[1 - index].values)
+    if values.size != 1 or values.dtype.kind not in "iu":
+        return 0
+    return int(values.reshape(())) * (1 if node.op == "Add" else -1)
+
+
+def _rows(node: gs.Node, index: int) -> int:
+    """Rows of the table in which a node looks its input up, or 0."""
+    if node.op == "Gather" and index == 1:
+        shape = node.inputs[0].shape
+        axis = int(node.attrs.get("axis", 0))
+        size = shape[axis] if shape is not None and -len(shape) <= axis < len(shape) else 0
+        return int(size) if isinstance(size, int | np.integer) else 0
+    if node.op == "OneHot" and index == 0 and isinstance(node.inputs[1], gs.Constant):
+        return int(np.asarray(node.inputs[1].values).reshape(-1)[0])
+    return 0
+
+
+def _compared(node: gs.Node, index: int) -> set[float]:
+    other = node.inputs[1 - index]
+    if not isinstance(other, gs.Constant) or int(np.prod(other.shape)) > _LONGEST:
+        return set()
+    values = np.asarray(other.values, np.float64)
+    return {float(v) for v in np.unique(values) if np.isfinite(v)}
+
+
+def _convolution(tensor: gs.Tensor) -> tuple[int, int, bool]:
+    """Axes and channels of the first convolution that reads a tensor, and whether its channels were last before."""
+    last = False
+    for node, index, _ in _readers(tensor, ARITHMETIC | {"Transpose"}):
+        if node.op == "Transpose":
+            rank = len(node.attrs.get("perm") or ())
+            last = last or list(node.attrs.get("perm") or ()) == [0, rank - 1, *range(1, rank - 1)]
+        elif node.op == "Conv" and index == 0 and node.inputs[1].shape is not None:
+            shape = node.inputs[1].shape
+            return len(shape) - 2, int(shape[1]) * int(node.attrs.get("group", 1)), last
+    return 0, 0, last
