@@ -4,7 +4,8 @@ Each puts codes into the file and nodes before the layer that give the weight ba
 itself stays as it is. What onnxruntime makes of each form (tools/form_latency.py measures it):
 
 - cast_mul: Cast(codes → float) → Mul(scale). Constant, so it is folded into a float weight when the model is loaded:
-  small on disk, as fast as float.
+  small on disk, as fast as float. Products of 16-bit floats are never folded, so they are computed in float32, and a
+  Cast follows.
 - dq: DequantizeLinear(codes). An integer kernel where the activations are quantized, otherwise computed in every run.
 - cast_dq: Cast(4 bit → INT8) → DequantizeLinear(INT8). The Cast is folded; then the integer kernel of int8 weights.
 - packed_mul, packed_dq: the same two for codes in packed words (`packing`): Div and Mod take a word apart, Gather turns
@@ -25,6 +26,8 @@ from onnx_udfc.emit.draft import CODE_TYPES, Draft
 from onnx_udfc.model.network import Layer
 from onnx_udfc.numerics.grids import FORMATS, Codes, Floats, QuantParams
 from onnx_udfc.numerics.words import best_count, pack_words, powers
+
+HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class StoredWeight:
     bits: int
     levels: int
     float_type: int
+
+    @property
+    def compute_type(self) -> int:
+        """The type in which codes are multiplied: onnxruntime folds no product of 16-bit floats at load."""
+        return TensorProto.FLOAT if self.float_type in HALVES else self.float_type
 
     @property
     def broadcast_scale(self) -> NDArray[Any]:
@@ -75,11 +83,21 @@ class WeightForm:
 
 def _cast_mul(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
     codes = draft.codes(f"{weight.name}.codes", weight.codes, weight.bits)
-    scale = draft.constant(f"{weight.name}.scale", weight.broadcast_scale)
     cast = draft.name(f"{weight.name}.cast")
+    node = draft.node("Cast", f"{weight.name}.to_float", [codes], cast, {"to": weight.compute_type})
+    return [node, *_rescaled(draft, weight, cast)]
+
+
+def _rescaled(draft: Draft, weight: StoredWeight, codes: str) -> list[NodeProto]:
+    """Codes in `compute_type` times the scale, in the weight's type."""
+    real = helper.tensor_dtype_to_np_dtype(weight.compute_type)
+    scale = draft.constant(f"{weight.name}.scale", weight.broadcast_scale.astype(real))
+    if weight.compute_type == weight.float_type:
+        return [draft.node("Mul", f"{weight.name}.rescale", [codes, scale], weight.name)]
+    wide = draft.name(f"{weight.name}.wide")
     return [
-        draft.node("Cast", f"{weight.name}.to_float", [codes], cast, {"to": weight.float_type}),
-        draft.node("Mul", f"{weight.name}.rescale", [cast, scale], weight.name),
+        draft.node("Mul", f"{weight.name}.rescale", [codes, scale], wide),
+        draft.node("Cast", f"{weight.name}.narrow", [wide], weight.name, {"to": weight.float_type}),
     ]
 
 
@@ -96,9 +114,8 @@ def _cast_dq(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
 
 
 def _packed_mul(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
-    nodes = _unpacked(draft, weight, helper.tensor_dtype_to_np_dtype(weight.float_type))
-    scale = draft.constant(f"{weight.name}.scale", weight.broadcast_scale)
-    return [*nodes, draft.node("Mul", f"{weight.name}.rescale", [nodes[-1].output[0], scale], weight.name)]
+    nodes = _unpacked(draft, weight, helper.tensor_dtype_to_np_dtype(weight.compute_type))
+    return [*nodes, *_rescaled(draft, weight, nodes[-1].output[0])]
 
 
 def _packed_dq(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
@@ -147,8 +164,10 @@ SLICE_BYTES = 120  # what two more nodes take in the file
 def describe(form: str, weight: StoredWeight) -> str:
     """Return a form in words, e.g. Cast(INT4→FLOAT)→Mul."""
     names = {value: key for key, value in TensorProto.DataType.items()}
-    kind, real = names[CODE_TYPES[weight.bits]], names[weight.float_type]
-    return WEIGHT_FORMS[form].text.format(type=kind, float=real, levels=weight.levels)
+    kind, real = names[CODE_TYPES[weight.bits]], names[weight.compute_type]
+    text = WEIGHT_FORMS[form].text.format(type=kind, float=real, levels=weight.levels)
+    narrowed = text.endswith("Mul") and weight.compute_type != weight.float_type
+    return f"{text}→Cast({names[weight.float_type]})" if narrowed else text
 
 
 def stored_weight(layer: Layer, params: QuantParams, bits: int, float_type: int) -> StoredWeight:
