@@ -154,12 +154,12 @@ def validate(ctx: click.Context, /, original: str, compressed: str, **_: Any) ->
 def sweep(ctx: click.Context, /, source: str, directory: str, **_: Any) -> None:
     """Compress IN in many settings into DIR: models, a table and a Pareto plot; continues where it stopped."""
     from onnx_udfc.cli.progress import Shown
-    from onnx_udfc.sweep_grid import Grid, parse_activations, parse_bits, parse_floats
+    from onnx_udfc.sweep_grid import Grid
 
     written = opts.written(ctx, Options, Writing, Sweeping)
     options, asked = written.read(Options, SWEPT), written.only_line().read(Sweeping)
     options.check(written.voice)
-    grid = Grid(parse_floats(asked.prune), parse_bits(asked.bits), parse_activations(asked.activations))
+    grid = Grid(asked.prune, asked.bits, asked.activations)
     from onnx_udfc.inputs.image_files import Labelled  # only now: what is refused is refused quickly
     from onnx_udfc.runtime.machine import fitting_jobs
     from onnx_udfc.sweep import sweep as run

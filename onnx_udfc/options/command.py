@@ -39,6 +39,8 @@ def as_words(spec: Spec, value: Any) -> list[str]:
 
 def _number(value: Any) -> str:
     """Text that reads back as the same number; 1.0 as 1."""
+    if value is None:
+        return "none"
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from onnx_udfc.options.goals import VALIDATE_REQUIREMENTS, Requirement, parse_requirement
+from onnx_udfc.options.lists import read_activations, read_bits, read_ratios
 from onnx_udfc.options.reading import Table
 from onnx_udfc.options.row import INPUT, MUST, RUN, TOLD, WHAT, Count, Row, Seconds, Threads
 from onnx_udfc.options.shared_rows import (
@@ -152,10 +153,24 @@ class Sweeping(Table):
     """What `sweep` has beside the options of `compress`."""
 
     prune: Annotated[
-        str, Row("Ratios: 0.1,0.3 or 0.1:0.7:0.1.", WHAT, metavar="LIST", short="p", example="0.1:0.7:0.1")
-    ] = "0"
-    bits: Annotated[str, Row("Bits of weights.", WHAT, metavar="LIST", short="b", example="8,6,4")] = "32"
-    activations: Annotated[str, Row("Bits of activations.", WHAT, metavar="LIST", short="a", example="none,8")] = "none"
+        tuple[float, ...],
+        Row(
+            "Ratios, one by one or first:last:step.",
+            WHAT,
+            metavar="LIST",
+            short="p",
+            read=read_ratios,
+            example="0.1:0.7:0.1",
+        ),
+    ] = (0.0,)
+    bits: Annotated[
+        tuple[int | Literal["auto"], ...],
+        Row("Bits of weights.", WHAT, metavar="LIST", short="b", read=read_bits, example="8,6,4"),
+    ] = (32,)
+    activations: Annotated[
+        tuple[int | None, ...],
+        Row("Bits of activations.", WHAT, metavar="LIST", short="a", read=read_activations, example="none,8"),
+    ] = (None,)
     jobs: Annotated[
         Threads | None,
         Row("Processes.", RUN, metavar="N", unset="one a core, as memory allows", example="2"),

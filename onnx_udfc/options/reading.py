@@ -99,7 +99,8 @@ def read_value(spec: Spec, value: object, voice: Voice) -> Any:
     """
     try:
         loose = _plain(value)
-        converted = spec.row.read(loose) if spec.row.read and spec.kind == "one" else _converted(spec, loose)
+        whole = spec.row.read if spec.kind in ("one", "numbers") else None
+        converted = whole(loose) if whole else _converted(spec, loose)
         _check(spec, converted)
     except OptionError as error:
         shown = value if error.value is None else error.value
