@@ -45,6 +45,19 @@ class Result:
     model: onnx.ModelProto
     report: Report
 
+    def __repr__(self) -> str:
+        before, after = self.report.before, self.report.after
+        return f"Result(bytes {before.bytes:,} -> {after.bytes:,}, MACs {before.macs:,} -> {after.macs:,})"
+
+    def _repr_html_(self) -> str:
+        """Sizes before and after as a table, for notebooks."""
+        before, after = self.report.before, self.report.after
+        rows = (
+            f"<tr><th>{name}</th><td>{getattr(before, key):,}</td><td>{getattr(after, key):,}</td></tr>"
+            for name, key in (("parameters", "parameters"), ("MACs", "macs"), ("bytes", "bytes"))
+        )
+        return f"<table><tr><th></th><th>before</th><th>after</th></tr>{''.join(rows)}</table>"
+
     def save(
         self,
         path: str | Path,

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from onnx_udfc.options import GROUPS, Inspecting, Judging, Options, Spec, Sweeping, Table, Writing, specs
+from onnx_udfc.options import GROUPS, PYTHON, Inspecting, Judging, Options, Spec, Sweeping, Table, Writing, specs
 from onnx_udfc.options.command import default_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +30,7 @@ TABLES: dict[str, tuple[type[Table], ...]] = {
     "sweep": (Sweeping,),
 }
 
-_HEAD = '''"""Keywords of `compress` and `Options` in all forms that are understood; written by tools.option_pages."""
+_HEAD = '''"""Keywords of the package's functions in all forms that are understood; written by tools.option_pages."""
 
 from __future__ import annotations
 
@@ -43,20 +43,39 @@ from onnx_udfc.options.goals import Requirement
 Whole = SupportsIndex | str  # numbers of numpy, and "8"
 Number = SupportsFloat | SupportsIndex | str  # and "50%"
 Numbers = SupportsFloat | Iterable[SupportsFloat] | str  # and "0.5,0.5"
-
-
-class Keywords(TypedDict, total=False):
-    """Every option of the table by its type."""
+Values = SupportsFloat | SupportsIndex | Iterable[SupportsFloat | SupportsIndex | str | None] | str  # and "0.1:0.7:0.1"
+'''
+_CLASS = '''
+class {name}(TypedDict, total=False):
+    """{help}"""
 '''
 
 
 def keywords() -> str:
     """Return the module of the keywords."""
-    parts = [_HEAD]
-    for name, spec in specs(Options).items():
-        text = textwrap.fill(f'"""{spec.row.help}"""', 116, initial_indent="    ", subsequent_indent="    ")
-        parts.append(f"    {name}: {_loose(spec)}\n{text}\n")
-    return "\n".join(parts)
+    silent = ("quiet", "json", "verbose", "debug", "config")
+    judging = {name: spec for name, spec in specs(Judging).items() if name not in silent}
+    sweeping = {name: spec for name, spec in specs(Sweeping).items() if name not in silent}
+    shared = {name: spec for name, spec in specs(Options).items() if name not in sweeping}
+    return "\n".join(
+        (
+            _HEAD,
+            _keywords("Keywords", "Every option of `compress` by its type.", specs(Options)),
+            _keywords("JudgingKeywords", "Every option of `validate` by its type.", judging),
+            _keywords("SweepKeywords", "Every option of `sweep` by its type.", {**shared, **sweeping}),
+        )
+    )
+
+
+def _keywords(name: str, help_: str, rows: Mapping[str, Spec]) -> str:
+    names = frozenset(rows)
+    parts = [_CLASS.format(name=name, help=help_)]
+    for key, spec in rows.items():
+        text = textwrap.fill(
+            f'"""{PYTHON.respelled(spec.row.help, names)}"""', 116, initial_indent="    ", subsequent_indent="    "
+        )
+        parts.append(f"    {key}: {_loose(spec)}\n{text}\n")
+    return "\n".join(parts).rstrip("\n") + "\n"
 
 
 def _loose(spec: Spec) -> str:
@@ -66,7 +85,7 @@ def _loose(spec: Spec) -> str:
         case "flag":
             return "bool"
         case "numbers":
-            return f"Numbers{none}"
+            return "Values" if spec.row.read else f"Numbers{none}"
         case "several":
             item = "Requirement | str" if spec.name == "require" else "str"
             return f"{item} | Iterable[{item}]"

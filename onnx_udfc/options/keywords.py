@@ -1,4 +1,4 @@
-"""Keywords of `compress` and `Options` in all forms that are understood; written by tools.option_pages."""
+"""Keywords of the package's functions in all forms that are understood; written by tools.option_pages."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from onnx_udfc.options.goals import Requirement
 Whole = SupportsIndex | str  # numbers of numpy, and "8"
 Number = SupportsFloat | SupportsIndex | str  # and "50%"
 Numbers = SupportsFloat | Iterable[SupportsFloat] | str  # and "0.5,0.5"
+Values = SupportsFloat | SupportsIndex | Iterable[SupportsFloat | SupportsIndex | str | None] | str  # and "0.1:0.7:0.1"
 
 
 class Keywords(TypedDict, total=False):
-    """Every option of the table by its type."""
+    """Every option of `compress` by its type."""
 
     prune: Number
-    """Fraction of the channels removed; which layers lose how many, --allocate says."""
+    """Fraction of the channels removed; which layers lose how many, allocate= says."""
 
     prune_layer: Mapping[str, Number] | Iterable[str] | str
-    """Fraction of the channels that the layers of this name (`*`, `?`) write; `--prune` is for all others;
+    """Fraction of the channels that the layers of this name (`*`, `?`) write; `prune=` is for all others;
     repeatable, the last match counts."""
 
     bits: Whole
     """Bits of each weight, 2 to 8."""
 
     activations: Whole | None
-    """Bits of activations; needs --bits 8 or fewer."""
+    """Bits of activations; needs bits= 8 or fewer."""
 
     target: str
     """What will run the result: which form of quantized weights is written."""
@@ -61,7 +62,7 @@ class Keywords(TypedDict, total=False):
     """Real inputs in place of made-up ones: .npz, .npy, an image, a folder or a .zip of images."""
 
     validate: str | PathLike[str] | None
-    """Real inputs, and labels where they are known, that only the final judgement looks at; as --calibrate."""
+    """Real inputs, and labels where they are known, that only the final judgement looks at; as calibrate=."""
 
     images: Whole | None
     """Number of made-up inputs."""
@@ -70,7 +71,7 @@ class Keywords(TypedDict, total=False):
     """Sizes of an input that the file leaves open; NAME= may be left out where there is one input; repeatable."""
 
     input_mean: Numbers
-    """Mean that the network expects to be taken off, one number or one per channel, after --input-range."""
+    """Mean that the network expects to be taken off, one number or one per channel, after input_range=."""
 
     input_std: Numbers
     """Deviation that it expects to be divided by, one number or one per channel."""
@@ -105,3 +106,150 @@ class Keywords(TypedDict, total=False):
 
     debug: bool
     """Tracebacks in place of one line."""
+
+
+class JudgingKeywords(TypedDict, total=False):
+    """Every option of `validate` by its type."""
+
+    seed: Whole
+    """Seed of everything random."""
+
+    images: str | PathLike[str] | None
+    """Real inputs: .npz (x, y), .npy, a folder or a .zip of images."""
+
+    labels: str | PathLike[str] | None
+    """Rows `name,label` in a CSV, where names and folders do not tell."""
+
+    limit: Whole | None
+    """Use at most so many images."""
+
+    input_mean: Numbers
+    """Mean that the network expects to be taken off, one number or one per channel, after input_range=."""
+
+    input_std: Numbers
+    """Deviation that it expects to be divided by, one number or one per channel."""
+
+    input_range: Numbers | None
+    """Values that pixels 0 and 255 become."""
+
+    input_colour: str
+    """Order of the colour channels."""
+
+    task: str
+    """What the outputs say."""
+
+    require: Requirement | str | Iterable[Requirement | str]
+    """A gate: what `compress` knows, and accuracy, accuracy_drop, latency, memory, matched; not met is exit 3;
+    repeatable. Quote it."""
+
+    seconds: Number
+    """Time to spend on latency, 0 for none."""
+
+    memory: bool
+    """Measure peak memory, in processes of their own."""
+
+    threads: Whole | None
+    """Threads of onnxruntime and BLAS; the bytes are the same for the same N."""
+
+    provider: str
+    """Execution provider that runs the networks."""
+
+
+class SweepKeywords(TypedDict, total=False):
+    """Every option of `sweep` by its type."""
+
+    prune_layer: Mapping[str, Number] | Iterable[str] | str
+    """Fraction of the channels that the layers of this name (`*`, `?`) write; `prune=` is for all others;
+    repeatable, the last match counts."""
+
+    target: str
+    """What will run the result: which form of quantized weights is written."""
+
+    allocate: str
+    """How channels are spread over the groups."""
+
+    budget: Mapping[str, Number] | Iterable[str] | str
+    """A limit that ratios and bits are chosen to meet: macs, params, bytes or latency; repeatable. A bare number up
+    to 1, or one with %, is a fraction of the original's."""
+
+    align: Whole
+    """Kept channel counts are multiples of it, or all channels where that is nearer or no multiple fits."""
+
+    prune_stream: str
+    """Whether residual streams are pruned."""
+
+    skip: str | Iterable[str]
+    """Names of nodes or tensors (`*`, `?`) that are left alone; repeatable."""
+
+    method: str
+    """How the next layer is repaired."""
+
+    select: str | PathLike[str] | None
+    """The criterion by which channels stay."""
+
+    seed: Whole
+    """Seed of everything random."""
+
+    calibrate: str | PathLike[str] | None
+    """Real inputs in place of made-up ones: .npz, .npy, an image, a folder or a .zip of images."""
+
+    validate: str | PathLike[str] | None
+    """Real inputs, and labels where they are known, that only the final judgement looks at; as calibrate=."""
+
+    images: Whole | None
+    """Number of made-up inputs."""
+
+    input_mean: Numbers
+    """Mean that the network expects to be taken off, one number or one per channel, after input_range=."""
+
+    input_std: Numbers
+    """Deviation that it expects to be divided by, one number or one per channel."""
+
+    input_range: Numbers | None
+    """Values that pixels 0 and 255 become."""
+
+    input_colour: str
+    """Order of the colour channels."""
+
+    task: str | PathLike[str] | None
+    """What the outputs say."""
+
+    force: bool
+    """Write what is certainly bad, too."""
+
+    require: Requirement | str | Iterable[Requirement | str]
+    """A gate: agreement, sqnr (dB), cosine; macs, params, bytes as ratios to the original. Not met is exit 3 and
+    nothing is written; repeatable. Quote it."""
+
+    threads: Whole | None
+    """Threads of onnxruntime and BLAS; the bytes are the same for the same N."""
+
+    provider: str
+    """Execution provider that runs the networks."""
+
+    attribution: bool
+    """Measure which layer loses what; always on with an HTML report."""
+
+    verbose: bool
+    """Say what is done, layer by layer, on standard error."""
+
+    debug: bool
+    """Tracebacks in place of one line."""
+
+    prune: Values
+    """Ratios, one by one or first:last:step."""
+
+    bits: Values
+    """Bits of weights."""
+
+    activations: Values
+    """Bits of activations."""
+
+    labelled: str | PathLike[str] | None
+    """Labelled images, for real accuracy in the table and the plot."""
+
+    labels: str | PathLike[str] | None
+    """Rows `name,label` in a CSV, where names and folders do not tell."""
+
+    jobs: Whole | None
+    """Processes."""

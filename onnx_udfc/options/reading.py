@@ -49,6 +49,16 @@ def read(table: type, given: Mapping[str, object], voices: Voices) -> dict[str, 
     return values
 
 
+def read_options(table: type, given: Mapping[str, object]) -> dict[str, Any]:
+    """Return checked values of keywords of Python.
+
+    Raises:
+        OptionError: A value is not understood.
+        UnknownOptionError: There is no such option.
+    """
+    return read(table, given, lambda _: PYTHON)
+
+
 class Table:
     """Options with their values: a frozen dataclass whose fields are rows; takes keywords in any form that is read."""
 
@@ -59,7 +69,7 @@ class Table:
             OptionError: A value is not understood.
             UnknownOptionError: There is no such option.
         """
-        self._fill(read(type(self), given, lambda _: PYTHON))
+        self._fill(read_options(type(self), given))
 
     @classmethod
     def reads(cls, given: Mapping[str, object], voices: Voices) -> Self:

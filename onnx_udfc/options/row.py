@@ -54,8 +54,8 @@ class Row:
         short: One letter after a dash.
         since: Version that has it.
         repeat: A tuple's items are given one by one, by repeating the option; otherwise with commas between.
-        read: Reads one item of what is repeated, one pair's key and value, or all of any other value; raises OptionError,
-            whose `why` is told.
+        read: Reads one item of what is repeated, the key and value of a pair, or all of any other value; raises
+            OptionError, whose `why` is told.
         effect: Whether it decides the bytes of the result; otherwise the file's metadata leave it out.
         printed: Whether a printed command repeats it.
         example: A value as it is written on the command line, for help, docs and tests.

@@ -130,7 +130,7 @@ REFUSED = [
     (("inspect", "missing.onnx"), 1),
     (("validate", "in.onnx", "missing.onnx"), 1),
     (("validate", "in.onnx", "in.onnx", "--require", "joy>=1"), 2),
-    (("sweep", "in.onnx", "dir", "--prune", "0.1:x"), 1),
+    (("sweep", "in.onnx", "dir", "--prune", "0.1:x"), 2),
 ]
 
 

@@ -1,0 +1,222 @@
+"""The functions of the package for Python: every option a keyword, models in any form, errors in Python's words."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect as signatures
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx_udfc import pipeline
+from onnx_udfc.errors import UdfcError
+from onnx_udfc.evaluate import inspection
+from onnx_udfc.evaluate import validate as validation
+from onnx_udfc.inputs.image_files import Labelled, Preprocessing
+from onnx_udfc.model.sources import Model, plain_source
+from onnx_udfc.options import (
+    PYTHON,
+    Judging,
+    OptionError,
+    Options,
+    Requirement,
+    Spec,
+    Sweeping,
+    check_requirements,
+    default_text,
+    read_options,
+    specs,
+)
+from onnx_udfc.pipeline import Original, Result
+from onnx_udfc.progress import Callbacks
+from onnx_udfc.runtime.machine import fitting_jobs
+from onnx_udfc.sweep_grid import Grid
+from onnx_udfc.sweep_table import SweepTable
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from onnx_udfc.evaluate.inspection import Inspection
+    from onnx_udfc.evaluate.validate import Validation
+    from onnx_udfc.options.keywords import JudgingKeywords, Keywords, SweepKeywords
+
+_OPTIONS = frozenset(name for table in (Options, Judging, Sweeping) for name in specs(table))
+SILENT = ("quiet", "json", "verbose", "debug", "config")  # for those who read a terminal
+
+
+def compress(
+    source: Model,
+    options: Options | None = None,
+    callbacks: Callbacks | None = None,
+    *,
+    original: Original | None = None,
+    base: str | Path | None = None,
+    **keywords: Unpack[Keywords],
+) -> Result:
+    """Compress a network.
+
+    >>> from onnx_udfc import compress
+    >>> result = compress("models/digits_resnet_folded.onnx", prune="50%", bits=8, method="udfc", threads=1)
+    >>> result.report.after.bytes < result.report.before.bytes / 5
+    True
+
+    Args:
+        source: A path, bytes, an open file, or a model, which is not changed.
+        options: What is asked for; the keywords replace its fields of the same names.
+        callbacks: Told of every stage.
+        original: The same source, read before; its trace is shared between compressions.
+        base: Folder of the external data of a source that is not a path; without it such a source has none.
+        **keywords: Options, as below.
+
+    Raises:
+        UdfcError: The input or the request cannot be served, a gate is not met, or the result fails its check.
+    """
+    with _in_python():
+        asked = replace(options or Options(), **read_options(Options, keywords))
+        return pipeline.compress(plain_source(source), asked, callbacks, original=original, base=base)
+
+
+def inspect(source: Model, skip: str | tuple[str, ...] | list[str] = ()) -> Inspection:
+    """Tell what can be pruned in a network, what cannot, and why.
+
+    >>> from onnx_udfc import inspect
+    >>> found = inspect("models/digits_resnet_folded.onnx")
+    >>> sorted({group.status for group in found.groups})
+    ['kept']
+
+    Args:
+        source: A path, bytes, an open file, or a model, which is not changed.
+        skip: Names of nodes or tensors (`*`, `?`) that are left alone.
+
+    Raises:
+        UdfcError: The model cannot be read.
+    """
+    with _in_python():
+        return inspection.inspect_model(plain_source(source), Options(skip=skip).skip)
+
+
+def validate(
+    original: Model, compressed: Model, callbacks: Callbacks | None = None, **keywords: Unpack[JudgingKeywords]
+) -> Validation:
+    """Compare two networks: outputs, agreement, accuracy if there are labels, latency, memory, bytes.
+
+    >>> from onnx_udfc import validate
+    >>> model = "models/digits_resnet_folded.onnx"
+    >>> validate(model, model, seconds=0, memory=False, threads=1).outputs[0].agreement
+    1.0
+
+    Args:
+        original: A path, bytes, an open file or a model.
+        compressed: The same, of a network with the same inputs and outputs.
+        callbacks: Told about progress.
+        **keywords: Options, as below.
+
+    Raises:
+        UdfcError: A network does not run, the options do not fit, or outputs differ in name or shape.
+        GateError: A gate (`require`) is not met.
+    """
+    with _in_python():
+        asked = Judging(**keywords)
+        asked.check(lambda _: PYTHON)
+        found = validation.validate(
+            plain_source(original),
+            plain_source(compressed),
+            images=asked.images,
+            labels=asked.labels,
+            preprocessing=_preprocessing(asked),
+            provider=asked.provider,
+            task=asked.task,
+            threads=asked.threads or 1,
+            limit=asked.limit,
+            latency_seconds=asked.seconds,
+            memory=asked.memory,
+            seed=asked.seed,
+            callbacks=callbacks,
+        )
+        check_requirements(asked.require, _measured(asked.require, found.measured))
+        return found
+
+
+def sweep(
+    source: Model,
+    directory: str | Path,
+    options: Options | None = None,
+    callbacks: Callbacks | None = None,
+    **keywords: Unpack[SweepKeywords],
+) -> SweepTable:
+    """Compress a network in many settings: models, a table and a plot in a folder; goes on where it was stopped.
+
+    `prune`, `bits` and `activations` are lists: `prune=[0.3, 0.5]` or `"0.1:0.7:0.1"`.
+
+    Args:
+        source: A path, bytes, an open file, or a model, which is not changed.
+        directory: Of the results; made if it is not there.
+        options: What all settings share; the keywords replace its fields of the same names.
+        callbacks: Told of every finished setting.
+        **keywords: Options, as below. With several `jobs` a script needs a `__main__` guard.
+
+    Raises:
+        UdfcError: The source or the options cannot be served; a setting that fails alone is a row with its reason.
+    """
+    from onnx_udfc.sweep import sweep as run
+
+    with _in_python():
+        own = {k: v for k, v in keywords.items() if k in specs(Sweeping)}
+        asked = Sweeping(**own)
+        rest: dict[str, Any] = {k: v for k, v in keywords.items() if k not in own}
+        shared = replace(options or Options(), **read_options(Options, rest))
+        shared.check()
+        content = plain_source(source)
+        size = Path(content).stat().st_size if isinstance(content, (str, Path)) and Path(content).is_file() else 0
+        labelled = Labelled(asked.labelled, asked.labels, _preprocessing(shared)) if asked.labelled else None
+        grid = Grid(asked.prune, asked.bits, asked.activations)
+        return run(content, directory, grid, shared, asked.jobs or fitting_jobs(size), labelled, callbacks)
+
+
+def _preprocessing(options: Options | Judging) -> Preprocessing:
+    span = options.input_range or (0.0, 1.0)
+    return Preprocessing(options.input_mean, options.input_std, span, options.input_colour)
+
+
+def _measured(gates: tuple[Requirement, ...], measured: Callable[[str], Any]) -> dict[str, Any]:
+    return {gate.key: measured(gate.key) for gate in gates}
+
+
+@contextlib.contextmanager
+def _in_python() -> Iterator[None]:
+    """Name options as Python has them: `bits=` where the command line has `--bits`."""
+    try:
+        yield
+    except OptionError as error:
+        raise error.spoken(PYTHON) from error
+    except UdfcError as error:
+        message = PYTHON.respelled(str(error), _OPTIONS)
+        if message == str(error):
+            raise
+        raise type(error)(message) from error
+
+
+def _documented(function: Callable[..., Any], rows: Mapping[str, Spec]) -> None:
+    """Show a function's keywords in its signature and its documentation, from the table."""
+    shown = {name: spec for name, spec in rows.items() if name not in SILENT}
+    known = signatures.signature(function)
+    kept = [p for p in known.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    given = [
+        signatures.Parameter(name, signatures.Parameter.KEYWORD_ONLY, default=spec.default)
+        for name, spec in shown.items()
+        if name not in known.parameters
+    ]
+    function.__signature__ = known.replace(parameters=[*kept, *given])  # type: ignore[attr-defined]
+    lines = [f"    {name} [{default_text(spec) or 'none'}]: {_told(spec)}" for name, spec in shown.items()]
+    function.__doc__ = f"{signatures.cleandoc(function.__doc__ or '')}\n\nOptions:\n" + "\n".join(lines) + "\n"
+
+
+def _told(spec: Spec) -> str:
+    choices = ", ".join(str(word) for word in spec.row.choices)
+    return PYTHON.respelled(spec.row.help, _OPTIONS) + (f" One of {choices}." if choices else "")
+
+
+_documented(compress, specs(Options))
+_documented(validate, specs(Judging))
+_documented(sweep, {**specs(Options), **specs(Sweeping)})
