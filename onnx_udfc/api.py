@@ -27,8 +27,10 @@ from onnx_udfc.options import (
     default_text,
     read_options,
     specs,
+    words_of,
 )
-from onnx_udfc.pipeline import Original, Result
+from onnx_udfc.original import Original
+from onnx_udfc.pipeline import Result
 from onnx_udfc.progress import Callbacks
 from onnx_udfc.runtime.machine import fitting_jobs
 from onnx_udfc.sweep_grid import Grid
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from onnx_udfc.evaluate.validate import Validation
     from onnx_udfc.options.keywords import JudgingKeywords, Keywords, SweepKeywords
 
-_OPTIONS = frozenset(name for table in (Options, Judging, Sweeping) for name in specs(table))
+_OPTIONS = words_of(Options, Judging, Sweeping)
 SILENT = ("quiet", "json", "verbose", "debug", "config")  # for those who read a terminal
 
 

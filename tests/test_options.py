@@ -12,6 +12,8 @@ import pytest
 from onnx_udfc.cli.options import as_toml
 from onnx_udfc.errors import GateError, RequestError
 from onnx_udfc.options import (
+    LINE,
+    PYTHON,
     VALIDATE_REQUIREMENTS,
     Budget,
     Options,
@@ -19,6 +21,7 @@ from onnx_udfc.options import (
     options_from,
     parse_budget,
     parse_requirement,
+    words_of,
 )
 from onnx_udfc.sweep_grid import Grid, parse_activations, parse_bits, parse_floats
 
@@ -196,3 +199,17 @@ def test_a_grid_leaves_out_quantized_activations_of_float_weights() -> None:
         *("prune0_bits32", "prune0_bits8", "prune0_bits8_act8"),
         *("prune0.5_bits32", "prune0.5_bits8", "prune0.5_bits8_act8"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "python"),
+    [
+        ("take --method moments, or --select l2", "take method='moments', or select='l2'"),
+        ("--bits 8 needs a --budget to choose by", "bits=8 needs a budget= to choose by"),
+        ("fewer --bits make it smaller; --no-such-option", "fewer bits= make it smaller; --no-such-option"),
+        ("--prune-layer conv*: nothing of this name", "prune_layer= conv*: nothing of this name"),
+    ],
+)
+def test_messages_for_the_command_line_in_python_s_words(line: str, python: str) -> None:
+    assert PYTHON.respelled(line, words_of(Options)) == python
+    assert LINE.respelled(line, words_of(Options)) == line

@@ -15,7 +15,19 @@ from typing import Any
 
 import msgspec
 
-from onnx_udfc.options import GROUPS, PYTHON, Inspecting, Judging, Options, Spec, Sweeping, Table, Writing, specs
+from onnx_udfc.options import (
+    GROUPS,
+    PYTHON,
+    Inspecting,
+    Judging,
+    Options,
+    Spec,
+    Sweeping,
+    Table,
+    Writing,
+    specs,
+    words_of,
+)
 from onnx_udfc.options.command import default_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +80,7 @@ def keywords() -> str:
 
 
 def _keywords(name: str, help_: str, rows: Mapping[str, Spec]) -> str:
-    names = frozenset(rows)
+    names = words_of(Options, Judging, Sweeping)
     parts = [_CLASS.format(name=name, help=help_)]
     for key, spec in rows.items():
         text = textwrap.fill(

@@ -13,7 +13,7 @@ from onnx_udfc.options.goals import (
     parse_budget,
     parse_requirement,
 )
-from onnx_udfc.options.reading import Table, expected, read_options, read_value, unknown_option
+from onnx_udfc.options.reading import Table, expected, read_options, read_value, unknown_option, words_of
 from onnx_udfc.options.row import GROUPS, Row, Spec, specs
 from onnx_udfc.options.shared_rows import PROVIDERS, TASKS
 from onnx_udfc.options.table import CRITERIA, METHODS, TARGETS, Options, options_from
@@ -67,4 +67,5 @@ __all__ = [
     "read_value",
     "specs",
     "unknown_option",
+    "words_of",
 ]

@@ -28,7 +28,7 @@ class Keywords(TypedDict, total=False):
     """Bits of each weight, 2 to 8."""
 
     activations: Whole | None
-    """Bits of activations; needs bits= 8 or fewer."""
+    """Bits of activations; needs bits=8 or fewer."""
 
     target: str
     """What will run the result: which form of quantized weights is written."""
@@ -123,6 +123,9 @@ class JudgingKeywords(TypedDict, total=False):
     limit: Whole | None
     """Use at most so many images."""
 
+    input_shape: str | Iterable[str]
+    """Sizes of an input that the file leaves open; NAME= may be left out where there is one input; repeatable."""
+
     input_mean: Numbers
     """Mean that the network expects to be taken off, one number or one per channel, after input_range=."""
 
@@ -198,6 +201,9 @@ class SweepKeywords(TypedDict, total=False):
 
     images: Whole | None
     """Number of made-up inputs."""
+
+    input_shape: str | Iterable[str]
+    """Sizes of an input that the file leaves open; NAME= may be left out where there is one input; repeatable."""
 
     input_mean: Numbers
     """Mean that the network expects to be taken off, one number or one per channel, after input_range=."""

@@ -92,6 +92,12 @@ class Table:
             object.__setattr__(self, name, values.get(name, spec.default))
 
 
+def words_of(*tables: type) -> Mapping[str, frozenset[str]]:
+    """Return the words that are values of each option."""
+    rows = {name: spec for table in tables for name, spec in specs(table).items()}
+    return {name: frozenset(map(str, (*spec.words, *spec.explained))) for name, spec in rows.items()}
+
+
 def clean(value: Any) -> Any:
     """Return an option's value as JSON has it."""
     if isinstance(value, Mapping):

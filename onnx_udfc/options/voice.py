@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from onnx_udfc.errors import RequestError
 
 _LONGEST = 80  # characters of a value that an error repeats
-_FLAG = re.compile(r"--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)")
+_FLAG = re.compile(r"--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)(?: ([\w-]+))?")
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,24 @@ class Voice:
         """What stands before a complaint: the file's name."""
         return f"{self.file}: " if self.file else ""
 
-    def respelled(self, message: str, keys: frozenset[str]) -> str:
-        """A message that names options as on the command line, with the names of here."""
+    def respelled(self, message: str, words: Mapping[str, frozenset[str]]) -> str:
+        """A message that names options as on the command line, with the names of here.
+
+        Args:
+            message: One line.
+            words: What may follow each option's name, numbers aside.
+        """
         if self.kind != "python":
             return message
-        return _FLAG.sub(lambda m: self.name(m[1]) if m[1].replace("-", "_") in keys else m[0], message)
+        return _FLAG.sub(lambda m: self._renamed(m, words), message)
+
+    def _renamed(self, found: re.Match[str], words: Mapping[str, frozenset[str]]) -> str:
+        key, value = found[1].replace("-", "_"), found[2]
+        if key not in words:
+            return found[0]
+        if value is None or not (value in words[key] or value[0].isdigit()):
+            return self.name(key) + found[0][len(found[1]) + 2 :]
+        return self.name(key) + (f"'{value}'" if value in words[key] and not value.isdigit() else value)
 
 
 LINE, PYTHON = Voice("line"), Voice("python")
