@@ -1,103 +1,37 @@
-"""How near one network's outputs are to another's, summed over batches in float64.
+"""Two networks' outputs side by side, batch by batch: how they move, and what they answer, by the kind of each output.
 
-SQNR   = 10·log10(Σ y² / Σ (y − ŷ)²)  in dB, within ±MAX_DB (identical is MAX_DB)
-cosine = Σ y·ŷ / √(Σ y² · Σ ŷ²)
-agreement = share of samples with the same argmax, where an output looks like class scores
+The figures are those of `movement` (centred, each column in units of its own spread) and of `answers`; the kinds are
+guessed from the first inputs (`kinds`). Scores between 0 and 1 are compared as logits. Memory does not grow with inputs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from onnx_udfc.errors import CheckError
-from onnx_udfc.evaluate.report import MAX_DB, Fidelity
+from onnx_udfc.evaluate.answers import Classes, Labels, Neighbours, Overlap, Rows, Strings
+from onnx_udfc.evaluate.detection import Matched, known_reader
+from onnx_udfc.evaluate.kinds import Kind, Kinds, guess, is_probability, logits
+from onnx_udfc.evaluate.movement import ROUNDING, Movement, decibels
+from onnx_udfc.evaluate.report import MAX_DB, Fidelity, OutputFidelity, PartFidelity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnxruntime import InferenceSession
 
+    Double = NDArray[np.float64]
+
+__all__ = ["Comparator", "compare", "decibels", "fidelity", "looks_like_scores", "output_names", "worst"]
+
 Feeds = Iterable[Mapping[str, "NDArray[Any]"]]
-
-
-@dataclass(frozen=True)
-class OutputComparison:
-    """One output of both networks over all samples; `agreement` is None where it does not look like class scores."""
-
-    name: str
-    sqnr_db: float
-    cosine: float
-    max_difference: float
-    agreement: float | None
-
-
-@dataclass
-class Running:
-    """Sums over batches for one output; see the module's equations."""
-
-    name: str
-    signal: float = 0.0
-    noise: float = 0.0
-    other: float = 0.0
-    product: float = 0.0
-    largest: float = 0.0
-    same: int = 0
-    samples: int = 0
-    classes: bool = True
-
-    def add(self, y: NDArray[Any], z: NDArray[Any]) -> None:
-        """Take in a batch of the original's output y and of the compressed one's z, of the same shape.
-
-        Raises:
-            CheckError: The shapes differ, or z is not finite where y is.
-        """
-        if y.shape != z.shape:
-            raise CheckError(f"output {self.name!r}: shape {z.shape} instead of the original's {y.shape}")
-        self._count(y, z)
-        a, b = y.astype(np.float64).ravel(), z.astype(np.float64).ravel()
-        finite = np.isfinite(a)
-        a, b = a[finite], b[finite]
-        if not np.isfinite(b).all():
-            raise CheckError(f"output {self.name!r} is not finite after compression")
-        self.signal += float(a @ a)
-        self.other += float(b @ b)
-        self.product += float(a @ b)
-        difference = a - b
-        self.noise += float(difference @ difference)
-        self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
-
-    def _count(self, y: NDArray[Any], z: NDArray[Any]) -> None:
-        self.classes = self.classes and looks_like_scores(y)
-        if self.classes:
-            first, second = y.reshape(len(y), -1).argmax(axis=1), z.reshape(len(z), -1).argmax(axis=1)
-            self.same += int((first == second).sum())
-            self.samples += len(y)
-
-    def result(self) -> OutputComparison:
-        """Return the figures of what was taken in."""
-        agreement = self.same / self.samples if self.classes and self.samples else None
-        sqnr = decibels(self.signal, self.noise)
-        return OutputComparison(self.name, sqnr, _cosine(self), self.largest, agreement)
-
-
-def decibels(signal: float, noise: float) -> float:
-    """Return 10·log10(signal / noise) of two sums of squares, within ±MAX_DB."""
-    if noise <= 0:
-        return MAX_DB
-    if signal <= 0:
-        return -MAX_DB
-    return min(MAX_DB, max(-MAX_DB, 10 * (math.log10(signal) - math.log10(noise))))
-
-
-def _cosine(sums: Running) -> float:
-    if sums.noise == 0:
-        return 1.0
-    scale = math.sqrt(sums.signal) * math.sqrt(sums.other)
-    return min(1.0, max(-1.0, sums.product / scale)) if scale else 0.0
+Answers = Classes | Labels | Strings | Overlap | Neighbours
+FIRST = 8  # inputs that the kinds are guessed from
+SAME_DB = 60.0  # outputs that do not move are the same from here on
 
 
 def looks_like_scores(y: NDArray[Any]) -> bool:
@@ -106,28 +40,300 @@ def looks_like_scores(y: NDArray[Any]) -> bool:
 
 
 @dataclass
-class Comparator:
-    """Compares both networks' outputs batch by batch."""
+class _Output:
+    """What one output of both networks gives.
 
-    names: Sequence[str]
-    runs: list[Running] = field(default_factory=list)
+    Attributes:
+        name: Of the output.
+        shape: Declared by the original; an axis that is not a number is open.
+        lenient: Whether a result that is not finite is counted instead of refused.
+    """
 
-    def __post_init__(self) -> None:
-        self.runs = [Running(n) for n in self.names]
+    name: str
+    shape: Sequence[Any] = ()
+    lenient: bool = False
+    kind: Kind = "regression"
+    detected: bool = False
+    probability: bool = False
+    movement: Movement | None = None
+    answers: Answers | None = None
+    rows: Rows | None = None
+    largest: float = 0.0
+    judged: int = 0
+    broken: int = 0
 
-    def add(self, first: Sequence[Any], second: Sequence[Any]) -> None:
-        """Take in one run's outputs of both; what is not a numeric tensor is passed over.
+    def start(self, y: NDArray[Any], kinds: Kinds) -> None:
+        """Choose the figures by the original's first values."""
+        self.kind = kinds.of.get(self.name, "regression")
+        self.detected = kinds.reader is not None and self.name in kinds.reader.names
+        self.probability = is_probability(y) and self.kind in ("classes", "segmentation", "sequence")
+        if not self.detected:
+            part = "scores" if self.kind in ("classes", "segmentation", "sequence") else "values"
+            self.movement = Movement(part, rounding(y))
+            self.answers = self._answers(y)
+
+    def _answers(self, y: NDArray[Any]) -> Answers | None:
+        if self.kind == "classes":
+            return Labels() if y.dtype.kind in "iu" else Classes()
+        if self.kind == "sequence":
+            return Strings()
+        if self.kind == "segmentation":
+            columns = _columns(y, self.kind).shape[2]
+            return Overlap(0.0, exclusive=columns > 1 and y.ndim > 3 and not _independent(y))
+        return Neighbours() if self.kind == "embedding" else None
+
+    def add(self, y: NDArray[Any], z: NDArray[Any], batch: int) -> None:
+        """Take in a batch of the original's output y and of the compressed one's z.
 
         Raises:
-            CheckError: As Running.add.
+            CheckError: The shapes differ where the original's is fixed, or z is not finite where y is.
         """
-        for run, y, z in zip(self.runs, first, second, strict=True):
-            if isinstance(y, np.ndarray) and isinstance(z, np.ndarray) and y.dtype.kind in "fiub":
-                run.add(y, z)
+        self._count_rows(y, z, batch)
+        if y.shape != z.shape:
+            self._open(y, z)
+            return
+        y, z = self._finite(y, z)
+        if not y.size:
+            return
+        a, b = y.astype(np.float64), z.astype(np.float64)
+        self.largest = max(self.largest, float(np.abs(a - b).max()))
+        if self.movement is None:
+            return
+        a, b = (logits(a), logits(b)) if self.probability else (a, b)
+        a, b = _columns(a, self.kind), _columns(b, self.kind)
+        self.movement.add(a, b)
+        match self.answers:
+            case Classes() | Neighbours():
+                self.answers.add(a.reshape(len(a), -1), b.reshape(len(b), -1))
+            case Labels():
+                self.answers.add(y, z)
+            case Strings() | Overlap():
+                self.answers.add(a, b)
 
-    def results(self) -> tuple[OutputComparison, ...]:
-        """Return one comparison for each output."""
-        return tuple(r.result() for r in self.runs)
+    def _finite(self, y: NDArray[Any], z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Both, with 0 where the original is not finite; empty where it is nowhere."""
+        if y.dtype.kind != "f":
+            self.judged += y.size
+            return y, z
+        finite = np.isfinite(y)
+        self.judged += int(finite.sum())
+        bad = finite & ~np.isfinite(z)
+        self.broken += int(bad.sum())
+        if bad.any() and not self.lenient:
+            raise CheckError(
+                f"output {self.name!r} is not finite after compression, so nothing was written (--force writes it)"
+            )
+        if not finite.any():
+            return y[:0], z[:0]
+        return np.where(finite, y, 0), np.where(finite & ~bad, z, 0)
+
+    def _open(self, y: NDArray[Any], z: NDArray[Any]) -> None:
+        """Allow another size along an axis that the original leaves open."""
+        differ = [i for i, (a, b) in enumerate(zip(y.shape, z.shape, strict=False)) if a != b]
+        fixed = [i for i in differ if i < len(self.shape) and isinstance(self.shape[i], int)]
+        if y.ndim != z.ndim or fixed:
+            raise CheckError(f"output {self.name!r}: shape {z.shape} instead of the original's {y.shape}")
+
+    def _count_rows(self, y: NDArray[Any], z: NDArray[Any], batch: int) -> None:
+        """Match rows along an open axis that is not that of the inputs."""
+        if y.ndim != z.ndim or y.ndim not in (1, 2, 3) or self.kind == "sequence":
+            return
+        is_open = [i for i in range(y.ndim) if not (i < len(self.shape) and isinstance(self.shape[i], int))]
+        axes = [i for i in is_open if i or y.shape[0] != batch or z.shape[0] != batch]
+        if self.rows is None and axes and (axes[-1] == 0 or 1 in (y.ndim, batch)):
+            self.rows = Rows(axes[-1])
+        if self.rows is not None:
+            self.rows.add(y, z)
+
+    def result(self, matched: Matched | None, parts: tuple[PartFidelity, ...]) -> OutputFidelity:
+        """Return the figures of what was taken in."""
+        varied = self.rows is not None and self.rows.varied
+        if varied and not self.detected:
+            assert self.rows is not None
+            found = OutputFidelity(self.name, "detection", None, None, matched=self.rows.share())
+            return replace(found, answers=self.rows.original, max_difference=self.largest)
+        parts = parts if self.detected else (self.movement.result(),) if self.movement else ()
+        found = OutputFidelity(
+            self.name, self.kind, worst_of(p.sqnr_db for p in parts), worst_of(p.cosine for p in parts),
+            max_difference=self.largest, parts=parts,
+        )  # fmt: skip
+        if self.detected and matched is not None:
+            found = replace(found, matched=matched.share(), answers=matched.original)
+            return replace(found, sqnr_db=None, cosine=None, parts=()) if varied else found
+        return self._answered(found)
+
+    def _answered(self, found: OutputFidelity) -> OutputFidelity:
+        match self.answers:
+            case Classes():
+                margin = self.answers.margin_lost()
+                share, said = self.answers.share(), self.answers.answers()
+                return replace(found, agreement=share, answers=said, margin_lost=margin)
+            case Labels() | Strings():
+                return replace(found, agreement=self.answers.share(), answers=self.answers.answers())
+            case Overlap():
+                return replace(found, iou=self.answers.share(), answers=self.answers.answers())
+            case Neighbours():
+                return replace(found, neighbours=self.answers.share())
+        return found
+
+    def same(self) -> bool:
+        """Whether what does not move is the same in both."""
+        plain = self.movement.plain_db() if self.movement else None
+        return plain is not None and plain >= SAME_DB
+
+
+def rounding(y: NDArray[Any]) -> float:
+    """Spread, in sizes, that rounding alone makes."""
+    return ROUNDING[y.dtype.itemsize] if y.dtype.kind == "f" else 0.0
+
+
+def worst_of(figures: Iterable[float | None]) -> float | None:
+    """The least of figures; None where one was not measured, or there are none."""
+    found = list(figures)
+    known = [f for f in found if f is not None]
+    return min(known) if known and len(known) == len(found) else None
+
+
+def _independent(y: NDArray[Any]) -> bool:
+    """Whether channels of a map are probabilities that do not exclude each other."""
+    return is_probability(y) and not np.allclose(y.sum(axis=1), 1, atol=1e-2)
+
+
+def _columns(y: NDArray[Any], kind: str) -> NDArray[Any]:
+    """See an output as (inputs, positions, columns)."""
+    if y.ndim < 2:
+        return y.reshape(-1, 1, 1)
+    if y.ndim == 2 or math.prod(y.shape[2:]) == 1:
+        return y.reshape(len(y), 1, -1)
+    if y.ndim == 3 and (kind != "regression" or y.shape[2] <= y.shape[1]):
+        return y
+    return np.moveaxis(y.reshape(*y.shape[:2], -1), 1, 2)
+
+
+@dataclass
+class Comparator:
+    """Compares both networks' outputs batch by batch.
+
+    Attributes:
+        names: Of the outputs.
+        shapes: As the original declares them, by name.
+        inputs: Shapes of the original's inputs.
+        task: The kind that was told; None guesses.
+        lenient: Whether a result that is not finite is counted instead of refused.
+    """
+
+    names: Sequence[str]
+    shapes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    inputs: Sequence[tuple[int | None, ...]] = ()
+    task: str | None = None
+    lenient: bool = False
+    runs: dict[str, _Output] = field(default_factory=dict)
+    kinds: Kinds | None = None
+    matched: Matched | None = None
+    _boxes: Movement = field(default_factory=lambda: Movement("boxes"))
+    _scores: Movement = field(default_factory=lambda: Movement("scores"))
+    _first: list[tuple[dict[str, Any], dict[str, Any], int]] = field(default_factory=list)
+    _held: int = 0
+
+    def __post_init__(self) -> None:
+        self.runs = {n: _Output(n, self.shapes.get(n, ()), self.lenient) for n in self.names}
+
+    def add(self, first: Sequence[Any], second: Sequence[Any], batch: int | None = None) -> None:
+        """Take in one run's outputs of both; what is not a numeric tensor is passed over.
+
+        Args:
+            first: The original's, in the order of the names.
+            second: The compressed network's.
+            batch: Number of inputs; by default the length of the first output's first axis.
+
+        Raises:
+            CheckError: The shapes differ where the original's is fixed, or a value is not finite.
+        """
+        y, z = _numbers(self.names, first), _numbers(self.names, second)
+        y, z = {k: v for k, v in y.items() if k in z}, {k: v for k, v in z.items() if k in y}
+        count = batch or max((len(v) for v in y.values() if v.ndim), default=1)
+        if self.kinds is not None:
+            self._take(y, z, count)
+            return
+        self._first.append(({k: v.copy() for k, v in y.items()}, {k: v.copy() for k, v in z.items()}, count))
+        self._held += count
+        if self._held >= FIRST:
+            self._start()
+
+    def _start(self) -> None:
+        held, self._first = self._first, []
+        together = {k: _joined([y[k] for y, _, _ in held]) for k in (held[0][0] if held else ())}
+        finite = {k: np.where(np.isfinite(v), v, 0) if v.dtype.kind == "f" else v for k, v in together.items()}
+        self.kinds = guess(finite, self.inputs, self.task)
+        if self.task == "detection" and self.kinds.reader is None and not any(r.rows for r in self.runs.values()):
+            known_reader(finite)
+        self.matched = Matched(self.kinds.reader) if self.kinds.reader is not None else None
+        for name, y in finite.items():
+            self.runs[name].start(y, self.kinds)
+        for y, z, count in held:
+            self._take(y, z, count)
+
+    def _take(self, y: dict[str, Any], z: dict[str, Any], batch: int) -> None:
+        for name, value in y.items():
+            self.runs[name].add(value, z[name], batch)
+        if self.matched is not None:
+            self._detect(y, z)
+
+    def _detect(self, y: dict[str, Any], z: dict[str, Any]) -> None:
+        assert self.matched is not None
+        y, z = ({k: np.nan_to_num(v) for k, v in outputs.items()} for outputs in (y, z))
+        self.matched.add(y, z)
+        reader = self.matched.reader
+        a, b = reader.read(y), reader.read(z)
+        if a.boxes.shape == b.boxes.shape and a.scores.shape == b.scores.shape:
+            self._boxes.add(a.boxes, b.boxes)
+            p, q = reader.candidates(y).scores, reader.candidates(z).scores
+            self._scores.add(logits(p), logits(q))
+
+    def results(self) -> tuple[OutputFidelity, ...]:
+        """Return the figures of each output."""
+        if self.kinds is None:
+            self._start()
+        return tuple(run.result(self.matched, self._parts(name)) for name, run in self.runs.items())
+
+    def _parts(self, name: str) -> tuple[PartFidelity, ...]:
+        """Figures of boxes and scores, of which a pair of outputs has one each."""
+        if self.matched is None:
+            return ()
+        names = self.matched.reader.names
+        boxes, scores = self._boxes.result(), self._scores.result()
+        pair = self.matched.reader.pair
+        return (boxes,) if pair and name == names[0] else (scores,) if pair else (boxes, scores)
+
+    def unmeasured(self) -> str:
+        """Why an output could not be judged; empty if all could."""
+        if not any(run.judged for run in self.runs.values()):
+            return "the original's outputs are not finite" if self.runs else "there are no outputs"
+        still = [
+            found.name
+            for found in self.results()
+            if found.sqnr_db is None and found.matched is None and not self.runs[found.name].same()
+        ]
+        every = all(found.sqnr_db is None and found.matched is None for found in self.results())
+        if every:
+            return "the original's outputs do not change with the inputs that were fed"
+        return f"output {still[0]!r} of the original does not change with the inputs that were fed" if still else ""
+
+    def broken(self) -> bool:
+        """Whether the result is not finite where the original is."""
+        return any(run.broken for run in self.runs.values())
+
+
+def _numbers(names: Sequence[str], outputs: Sequence[Any]) -> dict[str, NDArray[Any]]:
+    pairs = zip(names, outputs, strict=True)
+    return {n: y for n, y in pairs if isinstance(y, np.ndarray) and y.dtype.kind in "fiub"}
+
+
+def _joined(values: list[NDArray[Any]]) -> NDArray[Any]:
+    """One array of batches where their shapes allow it, else the first of them that is not empty."""
+    if values[0].ndim and len({v.shape[1:] for v in values}) == 1:
+        return np.concatenate(values)
+    return next((v for v in values if v.size), values[0])
 
 
 def output_names(original: InferenceSession, compressed: InferenceSession) -> list[str]:
@@ -142,17 +348,41 @@ def output_names(original: InferenceSession, compressed: InferenceSession) -> li
     return first
 
 
-def compare(original: InferenceSession, compressed: InferenceSession, feeds: Feeds) -> tuple[OutputComparison, ...]:
+def comparator_for(
+    original: InferenceSession, compressed: InferenceSession, task: str | None = None, lenient: bool = False
+) -> Comparator:
+    """Return a comparator of all outputs of two networks.
+
+    Raises:
+        CheckError: The names of the outputs differ.
+    """
+    shapes = {o.name: tuple(o.shape or ()) for o in original.get_outputs()}
+    inputs = [tuple(d if isinstance(d, int) else None for d in i.shape) for i in original.get_inputs()]
+    return Comparator(output_names(original, compressed), shapes, inputs, task, lenient)
+
+
+def compare(
+    original: InferenceSession, compressed: InferenceSession, feeds: Feeds, task: str | None = None
+) -> tuple[OutputFidelity, ...]:
     """Run both networks on the same feeds and compare every output.
 
     Raises:
         CheckError: Outputs differ in name or shape, or are not finite.
     """
-    names = output_names(original, compressed)
-    comparator = Comparator(names)
-    for feed in feeds:
-        comparator.add(original.run(names, dict(feed)), compressed.run(names, dict(feed)))
+    comparator = comparator_for(original, compressed, task)
+    _run(original, compressed, feeds, comparator)
     return comparator.results()
+
+
+def _run(original: InferenceSession, compressed: InferenceSession, feeds: Feeds, comparator: Comparator) -> int:
+    """Feed both; return the number of inputs."""
+    total = 0
+    names = list(comparator.names)
+    for feed in feeds:
+        batch = max((len(v) for v in feed.values() if v.ndim), default=1)
+        comparator.add(original.run(names, dict(feed)), compressed.run(names, dict(feed)), batch)
+        total += batch
+    return total
 
 
 def fidelity(
@@ -160,37 +390,32 @@ def fidelity(
     compressed: InferenceSession,
     feeds: Feeds,
     inputs: Literal["synthetic", "calibration"] = "synthetic",
+    task: str | None = None,
+    lenient: bool = False,
 ) -> Fidelity:
     """Return the worst output's figures over all feeds (see `feeds.split` to cut arrays into runs).
 
     Raises:
         CheckError: Outputs differ in name or shape, or are not finite.
     """
-    counted = _Counted(feeds)
-    return worst(compare(original, compressed, counted.each()), inputs, counted.count)
+    comparator = comparator_for(original, compressed, task, lenient)
+    count = _run(original, compressed, feeds, comparator)
+    return worst(comparator, inputs, count)
 
 
-def worst(outputs: Sequence[OutputComparison], inputs: Literal["synthetic", "calibration"], count: int) -> Fidelity:
+def worst(comparator: Comparator, inputs: Literal["synthetic", "calibration"], count: int) -> Fidelity:
     """Summarize outputs by the worst of each figure."""
+    outputs = comparator.results()
     agreements = [o.agreement for o in outputs if o.agreement is not None]
+    unmeasured = comparator.unmeasured()
+    judged = [o for o in outputs if o.sqnr_db is not None]
     return Fidelity(
         inputs=inputs,
-        sqnr_db=min((o.sqnr_db for o in outputs), default=MAX_DB),
-        cosine=min((o.cosine for o in outputs), default=1.0),
-        agreement=min(agreements) if agreements else None,
+        sqnr_db=None if unmeasured else worst_of(o.sqnr_db for o in judged),
+        cosine=None if unmeasured else worst_of(o.cosine for o in judged),
+        agreement=min(agreements, default=None),
         count=count,
         max_difference=max((o.max_difference for o in outputs), default=0.0),
+        outputs=outputs,
+        unmeasured=unmeasured,
     )
-
-
-@dataclass
-class _Counted:
-    """Feeds that count the samples passing through."""
-
-    feeds: Feeds
-    count: int = 0
-
-    def each(self) -> Feeds:
-        for feed in self.feeds:
-            self.count += max((len(v) for v in feed.values() if v.ndim), default=1)
-            yield feed

@@ -80,7 +80,7 @@ def check_result(original: Source, network: Network, model: onnx.ModelProto, opt
         second = open_session(model, "cpu", options.threads, lean=lean and options.activations is None)
     except ModelError as error:
         raise CheckError(f"the compressed network does not load, so nothing was written: {error}") from error
-    return Checked(None, (fault,)) if first is None else _compared(first, second, feeds, inputs)
+    return Checked(None, (fault,)) if first is None else _compared(first, second, feeds, inputs, options)
 
 
 def _answers(session: Any, feeds: list[Any], most: float) -> _Original | _Remembered:
@@ -93,7 +93,7 @@ def _answers(session: Any, feeds: list[Any], most: float) -> _Original | _Rememb
     first = _run(session, names, feeds[0])
     if sum(value.nbytes for value in first if isinstance(value, np.ndarray)) * len(feeds) > most:
         return _Original(session)
-    return _Remembered(names, [_own(first), *(_own(_run(session, names, feed)) for feed in feeds[1:])])
+    return _Remembered(_Declared.of(session), [_own(first), *(_own(_run(session, names, feed)) for feed in feeds[1:])])
 
 
 def _own(outputs: list[Any]) -> list[Any]:
@@ -101,20 +101,39 @@ def _own(outputs: list[Any]) -> list[Any]:
     return [value.copy() if isinstance(value, np.ndarray) else value for value in outputs]
 
 
+@dataclass(frozen=True)
+class _Declared:
+    """Names and shapes of a network's inputs and outputs."""
+
+    inputs: tuple[SimpleNamespace, ...]
+    outputs: tuple[SimpleNamespace, ...]
+
+    @classmethod
+    def of(cls, session: Any) -> _Declared:
+        """Those of a session."""
+        listed = (session.get_inputs(), session.get_outputs())
+        inputs, outputs = (tuple(SimpleNamespace(name=v.name, shape=v.shape) for v in values) for values in listed)
+        return cls(inputs, outputs)
+
+
 class _Remembered:
     """The outputs of a network that need not be in memory together with the one it is compared with."""
 
-    def __init__(self, names: list[str], runs: list[list[Any]]) -> None:
+    def __init__(self, declared: _Declared, runs: list[list[Any]]) -> None:
         """Take what it gave for each of the feeds."""
-        self._names, self._left = names, runs
+        self._declared, self._left = declared, runs
 
     def get_outputs(self) -> list[SimpleNamespace]:
-        """The outputs' names, as a session has them."""
-        return [SimpleNamespace(name=name) for name in self._names]
+        """The outputs' names and shapes, as a session has them."""
+        return list(self._declared.outputs)
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        """The inputs' names and shapes, as a session has them."""
+        return list(self._declared.inputs)
 
     def run(self, names: list[str], _feed: Any) -> list[Any]:
         """The outputs for the next of the feeds."""
-        found = dict(zip(self._names, self._left.pop(0), strict=True))
+        found = dict(zip((output.name for output in self._declared.outputs), self._left.pop(0), strict=True))
         return [found[name] for name in names]
 
 
@@ -124,7 +143,7 @@ class _Original:
     def __init__(self, session: Any) -> None:
         """Stand for a session that has run once."""
         self._session = session
-        self.get_outputs = session.get_outputs
+        self.get_outputs, self.get_inputs = session.get_outputs, session.get_inputs
 
     def run(self, names: list[str], feed: Any) -> list[Any]:
         """The outputs.
@@ -142,9 +161,9 @@ def _run(session: Any, names: list[str], feed: Any) -> list[Any]:
         raise ModelError(f"the original fails on made-up inputs ({one_line(error)})") from error
 
 
-def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs) -> Checked:
+def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs, options: Options) -> Checked:
     try:
-        return Checked(fidelity(first, second, feeds, inputs.source))
+        return Checked(fidelity(first, second, feeds, inputs.source, options.task, options.force))
     except ModelError as error:
         return Checked(None, (f"not run for its check: {error}",))
     except CheckError:

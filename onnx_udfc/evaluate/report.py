@@ -130,24 +130,89 @@ class SkipReport:
 
 
 @dataclass(frozen=True)
+class PartFidelity:
+    """How near one part of an output moves with the input, column by column (class, channel or coordinate).
+
+    All figures are None where the original does not move on the inputs that were fed: nothing was measured.
+
+    Attributes:
+        part: values, scores (as logits where they lie between 0 and 1) or boxes.
+        moving: Share of the columns that move in the original.
+        sqnr_db: Signal to noise of the median column, the signal being its movement.
+        worst_db: The same of the worst column.
+        worst_column: Its index.
+        cosine: Of the movements (a correlation), of the median column.
+        worst_cosine: The same of the worst column.
+        still: Whether the compressed network does not move at all where the original does.
+    """
+
+    part: str
+    moving: float = 0.0
+    sqnr_db: float | None = None
+    worst_db: float | None = None
+    worst_column: int | None = None
+    cosine: float | None = None
+    worst_cosine: float | None = None
+    still: bool = False
+
+
+@dataclass(frozen=True)
+class OutputFidelity:
+    """One output; what its kind does not have, or what was not measured, is None.
+
+    Attributes:
+        name: Of the output.
+        kind: classes, detection, segmentation, sequence, embedding or regression.
+        sqnr_db: Of the worst part.
+        cosine: Of the worst part.
+        agreement: classes: share of inputs with the same class; sequence: with the same string.
+        max_difference: Largest absolute difference of any value.
+        parts: Figures by part.
+        answers: How many different things the original said: classes, strings, boxes, cells above the middle.
+        margin_lost: classes: share of the lead of the original's class over the next that is gone.
+        matched: detection: 2·matches / boxes of both, at IoU 0.5 and the same class.
+        iou: segmentation: intersection over union of what lies above the middle, or is the same class.
+        neighbours: embedding: share of inputs with the same nearest other input.
+    """
+
+    name: str
+    kind: str
+    sqnr_db: float | None
+    cosine: float | None
+    agreement: float | None = None
+    max_difference: float = 0.0
+    parts: tuple[PartFidelity, ...] = ()
+    answers: int | None = None
+    margin_lost: float | None = None
+    matched: float | None = None
+    iou: float | None = None
+    neighbours: float | None = None
+
+
+@dataclass(frozen=True)
 class Fidelity:
-    """How near the outputs are to the original's.
+    """How near the outputs are to the original's: how they move with the input, each column in units of its own spread.
 
     Attributes:
         inputs: Where the inputs came from.
-        sqnr_db: Signal to noise over all outputs (of the worst output), at most MAX_DB.
-        cosine: Cosine of the outputs (of the worst output).
-        agreement: Share of inputs with the same argmax; None where no output looks like class scores.
+        sqnr_db: Signal to noise of the worst output, at most MAX_DB; None where nothing was measured.
+        cosine: Of the movement of the worst output; None as above.
+        agreement: Share of inputs with the same answer, of the worst output; None where no output has classes or
+            strings, or where the original says the same every time.
         count: Number of inputs.
         max_difference: Largest absolute difference of any output value.
+        outputs: Figures of each output.
+        unmeasured: Why nothing, or not everything, was measured; empty if it was.
     """
 
     inputs: Literal["synthetic", "calibration"]
-    sqnr_db: float
-    cosine: float
+    sqnr_db: float | None
+    cosine: float | None
     agreement: float | None
     count: int = 0
     max_difference: float = 0.0
+    outputs: tuple[OutputFidelity, ...] = ()
+    unmeasured: str = ""
 
 
 @dataclass(frozen=True)

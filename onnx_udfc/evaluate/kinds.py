@@ -1,0 +1,135 @@
+"""What each output says: classes, detection, segmentation, sequence, embedding or regression; guessed from its values.
+
+The guess looks at the shapes and the values that the original gives for its first inputs; `--task` says it instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.evaluate.detection import Reader, find_reader
+
+Kind = Literal["classes", "detection", "segmentation", "sequence", "embedding", "regression"]
+Values = NDArray[Any]
+
+LOWEST = 1e-7  # of a probability, before its logit is taken: what is next to 1 in float32
+_UNSURE = 0.5  # share of values that lie well between 0 and 1 in an image, but not in a map
+_WIDE = 64  # columns from which multiples of 32 are features rather than classes
+_SYMBOLS = 8  # columns that a sequence of class scores has at least
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Kinds by output name, and how boxes are read, where there are any."""
+
+    of: Mapping[str, Kind]
+    reader: Reader | None = None
+
+
+def guess(outputs: Mapping[str, Values], inputs: Sequence[tuple[int | None, ...]] = (), task: str | None = None) -> Kinds:
+    """Return the kinds of outputs.
+
+    Args:
+        outputs: What the original gave for some inputs, by name.
+        inputs: Shapes of the network's inputs; images that come out as large as they went in are no maps.
+        task: The kind that was told, for the outputs that can be that.
+    """
+    reader = find_reader(outputs, told=task == "detection") if task in (None, "detection") else None
+    kinds: dict[str, Kind] = {}
+    for name, y in outputs.items():
+        if reader is not None and name in reader.names:
+            kinds[name] = "detection"
+        else:
+            kinds[name] = _fitting(task, y) or _kind(y, inputs)
+    return Kinds(kinds, reader)
+
+
+def _fitting(task: str | None, y: Values) -> Kind | None:
+    """The kind that was told, where this output can be that."""
+    axes = {"classes": 1, "segmentation": 3, "sequence": 3, "embedding": 2, "regression": 0}
+    if task not in axes or y.ndim < axes[task]:
+        return None
+    told: Kind = task  # type: ignore[assignment]  # the keys above are kinds
+    return told
+
+
+def _kind(y: Values, inputs: Sequence[tuple[int | None, ...]]) -> Kind:
+    if y.dtype.kind in "iu":
+        return "classes" if y.size == len(np.atleast_1d(y)) else "regression"
+    if y.dtype.kind != "f" or not y.size or not y.ndim:
+        return "regression"
+    flat = math.prod(y.shape[2:]) == 1
+    if y.ndim == 1 or flat:
+        return _vector(y.reshape(len(y), -1))
+    if y.ndim == 3:
+        return _rows(y)
+    return _map(y, inputs)
+
+
+def _vector(y: Values) -> Kind:
+    """Of (inputs, columns)."""
+    columns = y.shape[1]
+    if columns == 1:
+        return "classes"
+    if is_probability(y) and _sums_to_one(y, 1):
+        return "classes"
+    if _sums_to_one(np.exp(np.minimum(y.astype(np.float64), 1.0)), 1):
+        return "classes"
+    lengths = np.linalg.norm(y.astype(np.float64), axis=1)
+    if len(y) > 1 and columns >= 8 and np.ptp(lengths) < 1e-3 * lengths.max(initial=0):
+        return "embedding"
+    return "embedding" if columns >= _WIDE and columns % 32 == 0 else "classes"
+
+
+def _rows(y: Values) -> Kind:
+    """Of (inputs, steps, columns)."""
+    if y.shape[2] >= _SYMBOLS:
+        probabilities = is_probability(y) and _sums_to_one(y, 2)
+        logs = _sums_to_one(np.exp(np.minimum(y.astype(np.float64), 1.0)), 2)
+        if probabilities or logs or _mostly_one_class(y):
+            return "sequence"
+    if is_probability(y):
+        return "segmentation"
+    return "embedding" if y.shape[2] >= _WIDE and y.shape[2] % 32 == 0 else "regression"
+
+
+def _mostly_one_class(y: Values) -> bool:
+    """Whether rows of logits name one class (the blank) in half of the steps, but not in all."""
+    best = y.argmax(2)
+    share = np.bincount(best.ravel()).max() / best.size
+    return bool(0.5 <= share < 1) and y.shape[2] > y.shape[1] / 4
+
+
+def _map(y: Values, inputs: Sequence[tuple[int | None, ...]]) -> Kind:
+    """Of (inputs, channels, …)."""
+    channels = y.shape[1]
+    if channels > 1 and is_probability(y) and _sums_to_one(y, 1):
+        return "segmentation"
+    if is_probability(y):
+        between = float(np.mean((y > 0.2) & (y < 0.8)))
+        return "segmentation" if between < _UNSURE else "regression"
+    image = any(len(s) == y.ndim and s[1] == channels for s in inputs)
+    if image or y.min() >= 0 or channels >= _WIDE:
+        return "regression"
+    return "segmentation"
+
+
+def is_probability(y: Values) -> bool:
+    """Whether all values lie between 0 and 1."""
+    return y.dtype.kind == "f" and bool(y.size) and float(y.min()) >= -1e-6 and float(y.max()) <= 1 + 1e-6
+
+
+def _sums_to_one(y: Values, axis: int) -> bool:
+    return bool(np.allclose(y.sum(axis=axis, dtype=np.float64), 1, atol=1e-2))
+
+
+def logits(y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log(p / (1 − p)) of probabilities, which brings what is nearly 0 or 1 into view."""
+    p = np.clip(y, LOWEST, 1 - LOWEST)
+    return np.asarray(np.log(p) - np.log1p(-p), np.float64)
