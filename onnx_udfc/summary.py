@@ -61,7 +61,7 @@ def make_report(outcome: Outcome, options: Options, timings: Mapping[str, float]
         after=Size(sum_after.parameters, sum_after.macs, model_bytes(model)),
         groups=tuple(_group(g, outcome.plan) for g in outcome.channels.groups),
         layers=layer_reports(outcome, before, after),
-        fidelity=checked.fidelity or Fidelity("synthetic", 0.0, 0.0, None),
+        fidelity=checked.fidelity or Fidelity("synthetic", None, None, None, unmeasured="; ".join(checked.notes)),
         runtime=_runtime(outcome),
         timings=dict(timings),
         skips=tuple(SkipReport(s.node, s.reason, s.detail) for s in outcome.channels.skips),

@@ -70,9 +70,8 @@ def _realnets(root: Path) -> Iterator[RealNetwork]:
         if "preprocess" in row:
             p = row["preprocess"]
             low, high = p["range"]
-            options = Options(
-                input_mean=tuple(p["mean"]), input_std=tuple(p["std"]), input_range=(low, high), input_colour=p["colour"]
-            )
+            mean, std = tuple(p["mean"]), tuple(p["std"])
+            options = Options(input_mean=mean, input_std=std, input_range=(low, high), input_colour=p["colour"])
         yield RealNetwork(row["id"], root / row["file"], options, root / row["calibrate"], "realnet")
 
 
@@ -122,7 +121,8 @@ def _scorer(shared: Path) -> ModuleType:
     import sys
 
     spec = importlib.util.spec_from_file_location("realnets_score", shared / "realnets" / "score.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["realnets_score"] = module
     spec.loader.exec_module(module)
@@ -150,7 +150,8 @@ def _boxes(network: RealNetwork, model: Path, shared: Path) -> list[NDArray[np.f
     runs = [session.run(None, {name: x}) for x in _inputs(network, shared)]
     if network.kind == "text":
         return [scorer.text_boxes(o[0][0, 0]) for o in runs]
-    return [_faces(*sorted(o[:2], key=lambda y: -y.shape[-1]), scorer) for o in runs]
+    pairs = [sorted(o[:2], key=lambda y: -int(y.shape[-1])) for o in runs]
+    return [_faces(boxes, scores, scorer) for boxes, scores in pairs]
 
 
 def _faces(boxes: NDArray[Any], scores: NDArray[Any], scorer: ModuleType) -> NDArray[np.float64]:
@@ -162,26 +163,24 @@ def _faces(boxes: NDArray[Any], scores: NDArray[Any], scorer: ModuleType) -> NDA
             break
         if not kept or scorer.overlaps(b[[i]], b[kept]).max() < 0.5:
             kept.append(int(i))
-    return b[kept]
+    return np.asarray(b[kept])
 
 
 def _top1(network: RealNetwork, model: Path, shared: Path) -> float:
-    from onnx_udfc.labelled_images import open_images
+    from onnx_udfc.inputs.image_files import Preprocessing, open_images
     from tools.evaluate import DEV_IMAGES, predictions
 
     options = network.options
     assert options.input_range is not None
-    dataset = _dataset(network, shared)
+    dataset = _dataset(network)
     images = open_images(shared / "assets" / DEV_IMAGES[dataset])
-    from onnx_udfc.labelled_images import Preprocessing
-
     taken = Preprocessing(options.input_mean, options.input_std, options.input_range, options.input_colour)
     answers, used = predictions(model, images, taken), _scored(dataset, images, shared)
     assert images.labels is not None
     return float((answers == images.labels)[used].mean())
 
 
-def _dataset(network: RealNetwork, shared: Path) -> str:
+def _dataset(network: RealNetwork) -> str:
     if network.calibrate is None:
         return "digits"
     return "cifar10" if network.calibrate.suffix == ".npz" else "imagenet"

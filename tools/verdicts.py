@@ -19,16 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnx_udfc.compress import Original, compress, read_original
 from onnx_udfc.errors import UdfcError
+from onnx_udfc.pipeline import Original, compress, read_original
 from tools.verdict_cases import FURTHER, SETTINGS, RealNetwork, networks, real_scores
 
 PATIENCE = 400  # seconds for one file
 
 
-def cases(cache: Path, chosen: Sequence[RealNetwork], settings: Sequence[str], calibrated: Sequence[bool]) -> Iterator[
-    tuple[RealNetwork, str, bool, Path]
-]:
+def cases(
+    cache: Path, chosen: Sequence[RealNetwork], settings: Sequence[str], calibrated: Sequence[bool]
+) -> Iterator[tuple[RealNetwork, str, bool, Path]]:
     """Network, setting, whether calibrated, and where its file is."""
     for with_data in calibrated:
         for network in chosen:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from onnx_udfc.escapes import visible_all
 from onnx_udfc.evaluate.report import SYNTHETIC_CAVEAT, GroupReport, LayerLoss, Report, SkipReport, ratio
+from onnx_udfc.evaluate.wording import answer_words, headline, output_lines
 
 if TYPE_CHECKING:
     from onnx_udfc.evaluate.inspection import Inspection
@@ -67,10 +68,8 @@ def _sizes(report: Report) -> Table:
 
 def _fidelity(report: Report) -> str:
     f = report.fidelity
-    agreement = "" if f.agreement is None else f", same class in {100 * f.agreement:.1f} %"
-    figures = f"SQNR {f.sqnr_db:.1f} dB, cosine {f.cosine:.5f}{agreement}"
-    caveat = "\n" + SYNTHETIC_CAVEAT if f.inputs == "synthetic" else ""
-    return f"against the original on {f.count} {f.inputs} inputs: {figures}{caveat}"
+    caveat = [SYNTHETIC_CAVEAT] if f.inputs == "synthetic" else []
+    return "\n".join([headline(f), *output_lines(f), *caveat])
 
 
 def _time(report: Report) -> str:
@@ -155,10 +154,10 @@ def _names(names: Sequence[str], most: int = 3) -> str:
 def validation(v: Validation) -> RenderableType:
     """Return everything that validate measured."""
     v = visible_all(v)
-    outputs = _table("output", "SQNR dB", "cosine", "largest difference", "same class", right=(1, 2, 3, 4))
+    outputs = _table("output", "kind", "SQNR dB", "cosine", "largest difference", "answers", right=(2, 3, 4))
     for o in v.outputs:
-        same = "-" if o.agreement is None else f"{100 * o.agreement:.1f} %"
-        outputs.add_row(o.name, f"{o.sqnr_db:.1f}", f"{o.cosine:.5f}", f"{o.max_difference:.3g}", same)
+        near = _db(o.sqnr_db), "-" if o.cosine is None else f"{o.cosine:.5f}", f"{o.max_difference:.3g}"
+        outputs.add_row(o.name, o.kind, *near, ", ".join(answer_words(o)) or "-")
     figures = _table(f"on {v.count} {v.inputs} inputs", "original", "compressed", "", right=(1, 2, 3))
     if v.accuracy:
         a = v.accuracy
@@ -174,6 +173,7 @@ def validation(v: Validation) -> RenderableType:
             figures.add_row(name, f"{pair.original:,}", f"{pair.compressed:,}", share)
     parts: list[RenderableType] = [outputs, figures]
     parts += [Text(f"matched boxes: {100 * v.matched:.1f} %")] if v.matched is not None else []
+    parts += [Text(f"not measured: {v.unmeasured}")] if v.unmeasured else []
     parts += [Text(line) for line in _kernels(v)]
     return Group(*parts)
 

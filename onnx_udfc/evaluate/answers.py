@@ -1,11 +1,12 @@
 """What two networks answer, counted: classes, strings, what lies above the middle, nearest neighbours, rows.
 
-Each class takes (inputs, …) arrays batch by batch. A share is None where the original gave no two different answers (or
-none at all): agreement comes for free there, and nothing was measured.
+Each class takes (inputs, …) arrays batch by batch. A share is None where both networks gave one and the same answer
+every time (or none at all): agreement comes for free there, and nothing was measured.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +57,7 @@ class Classes:
 
     def share(self) -> float | None:
         """Share of inputs with the same class."""
-        return self.same / self.total if len(self._said) > 1 else None
+        return self.same / self.total if len(self._said) > 1 or self.same < self.total else None
 
     def margin_lost(self) -> float | None:
         """Share of the original's lead over the next class that is gone; below 0 if it grew."""
@@ -92,7 +93,7 @@ class Labels:
 
     def share(self) -> float | None:
         """Share of inputs with the same class."""
-        return self.same / self.total if len(self._said) > 1 else None
+        return self.same / self.total if len(self._said) > 1 or self.same < self.total else None
 
 
 @dataclass
@@ -182,7 +183,7 @@ class Neighbours:
 
     def add(self, y: Double, z: Double) -> None:
         """Take in a batch."""
-        if sum(map(len, self._first)) < KEPT:
+        if sum(map(len, self._first)) < KEPT and all(v.shape[1] == y.shape[1] for v in self._first[:1]):
             self._first.append(y.copy())
             self._second.append(z.copy())
 
@@ -201,7 +202,7 @@ def _nearest(y: Double) -> NDArray[np.int64]:
     unit = y / np.where(lengths > 0, lengths, 1)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)
-    return cosines.argmax(1)
+    return np.asarray(cosines.argmax(1), np.int64)
 
 
 @dataclass
@@ -225,7 +226,7 @@ class Rows:
     def add(self, y: NDArray[Any], z: NDArray[Any]) -> None:
         """Take in one run's output of both."""
         self.varied = self.varied or y.shape[self.axis] != z.shape[self.axis]
-        a, b = (np.moveaxis(v, self.axis, 0).reshape(v.shape[self.axis], -1)[:ROWS] for v in (y, z))
+        a, b = (_rows_along(v, self.axis) for v in (y, z))
         self.total += len(a) + len(b)
         self.original += len(a)
         if max(a.shape[1], b.shape[1]) > WIDE:
@@ -236,6 +237,12 @@ class Rows:
     def share(self) -> float | None:
         """2·matches / rows of both; None where the original found nothing."""
         return 2 * self.matches / self.total if self.original else None
+
+
+def _rows_along(y: NDArray[Any], axis: int) -> NDArray[Any]:
+    """The first ROWS rows, (rows, columns)."""
+    moved = np.moveaxis(y, axis, 0)[:ROWS]
+    return moved.reshape(len(moved), math.prod(moved.shape[1:]))
 
 
 def _alike(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:

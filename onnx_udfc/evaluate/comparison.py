@@ -1,7 +1,8 @@
 """Two networks' outputs side by side, batch by batch: how they move, and what they answer, by the kind of each output.
 
 The figures are those of `movement` (centred, each column in units of its own spread) and of `answers`; the kinds are
-guessed from the first inputs (`kinds`). Scores between 0 and 1 are compared as logits. Memory does not grow with inputs.
+guessed from the first inputs (`kinds`). Scores between 0 and 1 are compared as logits. Memory does not grow with the
+number of inputs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from onnx_udfc.evaluate.answers import Classes, Labels, Neighbours, Overlap, Row
 from onnx_udfc.evaluate.detection import Matched, known_reader
 from onnx_udfc.evaluate.kinds import Kind, Kinds, guess, is_probability, logits
 from onnx_udfc.evaluate.movement import ROUNDING, Movement, decibels
-from onnx_udfc.evaluate.report import MAX_DB, Fidelity, OutputFidelity, PartFidelity
+from onnx_udfc.evaluate.report import Fidelity, OutputFidelity, PartFidelity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -147,7 +148,8 @@ class _Output:
 
     def result(self, matched: Matched | None, parts: tuple[PartFidelity, ...]) -> OutputFidelity:
         """Return the figures of what was taken in."""
-        varied = self.rows is not None and self.rows.varied
+        irregular = self.movement is not None and self.movement.irregular
+        varied = self.rows is not None and (self.rows.varied or irregular)
         if varied and not self.detected:
             assert self.rows is not None
             found = OutputFidelity(self.name, "detection", None, None, matched=self.rows.share())
@@ -268,10 +270,10 @@ class Comparator:
         if self.task == "detection" and self.kinds.reader is None and not any(r.rows for r in self.runs.values()):
             known_reader(finite)
         self.matched = Matched(self.kinds.reader) if self.kinds.reader is not None else None
-        for name, y in finite.items():
-            self.runs[name].start(y, self.kinds)
-        for y, z, count in held:
-            self._take(y, z, count)
+        for name, value in finite.items():
+            self.runs[name].start(value, self.kinds)
+        for first, second, count in held:
+            self._take(first, second, count)
 
     def _take(self, y: dict[str, Any], z: dict[str, Any], batch: int) -> None:
         for name, value in y.items():

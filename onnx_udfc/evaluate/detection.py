@@ -8,12 +8,13 @@
 - maps that are not decoded: (n, 3·(5 + classes), h, w) or (n, 3, h, w, 5 + classes) of several sizes, or for each size
   a map of classes, one of 4 coordinates and perhaps one of objectness.
 
-Boxes that are not decoded are matched where both networks find the same class at the same place of the map. `matched` is
-2·matches / (boxes of both); where the original finds no box, nothing was measured.
+Boxes that are not decoded are matched where both networks find the same class at the same place of the map.
+`matched` is 2·matches / (boxes of both); where the original finds no box, nothing was measured.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -320,7 +321,7 @@ def _size(y: NDArray[Any]) -> tuple[int, int]:
 def _pyramid(sizes: list[tuple[int, int]]) -> bool:
     """Whether there are several sizes, each half of the one before, give or take a place."""
     ordered = sorted(set(sizes), reverse=True)
-    steps = zip(ordered, ordered[1:], strict=False)
+    steps = itertools.pairwise(ordered)
     return len(ordered) > 1 and all(abs(a[0] - 2 * b[0]) <= 1 and abs(a[1] - 2 * b[1]) <= 1 for a, b in steps)
 
 

@@ -12,7 +12,8 @@ from importlib import resources
 
 from onnx_udfc.escapes import visible_all
 from onnx_udfc.evaluate import svg
-from onnx_udfc.evaluate.report import SYNTHETIC_CAVEAT, LayerLoss, LayerReport, Report, ratio
+from onnx_udfc.evaluate.report import SYNTHETIC_CAVEAT, LayerLoss, LayerReport, OutputFidelity, Report, ratio
+from onnx_udfc.evaluate.wording import answer_words, decibel, percent
 from onnx_udfc.options import command_line
 from onnx_udfc.version import Tool
 
@@ -83,10 +84,10 @@ def _summary(report: Report) -> str:
         _card(f"{100 * ratio(after.parameters, before.parameters):.1f} %", "of the parameters"),
         _card(f"{100 * ratio(after.macs, before.macs):.1f} %", "of the MACs"),
         _card(f"{100 * ratio(after.bytes, before.bytes):.1f} %", "of the bytes"),
-        _card(f"{near.sqnr_db:.1f} dB", f"SQNR on {near.inputs} inputs"),
+        _card(decibel(near.sqnr_db), f"SQNR on {near.inputs} inputs"),
     ]
     if near.agreement is not None:
-        cards.append(_card(f"{100 * near.agreement:.1f} %", f"same class on {near.count} {near.inputs} inputs"))
+        cards.append(_card(percent(near.agreement), f"same answer on {near.count} {near.inputs} inputs"))
     cards.append(_card(f"≥ {report.runtime.onnxruntime_min}", "onnxruntime"))
     rows = [
         (name, f"{b:,}", f"{a:,}", f"{ratio(a, b):.3f}")
@@ -99,7 +100,30 @@ def _summary(report: Report) -> str:
     caveat = f"<p class=soft>{SYNTHETIC_CAVEAT}</p>" if near.inputs == "synthetic" else ""
     warnings = "".join(f"<p class=warn>{escape(w)}</p>" for w in report.warnings)
     sizes = table(("", "before", "after", "ratio"), rows, "Sizes before and after", (1, 2, 3))
-    return f"<ul class=cards>{''.join(cards)}</ul>{caveat}{warnings}{sizes}"
+    return f"<ul class=cards>{''.join(cards)}</ul>{caveat}{warnings}{sizes}{outputs_table(near.outputs)}"
+
+
+def outputs_table(outputs: Sequence[OutputFidelity]) -> str:
+    """Return the figures of each output and of its parts."""
+    rows = [
+        (
+            escape(o.name),
+            o.kind,
+            p.part if p else "",
+            decibel(p.sqnr_db if p else o.sqnr_db),
+            decibel(p.worst_db if p else None),
+            _number(p.cosine if p else o.cosine),
+            escape(", ".join(answer_words(o))),
+        )
+        for o in outputs
+        for p in (o.parts or (None,))
+    ]
+    head = ("output", "kind", "part", "SQNR", "worst column", "cosine", "answers")
+    return table(head, rows, "Outputs", (3, 4, 5)) if rows else ""
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def loss_share(relative_error: float | None) -> float:

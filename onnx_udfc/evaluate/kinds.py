@@ -32,7 +32,9 @@ class Kinds:
     reader: Reader | None = None
 
 
-def guess(outputs: Mapping[str, Values], inputs: Sequence[tuple[int | None, ...]] = (), task: str | None = None) -> Kinds:
+def guess(
+    outputs: Mapping[str, Values], inputs: Sequence[tuple[int | None, ...]] = (), task: str | None = None
+) -> Kinds:
     """Return the kinds of outputs.
 
     Args:

@@ -8,7 +8,8 @@ mean over the inputs at each element, so that anchors, biases and backgrounds fa
     sqnr_c = 10·log10(S_c / N_c) dB,     r_c = Σ (y − ȳ)(z − z̄) / √(S_c · Σ (z − z̄)²)
 
 so that each column counts in units of its own spread. A column moves if its spread is more than rounding beside its own
-size; where none moves, nothing was measured. Where samples differ in shape, ȳ is the mean over all positions of a column.
+size; where none moves, nothing was measured. Where samples differ in shape, ȳ is the mean over all positions of a
+column.
 """
 
 from __future__ import annotations
@@ -78,10 +79,12 @@ class Movement:
     Attributes:
         part: What it is: values, boxes or scores.
         rounding: Spread in sizes of a column that rounding alone makes.
+        irregular: Whether the number of columns was not always the same; then nothing is measured.
     """
 
     part: str = "values"
     rounding: float = ROUNDING[4]
+    irregular: bool = False
     inputs: int = 0
     elements: int = 0
     _elementwise: _Sums | None = None
@@ -91,12 +94,15 @@ class Movement:
     _noise: Double = field(default_factory=lambda: np.zeros(0))
 
     def add(self, y: Double, z: Double) -> None:
-        """Take in finite values (inputs, positions, columns) of both; the number of columns is always the same."""
+        """Take in finite values (inputs, positions, columns) of both."""
         if not y.size:
             return
         if self._columnwise is None:
             self._start(y)
         assert self._columnwise is not None
+        if y.shape[2] != len(self._squares):
+            self.irregular = True
+            return
         self._fixed = self._fixed and self._elementwise is not None and self._elementwise.shift.shape == y.shape[1:]
         if self._fixed:
             assert self._elementwise is not None
@@ -117,7 +123,7 @@ class Movement:
 
     def result(self) -> PartFidelity:
         """The figures of what was taken in; None where nothing moved."""
-        if self.inputs < 2:
+        if self.inputs < 2 or self.irregular:
             return PartFidelity(self.part)
         yy, zz, yz = self._centred()
         least = self.elements * (self.rounding * np.sqrt(self._squares / self.elements)) ** 2

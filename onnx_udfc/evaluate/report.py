@@ -17,6 +17,7 @@ from onnx_udfc.escapes import json_text
 from onnx_udfc.version import Tool
 
 MAX_DB = 200.0
+Verdict = Literal["good", "degraded", "unusable", "unknown"]
 SYNTHETIC_CAVEAT = "(made-up inputs rank settings and are harder than real ones: see onnx-udfc validate --images)"
 
 
@@ -240,7 +241,15 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything about one compression; times are in seconds, memory in bytes."""
+    """Everything about one compression; times are in seconds, memory in bytes.
+
+    Attributes:
+        verdict: good, degraded, unusable, or unknown where it could not be told.
+        predicted_loss: Share (0 to 1) of the original's score on its task that is expected to be lost, or None.
+        predicted_range: Where that loss lies most of the time.
+        verdict_reason: What the verdict rests on.
+        advice: What would help, the most useful first.
+    """
 
     tool: Tool
     options: Mapping[str, Any]
@@ -256,6 +265,11 @@ class Report:
     attribution: tuple[LayerLoss, ...] = ()
     peak_memory: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    verdict: Verdict = "unknown"
+    predicted_loss: float | None = None
+    predicted_range: tuple[float, float] | None = None
+    verdict_reason: str = ""
+    advice: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dictionaries, strings and finite numbers (what is not finite becomes None)."""

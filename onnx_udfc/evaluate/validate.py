@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from onnx_udfc.errors import ModelError, RequestError
-from onnx_udfc.evaluate.comparison import Comparator, OutputComparison, looks_like_scores, output_names
-from onnx_udfc.evaluate.detection import Matched
+from onnx_udfc.evaluate.comparison import Comparator, comparator_for, looks_like_scores, worst
 from onnx_udfc.evaluate.peak_memory import peak_memory
-from onnx_udfc.evaluate.report import plain
+from onnx_udfc.evaluate.report import OutputFidelity, plain
 from onnx_udfc.inputs.feeds import image_feeds, input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from onnx_udfc.inputs.kinds import Scale, Wanted, made, one_feed
@@ -76,13 +75,17 @@ class Validation:
     provider: str
     inputs: Literal["synthetic", "images"]
     count: int
-    outputs: tuple[OutputComparison, ...]
+    outputs: tuple[OutputFidelity, ...]
     accuracy: Accuracy | None
     matched: float | None
     latency: Latency | None
     peak_memory: Pair | None
     bytes: Pair
     kernels: Kernels | None = None
+    sqnr_db: float | None = None
+    cosine: float | None = None
+    agreement: float | None = None
+    unmeasured: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-clean values."""
@@ -92,11 +95,10 @@ class Validation:
 
     def measured(self, key: str) -> float | None:
         """Return the value that a requirement's key names; the worst output's, and ratios to the original."""
-        agreements = [o.agreement for o in self.outputs if o.agreement is not None]
         values: dict[str, float | None] = {
-            "agreement": min(agreements, default=None),
-            "sqnr": min((o.sqnr_db for o in self.outputs), default=None),
-            "cosine": min((o.cosine for o in self.outputs), default=None),
+            "agreement": self.agreement,
+            "sqnr": self.sqnr_db,
+            "cosine": self.cosine,
             "accuracy": self.accuracy.compressed if self.accuracy else None,
             "accuracy_drop": self.accuracy.original - self.accuracy.compressed if self.accuracy else None,
             "latency": self.latency.ratio if self.latency else None,
@@ -112,16 +114,12 @@ class _Outputs:
     """What one pass over the inputs gathers."""
 
     comparator: Comparator
-    matched: Matched | None
     labels: NDArray[np.int64] | None
     correct: list[int] = field(default_factory=lambda: [0, 0])
     count: int = 0
 
-    def add(self, first: Sequence[Any], second: Sequence[Any]) -> None:
-        self.comparator.add(first, second)
-        names = self.comparator.names
-        if self.matched is not None:
-            self.matched.add(_arrays(names, first), _arrays(names, second))
+    def add(self, first: Sequence[Any], second: Sequence[Any], batch: int) -> None:
+        self.comparator.add(first, second, batch)
         if self.labels is not None:
             for i, outputs in enumerate((first, second)):
                 answers = _classes(outputs)
@@ -131,10 +129,6 @@ class _Outputs:
         if self.labels is None or not self.count:
             return None
         return Accuracy(self.correct[0] / self.count, self.correct[1] / self.count, self.count)
-
-
-def _arrays(names: Sequence[str], outputs: Sequence[Any]) -> dict[str, NDArray[Any]]:
-    return {n: y for n, y in zip(names, outputs, strict=True) if isinstance(y, np.ndarray)}
 
 
 def _classes(outputs: Sequence[Any]) -> NDArray[np.int64]:
@@ -172,7 +166,7 @@ def validate(
         preprocessing: What the networks expect; the default is pixels in 0..1.
         input_shape: Sizes that the file leaves open, as in Options.
         provider: cpu, cuda or tensorrt.
-        task: `detection` also matches boxes.
+        task: What the outputs say: one of options.TASKS, or `auto` to guess it.
         threads: Of onnxruntime; latency is stated for it.
         limit: Use at most so many images.
         latency_seconds: Time to spend on latency, 0 for none.
@@ -197,18 +191,24 @@ def validate(
     timed = _latency(original, compressed, feed, provider, threads, latency_seconds, callbacks)
     used = _memory(original, compressed, feed, threads, callbacks) if memory else None
     callbacks.done()
+    near = worst(gathered.comparator, "synthetic", gathered.count)
+    shares = [o.matched for o in near.outputs if o.matched is not None]
     return Validation(
         tool=this_tool(),
         provider=provider,
         inputs="synthetic" if found is None else "images",
         count=gathered.count,
-        outputs=gathered.comparator.results(),
+        outputs=near.outputs,
         accuracy=gathered.accuracy(),
-        matched=gathered.matched.share() if gathered.matched is not None else None,
+        matched=min(shares, default=None),
         latency=timed,
         peak_memory=used,
         bytes=Pair(file_bytes(original), file_bytes(compressed)),
         kernels=_kernels(compressed) if provider == "cpu" else None,
+        sqnr_db=near.sqnr_db,
+        cosine=near.cosine,
+        agreement=near.agreement,
+        unmeasured=near.unmeasured,
     )
 
 
@@ -246,13 +246,14 @@ def _gather(
     sessions: tuple[InferenceSession, InferenceSession], runs: _Runs, images: ImageSet | None, task: str
 ) -> _Outputs:
     """Run both networks over everything."""
-    names, specs = output_names(*sessions), input_specs(sessions[0])
-    labels = images.labels if images is not None and task != "detection" else None
-    gathered = _Outputs(Comparator(names), Matched() if task == "detection" else None, labels)
+    comparator, specs = comparator_for(*sessions, task=None if task == "auto" else task), input_specs(sessions[0])
+    names = list(comparator.names)
+    labels = images.labels if images is not None and task in ("auto", "classes") else None
+    gathered = _Outputs(comparator, labels)
     for feed, count in runs:
         size = sample_count(specs, feed)
         first, second = (_cut(_run(s, names, feed), size, count) for s in sessions)
-        gathered.add(first, second)
+        gathered.add(first, second, count)
         gathered.count += count
     return gathered
 

@@ -193,7 +193,10 @@ def test_gates(folder: Path, gate: str, code: int) -> None:
 
 def test_gates_of_validate(folder: Path) -> None:
     quick = ("--seconds", "0", "--no-memory", "--quiet")
-    assert call(folder, "validate", "in.onnx", "in.onnx", *quick, "--require", "agreement>=1").returncode == 0
+    assert call(folder, "validate", "in.onnx", "in.onnx", *quick, "--require", "sqnr>=100").returncode == 0
+    free = call(folder, "validate", "in.onnx", "in.onnx", *quick, "--require", "agreement>=1")
+    assert free.returncode == 3  # both say one class every time
+    assert "agreement>=1 (is not measured)" in free.stderr
     done = call(
         folder, "validate", "in.onnx", "in.onnx", *quick, "--require", "agreement>=1", "--require", "accuracy>=0.9"
     )

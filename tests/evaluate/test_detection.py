@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.evaluate.detection import Detections, Matched, count_matches, detections, overlap
+from onnx_udfc.evaluate.detection import Detections, Matched, count_matches, detections, find_reader, overlap
 
 
 def test_boxes_are_matched_one_to_one() -> None:
-    one = Detections(np.array([[0, 0, 2, 2], [4, 4, 6, 6.0]]), np.array([0.9, 0.8]), np.array([0, 0]))
-    near = Detections(np.array([[0, 0, 2, 2.2], [0, 0, 2, 2.1]]), np.array([0.9, 0.8]), np.array([0, 0]))
-    other = Detections(one.boxes, one.scores, np.array([0, 1]))
+    one = Detections(np.array([[0, 0, 2, 2], [4, 4, 6, 6.0]]), np.array([0.9, 0.8]), np.array([0, 0]), np.arange(2))
+    near = Detections(np.array([[0, 0, 2, 2.2], [0, 0, 2, 2.1]]), np.array([0.9, 0.8]), np.array([0, 0]), np.arange(2))
+    other = Detections(one.boxes, one.scores, np.array([0, 1]), np.arange(2))
     assert count_matches(one, one) == 2
     assert count_matches(one, near) == 1
     assert count_matches(one, other) == 1
@@ -30,8 +30,131 @@ def test_detections_suppress_neighbours_and_the_background() -> None:
         detections({"y": np.zeros((2, 5))})
 
 
-def test_no_boxes_anywhere_is_a_match() -> None:
+def test_where_the_original_finds_no_box_nothing_was_measured() -> None:
     nothing = {"boxes": np.zeros((1, 3, 4)), "scores": np.zeros((1, 3, 1))}
-    matched = Matched()
+    reader = find_reader(nothing)
+    assert reader is not None
+    matched = Matched(reader)
     matched.add(nothing, nothing)
-    assert matched.share() == 1
+    assert matched.share() is None
+
+
+ANCHORS = 32
+
+
+def scene(count: int = ANCHORS, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes as centre and size in pixels, (1, count, 4), and probabilities (1, count, classes); three are objects."""
+    rng = np.random.default_rng(0)
+    centres = np.stack([np.arange(count) * 20.0 + 10, np.full(count, 30.0)], axis=1)
+    boxes = np.concatenate([centres, rng.uniform(8, 12, (count, 2))], axis=1)[None]
+    scores = rng.uniform(0, 0.05, (1, count, classes))
+    scores[0, [3, 8, 12], [0, 1, 2]] = 0.9
+    return boxes, scores
+
+
+def logit(p: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log(p) - np.log1p(-p))
+
+
+def corners(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], axis=-1)
+
+
+def heads(boxes: np.ndarray, scores: np.ndarray, apart: bool) -> dict[str, np.ndarray]:
+    """Two maps that are not decoded, 4 x 8 and 2 x 4 places; the objects are in the larger."""
+    given: dict[str, np.ndarray] = {}
+    for i, (h, w) in enumerate(((4, 8), (2, 4))):
+        b, s = (v[:, -h * w :].transpose(0, 2, 1).reshape(1, -1, h, w) for v in (boxes / 100, logit(scores)))
+        sure = np.full((1, 1, h, w), 5.0)
+        if apart:
+            given |= {f"box{i}": b, f"class{i}": s}
+        else:
+            anchor = np.concatenate([b, sure, s], axis=1)
+            given[f"head{i}"] = np.concatenate([anchor, anchor * 0 - 9, anchor * 0 - 9], axis=1)
+    return {k: v.astype(np.float32) for k, v in given.items()}
+
+
+def given(layout: str, boxes: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
+    """The same scene in the layouts that detectors have."""
+    sure = np.ones((*boxes.shape[:2], 1))
+    match layout:
+        case "pair":
+            return {"scores": scores, "boxes": corners(boxes)}
+        case "pair of centres":
+            return {"boxes": boxes / 1000, "scores": scores}
+        case "pair, classes first":
+            return {"boxes": corners(boxes), "scores": scores.transpose(0, 2, 1)}
+        case "yolo transposed":
+            return {"output0": np.concatenate([boxes, scores], axis=2).transpose(0, 2, 1)}
+        case "yolo rows":
+            return {"output": np.concatenate([boxes, sure, scores], axis=2)}
+        case "yolo heads":
+            return heads(boxes, scores, apart=False)
+        case "heads apart":
+            return heads(boxes, scores, apart=True)
+        case "final":
+            labels = scores.argmax(2)[..., None]
+            return {"y": np.concatenate([corners(boxes), scores.max(2)[..., None], labels], axis=2)}
+        case "chosen":
+            best = scores.max(2)[0] > 0.5
+            return {
+                "boxes": corners(boxes)[0][best],
+                "labels": scores.argmax(2)[0][best],
+                "scores": scores.max(2)[0][best],
+            }
+    raise AssertionError(layout)
+
+
+LAYOUTS = (
+    "pair", "pair of centres", "pair, classes first", "yolo transposed", "yolo rows", "yolo heads", "heads apart",
+    "final", "chosen",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_lost_and_a_moved_object_are_seen_in_every_layout(layout: str) -> None:
+    boxes, scores = scene()
+    outputs = given(layout, boxes, scores)
+    reader = find_reader(outputs)
+    assert reader is not None
+    assert {k for k in outputs if k != "labels"} <= set(reader.names) | {"labels"}
+    assert sorted(detections(outputs, reader)[0].classes.tolist()) == [0, 1, 2]
+    worse = scores.copy()
+    worse[0, 3] = 0.01  # one of three is gone: two matches, five boxes
+    matched = Matched(reader)
+    matched.add(outputs, given(layout, boxes, worse))
+    assert matched.original == 3
+    assert matched.share() == pytest.approx(4 / 5)
+    swapped = scores.copy()
+    swapped[0, [8, 12]] = swapped[0, [12, 8]]  # both are there, with each other's class
+    other = Matched(reader)
+    other.add(outputs, given(layout, boxes, swapped))
+    assert other.share() == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("layout", ["pair", "pair of centres", "yolo transposed", "yolo rows", "final", "chosen"])
+def test_a_box_that_moves_away_is_no_match(layout: str) -> None:
+    boxes, scores = scene()
+    outputs = given(layout, boxes, scores)
+    reader = find_reader(outputs)
+    assert reader is not None
+    moved = boxes.copy()
+    moved[0, 3, 1] += 40
+    matched = Matched(reader)
+    matched.add(outputs, given(layout, moved, scores))
+    assert matched.share() == pytest.approx(2 / 3)
+
+
+def test_what_is_no_detector_has_no_boxes() -> None:
+    rng = np.random.default_rng(0)
+    maps = {"note": rng.uniform(0, 1, (1, 172, 88)), "onset": rng.uniform(0, 1, (1, 172, 88))}
+    words = rng.uniform(0, 1, (1, 40, 97))
+    for outputs in (
+        maps,
+        {"text": words / words.sum(2, keepdims=True)},
+        {"logits": rng.standard_normal((4, 10))},
+        {"image": rng.standard_normal((1, 3, 32, 32))},
+        {"mask": rng.uniform(0, 1, (1, 1, 32, 32)), "aux": rng.uniform(0, 1, (1, 1, 16, 16))},
+        {"hidden": rng.standard_normal((1, 16, 384))},
+    ):
+        assert find_reader(outputs) is None

@@ -1,0 +1,251 @@
+"""Outputs compared by their kind: what is guessed, what is counted, what was not measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnx_udfc.errors import CheckError
+from onnx_udfc.evaluate.comparison import Comparator, worst
+from onnx_udfc.evaluate.kinds import guess
+from onnx_udfc.evaluate.report import Fidelity, OutputFidelity
+
+N = 12
+
+
+def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    e = np.exp(x - x.max(axis, keepdims=True))
+    return np.asarray(e / e.sum(axis, keepdims=True))
+
+
+def judged(y: np.ndarray, z: np.ndarray, **given: Any) -> OutputFidelity:
+    """Figures of one output over batches of four."""
+    comparator = Comparator(["y"], **given)
+    for start in range(0, len(y), 4):
+        comparator.add([y[start : start + 4]], [z[start : start + 4]])
+    return comparator.results()[0]
+
+
+def summary(y: np.ndarray, z: np.ndarray, **given: Any) -> Fidelity:
+    comparator = Comparator(["y"], **given)
+    comparator.add([y], [z])
+    return worst(comparator, "synthetic", len(y))
+
+
+def example(kind: str) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    match kind:
+        case "logits":
+            return rng.standard_normal((N, 10))
+        case "softmax":
+            return softmax(3 * rng.standard_normal((N, 20)))
+        case "log-softmax":
+            return np.asarray(np.log(softmax(rng.standard_normal((N, 5)))))
+        case "one logit":
+            return rng.standard_normal((N, 1))
+        case "features":
+            return np.asarray(np.maximum(rng.standard_normal((N, 512)), 0))
+        case "unit vectors":
+            x = rng.standard_normal((N, 100))
+            return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
+        case "mask":
+            return 1 / (1 + np.exp(-12 * rng.standard_normal((N, 1, 8, 8))))
+        case "mask logits":
+            return rng.standard_normal((N, 1, 8, 8))
+        case "class maps":
+            return rng.standard_normal((N, 21, 8, 8))
+        case "notes":
+            return 1 / (1 + np.exp(6 - 3 * rng.standard_normal((N, 30, 24))))
+        case "text":
+            x = rng.standard_normal((N, 20, 40))
+            x[..., 0] += 3
+            return softmax(2 * x)
+        case "hidden":
+            return rng.standard_normal((N, 9, 384))
+        case "picture":
+            return rng.standard_normal((N, 3, 16, 16))
+        case "depth":
+            return rng.uniform(1, 9, (N, 1, 16, 16))
+    raise AssertionError(kind)
+
+
+KINDS = {
+    "logits": "classes", "softmax": "classes", "log-softmax": "classes", "one logit": "classes",
+    "features": "embedding", "unit vectors": "embedding", "mask": "segmentation", "mask logits": "segmentation",
+    "class maps": "segmentation", "notes": "segmentation", "text": "sequence", "hidden": "embedding",
+    "picture": "regression", "depth": "regression",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_kind_is_guessed_from_shape_and_values(name: str) -> None:
+    y = example(name).astype(np.float32)
+    assert guess({"y": y}, [(None, 3, 16, 16)]).of["y"] == KINDS[name]
+    assert judged(y, y).kind == guess({"y": y}, ()).of["y"]
+
+
+def test_the_kind_can_be_told() -> None:
+    y = example("logits").astype(np.float32)
+    assert judged(y, y, task="embedding").kind == "embedding"
+    assert judged(y, y, task="regression").kind == "regression"
+    assert judged(y, y, task="sequence").kind == "classes"  # it has no steps
+
+
+def test_classes_and_the_margin_lost() -> None:
+    y = np.eye(4)[np.arange(N) % 4] * 2.0
+    z = y.copy()
+    z[:3] *= -1
+    z[3:] *= 0.5
+    found = judged(y, z)
+    assert found.agreement == 9 / 12
+    assert found.answers == 4
+    leads = [-2.0] * 3 + [1.0] * 9  # of the original's class over the best other one; 2 before
+    assert found.margin_lost == pytest.approx(1 - sum(leads) / (2 * N))
+
+
+def test_one_logit_is_a_binary_classifier() -> None:
+    y = np.linspace(-2, 2, N)[:, None]
+    found = judged(y, -y)
+    assert found.kind == "classes"
+    assert found.agreement == 0
+    assert found.cosine == pytest.approx(-1)
+    p = 1 / (1 + np.exp(-y))
+    assert judged(p, 1 - p).agreement == 0  # the same as a probability
+
+
+def test_agreement_that_comes_for_free_was_not_measured() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((N, 2)) * 0.1 + [5, 0]  # says class 0 every time
+    z = rng.standard_normal((N, 2)) * 0.1 + [5, 0]
+    found = judged(y, z)
+    assert found.agreement is None
+    assert found.answers == 1
+    assert found.sqnr_db is not None
+    assert found.sqnr_db < 0
+
+
+def test_probabilities_near_zero_are_seen_as_logits() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((N, 1, 8, 8)) - 9  # a map that finds nothing
+    noise = 0.1 * rng.standard_normal(x.shape)
+    y, z = 1 / (1 + np.exp(-x)), 1 / (1 + np.exp(-x - noise))
+    found = judged(y, z)
+    assert found.kind == "segmentation"
+    assert found.iou is None
+    assert found.sqnr_db == pytest.approx(20, abs=1)
+
+
+def test_overlap_of_maps() -> None:
+    y, z = np.zeros((2, N, 1, 4, 4))
+    y[:, :, :2], z[:, :, 1:3] = 1, 1  # rows 0, 1 against 1, 2
+    y[0] = z[0] = 0
+    assert judged(y, z).iou == pytest.approx(1 / 3)
+    rng = np.random.default_rng(0)
+    classes = rng.standard_normal((N, 5, 4, 4))
+    classes[:, 0] += 1
+    found = judged(classes, np.roll(classes, 1, axis=0))
+    first, second = classes.argmax(1), np.roll(classes, 1, axis=0).argmax(1)
+    shown = first != 0
+    expected = (shown & (first == second)).sum() / (shown | (second != 0)).sum()
+    assert found.iou == pytest.approx(expected)
+
+
+def test_strings_are_equal_after_repetitions_and_blanks_are_gone() -> None:
+    def scores(*rows: list[int]) -> np.ndarray:
+        return np.asarray(np.eye(9)[np.array(rows)] * 0.999 + 0.001 / 9)
+
+    y = scores([0, 1, 1, 0, 2, 0], [0, 3, 0, 3, 0, 0], [0, 0, 0, 5, 0, 0], [0, 4, 0, 0, 0, 0])
+    z = scores([1, 0, 0, 0, 2, 2], [0, 3, 3, 3, 0, 0], [0, 0, 0, 5, 5, 0], [0, 4, 0, 0, 0, 6])
+    found = judged(y, z)
+    assert found.kind == "sequence"
+    assert found.agreement == 2 / 4
+    nothing = scores(*[[0] * 6] * 4)
+    assert judged(nothing, nothing, task="sequence").agreement is None
+
+
+def test_neighbours_of_embeddings() -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat(rng.standard_normal((6, 64)), 2, axis=0) + 0.01 * rng.standard_normal((12, 64))
+    assert judged(y, 3 * y + 1).neighbours == 1  # another scale and another origin are the same descriptors
+    other = judged(y, rng.standard_normal(y.shape)).neighbours
+    assert other is not None
+    assert other < 0.5
+
+
+def test_boxes_are_apart_from_scores() -> None:
+    rng = np.random.default_rng(0)
+    anchors = rng.uniform(10, 500, (1, 100, 4))
+    boxes = np.abs(anchors + rng.standard_normal((N, 100, 4)))
+    scores = rng.uniform(0.01, 0.99, (N, 100, 3))
+    y = np.concatenate([boxes, scores], axis=2).transpose(0, 2, 1)
+    z = np.concatenate([boxes, rng.uniform(0.01, 0.99, (N, 100, 3))], axis=2).transpose(0, 2, 1)
+    found = judged(y, z)
+    assert found.kind == "detection"
+    parts = {p.part: p for p in found.parts}
+    assert parts["boxes"].sqnr_db == 200
+    assert parts["scores"].sqnr_db is not None
+    assert parts["scores"].sqnr_db < 0
+    assert found.sqnr_db == parts["scores"].sqnr_db
+    assert found.matched is not None
+    assert found.matched < 0.9
+
+
+def test_an_original_that_does_not_move_measures_nothing() -> None:
+    y = np.ones((N, 10)) * np.arange(10)
+    found = summary(y, y + 1)
+    assert (found.sqnr_db, found.cosine, found.agreement) == (None, None, None)
+    assert "do not change" in found.unmeasured
+    same = summary(y, y)
+    assert same.sqnr_db is None
+
+
+def test_an_original_that_is_not_finite_measures_nothing() -> None:
+    y = np.full((N, 10), np.nan)
+    for z in (y, np.zeros((N, 10))):
+        found = summary(y, z)
+        assert (found.sqnr_db, found.cosine, found.agreement) == (None, None, None)
+        assert "not finite" in found.unmeasured
+
+
+def test_a_result_that_is_not_finite_is_refused_or_told() -> None:
+    y = np.random.default_rng(0).standard_normal((N, 10))
+    z = y.copy()
+    z[2, 3] = np.inf
+    with pytest.raises(CheckError, match="not finite"):
+        summary(y, z)
+    comparator = Comparator(["y"], lenient=True)
+    comparator.add([y], [z])
+    assert comparator.broken()
+
+
+def test_one_box_fewer_is_no_other_shape() -> None:
+    boxes = np.array([[0, 0, 4, 4], [10, 10, 14, 14], [20, 20, 24, 24.0]])
+    comparator = Comparator(["boxes", "chosen"], {"boxes": ("K", 4), "chosen": ("K", 3)})
+    chosen = np.array([[0, 0, 5], [0, 1, 7], [0, 0, 9]])
+    for _ in range(3):
+        comparator.add([boxes, chosen], [boxes[:2], chosen[[0, 2]]], 1)
+    found = comparator.results()
+    assert [o.matched for o in found] == [4 / 5, 4 / 5]
+    assert [o.answers for o in found] == [9, 9]
+    fixed = Comparator(["boxes"], {"boxes": (3, 4)})
+    fixed.add([boxes], [boxes[:2]], 1)
+    with pytest.raises(CheckError, match="shape"):
+        fixed.results()
+
+
+CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
+
+
+@pytest.mark.parametrize("name", ["nms_output", "nonzero_output", "two_stage_detector"])
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not here")
+def test_networks_whose_answers_have_any_length_are_compared(name: str) -> None:
+    from onnx_udfc.options import Options
+    from onnx_udfc.pipeline import compress
+
+    found = compress(CASES / f"{name}.onnx", Options(bits=4, threads=1)).report.fidelity
+    assert found.outputs
+    if name != "two_stage_detector":  # it finds nothing in made-up images
+        assert any(o.matched is not None and 0 < o.matched < 1 for o in found.outputs)
