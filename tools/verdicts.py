@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from onnx_udfc.errors import UdfcError
-from onnx_udfc.pipeline import Original, compress, read_original
+from onnx_udfc.original import Original, read_original
+from onnx_udfc.pipeline import compress
 from tools.verdict_cases import FURTHER, SETTINGS, RealNetwork, networks, real_scores
 
 PATIENCE = 400  # seconds for one file

@@ -288,8 +288,11 @@ def _complete(wanted: Sequence[Wanted], values: dict[str, NDArray[Any]]) -> Real
     """Count the samples.
 
     Raises:
-        RequestError: there are none, or the inputs differ in their number.
+        RequestError: there are none, the inputs differ in their number, or a value is not finite.
     """
+    for name, array in values.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise RequestError(f"the real inputs hold values that are not finite (NaN or infinite), in {name}")
     counts = {
         w.spec.name: values[w.spec.name].shape[w.spec.axis or 0]
         for w in wanted

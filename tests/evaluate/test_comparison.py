@@ -239,13 +239,11 @@ def test_one_box_fewer_is_no_other_shape() -> None:
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 
 
-@pytest.mark.parametrize("name", ["nms_output", "nonzero_output", "two_stage_detector"])
+@pytest.mark.parametrize("name", ["nms_output", "nonzero_output"])
 @pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not here")
 def test_networks_whose_answers_have_any_length_are_compared(name: str) -> None:
     from onnx_udfc.options import Options
     from onnx_udfc.pipeline import compress
 
     found = compress(CASES / f"{name}.onnx", Options(bits=4, threads=1)).report.fidelity
-    assert found.outputs
-    if name != "two_stage_detector":  # it finds nothing in made-up images
-        assert any(o.matched is not None and 0 < o.matched < 1 for o in found.outputs)
+    assert any(o.matched is not None and 0 < o.matched < 1 for o in found.outputs)

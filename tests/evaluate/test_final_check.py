@@ -8,12 +8,13 @@ import onnx
 import pytest
 from onnx import parser
 
-from onnx_udfc.errors import CheckError
+from onnx_udfc.errors import CheckError, GateError
 from onnx_udfc.evaluate import final_check
 from onnx_udfc.evaluate.final_check import check_result
 from onnx_udfc.evaluate.report import MAX_DB
 from onnx_udfc.model.network import read
-from onnx_udfc.options import Options
+from onnx_udfc.options import Options, parse_requirement
+from onnx_udfc.pipeline import compress
 from onnx_udfc.runtime.sessions import open_session
 from tests.normed_graphs import CHAIN, parameter, scaled_model, with_parameters
 
@@ -130,3 +131,18 @@ def test_the_original_s_own_faults_are_not_the_result_s() -> None:
     found = check_result(model, read(model), scaled_model(CHAIN), Options())  # onnxruntime does not load the original
     assert found.fidelity is None
     assert check_result(model, read(model), model, Options()).notes == found.notes
+
+
+NAN = """<ir_version: 10, opset_import: ["" : 21]>
+g (float[N,3,8,8] x) => (float[N,3,8,8] y) { a = Relu(x) b = Sub(a, a) y = Div(b, b) }"""
+
+
+def test_an_original_that_answers_only_nan_measures_nothing_and_passes_no_gate() -> None:
+    model = parser.parse_model(NAN)
+    found = check_result(model, read(model), model, Options()).fidelity
+    assert found is not None
+    assert (found.sqnr_db, found.cosine, found.agreement) == (None, None, None)
+    assert "not finite" in found.unmeasured
+    for gate in ("sqnr>=-200", "cosine>=-1", "agreement>=0"):
+        with pytest.raises(GateError, match="not measured"):
+            compress(model, Options(require=(parse_requirement(gate),)))

@@ -267,3 +267,12 @@ def test_the_scale_is_guessed_once_for_a_network(monkeypatch: pytest.MonkeyPatch
     assert len(asked) == 1
     make_inputs(other, Options())
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_real_inputs_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    x = np.random.default_rng(0).standard_normal((10, 3, 4, 4)).astype(np.float32)
+    x[3, 1, 2, 0] = value
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(RequestError, match="not finite"):
+        make_inputs(small_network(PLAIN), Options(calibrate=str(tmp_path / "x.npy")))
