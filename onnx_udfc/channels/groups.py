@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_udfc.channels.cells import Classes, balance_cells
-from onnx_udfc.channels.labels import Barrier, Flow, Ids
+from onnx_udfc.channels.labels import Barrier, Flow, Ids, RuleWarning
 from onnx_udfc.channels.replay import MisalignedError, replay
 from onnx_udfc.channels.rules.table import propagate
 from onnx_udfc.channels.shapes import Shapes, resolve
@@ -18,7 +19,7 @@ from onnx_udfc.model.layers import KINDS
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
 
-TRIALS = 4
+TRIALS = 5
 
 __all__ = ["ChannelGroup", "Channels", "Skip", "Slot", "find_groups"]
 
@@ -140,36 +141,53 @@ def _tried(flow: Flow) -> Classes:
             for seed in range(TRIALS):
                 replay(flow, classes.root, _some(classes, seed))
         except MisalignedError as error:
-            _bar_around(flow, classes, error.node)
+            _bar_around(flow, classes, error)
         else:
             return classes
 
 
 def _some(classes: Classes, seed: int) -> NDArray[np.bool_]:
-    """(ids,) whether each root is kept, when random ones of every cell go: half of them, all but one, or one."""
+    """(ids,) whether each root is kept, when random ones of every cell go.
+
+    Half of them, all but one, one, and then as many as it happens, in every group another number.
+    """
     random = np.random.default_rng(seed)
     kept = np.ones(len(classes.root), bool)
     for members in classes.groups:
         cells = classes.cells[members]
         least = int(np.bincount(cells).min())
-        stay = max(1, (least // 2, 1, least - 1, least // 2)[seed])
+        stay = max(1, (least // 2, 1, least - 1)[seed] if seed < 3 else int(random.integers(1, least + 1)))
         for cell in range(int(cells.max()) + 1):
             inside = random.permutation(members[cells == cell])
             kept[inside[stay:]] = False
     return kept
 
 
-def _bar_around(flow: Flow, classes: Classes, name: str) -> None:
-    """Leave the channels at a node alone; all channels, if none of those there can be pruned anyway."""
-    node = flow.node(name)
-    around = [ids for t in [*node.inputs, *node.outputs] if (ids := flow.get(t)) is not None]
+def _bar_around(flow: Flow, classes: Classes, error: MisalignedError) -> None:
+    """Leave the channels at a node alone, or, where they stay already, those at the nearest node before it."""
+    node = flow.node(error.node)
     reason = f"its channels are rearranged around a {node.op} in a way that cannot be followed"
-    free = np.concatenate([np.zeros(0, np.int64), *classes.groups])
-    if any(np.isin(classes.root[ids], free).any() for ids in around):
-        for ids in around:
-            flow.bar(ids, node, reason)
-    else:
-        flow.bar(free, node, reason)
+    free = np.zeros(flow.count, bool)
+    free[np.concatenate(classes.groups)] = True
+    for place in _before(flow, (error.node, *error.others)):
+        around = [ids for t in [*place.inputs, *place.outputs] if (ids := flow.get(t)) is not None]
+        if any(free[classes.root[ids]].any() for ids in around):
+            for ids in around:
+                flow.bar(ids, node, reason)
+            return
+    warnings.warn(f"nothing can go in front of '{error.node}', but {error.what}", RuleWarning, stacklevel=2)
+    flow.bar(np.flatnonzero(free), node, reason)
+
+
+def _before(flow: Flow, names: Sequence[str]) -> Iterator[gs.Node]:
+    """Those nodes, and all in front of them, the nearest first."""
+    pending, seen = [flow.node(name) for name in names], set(names)
+    for node in pending:
+        yield node
+        for maker in (maker for tensor in node.inputs for maker in tensor.inputs):
+            if maker.name not in seen:
+                seen.add(maker.name)
+                pending.append(maker)
 
 
 def _bar_skipped(flow: Flow, skip: Sequence[str]) -> None:

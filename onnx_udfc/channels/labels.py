@@ -9,17 +9,33 @@ constants are sliced with them (`link`). A `Flow` collects that. Walking the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_udfc.channels.arithmetic import LARGEST, OPEN, Numbers, calculate, counted, plain, tensor_mark, unknown
 from onnx_udfc.channels.shapes import Shapes, Size, constant_value
+from onnx_udfc.channels.targets import Target, adapts, editable, pieces_of
+from onnx_udfc.errors import ModelError
 from onnx_udfc.model.network import Network
 
 Ids = NDArray[np.int64]
+COUNTED = "the number of its channels is used in a computation"
+
+
+class MisfitError(ModelError):
+    """A node that breaks the standard: what it is given does not fit it."""
+
+
+class RuleWarning(RuntimeWarning):
+    """A rule of ours failed on a node. What it touches is left alone, so that the result is right; it is a bug."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +70,27 @@ class Barrier:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What a Slice takes along one axis.
+
+    Attributes:
+        axis: of the tensor.
+        start: as in ONNX.
+        end: as in ONNX.
+        step: as in ONNX.
+        at: the indices that it takes, of what is at hand; None for an axis without channels, which stays as it is.
+        length: of the axis, at hand.
+    """
+
+    axis: int
+    start: int
+    end: int
+    step: int
+    at: tuple[int, ...] | None = None
+    length: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Balance:
     """Ids in blocks (blocks, length) that must keep the same number in every block."""
@@ -79,17 +116,140 @@ class Flow:
         self.created: dict[tuple[str, int], Ids] = {}
         self.count = 0
         self.blocked: dict[str, str] = {}
+        self.spans: dict[str, tuple[int, int]] = {}
+        self.numbers: dict[str, Numbers] = {}
+        self.targets: dict[str, tuple[Target, ...]] = {}
+        self._counted: list[str] = []
+        self._open = any(not _is_closed(tensor.shape) for tensor in network.graph.inputs)
         self._nodes = {node.name: node for node in network.graph.nodes}
 
     def apply(self, rule: Callable[[Flow, gs.Node], None], node: gs.Node) -> str:
-        """Run a rule; returns why it cannot be, or nothing. A node that breaks the standard must not end the walk."""
-        before = len(self.links)
+        """Run a rule; returns why it cannot be, or nothing. What a rule did before it failed is undone.
+
+        A node that breaks the standard must not end the walk, nor must a bug of ours: that is a RuleWarning, too.
+        """
+        name, before = str(node.name), self._lengths()
         try:
             rule(self, node)
-        except (ValueError, IndexError, KeyError, TypeError):
-            del self.links[before:]
-            self.blocked[str(node.name)] = f"its {node.op} node does not fit the data"
-        return self.blocked.get(str(node.name), "")
+        except MisfitError as misfit:
+            self.blocked[name] = f"its {node.op} node does not fit the data ({misfit})"
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}".rstrip(": ")
+            self.blocked[name] = f"onnx-udfc itself fails to follow them through {node.op} ({what}); please report it"
+            warnings.warn(f"node '{name}': {self.blocked[name]}", RuleWarning, stacklevel=2)
+        if name in self.blocked:
+            self._undo(node, before)
+        self.spans[name] = (before[0], len(self.links))
+        return self.blocked.get(name, "")
+
+    def _lists(self) -> tuple[list[Any], ...]:
+        return self.links, self.barriers, self.balances, self.boxes, self.edges, self.residual
+
+    def _lengths(self) -> tuple[int, ...]:
+        return *(len(found) for found in self._lists()), self.count
+
+    def _undo(self, node: gs.Node, lengths: tuple[int, ...]) -> None:
+        """Take back all that the rule of this node has noted."""
+        for found, length in zip(self._lists(), lengths, strict=False):
+            del found[length:]
+        self.count = lengths[-1]
+        for tensor in node.outputs:
+            self.labels.pop(tensor.name, None)
+        for key in [key for key in self.created if key[0] == node.name]:
+            del self.created[key]
+        self.approximate.pop(str(node.name), None)
+        self.targets.pop(str(node.name), None)
+
+    def reckon(self, node: gs.Node) -> bool:
+        """Take in a node that computes numbers from shapes; False for any other."""
+        if node.domain not in (None, "", "ai.onnx"):
+            return False
+        if node.op == "Split":
+            return self._divided(node)
+        if len(node.outputs) != 1 or not node.outputs[0].name:
+            return False
+        numbers = self._shape_of(node) if node.op in ("Shape", "Size") else self._calculated(node)
+        if numbers is not None:
+            self.numbers[node.outputs[0].name] = numbers
+        return numbers is not None
+
+    def _divided(self, node: gs.Node) -> bool:
+        """Take in a Split of a list of numbers."""
+        numbers, sizes = self.numbers.get(node.inputs[0].name), [self.size(tensor) for tensor in node.outputs]
+        if numbers is None or numbers.values.ndim != 1 or any(size is None or len(size) != 1 for size in sizes):
+            return False
+        ends = np.cumsum([size[0] for size in sizes if size is not None])
+        if ends[-1] != numbers.values.size:
+            return False
+        for tensor, values, marks in zip(
+            node.outputs, np.split(numbers.values, ends[:-1]), np.split(numbers.marks, ends[:-1]), strict=True
+        ):
+            self.numbers[tensor.name] = Numbers(values, marks)
+        return True
+
+    def _shape_of(self, node: gs.Node) -> Numbers | None:
+        """The result of Shape or Size, with a mark where channels are counted."""
+        tensor = node.inputs[0]
+        size = self.size(tensor)
+        if size is None:
+            return None
+        marks = np.full(len(size), OPEN if self._open and not isinstance(tensor, gs.Constant) else 0, object)
+        for axis in self.axes(tensor):
+            if tensor.name not in self._counted:
+                self._counted.append(tensor.name)
+            marks[axis] = tensor_mark(self._counted.index(tensor.name))
+        if node.op == "Size":
+            return Numbers(np.asarray(np.prod(size, dtype=np.int64)), np.full((), reduce(or_, marks, 0), object))
+        part = slice(node.attrs.get("start", 0), node.attrs.get("end"))
+        return Numbers(np.asarray(size, np.int64)[part], marks[part])
+
+    def _calculated(self, node: gs.Node) -> Numbers | None:
+        """The result of arithmetic on numbers that are known."""
+        if not any(t.name in self.numbers for t in node.inputs if t.name):
+            return None
+        given: list[Numbers | None] = []
+        for tensor in node.inputs:
+            numbers = None if tensor.is_empty() else self._known_numbers(tensor)
+            if numbers is None and not tensor.is_empty():
+                size = self.size(tensor)
+                if node.op != "Concat" or size is None or len(size) != 1 or size[0] > LARGEST:
+                    return None
+                numbers = unknown(size)  # one that the user gives, say: the others keep their places
+            given.append(numbers)
+        return calculate(node.op, given, node.attrs)
+
+    def _known_numbers(self, tensor: gs.Tensor) -> Numbers | None:
+        if isinstance(tensor, gs.Constant) and int(np.prod(tensor.shape)) <= LARGEST and tensor.dtype is not None:
+            return plain(np.asarray(tensor.values))
+        return self.numbers.get(tensor.name)
+
+    def number(self, node: gs.Node, index: int) -> Numbers | None:
+        """What is known of a small input of a node; None if nothing is, an empty array if it is not given."""
+        if index >= len(node.inputs) or node.inputs[index].is_empty():
+            return plain(np.zeros(0, np.int64))
+        numbers = self._known_numbers(node.inputs[index])
+        if numbers is None and (values := constant_value(node.inputs[index], self.shapes)) is not None:
+            return Numbers(values, np.full(values.shape, OPEN, object))
+        return numbers
+
+    def first_number(self, node: gs.Node, index: int) -> Numbers | None:
+        """The same for the unchanged network."""
+        return self.number(node, index)
+
+    def escape(self, node: gs.Node, name: str, places: Collection[int] | None = None) -> None:
+        """Numbers that hold a count of channels are used otherwise than as a size where those lie: they must stay.
+
+        Args:
+            node: that uses them.
+            name: of the tensor of numbers; nothing happens for any other.
+            places: which of the numbers; all if not given.
+        """
+        if name not in self.numbers:
+            return
+        marks = self.numbers[name].marks.reshape(-1)
+        for mark in marks if places is None else marks[list(places)]:
+            for tensor in counted(mark):
+                self.bar(self.labels[self._counted[tensor]], node, COUNTED)
 
     def node(self, name: str) -> gs.Node:
         """The node of that name."""
@@ -129,13 +289,13 @@ class Flow:
         """Set the ids of an output; nothing for an output that is not used or carries none.
 
         Raises:
-            ValueError: they do not fit its shape.
+            MisfitError: they do not fit its shape.
         """
         if ids is None or not tensor.name:
             return
         size = self.known(tensor)
         if len(size) != ids.ndim or any(n not in (1, d) for n, d in zip(ids.shape, size, strict=True)):
-            raise ValueError(f"{ids.shape} is left of {tensor.name} {size}")
+            raise MisfitError(f"{ids.shape} channels in '{tensor.name}' of shape {size}")
         self.labels[tensor.name] = ids
 
     def fresh(self, node: gs.Node, key: int, count: int) -> Ids:
@@ -185,33 +345,42 @@ class Flow:
     def edit_attribute(self, node: gs.Node, name: str, value: int | list[int]) -> None:
         """The attribute as it must be for the channels at hand (only a replay has fewer)."""
 
-    def edit_input(self, node: gs.Node, index: int, value: NDArray[np.int64]) -> None:
+    def edit_input(self, node: gs.Node, index: int, value: NDArray[Any]) -> None:
         """The constant input as it must be for the channels at hand (only a replay has fewer)."""
 
     def edit_sizes(self, node: gs.Node, lengths: list[int]) -> None:
         """A Split without explicit sizes gets these (only a replay needs it)."""
 
-    def cut(self, node: gs.Node, ids: Ids, axis: int, picked: slice) -> tuple[Ids, int, int]:
-        """A slice of ids along an axis, with the start and end that cut it out of the channels at hand."""
-        del node
-        return np.take(ids, np.arange(ids.shape[axis])[picked], axis), picked.start, picked.stop
+    def edit_cut(self, node: gs.Node, cuts: list[Cut]) -> None:
+        """The Slice as it must be for the channels at hand (only a replay has fewer)."""
 
-    def pick(self, node: gs.Node, ids: Ids, axis: int, indices: Ids) -> tuple[Ids, Ids]:
-        """The ids at some indices of an axis, with the indices of the channels at hand."""
-        del node
-        return np.take(ids, indices, axis), indices
+    def where(self, node: gs.Node, axis: int, picked: Ids) -> Ids:
+        """Where the channels are now that were at these indices of the node's first input; those that are left."""
+        del node, axis
+        return picked
 
-    def retarget(self, node: gs.Node, index: int, axes: set[int], sizes: Size) -> bool:
-        """Whether a computed target shape can be made to fit `sizes` along `axes`; a replay also does it."""
-        del sizes
-        pieces = target_pieces(node.inputs[index], self.shapes)
-        return pieces is None or all(axis in pieces for axis in axes)
+    def retarget(self, node: gs.Node, target: Target) -> bool:
+        """Whether a computed size follows the channels by itself or can be edited to; a replay also does it."""
+        numbers = self.number(node, target.index)
+        if numbers is None or numbers.values.ndim != 1:
+            return False
+        pieces = pieces_of(node.inputs[target.index], self.size)
+        for axis, place in target.places.items():
+            if place >= len(numbers.values):
+                return False
+            piece, mark = pieces.get(place), numbers.marks[place]
+            follows = adapts(target, axis, numbers, always=True)
+            if not follows and not (piece is not None and editable(target, piece, mark)):
+                return False
+        others = set(range(len(numbers.values))) - set(target.places.values())
+        self.escape(node, node.inputs[target.index].name, others)
+        self.targets[str(node.name)] = (*self.targets.get(str(node.name), ()), target)
+        return True
 
-    def value(self, node: gs.Node, index: int) -> NDArray[np.generic] | None:
+    def value(self, node: gs.Node, index: int) -> NDArray[Any] | None:
         """The value of an input of a node: an empty array if it is not given, None if it is not known."""
-        if index >= len(node.inputs) or node.inputs[index].is_empty():
-            return np.zeros(0, np.int64)
-        return constant_value(node.inputs[index], self.shapes)
+        numbers = self.number(node, index)
+        return None if numbers is None else numbers.values
 
     def line(self, node: gs.Node, tensor: gs.Tensor, axis: int) -> Ids | None:
         """(size along axis,) the ids of a tensor for a node that needs its channels along that axis only.
@@ -268,28 +437,6 @@ def components(count: int, edges: list[tuple[Ids, Ids]]) -> Ids:
             root = root[root]
 
 
-def target_pieces(target: gs.Tensor, shapes: Shapes) -> dict[int, tuple[gs.Node, int]] | None:
-    """Which input of which Concat gives which entry of a computed shape.
-
-    Returns:
-        entry → (Concat node, input index), of inputs with one entry only; None if the whole shape is read off a tensor,
-        so that it follows the channels by itself.
-    """
-    while target.inputs and target.inputs[0].op in ("Cast", "Identity"):
-        target = target.inputs[0].inputs[0]
-    if not target.inputs:
-        return {}
-    maker = target.inputs[0]
-    if maker.op == "Shape" and not maker.attrs:
-        return None
-    pieces: dict[int, tuple[gs.Node, int]] = {}
-    if maker.op == "Concat":
-        position = 0
-        for i, tensor in enumerate(maker.inputs):
-            size = tuple(tensor.shape) if isinstance(tensor, gs.Constant) else shapes.sizes.get(tensor.name)
-            if size is None or len(size) != 1:
-                break
-            if size == (1,):
-                pieces[position] = (maker, i)
-            position += size[0]
-    return pieces
+def _is_closed(shape: Any) -> bool:
+    """Whether a shape is fixed."""
+    return shape is not None and all(isinstance(d, int | np.integer) and d >= 0 for d in shape)

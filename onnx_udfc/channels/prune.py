@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from onnx_udfc.channels.groups import Channels
 from onnx_udfc.channels.labels import Ids, Link
 from onnx_udfc.channels.replay import Replay, replay
-from onnx_udfc.model.layers import Layer, unique_name
+from onnx_udfc.model.layers import Layer, position, unique_name
 from onnx_udfc.model.network import Network
 
 Keep = Mapping[str, NDArray[np.int64]]
@@ -48,6 +49,8 @@ def prune(network: Network, channels: Channels, keep: Keep) -> Pruned:
     for node, slices in _by_constant(walk).items():
         _slice_constant(nodes[node[0]], node[1], slices, taken)
     _edit(nodes, walk, taken)
+    for name, (picks, alone) in walk.gathers.items():
+        _gather_instead(copy.graph, nodes[name], picks, alone, taken)
     _forget_shapes(copy)
     kept_out, kept_in = _kept(network, walk)
     for name, layer in copy.layers.items():
@@ -118,11 +121,25 @@ def _edit(nodes: Mapping[str, gs.Node], walk: Replay, taken: set[str]) -> None:
         node = nodes[name]
         old = node.inputs[index] if index < len(node.inputs) else None
         if isinstance(old, gs.Constant):
-            if np.array_equal(np.ravel(old.values), value):
+            if np.array_equal(np.ravel(old.values), np.ravel(value)):
                 continue
             value = value.astype(old.values.dtype).reshape(old.values.shape if old.values.size == value.size else -1)
         node.attrs.pop("num_outputs", None)
         _set_constant(node, index, value, taken)
+
+
+def _gather_instead(graph: gs.Graph, node: gs.Node, picks: list[tuple[int, Ids]], alone: bool, taken: set[str]) -> None:
+    """Take what a Slice took by its indices: in its place if there is nothing else that it takes, else behind it."""
+    for i, (axis, indices) in enumerate(picks):
+        constant = gs.Constant(unique_name(f"{node.name}.indices", taken), indices)
+        if alone and i == 0:
+            node.op, node.attrs, node.inputs = "Gather", OrderedDict(axis=axis), [node.inputs[0], constant]
+            continue
+        out = node.outputs[0]
+        inner = gs.Variable(unique_name(f"{out.name}.cut", taken), out.dtype)
+        node.outputs = [inner]
+        behind = gs.Node("Gather", unique_name(f"{node.name}.gather", taken), {"axis": axis}, [inner, constant], [out])
+        graph.nodes.insert(position(graph, node) + 1, behind)
 
 
 def _forget_shapes(network: Network) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.channels.labels import Flow, Ids
+from onnx_udfc.channels.arithmetic import OPEN, UNKNOWN, plain
+from onnx_udfc.channels.arithmetic import cut as part_of
+from onnx_udfc.channels.labels import Cut, Flow, Ids, MisfitError
+from onnx_udfc.channels.targets import READS_SIZES, Target
 
 LARGEST_RESHAPE = 1 << 23  # ids that are laid out in full for one Reshape
 RUN_TIME = "where it is cut is only known at run time"
@@ -58,9 +63,15 @@ def split(flow: Flow, node: gs.Node) -> None:
         for tensor in node.outputs:
             flow.put(tensor, ids)
         return
-    lengths = [flow.known(tensor)[axis] for tensor in node.outputs]
-    for tensor, part in zip(node.outputs, np.split(ids, np.cumsum(lengths)[:-1], axis), strict=True):
-        flow.put(tensor, part)
+    ends = np.cumsum([flow.original_length(tensor, axis) for tensor in node.outputs])
+    if ends[-1] != flow.original_length(node.inputs[0], axis):
+        raise MisfitError(f"{ends[-1]} channels come out of it")
+    parts = [flow.where(node, axis, part) for part in np.split(np.arange(ends[-1]), ends[:-1])]
+    if not np.array_equal(np.concatenate(parts), np.arange(ids.shape[axis])):
+        raise MisfitError("its pieces lie among each other")
+    for tensor, part in zip(node.outputs, parts, strict=True):
+        flow.put(tensor, np.take(ids, part, axis))
+    lengths = [len(part) for part in parts]
     if len(node.inputs) > 1 and not node.inputs[1].is_empty():
         flow.edit_input(node, 1, np.asarray(lengths, np.int64))
     else:
@@ -68,31 +79,64 @@ def split(flow: Flow, node: gs.Node) -> None:
 
 
 def slice_(flow: Flow, node: gs.Node) -> None:
-    """A constant range of the channels."""
+    """A constant range of the channels, with any step; its ends may be computed from nothing but counts of channels."""
     ids = flow.get(node.inputs[0])
     if ids is None:
         return
-    given = [flow.value(node, i) for i in range(1, 5)]
-    if any(value is None for value in given):
+    carried = flow.axes(node.inputs[0])
+    cuts = _cuts(flow, node, ids.ndim, carried)
+    if cuts is None:
         flow.bar(ids, node, RUN_TIME)
         return
-    starts, ends, axes, steps = ([int(v) for v in value.reshape(-1)] for value in given if value is not None)
-    axes = [axis % ids.ndim for axis in axes] or list(range(len(starts)))
-    steps = steps or [1] * len(starts)
     out = ids
-    for k, axis in enumerate(axes):
-        if axis not in flow.axes(node.inputs[0]):
+    for k, cut in enumerate(cuts):
+        if cut.axis not in carried:
             continue
-        picked = slice(starts[k], ends[k], steps[k])
-        if steps[k] < 0 and ends[k] < -flow.original_length(node.inputs[0], axis):
-            picked = slice(starts[k], None, steps[k])
-        out, starts[k], ends[k] = flow.cut(node, out, axis, picked)
-    if out is not ids and len(axes) > 1 and not all(isinstance(t, gs.Constant) for t in node.inputs[1:3]):
-        flow.bar(ids, node, RUN_TIME)
-    flow.put(node.outputs[0], out)
-    if out is not ids:
-        flow.edit_input(node, 1, np.asarray(starts, np.int64))
-        flow.edit_input(node, 2, np.asarray(ends, np.int64))
+        length = flow.original_length(node.inputs[0], cut.axis)
+        picked = np.arange(length)[part_of(cut.start, cut.end, cut.step, length)]
+        at = flow.where(node, cut.axis, picked)
+        if len(picked) and not len(at):
+            raise MisfitError("nothing is left of what it takes")
+        cuts[k] = Cut(cut.axis, cut.start, cut.end, cut.step, tuple(at.tolist()), ids.shape[cut.axis])
+        out = np.take(out, at, cut.axis)
+    if out.size:
+        flow.put(node.outputs[0], out)
+    if any(cut.at is not None for cut in cuts):
+        flow.edit_cut(node, cuts)
+
+
+def _cuts(flow: Flow, node: gs.Node, rank: int, carried: set[int]) -> list[Cut] | None:
+    """What a Slice takes of every axis that it names; None if that of an axis with channels is not known.
+
+    Where channels are cut, all ends become constants, so all of them must be known.
+    """
+    given = [flow.first_number(node, i) for i in range(1, 5)]
+    if "starts" in node.attrs:  # before opset 10
+        given[:3] = [plain(np.asarray(node.attrs.get(name, []), np.int64)) for name in ("starts", "ends", "axes")]
+    starts, ends, axes, steps = given
+    if axes is None or any(axes.marks.ravel()):
+        return None
+    count = len(axes.values) or (len(starts.values) if starts is not None else rank)
+    named = [int(axis) % rank for axis in axes.values.ravel()] or list(range(count))
+    if carried.isdisjoint(named):
+        places = range(count)
+        _no_counts(flow, node, places)
+        return []
+    if starts is None or ends is None or steps is None or len(named) != len(starts.values):
+        return None
+    marks = [m for numbers in (starts, ends, steps) for m in numbers.marks.ravel()]
+    if any(int(m) & (OPEN | UNKNOWN) for m in marks):
+        return None
+    _no_counts(flow, node, [k for k, axis in enumerate(named) if axis not in carried])
+    strides = [int(v) for v in steps.values.ravel()] or [1] * count
+    ranges = zip(named, starts.values.ravel(), ends.values.ravel(), strides, strict=True)
+    return [Cut(axis, int(start), int(end), step) for axis, start, end, step in ranges]
+
+
+def _no_counts(flow: Flow, node: gs.Node, places: Sequence[int]) -> None:
+    """No count of channels may decide where other axes are cut."""
+    for tensor in node.inputs[1:3]:
+        flow.escape(node, tensor.name, places)
 
 
 def gather(flow: Flow, node: gs.Node) -> None:
@@ -101,15 +145,26 @@ def gather(flow: Flow, node: gs.Node) -> None:
         return
     axis = int(node.attrs.get("axis", 0)) % ids.ndim
     rank = len(flow.known(node.inputs[1]))
-    indices = flow.value(node, 1)
     if axis not in flow.axes(node.inputs[0]):
         flow.put(node.outputs[0], ids.reshape(ids.shape[:axis] + (1,) * rank + ids.shape[axis + 1 :]))
-    elif indices is None or rank != 1 or not isinstance(node.inputs[1], gs.Constant):
+        return
+    if not isinstance(node.inputs[1], gs.Constant):
         flow.bar(ids, node, "single channels are picked from it by Gather")
-    else:
-        out, indices = flow.pick(node, ids, axis, np.asarray(indices, np.int64))
+        return
+    length, values = flow.original_length(node.inputs[0], axis), np.asarray(node.inputs[1].values, np.int64)
+    if values.size and not -length <= values.min() <= values.max() < length:
+        raise MisfitError(f"it picks a channel that is none of {length}")
+    at = flow.where(node, axis, values.reshape(-1) % length)
+    out = np.take(ids, at, axis)
+    if rank == 1 and out.size:
         flow.put(node.outputs[0], out)
-        flow.edit_input(node, 1, indices)
+    elif rank == 0 and len(at) and flow.axes(node.inputs[0]) != {axis}:
+        flow.put(node.outputs[0], out.reshape(out.shape[:axis] + out.shape[axis + 1 :]))
+    elif out.size:
+        flow.bar(out, node, "single channels are picked from it by Gather")
+    if len(at) < values.size and (rank != 1 or not len(at)):
+        raise MisfitError("nothing is left of what it takes")
+    flow.edit_input(node, 1, at.reshape(values.shape) if rank != 1 else at)
 
 
 def transpose(flow: Flow, node: gs.Node) -> None:
@@ -148,17 +203,22 @@ def _reshaped(ids: Ids, axes: set[int], before: tuple[int, ...], after: tuple[in
         return ids.reshape(shape)
     if int(np.prod(middle)) > LARGEST_RESHAPE:
         return None
+    if np.prod(middle) != np.prod(after[first : len(after) - last]):
+        raise MisfitError(f"{before} does not make {after}")
     whole = np.broadcast_to(ids, ids.shape[:first] + middle + ids.shape[len(before) - last :])
     return whole.reshape(ids.shape[:first] + after[first : len(after) - last] + ids.shape[len(before) - last :])
 
 
 def _retarget(flow: Flow, node: gs.Node, out: Ids, after: tuple[int, ...]) -> None:
     """The target of a Reshape names the sizes of the axes with channels."""
-    target, axes = node.inputs[1], flow.axes(node.outputs[0])
+    target, axes, before = node.inputs[1], flow.axes(node.outputs[0]), flow.known(node.inputs[0])
     if isinstance(target, gs.Constant):
         sizes = [int(v) for v in target.values.reshape(-1)]
-        flow.edit_input(node, 1, np.asarray([_new_size(s, after[a], a in axes) for a, s in enumerate(sizes)]))
-    elif not flow.retarget(node, 1, axes, after):
+        flow.edit_input(node, 1, np.asarray([_new_size(s, after[a], a in axes) for a, s in enumerate(sizes)], np.int64))
+        return
+    copied = {} if node.attrs.get("allowzero", 0) else {axis: before[axis] for axis in axes if axis < len(before)}
+    wanted = {axis: after[axis] for axis in axes}
+    if not flow.retarget(node, Target(node.op, 1, {axis: axis for axis in axes}, wanted, copied, (-1,))):
         flow.bar(out, node, "its shape is computed at run time in a way that cannot be followed")
 
 
@@ -184,8 +244,12 @@ def expand(flow: Flow, node: gs.Node) -> None:
         offset = len(after) - len(sizes)
         named = [s > 1 and a + offset in axes for a, s in enumerate(sizes)]
         new = [after[a + offset] if named[a] else s for a, s in enumerate(sizes)]
-        flow.edit_input(node, 1, np.asarray(new))
-    elif not flow.retarget(node, 1, axes, after):
+        flow.edit_input(node, 1, np.asarray(new, np.int64))
+        return
+    numbers = flow.number(node, 1)
+    offset = 0 if numbers is None else len(after) - len(numbers.values)
+    places = {axis: axis - offset for axis in axes if axis >= offset}
+    if not flow.retarget(node, Target(node.op, 1, places, {axis: after[axis] for axis in places}, {}, (1,))):
         flow.bar(ids, node, "its shape is computed at run time in a way that cannot be followed")
 
 
@@ -207,10 +271,14 @@ def pad(flow: Flow, node: gs.Node) -> None:
     if ids is None:
         return
     amounts, axes = flow.value(node, 1), flow.value(node, 3)
+    if "pads" in node.attrs:  # before opset 11
+        amounts = np.asarray(node.attrs["pads"], np.int64)
     if amounts is None or axes is None:
         flow.bar(ids, node, PAD_RUN_TIME)
         return
     pads = [int(v) for v in amounts.reshape(-1)]
+    if len(pads) != 2 * (axes.size or ids.ndim):
+        raise MisfitError(f"it names {len(pads)} amounts")
     named = [int(a) % ids.ndim for a in axes.reshape(-1)] or list(range(ids.ndim))
     out, carried = ids, flow.axes(node.inputs[0])
     for k, axis in enumerate(named):
@@ -223,10 +291,13 @@ def pad(flow: Flow, node: gs.Node) -> None:
         ends = [flow.fresh(node, side, length) for side, length in enumerate((before, after))]
         out = np.concatenate([_shaped(ends[0], axis, ids.ndim), out, _shaped(ends[1], axis, ids.ndim)], axis)
         pads[k], pads[k + len(named)] = len(ends[0]), len(ends[1])
-    if out is not ids and not isinstance(node.inputs[1], gs.Constant):
+    by_attribute = "pads" in node.attrs
+    if out is not ids and not by_attribute and not isinstance(node.inputs[1], gs.Constant):
         flow.bar(ids, node, PAD_RUN_TIME)
     flow.put(node.outputs[0], out)
-    if out is not ids:
+    if out is not ids and by_attribute:
+        flow.edit_attribute(node, "pads", pads)
+    elif out is not ids:
         flow.edit_input(node, 1, np.asarray(pads, np.int64))
 
 
@@ -244,16 +315,25 @@ def resize(flow: Flow, node: gs.Node) -> None:
     if any(before[axis] != after[axis] for axis in axes) or not axes:
         flow.bar(ids, node, f"{node.op} resizes along its channels")
     flow.put(node.outputs[0], ids)
-    if len(node.inputs) > 3 and not node.inputs[3].is_empty() and "axes" not in node.attrs:
-        _resize_target(flow, node, ids, after)
+    named = [int(a) % ids.ndim for a in node.attrs.get("axes", range(ids.ndim))]
+    places = {axis: place for place, axis in enumerate(named) if axis in axes}
+    for index in READS_SIZES[node.op]:
+        if index < len(node.inputs) and not node.inputs[index].is_empty():
+            by_size = index == 3
+            wanted = {axis: after[axis] if by_size else 1 for axis in places}
+            _resize_target(flow, node, ids, Target(node.op, index, places, wanted, {}))
 
 
-def _resize_target(flow: Flow, node: gs.Node, ids: Ids, after: tuple[int, ...]) -> None:
-    target, axes = node.inputs[3], flow.axes(node.outputs[0])
-    if isinstance(target, gs.Constant):
-        sizes = [int(v) for v in target.values.reshape(-1)]
-        flow.edit_input(node, 3, np.asarray([after[a] if a in axes else s for a, s in enumerate(sizes)]))
-    elif not flow.retarget(node, 3, axes, after):
+def _resize_target(flow: Flow, node: gs.Node, ids: Ids, target: Target) -> None:
+    """Sizes must be those of the channels, scales 1."""
+    tensor = node.inputs[target.index]
+    if isinstance(tensor, gs.Constant):
+        if target.index == 3 and tensor.values.size:
+            sizes = np.asarray(tensor.values).reshape(-1).copy()
+            for axis, place in target.places.items():
+                sizes[place] = target.wanted[axis]
+            flow.edit_input(node, 3, sizes)
+    elif not flow.retarget(node, target):
         flow.bar(ids, node, "its size is computed at run time in a way that cannot be followed")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import onnx_graphsurgeon as gs
 
@@ -10,16 +10,9 @@ from onnx_udfc.channels.labels import Flow
 from onnx_udfc.channels.rules import elementwise as value_ops
 from onnx_udfc.channels.rules import layers as layer_ops
 from onnx_udfc.channels.rules import shape as shape_ops
+from onnx_udfc.channels.targets import READS_SIZES
 
 ChannelRule = Callable[[Flow, gs.Node], None]
-
-
-def _shape_reading(_flow: Flow, _node: gs.Node) -> None:
-    """Shape: what is computed from it follows the channels at run time."""
-
-
-def _counting(flow: Flow, node: gs.Node) -> None:
-    flow.bar(flow.get(node.inputs[0]), node, "the number of its values is used in a computation")
 
 
 def _quantized(flow: Flow, node: gs.Node) -> None:
@@ -27,6 +20,7 @@ def _quantized(flow: Flow, node: gs.Node) -> None:
         flow.bar(flow.get(tensor), node, "it is already quantized")
 
 
+READS_ENDS = {"Slice": (1, 2)}  # where the rule looks at counts of channels itself
 PASSING = (
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "CastLike", "Ceil", "Celu", "Clip",
     "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity",
@@ -80,8 +74,6 @@ CHANNEL_RULES: dict[str, ChannelRule] = {
     "Pad": shape_ops.pad,
     "Reshape": shape_ops.reshape,
     "Resize": shape_ops.resize,
-    "Shape": _shape_reading,
-    "Size": _counting,
     "Slice": shape_ops.slice_,
     "SpaceToDepth": shape_ops.space_to_depth,
     "Split": shape_ops.split,
@@ -98,13 +90,25 @@ def propagate(flow: Flow) -> None:
     graph = flow.network.graph
     for node in graph.nodes:
         outer = _outer_names(node)
-        carries = any(t.name in flow.labels for t in node.inputs) or any(name in flow.labels for name in outer)
-        if carries or node.name in flow.network.layers:
+        names = {t.name for t in node.inputs} | outer
+        if not outer and flow.reckon(node):
+            continue
+        if node.name in flow.network.layers or not names.isdisjoint(flow.labels):
             _apply(flow, node, outer)
+        else:
+            _escape(flow, node, outer, ())
     for tensor in graph.outputs:
+        end = tensor.inputs[0] if tensor.inputs else None
         if tensor.name in flow.labels:
-            end = tensor.inputs[0]
             flow.bar(flow.labels[tensor.name], end, "it is an output of the network", tensor.name)
+        if end is not None:
+            flow.escape(end, tensor.name)
+
+
+def _escape(flow: Flow, node: gs.Node, outer: set[str], handled: Collection[int]) -> None:
+    """Counts of channels that a node reads otherwise than as a size that its rule looks at."""
+    for name in {t.name for i, t in enumerate(node.inputs) if i not in handled} | outer:
+        flow.escape(node, name)
 
 
 def _apply(flow: Flow, node: gs.Node, outer: set[str]) -> None:
@@ -123,6 +127,7 @@ def _apply(flow: Flow, node: gs.Node, outer: set[str]) -> None:
     if blocked:
         for name in {t.name for t in node.inputs} | outer:
             flow.bar(flow.labels.get(name), node, blocked)
+    _escape(flow, node, outer, () if blocked else (*READS_SIZES.get(node.op, ()), *READS_ENDS.get(node.op, ())))
 
 
 def _outer_names(node: gs.Node) -> set[str]:
