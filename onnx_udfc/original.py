@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_udfc.channels.groups import Channels, find_groups
 from onnx_udfc.decide.counts_and_bits import AUTO_WIDTHS
-from onnx_udfc.decide.plan import prunable
+from onnx_udfc.decide.plan import factorable, prunable
 from onnx_udfc.inputs.classes import balanced_inputs, shows_classes
 from onnx_udfc.inputs.network_inputs import NetworkInputs, settle_sizes
 from onnx_udfc.integers import equalized
@@ -26,7 +26,7 @@ MANY_LAYERS = 56  # from here on SAMPLES
 # costs time, what is shared too often is wrong.
 _NOT_FED = (
     "prune", "prune_layer", "bits", "activations", "target", "method", "allocate", "budget", "align", "require",
-    "select", "prune_stream", "provider", "validate", "task", "force", "attribution", "verbose", "debug",
+    "select", "factor", "prune_stream", "provider", "validate", "task", "force", "attribution", "verbose", "debug",
 )  # fmt: skip
 
 
@@ -39,6 +39,7 @@ class Trace:
         network: what was run: the original, or a copy with equalized channels (`Network.scale` says by how much).
         groups: names of the groups whose channels are ordered.
         widths: bits whose errors of rounding are wanted.
+        factorable: layers whose curves of rank are wanted.
         inputs: what was fed.
         reference: what came of it.
     """
@@ -47,6 +48,7 @@ class Trace:
     network: Network
     groups: tuple[str, ...]
     widths: tuple[float, ...]
+    factorable: tuple[str, ...]
     inputs: NetworkInputs
     reference: Reference
 
@@ -106,16 +108,18 @@ def traced(original: Original, options: Options, advance: Callable[[str], None])
     groups = prunable(original.channels, options)
     names, widths = tuple(g.name for g in groups), AUTO_WIDTHS if options.bits == "auto" else ()
     last = original.trace
-    same = last is not None and (last.asked, last.groups, last.widths) == (asked, names, widths)
+    split = factorable(original.network, options)
+    wanted = (asked, names, widths, split)
+    same = last is not None and (last.asked, last.groups, last.widths, last.factorable) == wanted
     if last is not None and same and _same_scale(last.network, network):
         return last
     original.trace = last = None  # two of them would take twice the memory
     reference = trace(
         network, inputs.values, groups, matched=inputs.source == "synthetic", few=not shows_classes(network, inputs),
         samples=samples_for(len(network.layers)), seed=options.seed, threads=options.threads or 0, advance=advance,
-        widths=widths,
+        widths=widths, factorable=split,
     )  # fmt: skip
-    original.trace = Trace(asked, network, names, widths, inputs, reference)
+    original.trace = Trace(asked, network, names, widths, split, inputs, reference)
     return original.trace
 
 

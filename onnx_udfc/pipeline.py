@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import Pruned, prune
-from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, skipped
+from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, skipped, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Placement, check_activations, emit
@@ -33,7 +33,7 @@ from onnx_udfc.outputs import same_file
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.repair.absorb import absorb_copies
 from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
-from onnx_udfc.repair.refit import Repaired, RepairSettings, repair
+from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
 from onnx_udfc.runtime.sessions import Source
 from onnx_udfc.summary import Outcome, make_report
 
@@ -221,8 +221,9 @@ def _explained(report: Report, outcome: Outcome, original: Network, options: Opt
     values = make_inputs(original, options, OTHER_IMAGES).values
     specs = input_specs_of(original)
     return explain(
-        report, network.to_model(), outcome.emitted.model, specs, values, pruned.kept_in, pruned.kept_out, network.scale
-    )
+        report, network.to_model(), outcome.emitted.model, specs, values, pruned.kept_in, pruned.kept_out,
+        network.scale, outcome.plan.parts,
+    )  # fmt: skip
 
 
 def _asks_for_work(options: Options) -> bool:
@@ -240,16 +241,19 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
         run_of_it = traced(original, options, run.advance)
     network, inputs, reference = run_of_it.network, run_of_it.inputs, run_of_it.reference
     orders = removals(network, groups, options, reference.removals)
-    plan = make_plan(network, channels, groups, orders, options, reference.rounding, original.loaded.bytes)
+    plan = make_plan(
+        network, channels, groups, orders, options, reference.rounding, original.loaded.bytes, reference.curves
+    )
     pruned = prune(network, channels, plan.keep)
+    plan = split_layers(pruned, plan)
     plan, placement = placed(pruned.network, plan, options)
     with run.stage("compressed network", len(network.layers)):
         start = reference.network.copy()
         absorb_copies(start, network, channels, plan.keep)
         matched = prune(start, channels, plan.keep).network
-        repaired = repair(
-            pruned, matched, reference, plan.bits, RepairSettings(threads=options.threads or 0), run.advance
-        )
+        settings = RepairSettings(threads=options.threads or 0)
+        parts = split_matched(matched, plan.factors)
+        repaired = repair(pruned, matched, reference, plan.bits, settings, run.advance, parts)
     if placement is not None:
         # Ranges of the network as it is shipped: those of the matched domain cost MobileNetV1 20 points more.
         with run.stage("ranges"):

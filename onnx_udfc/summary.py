@@ -51,7 +51,7 @@ class Outcome:
 def make_report(outcome: Outcome, options: Options, timings: Mapping[str, float]) -> Report:
     """The report of one compression."""
     before = _counts(outcome.network)
-    after = _counts(outcome.pruned.network)
+    after = _whole(_counts(outcome.pruned.network), outcome.plan)
     model, checked = outcome.emitted.model, outcome.checked
     sum_before, sum_after = totals(before), totals(after)
     return Report(
@@ -74,6 +74,15 @@ def make_report(outcome: Outcome, options: Options, timings: Mapping[str, float]
 def _counts(network: Network) -> dict[str, Count]:
     sizes = resolve(network).sizes
     return {name: count(layer, sizes) for name, layer in network.layers.items()}
+
+
+def _whole(counts: Mapping[str, Count], plan: Plan) -> dict[str, Count]:
+    """Counts by the layers of the original: two that stand for one are added up."""
+    whole = {name: c for name, c in counts.items() if name not in plan.parts}
+    for first, name in plan.parts.items():
+        both = counts[first], whole[name]
+        whole[name] = Count(sum(c.parameters for c in both), sum(c.macs for c in both))
+    return whole
 
 
 def _group(group: ChannelGroup, plan: Plan) -> GroupReport:
@@ -111,6 +120,8 @@ def _layer(outcome: Outcome, layer: Layer, before: Count, after: Count) -> Layer
         macs_before=before.macs,
         macs_after=after.macs,
         form=outcome.emitted.forms.get(layer.name, ""),
+        kind="factored" if layer.name in outcome.plan.factors else "whole",
+        rank=outcome.plan.factors[layer.name].rank if layer.name in outcome.plan.factors else None,
     )
 
 

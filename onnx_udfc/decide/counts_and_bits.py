@@ -1,4 +1,4 @@
-"""From what the user asks for to channel counts and bits: ratios, budgets, or both."""
+"""From what the user asks for to channel counts, ranks and bits: ratios, budgets, or both."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from onnx_udfc.decide.allocate import (
 )
 from onnx_udfc.decide.file_size import FLOAT, file_size, with_biases, written_bytes
 from onnx_udfc.decide.footprint import Footprint, footprint
-from onnx_udfc.decide.latency_table import latency_table, measured_ratio
+from onnx_udfc.decide.latency_table import Times, latency_table, layer_times, measured_ratio
+from onnx_udfc.decide.ranks import Ranks, Saving, rank_levels, saved_macs, saved_weights
 from onnx_udfc.errors import RequestError
+from onnx_udfc.model.factored import Factor, bits_of_parts, factor
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import MEASURED, Removal
+from onnx_udfc.numerics.factors import Curve
 from onnx_udfc.numerics.knapsack import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options import Budget, Options
@@ -37,6 +40,7 @@ Double = NDArray[np.float64]
 AUTO_WIDTHS = (8, 6, 5, 4, 3.7, 3.46, 3.17, 3, 2.32, 2)
 BITS_FIRST = 1e-6  # weighs rounding so that channels go only when all layers are narrow: it was always less harmful
 COARSE, FEW_BITS = 0.1, 3  # the same for fewer bits than this, which do harm channels might do less of
+CHANNELS_HARDER = 4  # what a lost channel does beside a lost rank of the same error: it is lost to all layers behind
 SLACK = 0.01  # room that is worth an unaligned count
 CORRECTIONS = 6  # how often a limit is moved until what is really written or timed meets it
 _WITHIN = {"bytes": (0.99, 1.0), "latency": (0.95, 1.03)}  # of the limit: what is near enough
@@ -50,11 +54,13 @@ class Decision:
         counts: group name → channels it keeps.
         bits: layer name → bits, for the layers that are quantized.
         why: group name → why it keeps all channels, in words for the user, for the groups that do.
+        factors: layer name → what it is split into, for the layers that are split.
     """
 
     counts: Mapping[str, int]
     bits: Mapping[str, float]
     why: Mapping[str, str] = field(default_factory=dict)
+    factors: Mapping[str, Factor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Subject:
         layers: names of the layers that may be quantized.
         rounding: layer name → bits → damage of rounding; needed for `--bits auto`.
         bytes: size of the original's file.
+        curves: layer name → what each way to split it loses, for the layers that may be split.
     """
 
     network: Network
@@ -78,6 +85,7 @@ class Subject:
     layers: tuple[str, ...]
     rounding: Mapping[str, Mapping[float, float]]
     bytes: int
+    curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
 
 
 def decide(subject: Subject, options: Options) -> Decision:
@@ -88,7 +96,8 @@ def decide(subject: Subject, options: Options) -> Decision:
     """
     ratios = {g.name: options.prune for g in subject.groups} | _named_ratios(subject.groups, options)
     budgets = options.budgets()
-    if not budgets and (_even(options) or not subject.groups or options.prune_layer):
+    free = subject.groups or subject.curves
+    if not budgets and (_even(options) or not free or options.prune_layer):
         return _by_ratios(subject, ratios, options)
     return _Decider(subject, options).decide(budgets)
 
@@ -130,15 +139,32 @@ def _even(options: Options) -> bool:
 
 
 class _Decider:
-    """The variables: kept channels of all groups, then bits of all layers (constant unless bits are free)."""
+    """The variables: kept channels of all groups, then levels of rank and then bits of all layers."""
 
     def __init__(self, subject: Subject, options: Options) -> None:
         self.subject, self.options = subject, options
         self.size: Footprint = footprint(subject.network, subject.channels, subject.groups)
         self.split = len(subject.groups)
+        self.bits_at = self.split + len(subject.network.layers)
+        self.times = self._layer_times() if "latency" in options.budget else None
+        sizes = subject.channels.shapes.sizes
+        self.ranks: Ranks = rank_levels(subject.network, sizes, self.size, subject.curves, self._saving())
         self.free = options.bits == "auto"
         self.streams = options.prune_stream == "on"  # else only where nothing else meets the limits
         self.table = self._levels(options.alignment)
+
+    def _layer_times(self) -> Times:
+        subject = self.subject
+        splits = {name: [c.split for c in curves] for name, curves in subject.curves.items()}
+        return layer_times(subject.network, subject.channels, self.size, splits, self.options.threads or 1)
+
+    def _saving(self) -> Saving:
+        """What a split is to save: time, multiply-accumulates or weights, whatever is asked for first."""
+        if self.times is not None:
+            return self.times.saved
+        if "macs" in self.options.budget or not self.options.budget:
+            return saved_macs(self.subject.network, self.subject.channels.shapes.sizes, self.size)
+        return saved_weights(self.size)
 
     def decide(self, budgets: Sequence[Budget]) -> Decision:
         """Solve, look at what really comes out, and move the limits until it fits."""
@@ -150,9 +176,12 @@ class _Decider:
 
     def _levels(self, align: Align) -> Levels:
         rows = group_levels(self.subject.groups, self.subject.removals, align)
+        if self.subject.curves:
+            rows = [(n, CHANNELS_HARDER * d) for n, d in rows]
         held = [not self.streams and group.kind == "stream" for group in self.subject.groups]
         rows = [(n[:1], d[:1]) if hold else (n, d) for (n, d), hold in zip(rows, held, strict=True)]
-        return levels([*rows, *self._bit_rows()])
+        ranks = [(np.arange(len(d), dtype=np.float64), d) for d in self.ranks.damage]
+        return levels([*rows, *ranks, *self._bit_rows()])
 
     def _bit_rows(self) -> list[tuple[Double, Double]]:
         """Bits of each layer of the network: free ones start at the widest."""
@@ -172,22 +201,26 @@ class _Decider:
         meter, whole = getattr(self, f"_{budget.key}_meter")()
         return Demand(budget.key, budget.limit(whole), meter)
 
+    def _parts(self, values: Double) -> tuple[Double, Double, Double]:
+        """Kept channels (..., G), levels of rank (..., L) and bits (..., L)."""
+        return values[..., : self.split], values[..., self.split : self.bits_at], values[..., self.bits_at :]
+
     def _macs_meter(self) -> tuple[Meter, float]:
-        return (lambda v: self.size.macs(v[..., : self.split])), float(self.size.macs(self.size.channels))
+        return (lambda v: self.ranks.macs(*self._parts(v)[:2])), float(self.size.macs(self.size.channels))
 
     def _params_meter(self) -> tuple[Meter, float]:
-        return (lambda v: self.size.params(v[..., : self.split])), float(self.size.params(self.size.channels))
+        return (lambda v: self.ranks.params(*self._parts(v)[:2])), float(self.size.params(self.size.channels))
 
     def _bytes_meter(self) -> tuple[Meter, float]:
         bits = self.options.bits
         widths: tuple[float, ...] = AUTO_WIDTHS if self.free else () if bits == FLOAT else (int(bits),)
-        file = file_size(self.subject.network, self.size, widths, self.options)
-        return (lambda v: file.bytes(v[..., : self.split], v[..., self.split :])), float(self.subject.bytes)
+        file = file_size(self.subject.network, self.ranks, widths, self.options)
+        return (lambda v: file.bytes(*self._parts(v))), float(self.subject.bytes)
 
     def _latency_meter(self) -> tuple[Meter, float]:
-        threads = self.options.threads or 1
-        times = latency_table(self.subject.network, self.subject.channels, self.size, threads)
-        return (lambda v: times.ratio(v[..., : self.split])), 1.0
+        assert self.times is not None
+        times = latency_table(self.times, self.ranks)
+        return (lambda v: times.ratio(*self._parts(v)[:2])), 1.0
 
     def _solved(self, demands: Sequence[Demand]) -> Double:
         if _even(self.options) and not self.free:
@@ -201,7 +234,7 @@ class _Decider:
             self.table = self._levels(self.options.alignment)
             return self._solved(demands)
         values = self._filled(self.table.at(chosen), demands)
-        if not self.free:
+        if not self.free and not self.subject.curves:
             values = self._not_worse(values, demands)
         return values
 
@@ -257,16 +290,20 @@ class _Decider:
 
     def _decision(self, values: Double) -> Decision:
         counts = {g.name: int(n) for g, n in zip(self.subject.groups, values, strict=False)}
-        bits = dict(
-            zip(
-                self.subject.network.layers,
-                (int(b) if b.is_integer() else float(b) for b in values[self.split :]),
-                strict=True,
-            )
-        )
+        _, ranks, widths = self._parts(values)
+        plain = (int(b) if b.is_integer() else float(b) for b in widths)
+        bits = {name: b for name, b in zip(self.subject.network.layers, plain, strict=True) if b != FLOAT}
         whole = [g for g in self.subject.groups if counts[g.name] == g.channels]
         why = {g.name: self._why_whole(g) for g in whole}
-        return Decision(counts, {name: b for name, b in bits.items() if b != 32}, why)
+        return Decision(counts, bits, why, self._worthwhile(values, ranks))
+
+    def _worthwhile(self, values: Double, ranks: Double) -> dict[str, Factor]:
+        """The splits that make their layer smaller with the channels that it keeps."""
+        out, into = self.size.lengths(values[: self.split])
+        lengths = dict(zip(self.size.layers, zip(out, into, self.size.kernel, strict=True), strict=True))
+        chosen = self.ranks.chosen(ranks)
+        whole = {name: float(np.prod(lengths[name])) for name in chosen}
+        return {n: f for n, f in chosen.items() if f.parameters(int(lengths[n][0]), int(lengths[n][1])) < whole[n]}
 
     def _why_whole(self, group: ChannelGroup) -> str:
         if not self.streams and group.kind == "stream":
@@ -310,9 +347,11 @@ class _Decider:
         decision = self._decision(values)
         keep = keep_sets(self.subject.groups, self.subject.removals, decision.counts)
         small = prune(self.subject.network, self.subject.channels, keep).network
+        names = factor(small, decision.factors)
         found = {}
         if "bytes" in keys:
-            found["bytes"] = float(written_bytes(with_biases(small), decision.bits, self.options))
+            bits = bits_of_parts(decision.bits, names)
+            found["bytes"] = float(written_bytes(with_biases(small), bits, self.options))
         if "latency" in keys:
             found["latency"] = measured_ratio(self.subject.network, small, self.options.threads or 1)
         return found

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_udfc.decide.footprint import Footprint
+from onnx_udfc.decide.ranks import Ranks
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import activation_tensors, emit
 from onnx_udfc.model.files import model_bytes
@@ -25,6 +25,7 @@ from onnx_udfc.options import Options
 Double = NDArray[np.float64]
 FLOAT = 32
 _SCALE_BYTES = 4
+_NODE_BYTES = 150  # of one more node with its names; what is written in the end is measured
 
 
 @dataclass(frozen=True)
@@ -32,23 +33,24 @@ class FileSize:
     """A model of the file's size.
 
     Attributes:
-        size: of the layers.
+        ranks: what the layers may become.
         base: bytes that no choice changes.
         weight: bits → bytes that a weight of each layer takes (L,).
         layer: bits → bytes that each layer adds in nodes and names; 0 for float.
     """
 
-    size: Footprint
+    ranks: Ranks
     base: float
     weight: Mapping[float, Double]
     layer: Mapping[float, float]
 
-    def bytes(self, kept: Double, bits: Double) -> Double:
-        """Bytes (...) for kept channels (..., G) and bits (..., L)."""
-        out, into = self.size.lengths(kept)
-        entries = out * into * self.size.kernel
-        total = entries * _looked_up(self.weight, bits) + _looked_up(self.layer, bits)
+    def bytes(self, kept: Double, level: Double, bits: Double) -> Double:
+        """Bytes (...) for kept channels (..., G), levels of rank (..., L) and bits (..., L)."""
+        out, _ = self.ranks.size.lengths(kept)
+        each = _looked_up(self.layer, bits)
+        total = self.ranks.weights(kept, level) * _looked_up(self.weight, bits) + each
         total += out * (_SCALE_BYTES + _SCALE_BYTES * (bits < FLOAT))
+        total += np.where(level > 0, each + _NODE_BYTES + self.ranks.rank(level) * _SCALE_BYTES * (bits < FLOAT), 0.0)
         return np.asarray(self.base + total.sum(-1))
 
 
@@ -59,15 +61,16 @@ def _looked_up(table: Mapping[float, Double] | Mapping[float, float], bits: Doub
     return found
 
 
-def file_size(network: Network, size: Footprint, widths: Sequence[float], options: Options) -> FileSize:
+def file_size(network: Network, ranks: Ranks, widths: Sequence[float], options: Options) -> FileSize:
     """Measure how the network is written.
 
     Args:
         network: the original.
-        size: of its layers.
+        ranks: what its layers may become.
         widths: weight bits that will be asked for.
         options: the target decides how codes are stored.
     """
+    size = ranks.size
     out, layers = float(size.out.sum()), list(network.layers.values())
     entries = np.maximum(size.out * size.into * size.kernel, 1.0)
     stored = np.array([layer.weight_bytes for layer in layers], np.float64)
@@ -82,7 +85,7 @@ def file_size(network: Network, size: Footprint, widths: Sequence[float], option
         weight[bits] = codes / entries
         left = model_bytes(model) - base - float(codes.sum()) - 2 * out * _SCALE_BYTES
         layer[bits] = left / max(len(layers), 1)
-    return FileSize(size, base, weight, layer)
+    return FileSize(ranks, base, weight, layer)
 
 
 def with_biases(network: Network) -> Network:

@@ -11,7 +11,7 @@ guide for the allocation; `measured_ratio` is the truth.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,66 +22,151 @@ from onnx import helper, numpy_helper
 from onnx_udfc.channels.groups import Channels
 from onnx_udfc.channels.shapes import Size
 from onnx_udfc.decide.footprint import Footprint
+from onnx_udfc.decide.ranks import Ranks
 from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.inputs.sizes import wanted_inputs
+from onnx_udfc.model.factored import Factor, factor
 from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.factors import Split
 from onnx_udfc.runtime.latency import Run, paired_latency
 from onnx_udfc.runtime.sessions import open_session
 
 Double = NDArray[np.float64]
+Index = NDArray[np.int64]
 Feeds = Mapping[str, NDArray[np.float32]]
 
 SHARES = ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.5, 0.5), (0.25, 0.25))  # of output and input channels
+RANK_SHARES = ((0.5, 1.0), (0.25, 1.0), (0.125, 1.0), (0.25, 0.5))  # of the ranks between and the layer's own
 ROUNDS = 7
 SECONDS = 2.0  # for each look at the real ratio
 _SOLVER_SWEEPS = 200
 
 
 @dataclass(frozen=True)
-class LatencyTable:
-    """Times of the layers.
+class Times:
+    """Times of the layers, whole and split.
 
     Attributes:
         size: lengths of the layers.
         terms: (L, 4) a, b, c, d in seconds.
+        splits: layer name → kind of split → (2, 4) terms of both parts.
         rest: seconds of the original that belong to no layer.
     """
 
     size: Footprint
     terms: Double
+    splits: Mapping[str, Mapping[str, Double]]
     rest: float
 
-    def seconds(self, kept: Double) -> Double:
-        """Predicted seconds (...) for kept channels (..., G)."""
-        out, into = self.size.lengths(kept)
-        a, b, c, d = self.terms.T
-        return np.asarray((a + b * out + c * into + d * out * into).sum(-1) + self.rest)
+    def saved(self, at: int, split: Split, ranks: Index) -> Double:
+        """Seconds (n,) that splitting a layer of the original saves, at these ranks (n,)."""
+        out, into = self.size.out[at], self.size.into[at]
+        first, second = self.splits[self.size.layers[at]][split.kind]
+        whole = _seconds_of(self.terms[at], out, into)
+        return np.asarray(whole - _seconds_of(first, ranks, into) - _seconds_of(second, out, ranks))
 
-    def ratio(self, kept: Double) -> Double:
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """The time of the network as a function of what is kept.
+
+    Attributes:
+        times: of its layers.
+        ranks: what they may become.
+        parts: (2, L, K, 4) terms of both parts at each level.
+    """
+
+    times: Times
+    ranks: Ranks
+    parts: Double
+
+    def seconds(self, kept: Double, level: Double) -> Double:
+        """Predicted seconds (...) for kept channels (..., G) and levels of rank (..., L)."""
+        out, into = self.times.size.lengths(kept)
+        first, second = self.parts[:, np.arange(len(self.parts[0])), level.astype(np.int64)]
+        rank = self.ranks.rank(level)
+        whole = _seconds_of(self.times.terms, out, into)
+        split = _seconds_of(first, rank, into) + _seconds_of(second, out, rank)
+        return np.asarray(np.where(level > 0, split, whole).sum(-1) + self.times.rest)
+
+    def ratio(self, kept: Double, level: Double) -> Double:
         """Predicted share (...) of the original's time."""
-        return np.asarray(self.seconds(kept) / self.seconds(self.size.channels))
+        whole = self.seconds(self.times.size.channels, np.zeros(len(self.times.terms)))
+        return np.asarray(self.seconds(kept, level) / whole)
 
 
-def latency_table(network: Network, channels: Channels, size: Footprint, threads: int) -> LatencyTable:
-    """Time every distinct layer of the network, and the network."""
-    known: dict[object, Double] = {}
-    terms = []
-    for layer in network.layers.values():
-        source = channels.shapes.sizes.get(layer.node.inputs[0].name)
-        key = (layer.kind, layer.constant.shape, source, layer.groups, str(layer.node.attrs))
+def _seconds_of(terms: Double, out: Double | Index, into: Double | Index) -> Double:
+    """The module's equation for terms (..., 4)."""
+    a, b, c, d = np.moveaxis(terms, -1, 0)
+    return np.asarray(a + b * out + c * into + d * out * into)
+
+
+def latency_table(times: Times, ranks: Ranks) -> LatencyTable:
+    """The table for these levels of rank."""
+    parts = np.zeros((2, *ranks.into.shape, 4))
+    for i, (name, factors) in enumerate(zip(ranks.size.layers, ranks.factors, strict=True)):
+        for k, chosen in enumerate(factors, start=1):
+            parts[:, i, k] = times.splits[name][chosen.split.kind]
+    return LatencyTable(times, ranks, parts)
+
+
+def layer_times(
+    network: Network, channels: Channels, size: Footprint, splits: Mapping[str, Sequence[Split]], threads: int
+) -> Times:
+    """Time every distinct layer of the network, whole and split, and the network.
+
+    Args:
+        network: the original.
+        channels: its channels, for the shapes of its tensors.
+        size: of its layers.
+        splits: layer name → how it may be split.
+        threads: threads of onnxruntime.
+    """
+    known: dict[object, tuple[Double, dict[str, Double]]] = {}
+    found: dict[str, tuple[Double, dict[str, Double]]] = {}
+    for name, layer in network.layers.items():
+        source, target = (channels.shapes.sizes.get(t.name) for t in (layer.node.inputs[0], layer.node.outputs[0]))
+        kinds = tuple(splits.get(name, ()))
+        key = (layer.kind, layer.constant.shape, source, layer.groups, str(layer.node.attrs), kinds)
         if key not in known:
-            known[key] = np.zeros(4) if source is None else _fit(_timed_widths(layer, source, threads))
-        terms.append(known[key])
-    table = LatencyTable(size, np.array(terms).reshape(-1, 4), 0.0)
-    whole = _whole(network, threads)
-    return LatencyTable(size, table.terms, max(0.0, whole - float(table.seconds(size.channels))))
+            whole = np.zeros(4) if source is None else _fit(_timed_widths(layer, source, threads, SHARES))
+            sizes = None if source is None or target is None else (source, target)
+            parts: dict[str, Double] = {s.kind: _timed_parts(network, name, s, sizes, threads) for s in kinds}
+            known[key] = whole, parts
+        found[name] = known[key]
+    terms = np.array([whole for whole, _ in found.values()]).reshape(-1, 4)
+    layers = float(_seconds_of(terms, size.out, size.into).sum())
+    return Times(
+        size, terms, {n: parts for n, (_, parts) in found.items()}, max(0.0, _whole(network, threads) - layers)
+    )
 
 
-def _timed_widths(layer: Layer, source: Size, threads: int) -> list[tuple[float, float, float]]:
+def _timed_parts(network: Network, name: str, split: Split, sizes: tuple[Size, Size] | None, threads: int) -> Double:
+    """Terms (2, 4) of both layers of a split, timed at some ranks; nothing is saved where the shapes are unknown."""
+    if sizes is None:
+        return np.array([[np.inf, 0.0, 0.0, 0.0]] * 2)
+    source, target = sizes
+    layer = network.layers[name]
+    rank = max(1, min(layer.in_channels * split.taps[0], layer.out_channels * split.taps[1]))
+    copy = network.copy()
+    first = next(iter(factor(copy, {name: Factor(split, rank)})))
+    between = (*source[:-1], rank)
+    if layer.kind == "conv":
+        between = (source[0], rank, *target[2 : 2 + split.leading], *source[2 + split.leading :])
+    narrow = [
+        _timed_widths(copy.layers[first], source, threads, RANK_SHARES),
+        _timed_widths(copy.layers[name], between, threads, [(b, a) for a, b in RANK_SHARES]),
+    ]
+    return np.array([_fit(points) for points in narrow])
+
+
+def _timed_widths(
+    layer: Layer, source: Size, threads: int, shares: Sequence[tuple[float, float]]
+) -> list[tuple[float, float, float]]:
     """(out, in / groups, seconds) at some widths; a grouped layer keeps its shape."""
     found = []
-    for out_share, in_share in SHARES if layer.groups == 1 else ((1.0, 1.0),):
+    for out_share, in_share in shares if layer.groups == 1 else ((1.0, 1.0),):
         out = max(1, round(layer.out_channels * out_share))
         into = max(1, round(layer.in_channels * in_share))
         found.append((float(out), into / layer.groups, _seconds(*_alone(layer, source, out, into), threads)))

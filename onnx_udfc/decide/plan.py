@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.channels.groups import ChannelGroup, Channels
+from onnx_udfc.channels.prune import Pruned
 from onnx_udfc.decide.allocate import allowed_counts, keep_sets
 from onnx_udfc.decide.counts_and_bits import Subject, decide
+from onnx_udfc.model.factored import Factor, bits_of_parts, can_be_factored, factor
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import CRITERIA, MEASURED, Removal, removal_by_score, shares_by_score
+from onnx_udfc.numerics.factors import Curve
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options import Options
 from onnx_udfc.repair.absorb import producer_of
@@ -31,12 +34,16 @@ class Plan:
         bits: layer name → weight bits, for the layers that are quantized.
         why: group name → why it stays whole, in words for the user.
         warnings: what was asked for and is not done at all, in words for the user.
+        factors: layer name → what it is split into, for the layers that are split.
+        parts: name of the first of two layers that stand for one → name of that one.
     """
 
     keep: Mapping[str, NDArray[np.int64]]
     bits: Mapping[str, float]
     why: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    factors: Mapping[str, Factor] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 def prunable(channels: Channels, options: Options) -> tuple[ChannelGroup, ...]:
@@ -82,6 +89,7 @@ def make_plan(
     options: Options,
     rounding: Mapping[str, Mapping[float, float]] | None = None,
     file_bytes: int = 0,
+    curves: Mapping[str, Sequence[Curve]] | None = None,
 ) -> Plan:
     """Decide what every group keeps and every layer gets.
 
@@ -93,17 +101,21 @@ def make_plan(
         options: what was asked for.
         rounding: layer name → bits → damage, for `--bits auto`.
         file_bytes: size of the original's file, for budgets in bytes.
+        curves: layer name → what each way to split it loses, for the layers that may be split.
 
     Raises:
         RequestError: the budget cannot be met.
     """
     layers = tuple(name for name in network.layers if not skipped(name, options))
-    decision = decide(Subject(network, channels, groups, orders, layers, rounding or {}, file_bytes), options)
+    decision = decide(
+        Subject(network, channels, groups, orders, layers, rounding or {}, file_bytes, curves or {}), options
+    )
     keep = keep_sets(groups, orders, decision.counts)
     keep = {name: kept for name, kept in keep.items() if len(kept) < channels[name].channels}
     why = {g.name: _why_not_asked(options) for g in channels.groups} | dict(decision.why)
     warnings = (*_too_narrow(groups, options), *_nothing_done(layers, keep, why, options))
-    return Plan(keep, decision.bits, {name: why[name] for name in why if name not in keep}, warnings)
+    whole = {name: why[name] for name in why if name not in keep}
+    return Plan(keep, decision.bits, whole, warnings, decision.factors)
 
 
 def _why_not_asked(options: Options) -> str:
@@ -133,6 +145,23 @@ def _nothing_done(
     if options.bits != FLOAT and not layers:
         found.append("nothing was quantized: no layer has float weights that may change (onnx-udfc inspect shows each)")
     return tuple(found)
+
+
+def split_layers(pruned: Pruned, plan: Plan) -> Plan:
+    """Split the layers of a pruned network, in place; both parts get the bits of the whole.
+
+    What was kept stays by the name of the whole: its inputs are the first part's, its outputs those of the second.
+    """
+    parts = factor(pruned.network, plan.factors)
+    return replace(plan, bits=bits_of_parts(plan.bits, parts), parts=parts)
+
+
+def factorable(network: Network, options: Options) -> tuple[str, ...]:
+    """Names of the layers that may be split in two."""
+    free = options.factor == "on" or (options.factor == "auto" and bool(options.budget))
+    if not free or options.allocate == "uniform" or options.prune_layer or not METHODS[options.method].measured:
+        return ()
+    return tuple(n for n, layer in network.layers.items() if can_be_factored(layer) and not skipped(n, options))
 
 
 def skipped(name: str, options: Options) -> bool:

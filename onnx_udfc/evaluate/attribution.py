@@ -14,7 +14,7 @@ stand for; errors are counted in the original's units, for y and ŷ times what e
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,6 +74,7 @@ def attribute(
     kept_in: Kept | None = None,
     kept_out: Kept | None = None,
     scale: Scale | None = None,
+    parts: Mapping[str, str] | None = None,
 ) -> tuple[LayerLoss, ...]:
     """Return what every layer loses, worst first by its own error, the three worst with advice.
 
@@ -85,12 +86,15 @@ def attribute(
         kept_in: Layer → numbers of the input channels that are left, where some were removed.
         kept_out: Layer → the same of its output channels.
         scale: Tensor → (C,) what its channels are divided by in `original`, where they were equalized.
+        parts: Name of the first of two layers in a row that stand for one in `compressed` → name of that one.
     """
     feeds = list(feeds)
     names = [x.name for x in layers]
     before, after = (written_layers(m, names, feeds[0]) for m in (original, compressed))
     both = [n for n in names if n in before and n in after]
+    firsts = written_layers(compressed, parts or {}, feeds[0])
     gathered = _Gathered(before, after, kept_in or {}, kept_out or {}, {}, {n: _Sums() for n in both}, {}, scale or {})
+    gathered.firsts = {whole: firsts[first] for first, whole in (parts or {}).items() if first in firsts}
     gathered.arriving = {n: _Sums() for n in both}
     sides = _Side.of(original, before, both), _Side.of(compressed, after, both)
     for feed in feeds:
@@ -112,6 +116,7 @@ def explain(
     kept_in: Kept | None = None,
     kept_out: Kept | None = None,
     scale: Scale | None = None,
+    parts: Mapping[str, str] | None = None,
 ) -> Report:
     """Return the report with attribution and histograms of weights; as it is where they cannot be had.
 
@@ -124,6 +129,7 @@ def explain(
         kept_in: As `attribute`.
         kept_out: As `attribute`.
         scale: As `attribute`.
+        parts: As `attribute`.
     """
     if not report.layers:
         return report
@@ -134,7 +140,7 @@ def explain(
     small = max((v.size // count for v in few.values()), default=0) <= SMALL
     feeds = list(split(specs, few, batch=SAMPLES if small else 1))
     try:
-        rows = attribute(original, compressed, feeds, report.layers, kept_in, kept_out, scale)
+        rows = attribute(original, compressed, feeds, report.layers, kept_in, kept_out, scale, parts)
         spread = histograms(original, compressed, [x.name for x in report.layers], feeds[0])
     except ModelError as error:
         return replace(report, warnings=(*report.warnings, f"not measured which layer lost what: {error}"))
@@ -176,6 +182,7 @@ class _Gathered:
     own: dict[str, _Sums]
     arriving: dict[str, _Sums]
     scale: Scale
+    firsts: dict[str, WrittenLayer] = field(default_factory=dict)
 
     def add(self, name: str, first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> None:
         """Compare one layer for one feed."""
@@ -185,10 +192,15 @@ class _Gathered:
         unit = self._unit(name, old.output, y.ndim, axis)
         self.arriving[name].add(y, second[new.output], unit)
         x = _take(first[old.node.input[0]], self.kept_in.get(name), axis)
-        if name not in self.sessions:
-            self.sessions[name] = alone(new, x)
-        if _fits(new, x, axis):
-            self.own[name].add(y, self.sessions[name].run(None, {"x": x})[0], unit)
+        for part, layer in ((f"{name}: first", self.firsts.get(name)), (name, new)):
+            if layer is None:
+                continue
+            if not _fits(layer, x, axis):
+                return
+            if part not in self.sessions:
+                self.sessions[part] = alone(layer, x)
+            x = self.sessions[part].run(None, {"x": x})[0]
+        self.own[name].add(y, x, unit)
 
     def _unit(self, name: str, tensor: str, rank: int, axis: int) -> NDArray[Any] | None:
         """Return what brings a layer's output back to the original's units, shaped to multiply it."""
@@ -246,11 +258,12 @@ def advice(layer: LayerReport) -> str:
     keep = f"--skip '{layer.name}' leaves it as it is"
     few = layer.bits < MANY_BITS
     pruned = layer.parameters_after < layer.parameters_before
+    smaller = "fewer channels removed" if layer.kind == "whole" else f"a rank above {layer.rank}"
     if few and pruned and layer.relative_error is not None and layer.error_after is not None:
         few = layer.relative_error - layer.error_after > layer.error_after  # what rounding added to the refit's error
         pruned = not few
-    bits, channels = f"more than {layer.bits} bits (--bits auto with a --budget)", "fewer channels removed"
-    wanted = " or ".join([*([bits] if few else []), *([channels] if pruned else [])])
+    bits = f"more than {layer.bits} bits (--bits auto with a --budget)"
+    wanted = " or ".join([*([bits] if few else []), *([smaller] if pruned else [])])
     if wanted:
         return f"{wanted}; {keep}"
     return keep if layer.bits < FLOAT_BITS else ""

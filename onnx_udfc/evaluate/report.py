@@ -84,6 +84,8 @@ class LayerReport:
         macs_after: MACs after.
         form: How its weight is written, e.g. `Cast(INT4)→Mul`.
         histogram: Of its weights, where it was asked for.
+        kind: `whole`, or `factored` where two layers of lower rank stand for it.
+        rank: Channels between the two.
     """
 
     name: str
@@ -100,6 +102,8 @@ class LayerReport:
     macs_after: int | None = None
     form: str = ""
     histogram: Histogram | None = None
+    kind: Literal["whole", "factored"] = "whole"
+    rank: int | None = None
 
 
 @dataclass(frozen=True)

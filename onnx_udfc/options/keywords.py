@@ -43,6 +43,9 @@ class Keywords(TypedDict, total=False):
     align: Whole
     """Kept channel counts are multiples of it, or all channels where that is nearer or no multiple fits."""
 
+    factor: str
+    """Whether layers may become two of lower rank."""
+
     prune_stream: str
     """Whether residual streams are pruned."""
 

@@ -52,6 +52,11 @@ ALLOCATIONS = {
     "uniform": "the same ratio in every group",
     "global": "counts chosen by damage at the same MACs",
 }
+FACTOR = {
+    "auto": "where a budget is to be met",
+    "on": "with --prune too: it then says the MACs that are left",
+    "off": "never",
+}
 PRUNE_STREAM = {
     "auto": "where it does less harm than pruning the branches alone",
     "on": "always, at the same ratio",
@@ -157,6 +162,9 @@ class Options(Table):
             example="8",
         ),
     ] = "auto"
+    factor: Annotated[str, Row("Whether layers may become two of lower rank.", WHAT, metavar="F", choices=FACTOR)] = (
+        "auto"
+    )
     prune_stream: Annotated[
         str, Row("Whether residual streams are pruned.", WHAT, metavar="S", choices=PRUNE_STREAM)
     ] = "auto"

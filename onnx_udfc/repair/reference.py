@@ -11,7 +11,7 @@ so in this domain the layer's weights are q W. Marginals are then those of train
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,8 @@ from onnx_udfc.channels.groups import ChannelGroup
 from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import Removal
+from onnx_udfc.numerics.factors import Curve, curve, splits
+from onnx_udfc.numerics.layer_fit import summable
 from onnx_udfc.numerics.moments import (
     Array,
     Window,
@@ -107,6 +109,7 @@ class Reference:
         layers: by layer name, in topological order.
         removals: nested order of removal for each group that was asked for.
         rounding: layer name → bits → damage of rounding to nearest, for the bits that were asked for.
+        curves: layer name → what each way to split it loses at every rank, for the layers that were asked for.
         inputs: graph input name → values that were fed.
     """
 
@@ -114,6 +117,7 @@ class Reference:
     layers: dict[str, LayerReference] = field(default_factory=dict)
     removals: dict[str, Removal] = field(default_factory=dict)
     rounding: dict[str, dict[float, float]] = field(default_factory=dict)
+    curves: dict[str, tuple[Curve, ...]] = field(default_factory=dict)
     inputs: dict[str, Value] = field(default_factory=dict)
 
 
@@ -129,6 +133,7 @@ def trace(
     advance: Callable[[str], None],
     few: bool = False,
     widths: tuple[float, ...] = (),
+    factorable: Collection[str] = (),
 ) -> Reference:
     """Run the original network once.
 
@@ -143,9 +148,10 @@ def trace(
         advance: called with each layer's name when it is done.
         few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
         widths: bits whose rounding errors are wanted.
+        factorable: layers whose curves of rank are wanted.
     """
     ordering = Ordering(groups, few=few)
-    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, threads, widths)
+    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, threads, widths, factorable)
     for node in network.graph.nodes:
         if node.name in network.layers:
             tracer.layer(network.layers[node.name])
@@ -184,6 +190,7 @@ class _Tracer:
         seed: int,
         threads: int,
         widths: tuple[float, ...],
+        factorable: Collection[str],
     ) -> None:
         self.reference = Reference(network.copy(), inputs=dict(inputs))
         self.matched, self.samples, self.seed, self.threads = matched, samples, seed, threads
@@ -192,7 +199,7 @@ class _Tracer:
         self.walk = Walk(self.model, inputs, [*network.layers, *norms], threads)
         self.outputs = {t.name for t in network.graph.outputs}
         self.ordering = ordering
-        self.widths = widths
+        self.widths, self.factorable = widths, factorable
 
     def layer(self, layer: Layer) -> None:
         """Run one layer, match it, sample it, and collect what the elimination needs."""
@@ -218,10 +225,7 @@ class _Tracer:
         if moved:
             matrix *= gain.reshape(layer.groups, -1, 1)
             self.reference.network.layers[layer.name].set(matrix, bias * gain + shift)
-        self._order(layer, x, window, y.shape, found, matrix)
-        if self.widths:
-            seen = patches(x.astype(np.float32, copy=False), window, y.shape, positions)
-            self.reference.rounding[layer.name] = rounding_damage(matrix, seen, found.variance, self.widths)
+        self._look(layer, x, window, found, matrix)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
 
     def norm(self, node: gs.Node) -> None:
@@ -251,14 +255,25 @@ class _Tracer:
         value = value.astype(np.float32, copy=False)
         return addend, sample_targets(value, window, positions), channel_mean(value, layer)
 
-    def _order(
-        self, layer: Layer, x: Value, window: Window, shape: tuple[int, ...], found: LayerReference, matrix: Double
-    ) -> None:
-        """Order the channels of the groups that this layer consumes, as soon as all their consumers were seen."""
-        if not self.ordering.wanted(layer):
+    def _look(self, layer: Layer, x: Value, window: Window, found: LayerReference, matrix: Double) -> None:
+        """What a layer sees, for whatever is asked for: orders of its groups, rounding errors, curves of rank."""
+        if not (self.ordering.wanted(layer) or self.widths or layer.name in self.factorable):
             return
-        seen = patches(x.astype(np.float32, copy=False), window, shape, found.positions)
-        self.ordering.see(layer, seen, matrix.transpose(0, 2, 1), found.unit.reshape(layer.groups, 1, -1))
+        seen = patches(x.astype(np.float32, copy=False), window, found.shape, found.positions)
+        if self.widths:
+            self.reference.rounding[layer.name] = rounding_damage(matrix, seen, found.variance, self.widths)
+        if layer.name in self.factorable:
+            self.reference.curves[layer.name] = _curves(layer, seen[0], found, matrix[0])
+        if self.ordering.wanted(layer):  # as soon as all consumers of a group were seen
+            self.ordering.see(layer, seen, matrix.transpose(0, 2, 1), found.unit.reshape(layer.groups, 1, -1))
+
+
+def _curves(layer: Layer, seen: Array, found: LayerReference, matrix: Double) -> tuple[Curve, ...]:
+    """What each way to split a layer loses, as a share of what it writes to."""
+    weight, targets = matrix / found.unit[:, None], np.asarray(found.target / found.unit, np.float32)
+    if not (summable(seen) and summable(targets)):
+        return ()
+    return tuple(curve(weight, seen, targets, split) for split in splits(layer.kernel))
 
 
 def channel_mean(y: Value, layer: Layer) -> Double:

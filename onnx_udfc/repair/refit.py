@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 
 from onnx_udfc.channels.prune import Pruned
 from onnx_udfc.model.coded import Coded
+from onnx_udfc.model.factored import Factor, factor
 from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.activation_grids import ActivationParams
+from onnx_udfc.numerics.factors import factors, first_gram
 from onnx_udfc.numerics.grids import QuantParams
 from onnx_udfc.numerics.joint_refit import Shared, refit_together
 from onnx_udfc.numerics.layer_fit import Sight
-from onnx_udfc.numerics.moments import Array, patches, sample_targets, tap_positions
+from onnx_udfc.numerics.moments import Array, covariance, patches, sample_targets, tap_positions
 from onnx_udfc.numerics.rounding import quantize_layer
 from onnx_udfc.repair.readers import View, affordable, bounds_after, readers_of
 from onnx_udfc.repair.reference import LayerReference, Reference, channel_mean, own_bias
@@ -49,12 +51,14 @@ class RepairSettings:
 
     Attributes:
         ridge_pruned: λ for a layer that lost input channels.
+        ridge_factored: λ for a layer that is split in two.
         ridge_drifted: least λ for a layer whose input only drifted.
         refit_drifted: refit layers whose input only drifted (otherwise only their bias is corrected).
         threads: threads of onnxruntime, 0 for all.
     """
 
     ridge_pruned: float = 0.01
+    ridge_factored: float = 0.003
     ridge_drifted: float = 0.1
     refit_drifted: bool = True
     threads: int = 0
@@ -62,6 +66,19 @@ class RepairSettings:
     def drift_ridge(self, error: float) -> float:
         """λ of a drifted layer: the less there is to repair, the nearer it stays to the original weights."""
         return min(10 * self.ridge_drifted, max(self.ridge_drifted, SMALL_DRIFT / max(error, 1e-9)))
+
+
+@dataclass(frozen=True)
+class Factored:
+    """A layer that is two now.
+
+    Attributes:
+        whole: as it was, pruned, in the matched domain.
+        factor: how it was split.
+    """
+
+    whole: Layer
+    factor: Factor
 
 
 @dataclass(frozen=True)
@@ -94,6 +111,7 @@ def repair(
     bits: Mapping[str, float],
     settings: RepairSettings,
     advance: Callable[[str], None],
+    factored: Mapping[str, Factored] | None = None,
 ) -> Repaired:
     """Refit and round every layer of a pruned network in place.
 
@@ -104,8 +122,9 @@ def repair(
         bits: layer name → weight bits; a layer that is missing stays in float.
         settings: see there.
         advance: called with each layer's name when it is done.
+        factored: what became of the layers that are two now in both networks, by the name of the first of the two.
     """
-    work = _Repair(pruned, matched, reference, bits, settings)
+    work = _Repair(pruned, matched, reference, bits, settings, factored or {})
     for node in matched.graph.nodes:
         if node.name in matched.layers:
             work.layer(matched.layers[node.name])
@@ -113,6 +132,12 @@ def repair(
         elif work.dirty & {t.name for t in node.inputs}:
             work.dirty |= {t.name for t in node.outputs}
     return work.result
+
+
+def split_matched(matched: Network, chosen: Mapping[str, Factor]) -> dict[str, Factored]:
+    """Split layers of the network in the matched domain, in place; by the name of the first of the two."""
+    whole = matched.copy().layers if chosen else {}
+    return {first: Factored(whole[name], chosen[name]) for first, name in factor(matched, chosen).items()}
 
 
 class _Repair:
@@ -125,8 +150,10 @@ class _Repair:
         reference: Reference,
         bits: Mapping[str, float],
         settings: RepairSettings,
+        factored: Mapping[str, Factored],
     ) -> None:
-        self.matched = matched
+        self.matched, self.factored = matched, factored
+        self.seconds = {part.whole.name for part in factored.values()}
         self.pruned, self.reference, self.bits, self.settings = pruned, reference, bits, settings
         self.model = matched.to_model(without=matched.weights)
         self.outputs = {t.name for t in matched.graph.outputs}
@@ -136,6 +163,9 @@ class _Repair:
 
     def layer(self, layer: Layer) -> None:
         """Repair one layer, given in the matched domain; write the result to the network that is shipped."""
+        if layer.name in self.factored:
+            self._first(layer, self.factored[layer.name])
+            return
         found = self.reference.layers.get(layer.name)
         source = layer.node.inputs[0].name
         if found is None or not self.walk.available(source):
@@ -151,7 +181,36 @@ class _Repair:
                 self.dirty.add(layer.node.outputs[0].name)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
 
+    def _first(self, layer: Layer, part: Factored) -> None:
+        """Give the first of two layers that stand for one its weights, and the second one those to start from."""
+        found = self.reference.layers.get(part.whole.name)
+        source = layer.node.inputs[0].name
+        if found is None or not self.walk.available(source):
+            return
+        x = self.walk.get(source)
+        sight, _ = self._sight(part.whole, found, x)
+        weight = sight.fit(part.whole.matrix(), self.settings.ridge_factored)[0]
+        gram = covariance(sight.patches)[0] if sight.measured is None else sight.measured.gram[0]
+        unit = self._kept(part.whole, found.unit)[:, None]
+        first, second = factors(weight / unit, gram, part.factor.split, part.factor.rank)
+        matrix = first[None]
+        target = self.pruned.network.layers[layer.name]
+        if layer.name in self.bits:
+            seen = first_gram(gram, part.factor.split)[None]
+            params = quantize_layer(matrix, seen, self.bits[layer.name], layer.constant.dtype)
+            self.result.weights[layer.name], target.constant.values = params, Coded(target, params)
+            matrix = params.dequantize()
+        else:
+            target.constant.values = target.layout(matrix).astype(target.constant.dtype)
+        after = self.matched.layers[part.whole.name]
+        after.set((second * unit)[None], after.bias)
+        y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.settings.threads)
+        self.dirty.add(layer.node.outputs[0].name)
+        self.walk.put(layer.name, y.astype(x.dtype, copy=False))
+
     def _lost_inputs(self, layer: Layer) -> bool:
+        if layer.name in self.seconds:
+            return True
         return layer.in_channels < self.reference.network.layers[layer.name].in_channels and not _depthwise(layer)
 
     def _improve(self, layer: Layer, found: LayerReference, x: Value, cut: bool, drifted: bool) -> Value:
@@ -191,6 +250,8 @@ class _Repair:
             error = sight.error(start)
             return start, error, error
         ridge = self.settings.ridge_pruned if cut else self.settings.drift_ridge(sight.error(start))
+        if layer.name in self.seconds:
+            ridge = self.settings.ridge_factored
         shared = self._shared(layer, found, x)
         refitted = sight.fit(start, ridge, through=shared is None)
         if shared is not None and sight.factor is not None:

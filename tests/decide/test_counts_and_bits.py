@@ -13,7 +13,7 @@ from onnx_udfc.decide import counts_and_bits
 from onnx_udfc.decide.counts_and_bits import Subject, decide
 from onnx_udfc.decide.file_size import with_biases, written_bytes
 from onnx_udfc.decide.footprint import footprint
-from onnx_udfc.decide.latency_table import LatencyTable
+from onnx_udfc.decide.latency_table import LatencyTable, Times
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import Removal
@@ -149,9 +149,9 @@ def test_both_budgets_hold_in_truth_where_meeting_one_moves_the_other(
     def ratio(_original: Network, small: Network, _threads: int) -> float:
         return widths(small)[1] / 96
 
-    table = LatencyTable(footprint(subject.network, subject.channels, subject.groups), np.zeros((3, 4)), 1.0)
-    monkeypatch.setattr(LatencyTable, "ratio", lambda self, kept: 0.8 * kept[..., 1] / 96 + 0 * len(self.terms))
-    monkeypatch.setattr(counts_and_bits, "latency_table", lambda *_: table)
+    times = Times(footprint(subject.network, subject.channels, subject.groups), np.zeros((3, 4)), {}, 1.0)
+    monkeypatch.setattr(LatencyTable, "ratio", lambda _, kept, level: 0.8 * kept[..., 1] / 96 + 0 * level.sum(-1))
+    monkeypatch.setattr(counts_and_bits, "layer_times", lambda *_: times)
     monkeypatch.setattr(counts_and_bits, "measured_ratio", ratio)
     monkeypatch.setattr(counts_and_bits, "written_bytes", written)
     whole = replace(subject, bytes=4 * (64 * 27 + 64 * 96 * 9 + 960))

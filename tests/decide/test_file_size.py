@@ -9,6 +9,7 @@ from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import prune
 from onnx_udfc.decide.file_size import file_size, with_biases, written_bytes
 from onnx_udfc.decide.footprint import footprint
+from onnx_udfc.decide.ranks import rank_levels, saved_weights
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress
 from tests.small_graphs import small_network
@@ -32,15 +33,16 @@ def test_the_whole_network_is_exact_and_a_pruned_one_near(bits: int, activations
     channels = find_groups(network)
     size = footprint(network, channels, channels.groups)
     options = Options(bits=bits, activations=activations)
-    model = file_size(network, size, () if bits == 32 else (bits,), options)
+    ranks = rank_levels(network, {}, size, {}, saved_weights(size))
+    model = file_size(network, ranks, () if bits == 32 else (bits,), options)
     widths = np.full(len(network.layers), float(bits))
     named = {} if bits == 32 else dict.fromkeys(network.layers, bits)
     whole = written_bytes(with_biases(network), named, options)
-    assert float(model.bytes(size.channels, widths)) == pytest.approx(whole, abs=1)
+    assert float(model.bytes(size.channels, np.zeros(len(network.layers)), widths)) == pytest.approx(whole, abs=1)
     kept = {group.name: np.arange(group.channels // 2) for group in channels.groups}
     small = prune(network, channels, kept).network
     true = written_bytes(with_biases(small), named, options)
-    guess = float(model.bytes(np.array([len(k) for k in kept.values()], np.float64), widths))
+    guess = float(model.bytes(np.array([len(k) for k in kept.values()], np.float64), 0 * widths, widths))
     assert guess == pytest.approx(true, rel=0.03)
 
 
@@ -48,10 +50,13 @@ def test_layers_of_different_bits_add_up() -> None:
     network = small_network(WIDE)
     channels = find_groups(network)
     size = footprint(network, channels, channels.groups)
-    model = file_size(network, size, (8, 4), Options(bits="auto", budget={"bytes": "0.2"}))
+    ranks = rank_levels(network, {}, size, {}, saved_weights(size))
+    model = file_size(network, ranks, (8, 4), Options(bits="auto", budget={"bytes": "0.2"}))
     first, second, third = network.layers
     true = written_bytes(with_biases(network), {first: 8, second: 4, third: 8}, Options())
-    assert float(model.bytes(size.channels, np.array([8.0, 4.0, 8.0]))) == pytest.approx(true, rel=0.01)
+    assert float(model.bytes(size.channels, np.zeros(len(network.layers)), np.array([8.0, 4.0, 8.0]))) == pytest.approx(
+        true, rel=0.01
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])

@@ -7,7 +7,8 @@ import pytest
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.decide.footprint import footprint
-from onnx_udfc.decide.latency_table import SHARES, _fit, latency_table
+from onnx_udfc.decide.latency_table import SHARES, _fit, latency_table, layer_times
+from onnx_udfc.decide.ranks import rank_levels
 from tests.decide.test_file_size import WIDE
 from tests.decide.test_footprint import DEPTHWISE
 from tests.small_graphs import small_network
@@ -28,8 +29,9 @@ def test_fewer_channels_never_take_longer(text: str) -> None:
     network = small_network(text)
     channels = find_groups(network)
     size = footprint(network, channels, channels.groups)
-    table = latency_table(network, channels, size, threads=1)
-    ratios = [float(table.ratio(np.maximum(1, size.channels * share))) for share in (1.0, 0.5, 0.25, 0.1)]
+    times, whole = layer_times(network, channels, size, {}, threads=1), np.zeros(len(network.layers))
+    table = latency_table(times, rank_levels(network, {}, size, {}, times.saved))
+    ratios = [float(table.ratio(np.maximum(1, size.channels * share), whole)) for share in (1.0, 0.5, 0.25, 0.1)]
     assert ratios[0] == 1.0
     assert ratios == sorted(ratios, reverse=True)
     assert ratios[-1] > 0

@@ -1,0 +1,75 @@
+"""Layers split in two, from the command's options to the written file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnx_udfc import Options, compress
+from onnx_udfc.channels.shapes import resolve
+from onnx_udfc.model.counts import count
+from onnx_udfc.model.network import read
+from onnx_udfc.runtime.kernels import check_runtime
+from onnx_udfc.runtime.sessions import open_session
+
+DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits_resnet_folded.onnx"
+IMAGES = DIGITS.with_name("digits_test.npz")
+
+
+def macs(model: onnx.ModelProto) -> int:
+    """Multiply-accumulates of all layers of a file, counted anew."""
+    network = read(model)
+    sizes = resolve(network).sizes
+    return sum(count(layer, sizes).macs for layer in network.layers.values())
+
+
+def accuracy(model: onnx.ModelProto) -> float:
+    stored = np.load(IMAGES)
+    x, y = stored["x"].astype(np.float32), stored["y"]
+    x = (x / 255 - 0.305) / 0.376 if x.max() > 2 else (x - 0.305) / 0.376
+    session = open_session(model, "cpu", 1)
+    name = session.get_inputs()[0].name
+    return float((session.run(None, {name: x.reshape(-1, 1, 8, 8)})[0].argmax(1) == y).mean())
+
+
+@pytest.fixture(scope="module")
+def original() -> onnx.ModelProto:
+    return onnx.load(DIGITS)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.45])
+def test_the_budget_holds_in_the_file_and_costs_little(original: onnx.ModelProto, share: float) -> None:
+    result = compress(original, Options(budget={"macs": str(share)}, factor="on", threads=1))
+    assert macs(result.model) <= share * macs(original)
+    split = [layer for layer in result.report.layers if layer.kind == "factored"]
+    assert split
+    assert all(layer.rank and layer.parameters_after < layer.parameters_before for layer in split)
+    assert accuracy(result.model) > accuracy(original) - 0.03
+    assert result.report.after.macs == macs(result.model)
+
+
+def test_off_means_off(original: onnx.ModelProto) -> None:
+    result = compress(original, Options(budget={"macs": "0.6"}, factor="off", threads=1))
+    assert all(layer.kind == "whole" and layer.rank is None for layer in result.report.layers)
+    assert len(read(result.model).layers) == len(read(original).layers)
+
+
+def test_both_parts_are_integer_kernels(original: onnx.ModelProto) -> None:
+    options = Options(budget={"macs": "0.5"}, factor="on", bits=8, activations=8, threads=1)
+    result = compress(original, options)
+    assert accuracy(result.model) > accuracy(original) - 0.04
+    layers = sum(1 if layer.kind == "whole" else 2 for layer in result.report.layers)
+    found = check_runtime(result.model)
+    assert layers > len(result.report.layers)
+    assert len(found.integer) == layers
+    assert not found.floating
+
+
+def test_attribution_counts_both_parts_as_one_layer(original: onnx.ModelProto) -> None:
+    options = Options(budget={"macs": "0.5"}, factor="on", attribution=True, threads=1)
+    rows = {row.name: row for row in compress(original, options).report.attribution}
+    assert len(rows) == len(read(original).layers)
+    assert min(row.own_db for row in rows.values() if row.own_db is not None) > 3
