@@ -44,6 +44,7 @@ class Placement:
         float_outputs: integer layers whose output is not quantized (the last Gemm): their bias must be int32.
         additions: Sum nodes of two tensors; onnxruntime has an integer kernel for Add only.
         barriers: float nodes between a DQ and a Q, which onnxruntime would quantize by itself if it saw that.
+        layout_bound: nodes that onnxruntime cannot run channels last, and turns all the same if it sees a layer behind.
         dtype: type of the codes.
     """
 
@@ -54,6 +55,7 @@ class Placement:
     float_outputs: tuple[str, ...] = ()
     additions: tuple[str, ...] = ()
     barriers: tuple[str, ...] = ()
+    layout_bound: tuple[str, ...] = ()
     dtype: Kind = "uint8"
 
     @property
@@ -160,6 +162,7 @@ def _cpu(graph: gs.Graph, layers: list[Layer]) -> Placement:
         left_float,
         tuple(additions),
         tuple(_barriers(graph, set(integer), sites, outputs)),
+        tuple(_layout_bound(graph, outputs)) if integer else (),
     )
 
 
@@ -255,6 +258,14 @@ def _barriers(graph: gs.Graph, integer: set[str], sites: set[str], outputs: set[
                 break
             tensor = tensor.outputs[0].outputs[0]
         if tensor.name in sites:
+            yield node.name
+
+
+def _layout_bound(graph: gs.Graph, outputs: set[str]) -> Iterator[str]:
+    """Cubic Resize nodes: onnxruntime has a kernel for the last two axes only."""
+    for node in graph.nodes:
+        cubic = node.op == "Resize" and not node.domain and node.attrs.get("mode") == "cubic"
+        if cubic and node.outputs[0].name not in outputs:
             yield node.name
 
 

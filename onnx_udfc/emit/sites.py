@@ -29,10 +29,22 @@ def write_sites(draft: Draft, placement: Placement, activations: Mapping[str, Ac
         draft.nodes[node].op_type = "Add"
     for node in placement.barriers:
         _write_barrier(draft, draft.nodes[node], writers)
+    for node in placement.layout_bound:
+        _write_reshape(draft, draft.nodes[node], writers)
     for tensor, readers in placement.sites.items():
         source = placement.grid_of(tensor)
         assert source is not None, tensor
         _write_pair(draft, tensor, readers, activations[source], writers.get(tensor))
+
+
+def _write_reshape(draft: Draft, node: onnx.NodeProto, writers: dict[str, Writer]) -> None:
+    """A Reshape to the same shape after the node: it copies nothing, and onnxruntime moves no layout past it."""
+    tensor = node.output[0]
+    node.output[0] = draft.name(f"{tensor}.placed")
+    shape = draft.node("Shape", f"{tensor}.get_shape", [node.output[0]], draft.name(f"{tensor}.shape"))
+    kept = draft.node("Reshape", f"{tensor}.keeps_layout", [node.output[0], shape.output[0]], tensor)
+    draft.after(node.name, [shape, kept])
+    writers[tensor] = (kept, 0, node.name)
 
 
 def _write_barrier(draft: Draft, node: onnx.NodeProto, writers: dict[str, Writer]) -> None:

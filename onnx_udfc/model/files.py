@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto
 
 from onnx_udfc.errors import ModelError
+from onnx_udfc.model.axes import write_axes
 from onnx_udfc.model.checks import check
 from onnx_udfc.model.external import check_external, external_files, linked_folder, resolve, write_external
 from onnx_udfc.model.names import unique_name
@@ -69,6 +70,7 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
     _separate_names(model.graph)
     given = (opset(model) or 0, int(model.ir_version))
     model, notes = upgrade(model)
+    write_axes(model.graph, model)
     return LoadedModel(model, tuple(notes), path, size, *given)
 
 

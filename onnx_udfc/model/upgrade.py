@@ -6,6 +6,7 @@ import onnx
 from onnx import version_converter
 
 from onnx_udfc.model.protos import copy_except, skeleton
+from onnx_udfc.model.quiet import quiet_options
 from onnx_udfc.model.upgrade_nodes import highest_faithful, mend_nodes
 
 OPSET = 21
@@ -108,8 +109,7 @@ def _loads(model: onnx.ModelProto) -> bool:
     """Whether onnxruntime loads the model; nothing is optimized, so it is quick."""
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options = quiet_options()
     options.intra_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

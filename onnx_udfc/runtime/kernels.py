@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx
 
 from onnx_udfc.errors import CheckError, ModelError
+from onnx_udfc.model.quiet import quiet_options
 from onnx_udfc.outputs import temporary_folder
 from onnx_udfc.runtime.sessions import loadable
 
@@ -130,8 +131,7 @@ def _optimized(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:
     """The graph after onnxruntime's extended optimizations, which make the integer kernels."""
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options = quiet_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     with temporary_folder(tempfile.gettempdir()) as folder:
         written = folder / "optimized.onnx"

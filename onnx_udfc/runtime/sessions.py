@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from onnx_udfc.errors import ModelError, RequestError
 from onnx_udfc.model.files import is_large, model_bytes, save, serialized
+from onnx_udfc.model.quiet import quiet_options
 from onnx_udfc.outputs import temporary_folder
 
 Source = str | Path | bytes | onnx.ModelProto
@@ -20,7 +21,6 @@ _PROVIDERS = {
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
-_FATAL_ONLY = 4
 
 
 def open_session(
@@ -48,8 +48,7 @@ def open_session(
     names = list(_PROVIDERS[provider])
     if names[0] not in ort.get_available_providers():
         raise RequestError(f"--provider {provider}: this onnxruntime has no {names[0]}; install onnxruntime-gpu")
-    options = ort.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY
+    options = quiet_options()
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     if not spin:
