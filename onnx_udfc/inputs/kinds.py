@@ -118,7 +118,7 @@ def kind_of(spec: InputSpec, shape: tuple[int, ...], use: Use) -> Kind:
         return named
     if len(shape) == 3 and min(shape[1:]) == 1 and max(shape[1:]) >= LONG:
         return "signal"
-    if len(shape) in (3, 4, 5):
+    if len(shape) in (3, 4, 5) and spec.axis == 0:
         return "picture"
     return "signal" if len(shape) == 2 and (use.convolved == 1 or shape[1] >= LONG) and use.convolved else "features"
 

@@ -2,8 +2,9 @@
 
 The user's come first (`--input-shape`), then what the file fixes, then those of real inputs, then a guess by the kind
 of network: 224 for what ends in one vector; 48 x 320, or another height of text lines, for what reads lines (a picture
-in, scores in every column out); near 320 and a multiple of the total stride for all other networks on pictures; a
-second of sound. A guess is tried, and others after it, until the channels fit their layers and onnxruntime runs it.
+in, scores in every column out); near 320 and a multiple of the total stride for what gives coarser maps; 224 for other
+networks on pictures; a second of sound. A guess is tried, and others after it, until the channels fit their layers and
+onnxruntime runs it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ Sizes = dict[str, tuple[int, ...]]
 
 CLASSIFIED = (224, 32, 28, 64, 96, 112, 128, 160, 192, 256, 299, 320, 384, 416, 512, 640)
 DENSE = 320
+MAP_STRIDE = 4  # pixels that one of the coarsest map stands for, from which on a network is a detector or segments
 UNKNOWN = 64  # side of the pictures of a network that cannot be read
 LINES = ((48, 320), (32, 320), (32, 100), (64, 320), (64, 256))  # heights and widths of text lines
 SOUNDS = (RATE, RATE // 2, 4096, 2048, 1024, 576, 512, 256)
@@ -235,6 +237,8 @@ def _sides(network: Network) -> list[tuple[int, int]]:
     if _ends_in_a_vector(network):
         return [(side, side) for side in CLASSIFIED]
     stride = _total_stride(network)
+    if stride < MAP_STRIDE:
+        return [(side, side) for side in CLASSIFIED]
     first = max(1, round(DENSE / stride)) * stride
     return [(side, side) for side in (first, *(s for s in CLASSIFIED if s != first))]
 

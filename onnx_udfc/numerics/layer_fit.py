@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.numerics.moments import Array, Moments, column_means, moments, row_parts
+from onnx_udfc.numerics.moments import (
+    STILL,
+    Array,
+    Moments,
+    column_means,
+    column_variances,
+    moments,
+    row_parts,
+    without_still,
+)
 from onnx_udfc.numerics.reconstruct import Factor, energy, regress, residual
 
 Double = NDArray[np.float64]
@@ -65,7 +74,15 @@ class Sight:
         self.energy = energy(self.targets)
         self.overflown = not (summable(self.patches) and summable(self.targets))
         if not self.overflown and self.patches.shape[2] <= min(WIDEST_GRAM, 2 * self.patches.shape[1]):
-            self.measured = moments(self.patches, self.targets)
+            self.measured = without_still(moments(self.patches, self.targets))
+
+    @property
+    def still(self) -> bool:
+        """Whether the layer's input never varies: then nothing tells other weights from those that it has."""
+        if self.measured is not None:
+            return not self.measured.gram.any()
+        mean, variance = column_means(self.patches), column_variances(self.patches)
+        return bool((variance <= np.square(STILL * mean)).all())
 
     @property
     def determined(self) -> bool:
@@ -80,7 +97,7 @@ class Sight:
             ridge: λ relative to mean(diag G).
             through: mind the activation.
         """
-        if self.overflown:
+        if self.overflown or self.still:
             return prior
         if self.measured is None or not self.determined:
             return regress(self.patches, self.targets, prior, ridge).weight

@@ -24,6 +24,7 @@ Index = NDArray[np.int64]
 
 _TOGETHER = 1 << 20  # values that statistics are summed over at once
 _SPARSE = 2  # times as large an input as its patches is not laid out anew for them
+STILL = 1e-5  # deviation of an input, of its mean, below which it does not vary
 _ROW = 1 << 12  # values that are summed in float32
 _CACHED = 1 << 17  # values that several operations in a row are done on
 
@@ -160,6 +161,17 @@ def moments(p: Array, t: Array) -> Moments:
     centered_t = t - target_mean[:, None].astype(np.float32)
     cross = (centered.transpose(0, 2, 1) @ centered_t).astype(np.float64) / n
     return Moments(n, mean, _gram(centered), target_mean, cross)
+
+
+def without_still(measured: Moments) -> Moments:
+    """The moments with zeros for inputs that never vary: what float32 leaves of their variance says nothing."""
+    still = np.einsum("gii->gi", measured.gram) <= np.square(STILL * measured.mean)
+    if not still.any():
+        return measured
+    gram, cross = measured.gram.copy(), measured.cross.copy()
+    gram[still], cross[still] = 0, 0
+    gram.swapaxes(1, 2)[still] = 0
+    return Moments(measured.count, measured.mean, gram, measured.target_mean, cross)
 
 
 def covariance(p: Array) -> Double:

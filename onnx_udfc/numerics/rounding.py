@@ -40,6 +40,7 @@ from onnx_udfc.numerics.grids import (
 FACTORS = (1.0, 0.9, 1.1, 0.8, 1.2, 0.7, 1.35)  # the first is kept where all are equal
 MOST_CANDIDATES = 1 << 23  # weights times factors that are rounded at once; a larger layer tries its own scale only
 SWEEPS = 3
+UNSEEN = 0.1  # of the mean second moment, for an input that never varied
 
 
 class Refined(NamedTuple):
@@ -59,8 +60,19 @@ def quantize_layer(weight: Floats, gram: Floats | None, bits: float, dtype: np.d
     if gram is None:
         scale = search_scale(weight, fmt, dtype=dtype)
         return QuantParams(bits, round_nearest(weight, scale, fmt), scale)
-    refined = quantize_with_gram(weight, fmt, gram, dtype=dtype)
+    refined = quantize_with_gram(weight, fmt, _as_if_all_moved(gram), dtype=dtype)
     return QuantParams(bits, refined.codes, refined.scale)
+
+
+def _as_if_all_moved(gram: Floats) -> Floats:
+    """A Gram (g, d, d) in which inputs that never vary do so a little, or their weights would be clipped at no cost."""
+    diagonal = np.einsum("gii->gi", gram)
+    still = diagonal == 0
+    if not still.any():
+        return gram
+    own = diagonal.mean(1, keepdims=True)
+    level = np.where(own > 0, own, diagonal.mean() or 1.0)
+    return np.asarray(gram + np.eye(gram.shape[1]) * (UNSEEN * level * still)[:, None])
 
 
 def quantize_with_gram(

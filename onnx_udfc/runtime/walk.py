@@ -27,10 +27,17 @@ Value = NDArray[Any]
 
 @dataclass(frozen=True)
 class _Lengths:
-    """How a tensor's values lie over the runs, one after another: rows of each run, or whether each is a scalar."""
+    """How a tensor's values lie over the runs, one after another.
+
+    Attributes:
+        rows: of each run.
+        scalar: each run has a scalar.
+        parts: the values of the runs where these do not fit one another; the first run's stands for all then.
+    """
 
     rows: tuple[int, ...]
-    scalar: bool
+    scalar: bool = False
+    parts: tuple[Value, ...] = ()
 
 
 class Walk:
@@ -102,7 +109,7 @@ class Walk:
         name = self._nodes[index].output[0]
         self.values[name] = self._seen(name, value)
         lengths = self._lengths.get(self._nodes[index].input[0])
-        if lengths is not None:  # a layer or a norm has as many rows as its input
+        if lengths is not None and not lengths.parts:  # a layer or a norm has as many rows as its input
             self._lengths[name] = lengths
         self._done([index])
 
@@ -149,12 +156,14 @@ class Walk:
             found = run_nodes(self._model, nodes, inputs, outputs, constants, self._threads)
             self.values |= {name: self._seen(name, value) for name, value in found.items()}
             return
-        written = _segment(self._model, nodes, inputs, outputs, constants)
-        segment = open_session(written, threads=self._threads, spin=False)
-        parts = [
-            outputs_of(segment, outputs, {name: self._part(name, value, i) for name, value in inputs.items()})
-            for i in range(len(self._runs.feeds))
-        ]
+        first = {name: self._part(name, value, 0) for name, value in inputs.items()}
+        segment = open_session(
+            _segment(self._model, nodes, first, outputs, constants), threads=self._threads, spin=False
+        )
+        parts = [outputs_of(segment, outputs, first)]
+        for number in range(1, len(self._runs.feeds)):
+            here = {name: self._part(name, value, number) for name, value in inputs.items()}
+            parts.append(outputs_of(segment, outputs, here))
         for i, name in enumerate(outputs):
             self._enter(name, [part[i] for part in parts])
 
@@ -164,8 +173,10 @@ class Walk:
         per_sample = first.ndim > 0 and len(first) == self._runs.size
         alike = all(part.shape[1:] == first.shape[1:] and part.ndim == first.ndim for part in parts)
         same = not (per_sample and first.ndim > 1) and all(np.array_equal(first, part) for part in parts)
-        if same or not alike:  # a size that differs from run to run within a sample: the first run stands for all
+        if same or not alike:
             self.values[name] = self._seen(name, first)
+            if not same:
+                self._lengths[name] = _Lengths((), parts=tuple(parts))
             return
         joined = np.stack(parts) if first.ndim == 0 else np.concatenate(parts)
         lengths = tuple(1 if first.ndim == 0 else len(part) for part in parts)
@@ -179,6 +190,8 @@ class Walk:
         lengths = self._lengths.get(name)
         if lengths is None:
             return value
+        if lengths.parts:
+            return lengths.parts[number]
         if lengths.scalar:
             return np.asarray(value[number])
         start = sum(lengths.rows[:number])
@@ -192,10 +205,14 @@ class Walk:
                 users = self._users[name]
                 users.discard(index)
                 if not users and name != keep:
-                    self.values.pop(name, None)
+                    self._free(name)
             for name in self._nodes[index].output:
                 if name != keep and not self._users.get(name):
-                    self.values.pop(name, None)
+                    self._free(name)
+
+    def _free(self, name: str) -> None:
+        self.values.pop(name, None)
+        self._lengths.pop(name, None)
 
 
 def run_nodes(

@@ -48,7 +48,7 @@ def test_text_cannot_be_made_up() -> None:
 KINDS = [
     ("float[N,3,20,24] x", (3, 20, 24), np.float32),
     ("float[2,3,20,24] x", (3, 20, 24), np.float32),
-    ("float[N,3,H,W] x", (3, 320, 320), np.float32),
+    ("float[N,3,H,W] x", (3, 224, 224), np.float32),
     ("float[N,20,24,3] x", (20, 24, 3), np.float32),
     ("float16[N,1,20,24] x", (1, 20, 24), np.float16),
     ("double[N,3,20,24] x", (3, 20, 24), np.float64),
