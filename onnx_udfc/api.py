@@ -17,10 +17,10 @@ from onnx_udfc.inputs.image_files import Labelled, Preprocessing
 from onnx_udfc.model.sources import Model, plain_source
 from onnx_udfc.options import (
     PYTHON,
+    Inspecting,
     Judging,
     OptionError,
     Options,
-    Requirement,
     Spec,
     Sweeping,
     check_requirements,
@@ -33,6 +33,7 @@ from onnx_udfc.original import Original
 from onnx_udfc.pipeline import Result
 from onnx_udfc.progress import Callbacks
 from onnx_udfc.runtime.machine import fitting_jobs
+from onnx_udfc.runtime.sessions import Source
 from onnx_udfc.sweep_grid import Grid
 from onnx_udfc.sweep_table import SweepTable
 
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
 
     from onnx_udfc.evaluate.inspection import Inspection
     from onnx_udfc.evaluate.validate import Validation
-    from onnx_udfc.options.keywords import JudgingKeywords, Keywords, SweepKeywords
+    from onnx_udfc.options.keywords import InspectingKeywords, JudgingKeywords, Keywords, SweepKeywords
 
-_OPTIONS = words_of(Options, Judging, Sweeping)
+_OPTIONS = words_of(Options, Inspecting, Judging, Sweeping)
 SILENT = ("quiet", "json", "verbose", "debug", "config")  # for those who read a terminal
 
 
@@ -76,10 +77,11 @@ def compress(
     """
     with _in_python():
         asked = replace(options or Options(), **read_options(Options, keywords))
+        asked.check(lambda _: PYTHON)
         return pipeline.compress(plain_source(source), asked, callbacks, original=original, base=base)
 
 
-def inspect(source: Model, skip: str | tuple[str, ...] | list[str] = ()) -> Inspection:
+def inspect(source: Model, **keywords: Unpack[InspectingKeywords]) -> Inspection:
     """Tell what can be pruned in a network, what cannot, and why.
 
     >>> from onnx_udfc import inspect
@@ -89,13 +91,14 @@ def inspect(source: Model, skip: str | tuple[str, ...] | list[str] = ()) -> Insp
 
     Args:
         source: A path, bytes, an open file, or a model, which is not changed.
-        skip: Names of nodes or tensors (`*`, `?`) that are left alone.
+        **keywords: Options, as below.
 
     Raises:
         UdfcError: The model cannot be read.
     """
     with _in_python():
-        return inspection.inspect_model(plain_source(source), Options(skip=skip).skip)
+        asked = Inspecting(**keywords)
+        return inspection.inspect_model(plain_source(source), asked.skip, asked.input_shape)
 
 
 def validate(
@@ -121,23 +124,33 @@ def validate(
     with _in_python():
         asked = Judging(**keywords)
         asked.check(lambda _: PYTHON)
-        found = validation.validate(
-            plain_source(original),
-            plain_source(compressed),
-            images=asked.images,
-            labels=asked.labels,
-            preprocessing=_preprocessing(asked),
-            provider=asked.provider,
-            task=asked.task,
-            threads=asked.threads or 1,
-            limit=asked.limit,
-            latency_seconds=asked.seconds,
-            memory=asked.memory,
-            seed=asked.seed,
-            callbacks=callbacks,
-        )
-        check_requirements(asked.require, _measured(asked.require, found.measured))
+        found = judged(plain_source(original), plain_source(compressed), asked, callbacks)
+        check_requirements(asked.require, {gate.key: found.measured(gate.key) for gate in asked.require})
         return found
+
+
+def judged(original: Source, compressed: Source, asked: Judging, callbacks: Callbacks | None = None) -> Validation:
+    """Compare two networks by checked options; gates are the caller's.
+
+    Raises:
+        UdfcError: As `validate`, but for gates.
+    """
+    return validation.validate(
+        original,
+        compressed,
+        images=asked.images,
+        labels=asked.labels,
+        preprocessing=_preprocessing(asked),
+        input_shape=asked.input_shape,
+        provider=asked.provider,
+        task=asked.task,
+        threads=asked.threads or 1,
+        limit=asked.limit,
+        latency_seconds=asked.seconds,
+        memory=asked.memory,
+        seed=asked.seed,
+        callbacks=callbacks,
+    )
 
 
 def sweep(
@@ -161,28 +174,33 @@ def sweep(
     Raises:
         UdfcError: The source or the options cannot be served; a setting that fails alone is a row with its reason.
     """
-    from onnx_udfc.sweep import sweep as run
-
     with _in_python():
         own = {k: v for k, v in keywords.items() if k in specs(Sweeping)}
         asked = Sweeping(**own)
         rest: dict[str, Any] = {k: v for k, v in keywords.items() if k not in own}
         shared = replace(options or Options(), **read_options(Options, rest))
-        shared.check()
-        content = plain_source(source)
-        size = Path(content).stat().st_size if isinstance(content, (str, Path)) and Path(content).is_file() else 0
-        labelled = Labelled(asked.labelled, asked.labels, _preprocessing(shared)) if asked.labelled else None
-        grid = Grid(asked.prune, asked.bits, asked.activations)
-        return run(content, directory, grid, shared, asked.jobs or fitting_jobs(size), labelled, callbacks)
+        return swept(plain_source(source), directory, shared, asked, callbacks)
+
+
+def swept(
+    source: Source, directory: str | Path, options: Options, asked: Sweeping, callbacks: Callbacks | None = None
+) -> SweepTable:
+    """Compress in many settings by checked options.
+
+    Raises:
+        UdfcError: As `sweep`.
+    """
+    from onnx_udfc.sweep import sweep as run
+
+    size = Path(source).stat().st_size if isinstance(source, (str, Path)) and Path(source).is_file() else 0
+    labelled = Labelled(asked.labelled, asked.labels, _preprocessing(options)) if asked.labelled else None
+    grid = Grid(asked.prune, asked.bits, asked.activations)
+    return run(source, directory, grid, options, asked.jobs or fitting_jobs(size), labelled, callbacks)
 
 
 def _preprocessing(options: Options | Judging) -> Preprocessing:
     span = options.input_range or (0.0, 1.0)
     return Preprocessing(options.input_mean, options.input_std, span, options.input_colour)
-
-
-def _measured(gates: tuple[Requirement, ...], measured: Callable[[str], Any]) -> dict[str, Any]:
-    return {gate.key: measured(gate.key) for gate in gates}
 
 
 @contextlib.contextmanager
@@ -220,5 +238,6 @@ def _told(spec: Spec) -> str:
 
 
 _documented(compress, specs(Options))
+_documented(inspect, specs(Inspecting))
 _documented(validate, specs(Judging))
 _documented(sweep, {**specs(Options), **specs(Sweeping)})

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import onnx
 from threadpoolctl import threadpool_limits
@@ -27,7 +27,7 @@ from onnx_udfc.model.external import whole
 from onnx_udfc.model.files import save, weight_files
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.reconstruct import METHODS
-from onnx_udfc.options import Options, check_requirements
+from onnx_udfc.options import Options, check_requirements, read_options
 from onnx_udfc.original import Original, read_original, traced
 from onnx_udfc.outputs import same_file
 from onnx_udfc.progress import Callbacks, Silent
@@ -36,6 +36,11 @@ from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
 from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
 from onnx_udfc.runtime.sessions import Source
 from onnx_udfc.summary import Outcome, make_report
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from onnx_udfc.options.keywords import Keywords
 
 
 @dataclass(frozen=True)
@@ -125,13 +130,7 @@ def compress(
     *,
     original: Original | None = None,
     base: str | Path | None = None,
-    prune: float | None = None,
-    bits: int | None = None,
-    activations: int | None = None,
-    target: str | None = None,
-    method: str | None = None,
-    calibrate: str | None = None,
-    seed: int | None = None,
+    **keywords: Unpack[Keywords],
 ) -> Result:
     """Compress a network.
 
@@ -141,22 +140,12 @@ def compress(
         callbacks: told of every stage.
         original: the same source, read before; its trace is shared between compressions.
         base: folder of the external data of a source that is not a path; without it such a source has none.
-        prune: fraction of the channels removed, 0 ≤ prune < 1; which layers lose how many, `allocate` says.
-        bits: weight bits, 2 to 8, or 32 for none.
-        activations: 8 for quantized activations.
-        target: cpu, cuda, tensorrt or portable.
-        method: moments, udfc, merge or none.
-        calibrate: path of real inputs.
-        seed: of everything random.
+        **keywords: options, as the table of options has them.
 
     Raises:
         UdfcError: the input or the request cannot be served, a gate is not met, or the result fails its check.
     """
-    keywords: dict[str, Any] = {
-        "prune": prune, "bits": bits, "activations": activations, "target": target, "method": method,
-        "calibrate": calibrate, "seed": seed,
-    }  # fmt: skip
-    asked = replace(options or Options(), **{name: value for name, value in keywords.items() if value is not None})
+    asked = replace(options or Options(), **read_options(Options, keywords))
     if base is not None and not isinstance(source, str | Path):
         source = whole(source, base)
     with threadpool_limits(asked.threads):  # how BLAS sums depends on it, and with it the last place of a weight

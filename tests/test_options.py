@@ -16,14 +16,17 @@ from onnx_udfc.options import (
     PYTHON,
     VALIDATE_REQUIREMENTS,
     Budget,
+    CombinationError,
+    OptionError,
     Options,
+    Sweeping,
     check_requirements,
     options_from,
     parse_budget,
     parse_requirement,
     words_of,
 )
-from onnx_udfc.sweep_grid import Grid, parse_activations, parse_bits, parse_floats
+from onnx_udfc.sweep_grid import Grid
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prune": 1.0}, "prune="),
@@ -173,21 +176,39 @@ def test_only_what_was_changed() -> None:
 
 
 def test_lists_of_a_sweep() -> None:
-    assert parse_floats("0.1:0.7:0.1") == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-    assert parse_floats("0,0.25") == (0.0, 0.25)
-    assert parse_bits("8,auto") == (8, "auto")
-    assert parse_activations("none,8") == (None, 8)
-    for parse in (parse_floats, parse_bits, parse_activations):
-        with pytest.raises(RequestError):
-            parse("a,b")
-    for endless in ("0.1:0.5:0", "0:inf:0.1", "0:0.5:1e-9", "nan:1:0.1", "0:nan:0.1", "0:1:nan", "0:1:inf", "-inf:0:1"):
-        with pytest.raises(RequestError, match=endless):
-            parse_floats(endless)
+    assert Sweeping(prune="0.1:0.7:0.1").prune == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    assert Sweeping(prune="0,25%,0").prune == (0.0, 0.25)
+    assert Sweeping(prune=[0, 0.5], bits="8,auto", activations="none,8") == Sweeping(
+        prune=(0.0, 0.5), bits=(8, "auto"), activations=(None, 8)
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b",
+        "0.1:0.5:0",
+        "0:inf:0.1",
+        "0:0.5:1e-9",
+        "0:nan:1",
+        "0:1:inf",
+        "-inf:0:1",
+        "nan:1:0.1",
+        "0.5:0.1:0.1",
+        "0:1:0.5",
+        "",
+        ":",
+    ],
+)
+def test_lists_of_a_sweep_refused(text: str) -> None:
+    with pytest.raises(OptionError, match=r"^prune=.*: (must be|these are more than 1000)"):
+        Sweeping(prune=text)
 
 
 def test_a_sweep_is_bounded_and_names_each_setting_once() -> None:
-    with pytest.raises(RequestError, match="1,200 settings"):
+    with pytest.raises(CombinationError, match="1,200 settings") as refused:
         list(Grid(tuple(i / 1000 for i in range(600)), (8, 4)).points(Options()))
+    assert refused.value.exit_code == 2
     names = [name for name, _ in Grid((0.1234567, 0.12345671, 0.5, 0.50), (8, 8)).points(Options())]
     assert names == ["prune0.1234567_bits8", "prune0.12345671_bits8", "prune0.5_bits8"]
 

@@ -19,7 +19,7 @@ ALLOWED = {
     "evaluate": {"model", "runtime", "channels", "inputs"},
     "repair": {"numerics", "model", "runtime", "emit", "channels", "inputs"},
     "decide": {"numerics", "model", "runtime", "emit", "channels", "inputs", "repair"},
-    "cli": {"pipeline", "sweep", "sweep_grid", "sweep_table", "evaluate", "inputs", "runtime"},
+    "cli": {"api", "pipeline", "sweep", "sweep_grid", "sweep_table", "evaluate", "inputs", "runtime"},
 }
 
 

@@ -30,6 +30,7 @@ from onnx_udfc.options import (
 )
 from onnx_udfc.options.command import default_text
 
+SILENT = ("quiet", "json", "verbose", "debug", "config")  # for those who read a terminal
 ROOT = Path(__file__).resolve().parents[1]
 KEYWORDS = ROOT / "onnx_udfc/options/keywords.py"
 SCHEMA = ROOT / "onnx_udfc/options.schema.json"
@@ -65,14 +66,16 @@ class {name}(TypedDict, total=False):
 
 def keywords() -> str:
     """Return the module of the keywords."""
-    silent = ("quiet", "json", "verbose", "debug", "config")
-    judging = {name: spec for name, spec in specs(Judging).items() if name not in silent}
-    sweeping = {name: spec for name, spec in specs(Sweeping).items() if name not in silent}
+    judging, inspecting, sweeping = (
+        {name: spec for name, spec in specs(table).items() if name not in SILENT}
+        for table in (Judging, Inspecting, Sweeping)
+    )
     shared = {name: spec for name, spec in specs(Options).items() if name not in sweeping}
     return "\n".join(
         (
             _HEAD,
             _keywords("Keywords", "Every option of `compress` by its type.", specs(Options)),
+            _keywords("InspectingKeywords", "Every option of `inspect` by its type.", inspecting),
             _keywords("JudgingKeywords", "Every option of `validate` by its type.", judging),
             _keywords("SweepKeywords", "Every option of `sweep` by its type.", {**shared, **sweeping}),
         )

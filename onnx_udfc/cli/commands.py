@@ -118,25 +118,10 @@ def validate(ctx: click.Context, /, original: str, compressed: str, **_: Any) ->
 
     asked = opts.written(ctx).read(Judging)
     asked.check(lambda _: LINE)
-    from onnx_udfc.evaluate.validate import validate as run  # only now: what is refused is refused quickly
+    from onnx_udfc.api import judged  # only now: what is refused is refused quickly
 
     with Shown(asked.quiet or asked.json, asked.verbose) as callbacks:
-        found = run(
-            original,
-            compressed,
-            images=asked.images,
-            labels=asked.labels,
-            preprocessing=opts.preprocessing(asked),
-            input_shape=asked.input_shape,
-            provider=asked.provider,
-            task=asked.task,
-            threads=asked.threads or 1,
-            limit=asked.limit,
-            latency_seconds=asked.seconds,
-            memory=asked.memory,
-            seed=asked.seed,
-            callbacks=callbacks,
-        )
+        found = judged(original, compressed, asked, callbacks)
     if asked.json:
         put_json(found.to_dict())
     elif not asked.quiet:
@@ -154,22 +139,15 @@ def validate(ctx: click.Context, /, original: str, compressed: str, **_: Any) ->
 def sweep(ctx: click.Context, /, source: str, directory: str, **_: Any) -> None:
     """Compress IN in many settings into DIR: models, a table and a Pareto plot; continues where it stopped."""
     from onnx_udfc.cli.progress import Shown
-    from onnx_udfc.sweep_grid import Grid
 
     written = opts.written(ctx, Options, Writing, Sweeping)
     options, asked = written.read(Options, SWEPT), written.only_line().read(Sweeping)
     options.check(written.voice)
-    grid = Grid(asked.prune, asked.bits, asked.activations)
-    from onnx_udfc.inputs.image_files import Labelled  # only now: what is refused is refused quickly
-    from onnx_udfc.runtime.machine import fitting_jobs
-    from onnx_udfc.sweep import sweep as run
+    from onnx_udfc.api import swept as run  # only now: what is refused is refused quickly
 
-    jobs = asked.jobs or fitting_jobs(Path(source).stat().st_size if Path(source).is_file() else 0)
-    images = asked.labelled
-    labelled = Labelled(images, asked.labels, opts.preprocessing(options)) if images else None
     _interrupts(ctx).told(f"what was finished is in {directory}, and the same command goes on from there")
     with Shown(asked.quiet or asked.json, options.verbose) as callbacks:
-        table = run(source, Path(directory), grid, options, jobs, labelled, callbacks)
+        table = run(source, directory, options, asked, callbacks)
     if asked.json:
         put_json(table.to_dict(), needed=False)
     elif not asked.quiet:
@@ -191,7 +169,9 @@ def _check_paths(source: str, out: str, reports: tuple[str, ...], overwrite: boo
         RequestError: One line that says what to change.
     """
     if out == "-":
-        raise RequestError("-: results are files, not standard output; name OUT, or ./- for a file of that name")
+        raise click.UsageError(
+            "OUT is -: results are files, not standard output; name a file, or ./- for one of that name."
+        )
     if not overwrite and same_file(source, out):
         raise RequestError(
             f"{out}: OUT is IN, and compression cannot be undone; name another, or add --overwrite-input"

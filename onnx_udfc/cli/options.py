@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -19,7 +19,6 @@ from onnx_udfc.options import (
     GROUPS,
     LINE,
     CombinationError,
-    Judging,
     Options,
     Spec,
     Table,
@@ -29,9 +28,6 @@ from onnx_udfc.options import (
     specs,
     unknown_option,
 )
-
-if TYPE_CHECKING:
-    from onnx_udfc.inputs.image_files import Preprocessing
 
 T = TypeVar("T", bound=Table)
 Command = Callable[..., Any]
@@ -225,11 +221,3 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False)
-
-
-def preprocessing(options: Options | Judging) -> Preprocessing:
-    """Return what --input-mean, --input-std, --input-range and --input-colour say."""
-    from onnx_udfc.inputs.image_files import Preprocessing
-
-    span = options.input_range or (0.0, 1.0)
-    return Preprocessing(options.input_mean, options.input_std, span, options.input_colour)

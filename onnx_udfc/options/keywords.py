@@ -111,6 +111,16 @@ class Keywords(TypedDict, total=False):
     """Tracebacks in place of one line."""
 
 
+class InspectingKeywords(TypedDict, total=False):
+    """Every option of `inspect` by its type."""
+
+    skip: str | Iterable[str]
+    """Names of nodes or tensors (`*`, `?`) that are left alone; repeatable."""
+
+    input_shape: str | Iterable[str]
+    """Sizes of an input that the file leaves open; NAME= may be left out where there is one input; repeatable."""
+
+
 class JudgingKeywords(TypedDict, total=False):
     """Every option of `validate` by its type."""
 

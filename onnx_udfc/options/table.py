@@ -28,7 +28,7 @@ from onnx_udfc.options.shared_rows import (
     Verbose,
     Workers,
 )
-from onnx_udfc.options.voice import PYTHON, CombinationError, Said, Voice, Voices
+from onnx_udfc.options.voice import LINE, PYTHON, CombinationError, Said, Voice, Voices
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -235,7 +235,7 @@ class Options(Table):
 
         def __init__(self, **given: Unpack[Keywords]) -> None: ...
 
-    def check(self, voices: Voices = lambda _: PYTHON) -> None:
+    def check(self, voices: Voices = lambda _: LINE) -> None:
         """Refuse options that do not go together, and data that is not there.
 
         Args:

@@ -95,7 +95,7 @@ def test_config_is_read_and_the_command_line_wins(folder: Path) -> None:
     (folder / "d.toml").write_text(printed)
     assert call(folder, "--config", "d.toml", "--print-config").stdout == printed
     (folder / "e.toml").write_text("pruen = 0.5\n")
-    assert call(folder, "in.onnx", "x.onnx", "--config", "e.toml").returncode == 1
+    assert call(folder, "in.onnx", "x.onnx", "--config", "e.toml").returncode == 2
 
 
 def test_the_input_is_replaced_only_on_demand(folder: Path) -> None:

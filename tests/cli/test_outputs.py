@@ -32,6 +32,13 @@ def refused(folder: Path, reason: str, *words: str) -> None:
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
+def test_standard_output_is_wrong_usage(folder: Path) -> None:
+    done = call(folder, "in.onnx", "-", *QUICK)
+    assert done.returncode == 2
+    assert "results are files" in done.stderr
+    assert not (folder / "-").exists()
+
+
 def test_out_must_be_a_file(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     (folder / "to_pipe").symlink_to("pipe")
@@ -39,7 +46,6 @@ def test_out_must_be_a_file(folder: Path) -> None:
     for out in ("pipe", "to_pipe", "/dev/null"):
         refused(folder, "is a device, a pipe or a socket", out)
     refused(folder, "round: ", "round")
-    refused(folder, "results are files", "-")
     refused(folder, "too long", "x" * 300)
     assert (folder / "pipe").is_fifo()
     assert Path("/dev/null").is_char_device()
