@@ -163,7 +163,8 @@ def _run(session: Any, names: list[str], feed: Any) -> list[Any]:
 
 def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs, options: Options) -> Checked:
     try:
-        return Checked(fidelity(first, second, feeds, inputs.source, options.task, options.force))
+        found = fidelity(first, second, feeds, inputs.source, options.task, options.force)
+        return Checked(replace(found, held_out=inputs.held_out))
     except ModelError as error:
         return Checked(None, (f"not run for its check: {error}",))
     except CheckError:
@@ -174,7 +175,7 @@ def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs, 
 
 def _other_inputs(network: Network, options: Options) -> NetworkInputs:
     count = min(options.images or image_count(wanted_inputs(network)), MOST_IMAGES)
-    asked = replace(options, images=None if options.calibrate else count)
+    asked = options if options.calibrate else replace(options, images=count)  # the split depends on the real number
     return _few(network, make_inputs(network, asked, OTHER_IMAGES), options.images or MOST_IMAGES)
 
 

@@ -208,6 +208,8 @@ class Fidelity:
         max_difference: Largest absolute difference of any output value.
         outputs: Figures of each output.
         unmeasured: Why nothing, or not everything, was measured; empty if it was.
+        held_out: Real inputs that were kept from every fit and range, and that alone were looked at here; 0 where they
+            were too few to keep any; None for made-up ones.
     """
 
     inputs: Literal["synthetic", "calibration"]
@@ -218,6 +220,7 @@ class Fidelity:
     max_difference: float = 0.0
     outputs: tuple[OutputFidelity, ...] = ()
     unmeasured: str = ""
+    held_out: int | None = None
 
 
 @dataclass(frozen=True)

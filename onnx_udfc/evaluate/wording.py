@@ -9,12 +9,19 @@ _MOST_OUTPUTS = 6
 
 def headline(f: Fidelity) -> str:
     """Return one line about all outputs."""
-    where = f"against the original on {f.count} {f.inputs} inputs"
+    where = f"against the original on {f.count} {_fed(f)}"
     if f.sqnr_db is None and f.agreement is None and not any(o.matched is not None for o in f.outputs):
         return f"{where}: nothing was measured: {f.unmeasured or 'the check did not run'}"
     figures = [f"SQNR {decibel(f.sqnr_db)}", f"cosine {'-' if f.cosine is None else format(f.cosine, '.5f')}"]
     figures += [f"same answer in {percent(f.agreement)}"] if f.agreement is not None else []
     return f"{where}: {', '.join(figures)}"
+
+
+def _fed(f: Fidelity) -> str:
+    """What the inputs are."""
+    if f.inputs == "synthetic":
+        return "made-up inputs"
+    return "real inputs that were held out" if f.held_out else "real inputs, the same that were fitted"
 
 
 def output_lines(f: Fidelity) -> list[str]:
