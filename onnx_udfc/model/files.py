@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from onnx_udfc.errors import ModelError
 from onnx_udfc.model.axes import write_axes
 from onnx_udfc.model.checks import check
 from onnx_udfc.model.external import check_external, external_files, linked_folder, resolve, write_external
+from onnx_udfc.model.foreign import ending, refuse_folder, refuse_foreign, refuse_url
 from onnx_udfc.model.names import unique_name
 from onnx_udfc.model.protos import copy_except, sort_nodes, tensor_bytes
 from onnx_udfc.model.upgrade import opset, upgrade
@@ -84,12 +86,15 @@ def _resolve(model: onnx.ModelProto, path: Path | None) -> int:
 
 def _content(path: Path) -> bytes:
     """The bytes of a file."""
+    refuse_url(path)
     if path.is_dir():
-        raise ModelError(f"{path} is a folder; give the path of an .onnx file")
+        refuse_folder(path)
     if path.exists() and not path.is_file():
         raise ModelError(f"{path} is a pipe or a device; give the path of an .onnx file")
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            refuse_foreign(file, str(path))
+            return file.read()
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist; check the path") from error
     except (OSError, ValueError) as error:
@@ -100,12 +105,21 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     """The model that the bytes are."""
     if not data:
         raise ModelError(f"{name} is empty; export or download the model again")
+    refuse_foreign(io.BytesIO(data), name)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
     except (DecodeError, RecursionError, ValueError) as error:
-        raise ModelError(f"{name} is not a whole ONNX model (damaged or another format); export it again") from error
+        raise ModelError(_no_model(name)) from error
+    if not model.graph.node and ending(name):  # what protobuf makes of other packages' messages
+        raise ModelError(_no_model(name))
     return model
+
+
+def _no_model(name: str) -> str:
+    if ending(name):
+        return f"{name} is not an ONNX model but {ending(name)}"
+    return f"{name} is not a whole ONNX model (damaged or another format); export it again"
 
 
 def _reordered(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
