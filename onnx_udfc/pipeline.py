@@ -35,7 +35,7 @@ from onnx_udfc.repair.absorb import absorb_copies
 from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
 from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
 from onnx_udfc.runtime.sessions import Source
-from onnx_udfc.summary import Outcome, make_report
+from onnx_udfc.summary import Outcome, input_reports, make_report
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -199,7 +199,10 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
     with run.stage("check"):
         checked = check_result(source, original.network, emitted.model, options)
     notes = (inputs.note,) if inputs.note else ()
-    return Outcome(original.loaded, network, original.channels, plan, pruned, repaired, emitted, notes, checked)
+    return Outcome(
+        original.loaded, network, original.channels, plan, pruned, repaired, emitted, notes, checked,
+        inputs=input_reports(original.network, inputs),
+    )  # fmt: skip
 
 
 def _explained(report: Report, outcome: Outcome, original: Network, options: Options) -> Report:

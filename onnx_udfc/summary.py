@@ -14,6 +14,7 @@ from onnx_udfc.evaluate.final_check import Checked
 from onnx_udfc.evaluate.report import (
     Fidelity,
     GroupReport,
+    InputReport,
     LayerLoss,
     LayerReport,
     Report,
@@ -21,6 +22,8 @@ from onnx_udfc.evaluate.report import (
     Size,
     SkipReport,
 )
+from onnx_udfc.inputs.choice import Choice
+from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of
 from onnx_udfc.model.counts import Count, count, totals
 from onnx_udfc.model.files import LoadedModel, model_bytes
 from onnx_udfc.model.inventory import already_quantized, inventory, left_out
@@ -28,6 +31,7 @@ from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
 from onnx_udfc.options import Options
 from onnx_udfc.repair.refit import Repaired
+from onnx_udfc.runtime.runs import InputSpec
 from onnx_udfc.version import this_tool
 
 
@@ -46,6 +50,28 @@ class Outcome:
     checked: Checked
     attribution: tuple[LayerLoss, ...] = ()
     peak_memory: int | None = None
+    inputs: tuple[InputReport, ...] = ()
+
+
+def input_reports(network: Network, inputs: NetworkInputs) -> tuple[InputReport, ...]:
+    """What each input was run on; nothing where nothing was run."""
+    chosen = {choice.name: choice for choice in inputs.choices}
+    return tuple(
+        _input(spec, inputs, chosen.get(spec.name)) for spec in input_specs_of(network) if spec.name in inputs.values
+    )
+
+
+def _input(spec: InputSpec, inputs: NetworkInputs, choice: Choice | None) -> InputReport:
+    shape = inputs.values[spec.name].shape
+    axis = 0 if spec.by_run else spec.axis or 0
+    return InputReport(
+        name=spec.name,
+        source=inputs.source,
+        shape=shape[:axis] + shape[axis + 1 :],
+        count=shape[axis] if shape else 1,
+        kinds=choice.kinds if choice else (),
+        reaction=choice.reaction or None if choice else None,
+    )
 
 
 def make_report(outcome: Outcome, options: Options, timings: Mapping[str, float]) -> Report:
@@ -68,6 +94,7 @@ def make_report(outcome: Outcome, options: Options, timings: Mapping[str, float]
         warnings=_warnings(outcome),
         attribution=outcome.attribution,
         peak_memory=outcome.peak_memory,
+        inputs=outcome.inputs,
     )
 
 

@@ -174,9 +174,9 @@ def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs, 
 
 
 def _other_inputs(network: Network, options: Options) -> NetworkInputs:
-    count = min(options.images or image_count(wanted_inputs(network)), MOST_IMAGES)
-    asked = options if options.calibrate else replace(options, images=count)  # the split depends on the real number
-    return _few(network, make_inputs(network, asked, OTHER_IMAGES), options.images or MOST_IMAGES)
+    count = min(options.number or image_count(wanted_inputs(network)), MOST_IMAGES)
+    asked = options if options.calibrate else options.counted(count)  # the split depends on the real number
+    return _few(network, make_inputs(network, asked, OTHER_IMAGES), options.number or MOST_IMAGES)
 
 
 def _few(network: Network, inputs: NetworkInputs, count: int = MOST_IMAGES) -> NetworkInputs:

@@ -247,6 +247,27 @@ class Runtime:
 
 
 @dataclass(frozen=True)
+class InputReport:
+    """What one input of the network was run on.
+
+    Attributes:
+        name: Of the input.
+        source: Where its values came from.
+        shape: Of one value, the samples' axis left out.
+        count: Number of values.
+        kinds: Of made-up values, where there are several (photographs, text, sound, formula …); else empty.
+        reaction: Kind, or kinds of a mixture → how much the network reacted to it, 1 the most; None where not measured.
+    """
+
+    name: str
+    source: Literal["synthetic", "calibration"]
+    shape: tuple[int, ...]
+    count: int
+    kinds: tuple[str, ...] = ()
+    reaction: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything about one compression; times are in seconds, memory in bytes.
 
@@ -271,6 +292,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     attribution: tuple[LayerLoss, ...] = ()
     peak_memory: int | None = None
+    inputs: tuple[InputReport, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
     verdict: Verdict = "unknown"
     predicted_loss: float | None = None

@@ -58,7 +58,7 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
     Raises:
         RequestError: the data do not fit the network.
     """
-    wanted = options.images or image_count(wanted_inputs(network))
+    wanted = options.number or image_count(wanted_inputs(network))
     runs, most = _affordable(network, channels)
     times = min(MOST_TIMES, most // wanted, runs // (2 * wanted))
     if times < 2 or options.calibrate:
@@ -67,7 +67,7 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
     judge = _judge(network, options.threads)
     if judge is None:
         return make_inputs(network, options)
-    pool = make_inputs(network, replace(options, images=wanted * times))
+    pool = make_inputs(network, options.counted(wanted * times))
     scores = judge(pool.values)
     if scores is None:
         return make_inputs(network, options)

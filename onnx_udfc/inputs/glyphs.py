@@ -85,6 +85,13 @@ def random_line(width: float, rng: np.random.Generator) -> Array:
     return ink(text, face, int(rng.integers(0, 3)))
 
 
+def random_letter(rng: np.random.Generator) -> Array:
+    """A digit, half of the time, or a Latin letter in a random face."""
+    among = [f for f in faces() if not f.chinese]
+    letters = "0123456789" if rng.random() < 0.5 else "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    return ink(letters[rng.integers(len(letters))], among[rng.integers(len(among))])
+
+
 def _chinese(width: float, face: Face, rng: np.random.Generator) -> str:
     count = max(1, round(width / float(face.widths.mean())))
     return "".join(face.characters[k] for k in rng.integers(len(face.characters), size=count))

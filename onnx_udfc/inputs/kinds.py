@@ -4,9 +4,7 @@
 of MAKERS: a function (wanted, count, seed) → values (count, ...) without regard to the samples' axis.
 
 A new kind of input: a Literal in `Kind`, a branch in `kind_of`, a row in MAKERS.
-A new kind of picture (kind `picture`): a row in PICTURES, a function (count, channels, (height, width), seed) → float32
-(count, channels, height, width) in normalized units; what is drawn in pixels of 0..1 goes through `from_pixels`.
-A new kind of sound (kind `signal`): a row in SIGNALS, a function (count, length, seed) → (count, length) of -1..1.
+A new kind of picture, sound or bytes: a row in `sources`. Which of them are made for an input, `choice` finds out.
 Scale and layout are nobody else's business: `to_network` brings pictures in normalized units to the scale and the order
 of axes that the network wants, and its type.
 """
@@ -21,16 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.inputs.image_files import LUMA, Preprocessing
+from onnx_udfc.inputs.sources import CODES, FORMULA, PICTURES, SIGNALS
 from onnx_udfc.inputs.uses import Use
-from onnx_udfc.numerics.images import Array, InputScaling, power_noise, synthetic_images
+from onnx_udfc.numerics.images import Array, InputScaling
 from onnx_udfc.runtime.runs import InputSpec, cut
 
 Kind = Literal[
     "picture", "bytes", "signal", "features", "tokens", "choices", "positions", "ones", "flags", "length", "size",
     "numbers", "scalars",
 ]  # fmt: skip
-Picture = Callable[[int, int, tuple[int, ...], int], Array]
-Signal = Callable[[int, int, int], Array]
 
 RUNS = 8  # values of an input that has one in each run
 RAW_MEAN, RAW_STD = 118.0, 64.0  # of photographs, pixels 0 to 255
@@ -66,12 +63,14 @@ class Wanted:
         shape: sizes of one run; what the file leaves open is settled (see `sizes`).
         use: what the graph does with it.
         side: height and width of the network's picture, or the length of its sequence; () where there is neither.
+        among: kinds of pictures, sounds or codes to make, in equal parts (see `sources`); () means those by formula.
     """
 
     spec: InputSpec
     shape: tuple[int, ...]
     use: Use = field(default_factory=Use)
     side: tuple[int, ...] = ()
+    among: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -182,11 +181,6 @@ def one_feed(
     return cut([w.spec for w in wanted], made(wanted, 1, seed, scales or {}), batch=1).feeds[0]
 
 
-def from_pixels(pixels: NDArray[Any]) -> Array:
-    """Pictures of pixels 0..1 in normalized units: mean about 0, deviation about 1."""
-    return np.asarray((pixels * np.float32(255) - np.float32(RAW_MEAN)) / np.float32(RAW_STD), np.float32)
-
-
 def to_network(z: Array, wanted: Wanted, scale: Scale) -> NDArray[Any]:
     """Pictures z (n, channels, *size) in normalized units as the network takes them: scaled, and in its order of axes.
 
@@ -219,26 +213,24 @@ def _pixels(z: Array) -> NDArray[np.uint8]:
 
 
 def _picture(wanted: Wanted, count: int, seed: int) -> Array:
-    """Pictures in normalized units, of all the kinds that PICTURES has, one kind after the other."""
-    shares = [len(p) for p in np.array_split(np.arange(count), len(PICTURES))]
+    """Pictures in normalized units, of the kinds that were chosen, one kind after the other."""
     parts = [
-        draw(n, wanted.channels, wanted.size, seed) for draw, n in zip(PICTURES.values(), shares, strict=True) if n
+        PICTURES[kind](number, wanted.channels, wanted.size, seed) for kind, number in _shares(wanted.among, count)
     ]
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _signal(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
-    """Sounds of all the kinds that SIGNALS has."""
-    length = max(wanted.sample)
-    parts = [len(p) for p in np.array_split(np.arange(count), len(SIGNALS))]
-    drawn = [draw(n, length, seed) for draw, n in zip(SIGNALS.values(), parts, strict=True) if n]
-    return np.concatenate(drawn).reshape(count, *wanted.sample)
+    """Sounds of the kinds that were chosen."""
+    parts = [SIGNALS[kind](number, max(wanted.sample), seed) for kind, number in _shares(wanted.among, count)]
+    return np.concatenate(parts).reshape(count, *wanted.sample)
 
 
-def _noise(count: int, length: int, seed: int) -> Array:
-    """1/f noise with a tenth of a sound's range as its deviation."""
-    z = power_noise(count, 1, (length,), np.random.default_rng(seed))[:, 0]
-    return np.asarray(np.clip(0.1 * z, -1, 1), np.float32)
+def _shares(kinds: tuple[str, ...], count: int) -> list[tuple[str, int]]:
+    """How many inputs of each kind: equal parts; of the formula where none was chosen."""
+    kinds = kinds or (FORMULA,)
+    numbers = [len(p) for p in np.array_split(np.arange(count), len(kinds))]
+    return [(kind, number) for kind, number in zip(kinds, numbers, strict=True) if number]
 
 
 def _features(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
@@ -246,9 +238,12 @@ def _features(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
 
 
 def _tokens(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
-    """Rows of a table, each as likely as the others."""
-    low = -wanted.use.offset
-    return np.random.default_rng(seed).integers(low, low + max(1, wanted.use.rows), (count, *wanted.sample))
+    """Rows of a table: each as likely as the others, or of the kinds that were chosen."""
+    low, rows = -wanted.use.offset, max(1, wanted.use.rows)
+    if not wanted.among:
+        return np.random.default_rng(seed).integers(low, low + rows, (count, *wanted.sample))
+    parts = [CODES[kind](number, wanted.sample[0], rows, seed) for kind, number in _shares(wanted.among, count)]
+    return np.concatenate(parts)
 
 
 def _choices(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
@@ -307,8 +302,6 @@ def _scalars(wanted: Wanted, count: int, _seed: int) -> NDArray[Any]:
     return np.broadcast_to(steps.reshape(-1, *[1] * len(wanted.sample)), (count, *wanted.sample))
 
 
-PICTURES: dict[str, Picture] = {"formula": synthetic_images}
-SIGNALS: dict[str, Signal] = {"noise": _noise}
 MAKERS: dict[Kind, Callable[[Wanted, int, int], NDArray[Any]]] = {
     "picture": _picture, "bytes": _picture, "signal": _signal, "features": _features, "tokens": _tokens,
     "choices": _choices, "positions": _positions, "ones": _ones, "flags": _flags, "length": _length, "size": _size,

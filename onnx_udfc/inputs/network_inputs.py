@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.inputs.choice import Choice, choose
 from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
 from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
@@ -36,6 +38,7 @@ REAL = 128  # real inputs that are fitted on, at most
 HELD_OUT = 4  # one in so many real inputs is only judged on, at least so many of them, where there are twice as many
 
 # What was guessed for each network and input: the check asks for the same as the repair.
+_choices: WeakKeyDictionary[Network, dict[tuple[Any, ...], tuple[Choice, ...]]] = WeakKeyDictionary()
 _guesses: WeakKeyDictionary[Network, dict[str, tuple[InputScaling, str]]] = WeakKeyDictionary()
 
 
@@ -48,12 +51,14 @@ class NetworkInputs:
         source: synthetic or calibration.
         note: what was assumed, in words for the user; empty if nothing was.
         held_out: how many real inputs are not fitted on but kept for the check; None where none are real.
+        choices: which kinds were made up, and why.
     """
 
     values: dict[str, NDArray[Any]]
     source: Literal["synthetic", "calibration"]
     note: str = ""
     held_out: int | None = None
+    choices: tuple[Choice, ...] = ()
 
 
 def settle_sizes(network: Network, options: Options) -> None:
@@ -82,7 +87,7 @@ def make_inputs(network: Network, options: Options, seed_offset: int = 0) -> Net
     wanted = wanted_inputs(network)
     if options.calibrate:
         return _real(wanted, options, judged=seed_offset != 0)
-    count = options.images or image_count(wanted)
+    count = options.number or image_count(wanted)
     known = preprocessing(options)
     scales, notes = {}, []
     for w in wanted:
@@ -93,12 +98,28 @@ def make_inputs(network: Network, options: Options, seed_offset: int = 0) -> Net
         else:
             scales[w.spec.name] = Scale(known, options.input_colour)
     notes += _not_applied(wanted, options)
-    return NetworkInputs(made(wanted, count, options.seed + seed_offset, scales), "synthetic", "; ".join(notes))
+    choices = chosen_kinds(network, wanted, scales, options)
+    among = {c.name: c.kinds for c in choices}
+    wanted = tuple(replace(w, among=among.get(w.spec.name, ())) for w in wanted)
+    values = made(wanted, count, options.seed + seed_offset, scales)
+    return NetworkInputs(values, "synthetic", "; ".join(notes), choices=choices)
+
+
+def chosen_kinds(
+    network: Network, wanted: tuple[Wanted, ...], scales: Mapping[str, Scale], options: Options
+) -> tuple[Choice, ...]:
+    """Which kinds are made up for the inputs: chosen once for each network."""
+    key = (options.kinds, tuple(w.shape for w in wanted))
+    known = _choices.setdefault(network, {})
+    if key not in known:
+        known[key] = choose(network, wanted, options.kinds, scales, options.threads)
+    return known[key]
 
 
 def image_count(wanted: tuple[Wanted, ...]) -> int:
     """As many samples as `PIXELS` allows, between LEAST and MOST."""
     pixels = [int(np.prod(w.size)) for w in wanted if w.kind in ("picture", "bytes")]
+    pixels += [int(np.prod(w.sample)) for w in wanted if w.kind == "signal"]
     return int(np.clip(PIXELS // max([1, *pixels]), LEAST, MOST))
 
 
@@ -120,7 +141,7 @@ def _not_applied(wanted: tuple[Wanted, ...], options: Options) -> list[str]:
 
 def _real(wanted: tuple[Wanted, ...], options: Options, *, judged: bool) -> NetworkInputs:
     """Real inputs: those that are fitted on, or those that were held out to be judged on."""
-    fitted_on = options.images or REAL
+    fitted_on = options.number or REAL
     known = preprocessing(options) or Preprocessing(colour=options.input_colour)
     found = real_inputs(wanted, options.calibrate, known, fitted_on + fitted_on // (HELD_OUT - 1))
     specs = tuple(w.spec for w in wanted)

@@ -1,4 +1,4 @@
-"""Rendered text as made-up inputs: single lines, scenes with several lines on photographs, and pages.
+"""Rendered text as made-up inputs: letters, single lines, scenes with several lines on photographs, and pages.
 
 What networks that find or read text answer to. Words are in the faces of `glyphs`, of different size, weight, contrast
 and colour, slightly turned, out of focus and noisy; backgrounds are plain, shaded, or photographs.
@@ -10,17 +10,39 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnx_udfc.inputs.glyphs import HEIGHT, random_line
+from onnx_udfc.inputs.glyphs import HEIGHT, random_letter, random_line
 from onnx_udfc.inputs.photographs import DEVIATION, MEAN, in_channels, photographs, resampling
 from onnx_udfc.numerics.images import Array
 
 Rng = np.random.Generator
 Size = tuple[int, int]
 
+LINE = 2.5  # times as wide as it is high: from there on a picture is a line of text
 PADDING = 127.5  # the grey that readers of lines are padded with at the right
 _LEAST_CONTRAST = 70.0  # pixels of 0..255 between ink and ground
 _LINE_TURN, _SCENE_TURN = 1.5, 12.0  # degrees
 _LEAST_HEIGHT = 10  # pixels of a line in a scene
+
+
+def text(count: int, channels: int, size: Size, rng: Rng) -> Array:
+    """Lines where the picture is as flat as a line, else half scenes and half pages."""
+    if size[1] >= LINE * size[0]:
+        return lines(count, channels, size, rng)
+    return np.concatenate(
+        [draw(n, channels, size, rng) for draw, n in ((scenes, -(-count // 2)), (pages, count // 2)) if n]
+    )
+
+
+def turned_text(count: int, channels: int, size: Size, rng: Rng) -> Array:
+    """The same upside down."""
+    if size[1] >= LINE * size[0]:
+        return turned_lines(count, channels, size, rng)
+    return np.ascontiguousarray(text(count, channels, size, rng)[..., ::-1, ::-1])
+
+
+def letters(count: int, channels: int, size: Size, rng: Rng) -> Array:
+    """One letter or digit in the middle of each, light on dark or dark on light."""
+    return _normalized((_letter(size, rng) for _ in range(count)), channels, rng)
 
 
 def lines(count: int, channels: int, size: Size, rng: Rng) -> Array:
@@ -61,6 +83,19 @@ def _line_image(size: Size, rng: Rng, *, upside_down: bool = False) -> Array:
     if rng.random() < 0.25:
         return np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0)), mode="edge")
     return np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0)), constant_values=PADDING)
+
+
+def _letter(size: Size, rng: Rng) -> Array:
+    own = _scaled(random_letter(rng), min(size) * rng.uniform(0.85, 1.25), rng.uniform(0.8, 1.2))
+    mask = np.zeros(size, np.float32)
+    spans = []
+    for there, here in zip(size, own.shape, strict=True):
+        length, shift = min(there, here), int(rng.integers(-1, 2))
+        spans.append((max(0, min(there - length, (there - length) // 2 + shift)), (here - length) // 2, length))
+    (top, above, height), (left, before, width) = spans
+    mask[top : top + height, left : left + width] = own[above : above + height, before : before + width]
+    ground = np.full((*size, 3), rng.choice([0.0, 255.0]) if rng.random() < 0.6 else rng.uniform(0, 255), np.float32)
+    return _worn(_inked(ground, _turned(mask, rng.normal(0, 6)), rng), rng)
 
 
 def _scene(size: Size, rng: Rng) -> Array:
@@ -108,8 +143,7 @@ def _ground(size: Size, rng: Rng) -> Array:
     """What text stands on: plain, shaded or a photograph of lowered contrast; pixels (height, width, 3)."""
     kind = rng.random()
     if kind < 0.5:
-        side = max(size)
-        crop = photographs(1, 3, (side, side), rng)[0, :, : size[0], : size[1]].transpose(1, 2, 0)
+        crop = photographs(1, 3, size, rng)[0].transpose(1, 2, 0)
         return np.asarray(np.clip(crop * rng.uniform(0.4, 1.0), -2, 2) * DEVIATION + MEAN, np.float32)
     level = rng.uniform(0, 255) + rng.normal(0, 30, 3) if rng.random() < 0.6 else np.full(3, rng.uniform(200, 255))
     shade = _shade(size, 40, rng) if kind > 0.75 else np.zeros((*size, 1))
@@ -131,9 +165,9 @@ def _inked(ground: Array, mask: Array, rng: Rng) -> Array:
     lighter = rng.random() < 0.5 if 255 - light > _LEAST_CONTRAST < light else 255 - light > light
     room = 255 - light if lighter else light
     gap = rng.uniform(min(_LEAST_CONTRAST, room), room) * (1 if lighter else -1)
-    colour = np.clip(light + gap + rng.normal(0, 25, 3), 0, 255)
-    ink = np.clip(mask, 0, 1)[..., None] ** rng.uniform(0.6, 1.5)  # thin or fat
-    return np.asarray(ground * (1 - ink) + colour * ink, np.float32)
+    colour = np.clip(light + gap + rng.normal(0, 25, 3), 0, 255).astype(np.float32)
+    ink = (np.clip(mask, 0, 1) ** np.float32(rng.uniform(0.6, 1.5)))[..., None]  # thin or fat
+    return ground + (colour - ground) * ink
 
 
 def _worn(image: Array, rng: Rng) -> Array:
@@ -141,8 +175,8 @@ def _worn(image: Array, rng: Rng) -> Array:
     blur = max(0.0, rng.uniform(-0.15, 0.25))
     for axis in (0, 1) if blur else ():
         near = np.roll(image, 1, axis) + np.roll(image, -1, axis)
-        image = (1 - 2 * blur) * image + blur * near
-    return np.asarray(image + rng.normal(0, rng.uniform(0, 10), image.shape), np.float32)
+        image = np.float32(1 - 2 * blur) * image + np.float32(blur) * near
+    return image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 10))
 
 
 def _scaled(mask: Array, tall: float, stretch: float) -> Array:
@@ -177,7 +211,7 @@ def _turned(mask: Array, degrees: float) -> Array:
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     rows, columns = cos * y - sin * x + height / 2, sin * y + cos * x + width / 2
     top, left = np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64)
-    down, right = rows - top, columns - left
+    down, right = (rows - top).astype(np.float32), (columns - left).astype(np.float32)
     padded = np.pad(mask, 1)
     top, left = np.clip(top, -1, height - 1) + 1, np.clip(left, -1, width - 1) + 1
     upper = padded[top, left] * (1 - right) + padded[top, left + 1] * right

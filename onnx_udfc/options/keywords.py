@@ -67,7 +67,10 @@ class Keywords(TypedDict, total=False):
     validate: str | PathLike[str] | None
     """Real inputs, and labels where they are known, that only the final judgement looks at; as calibrate=."""
 
-    images: Whole | None
+    images: Whole
+    """Which made-up inputs may be used; a number is taken as image_count=."""
+
+    image_count: Whole | None
     """Number of made-up inputs."""
 
     input_shape: str | Iterable[str]
@@ -191,6 +194,9 @@ class SweepKeywords(TypedDict, total=False):
     align: Whole
     """Kept channel counts are multiples of it, or all channels where that is nearer or no multiple fits."""
 
+    factor: str
+    """Whether layers may become two of lower rank."""
+
     prune_stream: str
     """Whether residual streams are pruned."""
 
@@ -212,7 +218,10 @@ class SweepKeywords(TypedDict, total=False):
     validate: str | PathLike[str] | None
     """Real inputs, and labels where they are known, that only the final judgement looks at; as calibrate=."""
 
-    images: Whole | None
+    images: Whole
+    """Which made-up inputs may be used; a number is taken as image_count=."""
+
+    image_count: Whole | None
     """Number of made-up inputs."""
 
     input_shape: str | Iterable[str]

@@ -6,7 +6,7 @@ Importing this costs little: no numpy, no onnx.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -69,12 +69,22 @@ CRITERIA = {
     "bn-scale": "size of batch norm's scale",
     "obs": "how little the next layers lose, measured (needs --method moments)",
 }
+IMAGES = {
+    "auto": "those that the network reacts to",
+    "photographs": "crops of the photographs that ship with the package",
+    "text": "rendered letters, lines, scenes and pages; contents of files where bytes are read",
+    "sound": "notes, speech, sweeps and noise, or their spectrograms",
+    "formula": "leaves, noise and gratings by formula, nothing else",
+}
 LARGEST_INPUT = 1e9  # what a pixel may become at a network's input; more overflows within a few layers
 BITS: dict[str | int, str] = {
     **dict.fromkeys(range(2, 9), ""),
     32: "weights stay as they are",
     "auto": "layer by layer, chosen by a --budget",
 }
+
+
+Images = Literal["auto", "photographs", "text", "sound", "formula"]
 
 
 @dataclass(frozen=True, init=False)
@@ -201,6 +211,16 @@ class Options(Table):
     task: Task = None
     force: Annotated[bool, Row("Write what is certainly bad, too.", MUST, effect=False)] = False
     images: Annotated[
+        Annotated[int, Count.__metadata__[0]] | Images,
+        Row(
+            "Which made-up inputs may be used; a number is taken as --image-count.",
+            INPUT,
+            metavar="KIND",
+            more=IMAGES,
+            example="formula",
+        ),
+    ] = "auto"
+    image_count: Annotated[
         Count | None, Row("Number of made-up inputs.", INPUT, metavar="N", unset="by size", example="64")
     ] = None
     input_shape: InputShape = ()
@@ -256,6 +276,20 @@ class Options(Table):
     def prunes(self) -> bool:
         """Whether channels may go."""
         return self.prune > 0 or bool(self.budget) or any(self.prune_layer.values())
+
+    @property
+    def number(self) -> int | None:
+        """How many made-up inputs are asked for; None where nobody says."""
+        return self.images if isinstance(self.images, int) else self.image_count
+
+    @property
+    def kinds(self) -> Images:
+        """Which made-up inputs may be used: one of IMAGES."""
+        return "auto" if isinstance(self.images, int) else self.images
+
+    def counted(self, number: int | None) -> Options:
+        """The same with so many made-up inputs."""
+        return replace(self, images=self.kinds, image_count=number)
 
     @property
     def alignment(self) -> int | Literal["auto", "integer"]:

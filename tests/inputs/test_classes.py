@@ -59,7 +59,7 @@ def test_children_depend_on_the_seed_only() -> None:
 
 def test_every_class_is_seen(assets: Path) -> None:
     path = assets / "models" / "resnet20_cifar10_folded.onnx"
-    network, options = read(onnx.load(path)), Options(threads=1)
+    network, options = read(onnx.load(path)), Options(threads=1, images="formula")
     session = open_session(path, threads=1)
 
     def seen(x: object) -> np.ndarray:

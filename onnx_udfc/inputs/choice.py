@@ -1,0 +1,166 @@
+"""Which kinds of made-up inputs a network is run on: those to which it reacts.
+
+A few inputs of every kind that fits an input are run through the original, and its answers rate the kinds and the
+mixtures of two of them (see `reaction`). Photographs are what networks on pictures mostly see, so another kind must be
+clearly better; a second kind must add something. Where the answers cannot be rated photographs are taken, sounds of all
+kinds, contents of files for bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.channels.shapes import resolve
+from onnx_udfc.errors import ModelError
+from onnx_udfc.inputs.kinds import Scale, Wanted, made
+from onnx_udfc.inputs.reaction import Answers, mixed, ratings
+from onnx_udfc.inputs.sources import FORMULA, GROUPS, SIGNALS, fitting_codes, fitting_pictures
+from onnx_udfc.model.counts import count, totals
+from onnx_udfc.model.network import Network
+from onnx_udfc.runtime.runs import InputSpec, cut
+from onnx_udfc.runtime.sessions import open_session, packed
+from onnx_udfc.runtime.walk import outputs_of
+
+PROBE, LEAST = 16, 4  # inputs of each kind; below, nothing is rated
+PROBE_MACS = 60e9  # of all runs: a few seconds
+PREFERRED = 1.5  # as many times as much must another kind move the network than photographs do
+ADDS = 1.1  # and a mixture of two kinds as many times as much as the one
+_SEED = 7
+_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was taken for one input.
+
+    Attributes:
+        name: of the input.
+        kinds: of pictures, sounds or codes, in equal parts.
+        reaction: kind, or kinds of a mixture → how much the network reacts to it, 1 the most; empty where that was not
+            measured.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    reaction: Mapping[str, float]
+
+
+def fitting(wanted: Wanted, asked: str) -> tuple[str, ...]:
+    """Kinds that an input can be, of those that are asked for (auto, or one of GROUPS), the preferred one first.
+
+    Where none of those asked for fits, all that fit are meant. Empty where an input is not one of several kinds.
+    """
+    if wanted.kind in ("picture", "bytes"):
+        found = fitting_pictures(wanted.channels, wanted.size)
+    elif wanted.kind == "signal":
+        found = tuple(SIGNALS)
+    elif wanted.kind == "tokens" and not wanted.use.offset and len(wanted.sample) == 1:
+        found = fitting_codes(wanted.use.rows)
+    else:
+        return ()
+    return tuple(k for k in found if asked == "auto" or k in GROUPS[asked]) or found
+
+
+def choose(
+    network: Network, wanted: Sequence[Wanted], asked: str, scales: Mapping[str, Scale], threads: int | None
+) -> tuple[Choice, ...]:
+    """The kinds for every input that can be of several; only the largest of them is tried out.
+
+    Args:
+        network: the original, its sizes settled.
+        wanted: its inputs.
+        asked: auto, or one of GROUPS.
+        scales: of its pictures.
+        threads: of onnxruntime.
+    """
+    choices = [Choice(w.spec.name, _default(fitting(w, asked)), {}) for w in wanted if fitting(w, asked)]
+    several = [w for w in wanted if len(fitting(w, asked)) > 1]
+    if not several:
+        return tuple(choices)
+    main = max(several, key=lambda w: int(np.prod(w.sample)))
+    answers = _answers(network, wanted, main, fitting(main, asked), scales, threads)
+    if not answers:
+        return tuple(choices)
+    chosen, reaction = best(answers)
+    return tuple(Choice(main.spec.name, chosen, reaction) if c.name == main.spec.name else c for c in choices)
+
+
+def best(answers: Mapping[str, Answers]) -> tuple[tuple[str, ...], dict[str, float]]:
+    """The kind or the mixture of two kinds to which a network reacts most, and all ratings.
+
+    Args:
+        answers: kind → the network's answers to inputs of it, in the order of preference.
+    """
+    pairs = {f"{a} + {b}": (a, b) for a, b in combinations(answers, 2)}
+    rated = ratings({**answers, **{name: mixed(answers[a], answers[b]) for name, (a, b) in pairs.items()}})
+    if not rated:
+        return _default(tuple(answers)), {}
+    favoured = {k: rated[k] * (PREFERRED if k == "photographs" else 1) for k in answers}
+    one = max(favoured, key=lambda k: favoured[k])
+    if pairs:
+        two = max(pairs, key=lambda p: rated[p])
+        if rated[two] > ADDS * favoured[one]:
+            return pairs[two], rated
+    return (one,), rated
+
+
+def _default(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """What is taken unseen: the preferred kind of pictures and codes; of sounds all that are not noise alone."""
+    sounds = tuple(k for k in kinds if k in SIGNALS and k != FORMULA)
+    return sounds or kinds[:1]
+
+
+def _answers(
+    network: Network,
+    wanted: Sequence[Wanted],
+    main: Wanted,
+    kinds: Sequence[str],
+    scales: Mapping[str, Scale],
+    threads: int | None,
+) -> dict[str, Answers]:
+    """What the network answers to some inputs of each kind; empty where that costs too much or it cannot be run."""
+    number = min(PROBE, int(PROBE_MACS / max(1, _macs(network)) / len(kinds)))
+    batch = max([1, *(w.spec.batch or 1 for w in wanted)])
+    if number < LEAST or batch > number:
+        return {}
+    try:
+        session = open_session(packed(network.to_model()), threads=threads)
+    except ModelError:  # an operator that onnxruntime lacks
+        return {}
+    names = [t.name for t in network.graph.outputs]
+    specs = tuple(w.spec for w in wanted)
+    found = {}
+    for kind in kinds:
+        drawn = tuple(replace(w, among=(kind,) if w is main else w.among) for w in wanted)
+        answers = _run(session, names, specs, made(drawn, number, _SEED, scales))
+        if answers is None:
+            return {}
+        found[kind] = answers
+    return found
+
+
+def _run(
+    session: Any, names: Sequence[str], specs: Sequence[InputSpec], values: Mapping[str, NDArray[Any]]
+) -> Answers | None:
+    """All outputs for all samples, where their first axis is the samples'; None if the network fails."""
+    runs = cut(specs, values, _BATCH)
+    try:
+        outputs = [outputs_of(session, names, feed) for feed in runs.feeds]
+    except Exception:  # onnxruntime's exceptions share no base class but Exception
+        return None
+    columns = [[np.asarray(o) for o in column] for column in zip(*outputs, strict=True)]
+    return [
+        np.concatenate(c)[: runs.samples] if all(o.ndim and o.shape[1:] == c[0].shape[1:] for o in c) else np.zeros(1)
+        for c in columns
+    ]
+
+
+def _macs(network: Network) -> int:
+    sizes = resolve(network, network.sizes).sizes
+    return totals({name: count(layer, sizes) for name, layer in network.layers.items()}).macs

@@ -1,0 +1,86 @@
+"""How much a network reacts to inputs: what its own answers say about which input it was given.
+
+For answers that are probabilities p the measure is the mutual information H(E p) − E H(p) in nats, E over inputs and,
+where there are several, positions: 0 where the network says the same to everything, or says nothing (no box, all blank,
+every class alike), large where it gives different answers and is sure of them. Read as probabilities are
+
+- scores of classes (n, C): themselves if they sum to 1, else their softmax;
+- rows over an axis that sums to 1, as characters in every column, classes in every place;
+- all other values within 0 and 1, each as one of two answers: maps of text, notes, speech.
+
+Other answers (coordinates, images, states) are not read: their spread tells scale, not interest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Double = NDArray[np.float64]
+Answers = Sequence[NDArray[Any]]  # of one kind of inputs: every output's values for all of them, (n, ...)
+
+LEAST = 1e-3  # nats; below, an output says nothing to any of the kinds
+_ROUNDING = 1e-2  # by which probabilities may miss the sum 1, or leave 0..1
+
+
+def information(values: NDArray[Any]) -> float | None:
+    """Mutual information in nats of one output's values (n, ...) for n inputs; None where they are no probabilities."""
+    if values.dtype.kind != "f" or len(values) < 2 or not np.isfinite(values).all() or values.ndim < 1:
+        return None
+    p = probabilities(values.astype(np.float64))
+    return None if p is None else float(_entropy(p.mean(0, keepdims=True))[0] - _entropy(p).mean())
+
+
+def probabilities(values: Double) -> Double | None:
+    """Values (n, ...) as rows of probabilities (m, C) for inputs and positions, or None."""
+    count = len(values)
+    if values.ndim >= 2 and values[0].size == values.shape[1] > 1:
+        rows = values.reshape(count, -1)
+        return rows if _sums_to_one(rows, 1) else _softmax(rows)
+    for axis in (values.ndim - 1, 1) if values.ndim > 2 else ():
+        if values.shape[axis] > 1 and _sums_to_one(values, axis):
+            return np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
+    if values.min() < -_ROUNDING or values.max() > 1 + _ROUNDING:
+        return None
+    once = np.clip(values.reshape(-1, 1), 0, 1)
+    return np.concatenate([once, 1 - once], axis=1)
+
+
+def ratings(answers: Mapping[str, Answers]) -> dict[str, float]:
+    """How much the network reacts to each of some kinds of inputs, by their answers: 0 to 1, 1 the most of them all.
+
+    Each output counts as much as the others, relative to the kind that it tells most about; those that tell nothing of
+    any do not count. Empty where none counts.
+    """
+    table = np.array([[information(values) or 0.0 for values in outputs] for outputs in answers.values()])
+    if not table.size:
+        return {}
+    most = table.max(0)
+    counting = most >= LEAST
+    if not counting.any():
+        return {}
+    shares = (table[:, counting] / most[counting]).mean(1)
+    return {kind: float(share) for kind, share in zip(answers, shares, strict=True)}
+
+
+def mixed(first: Answers, second: Answers) -> Answers:
+    """Answers to a mixture of two kinds, as many inputs as each has, half of them of each."""
+    return [np.concatenate([a[::2], b[1::2]]) for a, b in zip(first, second, strict=True)]
+
+
+def _sums_to_one(values: Double, axis: int) -> bool:
+    return bool(values.min() >= -_ROUNDING and np.abs(values.sum(axis) - 1).max() <= _ROUNDING)
+
+
+def _softmax(rows: Double) -> Double:
+    p = np.exp(rows - rows.max(1, keepdims=True))
+    return np.asarray(p / p.sum(1, keepdims=True), np.float64)
+
+
+def _entropy(p: Double) -> Double:
+    """Of rows (m, C), in nats."""
+    p = np.maximum(p, 0)
+    return np.asarray(-(p * np.log(np.maximum(p, 1e-30))).sum(-1), np.float64)

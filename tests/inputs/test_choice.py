@@ -1,0 +1,112 @@
+"""The network chooses which made-up inputs it is run on."""
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from onnx_udfc.inputs.choice import best, choose
+from onnx_udfc.inputs.network_inputs import make_inputs, settle_sizes
+from onnx_udfc.inputs.sizes import wanted_inputs
+from onnx_udfc.inputs.sources import CODES, GROUPS, PICTURES, SIGNALS, fitting_codes, fitting_pictures
+from onnx_udfc.model.network import read
+from onnx_udfc.numerics.images import synthetic_images
+from onnx_udfc.options import Options
+
+
+def _sure(count: int, classes: int, share: float) -> list[np.ndarray]:
+    """Answers that name `classes` classes in turn, each with a share of certainty."""
+    p = np.full((count, 8), (1 - share) / 8)
+    p[np.arange(count), np.arange(count) % classes] += share
+    return [p]
+
+
+def test_photographs_stay_unless_another_kind_moves_the_network_clearly_more() -> None:
+    photographs = _sure(16, 4, 0.6)
+    chosen, rated = best({"photographs": photographs, "text": _sure(16, 4, 0.7)})
+    assert chosen == ("photographs",)
+    assert rated["text"] > rated["photographs"]
+    assert best({"photographs": _sure(16, 2, 0.3), "text": _sure(16, 8, 0.95)})[0] == ("text",)
+
+
+def test_two_kinds_are_mixed_where_only_both_together_show_all_answers() -> None:
+    upright, turned = np.tile([0.98, 0.02], (16, 1)), np.tile([0.02, 0.98], (16, 1))
+    unsure = np.random.default_rng(0).dirichlet([9, 9], 16)
+    chosen, rated = best({"photographs": [unsure], "text": [upright], "turned text": [turned]})
+    assert chosen == ("text", "turned text")
+    assert rated["text + turned text"] == 1
+
+
+def test_where_no_answer_can_be_rated_the_preferred_kind_is_taken() -> None:
+    boxes = [np.random.default_rng(0).normal(0, 50, (8, 20, 4))]
+    assert best({"photographs": boxes, "formula": boxes}) == (("photographs",), {})
+    sounds = dict.fromkeys(SIGNALS, boxes)
+    assert best(sounds)[0] == tuple(k for k in SIGNALS if k != "formula")
+
+
+def test_kinds_fit_the_input() -> None:
+    assert fitting_pictures(3, (224, 224)) == ("photographs", "formula", "text", "turned text")
+    assert fitting_pictures(1, (28, 28))[-2:] == ("letters", "sound")
+    assert fitting_pictures(3, (8, 16, 16)) == fitting_pictures(3, (2, 64)) == ("formula",)
+    assert fitting_codes(257) == ("files", "formula")
+    assert fitting_codes(30_000) == ("formula",)
+    known = {*PICTURES, *SIGNALS, *CODES}
+    assert {k for kinds in GROUPS.values() for k in kinds} == known
+
+
+def _network(channels: int, size: int, weight: np.ndarray) -> onnx.ModelProto:
+    """A convolution, its mean over the picture, two classes."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 17]>
+        main (float[N, {channels}, {size}, {size}] x) => (float[N, 2] y) <float[2, {channels}, 3, 3] w = {{0}}> {{
+            c = Conv <pads = [1, 1, 1, 1]> (x, w)
+            r = Relu (c)
+            m = GlobalAveragePool (r)
+            f = Flatten (m)
+            y = Softmax <axis = 1> (f)
+        }}"""
+    )
+    del model.graph.initializer[:]
+    model.graph.initializer.append(numpy_helper.from_array(weight.astype(np.float32), "w"))
+    return model
+
+
+def test_formula_is_the_pure_mode_and_says_what_it_made() -> None:
+    network = read(_network(3, 32, np.random.default_rng(0).normal(size=(2, 3, 3, 3))))
+    made = make_inputs(network, Options(images="formula", image_count=10, input_range=(0, 1), threads=1))
+    (choice,) = made.choices
+    assert choice.kinds == ("formula",)
+    pixels = np.clip(synthetic_images(10, 3, (32, 32), 0) * 64 + 118, 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(made.values["x"], pixels.astype(np.float32) * np.float32(1 / 255))
+
+
+def test_what_the_user_names_is_taken_and_all_kinds_where_it_does_not_fit() -> None:
+    network = read(_network(3, 64, np.random.default_rng(0).normal(size=(2, 3, 3, 3))))
+    settle_sizes(network, Options())
+    wanted = wanted_inputs(network)
+    (choice,) = choose(network, wanted, "photographs", {}, 1)
+    assert choice.kinds == ("photographs",)
+    assert not choice.reaction
+    (choice,) = choose(network, wanted, "text", {}, 1)
+    assert set(choice.kinds) <= {"text", "turned text", "letters"}
+    (choice,) = choose(network, wanted, "sound", {}, 1)  # three channels are no spectrogram
+    assert choice.reaction
+
+
+def test_the_same_kinds_are_made_for_the_repair_and_for_the_check() -> None:
+    network = read(_network(1, 24, np.random.default_rng(1).normal(size=(2, 1, 3, 3)) * 3))
+    options = Options(image_count=12, threads=1)
+    first, other = make_inputs(network, options), make_inputs(network, options, 1000)
+    assert first.choices is other.choices
+    assert not np.array_equal(first.values["x"], other.values["x"])
+    assert first.choices[0].reaction
+    assert max(first.choices[0].reaction.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("images", [16, "16"])
+def test_a_number_of_images_still_is_their_number(images: object) -> None:
+    options = Options(images=images)  # type: ignore[arg-type]
+    assert (options.number, options.kinds) == (16, "auto")
+    assert Options(images="text", image_count=4).counted(9).number == 9
+    assert Options(images=16).counted(9).kinds == "auto"
