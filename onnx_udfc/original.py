@@ -114,8 +114,10 @@ def traced(original: Original, options: Options, advance: Callable[[str], None])
     if last is not None and same and _same_scale(last.network, network):
         return last
     original.trace = last = None  # two of them would take twice the memory
+    # Beside ranks, whose errors have few unknowns, those of channels must not look smaller than they are.
+    few = bool(split) or not shows_classes(network, inputs)
     reference = trace(
-        network, inputs.values, groups, matched=inputs.source == "synthetic", few=not shows_classes(network, inputs),
+        network, inputs.values, groups, matched=inputs.source == "synthetic", few=few,
         samples=samples_for(len(network.layers)), seed=options.seed, threads=options.threads or 0, advance=advance,
         widths=widths, factorable=split,
     )  # fmt: skip

@@ -54,14 +54,15 @@ class Ranks:
         """Weights (..., L) for kept channels (..., G) and levels (..., L)."""
         first, second = self._parts(kept, level)
         whole = self.size.weights(kept)
-        return np.where(level > 0, np.minimum(first + second, whole), whole)
+        return np.where(level > 0, np.minimum(first + second, whole), whole)  # else it is not split after all
 
     def macs(self, kept: Double, level: Double) -> Double:
         """Multiply-accumulates (...) of the whole network."""
         first, second = self._parts(kept, level)
-        whole = self.size.weights(kept) * self.size.positions
+        whole = self.size.weights(kept)
         split = first * self._at(self.first, level) + second * self.size.positions
-        return np.asarray(np.where(level > 0, np.minimum(split, whole), whole).sum(-1))
+        in_effect = (level > 0) & (first + second < whole)
+        return np.asarray(np.where(in_effect, split, whole * self.size.positions).sum(-1))
 
     def params(self, kept: Double, level: Double) -> Double:
         """Weights and biases (...) of the whole network."""
