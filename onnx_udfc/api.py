@@ -14,6 +14,7 @@ from onnx_udfc.errors import UdfcError
 from onnx_udfc.evaluate import inspection
 from onnx_udfc.evaluate import validate as validation
 from onnx_udfc.inputs.image_files import Labelled, Preprocessing
+from onnx_udfc.inputs.real import with_data
 from onnx_udfc.model.sources import Model, plain_source
 from onnx_udfc.options import (
     PYTHON,
@@ -70,13 +71,14 @@ def compress(
         callbacks: Told of every stage.
         original: The same source, read before; its trace is shared between compressions.
         base: Folder of the external data of a source that is not a path; without it such a source has none.
-        **keywords: Options, as below.
+        **keywords: Options, as below; `calibrate` also takes an array, arrays by name, an iterable of feeds, or a
+            CalibrationDataReader of onnxruntime.
 
     Raises:
         UdfcError: The input or the request cannot be served, a gate is not met, or the result fails its check.
     """
     with _in_python():
-        asked = replace(options or Options(), **read_options(Options, keywords))
+        asked = replace(options or Options(), **read_options(Options, with_data(keywords)))
         asked.check(lambda _: PYTHON)
         return pipeline.compress(plain_source(source), asked, callbacks, original=original, base=base)
 
@@ -178,7 +180,7 @@ def sweep(
         own = {k: v for k, v in keywords.items() if k in specs(Sweeping)}
         asked = Sweeping(**own)
         rest: dict[str, Any] = {k: v for k, v in keywords.items() if k not in own}
-        shared = replace(options or Options(), **read_options(Options, rest))
+        shared = replace(options or Options(), **read_options(Options, with_data(rest)))
         return swept(plain_source(source), directory, shared, asked, callbacks)
 
 

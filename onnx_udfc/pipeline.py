@@ -22,6 +22,7 @@ from onnx_udfc.errors import RequestError
 from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result
 from onnx_udfc.evaluate.report import Report
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, make_inputs
+from onnx_udfc.inputs.real import with_data
 from onnx_udfc.integers import placed, ranges
 from onnx_udfc.model.external import whole
 from onnx_udfc.model.files import save, weight_files
@@ -140,12 +141,13 @@ def compress(
         callbacks: told of every stage.
         original: the same source, read before; its trace is shared between compressions.
         base: folder of the external data of a source that is not a path; without it such a source has none.
-        **keywords: options, as the table of options has them.
+        **keywords: options, as the table of options has them; `calibrate` also takes an array, arrays by name, feeds,
+            or a CalibrationDataReader of onnxruntime.
 
     Raises:
         UdfcError: the input or the request cannot be served, a gate is not met, or the result fails its check.
     """
-    asked = replace(options or Options(), **read_options(Options, keywords))
+    asked = replace(options or Options(), **read_options(Options, with_data(keywords)))
     if base is not None and not isinstance(source, str | Path):
         source = whole(source, base)
     with threadpool_limits(asked.threads):  # how BLAS sums depends on it, and with it the last place of a weight

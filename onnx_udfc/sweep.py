@@ -22,7 +22,7 @@ from onnx_udfc.evaluate.report import Report
 from onnx_udfc.inputs.image_files import Labelled
 from onnx_udfc.interrupts import serve_parent
 from onnx_udfc.model.files import save, weight_files
-from onnx_udfc.options import Options
+from onnx_udfc.options import InMemory, Options
 from onnx_udfc.original import Original, read_original, trace_order
 from onnx_udfc.outputs import write_text
 from onnx_udfc.pipeline import compress
@@ -127,7 +127,8 @@ def _data_digest(content: bytes | str, options: Options, labelled: Labelled | No
     if isinstance(content, bytes):
         digest.update(content)
     data = [options.calibrate, options.validate, *([labelled.images, labelled.labels] if labelled else [])]
-    for path in [Path(d) for d in data if d]:
+    digest.update("".join(str(d) for d in data if isinstance(d, InMemory)).encode())
+    for path in [Path(d) for d in data if isinstance(d, str) and d]:
         files += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files:
         digest.update(file.name.encode() + b"\0" + _file_digest(file))

@@ -29,6 +29,7 @@ from onnx_udfc.options import (
     words_of,
 )
 from onnx_udfc.options.command import default_text
+from onnx_udfc.options.shared_rows import read_data
 
 SILENT = ("quiet", "json", "verbose", "debug", "config")  # for those who read a terminal
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,6 +107,8 @@ def _loose(spec: Spec) -> str:
             return f"{item} | Iterable[{item}]"
         case "pairs":
             return "Mapping[str, Number] | Iterable[str] | str"
+        case "one" if spec.row.read is read_data:
+            return "object"
         case "one":
             number, _ = spec.number
             one = {int: "Whole", float: "Number"}.get(number, "") if number else ""
@@ -132,6 +135,8 @@ def _property(spec: Spec) -> dict[str, Any]:
         found: dict[str, Any] = {"type": "object", "additionalProperties": {"type": ["string", "number"]}}
         if spec.kind == "several":
             found = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    elif spec.row.read is read_data:
+        found = {"type": "string"}
     elif spec.row.choices:
         found = {"enum": [*spec.row.choices, *(w for w in spec.words if w not in spec.row.choices)]}
     else:

@@ -186,7 +186,7 @@ class ImageSet:
             raise RequestError(f"pixels need an input (n, channels, height, width), not {tuple(shape)}")
         last = wanted[2] in (1, 3) and wanted[0] not in (1, 3) if channels_last is None else channels_last
         channels, height, width = (wanted[2], *wanted[:2]) if last else wanted
-        pixels = preprocessing.ordered(_resize(_rgb(item), height, width), channels)[None].transpose(0, 3, 1, 2)
+        pixels = preprocessing.ordered(_resize(as_image(item), height, width), channels)[None].transpose(0, 3, 1, 2)
         values = _whole(pixels, dtype) if np.dtype(dtype).kind in "iu" else preprocessing.scaled(pixels)
         fitted: NDArray[Any] = (np.moveaxis(values[0], 0, -1) if last else values[0]).astype(dtype)
         return fitted
@@ -405,7 +405,7 @@ def _same_shape(item: NDArray[Any], shape: Sequence[int | None]) -> None:
         raise RequestError(f"an array of shape {item.shape} does not fit the input {tuple(shape)}")
 
 
-def _rgb(item: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def as_image(item: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Pixels (height, width, channels) of pixels with the channels first, last, or none.
 
     Raises:

@@ -10,6 +10,7 @@ given as (n,), one for each of n runs.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,17 @@ from numpy.typing import NDArray
 
 from onnx_udfc.errors import RequestError
 from onnx_udfc.inputs.feeds import evenly_spaced
-from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, array_names, is_arrays, open_images, read_arrays
+from onnx_udfc.inputs.image_files import (
+    ImageSet,
+    Preprocessing,
+    array_names,
+    as_image,
+    is_arrays,
+    open_images,
+    read_arrays,
+)
 from onnx_udfc.inputs.kinds import Wanted
+from onnx_udfc.options import InMemory
 from onnx_udfc.runtime.runs import InputSpec
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -29,7 +39,7 @@ Arrays = Mapping[str, NDArray[Any]]
 _LOOKED_AT = 16  # images whose size is compared
 
 
-class Samples:
+class Samples(InMemory):
     """Arrays of real inputs in memory, by input name; the name None stands for the one input of a network."""
 
     def __init__(self, arrays: Mapping[str | None, NDArray[Any]]) -> None:
@@ -62,6 +72,20 @@ class Real:
     values: dict[str, NDArray[Any]]
     samples: int
     missing: tuple[str, ...]
+
+
+def with_data(keywords: Mapping[str, object]) -> dict[str, object]:
+    """Keywords of Python whose `calibrate`, where it is no path, is held as samples.
+
+    Raises:
+        RequestError: it is nothing of use.
+    """
+    data = keywords.get("calibrate")
+    return (
+        {**keywords}
+        if data is None or isinstance(data, str | os.PathLike)
+        else {**keywords, "calibrate": gathered(data)}
+    )
 
 
 def gathered(data: Any) -> Samples:
@@ -160,21 +184,27 @@ def _image_shapes(given: Sequence[InputSpec], images: ImageSet) -> dict[str, tup
     pictures = [s for s in given if len(s.shape) == 4]
     if len(sizes) != 1 or len(pictures) != 1:
         return {}
-    spec, (height, width) = pictures[0], sizes.pop()
+    height, width = sizes.pop()
+    return {pictures[0].name: _image_shape(pictures[0], height, width)}
+
+
+def _image_shape(spec: InputSpec, height: int, width: int) -> tuple[int, ...]:
+    """The shape of one image of that size as the input declares it."""
     last = spec.shape[3] in (1, 3) and spec.shape[1] not in (1, 3)
     shape = (1, height, width, spec.shape[3]) if last else (1, spec.shape[1], height, width)
-    return {spec.name: tuple(int(d or 3) for d in shape)}
+    return tuple(int(declared or d or 3) for declared, d in zip(spec.shape, shape, strict=True))
 
 
 def _one(array: NDArray[Any], spec: InputSpec) -> tuple[int, ...]:
-    """The shape of one sample of an array as the input declares it, or () where it is pixels of another layout."""
+    """The shape of one sample of an array as the input declares it, or () where the two do not fit."""
+    if array.dtype == np.uint8 and len(spec.shape) == 4 and array.ndim in (3, 4) and len(array):
+        height, width = as_image(array[0]).shape[:2]
+        return _image_shape(spec, height, width)
     shape = array.shape[1:] if isinstance(array, _Feeds) or array.ndim == len(spec.shape) + 1 else array.shape
     if len(shape) != len(spec.shape) or any(
         d is not None and d != s for i, (d, s) in enumerate(zip(spec.shape, shape, strict=True)) if i != spec.axis
     ):
-        moved = array.shape[:1] + array.shape[3:] + array.shape[1:3] if array.ndim == 4 else ()
-        fits = moved and all(d in (None, s) for d, s in zip(spec.shape[1:], moved[1:], strict=True))
-        return (1, *moved[1:]) if fits and array.dtype == np.uint8 else ()
+        return ()
     return tuple(1 if i == spec.axis and spec.batch is None else d for i, d in enumerate(shape))
 
 

@@ -14,7 +14,7 @@ from onnx_udfc.options.goals import (
     parse_requirement,
 )
 from onnx_udfc.options.reading import Table, expected, read_options, read_value, unknown_option, words_of
-from onnx_udfc.options.row import GROUPS, Row, Spec, specs
+from onnx_udfc.options.row import GROUPS, InMemory, Row, Spec, specs
 from onnx_udfc.options.shared_rows import PROVIDERS, TASKS
 from onnx_udfc.options.table import CRITERIA, METHODS, TARGETS, Options, options_from
 from onnx_udfc.options.voice import (
@@ -41,6 +41,7 @@ __all__ = [
     "VALIDATE_REQUIREMENTS",
     "Budget",
     "CombinationError",
+    "InMemory",
     "Inspecting",
     "Judging",
     "OptionError",

@@ -61,8 +61,9 @@ class Keywords(TypedDict, total=False):
     seed: Whole
     """Seed of everything random."""
 
-    calibrate: str | PathLike[str] | None
-    """Real inputs in place of made-up ones: .npz, .npy, an image, a folder or a .zip of images."""
+    calibrate: object
+    """Real inputs in place of made-up ones: .npz (an array for each input, by its name; of one input under any),
+    .npy, an image, a folder or a .zip of images. A quarter of them is kept for the check alone."""
 
     validate: str | PathLike[str] | None
     """Real inputs, and labels where they are known, that only the final judgement looks at; as calibrate=."""
@@ -212,8 +213,9 @@ class SweepKeywords(TypedDict, total=False):
     seed: Whole
     """Seed of everything random."""
 
-    calibrate: str | PathLike[str] | None
-    """Real inputs in place of made-up ones: .npz, .npy, an image, a folder or a .zip of images."""
+    calibrate: object
+    """Real inputs in place of made-up ones: .npz (an array for each input, by its name; of one input under any),
+    .npy, an image, a folder or a .zip of images. A quarter of them is kept for the check alone."""
 
     validate: str | PathLike[str] | None
     """Real inputs, and labels where they are known, that only the final judgement looks at; as calibrate=."""

@@ -40,6 +40,10 @@ GROUPS = (WHAT, HOW, INPUT, MUST, RUN, TOLD)
 Kind = Literal["flag", "one", "numbers", "several", "pairs"]
 
 
+class InMemory:
+    """Inputs that are in memory and in no file; its text tells what they are."""
+
+
 @dataclass(frozen=True)
 class Row:
     """What a user is told about an option, and what its type does not say.

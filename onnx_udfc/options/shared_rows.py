@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from onnx_udfc.options.row import HOW, INPUT, MUST, RUN, TOLD, WHAT, Positive, Row, Threads, Whole
+from onnx_udfc.options.row import HOW, INPUT, MUST, RUN, TOLD, WHAT, InMemory, Positive, Row, Threads, Whole
 from onnx_udfc.options.voice import OptionError
 
 LARGEST_SIZE = 1 << 31  # of one axis
@@ -31,6 +31,21 @@ def read_shape(text: object) -> str:
         raise OptionError("input_shape", text, "expected NAME=1x3x640x640, whole numbers above 0 with x between them")
     assert isinstance(text, str)
     return text
+
+
+def read_data(value: object) -> str | InMemory | None:
+    """Return a path, inputs in memory as they are, or None.
+
+    Raises:
+        OptionError: It is neither.
+    """
+    if isinstance(value, str) and value.strip() and value.strip().lower() != "none":
+        return value
+    if value is None or isinstance(value, InMemory) or (isinstance(value, str) and value.strip()):
+        return value if isinstance(value, InMemory) else None
+    raise OptionError(
+        "calibrate", value, "must be the path of a file or folder; compress(calibrate=…) takes arrays, too"
+    )
 
 
 InputShape = Annotated[

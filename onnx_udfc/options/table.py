@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from onnx_udfc.errors import RequestError
 from onnx_udfc.options.goals import Budget, Requirement, parse_budget, parse_requirement, read_budget
 from onnx_udfc.options.reading import Table, clean
-from onnx_udfc.options.row import HOW, INPUT, MUST, TOLD, WHAT, Count, Ratio, Row, specs
+from onnx_udfc.options.row import HOW, INPUT, MUST, TOLD, WHAT, Count, InMemory, Ratio, Row, specs
 from onnx_udfc.options.shared_rows import (
     Debug,
     InputColour,
@@ -27,6 +27,7 @@ from onnx_udfc.options.shared_rows import (
     Task,
     Verbose,
     Workers,
+    read_data,
 )
 from onnx_udfc.options.voice import LINE, PYTHON, CombinationError, Said, Voice, Voices
 
@@ -189,13 +190,15 @@ class Options(Table):
     ] = None
     seed: Seed = 0
     calibrate: Annotated[
-        str | None,
+        str | InMemory | None,
         Row(
-            "Real inputs in place of made-up ones: .npz, .npy, an image, a folder or a .zip of images.",
+            "Real inputs in place of made-up ones: .npz (an array for each input, by its name; of one input under any),"
+            " .npy, an image, a folder or a .zip of images. A quarter of them is kept for the check alone.",
             INPUT,
             metavar="DATA",
             unset="made-up inputs",
             example="images/",
+            read=read_data,
         ),
     ] = None
     validate: Annotated[
@@ -269,7 +272,7 @@ class Options(Table):
         if refused:
             raise CombinationError(refused)
         for key, path in (("calibrate", self.calibrate), ("validate", self.validate)):
-            if path is not None and not Path(path).exists():
+            if isinstance(path, str) and not Path(path).exists():
                 raise RequestError(f"{Said(voices).begin(key, path)}: no such file or folder")
 
     @property
