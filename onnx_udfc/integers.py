@@ -21,7 +21,7 @@ def equalized(network: Network, inputs: NetworkInputs, options: Options) -> Netw
         return network
     changed = network.copy()
     bits = max(AUTO_WIDTHS) if options.bits == "auto" else int(options.bits)
-    return changed if equalize(changed, inputs.values, bits, options.threads or 0) else network
+    return changed if equalize(changed, inputs.values, bits) else network
 
 
 def placed(network: Network, plan: Plan, options: Options) -> tuple[Plan, Placement | None]:
@@ -32,9 +32,7 @@ def placed(network: Network, plan: Plan, options: Options) -> tuple[Plan, Placem
     return replace(plan, bits=integer_bits(network, plan.bits, placement)), placement
 
 
-def ranges(
-    network: Network, placement: Placement, inputs: NetworkInputs, options: Options
-) -> dict[str, ActivationParams]:
+def ranges(network: Network, placement: Placement, inputs: NetworkInputs) -> dict[str, ActivationParams]:
     """Grids of all quantized tensors, of a network whose weights are final."""
     real = inputs.source == "calibration"
-    return measure_ranges(network, placement, inputs.values, options.threads or 0, real=real)
+    return measure_ranges(network, placement, inputs.values, real=real)

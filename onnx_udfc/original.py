@@ -27,6 +27,7 @@ MANY_LAYERS = 56  # from here on SAMPLES
 _NOT_FED = (
     "prune", "prune_layer", "bits", "activations", "target", "method", "allocate", "budget", "align", "require",
     "select", "factor", "prune_stream", "provider", "validate", "task", "force", "attribution", "verbose", "debug",
+    "threads",
 )  # fmt: skip
 
 
@@ -35,7 +36,7 @@ class Trace:
     """A run of the original, and all that it depends on beside the file.
 
     Attributes:
-        asked: the options, less those that the inputs do not depend on; the seed and the threads are in them.
+        asked: the options, less those that the inputs do not depend on; the seed is in them.
         network: what was run: the original, or a copy with equalized channels (`Network.scale` says by how much).
         groups: names of the groups whose channels are ordered.
         widths: bits whose errors of rounding are wanted.
@@ -118,8 +119,7 @@ def traced(original: Original, options: Options, advance: Callable[[str], None])
     few = bool(split) or not shows_classes(network, inputs)
     reference = trace(
         network, inputs.values, groups, matched=inputs.source == "synthetic", few=few,
-        samples=samples_for(len(network.layers)), seed=options.seed, threads=options.threads or 0, advance=advance,
-        widths=widths, factorable=split,
+        samples=samples_for(len(network.layers)), seed=options.seed, advance=advance, widths=widths, factorable=split,
     )  # fmt: skip
     original.trace = Trace(asked, network, names, widths, split, inputs, reference)
     return original.trace

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
-from threadpoolctl import threadpool_limits
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import Pruned, prune
@@ -27,6 +26,7 @@ from onnx_udfc.integers import placed, ranges
 from onnx_udfc.model.external import whole
 from onnx_udfc.model.files import save, weight_files
 from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.products import workers
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options import Options, check_requirements, read_options
 from onnx_udfc.original import Original, read_original, traced
@@ -35,6 +35,8 @@ from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.repair.absorb import absorb_copies
 from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
 from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
+from onnx_udfc.runtime.blas import one_thread
+from onnx_udfc.runtime.machine import cores
 from onnx_udfc.runtime.sessions import Source
 from onnx_udfc.summary import Outcome, input_reports, make_report
 
@@ -150,7 +152,7 @@ def compress(
     asked = replace(options or Options(), **read_options(Options, with_data(keywords)))
     if base is not None and not isinstance(source, str | Path):
         source = whole(source, base)
-    with threadpool_limits(asked.threads):  # how BLAS sums depends on it, and with it the last place of a weight
+    with one_thread(), workers(asked.threads or cores()):
         if asks_for_search(asked):
             return _searched(source, asked, callbacks or Silent(), original)
         return _compress(source, _Run(asked, callbacks or Silent(), original))
@@ -245,13 +247,13 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
         start = reference.network.copy()
         absorb_copies(start, network, channels, plan.keep)
         matched = prune(start, channels, plan.keep).network
-        settings = RepairSettings(threads=options.threads or 0)
+        settings = RepairSettings()
         parts = split_matched(matched, plan.factors)
         repaired = repair(pruned, matched, reference, plan.bits, settings, run.advance, parts)
     if placement is not None:
         # Ranges of the network as it is shipped: those of the matched domain cost MobileNetV1 20 points more.
         with run.stage("ranges"):
-            repaired.activations = ranges(pruned.network, placement, inputs, options)
+            repaired.activations = ranges(pruned.network, placement, inputs)
     return network, plan, pruned, repaired, inputs, placement
 
 
@@ -272,5 +274,5 @@ def _from_weights(run: _Run, original: Original) -> _Stages:
     if placement is not None:
         with run.stage("ranges"):
             inputs = make_inputs(network, options)
-            repaired.activations = ranges(pruned.network, placement, inputs, options)
+            repaired.activations = ranges(pruned.network, placement, inputs)
     return network, plan, pruned, repaired, inputs, placement

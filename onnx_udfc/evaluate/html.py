@@ -268,5 +268,6 @@ def _runtime(report: Report) -> str:
 def _reproduce(report: Report) -> str:
     return (
         f"<pre>{escape(command_line(report.options))}</pre>"
-        "<p>With the same input, options, seed and package versions the same bytes come out.</p>"
+        "<p>With the same input, options, seed, package versions and kind of processor the same bytes come out, on any"
+        " number of threads; what a latency budget allows is timed anew.</p>"
     )

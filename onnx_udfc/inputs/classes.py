@@ -31,6 +31,7 @@ from onnx_udfc.inputs.network_inputs import (
 from onnx_udfc.model.counts import count, totals
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.breeding import children
+from onnx_udfc.numerics.products import each
 from onnx_udfc.options import Options
 from onnx_udfc.runtime.sessions import open_session, packed
 
@@ -64,7 +65,7 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
     if times < 2 or options.calibrate:
         return make_inputs(network, options)
     learn_scaling(network, options)
-    judge = _judge(network, options.threads)
+    judge = _judge(network)
     if judge is None:
         return make_inputs(network, options)
     pool = make_inputs(network, options.counted(wanted * times))
@@ -155,7 +156,7 @@ def _scores(network: Network) -> tuple[Any, ...]:
     return shape
 
 
-def _judge(network: Network, threads: int | None) -> Judge | None:
+def _judge(network: Network) -> Judge | None:
     """What gives the scores (n, C) of the network's first output; None if it is no classifier, or cannot be run.
 
     The function gives None if the scores are no finite numbers, or not one row for each sample.
@@ -165,13 +166,13 @@ def _judge(network: Network, threads: int | None) -> Judge | None:
         return None
     specs = input_specs_of(network)
     try:
-        session = open_session(packed(network.to_model()), "cpu", threads)
+        session = open_session(packed(network.to_model()), "cpu", 1)
     except Exception:  # an operator that onnxruntime lacks, say; then the images are taken as they come
         return None
 
     def scores(values: dict[str, NDArray[Any]]) -> NDArray[Any] | None:
         try:
-            runs = [session.run([tensor.name], feed)[0] for feed in split(specs, values, _BATCH)]
+            runs = each(lambda feed: session.run([tensor.name], feed)[0], list(split(specs, values, _BATCH)))
         except Exception:  # onnxruntime's exceptions share no base class but Exception
             return None
         found = np.concatenate(runs) if runs else np.zeros(0)

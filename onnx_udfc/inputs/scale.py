@@ -38,7 +38,7 @@ def guess_scaling(network: Network, wanted: Wanted) -> tuple[InputScaling, str]:
         return InputScaling(), "input assumed normalized (mean 0, deviation 1); say --input-mean, --input-std otherwise"
     size = tuple(min(d, 128) for d in wanted.size)
     z = synthetic_images(8, first.in_channels, size, seed=1)
-    y = run_layer(network.to_model(without=network.weights), first, z, first.matrix(), first.bias.astype(np.float64), 1)
+    y = run_layer(network.to_model(without=network.weights), first, z, first.matrix(), first.bias.astype(np.float64))
     _, variance = channel_statistics(y)
     if first.batch_norm is not None:
         return _from_batch_norm(first, variance)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.numerics.products import product
 from onnx_udfc.numerics.reconstruct import Producer
 
 Double = NDArray[np.float64]
@@ -216,8 +217,8 @@ class _Elimination:
         moved = np.cumsum(stay) - 1
         self.rows = np.where(self.rows >= 0, moved[self.rows], -1)
         self.inverse, self.spread = (m[np.ix_(stay, stay)] for m in (self.inverse, self.spread))
-        self.inverse -= z.T @ h
-        crossed = z.T @ a
+        self.inverse -= product(z.T, h)
+        crossed = product(z.T, a)
         self.spread -= crossed
         self.spread -= crossed.T
         self.diagonal, self.gone = self.diagonal[stay], np.zeros(int(stay.sum()), bool)

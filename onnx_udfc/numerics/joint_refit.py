@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.numerics import products
 from onnx_udfc.numerics.layer_fit import Bounds
 from onnx_udfc.numerics.moments import Array, column_means, column_variances
 from onnx_udfc.numerics.reconstruct import Factor
@@ -100,7 +101,7 @@ def refit_together(shared: Shared, weight: Double, level: Double, factor: Factor
     mean = column_means(patches).astype(np.float32)
     now, height = weight.astype(np.float32), level.astype(np.float32)
     aims = [_aim(reader, len(weight)) for reader in readers]
-    y = patches @ now.T
+    y = products.product(patches, now.T)
     y += height - now @ mean
     for _ in range(ROUNDS):
         passes = (y > bounds.low) & (y < bounds.high)
@@ -112,8 +113,10 @@ def refit_together(shared: Shared, weight: Double, level: Double, factor: Factor
         ]
         slope = _slope(readers, sources, fits, outputs.shape) * passes
         total = slope.sum(0)
-        turn = factor.precondition((slope.T @ patches - np.outer(total, mean))[None])[0].astype(np.float32)
-        moved = patches @ turn.T
+        turn = factor.precondition((products.product(slope.T, patches) - np.outer(total, mean))[None])[0].astype(
+            np.float32
+        )
+        moved = products.product(patches, turn.T)
         moved += total - turn @ mean
         step = _step(_padded(moved * passes), readers, sources, fits)
         now, height = now + step * turn, height + step * total
@@ -152,12 +155,12 @@ def _fitted(places: Array, taps: Index, aim: _Aim) -> _Fit:
     """The ridge regression of a reader on what its taps see (q + 1, K)."""
     seen = places[taps].reshape(len(taps), -1)
     seen -= seen.mean(0)
-    gram = (seen.T @ seen).astype(np.float64)
+    gram = products.gram(seen).astype(np.float64)
     strength = RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
     gram.flat[:: len(gram) + 1] += strength
-    right = (seen.T @ aim.wanted).astype(np.float64) + strength * aim.start
+    right = products.product(seen.T, aim.wanted).astype(np.float64) + strength * aim.start
     weight = np.linalg.solve(gram, right).astype(np.float32)
-    return _Fit(weight, aim.wanted - seen @ weight)
+    return _Fit(weight, aim.wanted - products.product(seen, weight))
 
 
 def _slope(
@@ -167,7 +170,7 @@ def _slope(
     slope = np.zeros(shape, np.float32)
     for reader, source, fit in zip(readers, sources, fits, strict=True):
         n, k = reader.taps.shape
-        back = (fit.errors @ fit.weight.T).reshape(n, k, -1)
+        back = products.product(fit.errors, fit.weight.T).reshape(n, k, -1)
         here = slope if source is None else np.zeros((len(source) + 1, shape[1]), np.float32)
         for tap in range(k):  # each place is read at most once by a tap; only the row of zeros is written more often
             here[reader.taps[:, tap]] += back[:, tap]
@@ -181,7 +184,8 @@ def _step(moved: Array, readers: Sequence[Reader], sources: Sequence[Index | Non
     """The length of the step, from what it does to the outputs (m + 1, K)."""
     along = square = 0.0
     for reader, source, fit in zip(readers, sources, fits, strict=True):
-        change = _places(moved, source)[reader.taps].reshape(len(reader.taps), -1) @ fit.weight
+        change = _places(moved, source)[reader.taps].reshape(len(reader.taps), -1)
+        change = products.product(change, fit.weight)
         change -= change.mean(0)
         along += float(np.vdot(change, fit.errors))
         square += float(np.vdot(change, change))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.numerics import products
 from onnx_udfc.numerics.moments import (
     STILL,
     Array,
@@ -115,12 +116,12 @@ class Sight:
         centered = self.patches - self.measured.mean[:, None].astype(np.float32)
         level = self.targets.mean(1, keepdims=True)
         for _ in range(_ROUNDS):
-            now = centered @ weight.transpose(0, 2, 1).astype(np.float32)
+            now = products.stacked(centered, weight.transpose(0, 2, 1).astype(np.float32))
             now += level + stream
             _to_nearest_passing(now, passed, bounds)
             now -= stream
             self.targets, level = now, now.mean(1, keepdims=True)
-            cross = (centered.transpose(0, 2, 1) @ (now - level)).astype(np.float64) / centered.shape[1]
+            cross = products.stacked(centered.transpose(0, 2, 1), now - level).astype(np.float64) / centered.shape[1]
             weight = factor.solve(cross, prior)
         after = column_means(self.targets)
         self.moved, self.energy = after - before, energy(self.targets)

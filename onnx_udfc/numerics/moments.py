@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.numerics import products
+
 Array = NDArray[np.float32]
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -159,7 +161,7 @@ def moments(p: Array, t: Array) -> Moments:
     mean, target_mean = column_means(p), column_means(t)
     centered = p - mean[:, None].astype(np.float32)
     centered_t = t - target_mean[:, None].astype(np.float32)
-    cross = (centered.transpose(0, 2, 1) @ centered_t).astype(np.float64) / n
+    cross = products.stacked(centered.transpose(0, 2, 1), centered_t).astype(np.float64) / n
     return Moments(n, mean, _gram(centered), target_mean, cross)
 
 
@@ -180,9 +182,9 @@ def covariance(p: Array) -> Double:
 
 
 def _gram(centered: Array) -> Double:
-    # A product of a matrix with its own transpose is recognized by BLAS (half the work), but not in a stack of them.
-    products = [part.T @ part for part in centered] if len(centered) == 1 else centered.transpose(0, 2, 1) @ centered
-    gram: Double = np.asarray(products, np.float64) / centered.shape[1]
+    # Of a stack of small matrices BLAS is better given all at once.
+    found = [products.gram(part) for part in centered] if len(centered) == 1 else centered.transpose(0, 2, 1) @ centered
+    gram: Double = np.asarray(found, np.float64) / centered.shape[1]
     return gram
 
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.numerics import products
 from onnx_udfc.numerics.moments import Array, Moments, column_variances, moments
 
 Double = NDArray[np.float64]
@@ -179,7 +180,7 @@ class Factor:
     def solve(self, cross: Double, prior: Double) -> Double:
         """Weights (g, o, d) for X (g, d, o) and the prior W0 (g, o, d): the module's first equation."""
         right = cross + self._strength * prior.transpose(0, 2, 1)
-        weight: Double = (self._inverse @ right).transpose(0, 2, 1)
+        weight: Double = products.stacked(self._inverse, right).transpose(0, 2, 1)
         return weight
 
     def precondition(self, slope: Array) -> Double:

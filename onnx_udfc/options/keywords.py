@@ -100,7 +100,7 @@ class Keywords(TypedDict, total=False):
     nothing is written; repeatable. Quote it."""
 
     threads: Whole | None
-    """Threads of onnxruntime and BLAS; the bytes are the same for the same N."""
+    """Threads that work; the bytes are the same for any number (only a latency budget is timed with it)."""
 
     provider: str
     """Execution provider that runs the networks."""
@@ -169,7 +169,7 @@ class JudgingKeywords(TypedDict, total=False):
     """Measure peak memory, in processes of their own."""
 
     threads: Whole | None
-    """Threads of onnxruntime and BLAS; the bytes are the same for the same N."""
+    """Threads that work; the bytes are the same for any number (only a latency budget is timed with it)."""
 
     provider: str
     """Execution provider that runs the networks."""
@@ -252,7 +252,7 @@ class SweepKeywords(TypedDict, total=False):
     nothing is written; repeatable. Quote it."""
 
     threads: Whole | None
-    """Threads of onnxruntime and BLAS; the bytes are the same for the same N."""
+    """Threads that work; the bytes are the same for any number (only a latency budget is timed with it)."""
 
     provider: str
     """Execution provider that runs the networks."""

@@ -104,12 +104,11 @@ Provider = Annotated[str, Row("Execution provider that runs the networks.", RUN,
 Workers = Annotated[
     Threads | None,
     Row(
-        "Threads of onnxruntime and BLAS; the bytes are the same for the same N.",
+        "Threads that work; the bytes are the same for any number (only a latency budget is timed with it).",
         RUN,
         metavar="N",
         unset="all",
         effect=False,
-        printed=False,
         example="1",
     ),
 ]

@@ -64,19 +64,18 @@ def _reads(layer: Layer, tensor: gs.Tensor) -> bool:
     return bool(layer.kernel) and layer.node.inputs[0] is tensor
 
 
-def equalize(network: Network, inputs: Mapping[str, Value], bits: float, threads: int) -> tuple[str, ...]:
+def equalize(network: Network, inputs: Mapping[str, Value], bits: float) -> tuple[str, ...]:
     """Rescale channels in place where that lowers the error of activations in 8 bits; `Network.scale` tells by what.
 
     Args:
         network: computes the same afterwards, up to rounding.
         inputs: graph input name → values.
         bits: of the weights, 2 to 8.
-        threads: threads of onnxruntime, 0 for all.
 
     Returns:
         Names of the tensors whose channels were rescaled.
     """
-    walk = Walk(network.to_model(), inputs, [], threads)
+    walk = Walk(network.to_model(), inputs, [])
     changed = []
     for link in links(network):
         if not walk.available(link.tensor):

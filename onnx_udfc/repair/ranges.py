@@ -56,7 +56,7 @@ def last_tensors(network: Network, placement: Placement) -> set[str]:
 
 
 def measure_ranges(
-    network: Network, placement: Placement, inputs: Mapping[str, Value], threads: int, *, real: bool
+    network: Network, placement: Placement, inputs: Mapping[str, Value], *, real: bool
 ) -> dict[str, ActivationParams]:
     """Grids of a placement's tensors by one pass over a network whose weights are final.
 
@@ -64,11 +64,10 @@ def measure_ranges(
         network: with the weights that the written codes stand for.
         placement: where activations are quantized.
         inputs: graph input name → values.
-        threads: threads of onnxruntime, 0 for all.
         real: whether the inputs are real ones, whose tails can be relied on.
     """
     grids: dict[str, ActivationParams] = {}
-    walk = Walk(network.to_model(), inputs, [], threads, watchers(network, placement, grids, real=real))
+    walk = Walk(network.to_model(), inputs, [], watchers(network, placement, grids, real=real))
     for tensor in placement.sites:
         if placement.grid_of(tensor) not in grids:
             walk.get(tensor)

@@ -129,7 +129,6 @@ def trace(
     matched: bool,
     samples: int,
     seed: int,
-    threads: int,
     advance: Callable[[str], None],
     few: bool = False,
     widths: tuple[float, ...] = (),
@@ -144,14 +143,13 @@ def trace(
         matched: match batch norms to their stored statistics (synthetic inputs) or leave them (real inputs).
         samples: sampled positions for each layer.
         seed: of the sampling.
-        threads: threads of onnxruntime, 0 for all.
         advance: called with each layer's name when it is done.
         few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
         widths: bits whose rounding errors are wanted.
         factorable: layers whose curves of rank are wanted.
     """
     ordering = Ordering(groups, few=few)
-    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, threads, widths, factorable)
+    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, widths, factorable)
     for node in network.graph.nodes:
         if node.name in network.layers:
             tracer.layer(network.layers[node.name])
@@ -188,15 +186,14 @@ class _Tracer:
         matched: bool,
         samples: int,
         seed: int,
-        threads: int,
         widths: tuple[float, ...],
         factorable: Collection[str],
     ) -> None:
         self.reference = Reference(network.copy(), inputs=dict(inputs))
-        self.matched, self.samples, self.seed, self.threads = matched, samples, seed, threads
+        self.matched, self.samples, self.seed = matched, samples, seed
         self.model = network.to_model(without=network.weights)  # the layers are run with weights at hand
         norms = [n.name for n in network.graph.nodes if is_norm(n)] if matched else []
-        self.walk = Walk(self.model, inputs, [*network.layers, *norms], threads)
+        self.walk = Walk(self.model, inputs, [*network.layers, *norms])
         self.outputs = {t.name for t in network.graph.outputs}
         self.ordering = ordering
         self.widths, self.factorable = widths, factorable
@@ -207,7 +204,7 @@ class _Tracer:
             return
         x = self.walk.get(layer.node.inputs[0].name)
         matrix, bias = layer.matrix(), own_bias(layer)
-        y = run_layer(self.model, layer, x, matrix, bias, self.threads)
+        y = run_layer(self.model, layer, x, matrix, bias)
         moved = self.matched and layer.batch_norm is not None
         gain, shift = matching(layer, y) if moved else no_matching(layer)
         if moved:

@@ -54,14 +54,12 @@ class RepairSettings:
         ridge_factored: λ for a layer that is split in two.
         ridge_drifted: least λ for a layer whose input only drifted.
         refit_drifted: refit layers whose input only drifted (otherwise only their bias is corrected).
-        threads: threads of onnxruntime, 0 for all.
     """
 
     ridge_pruned: float = 0.01
     ridge_factored: float = 0.003
     ridge_drifted: float = 0.1
     refit_drifted: bool = True
-    threads: int = 0
 
     def drift_ridge(self, error: float) -> float:
         """λ of a drifted layer: the less there is to repair, the nearer it stays to the original weights."""
@@ -158,7 +156,7 @@ class _Repair:
         self.model = matched.to_model(without=matched.weights)
         self.outputs = {t.name for t in matched.graph.outputs}
         self.result = Repaired()
-        self.walk = Walk(self.model, reference.inputs, list(matched.layers), settings.threads)
+        self.walk = Walk(self.model, reference.inputs, list(matched.layers))
         self.dirty: set[str] = set()
 
     def layer(self, layer: Layer) -> None:
@@ -176,7 +174,7 @@ class _Repair:
             y = self._improve(layer, found, x, cut, drifted)
             self.dirty.add(layer.node.outputs[0].name)
         else:
-            y = run_layer(self.model, layer, x, layer.matrix(), own_bias(layer), self.settings.threads)
+            y = run_layer(self.model, layer, x, layer.matrix(), own_bias(layer))
             if len(self.pruned.kept_out.get(layer.name, ())) < len(found.gain):
                 self.dirty.add(layer.node.outputs[0].name)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
@@ -204,7 +202,7 @@ class _Repair:
             target.constant.values = target.layout(matrix).astype(target.constant.dtype)
         after = self.matched.layers[part.whole.name]
         after.set((second * unit)[None], after.bias)
-        y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.settings.threads)
+        y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels))
         self.dirty.add(layer.node.outputs[0].name)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
 
@@ -226,7 +224,7 @@ class _Repair:
             del matrix, real  # of a large layer each is larger than most networks
             real = params.dequantize()
             matrix = _per_row(np.multiply, real, gain)
-        y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.settings.threads)
+        y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels))
         response, wanted = channel_mean(y, layer), mean + sight.moved.reshape(-1)
         errors = LayerRepair(before, refit, sight.error(matrix))
         self.result.layers[layer.name] = errors

@@ -19,10 +19,20 @@ from onnx import helper
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.external import values
+from onnx_udfc.numerics.products import each
 from onnx_udfc.runtime.runs import cut, model_specs
 from onnx_udfc.runtime.sessions import Source, one_line, open_session, packed
 
 Value = NDArray[Any]
+
+SMALL = 1 << 19  # values of all inputs below which rows are not shared out
+PARTS = 16  # of the rows: as many threads can be at work
+_LAYERS = frozenset({"Conv", "ConvTranspose", "BatchNormalization"})
+BY_ROW = _LAYERS | {
+    "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Selu", "Softplus",
+    "Mish", "Erf", "Gelu", "Add", "Sub", "Mul", "Div", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
+    "InstanceNormalization", "DepthToSpace", "SpaceToDepth", "Identity",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,6 @@ class Walk:
         model: onnx.ModelProto,
         feeds: Mapping[str, Value],
         stops: Sequence[str],
-        threads: int,
         watched: Mapping[str, Callable[[Value], Value]] | None = None,
     ) -> None:
         """Start a pass.
@@ -60,12 +69,11 @@ class Walk:
             model: the whole network; nodes in topological order, names unique.
             feeds: graph input name → value.
             stops: names of the nodes whose first output the caller puts.
-            threads: threads of onnxruntime, 0 for all cores.
             watched: tensor → function that sees its value and gives what the users of the tensor see.
         """
         self._watched = watched or {}
         self.values: dict[str, Value] = {}
-        self._model, self._threads = model, threads
+        self._model = model
         self._runs = cut(model_specs(model, list(feeds)), feeds)
         self._lengths: dict[str, _Lengths] = {}
         if len(self._runs.feeds) > 1 or self._runs.samples < self._runs.size:
@@ -153,17 +161,16 @@ class Walk:
     ) -> None:
         """Run the nodes on all samples; run after run where what they read differs from run to run."""
         if not any(name in self._lengths for name in inputs):
-            found = run_nodes(self._model, nodes, inputs, outputs, constants, self._threads)
+            found = run_nodes(self._model, nodes, inputs, outputs, constants)
             self.values |= {name: self._seen(name, value) for name, value in found.items()}
             return
         first = {name: self._part(name, value, 0) for name, value in inputs.items()}
-        segment = open_session(
-            _segment(self._model, nodes, first, outputs, constants), threads=self._threads, spin=False
-        )
-        parts = [outputs_of(segment, outputs, first)]
-        for number in range(1, len(self._runs.feeds)):
-            here = {name: self._part(name, value, number) for name, value in inputs.items()}
-            parts.append(outputs_of(segment, outputs, here))
+        segment = open_session(_segment(self._model, nodes, first, outputs, constants), threads=1)
+
+        def one(number: int) -> list[Value]:
+            return outputs_of(segment, outputs, {name: self._part(name, v, number) for name, v in inputs.items()})
+
+        parts = each(one, range(len(self._runs.feeds)))
         for i, name in enumerate(outputs):
             self._enter(name, [part[i] for part in parts])
 
@@ -221,11 +228,43 @@ def run_nodes(
     inputs: Mapping[str, Value],
     outputs: Sequence[str],
     constants: Sequence[onnx.TensorProto],
-    threads: int,
 ) -> dict[str, Value]:
-    """Run some nodes of a model on values, output name → value."""
-    segment = open_session(_segment(model, nodes, inputs, outputs, constants), threads=threads, spin=False)
-    return dict(zip(outputs, outputs_of(segment, outputs, inputs), strict=True))
+    """Run some nodes of a model on values, output name → value.
+
+    A session has one thread: how several of them divide a convolution changes its last digits. Where every row of the
+    inputs is a sample of its own, rows are shared out instead, in parts that do not depend on how many threads work.
+    """
+    segment = open_session(_segment(model, nodes, inputs, outputs, constants), threads=1)
+    rows = _rows(nodes, inputs, constants)
+    if rows < 2 or sum(value.size for value in inputs.values()) < SMALL:
+        return dict(zip(outputs, outputs_of(segment, outputs, inputs), strict=True))
+    step = -(-rows // PARTS)
+    parts = each(
+        lambda start: outputs_of(segment, outputs, {name: v[start : start + step] for name, v in inputs.items()}),
+        range(0, rows, step),
+    )
+    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(outputs)}
+
+
+def _rows(nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, Value], constants: Sequence[onnx.TensorProto]) -> int:
+    """Rows of all inputs where each is computed for itself; 0 where that is not certain."""
+    shapes = {(value.ndim, len(value) if value.ndim else 0) for value in inputs.values()}
+    if len(shapes) != 1 or not all(_by_row(node) for node in nodes):
+        return 0
+    ((rank, rows),) = shapes
+    known = {c.name: c for c in constants}
+    parameters = {name for node in nodes if node.op_type in _LAYERS for name in node.input[1:] if name}
+    if rank < 2 or not parameters <= known.keys():
+        return 0
+    added = [c for name, c in known.items() if name not in parameters]
+    return 0 if any(len(c.dims) >= rank and c.dims[0] != 1 for c in added) else rows
+
+
+def _by_row(node: onnx.NodeProto) -> bool:
+    """Whether a node makes each row of its output of the same row of its inputs."""
+    if node.op_type == "Concat":
+        return any(a.name == "axis" and a.i > 0 for a in node.attribute)
+    return node.op_type in BY_ROW and not node.domain
 
 
 def outputs_of(segment: Any, outputs: Sequence[str], inputs: Mapping[str, Value]) -> list[Value]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnx_udfc.model.layers import Layer
+from onnx_udfc.numerics import products
 from onnx_udfc.numerics.moments import Window
 from onnx_udfc.runtime.walk import Value, run_nodes
 
@@ -40,7 +41,7 @@ def pooling_window(node: gs.Node, input_shape: tuple[int, ...], output_shape: tu
 def pooled_shape(model: onnx.ModelProto, node: gs.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that a pooling makes of one (N, C, *space): what the runtime makes of it, rounding and all."""
     made = helper.make_node(node.op, ["x"], ["y"], **node.attrs)
-    y = run_nodes(model, [made], {"x": np.zeros((1, 1, *shape[2:]), np.float32)}, ["y"], [], 1)["y"]
+    y = run_nodes(model, [made], {"x": np.zeros((1, 1, *shape[2:]), np.float32)}, ["y"], [])["y"]
     return (*shape[:2], *y.shape[2:])
 
 
@@ -69,7 +70,7 @@ def _begin_pads(
     return (0,) * dims if automatic == "VALID" else tuple(attrs.get("pads", [0] * 2 * dims)[:dims])
 
 
-def run_layer(model: onnx.ModelProto, layer: Layer, x: Value, matrix: Floats, bias: Floats, threads: int) -> Value:
+def run_layer(model: onnx.ModelProto, layer: Layer, x: Value, matrix: Floats, bias: Floats) -> Value:
     """Output of the layer for input x with other weights, in float32.
 
     Args:
@@ -78,21 +79,24 @@ def run_layer(model: onnx.ModelProto, layer: Layer, x: Value, matrix: Floats, bi
         x: the layer's input.
         matrix: (groups, O/groups, d) as `Layer.matrix`.
         bias: (O,).
-        threads: threads of onnxruntime.
     """
     x = x.astype(np.float32, copy=False)
     if layer.kind in ("gemm", "matmul"):
-        return np.asarray(x @ matrix[0].T.astype(np.float32) + bias.astype(np.float32))
+        flat = products.product(x.reshape(-1, x.shape[-1]), matrix[0].T.astype(np.float32))
+        return np.asarray(flat.reshape(*x.shape[:-1], -1) + bias.astype(np.float32))
     if _pointwise(layer):
-        product = np.matmul(matrix[0].astype(np.float32), x.reshape(*x.shape[:2], -1))
-        y: Value = product.reshape(len(x), -1, *x.shape[2:])
+        weight = matrix[0].astype(np.float32)
+        y: Value = np.empty((len(x), len(weight), *x.shape[2:]), np.float32)
+        flat_x, flat_y = x.reshape(*x.shape[:2], -1), y.reshape(*y.shape[:2], -1)
+        parts = products.parts(len(x), weight.size * x.size // x.shape[1])
+        products.each(lambda part: np.matmul(weight, flat_x[part], out=flat_y[part]), parts)
         if bias.any():
             y += bias.astype(np.float32).reshape((-1,) + (1,) * len(layer.kernel))
         return y
     weight = np.ascontiguousarray(layer.layout(matrix), np.float32)
     node = helper.make_node(layer.node.op, ["x", "w", "b"], ["y"], **_attributes(layer))
     constants = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias.astype(np.float32), "b")]
-    return run_nodes(model, [node], {"x": x}, ["y"], constants, threads)["y"]
+    return run_nodes(model, [node], {"x": x}, ["y"], constants)["y"]
 
 
 def _pointwise(layer: Layer) -> bool:

@@ -184,7 +184,7 @@ def test_histogram_counts_every_weight_once() -> None:
 
 def test_an_equalized_network_is_compared_in_the_units_of_the_original() -> None:
     network = read(uneven())
-    equalize(network, uneven_feeds(), 8, 1)
+    equalize(network, uneven_feeds(), 8)
     compressed = network.copy()
     for each in compressed.layers.values():
         matrix = each.matrix()

@@ -54,10 +54,10 @@ def test_removing_copies_is_exact_after_the_repair(name: str) -> None:
     network = read(copies(name)[0].to_model())  # folded batch norms are plain weights in what is written
     channels = find_groups(network)
     keep = halves(channels)
-    reference = trace(network, X, (), matched=True, samples=4096, seed=0, threads=1, advance=lambda _: None)
+    reference = trace(network, X, (), matched=True, samples=4096, seed=0, advance=lambda _: None)
     absorb_copies(reference.network, network, channels, keep)
     pruned, matched = (prune(n, channels, keep) for n in (network, reference.network))
-    repair(pruned, matched.network, reference, {}, RepairSettings(threads=1), lambda _: None)
+    repair(pruned, matched.network, reference, {}, RepairSettings(), lambda _: None)
     (before,), (after,) = (outputs(n.to_model(), X) for n in (network, pruned.network))
     assert np.sqrt(np.square(after - before).mean()) < 1e-4 * before.std()
 

@@ -40,7 +40,7 @@ def feeds() -> Values:
 
 def quantized_error(network: Network) -> float:
     placement = activation_tensors(network, list(network.layers), "cpu")
-    grids = measure_ranges(network, placement, feeds(), 1, real=True)
+    grids = measure_ranges(network, placement, feeds(), real=True)
     written = emit(network, nearest(network, 7), grids, "cpu", placement).model
     return float(np.square(run(written, feeds())[0] - run(model(), feeds())[0]).mean())
 
@@ -48,7 +48,7 @@ def quantized_error(network: Network) -> float:
 def test_the_function_stays_and_the_quantized_error_falls() -> None:
     network = read(model())
     before = quantized_error(network)
-    changed = equalize(network, feeds(), 8, 1)
+    changed = equalize(network, feeds(), 8)
     assert changed[0] == "r1"
     (y,), (expected,) = run(network.to_model(), feeds()), run(model(), feeds())
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
@@ -57,7 +57,7 @@ def test_the_function_stays_and_the_quantized_error_falls() -> None:
 
 def test_the_scale_is_what_every_tensor_was_divided_by() -> None:
     network = read(model())
-    equalize(network, feeds(), 8, 1)
+    equalize(network, feeds(), 8)
     assert set(network.scale) >= {"a1", "r1"}
     assert network.copy().scale.keys() == network.scale.keys()
     before, after = with_outputs(model(), network.scale), with_outputs(network.to_model(), network.scale)
@@ -73,7 +73,7 @@ def with_outputs(made: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto
 def test_nothing_is_moved_across_a_clip() -> None:
     network = read(model(CLIP))
     assert list(links(network)) == []
-    assert equalize(network, feeds(), 8, 1) == ()
+    assert equalize(network, feeds(), 8) == ()
 
 
 def test_even_channels_are_left_alone() -> None:
@@ -81,7 +81,7 @@ def test_even_channels_are_left_alone() -> None:
     for name in ("W1", "B1", "W2"):
         tensor = network.graph.tensors()[name]
         tensor.values = np.abs(np.ones_like(tensor.values))
-    assert equalize(network, feeds(), 8, 1) == ()
+    assert equalize(network, feeds(), 8) == ()
 
 
 @pytest.mark.parametrize(("target", "expected"), [("cpu", [7, 8, 7]), ("portable", [7, 8, 7]), ("tensorrt", [8, 8, 8])])
@@ -100,7 +100,7 @@ def test_kernels_compute_the_chosen_bits_exactly_where_every_product_is_the_larg
     placement = activation_tensors(network, list(network.layers), "cpu")
     bits = integer_bits(network, dict.fromkeys(network.layers, 8), placement)
     ones = {"x": np.ones((1, 3, 12, 12), np.float32)}
-    grids = measure_ranges(network, placement, ones, 1, real=True)
+    grids = measure_ranges(network, placement, ones, real=True)
     weights = {name: nearest(network, b)[name] for name, b in bits.items()}
     (y,) = run(emit(network, weights, grids, "cpu", placement).model, ones)
     np.testing.assert_allclose(y, 27 * 9 * 8, rtol=0.01)

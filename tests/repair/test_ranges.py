@@ -24,7 +24,7 @@ def feeds(count: int = 4) -> Values:
 def test_each_range_is_that_of_what_the_quantized_network_computes(text: str, target: str) -> None:
     network = read(scaled_model(text))
     placement = activation_tensors(network, list(network.layers), target)
-    grids = measure_ranges(network, placement, feeds(), 1, real=True)
+    grids = measure_ranges(network, placement, feeds(), real=True)
     assert set(grids) == set(placement.tensors)
     for tensor in placement.tensors:
         others = replace(placement, sites={t: r for t, r in placement.sites.items() if t != tensor})
@@ -51,8 +51,8 @@ def test_synthetic_ranges_have_headroom_and_the_last_one_a_margin() -> None:
     network = read(scaled_model(CHAIN))
     placement = activation_tensors(network, list(network.layers), "cpu")
     assert last_tensors(network, placement) == {"y"}
-    real = measure_ranges(network, placement, feeds(), 1, real=True)
-    synthetic = measure_ranges(network, placement, feeds(), 1, real=False)
+    real = measure_ranges(network, placement, feeds(), real=True)
+    synthetic = measure_ranges(network, placement, feeds(), real=False)
     assert all(synthetic[t].scale >= real[t].scale * 0.999 for t in placement.tensors)
     others = replace(placement, sites={t: r for t, r in placement.sites.items() if t != "y"})
     y = simulate(network, {}, others, synthetic, feeds())["y"]

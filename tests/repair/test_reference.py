@@ -29,9 +29,7 @@ def traced(
     network: Network, *, matched: bool = True, samples: int = ALL, seed: int = 0, ordered: bool = True
 ) -> Reference:
     groups = find_groups(network).groups if ordered else ()
-    return trace(
-        network, images(), groups, matched=matched, samples=samples, seed=seed, threads=1, advance=lambda _: None
-    )
+    return trace(network, images(), groups, matched=matched, samples=samples, seed=seed, advance=lambda _: None)
 
 
 def written(model: onnx.ModelProto, network: Network) -> dict[str, str]:
@@ -198,5 +196,5 @@ def test_only_what_was_asked_for_is_ordered() -> None:
 
 def test_progress_names_every_layer() -> None:
     network, told = read(scaled_model(CHAIN)), list[str]()
-    trace(network, images(), (), matched=True, samples=10, seed=0, threads=1, advance=told.append)
+    trace(network, images(), (), matched=True, samples=10, seed=0, advance=told.append)
     assert told == list(network.layers)

@@ -44,9 +44,7 @@ def trained(text: str) -> onnx.ModelProto:
 
 
 def traced(network: Network, channels: Channels, *, matched: bool = True) -> Reference:
-    return trace(
-        network, images(), channels.groups, matched=matched, samples=4096, seed=0, threads=1, advance=lambda _: None
-    )
+    return trace(network, images(), channels.groups, matched=matched, samples=4096, seed=0, advance=lambda _: None)
 
 
 def repaired(
@@ -55,7 +53,7 @@ def repaired(
     """One pass of the repair on copies of both networks."""
     pruned = prune(network, channels, keep)
     matched = prune(reference.network, channels, keep).network
-    settings = RepairSettings(threads=1)
+    settings = RepairSettings()
     return pruned, repair(pruned, matched, reference, bits or {}, settings, lambda _: None)
 
 
@@ -196,7 +194,7 @@ def test_images_of_another_mean_do_not_move_the_biases() -> None:
     network = read(model)
     channels = find_groups(network)
     strange = {"x": images()["x"] * 2 + 1}
-    reference = trace(network, strange, (), matched=True, samples=4096, seed=0, threads=1, advance=lambda _: None)
+    reference = trace(network, strange, (), matched=True, samples=4096, seed=0, advance=lambda _: None)
     pruned, _ = repaired(network, reference, channels, {}, dict.fromkeys(network.layers, 8))
     assert error(pruned.network.to_model(), model) < 0.03
 

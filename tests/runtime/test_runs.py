@@ -82,7 +82,7 @@ def test_a_walk_gives_every_run_its_own_scalar() -> None:
     a = x * s[each, None]
     b = a @ weights["W1"]
     expected = (np.maximum(b, 0) + (t @ weights["W2"])[each]) * s[each, None]
-    walk = Walk(model, {"x": x, "s": s, "t": t}, ["n1", "n4"], 1)
+    walk = Walk(model, {"x": x, "s": s, "t": t}, ["n1", "n4"])
     np.testing.assert_allclose(walk.get("a"), a, rtol=1e-6)
     walk.put("n1", b)
     np.testing.assert_array_equal(walk.get("c"), t)
@@ -99,5 +99,5 @@ def test_a_walk_cuts_a_state_along_its_own_axis() -> None:
     x, h = rng.standard_normal((5, 4)).astype(np.float32), rng.standard_normal((2, 5, 4)).astype(np.float32)
     s = np.array([2, -1], np.float32)
     each = np.arange(5) // 3
-    walk = Walk(model, {"x": x, "h": h, "s": s}, [], 1)
+    walk = Walk(model, {"x": x, "h": h, "s": s}, [])
     np.testing.assert_allclose(walk.get("y"), (x + h[1]) * s[each, None], rtol=1e-6)

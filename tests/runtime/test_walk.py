@@ -47,12 +47,12 @@ def expected() -> dict[str, Value]:
 
 def test_every_tensor_is_what_it_should_be() -> None:
     for name, value in expected().items():
-        walk = Walk(small_model(CHAIN), {"x": X}, [], 1)
+        walk = Walk(small_model(CHAIN), {"x": X}, [])
         np.testing.assert_allclose(walk.get(name), value, rtol=1e-5)
 
 
 def test_each_node_runs_once(ran: Counter[str]) -> None:
-    walk = Walk(small_model(CHAIN), {"x": X}, [], 1)
+    walk = Walk(small_model(CHAIN), {"x": X}, [])
     values = expected()
     for name in ("b", "c", "e", "y"):
         np.testing.assert_allclose(walk.get(name), values[name], rtol=1e-5)
@@ -60,12 +60,12 @@ def test_each_node_runs_once(ran: Counter[str]) -> None:
 
 
 def test_only_what_is_needed_runs(ran: Counter[str]) -> None:
-    Walk(small_model(CHAIN), {"x": X}, [], 1).get("c")
+    Walk(small_model(CHAIN), {"x": X}, []).get("c")
     assert set(ran) == {"n0", "n1", "n2"}
 
 
 def test_values_are_freed_after_their_last_user() -> None:
-    walk = Walk(small_model(CHAIN), {"x": X}, [], 1)
+    walk = Walk(small_model(CHAIN), {"x": X}, [])
     assert set(walk.values) == {"x"}
     walk.get("a")
     assert set(walk.values) == {"x", "a"}  # the last node multiplies by x
@@ -80,7 +80,7 @@ def test_values_are_freed_after_their_last_user() -> None:
 
 
 def test_stops_wait_for_their_value(ran: Counter[str]) -> None:
-    walk = Walk(small_model(CHAIN), {"x": X}, ["n2"], 1)
+    walk = Walk(small_model(CHAIN), {"x": X}, ["n2"])
     assert walk.available("b")
     assert not walk.available("c")
     assert not walk.available("y")
@@ -94,7 +94,7 @@ def test_stops_wait_for_their_value(ran: Counter[str]) -> None:
 
 
 def test_putting_frees_what_only_the_stop_needed() -> None:
-    walk = Walk(small_model(CHAIN.replace("Add(c, b)", "Add(c, x)")), {"x": X}, ["n2"], 1)
+    walk = Walk(small_model(CHAIN.replace("Add(c, b)", "Add(c, x)")), {"x": X}, ["n2"])
     walk.get("b")
     assert "b" in walk.values
     walk.put("n2", X)
@@ -103,7 +103,7 @@ def test_putting_frees_what_only_the_stop_needed() -> None:
 
 def test_what_was_not_fed_is_not_available() -> None:
     text = "g (float[2,4] x, float[2,4] z) => (float[2,4] y) { a = Relu(x) y = Add(a, z) }"
-    walk = Walk(small_model(text), {"x": X}, [], 1)
+    walk = Walk(small_model(text), {"x": X}, [])
     assert walk.available("a")
     assert not walk.available("y")
     assert not walk.available("z")
@@ -113,7 +113,7 @@ def test_what_was_not_fed_is_not_available() -> None:
 
 
 def test_initializers_are_there() -> None:
-    walk = Walk(small_model(CHAIN), {"x": X}, [], 1)
+    walk = Walk(small_model(CHAIN), {"x": X}, [])
     assert walk.available("W")
     np.testing.assert_array_equal(walk.get("W"), expected()["W"])
 
@@ -125,7 +125,7 @@ def test_watched_tensors_are_seen_once_and_changed_for_their_users() -> None:
         seen.append(value)
         return value / 2
 
-    walk = Walk(small_model(CHAIN), {"x": X}, [], 1, {"c": half})
+    walk = Walk(small_model(CHAIN), {"x": X}, [], {"c": half})
     y = walk.get("y")
     np.testing.assert_allclose(seen[0], expected()["c"], rtol=1e-5)
     assert len(seen) == 1
@@ -134,7 +134,7 @@ def test_watched_tensors_are_seen_once_and_changed_for_their_users() -> None:
 
 def test_watched_inputs_and_stops_are_changed_too() -> None:
     values = expected()
-    walk = Walk(small_model(CHAIN), {"x": X}, ["n0"], 1, {"x": np.negative, "a": np.negative})
+    walk = Walk(small_model(CHAIN), {"x": X}, ["n0"], {"x": np.negative, "a": np.negative})
     np.testing.assert_array_equal(walk.get("x"), -X)
     walk.put("n0", -values["a"])
     np.testing.assert_allclose(walk.get("b"), values["b"], rtol=1e-5)
@@ -156,7 +156,7 @@ def test_subgraphs_hold_what_they_read_from_outside() -> None:
     branch = next(n for n in model.graph.node if n.op_type == "If")
     assert reads(branch) == {"flag", "a", "b"}
     for flag, value in ((True, np.maximum(X, 0) - X), (False, np.square(np.maximum(X, 0)))):
-        walk = Walk(model, {"x": X, "flag": np.array(flag)}, [], 1)
+        walk = Walk(model, {"x": X, "flag": np.array(flag)}, [])
         for name in ("a", "b"):
             walk.get(name)
         assert {"a", "b"} <= set(walk.values)
@@ -168,7 +168,7 @@ def test_subgraphs_hold_what_they_read_from_outside() -> None:
 def test_a_subgraph_waits_for_the_stop_that_it_reads() -> None:
     model = small_model(BRANCH)
     stop = next(n.name for n in model.graph.node if "b" in n.output)
-    walk = Walk(model, {"x": X, "flag": np.array(True)}, [stop], 1)
+    walk = Walk(model, {"x": X, "flag": np.array(True)}, [stop])
     assert not walk.available("c")
     walk.put(stop, X)
     np.testing.assert_allclose(walk.get("c"), np.maximum(X, 0) + X, rtol=1e-5)
@@ -184,9 +184,9 @@ def test_reads_knows_inner_names() -> None:
 
 def test_several_outputs_and_outputs_that_nobody_reads() -> None:
     text = "g (float[2,4] x) => (float[2,2] y) { p, q = Split<axis = 1, num_outputs = 2>(x) y = Relu(q) }"
-    walk = Walk(small_model(text), {"x": X}, [], 1)
+    walk = Walk(small_model(text), {"x": X}, [])
     np.testing.assert_allclose(walk.get("y"), np.maximum(X[:, 2:], 0))
-    other = Walk(small_model(text), {"x": X}, [], 1)
+    other = Walk(small_model(text), {"x": X}, [])
     np.testing.assert_array_equal(other.get("p"), X[:, :2])
     np.testing.assert_allclose(other.get("y"), np.maximum(X[:, 2:], 0))
 
@@ -197,7 +197,7 @@ def test_functions_and_empty_inputs() -> None:
     <opset_import: ["" : 21], domain: "own"> Twice (u) => (v) { v = Add(u, u) }"""
     model = parser.parse_model(text)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), "top"))
-    np.testing.assert_allclose(Walk(model, {"x": X}, [], 1).get("y"), np.minimum(2 * X, 1))
+    np.testing.assert_allclose(Walk(model, {"x": X}, []).get("y"), np.minimum(2 * X, 1))
 
 
 FIXED = """g (float[2,3,4] x, float[12,12] W) => (float[2,12] y) {
@@ -208,7 +208,7 @@ FIXED = """g (float[2,3,4] x, float[12,12] W) => (float[2,12] y) {
 @pytest.mark.parametrize("samples", [1, 2, 3, 6])
 def test_a_fixed_batch_inside_the_network_holds_for_any_number_of_samples(samples: int) -> None:
     x = np.random.default_rng(0).normal(size=(samples, 3, 4)).astype(np.float32)
-    walk = Walk(small_model(FIXED), {"x": x}, ["n3"], 1)
+    walk = Walk(small_model(FIXED), {"x": x}, ["n3"])
     np.testing.assert_array_equal(walk.get("r"), np.maximum(x.reshape(-1, 12), 0))
     walk.put("n3", x.reshape(-1, 12))
     np.testing.assert_array_equal(walk.get("y"), abs(x.reshape(-1, 12)))
@@ -219,7 +219,7 @@ def test_what_does_not_depend_on_the_sample_is_not_repeated() -> None:
         n = Shape<start = 0, end = 1>(x) a = Relu(x) b = Neg(a) k = Constant<value_ints = [4]>()
         t = Concat<axis = 0>(n, k) y = Reshape(b, t) }"""
     x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    walk = Walk(small_model(text), {"x": x}, ["n1"], 1)
+    walk = Walk(small_model(text), {"x": x}, ["n1"])
     assert walk.get("n").tolist() == [1]
     walk.put("n1", x)
     np.testing.assert_array_equal(walk.get("y"), -x)

@@ -90,7 +90,7 @@ def test_a_layer_is_run_with_other_weights(case: Case) -> None:
     x = np.random.default_rng(1).normal(size=case.shape).astype(np.float32)
     matrix, bias = other_weights(layer)
     before = (layer.matrix(), layer.bias)
-    found = run_layer(network.to_model(), layer, x, matrix, bias, 1)
+    found = run_layer(network.to_model(), layer, x, matrix, bias)
     assert np.array_equal(layer.matrix(), before[0])
     assert np.array_equal(layer.bias, before[1])
     layer.set(matrix, bias)

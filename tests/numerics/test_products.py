@@ -1,0 +1,79 @@
+"""Products in blocks: the same numbers, and the same bytes for any number of threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from onnx_udfc.numerics.products import EACH, SIDE, each, gram, parts, product, stacked, workers
+
+Array = NDArray[Any]
+RNG = np.random.default_rng(0)
+LONG, WIDE = RNG.normal(size=(3000, 640)).astype(np.float32), RNG.normal(size=(640, 200)).astype(np.float32)
+SMALL = RNG.normal(size=(40, 30))
+
+
+def _of_long() -> Array:
+    return product(LONG, WIDE)
+
+
+MADE: dict[str, tuple[Callable[[], Array], Callable[[], Array]]] = {
+    "long": (_of_long, lambda: LONG.astype(np.float64) @ WIDE),
+    "turned": (lambda: product(LONG.T, LONG[:, :300]), lambda: LONG.T.astype(np.float64) @ LONG[:, :300]),
+    "small": (lambda: product(SMALL, SMALL.T), lambda: SMALL @ SMALL.T),
+    "empty": (lambda: product(LONG, np.zeros((640, 0), np.float32)), lambda: np.zeros((3000, 0))),
+    "stack": (lambda: stacked(LONG[None], WIDE[None]), lambda: (LONG.astype(np.float64) @ WIDE)[None]),
+    "gram": (lambda: gram(LONG), lambda: LONG.T.astype(np.float64) @ LONG),
+    "gram of few": (lambda: gram(SMALL), lambda: SMALL.T @ SMALL),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_blocks_are_the_product(name: str) -> None:
+    made, naive = MADE[name]
+    expected = naive()
+    scale = max(float(np.abs(expected).max(initial=0)), 1)
+    np.testing.assert_allclose(made(), expected, rtol=1e-5, atol=1e-5 * scale)
+    with workers(3):
+        shared = made()
+    assert shared.dtype == made().dtype
+    assert shared.tobytes() == made().tobytes()
+
+
+def test_the_cases_are_large_enough_to_be_cut() -> None:
+    assert LONG.size * WIDE.shape[1] > 2 * EACH
+    assert LONG.size * LONG.shape[1] > 4 * EACH
+    assert LONG.shape[1] > SIDE
+
+
+def test_a_gram_is_symmetric_to_the_bit() -> None:
+    made = gram(LONG)
+    np.testing.assert_array_equal(made, made.T)
+
+
+def asleep(number: int) -> int:
+    time.sleep(0.3)
+    return number
+
+
+def test_each_keeps_the_order_and_works_side_by_side() -> None:
+    assert each(lambda i: i * i, range(5)) == [0, 1, 4, 9, 16]
+    with workers(4):
+        start = time.perf_counter()
+        assert each(asleep, range(4)) == [0, 1, 2, 3]
+        assert time.perf_counter() - start < 1.1  # one after another: 1.2
+    with pytest.raises(ZeroDivisionError), workers(2):
+        each(lambda i: 1 // i, range(3))
+
+
+@pytest.mark.parametrize(("rows", "work"), [(1, 1e12), (5, 0), (160, 1e12), (160, 3 * EACH), (17, 1e12)])
+def test_parts_hold_every_row_once(rows: int, work: float) -> None:
+    cut = parts(rows, work)
+    assert [i for part in cut for i in range(rows)[part]] == list(range(rows))
+    assert len(cut) <= 16
+    assert len(parts(rows, EACH)) == 1
