@@ -120,19 +120,40 @@ def _type_number(attribute_type: Any) -> int:
 
 
 def _check_values(graph: onnx.GraphProto) -> None:
-    """No weight is damaged; no float is NaN; no weight of a layer is infinite (bounds and masks may be)."""
-    weights = {name for node in graph.node if node.op_type in WEIGHTED for name in node.input[1:]}
+    """No constant is damaged, and what the layers compute with is finite.
+
+    Values that are not may stand elsewhere: as bounds, masks and markers, and where nothing reads them.
+    """
+    weights = _weights_in_use(graph)
     for tensor in graph.initializer:
         tensor_bytes(tensor)
         array = values(tensor)
-        if tensor.data_type not in FLOAT_TYPES:
-            continue
-        if all_finite(array):
-            continue
-        if has_nan(array):
-            raise ModelError(f"weight '{tensor.name}' holds NaN; the model was broken before, train or export it again")
         if tensor.name in weights:
-            raise ModelError(f"weight '{tensor.name}' holds infinite values; train or export the model again")
+            _check_finite(tensor, array)
+    for node in graph.node:
+        for tensor in (a.t for a in node.attribute if node.op_type == "Constant" and a.HasField("t")):
+            if node.output[0] in weights:
+                _check_finite(tensor, values(tensor))
+
+
+def _weights_in_use(graph: onnx.GraphProto) -> set[str]:
+    """Names of the constants that layers read, of those layers that an output depends on."""
+    producers = {name: node for node in graph.node for name in node.output if name}
+    pending, weights = [o.name for o in graph.output], set()
+    while pending:
+        node = producers.pop(pending.pop(), None)
+        if node is not None:
+            pending.extend(reads(node))
+            weights.update(node.input[1:] if node.op_type in WEIGHTED else [])
+    return weights
+
+
+def _check_finite(tensor: TensorProto, array: Array) -> None:
+    if tensor.data_type not in FLOAT_TYPES or all_finite(array):
+        return
+    if has_nan(array):
+        raise ModelError(f"weight '{tensor.name}' holds NaN; the model was broken before, train or export it again")
+    raise ModelError(f"weight '{tensor.name}' holds infinite values; train or export the model again")
 
 
 def has_nan(array: Array) -> bool:

@@ -63,7 +63,7 @@ def sorted_nodes(graph: gs.Graph) -> list[gs.Node]:
         ModelError: the graph has a cycle.
     """
     ids = {id(node) for node in graph.nodes}
-    needs = {id(n): [p for t in _reads(n) for p in t.inputs if id(p) in ids] for n in graph.nodes}
+    needs = {id(n): [p for t in tensors_read(n) for p in t.inputs if id(p) in ids] for n in graph.nodes}
     done: dict[int, gs.Node] = {}
     for root in graph.nodes:
         stack, active = [(root, False)], set()
@@ -81,7 +81,7 @@ def sorted_nodes(graph: gs.Graph) -> list[gs.Node]:
     return list(done.values())
 
 
-def _reads(node: gs.Node) -> list[gs.Tensor]:
+def tensors_read(node: gs.Node) -> list[gs.Tensor]:
     """The tensors a node reads, those read inside its subgraphs included."""
     tensors = list(node.inputs)
     for subgraph in node.subgraphs(recursive=True):

@@ -15,7 +15,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.checks import all_finite
 from onnx_udfc.model.constants import fold_constants, unshare
-from onnx_udfc.model.export import SHAPES, export_model, sorted_nodes
+from onnx_udfc.model.export import SHAPES, export_model, sorted_nodes, tensors_read
 from onnx_udfc.model.external import forget
 from onnx_udfc.model.fold import fold_into_layer, plain_gemm
 from onnx_udfc.model.layers import BatchNorm, Layer, find_layers
@@ -116,11 +116,30 @@ def _read(model: onnx.ModelProto) -> Network:
     graph.nodes[:] = sorted_nodes(graph)
     unshare(graph, origin)
     layers = _fold_batch_norms(graph, {t.name for t in graph.outputs} | inner_reads(model.graph))
-    for layer in layers:
+    live = _live(graph)
+    sound = [layer for layer in layers if id(layer.node) in live or _finite(layer)]
+    for layer in sound:
         computed = [t for t in (layer.constant, layer.bias_tensor) if t is not None and not _as_loaded(t, origin)]
         if not all(all_finite(tensor.values) for tensor in computed):
             raise ModelError(f"the weights of '{layer.name}' are not finite; train or export the model again")
-    return Network(graph, {layer.name: layer for layer in layers}, origin, [text] if overridable else [])
+    return Network(graph, {layer.name: layer for layer in sound}, origin, [text] if overridable else [])
+
+
+def _live(graph: gs.Graph) -> set[int]:
+    """The nodes that an output depends on."""
+    live: set[int] = set()
+    pending: list[gs.Tensor] = list(graph.outputs)
+    while pending:
+        for node in pending.pop().inputs:
+            if id(node) not in live:
+                live.add(id(node))
+                pending.extend(tensors_read(node))
+    return live
+
+
+def _finite(layer: Layer) -> bool:
+    """Whether all weights are finite; those of layers that nothing depends on need not be."""
+    return all(all_finite(t.values) for t in (layer.constant, layer.bias_tensor) if t is not None)
 
 
 def _as_loaded(tensor: gs.Constant, origin: Origin) -> bool:

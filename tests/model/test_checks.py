@@ -7,8 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
+from onnx_udfc import compress
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.checks import CHUNK, all_finite, check, has_nan
+from onnx_udfc.runtime.sessions import open_session
+from tests.small_graphs import small_model
 
 TEXT = """<ir_version: 8, opset_import: ["" : 13]>
 g (float[1,4] x) => (float[1,2] y) { h = Gemm(x, w) s = Add(h, mask) y = Relu(s) }"""
@@ -37,9 +40,42 @@ def test_nan_and_infinity_in_weights(dtype: type) -> None:
     refused(model(w), "'w' holds infinite")
 
 
-def test_infinity_in_a_mask_is_fine_but_nan_is_not() -> None:
+def test_what_is_no_weight_may_hold_anything() -> None:
     check(model(np.ones((4, 2), np.float32), -np.inf))
-    refused(model(np.ones((4, 2), np.float32), np.nan), "'mask' holds NaN")
+    check(model(np.ones((4, 2), np.float32), np.nan))
+
+
+@pytest.mark.parametrize("stored", ["initializer", "Constant"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("body", "harm"),
+    [
+        ("y = MatMul(x, w)", True),
+        ("h = MatMul(x, w) y = Relu(h)", True),
+        ("y = Gemm(x, v, w)", True),
+        ("y = Add(x, w)", False),
+        ("m = IsNaN(w) y = Where(m, x, w)", False),
+        ("d = MatMul(x, w) e = Relu(d) y = Relu(x)", False),
+        ("y = Relu(x)", False),
+    ],
+)
+def test_only_weights_that_an_output_depends_on_must_be_finite(
+    body: str, harm: bool, value: float, stored: str
+) -> None:
+    proto = small_model(f"g (float[4,4] x, float[4,4] V) => (float[4,4] y) {{ {body.replace('v', 'V')} }}")
+    tensor = numpy_helper.from_array(np.full((4, 4), value, np.float32), "w")
+    if stored == "initializer":
+        proto.graph.initializer.append(tensor)
+    else:
+        proto.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], "c", value=tensor))
+    if harm:
+        refused(proto, "'w' holds NaN" if np.isnan(value) else "'w' holds infinite")
+    else:
+        result = compress(proto, prune=0.5, bits=4).model
+        assert [n.op_type for n in result.graph.node if n.op_type != "Constant"][-1] == "Relu" or "Relu" not in body
+        x = np.ones((4, 4), np.float32)
+        before, after = (open_session(m, threads=1).run(None, {"x": x})[0] for m in (proto, result))
+        np.testing.assert_array_equal(before, after)
 
 
 def test_values_that_do_not_fill_the_shape() -> None:
