@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.numerics.grids import Codes
 
+WORTH_SHARING = 64  # bytes from which on equal initializers are written once
 CODE_TYPES = {8: TensorProto.INT8, 4: TensorProto.INT4}
 
 
@@ -23,8 +26,9 @@ class Draft:
         self.model = model
         self.nodes = {node.name: node for node in model.graph.node}
         self.constants = {t.name: t for t in model.graph.initializer}
-        self._taken = set(_names(model.graph))
+        self._taken = Taken(_names(model.graph))
         self._added: list[onnx.TensorProto] = []
+        self._contents: dict[tuple[int, tuple[int, ...], bytes], str] = {}
         self._dropped: set[str] = set()
         self._before: dict[str, list[onnx.NodeProto]] = {}
         self._after: dict[str, list[onnx.NodeProto]] = {}
@@ -34,18 +38,19 @@ class Draft:
 
     def name(self, wanted: str) -> str:
         """`wanted`, or the first of wanted_2, wanted_3, … that no tensor and no node has."""
-        name, number = wanted, 1
-        while name in self._taken:
-            number += 1
-            name = f"{wanted}_{number}"
-        self._taken.add(name)
-        return name
+        return unique_name(wanted, self._taken)
 
-    def constant(self, name: str, values: NDArray[Any]) -> str:
-        """Add an initializer and return its name, made unique."""
-        tensor = numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), self.name(name))
-        self._added.append(tensor)
-        return tensor.name
+    def constant(self, name: str, values: NDArray[Any], source: TensorProto | None = None, alone: bool = False) -> str:
+        """Add an initializer and return its name, made unique.
+
+        Args:
+            name: as wanted.
+            values: any shape.
+            source: the initializer that it comes from: its remarks are kept.
+            alone: otherwise an equal one that is there already may be taken.
+        """
+        tensor = numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
+        return self._add(tensor, source, alone)
 
     def shared(self, name: str, values: NDArray[Any]) -> str:
         """Add an initializer that all who ask for this name use, and return the name that it got."""
@@ -59,11 +64,24 @@ class Draft:
         name = self.name(f"u{self._steps}")
         return helper.make_node(op, list(inputs), [name], name=name)
 
-    def codes(self, name: str, codes: Codes, bits: int) -> str:
-        """Add codes (int8, any shape) as an initializer of 8 or 4 bits and return its name."""
+    def codes(self, name: str, codes: Codes, bits: int, source: TensorProto | None = None, alone: bool = False) -> str:
+        """Add codes (int8, any shape) as an initializer of 8 or 4 bits; the rest as of `constant`."""
         raw = np.ascontiguousarray(codes).tobytes() if bits == 8 else pack(codes)
         dims = tuple(int(n) for n in codes.shape)
-        tensor = TensorProto(name=self.name(name), data_type=CODE_TYPES[bits], dims=dims, raw_data=raw)
+        tensor = TensorProto(name=name, data_type=CODE_TYPES[bits], dims=dims, raw_data=raw)
+        return self._add(tensor, source, alone)
+
+    def _add(self, tensor: TensorProto, source: TensorProto | None, alone: bool) -> str:
+        large = len(tensor.raw_data) >= WORTH_SHARING and not alone
+        key = (tensor.data_type, tuple(tensor.dims), sha256(tensor.raw_data).digest())
+        if large and key in self._contents:
+            return self._contents[key]
+        tensor.name = self.name(tensor.name)
+        if large:
+            self._contents[key] = tensor.name
+        if source is not None:
+            tensor.doc_string = source.doc_string
+            tensor.metadata_props.extend(source.metadata_props)
         self._added.append(tensor)
         return tensor.name
 

@@ -42,6 +42,9 @@ class StoredWeight:
         bits: that a code takes in the file: 8 or 4.
         levels: how many codes there are.
         float_type: the ONNX type of the float tensor.
+        source: the initializer that the weight was read from, for its doc string and metadata.
+        alone: whether its initializers have to be its own: onnxruntime makes another kernel of a DequantizeLinear and
+            its layer, takes the codes away, and fails at the next reader.
     """
 
     name: str
@@ -51,6 +54,8 @@ class StoredWeight:
     bits: int
     levels: int
     float_type: int
+    source: TensorProto | None = None
+    alone: bool = False
 
     @property
     def compute_type(self) -> int:
@@ -82,7 +87,7 @@ class WeightForm:
 
 
 def _cast_mul(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
-    codes = draft.codes(f"{weight.name}.codes", weight.codes, weight.bits)
+    codes = draft.codes(f"{weight.name}.codes", weight.codes, weight.bits, weight.source)
     cast = draft.name(f"{weight.name}.cast")
     node = draft.node("Cast", f"{weight.name}.to_float", [codes], cast, {"to": weight.compute_type})
     return [node, *_rescaled(draft, weight, cast)]
@@ -102,12 +107,12 @@ def _rescaled(draft: Draft, weight: StoredWeight, codes: str) -> list[NodeProto]
 
 
 def _dq(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
-    codes = draft.codes(f"{weight.name}.codes", weight.codes, weight.bits)
+    codes = draft.codes(f"{weight.name}.codes", weight.codes, weight.bits, weight.source, weight.alone)
     return [_dequantize(draft, weight, codes, weight.bits)]
 
 
 def _cast_dq(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
-    codes = draft.codes(f"{weight.name}.codes", weight.codes, weight.bits)
+    codes = draft.codes(f"{weight.name}.codes", weight.codes, weight.bits, weight.source)
     wide = draft.name(f"{weight.name}.int8")
     cast = draft.node("Cast", f"{weight.name}.to_int8", [codes], wide, {"to": TensorProto.INT8})
     return [cast, _dequantize(draft, weight, wide, 8)]
@@ -127,7 +132,7 @@ def _unpacked(draft: Draft, weight: StoredWeight, dtype: np.dtype[Any]) -> list[
     """Words → digits → codes of a type, in the weight's shape; everything but the words is shared between layers."""
     levels, size = weight.levels, weight.codes.size
     count = best_count(size, levels, SLICE_BYTES)
-    words = draft.constant(f"{weight.name}.codes", pack_words(weight.codes, levels, count))
+    words = draft.constant(f"{weight.name}.codes", pack_words(weight.codes, levels, count), weight.source)
     base = draft.shared(f"base{levels}", np.array(levels, np.int64))
     table = draft.shared(f"codes{levels}.{dtype.name}", np.arange(-(levels // 2), levels // 2 + 1).astype(dtype))
     nodes = [draft.step("Div", [words, draft.shared(f"base{levels}.{count}", powers(levels, count))])]
@@ -144,8 +149,8 @@ def _unpacked(draft: Draft, weight: StoredWeight, dtype: np.dtype[Any]) -> list[
 def _dequantize(draft: Draft, weight: StoredWeight, codes: str, bits: int) -> NodeProto:
     """DequantizeLinear with an explicit zero point: without one, QGemm is not used or fails."""
     assert weight.axis is not None
-    scale = draft.constant(f"{weight.name}.scale", weight.broadcast_scale.reshape(-1))
-    zero = draft.codes(f"{weight.name}.zero_point", np.zeros(weight.scale.size, np.int8), bits)
+    scale = draft.constant(f"{weight.name}.scale", weight.broadcast_scale.reshape(-1), alone=weight.alone)
+    zero = draft.codes(f"{weight.name}.zero_point", np.zeros(weight.scale.size, np.int8), bits, None, weight.alone)
     return draft.node(
         "DequantizeLinear", f"{weight.name}.dequantize", [codes, scale, zero], weight.name, {"axis": weight.axis}
     )

@@ -10,8 +10,9 @@ input scale · weight scale, so a channel with tiny weights and a real bias woul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import numpy as np
 import onnx
@@ -93,13 +94,18 @@ def emit(
         placement = activation_tensors(network, weights, target)
     draft = Draft(network.to_model(without={network.layers[name].constant.name for name in weights}))
     forms, memory = {}, _float_memory(network, weights)
-    for name, params in weights.items():
-        layer = network.layers[name]
+    twins: dict[Hashable, str] = {}
+    for name in (name for name in network.layers if name in weights):
+        layer, params = network.layers[name], weights[name]
         integer = placement is not None and name in placement.integer
         choice = _choose(target, layer, params.bits, integer, opset)
         grid = _input_grid(layer, placement, activations) if integer else None
-        stored = _stored(layer, params, choice, grid, target)
-        _write(draft, layer, stored, choice.form)
+        stored = replace(
+            _stored(layer, params, choice, grid, target),
+            source=network.source_of(layer.constant),
+            alone=choice.form == "dq",
+        )
+        _write(draft, layer, stored, choice.form, twins)
         if placement is not None and grid is not None and name in placement.float_outputs:
             _write_int32_bias(draft, layer, stored, grid)
         forms[name] = describe(choice.form, stored)
@@ -203,9 +209,18 @@ def _per_input_channel(layer: Layer, params: QuantParams, float_type: int) -> St
     return StoredWeight(layer.constant.name, codes, scale, 0, 8, FORMATS[8].levels, float_type)
 
 
-def _write(draft: Draft, layer: Layer, stored: StoredWeight, form: str) -> None:
-    draft.drop_constant(stored.name)
-    draft.before(layer.name, WEIGHT_FORMS[form].write(draft, stored))
+def _write(draft: Draft, layer: Layer, stored: StoredWeight, form: str, twins: dict[Hashable, str]) -> None:
+    """The weight of a layer, once for all layers that have the same.
+
+    A DequantizeLinear has one reader, as integer kernels want it; its inputs may be shared.
+    """
+    digest = sha256(stored.codes.tobytes() + stored.scale.tobytes()).digest()
+    key = (form, stored.axis, stored.bits, stored.levels, stored.float_type, stored.codes.shape, digest)
+    if key not in twins or form.endswith("dq"):
+        draft.drop_constant(stored.name)
+        draft.before(layer.name, WEIGHT_FORMS[form].write(draft, stored))
+        twins[key] = stored.name
+    draft.nodes[layer.name].input[1] = twins[key]
 
 
 def _write_int32_bias(draft: Draft, layer: Layer, stored: StoredWeight, grid: ActivationParams) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 
 from onnx_udfc.model.external import values
-from onnx_udfc.model.names import unique_name
+from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import skeleton
 
 Ints = NDArray[np.int64]
@@ -68,7 +68,7 @@ class _Writer:
 
     def __init__(self, graph: onnx.GraphProto, dims: dict[str, Dims]) -> None:
         self._graph, self._dims = graph, dims
-        self._taken = {name for node in graph.node for name in [node.name, *node.input, *node.output]}
+        self._taken = Taken(name for node in graph.node for name in [node.name, *node.input, *node.output])
         self._taken.update(t.name for t in [*graph.initializer, *graph.input, *graph.output, *graph.value_info])
         self._known = {t.name: t for t in graph.initializer}
         for node in graph.node:

@@ -139,7 +139,8 @@ def _check_values(graph: onnx.GraphProto) -> None:
 def _weights_in_use(graph: onnx.GraphProto) -> set[str]:
     """Names of the constants that layers read, of those layers that an output depends on."""
     producers = {name: node for node in graph.node for name in node.output if name}
-    pending, weights = [o.name for o in graph.output], set()
+    pending = [o.name for o in graph.output]
+    weights: set[str] = set()
     while pending:
         node = producers.pop(pending.pop(), None)
         if node is not None:

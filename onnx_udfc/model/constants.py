@@ -13,7 +13,7 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from onnx_udfc.model.export import sorted_nodes
 from onnx_udfc.model.lossless import Origin, Stored
-from onnx_udfc.model.names import unique_name
+from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import inner_reads
 
 Array = NDArray[Any]
@@ -164,7 +164,7 @@ def unshare(graph: gs.Graph, origin: Origin) -> None:
     and `export` writes one initializer for as long as they hold the same.
     """
     kept = {t.name for t in graph.outputs} | inner_reads(origin.model.graph)
-    names = set(graph.tensors()) | set(origin.stored)
+    names = Taken([*graph.tensors(), *origin.stored])
     seen: set[int] = set()
     for node in graph.nodes:
         for slot, tensor in enumerate(node.inputs):

@@ -14,7 +14,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.lossless import Origin, Stored, standard
-from onnx_udfc.model.names import unique_name
+from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import copy_except, inner_reads, skeleton
 
 Array = NDArray[Any]
@@ -139,7 +139,7 @@ def _out_of_sight(origin: Origin) -> set[str]:
 def _renamed(graph: gs.Graph, origin: Origin) -> dict[str, str]:
     """New constants that happen to have the name of an initializer out of sight: name → the one to write instead."""
     hidden, tensors = _out_of_sight(origin), graph.tensors()
-    taken = set(tensors) | set(origin.stored)
+    taken = Taken([*tensors, *origin.stored])
     ends = {t.name for t in graph.outputs}
     new = [k for k, t in tensors.items() if k in hidden and isinstance(t, gs.Constant) and k not in ends]
     return {k: unique_name(k, taken) for k in new if _source(tensors[k], origin) is not origin.stored[k]}
@@ -223,9 +223,12 @@ def _export_shapes(model: onnx.ModelProto, graph: gs.Graph, origin: Origin, left
     Verbatim where no constant has changed its shape; else as onnx infers it anew, or not at all.
     """
     written = {name for node in model.graph.node for name in node.output} - {o.name for o in model.graph.output}
-    infos = [info for info in origin.model.graph.value_info if info.name in written]
+    constants = {t.name: (t.data_type, t.dims) for t in model.graph.initializer}
+    constants |= {t.name: (helper.np_dtype_to_tensor_dtype(np.dtype(t.dtype)), t.shape) for t in left_out}
+    infos = [info for info in origin.model.graph.value_info if info.name in written or info.name in constants]
     if infos and _reshaped(graph, origin):
         inferred = _inferred(model, left_out)
+        inferred |= {k: helper.make_tensor_value_info(k, kind, list(dims)) for k, (kind, dims) in constants.items()}
         infos = [_merged(info, inferred[info.name]) for info in infos if info.name in inferred]
     model.graph.value_info.extend(infos)
 

@@ -17,7 +17,7 @@ from onnx_udfc.model.axes import write_axes
 from onnx_udfc.model.checks import check
 from onnx_udfc.model.external import check_external, external_files, linked_folder, resolve, write_external
 from onnx_udfc.model.foreign import ending, refuse_folder, refuse_foreign, refuse_url
-from onnx_udfc.model.names import unique_name
+from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import copy_except, sort_nodes, tensor_bytes
 from onnx_udfc.model.upgrade import opset, upgrade
 from onnx_udfc.outputs import destination, move, remove_stale, temporary_file, temporary_folder
@@ -133,7 +133,7 @@ def _reordered(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> onnx.Mode
 
 def _separate_names(graph: onnx.GraphProto) -> None:
     """Gives repeated node names a number, in place: onnxruntime refuses the model otherwise."""
-    taken, seen = {node.name for node in graph.node}, set()
+    taken, seen = Taken(node.name for node in graph.node), set()
     for node in graph.node:
         if node.name in seen:
             node.name = unique_name(node.name, taken)

@@ -23,7 +23,7 @@ from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.external import values
-from onnx_udfc.model.names import unique_name
+from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import tensor_bytes
 
 Array = NDArray[Any]
@@ -147,7 +147,7 @@ def _import_variable(info: onnx.ValueInfoProto) -> gs.Variable:
 
 def _node_names(proto: onnx.GraphProto) -> list[str]:
     """A unique name for every node: its own if no other node has it."""
-    taken = {node.name for node in proto.node if node.name}
+    taken = Taken(node.name for node in proto.node if node.name)
     seen: set[str] = set()
     names = []
     for node in proto.node:

@@ -11,11 +11,27 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
 
 
+class Taken(set[str]):
+    """Names that are taken; it remembers the last number of each, so that many of one name take linear time."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        """Take some names."""
+        super().__init__(names)
+        self.last: dict[str, int] = {}
+
+
 def unique_name(name: str, taken: set[str]) -> str:
-    """`name`, or `name_2`, `name_3`, ... if it is taken; the result is added to `taken`."""
-    candidate, number = name, 1
+    """`name`, or `name_2`, `name_3`, ... if it is taken; the result is added to `taken`.
+
+    Args:
+        name: as wanted.
+        taken: a plain set is searched from 2 on each time; use `Taken` where a name may come often.
+    """
+    last = taken.last if isinstance(taken, Taken) else {}
+    candidate, number = name, last.get(name, 1)
     while candidate in taken:
         number += 1
         candidate = f"{name}_{number}"
+    last[name] = number
     taken.add(candidate)
     return candidate

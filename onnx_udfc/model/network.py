@@ -70,6 +70,11 @@ class Network:
         """
         return export_model(self.graph, self.origin, without)
 
+    def source_of(self, constant: gs.Constant) -> onnx.TensorProto | None:
+        """The initializer of the original that a constant was read from, None for one that is new."""
+        stored = self.origin.stored.get(self.origin.shared.get(constant.name, constant.name))
+        return None if stored is None else stored.source
+
     def lighten(self) -> None:
         """Gives back what a network with weights in large files does not need now: pages read, copies dropped."""
         mapped = [s.array for s in self.origin.stored.values() if isinstance(s.array, np.memmap)]

@@ -93,3 +93,21 @@ def test_nothing_removed_is_the_whole_network() -> None:
     macs, params = counted(network)
     assert float(size.macs(size.channels)) == macs
     assert float(size.params(size.channels)) == params
+
+
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_depthwise_layers_with_several_outputs_for_an_input(kind: str, times: int) -> None:
+    shape = f"8,{times}" if kind == "ConvTranspose" else f"{8 * times},1"
+    network = small_network(
+        f"g (float[1,3,6,6] x, float[8,3,1,1] W, float[{shape},2,2] V, float[4,{8 * times},1,1] U)"
+        f" => (float[1,4,a,b] y) {{ c = Conv(x, W) d = {kind}<group = 8>(c, V) y = Conv(d, U) }}"
+    )
+    channels = find_groups(network)
+    (group,) = channels.groups
+    size = footprint(network, channels, channels.groups)
+    pruned = prune(network, channels, {group.name: np.arange(5)}).network
+    found = [count(layer, resolve(pruned).sizes) for layer in pruned.layers.values()]
+    kept = np.array([5.0])
+    assert float(size.params(kept)) == sum(c.parameters for c in found)
+    assert float(size.macs(kept)) == sum(c.macs for c in found)

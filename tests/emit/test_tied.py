@@ -1,0 +1,76 @@
+"""Weights that several layers share, and what belongs to an initializer besides its values."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from onnx_udfc import compress
+from onnx_udfc.evaluate.inspection import inspect_model
+from onnx_udfc.options import Options
+from tests.quantized_graphs import run
+from tests.small_graphs import small_model
+
+TIED = """g (float[N,32] x, float[32,32] W) => (float[N,32] y) {
+    a = MatMul(x, W) r = Relu(a) b = MatMul(r, W) s = Relu(b) y = MatMul(s, W) }"""
+
+
+@pytest.mark.parametrize("activations", [None, 8])
+@pytest.mark.parametrize("target", ["cpu", "portable", "tensorrt"])
+@pytest.mark.parametrize("bits", [8, 6, 4])
+def test_tied_weights_are_written_once(bits: int, target: str, activations: int | None) -> None:
+    model = small_model(TIED)
+    options = Options(bits=bits, target=target, activations=activations, method="none")
+    result = compress(model, options).model
+    codes = [t for t in result.graph.initializer if "codes" in t.name and "W" in t.name]
+    apart = target != "cpu" or (bits == 8 and activations is not None)  # MatMulNBits takes them away
+    assert len(codes) == (3 if apart else 1)
+    assert len(inspect_model(result).layers) == 3
+    x = {"x": np.random.default_rng(0).uniform(size=(3, 32)).astype(np.float32)}
+    before, after = run(model, x)[0], run(result, x)[0]
+    assert np.square(before - after).mean() < 0.02 * np.square(before).mean()
+    np.testing.assert_allclose(after, run(result, x, optimize=False)[0], rtol=0.05, atol=0.05 * np.abs(before).max())
+
+
+def test_weights_that_became_different_are_written_each() -> None:
+    result = compress(small_model(TIED), Options(bits=4, method="moments", images=8)).model
+    names = [n.input[1] for n in result.graph.node if n.op_type == "MatMul"]
+    codes = [t for t in result.graph.initializer if t.name.endswith(".codes")]
+    assert len(codes) == len(set(names))
+
+
+@pytest.mark.parametrize("options", [Options(), Options(bits=8), Options(bits=6), Options(prune=0.5)], ids=str)
+def test_remarks_of_initializers_survive(options: Options) -> None:
+    body = "a = MatMul(x, W) r = Relu(a) y = MatMul(r, V)"
+    model = small_model(f"g (float[N,32] x, float[32,32] W, float[32,8] V) => (float[N,8] y) {{ {body} }}")
+    for tensor in model.graph.initializer:
+        tensor.doc_string = f"weight {tensor.name}"
+        tensor.metadata_props.append(onnx.StringStringEntryProto(key="k", value=tensor.name))
+        info = onnx.helper.make_tensor_value_info(tensor.name, 1, list(tensor.dims))
+        info.metadata_props.append(onnx.StringStringEntryProto(key="of", value=tensor.name))
+        model.graph.value_info.append(info)
+    result = compress(model, options).model
+    found = {t.doc_string: t.metadata_props[0].value for t in result.graph.initializer if t.doc_string}
+    assert found == {"weight W": "W", "weight V": "V"}
+    infos = {i.name: i for i in result.graph.value_info}
+    assert {name: infos[name].metadata_props[0].value for name in "WV"} == {"W": "W", "V": "V"}
+    width = 16 if options.prune else 32
+    dims = {name: [d.dim_value for d in infos[name].type.tensor_type.shape.dim] for name in "WV"}
+    assert dims == {"W": [32, width], "V": [width, 8]}
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda", "portable", "tensorrt"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_tied_convolutions_share_codes_where_the_form_can(bits: int, target: str) -> None:
+    body = "a = Conv(x, W) r = Relu(a) b = Conv(r, W) s = Relu(b) y = Conv(s, W)"
+    model = small_model(f"g (float[1,16,9,9] x, float[16,16,3,3] W) => (float[1,16,3,3] y) {{ {body} }}")
+    x = {"x": np.random.default_rng(0).uniform(size=(1, 16, 9, 9)).astype(np.float32)}
+    before = run(model, x)[0]
+    for activations in (None, 8) if target != "cuda" else (None,):
+        result = compress(model, Options(bits=bits, target=target, activations=activations, method="none")).model
+        codes = [t.name for t in result.graph.initializer if "codes" in t.name and t.name.startswith("W")]
+        plain = target in ("portable", "tensorrt") or (activations and bits == 8)  # a DequantizeLinear of its own codes
+        assert len(codes) == (3 if plain else 1)
+        after = run(result, x)[0]
+        assert np.square(before - after).mean() < 0.05 * np.square(before).mean()
