@@ -223,7 +223,7 @@ def _explained(report: Report, outcome: Outcome, original: Network, options: Opt
 
 
 def _asks_for_work(options: Options) -> bool:
-    return options.prunes or options.bits != 32
+    return options.prunes or bool(options.rank_layer) or options.bits != 32
 
 
 _Stages = tuple[Network, Plan, Pruned, Repaired, NetworkInputs, Placement | None]

@@ -10,6 +10,7 @@ import pytest
 
 from onnx_udfc import Options, compress
 from onnx_udfc.channels.shapes import resolve
+from onnx_udfc.errors import RequestError
 from onnx_udfc.model.counts import count
 from onnx_udfc.model.network import read
 from onnx_udfc.runtime.kernels import check_runtime
@@ -49,6 +50,19 @@ def test_the_budget_holds_in_the_file_and_costs_little(original: onnx.ModelProto
     assert all(layer.rank and layer.parameters_after < layer.parameters_before for layer in split)
     assert accuracy(result.model) > accuracy(original) - 0.03
     assert result.report.after.macs == macs(result.model)
+
+
+def test_a_rank_that_is_asked_for_is_the_rank(original: onnx.ModelProto) -> None:
+    name = next(n for n in list(read(original).layers)[3:] if "body.3" in n)
+    result = compress(original, Options(rank_layer={name: 8, "*body.0*": 12}, threads=1))
+    ranks = {layer.name: layer.rank for layer in result.report.layers}
+    assert ranks[name] == 8
+    assert {rank for name, rank in ranks.items() if "body.0" in name} == {12}
+    assert result.report.after.parameters < result.report.before.parameters
+    with pytest.raises(RequestError, match="nowhere: no layer of this name"):
+        compress(original, Options(rank_layer={"nowhere": 8}, threads=1))
+    with pytest.raises(RequestError, match=f"{name}=9999: two layers would be larger"):
+        compress(original, Options(rank_layer={name: 9999}, threads=1))
 
 
 def test_off_means_off(original: onnx.ModelProto) -> None:

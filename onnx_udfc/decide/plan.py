@@ -13,6 +13,7 @@ from onnx_udfc.channels.groups import ChannelGroup, Channels
 from onnx_udfc.channels.prune import Pruned
 from onnx_udfc.decide.allocate import allowed_counts, keep_sets
 from onnx_udfc.decide.counts_and_bits import Subject, decide
+from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, bits_of_parts, can_be_factored, factor
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
@@ -115,7 +116,8 @@ def make_plan(
     why = {g.name: _why_not_asked(options) for g in channels.groups} | dict(decision.why)
     warnings = (*_too_narrow(groups, options), *_nothing_done(layers, keep, why, options))
     whole = {name: why[name] for name in why if name not in keep}
-    return Plan(keep, decision.bits, whole, warnings, decision.factors)
+    factors = dict(decision.factors) | _named_factors(network, curves or {}, options)
+    return Plan(keep, decision.bits, whole, warnings, factors)
 
 
 def _why_not_asked(options: Options) -> str:
@@ -156,8 +158,38 @@ def split_layers(pruned: Pruned, plan: Plan) -> Plan:
     return replace(plan, bits=bits_of_parts(plan.bits, parts), parts=parts)
 
 
+def _ranks_by_name(network: Network, options: Options) -> dict[str, int]:
+    """Ranks that the user gave layers by their names.
+
+    Raises:
+        RequestError: a name is nowhere, or its layer cannot be split.
+    """
+    ranks: dict[str, int] = {}
+    for pattern, rank in options.rank_layer.items():
+        named = {n: rank for n, layer in network.layers.items() if can_be_factored(layer) and matches(n, (pattern,))}
+        if not named:
+            raise RequestError(f"--rank-layer {pattern}: no layer of this name can become two; see onnx-udfc inspect")
+        ranks |= named
+    return ranks
+
+
+def _named_factors(network: Network, curves: Mapping[str, Sequence[Curve]], options: Options) -> dict[str, Factor]:
+    """What the layers that the user gave a rank become: split in the way that loses least."""
+    chosen = {}
+    for name, rank in _ranks_by_name(network, options).items():
+        losses = [(float(c.lost[min(rank, len(c.lost) - 1)]), i) for i, c in enumerate(curves.get(name, ()))]
+        layer = network.layers[name]
+        if losses:
+            chosen[name] = Factor(curves[name][min(losses)[1]].split, rank)
+            if chosen[name].parameters(layer.out_channels, layer.in_channels) >= np.prod(layer.matrix_shape):
+                raise RequestError(f"--rank-layer {name}={rank}: two layers would be larger than the one; take less")
+    return chosen
+
+
 def factorable(network: Network, options: Options) -> tuple[str, ...]:
     """Names of the layers that may be split in two."""
+    if options.rank_layer:
+        return tuple(_ranks_by_name(network, options))
     free = options.factor == "on" or (options.factor == "auto" and bool(options.budget))
     if not free or options.allocate == "uniform" or options.prune_layer or not METHODS[options.method].measured:
         return ()

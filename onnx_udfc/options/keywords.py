@@ -24,6 +24,10 @@ class Keywords(TypedDict, total=False):
     """Fraction of the channels that the layers of this name (`*`, `?`) write; `prune=` is for all others;
     repeatable, the last match counts."""
 
+    rank_layer: Mapping[str, Number] | Iterable[str] | str
+    """Channels between the two layers that each layer of this name (`*`, `?`) becomes; repeatable, the last match
+    counts."""
+
     bits: Whole
     """Bits of each weight, 2 to 8."""
 
@@ -181,6 +185,10 @@ class SweepKeywords(TypedDict, total=False):
     prune_layer: Mapping[str, Number] | Iterable[str] | str
     """Fraction of the channels that the layers of this name (`*`, `?`) write; `prune=` is for all others;
     repeatable, the last match counts."""
+
+    rank_layer: Mapping[str, Number] | Iterable[str] | str
+    """Channels between the two layers that each layer of this name (`*`, `?`) becomes; repeatable, the last match
+    counts."""
 
     target: str
     """What will run the result: which form of quantized weights is written."""

@@ -113,6 +113,16 @@ class Options(Table):
             example="conv1=0.5",
         ),
     ] = field(default_factory=dict)
+    rank_layer: Annotated[
+        Mapping[str, Count],
+        Row(
+            "Channels between the two layers that each layer of this name (`*`, `?`) becomes; repeatable, the last"
+            " match counts.",
+            WHAT,
+            metavar="PATTERN=R",
+            example="conv1=32",
+        ),
+    ] = field(default_factory=dict)
     bits: Annotated[
         int | Literal["auto"],
         Row(
@@ -343,6 +353,13 @@ def _refused_ratios(o: Options, said: Said) -> str | None:
     if o.prune_layer and (o.budget or o.allocate == "global"):
         begin = said.begin("prune_layer", dict(o.prune_layer))
         return f"{begin} says the ratios: leave {said.name('budget')} and {said('allocate', 'global')} out"
+    if o.rank_layer and (o.budget or o.factor == "off" or o.method != "moments"):
+        begin, budget = said.begin("rank_layer", dict(o.rank_layer)), said.name("budget")
+        return (
+            f"{begin} says the ranks, with {said('method', 'moments')}: leave {budget} and {said('factor', 'off')} out"
+        )
+    if o.factor == "on" and not (o.budget or o.prune):
+        return f"{said.begin('factor', 'on')}: say what is to be reached, e.g. {said('prune', 0.5)}"
     if o.bits == "auto" and not o.budget:
         return f"{said.begin('bits', 'auto')} needs a {said.name('budget')} to choose by, e.g. bytes=0.1"
     if o.select == "obs" and o.method != "moments":
