@@ -202,7 +202,7 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
         emitted = emit(pruned.network, repaired.weights, repaired.activations or None, options.target, placement)
     with run.stage("check"):
         checked = check_result(source, original.network, emitted.model, options)
-    notes = (inputs.note,) if inputs.note else ()
+    notes = (*((inputs.note,) if inputs.note else ()), *repaired.notes())
     return Outcome(
         original.loaded, network, original.channels, plan, pruned, repaired, emitted, notes, checked,
         inputs=input_reports(original.network, inputs),
@@ -250,6 +250,9 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
         settings = RepairSettings()
         parts = split_matched(matched, plan.factors)
         repaired = repair(pruned, matched, reference, plan.bits, settings, run.advance, parts)
+    repaired.fallbacks |= {
+        f"channels of {name}": f"ordered by their weights alone: {why}" for name, why in reference.unordered.items()
+    }
     if placement is not None:
         # Ranges of the network as it is shipped: those of the matched domain cost MobileNetV1 20 points more.
         with run.stage("ranges"):

@@ -49,10 +49,6 @@ class SweepRow:
     seconds: float | None = None
     error: str = ""
 
-    def quality(self) -> float | None:
-        """Return accuracy where it is known, else agreement, else SQNR."""
-        return next((v for v in (self.accuracy, self.agreement, self.sqnr_db) if v is not None), None)
-
 
 @dataclass(frozen=True)
 class SweepTable:
@@ -68,6 +64,11 @@ class SweepTable:
     rows: tuple[SweepRow, ...]
     accuracy: float | None = None
 
+    def quality(self) -> str:
+        """Return what rows are compared by: accuracy where any is known, else agreement, else SQNR."""
+        known = (k for k in ("accuracy", "agreement", "sqnr_db") if any(getattr(r, k) is not None for r in self.rows))
+        return next(known, "sqnr_db")
+
     def front(self, cost: str = "bytes") -> tuple[SweepRow, ...]:
         """Return the rows that no other beats in both cost and quality, the cheapest first.
 
@@ -75,10 +76,11 @@ class SweepTable:
             cost: `bytes`, `macs` or `parameters`.
         """
         best: list[SweepRow] = []
-        known = [(getattr(r, cost), r.quality(), r) for r in self.rows]
+        quality = self.quality()
+        known = [(getattr(r, cost), getattr(r, quality), r) for r in self.rows]
         usable = [(c, q, r) for c, q, r in known if c is not None and q is not None]
         for _, q, row in sorted(usable, key=lambda t: (t[0], -t[1])):
-            last = best[-1].quality() if best else None
+            last = getattr(best[-1], quality) if best else None
             if last is None or q > last:
                 best.append(row)
         return tuple(best)
@@ -108,12 +110,12 @@ class SweepTable:
 
     def _plot(self, cost: str) -> str:
         front = self.front(cost)
-        named = {"accuracy": "accuracy", "agreement": "same class", "sqnr_db": "SQNR dB"}
-        quality = next((k for k in named if any(getattr(r, k) is not None for r in self.rows)), "sqnr_db")
+        named = {"accuracy": "accuracy", "agreement": "same answer", "sqnr_db": "SQNR dB"}
+        quality = self.quality()
         points = [
             svg.Point(c, q, f"{r.name}: {cost} {c:.3f}, {named[quality]} {q:.3f}", r in front)
             for r in self.rows
-            if (c := getattr(r, cost)) is not None and (q := r.quality()) is not None
+            if (c := getattr(r, cost)) is not None and (q := getattr(r, quality)) is not None
         ]
         if not points:
             return ""

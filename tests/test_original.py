@@ -16,7 +16,8 @@ from tests.repair.test_equalize import model
 BASE = Options(prune=0.25, bits=8, images=8, threads=1)
 SAME: list[dict[str, Any]] = [
     {"bits": 4}, {"prune": 0.5}, {"bits": 32}, {"allocate": "uniform"}, {"target": "portable"}, {"align": 1},
-    {"budget": {"macs": "0.5"}}, {"require": (parse_requirement("sqnr>=0"),)}, {"select": "l2"}, {"attribution": True},
+    {"budget": {"macs": "0.5"}, "factor": "off"},
+    {"require": (parse_requirement("sqnr>=0"),)}, {"select": "l2"}, {"attribution": True},
     {"threads": 2},
 ]  # fmt: skip
 OTHER: list[dict[str, Any]] = [

@@ -13,6 +13,7 @@ from onnx_udfc import compress
 from onnx_udfc.errors import GateError, ModelError, RequestError
 from onnx_udfc.model.files import load
 from onnx_udfc.model.network import read
+from onnx_udfc.numerics.rounding import quantize_layer
 from onnx_udfc.options import METHODS, Options, parse_requirement
 from onnx_udfc.original import MANY_LAYERS, MOST_SAMPLES, SAMPLES, samples_for
 from onnx_udfc.progress import Silent
@@ -298,3 +299,36 @@ def test_activations_that_cannot_be_quantized_are_refused_before_any_work(
     with pytest.raises(RequestError, match=reason):
         compress(small_model(text, opset), Options(bits=8, activations=8, target=target), listener)
     assert listener.stages in ([], ["read"])
+
+
+def test_what_cannot_be_measured_is_done_otherwise_and_said() -> None:
+    """Between two layers the values are around 1e18: their squares are beyond float32, the outputs are not."""
+    text = """g (float[N,3,12,12] x, float[8,3,3,3] W1, float[6,8,3,3] W2, float[5,6,1,1] W3) => (float[N,5,8,8] y) {
+        a = Conv(x, W1) b = Relu(a) c = Conv(b, W2) d = Relu(c) y = Conv(d, W3) }"""
+
+    def notes(factor: float) -> list[str]:
+        model = small_model(text)
+        for tensor, times in zip(model.graph.initializer[:2], (factor, 1 / factor), strict=True):
+            values = onnx.numpy_helper.to_array(tensor) * np.float32(times)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        return list(compress(model, Options(prune=0.5, bits=4, threads=1)).report.runtime.notes)
+
+    large = notes(1e18)
+    assert any("channels of n0: ordered by their weights alone: what n2 reads" in n for n in large)
+    assert any("n2" in n and "not refitted" in n and "too large" in n for n in large)
+    assert not any("too large" in n or "by their weights" in n for n in notes(1.0))
+
+
+def test_a_gram_that_cannot_be_used_is_said() -> None:
+    gram = np.full((1, 4, 4), np.inf)
+    params, reason = quantize_layer(np.eye(4)[None], gram, 4, np.dtype(np.float32))
+    assert "not finite" in reason
+    np.testing.assert_allclose(params.dequantize()[0], np.eye(4), atol=1e-6)
+    assert quantize_layer(np.eye(4)[None], np.eye(4)[None], 4, np.dtype(np.float32))[1] == ""
+
+
+def test_a_classifier_that_names_no_class_is_fed_unbalanced_inputs_and_says_so() -> None:
+    text = """g (float[N,3,12,12] x, float[8,3,3,3] W1, float[5,8,1,1] W2, float[1] V) => (float[N,5,1,1] y) {
+        a = Conv(x, W1) r = Relu(a) p = GlobalAveragePool(r) b = Conv(p, W2) n = Neg(V) l = Log(n) y = Add(b, l) }"""
+    report = compress(small_model(text), Options(bits=4, threads=1, force=True)).report
+    assert any("not balanced over the classes" in n for n in report.runtime.notes)

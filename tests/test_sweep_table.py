@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 from onnx_udfc.sweep_table import SweepRow, SweepTable
 
@@ -25,11 +26,17 @@ def test_the_front_is_what_nothing_beats() -> None:
     assert SweepTable("x", ()).front() == ()
 
 
-def test_accuracy_counts_before_agreement() -> None:
-    found = SweepRow("a", 0.5, 4, None, agreement=0.9, accuracy=0.7)
-    assert found.quality() == 0.7
-    assert SweepRow("a", 0.5, 4, None, sqnr_db=20.0).quality() == 20
-    assert SweepRow("a", 0.5, 4, None).quality() is None
+def test_rows_are_compared_by_one_figure_and_accuracy_comes_first() -> None:
+    one, other = (
+        SweepRow("a", 0.5, 4, None, bytes=0.5, agreement=0.9),
+        SweepRow("b", 0.5, 4, None, bytes=0.6, sqnr_db=9),
+    )
+    assert SweepTable("x", (replace(one, accuracy=0.7), other)).quality() == "accuracy"
+    assert SweepTable("x", (other,)).quality() == "sqnr_db"
+    assert SweepTable("x", ()).quality() == "sqnr_db"
+    mixed = SweepTable("x", (one, other))
+    assert mixed.quality() == "agreement"
+    assert mixed.front() == (one,)  # 9 dB are not more than an agreement of 0.9
 
 
 def test_json_csv_and_page() -> None:

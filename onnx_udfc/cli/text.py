@@ -135,7 +135,9 @@ def swept(result: SweepTable) -> RenderableType:
     """Return the settings of a sweep; those that nothing beats by bytes are marked."""
     result = visible_all(result)
     front = set(result.front())
-    table = _table("setting", "parameters", "MACs", "bytes", "SQNR dB", "same class", "accuracy", "", right=range(1, 7))
+    table = _table(
+        "setting", "parameters", "MACs", "bytes", "SQNR dB", "same answer", "accuracy", "", right=range(1, 7)
+    )
     for r in result.rows:
         figures = [_share(v) for v in (r.parameters, r.macs, r.bytes)]
         quality = [_db(r.sqnr_db), _share(r.agreement), _share(r.accuracy)]

@@ -18,7 +18,9 @@ from onnx_udfc.version import Tool
 
 MAX_DB = 200.0
 Verdict = Literal["good", "degraded", "unusable", "unknown"]
-SYNTHETIC_CAVEAT = "(made-up inputs rank settings and are harder than real ones: see onnx-udfc validate --images)"
+SYNTHETIC_CAVEAT = (
+    "(made-up inputs rank settings; what real ones lose, only real ones tell: onnx-udfc validate --images)"
+)
 
 
 @dataclass(frozen=True)

@@ -67,11 +67,11 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
     learn_scaling(network, options)
     judge = _judge(network)
     if judge is None:
-        return make_inputs(network, options)
+        return _as_they_come(network, options) if _scores(network) else make_inputs(network, options)
     pool = make_inputs(network, options.counted(wanted * times))
     scores = judge(pool.values)
     if scores is None:
-        return make_inputs(network, options)
+        return _as_they_come(network, options)
     rng = np.random.default_rng(options.seed)
     values = pool.values
     if len(values) == 1 and wanted >= scores.shape[1]:
@@ -80,6 +80,13 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
         values = {name: images}
     chosen = balanced(scores.argmax(1), wanted, rng)
     return replace(pool, values=take(input_specs_of(network), values, chosen))
+
+
+def _as_they_come(network: Network, options: Options) -> NetworkInputs:
+    """Inputs of a classifier that gives no usable scores for them."""
+    made = make_inputs(network, options)
+    note = "inputs are not balanced over the classes: the network gives no usable scores for them"
+    return replace(made, note="; ".join(n for n in (made.note, note) if n))
 
 
 def shows_classes(network: Network, inputs: NetworkInputs) -> bool:

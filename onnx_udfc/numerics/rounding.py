@@ -51,17 +51,19 @@ class Refined(NamedTuple):
     reason: str | None
 
 
-def quantize_layer(weight: Floats, gram: Floats | None, bits: float, dtype: np.dtype[Any]) -> QuantParams:
+def quantize_layer(weight: Floats, gram: Floats | None, bits: float, dtype: np.dtype[Any]) -> tuple[QuantParams, str]:
     """Round weights (g, o, d) with the Gram (g, d, d) of their inputs; to nearest where it was not measured.
+
+    Gives the codes, and why a Gram that was measured is of no use; that is empty where it is.
 
     The scales are representable in `dtype`, the type that the weight has in the file.
     """
     fmt = FORMATS[bits]
     if gram is None:
         scale = search_scale(weight, fmt, dtype=dtype)
-        return QuantParams(bits, round_nearest(weight, scale, fmt), scale)
+        return QuantParams(bits, round_nearest(weight, scale, fmt), scale), ""
     refined = quantize_with_gram(weight, fmt, _as_if_all_moved(gram), dtype=dtype)
-    return QuantParams(bits, refined.codes, refined.scale)
+    return QuantParams(bits, refined.codes, refined.scale), refined.reason or ""
 
 
 def _as_if_all_moved(gram: Floats) -> Floats:

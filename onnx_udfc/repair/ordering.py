@@ -21,6 +21,7 @@ Index = NDArray[np.int64]
 
 RIDGE = 0.01  # relative to mean(diag G)
 MOST_ROWS = 512  # of a Gram: the channels of a wider layer are seen in their leading directions, at least one each
+TOO_LARGE = "has values too large for sums in float32"
 WIDEST = 8192  # channels that are too many even so
 
 
@@ -29,6 +30,7 @@ class Ordering:
 
     Attributes:
         removals: group name → nested order of removal, for the groups whose consumers were all seen.
+        unseen: group name → why a consumer was not seen, in words for the user.
     """
 
     def __init__(self, groups: Sequence[ChannelGroup], *, few: bool) -> None:
@@ -39,6 +41,7 @@ class Ordering:
             few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
         """
         self.removals: dict[str, Removal] = {}
+        self.unseen: dict[str, str] = {}
         self._groups, self._few = groups, few
         self._waiting: dict[str, list[ConsumerInput]] = {group.name: [] for group in groups}
         self._seen: dict[str, set[str]] = {group.name: set() for group in groups}
@@ -46,6 +49,11 @@ class Ordering:
     def wanted(self, layer: Layer) -> list[ChannelGroup]:
         """The groups that a layer consumes."""
         return [group for group in self._groups if layer.name in group.consumers]
+
+    def left(self) -> dict[str, str]:
+        """Group name → why it has no order, in words for the user."""
+        missing = [g.name for g in self._groups if g.name not in self.removals]
+        return {name: self.unseen.get(name, "not all layers that read them could be run") for name in missing}
 
     def see(self, layer: Layer, patches: Array, weight: Double, unit: Double) -> None:
         """Take what a layer sees.
@@ -56,9 +64,10 @@ class Ordering:
             weight: (g, d, o).
             unit: (g, 1, o) of the outputs.
         """
-        if not summable(patches):
-            return
         wanted = self.wanted(layer)
+        if not summable(patches):
+            self.unseen |= dict.fromkeys((g.name for g in wanted), f"what {layer.name} reads {TOO_LARGE}")
+            return
         rows = [input_rows(layer, group) for group in wanted]
         block = _block(rows, patches.shape[2])
         rank = max(1, MOST_ROWS * block // patches.shape[2])
@@ -68,6 +77,7 @@ class Ordering:
         elif patches.shape[2] <= WIDEST:
             weight = weight / unit
         if patches.shape[2] > WIDEST:
+            self.unseen |= dict.fromkeys((g.name for g in wanted), f"{layer.name} reads too many of them to weigh each")
             return
         gram = shrunk_covariance(patches)
         count = patches.shape[1] if self._few else 0

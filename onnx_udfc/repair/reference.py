@@ -108,6 +108,7 @@ class Reference:
         network: a copy of the original in the matched domain (weights q W, norms with the batch's statistics).
         layers: by layer name, in topological order.
         removals: nested order of removal for each group that was asked for.
+        unordered: group name → why it has none, in words for the user.
         rounding: layer name → bits → damage of rounding to nearest, for the bits that were asked for.
         curves: layer name → what each way to split it loses at every rank, for the layers that were asked for.
         inputs: graph input name → values that were fed.
@@ -116,6 +117,7 @@ class Reference:
     network: Network
     layers: dict[str, LayerReference] = field(default_factory=dict)
     removals: dict[str, Removal] = field(default_factory=dict)
+    unordered: dict[str, str] = field(default_factory=dict)
     rounding: dict[str, dict[float, float]] = field(default_factory=dict)
     curves: dict[str, tuple[Curve, ...]] = field(default_factory=dict)
     inputs: dict[str, Value] = field(default_factory=dict)
@@ -156,7 +158,7 @@ def trace(
             advance(node.name)
         elif matched and is_norm(node):
             tracer.norm(node)
-    tracer.reference.removals = ordering.removals
+    tracer.reference.removals, tracer.reference.unordered = ordering.removals, ordering.left()
     return tracer.reference
 
 

@@ -33,6 +33,7 @@ from onnx_udfc.numerics.joint_refit import Shared, refit_together
 from onnx_udfc.numerics.layer_fit import Sight
 from onnx_udfc.numerics.moments import Array, covariance, patches, sample_targets, tap_positions
 from onnx_udfc.numerics.rounding import quantize_layer
+from onnx_udfc.repair.ordering import TOO_LARGE
 from onnx_udfc.repair.readers import View, affordable, bounds_after, readers_of
 from onnx_udfc.repair.reference import LayerReference, Reference, channel_mean, own_bias
 from onnx_udfc.runtime.walk import Value, Walk
@@ -42,6 +43,7 @@ Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 JOINT_VALUES = 8_000_000  # of the patches that a joint refit looks at
+_NAMED = 3  # names in a note
 SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
 
 
@@ -95,11 +97,26 @@ class LayerRepair:
 
 @dataclass
 class Repaired:
-    """Weights in few bits and errors by layer name, grids by tensor; the network itself was changed in place."""
+    """Weights in few bits and errors by layer name, grids by tensor; the network itself was changed in place.
+
+    `fallbacks`: layer name (or what else) → what was done in place of what is meant, and why.
+    """
 
     weights: dict[str, QuantParams] = field(default_factory=dict)
     layers: dict[str, LayerRepair] = field(default_factory=dict)
     activations: dict[str, ActivationParams] = field(default_factory=dict)
+    fallbacks: dict[str, str] = field(default_factory=dict)
+
+    def notes(self) -> tuple[str, ...]:
+        """What could not be done as it is meant, in words for the user, a line for each reason."""
+        reasons = dict.fromkeys(self.fallbacks.values())
+        named = {reason: [name for name, why in self.fallbacks.items() if why == reason] for reason in reasons}
+        return tuple(f"{_some(names)}: {reason}" for reason, names in named.items())
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def repair(
@@ -195,8 +212,8 @@ class _Repair:
         target = self.pruned.network.layers[layer.name]
         if layer.name in self.bits:
             seen = first_gram(gram, part.factor.split)[None]
-            params = quantize_layer(matrix, seen, self.bits[layer.name], layer.constant.dtype)
-            self.result.weights[layer.name], target.constant.values = params, Coded(target, params)
+            params = self._rounded(layer, matrix, seen)
+            target.constant.values = Coded(target, params)
             matrix = params.dequantize()
         else:
             target.constant.values = target.layout(matrix).astype(target.constant.dtype)
@@ -206,6 +223,14 @@ class _Repair:
         self.dirty.add(layer.node.outputs[0].name)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
 
+    def _rounded(self, layer: Layer, matrix: Double, gram: Double | None) -> QuantParams:
+        """The layer's weights (g, o, d) in its bits, with the Gram (g, d, d) where it is of use."""
+        params, reason = quantize_layer(matrix, gram, self.bits[layer.name], layer.constant.dtype)
+        if reason:
+            self.result.fallbacks[layer.name] = f"rounded to nearest: {reason}"
+        self.result.weights[layer.name] = params
+        return params
+
     def _lost_inputs(self, layer: Layer) -> bool:
         if layer.name in self.seconds:
             return True
@@ -214,13 +239,14 @@ class _Repair:
     def _improve(self, layer: Layer, found: LayerReference, x: Value, cut: bool, drifted: bool) -> Value:
         """Give the layer new weights and bias; its output in the matched domain."""
         sight, mean = self._sight(layer, found, x)
+        if sight.overflown:
+            self.result.fallbacks[layer.name] = f"not refitted: its input or output {TOO_LARGE}"
         gain = self._kept(layer, found.gain).reshape(layer.groups, -1)
         matrix, before, refit = self._refitted(layer, found, x, cut, drifted, sight, mean)
         real, params = _per_row(np.divide, matrix, gain), None
         if layer.name in self.bits:
             gram = None if sight.measured is None else sight.measured.gram
-            params = quantize_layer(real, gram, self.bits[layer.name], layer.constant.dtype)
-            self.result.weights[layer.name] = params
+            params = self._rounded(layer, real, gram)
             del matrix, real  # of a large layer each is larger than most networks
             real = params.dequantize()
             matrix = _per_row(np.multiply, real, gain)

@@ -46,7 +46,7 @@ def test_what_float32_leaves_of_a_constant_is_no_variance() -> None:
 
 def test_without_variance_codes_are_the_nearest() -> None:
     for gram in (np.zeros((1, 9, 9)), None):
-        params = quantize_layer(WEIGHT, gram, 8, F32)
+        params, _ = quantize_layer(WEIGHT, gram, 8, F32)
         assert np.abs(params.dequantize() - WEIGHT).max() <= np.abs(WEIGHT).max() / 127 / 2 * 1.01
 
 
@@ -57,7 +57,7 @@ def test_the_weights_of_what_never_varied_are_not_clipped_at_no_cost() -> None:
     weight = WEIGHT.copy()
     weight[..., 0] = 2 * np.abs(WEIGHT).max()
     fmt = FORMATS[4]
-    params = quantize_layer(weight, gram, 4, F32)
+    params, _ = quantize_layer(weight, gram, 4, F32)
     ignored = search_scale(weight, fmt, gram, F32)
     plain = np.abs(round_nearest(weight, ignored, fmt) * ignored[..., None] - weight)[..., 0]
     assert (np.abs(params.dequantize() - weight)[..., 0] < 0.7 * plain).all()
