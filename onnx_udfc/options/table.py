@@ -331,6 +331,8 @@ class Scale(Protocol):
 
 def _refused(o: Options, said: Said) -> str | None:
     """What does not go together, in one line; None where all is well."""
+    if o.provider != "cpu":
+        return f"{said.begin('provider', o.provider)}: networks are compressed on the processor; only validate takes it"
     return refused_scale(o, said) or _refused_ratios(o, said) or _refused_activations(o, said)
 
 
