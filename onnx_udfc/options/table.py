@@ -222,7 +222,14 @@ class Options(Table):
         ),
     ] = None
     task: Task = None
-    force: Annotated[bool, Row("Write what is certainly bad, too.", MUST, effect=False)] = False
+    force: Annotated[
+        bool,
+        Row(
+            "Write what is certainly bad, too, and in place of a file that is no result of this tool.",
+            MUST,
+            effect=False,
+        ),
+    ] = False
     images: Annotated[
         Annotated[int, Count.__metadata__[0]] | Images,
         Row(
