@@ -35,7 +35,7 @@ def refused(folder: Path, reason: str, *words: str) -> None:
 def test_standard_output_is_wrong_usage(folder: Path) -> None:
     done = call(folder, "in.onnx", "-", *QUICK)
     assert done.returncode == 2
-    assert "results are files" in done.stderr
+    assert "models are files" in done.stderr
     assert not (folder / "-").exists()
 
 
