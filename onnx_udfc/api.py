@@ -110,8 +110,8 @@ def validate(
 
     >>> from onnx_udfc import validate
     >>> model = "models/digits_resnet_folded.onnx"
-    >>> validate(model, model, seconds=0, memory=False, threads=1).outputs[0].agreement
-    1.0
+    >>> validate(model, model, seconds=0, memory=False, threads=1).outputs[0].max_difference
+    0.0
 
     Args:
         original: A path, bytes, an open file or a model.

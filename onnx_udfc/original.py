@@ -14,7 +14,7 @@ from onnx_udfc.inputs.classes import balanced_inputs, shows_classes
 from onnx_udfc.inputs.network_inputs import NetworkInputs, settle_sizes
 from onnx_udfc.integers import equalized
 from onnx_udfc.model.files import LoadedModel, load
-from onnx_udfc.model.names import check_named
+from onnx_udfc.model.named import check_named
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.options import Options
 from onnx_udfc.repair.reference import Reference, trace

@@ -133,7 +133,7 @@ def test_an_unknown_keyword_is_a_type_error() -> None:
 
 def test_validate_takes_keywords_and_holds_gates(model: onnx.ModelProto) -> None:
     found = validate(model, model, seconds=0, memory=False, threads=1, limit=4)
-    assert found.outputs[0].agreement == 1.0
+    assert found.outputs[0].max_difference == 0.0
     with pytest.raises(GateError, match="accuracy"):
         validate(model, model, seconds=0, memory=False, limit=4, require="accuracy>=0.5")
     with pytest.raises(OptionError, match="seconds="):

@@ -50,8 +50,6 @@ def compress(ctx: click.Context, /, **given: Any) -> None:
         return
     source, out = check_argument(given["source"], "IN"), check_argument(given["out"], "OUT")
     _check_paths(source, out, writing.report, writing.overwrite_input)
-    if not options.force and not same_file(source, out):
-        check_replaced(source, out)
     _compress(ctx, source, out, options, writing.report, writing.quiet, writing.json)
 
 
@@ -67,6 +65,8 @@ def _compress(
     if any(r.endswith(".html") for r in reports):
         options = replace(options, attribution=True)
     check_out(source, out)
+    if not options.force and not same_file(source, out):
+        check_replaced(source, out)
     with Shown(quiet or as_json, options.verbose) as callbacks:
         result = run(source, options, callbacks)
         texts = {path: _rendered(result.report, Path(path).suffix) for path in reports}

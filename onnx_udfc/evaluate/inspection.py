@@ -14,7 +14,7 @@ from onnx_udfc.inputs.sizes import settle
 from onnx_udfc.model.counts import count
 from onnx_udfc.model.files import load
 from onnx_udfc.model.inventory import INTEGER_OPS, Holding, already_quantized, inventory, left_out
-from onnx_udfc.model.names import check_named
+from onnx_udfc.model.named import check_named
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.options.shared_rows import read_shape
 from onnx_udfc.runtime.sessions import Source
