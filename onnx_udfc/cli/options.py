@@ -90,6 +90,8 @@ class TableCommand(click.Command):
         """Refuse numbers with a space between, which would become file names."""
         lists = {n for p in self.params if isinstance(p, TableOption) and p.spec.kind == "numbers" for n in p.opts}
         for name, first, second in zip(args, args[1:], args[2:], strict=False):
+            if ctx.resilient_parsing:  # a line that is not finished
+                break
             if name in lists and _NUMBER.fullmatch(first) and _NUMBER.fullmatch(second) and not Path(second).exists():
                 raise click.UsageError(f"{name} {first} {second}: write one word, with commas: {name} {first},{second}")
         return super().parse_args(ctx, args)
@@ -123,7 +125,8 @@ class DefaultCommand(click.Group):
         if args[:1] == ["help"] and not Path("help").exists():
             args = ["--help"]
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
-            check_command(args[0], self.commands)
+            if not ctx.resilient_parsing:  # else the line is not finished
+                check_command(args[0], self.commands)
             args = [self.default, *args]
         return super().parse_args(ctx, args or ["--help"])
 
