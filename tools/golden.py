@@ -50,7 +50,7 @@ def _bare(model: onnx.ModelProto) -> bytes:
     kept = [entry for entry in model.metadata_props if not entry.key.startswith(PREFIX)]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
-    return model.SerializeToString(deterministic=True)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def main() -> None:
