@@ -17,7 +17,7 @@ from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, sk
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Placement, check_activations, emit
-from onnx_udfc.errors import RequestError
+from onnx_udfc.errors import ModelError, RequestError
 from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result
 from onnx_udfc.evaluate.report import Report
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, make_inputs
@@ -172,7 +172,7 @@ def _compress(source: Source, run: _Run) -> Result:
     run.options.check()
     with run.stage("read"):
         original = (run.original or read_original(source, run.options)).for_skip(run.options.skip)
-        _check_possible(original.network, run.options)
+        _check_possible(original, run.options)
     outcome = _attempt(source, run, original, run.options)
     stamp(outcome.emitted.model, run.options)
     report = make_report(outcome, run.options, run.timings)
@@ -184,8 +184,11 @@ def _compress(source: Source, run: _Run) -> Result:
     return Result(outcome.emitted.model, report)
 
 
-def _check_possible(network: Network, options: Options) -> None:
-    """Refuse before any work what the network cannot hold."""
+def _check_possible(original: Original, options: Options) -> None:
+    """Refuse before any work what cannot be run, and what the network cannot hold."""
+    network, unbounded = original.network, original.channels.shapes.unbounded
+    if unbounded:
+        raise ModelError(f"the network is too large to run: {unbounded}; look at onnx-udfc inspect")
     if options.activations is not None and options.bits != FLOAT:
         layers = [name for name in network.layers if not skipped(name, options)]
         check_activations(network, layers, options.target)

@@ -28,6 +28,7 @@ from onnx_udfc.model.network import Network
 
 Ids = NDArray[np.int64]
 COUNTED = "the number of its channels is used in a computation"
+MOST_IDS = 1 << 22  # a set of more channels is none
 
 
 class MisfitError(ModelError):
@@ -97,6 +98,13 @@ class Balance:
 
     blocks: Ids
     node: str
+
+
+def _once(*arrays: Ids) -> list[Ids]:
+    """The arrays broadcast against each other, but along an axis in which none of them varies only the first place."""
+    wide = np.broadcast_arrays(*arrays)
+    still = [all(a.strides[axis] == 0 for a in wide) for axis in range(wide[0].ndim)]
+    return [a[tuple(slice(0, 1) if s else slice(None) for s in still)] for a in wide]
 
 
 class Flow:
@@ -301,6 +309,8 @@ class Flow:
     def fresh(self, node: gs.Node, key: int, count: int) -> Ids:
         """(count,) new ids; `key` tells several sets of one node apart."""
         assert (node.name, key) not in self.created
+        if count > MOST_IDS:
+            raise MisfitError(f"{count:,} channels are too many")
         ids = np.arange(self.count, self.count + count, dtype=np.int64)
         self.created[node.name, key] = ids
         self.count += count
@@ -316,7 +326,7 @@ class Flow:
             residual: they meet in a sum.
         """
         del node
-        a, b = (np.ravel(x) for x in np.broadcast_arrays(a, b))
+        a, b = (np.ravel(x) for x in _once(a, b))
         self.edges.append((a, b))
         if residual:
             self.residual.append(a)
@@ -324,7 +334,9 @@ class Flow:
     def bar(self, ids: Ids | None, node: gs.Node, reason: str, detail: str = "") -> None:
         """The channels must all stay."""
         if ids is not None:
-            self.barriers.append(Barrier(np.unique(ids), str(node.name), reason, detail or f"{node.op} {node.name}"))
+            self.barriers.append(
+                Barrier(np.unique(_once(ids)[0]), str(node.name), reason, detail or f"{node.op} {node.name}")
+            )
 
     def balance(self, ids: Ids, blocks: int, node: gs.Node) -> None:
         """The channels, in that many consecutive blocks, must stay in equal numbers in each."""

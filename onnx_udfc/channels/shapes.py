@@ -6,6 +6,7 @@ shape inference on a copy without its large weights; what it cannot know is aske
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +17,20 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, shape_inference
 
+from onnx_udfc.errors import ModelError
 from onnx_udfc.model.export import export_model, value_info
+from onnx_udfc.model.inference import infer, known_sizes
 from onnx_udfc.model.network import Network
-from onnx_udfc.runtime.sessions import open_session
+from onnx_udfc.model.protos import subgraphs
+from onnx_udfc.runtime.sessions import run_limited
 
 Size = tuple[int, ...]
 LARGE = 1024  # constants with more elements hold weights, not shapes
 SPATIAL = (224, 32, 28, 64, 96, 112, 128, 192, 256, 299, 320, 384, 416, 512, 640)  # tried in this order
 DEFAULT_LENGTH = 64
-MAX_ELEMENTS = 1 << 28  # no run that would take more than this many elements at an input
+MAX_ELEMENTS = 1 << 28  # no run that is known to have more elements in a tensor
+MOST_ELEMENTS = 1 << 30  # a tensor of more is none to compute with
+SECONDS, LOOP_SECONDS = 20.0, 4.0  # that a run on zeros may take; one that does not end is far over both
 CUTTING_INPUTS = {"Slice": (1, 2, 3, 4), "Gather": (1,), "Split": (1,), "Pad": (1, 3), "Tile": (1,)}
 
 
@@ -35,10 +41,12 @@ class Shapes:
     Attributes:
         sizes: tensor name → shape, with dynamic dimensions replaced by plausible ones; absent where unknown.
         values: tensor name → value, of constants that hold shapes, indices and the like, and of computed ones.
+        unbounded: why the network cannot be run; empty if nothing speaks against it.
     """
 
     sizes: Mapping[str, Size]
     values: Mapping[str, NDArray[Any]]
+    unbounded: str = ""
 
 
 def resolve(network: Network, inputs: Mapping[str, Size] | None = None) -> Shapes:
@@ -53,7 +61,7 @@ def resolve(network: Network, inputs: Mapping[str, Size] | None = None) -> Shape
     for spatial in SPATIAL:
         shapes = _resolve(network, known, spatial)
         first = first or shapes
-        if _fit(network, shapes):
+        if shapes.unbounded or _fit(network, shapes):
             return shapes
         if all(_is_fixed(t.shape) or t.name in known for t in network.graph.inputs):
             break
@@ -86,19 +94,52 @@ def _resolve(network: Network, inputs: Mapping[str, Size], spatial: int) -> Shap
     """Shapes for images of one size."""
     model, values = _skeleton(network, inputs, spatial)
     try:
-        inferred = shape_inference.infer_shapes(model, data_prop=True)
+        inferred = infer(model)
     except (shape_inference.InferenceError, RuntimeError, ValueError):
         inferred = model
-    sizes = _declared_sizes(inferred)
+    sizes = known_sizes(inferred)
     sizes |= {k: tuple(t.shape) for k, t in network.graph.tensors().items() if isinstance(t, gs.Constant)}
     written = {name for node in model.graph.node for name in node.output if name}
-    unsized = sorted(written - set(sizes))
+    huge = next((name for name in sorted(written) if _elements(sizes.get(name, ())) > MOST_ELEMENTS), None)
+    if huge is not None:
+        reason = f"its tensor '{huge}' has {_elements(sizes[huge]):,} elements for one input"
+        return Shapes({k: v for k, v in sizes.items() if _elements(v) <= MAX_ELEMENTS}, values, reason)
+    loops = [node for node in model.graph.node if _loops(node, model)]
+    unsized = sorted((written - set(sizes)) | {name for node in loops for name in node.output if name})
     unvalued = sorted(_unvalued(model, values) & written)
-    if unsized or unvalued:
-        measured, computed = _measure(model, unsized, unvalued)
-        sizes |= measured
-        values |= computed
-    return Shapes(sizes, values)
+    if any(_elements(size) > MAX_ELEMENTS for size in sizes.values()) or not (unsized or unvalued):
+        return Shapes(sizes, values)
+    try:
+        measured, computed = _measure(model, unsized, unvalued, LOOP_SECONDS if loops else SECONDS)
+    except TimeoutError:
+        steps = (
+            f"the steps of '{loops[0].name or loops[0].output[0]}' do not end within {LOOP_SECONDS:g} s"
+            if loops
+            else ""
+        )
+        return Shapes(sizes, values, steps)
+    return Shapes(sizes | measured, values | computed)
+
+
+def _elements(size: Size) -> int:
+    """Elements of a tensor."""
+    return math.prod(int(d) for d in size)
+
+
+def _loops(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
+    """Whether a node repeats a graph, as often as it likes; at any depth, in functions too."""
+    bodies = {(f.domain, f.name): f.node for f in model.functions}
+    pending, seen = [node], set()
+    while pending:
+        current = pending.pop()
+        if current.op_type in ("Loop", "Scan", "SequenceMap") and current.domain in ("", "ai.onnx"):
+            return True
+        pending.extend(inner for graph in subgraphs(current) for inner in graph.node)
+        key = (current.domain, current.op_type)
+        if key in bodies and key not in seen:
+            seen.add(key)
+            pending.extend(bodies[key])
+    return False
 
 
 def _skeleton(
@@ -163,19 +204,6 @@ def _concrete(shape: Any, image: tuple[int, int], named: dict[str, int]) -> Size
     return tuple(sizes)
 
 
-def _declared_sizes(model: onnx.ModelProto) -> dict[str, Size]:
-    """Shapes in the model that are fully known."""
-    graph = model.graph
-    sizes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for info in [*graph.input, *graph.output, *graph.value_info]:
-        kind = info.type.tensor_type
-        if info.type.HasField("tensor_type") and kind.HasField("shape"):
-            dims = tuple(int(d.dim_value) if d.HasField("dim_value") else -1 for d in kind.shape.dim)
-            if all(d >= 0 for d in dims):
-                sizes[info.name] = dims
-    return sizes
-
-
 def _unvalued(model: onnx.ModelProto, values: Mapping[str, Any]) -> set[str]:
     """Names of the computed tensors that say where to slice, split, pad and so on."""
     return {
@@ -187,9 +215,13 @@ def _unvalued(model: onnx.ModelProto, values: Mapping[str, Any]) -> set[str]:
 
 
 def _measure(
-    model: onnx.ModelProto, unsized: list[str], unvalued: list[str]
+    model: onnx.ModelProto, unsized: list[str], unvalued: list[str], seconds: float
 ) -> tuple[dict[str, Size], dict[str, NDArray[Any]]]:
-    """Run once on zeros: shapes of some tensors, values of others; nothing where onnxruntime cannot run it."""
+    """Run once on zeros: shapes of some tensors, values of others; nothing where onnxruntime cannot run it.
+
+    Raises:
+        TimeoutError: the run takes too long.
+    """
     feeds = {}
     for info in model.graph.input:
         dims = [d.dim_value for d in info.type.tensor_type.shape.dim]
@@ -204,8 +236,8 @@ def _measure(
         probe.graph.output.append(onnx.ValueInfoProto(name=f"udfc_shape_{i}"))
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unvalued)
     try:
-        results = open_session(probe).run(None, feeds)
-    except Exception:  # onnxruntime raises its own classes, and any of them means that nothing is known
+        results = run_limited(probe, [output.name for output in probe.graph.output], feeds, seconds)
+    except ModelError:
         return {}, {}
     sizes = {name: tuple(int(d) for d in shape) for name, shape in zip(unsized, results, strict=False)}
     return sizes, dict(zip(unvalued, results[len(unsized) :], strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,29 @@ FOLDABLE = frozenset((
 STORAGE = ("int8", "uint8", "int4", "uint4", "int2", "uint2")  # a Cast from these to float is a compressed weight
 NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 # fmt: on
-LARGEST = 1 << 28  # elements
+ELEMENTWISE = frozenset(
+    (
+        "Add",
+        "And",
+        "Div",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Min",
+        "Mod",
+        "Mul",
+        "Or",
+        "Pow",
+        "Sub",
+        "Where",
+    )
+)
+LARGEST = 1 << 26  # elements that weights may be made of where the file holds none of them
+COPIES = 8  # times the constants of the file that may be computed in all
+MOST_STEPS = 1e11  # multiplications
 GROWTH = 1 << 20  # elements by which a result that is no weight may exceed its inputs
 
 
@@ -42,10 +66,11 @@ def fold_constants(graph: gs.Graph, origin: Origin) -> None:
     """
     kept = {t.name for t in graph.outputs} | inner_reads(origin.model.graph)
     folded: set[int] = set()
+    budget = _budget(graph)
     for node in sorted_nodes(graph):
         if node.domain or any(t.name in kept or t.is_empty() for t in node.outputs):
             continue
-        results = _evaluate(node, graph, origin)
+        results = _evaluate(node, graph, origin, budget)
         if results is not None and len(results) == len(node.outputs):
             for tensor, result in zip(list(node.outputs), results, strict=True):
                 tensor.inputs.clear()
@@ -55,7 +80,7 @@ def fold_constants(graph: gs.Graph, origin: Origin) -> None:
     graph.nodes[:] = [node for node in graph.nodes if id(node) not in folded]
 
 
-def _evaluate(node: gs.Node, graph: gs.Graph, origin: Origin) -> list[Array | Stored] | None:
+def _evaluate(node: gs.Node, graph: gs.Graph, origin: Origin, budget: _Budget) -> list[Array | Stored] | None:
     """The values of a node's outputs, or None if it is not constant or is to be left alone."""
     if node.op == "Constant":
         return _constant_value(node, origin)
@@ -69,7 +94,7 @@ def _evaluate(node: gs.Node, graph: gs.Graph, origin: Origin) -> list[Array | St
         return [source._values]
     if node.op not in FOLDABLE or (node.op == "Cast" and str(node.inputs[0].dtype) in STORAGE) or _unpacks(node):
         return None
-    return _run(node, graph, origin)
+    return _run(node, graph, origin, budget)
 
 
 def _unpacks(node: gs.Node) -> bool:
@@ -95,16 +120,34 @@ def _constant_value(node: gs.Node, origin: Origin) -> list[Array | Stored] | Non
     return [np.asarray(node.attrs[name], NUMBERS[name])] if name in NUMBERS and name in node.attrs else None
 
 
-def _run(node: gs.Node, graph: gs.Graph, origin: Origin) -> list[Array | Stored] | None:
+@dataclass
+class _Budget:
+    """Elements that may still be computed: small files can ask for more than any machine has."""
+
+    elements: float
+
+
+def _budget(graph: gs.Graph) -> _Budget:
+    """What a file of these constants may ask for: a few copies of them, and what weights are made of from nothing."""
+    shapes = (t.shape for t in graph.tensors().values() if isinstance(t, gs.Constant))
+    return _Budget(COPIES * sum(float(np.prod(shape)) for shape in shapes) + LARGEST)
+
+
+def _run(node: gs.Node, graph: gs.Graph, origin: Origin, budget: _Budget) -> list[Array | Stored] | None:
     """Evaluates one node by the reference implementation of its operator; None where that fails."""
+    given = sum(float(np.prod(t.shape)) for t in node.inputs if not t.is_empty())
+    limit = min(budget.elements, given + (LARGEST if _feeds_weight(node) else GROWTH))
+    if given > 2 * budget.elements:
+        return None
     arrays = [None if t.is_empty() else t.values for t in node.inputs]
-    limit = LARGEST if _feeds_weight(node) else sum(a.size for a in arrays if a is not None) + GROWTH
     try:
-        if _result_size(node.op, arrays) > limit:
+        elements, steps = _effort(node, arrays)
+        if elements > limit or steps > MOST_STEPS:
             return None
         results = _reference(origin.nodes[node.name], graph.opset, arrays)
     except Exception:  # the reference implementations raise anything; onnxruntime says later what is wrong
         return None
+    budget.elements -= sum(r.size for r in results)
     return results if all(r.size <= limit for r in results) else None
 
 
@@ -139,21 +182,37 @@ def _feeds_weight(node: gs.Node) -> bool:
     return False
 
 
-def _result_size(op: str, arrays: list[Array | None]) -> float:
-    """Elements of the result, by the operators that make much from little; 0 for the others."""
-    sizes = [np.asarray(a, np.float64) for a in arrays if a is not None and a.dtype.kind in "iuf"]
+def _effort(node: gs.Node, arrays: list[Array | None]) -> tuple[float, float]:
+    """Elements of the result and multiplications, by the operators that make much from little; 0 for the others."""
+    op, shapes = node.op, [a.shape for a in arrays if a is not None]
+    if op == "MatMul":
+        left, right = (1, *shapes[0])[-2:], (*shapes[1], 1)[:2] if len(shapes[1]) < 2 else shapes[1][-2:]
+        batch = np.prod(np.broadcast_shapes(shapes[0][:-2], shapes[1][:-2]), dtype=np.float64)
+        result = float(batch * left[0] * right[1])
+        return result, result * left[1]
+    if op in ("Concat", *ELEMENTWISE):
+        parts = [math.prod(shape) for shape in shapes]
+        return float(sum(parts) if op == "Concat" else math.prod(np.broadcast_shapes(*shapes))), 0.0
+    if op == "Gather":
+        axis = int(node.attrs.get("axis", 0))
+        return float(math.prod(shapes[1])) * math.prod(shapes[0]) / max(1, shapes[0][axis]), 0.0
+    if op == "GatherND":
+        picked = shapes[1][-1] + int(node.attrs.get("batch_dims", 0))
+        return float(math.prod(shapes[1][:-1])) * math.prod(shapes[0][picked:]), 0.0
+    return _repeated(op, [np.asarray(a, np.float64) for a in arrays if a is not None and a.dtype.kind in "iuf"]), 0.0
+
+
+def _repeated(op: str, values: list[Array]) -> float:
+    """Elements of the result where the values of an input say how many; 0 for other operators."""
     if op == "ConstantOfShape":
-        return float(np.prod(sizes[0]))
+        return float(np.prod(values[0]))
     if op == "Expand":
-        return float(np.prod(np.maximum(sizes[1], 1))) * sizes[0].size
+        return float(np.prod(np.maximum(values[1], 1))) * values[0].size
     if op == "Tile":
-        return float(np.prod(sizes[1])) * sizes[0].size
+        return float(np.prod(values[1])) * values[0].size
     if op == "Range":
-        start, limit, delta = (float(a.reshape(())) for a in sizes)
+        start, limit, delta = (float(a.reshape(())) for a in values)
         return (limit - start) / delta
-    if op in ("Add", "Sub", "Mul", "Div", "Where", "Pow", "Max", "Min"):
-        shapes = [a.shape for a in arrays if a is not None]
-        return float(np.prod(np.broadcast_shapes(*shapes), dtype=np.float64))
     return 0.0
 
 

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper, shape_inference
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from onnx_udfc.errors import ModelError
+from onnx_udfc.model.inference import infer
 from onnx_udfc.model.lossless import Origin, Stored, standard
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import copy_except, inner_reads, skeleton
@@ -248,7 +249,7 @@ def _inferred(model: onnx.ModelProto, left_out: list[gs.Constant]) -> dict[str, 
     light = skeleton(model, SHAPES)
     light.graph.input.extend(value_info(t) for t in left_out)
     try:
-        result = shape_inference.infer_shapes(light, data_prop=True)
+        result = infer(light)
     except (shape_inference.InferenceError, RuntimeError, ValueError):
         return {}
     return {info.name: info for info in result.graph.value_info}

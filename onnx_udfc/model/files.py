@@ -17,6 +17,7 @@ from onnx_udfc.model.axes import write_axes
 from onnx_udfc.model.checks import check
 from onnx_udfc.model.external import check_external, external_files, linked_folder, resolve, write_external
 from onnx_udfc.model.foreign import ending, refuse_folder, refuse_foreign, refuse_url
+from onnx_udfc.model.functions import check_functions
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import copy_except, sort_nodes, tensor_bytes
 from onnx_udfc.model.upgrade import opset, upgrade
@@ -65,6 +66,7 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
         assert isinstance(data, bytes)
         model, size = _parse(data, str(path or "the model")), len(data)
     size += _resolve(model, path)
+    check_functions(model)
     check(model)
     nodes = sort_nodes(model.graph)
     if any(a is not b for a, b in zip(nodes, model.graph.node, strict=True)):

@@ -7,7 +7,6 @@ several may stand, `none`, choices in any case, numbers of numpy, paths. Convers
 from __future__ import annotations
 
 import difflib
-import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -90,8 +89,7 @@ class Table:
 
     def _fill(self, values: Mapping[str, object]) -> None:
         for name, spec in specs(type(self)).items():
-            value = values.get(name, spec.default)
-            object.__setattr__(self, name, dict(value) if isinstance(value, Mapping) else value)
+            object.__setattr__(self, name, values.get(name, spec.default))
 
 
 def words_of(*tables: type) -> Mapping[str, frozenset[str]]:
@@ -170,10 +168,7 @@ def _plain(value: object, depth: int = 0) -> Any:
     if isinstance(value, (bytes, bytearray)):
         raise ValueError("bytes")
     if isinstance(value, Iterable):
-        items = list(itertools.islice(value, _MOST_ITEMS + 1))
-        if len(items) > _MOST_ITEMS:
-            raise ValueError("endless")
-        return [_plain(v, depth + 1) for v in items]
+        return [_plain(v, depth + 1) for _, v in zip(range(_MOST_ITEMS), value, strict=False)]
     return value
 
 

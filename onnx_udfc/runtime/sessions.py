@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from onnx_udfc.errors import ModelError, RequestError
 from onnx_udfc.model.files import is_large, model_bytes, save, serialized
@@ -21,6 +25,7 @@ _PROVIDERS = {
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
+LIMITED_MEMORY = 1 << 30  # bytes that all limited sessions of this process may take together
 
 
 def open_session(
@@ -48,11 +53,7 @@ def open_session(
     names = list(_PROVIDERS[provider])
     if names[0] not in ort.get_available_providers():
         raise RequestError(f"--provider {provider}: this onnxruntime has no {names[0]}; install onnxruntime-gpu")
-    options = quiet_options()
-    options.intra_op_num_threads = threads or 0
-    options.inter_op_num_threads = 1
-    if not spin:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = _session_options(threads, spin)
     if lean:
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
@@ -66,6 +67,68 @@ def open_session(
     except Exception as error:
         # onnxruntime's exceptions share no base class but Exception
         raise ModelError(f"{described(model)}: onnxruntime cannot load it ({one_line(error)})") from error
+
+
+def _session_options(threads: int | None, spin: bool) -> ort.SessionOptions:
+    options = quiet_options()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+@functools.cache
+def _limited_arena() -> None:
+    """Register the memory that limited sessions share: what asks for more than it fails, in place of the machine."""
+    kind = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    as_needed, default = 1, -1
+    ort.create_and_register_allocator(
+        kind,
+        ort.OrtArenaCfg({
+            "max_mem": LIMITED_MEMORY, "arena_extend_strategy": as_needed, "initial_chunk_size_bytes": default,
+            "max_dead_bytes_per_chunk": default,
+        }),
+    )  # fmt: skip
+
+
+def run_limited(model: Source, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]], seconds: float) -> list[Any]:
+    """Run a model once, as it is written, where nobody knows what it asks for.
+
+    Args:
+        model: loaded without optimizations, which would compute constants in unlimited memory.
+        outputs: names.
+        feeds: input name → value.
+        seconds: after which it is stopped.
+
+    Raises:
+        TimeoutError: it was stopped.
+        ModelError: it does not load or run, or takes more than LIMITED_MEMORY bytes.
+    """
+    _limited_arena()
+    options = _session_options(None, spin=True)
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    asked, stopped = ort.RunOptions(), threading.Event()
+    asked.log_severity_level = options.log_severity_level
+
+    def stop() -> None:
+        stopped.set()
+        asked.terminate = True
+
+    clock = threading.Timer(seconds, stop)
+    clock.daemon = True
+    try:
+        with loadable(model) as content:
+            session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        clock.start()
+        return list(session.run(list(outputs), dict(feeds), asked))
+    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+        if stopped.is_set():
+            raise TimeoutError(f"no end within {seconds:g} s") from error
+        raise ModelError(f"{described(model)} does not run ({one_line(error)})") from error
+    finally:
+        clock.cancel()
 
 
 def packed(model: onnx.ModelProto) -> Source:

@@ -30,11 +30,16 @@ def concat(flow: Flow, node: gs.Node) -> None:
     if across[wide]:
         for part, axes in zip(parts, across, strict=True):
             if axes == across[wide]:
-                flow.unite(part.take([0], axis), parts[wide].take([0], axis), node)
-                flow.unite(part, part.take([0], axis), node)
-        flow.put(node.outputs[0], parts[wide].take([0], axis))
+                flow.unite(_first(part, axis), _first(parts[wide], axis), node)
+                flow.unite(part, _first(part, axis), node)
+        flow.put(node.outputs[0], _first(parts[wide], axis))
     else:
         flow.put(node.outputs[0], np.concatenate(parts, axis))
+
+
+def _first(ids: Ids, axis: int) -> Ids:
+    """The first place along an axis; a view, for the array may be a small one seen large."""
+    return ids[(slice(None),) * axis + (slice(0, 1),)]
 
 
 def _whole(flow: Flow, node: gs.Node, index: int, axis: int) -> Ids:
