@@ -14,6 +14,7 @@ from onnx_udfc.inputs.classes import balanced_inputs, shows_classes
 from onnx_udfc.inputs.network_inputs import NetworkInputs, settle_sizes
 from onnx_udfc.integers import equalized
 from onnx_udfc.model.files import LoadedModel, load
+from onnx_udfc.model.named import check_named
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.options import Options
 from onnx_udfc.repair.reference import Reference, trace
@@ -78,6 +79,7 @@ class Original:
         """Itself, or the same network with channels that leave other names alone."""
         if skip == self.skip:
             return self
+        check_named("skip", skip, self.loaded.model, self.network)
         return Original(self.loaded, self.network, skip, find_groups(self.network, skip))
 
 
@@ -89,6 +91,7 @@ def read_original(source: Source, options: Options) -> Original:
     """
     loaded = load(source)
     network = read(loaded.model)
+    check_named("skip", options.skip, loaded.model, network)
     settle_sizes(network, options)
     return Original(loaded, network, options.skip, find_groups(network, options.skip))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
 
@@ -32,6 +33,29 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Say nothing."""
+
+    def done(self) -> None:
+        """Say nothing."""
+
+
+class Logged:
+    """Callbacks that log: stages and notes at INFO, what is done in them at DEBUG."""
+
+    def __init__(self, logger: logging.Logger | None = None) -> None:
+        self._logger = logger or logging.getLogger("onnx_udfc")
+
+    def stage(self, name: str, total: int | None) -> None:
+        """Log which stage begins."""
+        self._logger.info("%s%s", name, "" if total is None else f" ({total} steps)")
+
+    def advance(self, n: int = 1, detail: str = "") -> None:
+        """Log what was done, where it has a name."""
+        if detail:
+            self._logger.debug("%s%s", detail, "" if n == 1 else f" ({n})")
+
+    def note(self, text: str) -> None:
+        """Log the note."""
+        self._logger.info("%s", text)
 
     def done(self) -> None:
         """Say nothing."""

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
+PRECIOUS = b"precious, and an older result, for it has onnx_udfc.version in it"
 CLI = [sys.executable, "-m", "onnx_udfc.cli"]
 TEXT = """
 <ir_version: 10, opset_import: ["" : 21]>

@@ -6,6 +6,7 @@ import doctest
 import inspect as signatures
 import io
 import json
+import logging
 import subprocess
 import sys
 import types
@@ -19,7 +20,18 @@ import pytest
 import onnx_udfc
 from onnx_udfc import GateError, Options, Result, UdfcError, compress, inspect, sweep, validate
 from onnx_udfc.errors import ModelError, RequestError
-from onnx_udfc.options import Judging, OptionError, Sweeping, UnknownOptionError, specs
+from onnx_udfc.options import (
+    LINE,
+    PYTHON,
+    CombinationError,
+    Judging,
+    OptionError,
+    Sweeping,
+    UnknownOptionError,
+    Voice,
+    options_from,
+    specs,
+)
 from tests.command_line import small_classifier
 
 QUICK: dict[str, Any] = {"method": "udfc", "threads": 1}
@@ -133,7 +145,7 @@ def test_an_unknown_keyword_is_a_type_error() -> None:
 
 def test_validate_takes_keywords_and_holds_gates(model: onnx.ModelProto) -> None:
     found = validate(model, model, seconds=0, memory=False, threads=1, limit=4)
-    assert found.outputs[0].agreement == 1.0
+    assert found.outputs[0].max_difference == 0.0
     with pytest.raises(GateError, match="accuracy"):
         validate(model, model, seconds=0, memory=False, limit=4, require="accuracy>=0.5")
     with pytest.raises(OptionError, match="seconds="):
@@ -179,3 +191,50 @@ def test_a_result_is_short_on_a_screen(model: onnx.ModelProto) -> None:
     assert repr(result) == f"Result(bytes {before.bytes:,} -> {after.bytes:,}, MACs {before.macs:,} -> {after.macs:,})"
     assert "<table>" in result._repr_html_()
     assert f"{after.parameters:,}" in result._repr_html_()
+
+
+def test_stages_are_logged(model: onnx.ModelProto, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "onnx_udfc"):
+        compress(model, bits=8, **QUICK)
+    stages = [record.getMessage() for record in caplog.records if record.name == "onnx_udfc"]
+    assert "read" in stages
+    assert "check" in stages
+
+
+CROSSED: list[tuple[dict[str, Any], str, str, str]] = [
+    ({"bits": "auto"}, "--bits auto needs a --budget", "bits='auto' needs a budget=", 'bits = "auto" needs a `budget`'),
+    ({"activations": 8}, "--activations 8 needs", "activations=8 needs", "activations = 8 needs"),
+    (
+        {"select": "obs", "method": "none"},
+        "--select obs needs --method",
+        "select='obs' needs method=",
+        'select = "obs"',
+    ),
+    (
+        {"prune_layer": {"a": 0.5}, "allocate": "global"},
+        "--prune-layer a=0.5 says",
+        "prune_layer={'a'",
+        "prune-layer = ",
+    ),
+    ({"input_range": [1, 0]}, "--input-range 1.0,0.0: ", "input_range=[1.0, 0.0]: ", "input-range = [1.0, 0.0]: "),
+    (
+        {"input_mean": [1, 2], "input_std": [1, 2, 3]},
+        "--input-mean 1.0,2.0 has 2",
+        "input_mean=[1.0",
+        "input-mean = [1.0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("asked", "line", "python", "file"), CROSSED, ids=[str(c[0]) for c in CROSSED])
+def test_options_that_do_not_go_together_are_named_as_written(
+    asked: dict[str, Any], line: str, python: str, file: str, model: onnx.ModelProto
+) -> None:
+    for voice, begin in ((LINE, line), (Voice("file", "u.toml"), f"u.toml: {file}"), (PYTHON, python)):
+        with pytest.raises(CombinationError) as refused:
+            options_from(asked, voice)
+        assert str(refused.value).startswith(begin)
+        assert refused.value.exit_code == 2
+    with pytest.raises(CombinationError) as refused:
+        compress(model, **asked)
+    assert str(refused.value).startswith(python)

@@ -228,7 +228,8 @@ def test_a_grid_leaves_out_quantized_activations_of_float_weights() -> None:
         ("take --method moments, or --select l2", "take method='moments', or select='l2'"),
         ("--bits 8 needs a --budget to choose by", "bits=8 needs a budget= to choose by"),
         ("fewer --bits make it smaller; --no-such-option", "fewer bits= make it smaller; --no-such-option"),
-        ("--prune-layer conv*: nothing of this name", "prune_layer= conv*: nothing of this name"),
+        ("--prune-layer conv*: nothing has --bits 8", "prune_layer='conv*': nothing has bits=8"),
+        ("--images 4: too few", "images=4: too few"),
     ],
 )
 def test_messages_for_the_command_line_in_python_s_words(line: str, python: str) -> None:

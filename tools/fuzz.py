@@ -30,7 +30,7 @@ from onnx_udfc.runtime.sessions import open_session
 from tests.random_graphs import RandomGraph
 
 SECONDS = 60.0
-PRECIOUS = b"what was there before"
+PRECIOUS = b"what was there before, a result with onnx_udfc.version"
 ZOO = (
     "conv_single", "fuse_conv_bn_mul_add", "fuse_conv_bn_no_bias", "loop_control_flow", "lstm_bidirectional_cntk",
     "matmul_2layer", "mnist_cntk_opset7", "resnet_block_sum",

@@ -15,6 +15,8 @@ from typing import Any
 import click
 
 from onnx_udfc.cli import options as opts
+from onnx_udfc.cli.examples import EXAMPLES
+from onnx_udfc.cli.guards import check_argument, check_replaced
 from onnx_udfc.cli.streams import put, put_json, say, settle
 from onnx_udfc.errors import RequestError, UdfcError
 from onnx_udfc.interrupts import INTERRUPTED, Interrupts
@@ -22,6 +24,7 @@ from onnx_udfc.options import LINE, Inspecting, Judging, Options, Sweeping, Writ
 from onnx_udfc.outputs import check_writable, same_file
 from onnx_udfc.runtime.machine import prepare_process
 
+FILE = click.Path()  # for completion: what is there is looked at later
 SWEPT = ("prune", "bits", "activations")  # what a sweep combines
 
 
@@ -32,9 +35,9 @@ def app() -> None:
     prepare_process()
 
 
-@app.command(cls=opts.TableCommand)
-@click.argument("source", metavar="IN", required=False)
-@click.argument("out", metavar="OUT", required=False)
+@app.command(cls=opts.TableCommand, examples=EXAMPLES["compress"])
+@click.argument("source", metavar="IN", type=FILE, required=False)
+@click.argument("out", metavar="OUT", type=FILE, required=False)
 @opts.options_of(Options, Writing)
 @click.pass_context
 def compress(ctx: click.Context, /, **given: Any) -> None:
@@ -45,7 +48,7 @@ def compress(ctx: click.Context, /, **given: Any) -> None:
     if writing.print_config:
         click.echo(opts.as_toml(options))
         return
-    source, out = _required(given["source"], "IN"), _required(given["out"], "OUT")
+    source, out = check_argument(given["source"], "IN"), check_argument(given["out"], "OUT")
     _check_paths(source, out, writing.report, writing.overwrite_input)
     _compress(ctx, source, out, options, writing.report, writing.quiet, writing.json)
 
@@ -62,6 +65,8 @@ def _compress(
     if any(r.endswith(".html") for r in reports):
         options = replace(options, attribution=True)
     check_out(source, out)
+    if not options.force and not same_file(source, out):
+        check_replaced(source, out)
     with Shown(quiet or as_json, options.verbose) as callbacks:
         result = run(source, options, callbacks)
         texts = {path: _rendered(result.report, Path(path).suffix) for path in reports}
@@ -87,8 +92,8 @@ def _interrupts(ctx: click.Context) -> Interrupts:
     return ctx.find_object(Interrupts) or Interrupts()
 
 
-@app.command(cls=opts.TableCommand)
-@click.argument("source", metavar="IN")
+@app.command(cls=opts.TableCommand, examples=EXAMPLES["inspect"])
+@click.argument("source", metavar="IN", type=FILE)
 @opts.options_of(Inspecting)
 @click.pass_context
 def inspect(ctx: click.Context, /, source: str, **_: Any) -> None:
@@ -107,9 +112,9 @@ def inspect(ctx: click.Context, /, source: str, **_: Any) -> None:
         put(rendered(inspection(found)))
 
 
-@app.command(cls=opts.TableCommand)
-@click.argument("original", metavar="IN")
-@click.argument("compressed", metavar="OUT")
+@app.command(cls=opts.TableCommand, examples=EXAMPLES["validate"])
+@click.argument("original", metavar="IN", type=FILE)
+@click.argument("compressed", metavar="OUT", type=FILE)
 @opts.options_of(Judging)
 @click.pass_context
 def validate(ctx: click.Context, /, original: str, compressed: str, **_: Any) -> None:
@@ -131,9 +136,9 @@ def validate(ctx: click.Context, /, original: str, compressed: str, **_: Any) ->
     check_requirements(asked.require, {r.key: found.measured(r.key) for r in asked.require})
 
 
-@app.command(cls=opts.TableCommand)
-@click.argument("source", metavar="IN")
-@click.argument("directory", metavar="DIR")
+@app.command(cls=opts.TableCommand, examples=EXAMPLES["sweep"])
+@click.argument("source", metavar="IN", type=FILE)
+@click.argument("directory", metavar="DIR", type=FILE)
 @opts.options_of(Options, Sweeping)
 @click.pass_context
 def sweep(ctx: click.Context, /, source: str, directory: str, **_: Any) -> None:
@@ -156,22 +161,12 @@ def sweep(ctx: click.Context, /, source: str, directory: str, **_: Any) -> None:
         put(rendered(swept(table)), needed=False)
 
 
-def _required(value: str | None, name: str) -> str:
-    if value is None:
-        raise click.UsageError(f"Missing argument '{name}'.")
-    return value
-
-
 def _check_paths(source: str, out: str, reports: tuple[str, ...], overwrite: bool) -> None:
     """Refuse now what would fail after minutes of work, or destroy what is read.
 
     Raises:
         RequestError: One line that says what to change.
     """
-    if out == "-":
-        raise click.UsageError(
-            "OUT is -: results are files, not standard output; name a file, or ./- for one of that name."
-        )
     if not overwrite and same_file(source, out):
         raise RequestError(
             f"{out}: OUT is IN, and compression cannot be undone; name another, or add --overwrite-input"
@@ -239,6 +234,6 @@ def _fail(message: str, code: int) -> int:
 
 def launch(interrupts: Interrupts) -> None:
     """Run the command line of this process and leave with its exit code."""
-    code = run(lambda: app.main(obj=interrupts, standalone_mode=False), "--debug" in sys.argv)
+    code = run(lambda: app.main(prog_name="onnx-udfc", obj=interrupts, standalone_mode=False), "--debug" in sys.argv)
     settle()
     sys.exit(code)

@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from onnx_udfc.cli.guards import check_command
 from onnx_udfc.errors import RequestError
 from onnx_udfc.options import (
     GROUPS,
@@ -79,12 +80,18 @@ class TableOption(click.Option):
 
 
 class TableCommand(click.Command):
-    """A command whose options come from tables; help shows them in groups."""
+    """A command whose options come from tables; help shows them in groups, then examples."""
+
+    def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.examples = examples
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse numbers with a space between, which would become file names."""
         lists = {n for p in self.params if isinstance(p, TableOption) and p.spec.kind == "numbers" for n in p.opts}
         for name, first, second in zip(args, args[1:], args[2:], strict=False):
+            if ctx.resilient_parsing:  # a line that is not finished
+                break
             if name in lists and _NUMBER.fullmatch(first) and _NUMBER.fullmatch(second) and not Path(second).exists():
                 raise click.UsageError(f"{name} {first} {second}: write one word, with commas: {name} {first},{second}")
         return super().parse_args(ctx, args)
@@ -102,6 +109,10 @@ class TableCommand(click.Command):
         ]
         with formatter.section("Other"):
             formatter.write_dl([record for record in others if record])
+        with formatter.section("Examples"):
+            for line, what in self.examples:
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+                formatter.write_text(f"    {what}")
 
 
 class DefaultCommand(click.Group):
@@ -111,7 +122,11 @@ class DefaultCommand(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the default command in front where the first argument is not a command."""
+        if args[:1] == ["help"] and not Path("help").exists():
+            args = ["--help"]
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
+            if not ctx.resilient_parsing:  # else the line is not finished
+                check_command(args[0], self.commands)
             args = [self.default, *args]
         return super().parse_args(ctx, args or ["--help"])
 

@@ -124,7 +124,7 @@ def _named_ratios(groups: Sequence[ChannelGroup], options: Options) -> dict[str,
     ratios: dict[str, float] = {}
     for pattern, ratio in options.prune_layer.items():
         named = tuple(g for g in groups if any(matches(name, (pattern,)) for name in (g.name, *g.producers)))
-        if not named and groups:
+        if not named:
             raise RequestError(
                 f"--prune-layer {pattern}: no layer of this name writes channels that can go; see onnx-udfc inspect"
             )

@@ -14,6 +14,7 @@ from onnx_udfc.inputs.sizes import settle
 from onnx_udfc.model.counts import count
 from onnx_udfc.model.files import load
 from onnx_udfc.model.inventory import INTEGER_OPS, Holding, already_quantized, inventory, left_out
+from onnx_udfc.model.named import check_named
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.options.shared_rows import read_shape
 from onnx_udfc.runtime.sessions import Source
@@ -52,11 +53,12 @@ def inspect_model(source: Source, skip: Sequence[str] = (), input_shape: Sequenc
 
     Raises:
         ModelError: It cannot be read.
-        RequestError: An asked shape does not fit.
+        RequestError: An asked shape does not fit, or nothing has a name that is to be skipped.
     """
     asked = [read_shape(text) for text in input_shape]
     loaded = load(source)
     network = read(loaded.model)
+    check_named("skip", skip, loaded.model, network)
     settle(network, asked)
     channels = find_groups(network, skip)
     held = inventory(loaded.model)

@@ -60,7 +60,7 @@ def fitting(wanted: Wanted, asked: str) -> tuple[str, ...]:
         found = fitting_pictures(wanted.channels, wanted.size)
     elif wanted.kind == "signal":
         found = tuple(SIGNALS)
-    elif wanted.kind == "tokens" and not wanted.use.offset and len(wanted.sample) == 1:
+    elif wanted.kind == "tokens" and not wanted.use.first and len(wanted.sample) == 1:
         found = fitting_codes(wanted.use.rows)
     else:
         return ()

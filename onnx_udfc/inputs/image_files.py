@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import struct
 import warnings
 import zipfile
@@ -296,7 +297,7 @@ def read_arrays(path: Path) -> Mapping[str, NDArray[Any]]:
         RequestError: The file is damaged or holds Python objects; also later, when an array is asked for.
     """
     if not path.is_file():
-        raise RequestError(f"{path}: no such file")
+        raise RequestError(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
     with _numpy_errors(path):
         loaded = np.load(path, allow_pickle=False)
     return {"x": loaded} if isinstance(loaded, np.ndarray) else _Lazy(path, loaded)
@@ -381,22 +382,44 @@ class _Zipped:
 def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
     """Return RGB pixels (height, width, 3) of an encoded image."""
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise RequestError("image files need Pillow: pip install 'onnx-udfc[images]'") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata that nobody reads, and of size, which is looked at here
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image, _libtiff_says_nothing(image.format):
                 if image.width * image.height > MOST_PIXELS:
                     raise RequestError(f"{name}: {image.width} x {image.height} pixels are too many for one image")
                 return np.asarray(image.convert("RGB"))
     except RequestError:
         raise
+    except UnidentifiedImageError as error:
+        raise RequestError(f"{name}: no image that can be read ({', '.join(_FORMATS)} can)") from error
     except Image.DecompressionBombError as error:
         raise RequestError(f"{name}: too many pixels for one image") from error
     except Exception as error:  # a decoder may raise anything on damaged data
         raise RequestError(f"{name}: cannot be read as an image ({one_line(error)})") from error
+
+
+@contextlib.contextmanager
+def _libtiff_says_nothing(form: str | None) -> Iterator[None]:
+    """The library writes its own lines on standard error, whatever becomes of its error; Pillow cannot stop it."""
+    if form != "TIFF":
+        yield
+        return
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _same_shape(item: NDArray[Any], shape: Sequence[int | None]) -> None:

@@ -107,7 +107,7 @@ def kind_of(spec: InputSpec, shape: tuple[int, ...], use: Use) -> Kind:
         use: what the graph does with it.
     """
     if spec.dtype.kind == "b":
-        return "ones" if "mask" in spec.name.lower() else "flags"
+        return "ones" if use.mask or "mask" in spec.name.lower() else "flags"
     if spec.dtype.kind in "iu":
         return _whole_kind(spec, use)
     if spec.by_run and len(shape) < 2:
@@ -131,8 +131,8 @@ def _whole_kind(spec: InputSpec, use: Use) -> Kind:
         return "choices"
     if len(spec.shape) == 4:
         return "bytes"
-    if named is not None:
-        return named
+    if named is not None or use.mask:
+        return named or "ones"
     if use.extent:
         return "size"
     return "flags" if use.flag else "numbers"
@@ -239,7 +239,7 @@ def _features(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
 
 def _tokens(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
     """Rows of a table: each as likely as the others, or of the kinds that were chosen."""
-    low, rows = -wanted.use.offset, max(1, wanted.use.rows)
+    low, rows = wanted.use.first, max(1, wanted.use.rows)
     if not wanted.among:
         return np.random.default_rng(seed).integers(low, low + rows, (count, *wanted.sample))
     parts = [CODES[kind](number, wanted.sample[0], rows, seed) for kind, number in _shares(wanted.among, count)]

@@ -65,10 +65,12 @@ def settle_sizes(network: Network, options: Options) -> None:
     """Choose the sizes that the file leaves open: asked for, else those of the real inputs, else guessed.
 
     Raises:
-        RequestError: an asked shape does not fit, or the real inputs cannot be read.
+        RequestError: an asked shape does not fit, or the real inputs cannot be read or do not fit.
     """
     real = real_shapes(input_specs_of(network), options.calibrate) if options.calibrate else {}
     settle(network, options.input_shape, real)
+    if options.calibrate:  # what is wrong with them is said before any work, whatever needs them later
+        real_inputs(wanted_inputs(network), options.calibrate, _pixels(options), 1)
 
 
 def make_inputs(network: Network, options: Options, seed_offset: int = 0) -> NetworkInputs:
@@ -130,6 +132,11 @@ def preprocessing(options: Options) -> Preprocessing | None:
     return Preprocessing(options.input_mean, options.input_std, options.input_range or (0.0, 1.0), options.input_colour)
 
 
+def _pixels(options: Options) -> Preprocessing:
+    """What becomes of the pixels of real images."""
+    return preprocessing(options) or Preprocessing(colour=options.input_colour)
+
+
 def _not_applied(wanted: tuple[Wanted, ...], options: Options) -> list[str]:
     """What is told of pixels and holds for no input."""
     if preprocessing(options) is None or any(w.kind == "picture" for w in wanted):
@@ -142,8 +149,7 @@ def _not_applied(wanted: tuple[Wanted, ...], options: Options) -> list[str]:
 def _real(wanted: tuple[Wanted, ...], options: Options, *, judged: bool) -> NetworkInputs:
     """Real inputs: those that are fitted on, or those that were held out to be judged on."""
     fitted_on = options.number or REAL
-    known = preprocessing(options) or Preprocessing(colour=options.input_colour)
-    found = real_inputs(wanted, options.calibrate, known, fitted_on + fitted_on // (HELD_OUT - 1))
+    found = real_inputs(wanted, options.calibrate, _pixels(options), fitted_on + fitted_on // (HELD_OUT - 1))
     specs = tuple(w.spec for w in wanted)
     values = found.values | _made_up(wanted, found, options.seed)
     fit, held = hold_out(found.samples, options.seed)

@@ -28,6 +28,7 @@ _EXTENTS: dict[str, tuple[int, ...]] = {
     "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Resize": (2, 3), "ConstantOfShape": (0,), "Range": (0, 1, 2),
     "TopK": (1,), "Slice": (1, 2, 3, 4), "Loop": (0,), "Pad": (1,),
 }  # fmt: skip
+_VERY_SMALL = -1e3  # what is added to a score that is not to count
 _LONGEST = 4096  # constants that a number is compared with; more are not a list of what it may be
 
 
@@ -36,10 +37,11 @@ class Use:
     """What the graph does with an input.
 
     Attributes:
-        rows: length of the shortest table whose rows it picks; 0 where it picks none.
-        offset: what is added before; rows are picked for values from -offset on.
+        rows: how many rows it can pick of the shortest table that it picks rows of; 0 where it picks none.
+        first: the number that picks the first of them; above 0 where something is taken off before.
         choices: the constants that it is compared with, rising.
         flag: it decides what is computed, or which of two values is taken.
+        mask: where it is 0, something is taken away: 1 - x is weighted, or a very small number is put in its place.
         extent: it says how large something is made (a Reshape, a Resize, a Range).
         convolved: number of axes of the convolution that reads it, one for sound, two for images; 0 for none.
         channels: that this convolution expects; 0 where none reads it.
@@ -47,9 +49,10 @@ class Use:
     """
 
     rows: int = 0
-    offset: int = 0
+    first: int = 0
     choices: tuple[float, ...] = ()
     flag: bool = False
+    mask: bool = False
     extent: bool = False
     convolved: int = 0
     channels: int = 0
@@ -59,19 +62,20 @@ class Use:
 def use_of(network: Network, name: str) -> Use:
     """What becomes of a graph input."""
     tensor = next(t for t in network.graph.inputs if t.name == name)
-    tables, offset, choices, flag, extent = [], 0, set[float](), False, False
+    tables, first, choices, flag, mask, extent = [], 0, set[float](), False, False, False
     for node, index, shift in _readers(tensor, CARRIERS):
         rows = _rows(node, index)
         if rows:
-            tables.append(rows - shift)
-            offset = max(offset, shift)
+            tables.append(rows - max(shift, 0))
+            first = max(first, -shift)
         elif node.op in _COMPARISONS:
             choices |= _compared(node, index)
         flag = flag or (node.op in ("Where", "If", "Not", "And", "Or") and index == 0)
+        mask = mask or _masks(node, index)
         extent = extent or index in _EXTENTS.get(node.op, ())
     convolved, channels, last = _convolution(tensor)
     found = tuple(sorted(choices))
-    return Use(max(0, min(tables, default=0)), offset, found, flag, extent, convolved, channels, last)
+    return Use(max(0, min(tables, default=0)), first, found, flag, mask, extent, convolved, channels, last)
 
 
 def _readers(tensor: gs.Tensor, through: frozenset[str]) -> Iterator[tuple[gs.Node, int, int]]:
@@ -109,6 +113,24 @@ def _rows(node: gs.Node, index: int) -> int:
     if node.op == "OneHot" and index == 0 and isinstance(node.inputs[1], gs.Constant):
         return int(np.asarray(node.inputs[1].values).reshape(-1)[0])
     return 0
+
+
+def _masks(node: gs.Node, index: int) -> bool:
+    """Whether a node takes away what its input does not mark: 1 - x, or a choice of a very small number."""
+    if node.op == "Sub" and index == 1:
+        return _constants(node.inputs[0]) == {1.0}
+    return (
+        node.op == "Where"
+        and index == 0
+        and any(min(_constants(t), default=0.0) < _VERY_SMALL for t in node.inputs[1:])
+    )
+
+
+def _constants(tensor: gs.Tensor) -> set[float]:
+    """Values of a small constant."""
+    if not isinstance(tensor, gs.Constant) or int(np.prod(tensor.shape)) > _LONGEST:
+        return set()
+    return {float(v) for v in np.unique(np.asarray(tensor.values, np.float64))}
 
 
 def _compared(node: gs.Node, index: int) -> set[float]:

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_udfc.errors import ModelError
+from onnx_udfc.model.activations import join_activations
 from onnx_udfc.model.checks import all_finite
 from onnx_udfc.model.constants import fold_constants, unshare
 from onnx_udfc.model.export import SHAPES, export_model, sorted_nodes, tensors_read
@@ -20,6 +21,7 @@ from onnx_udfc.model.external import forget
 from onnx_udfc.model.fold import fold_into_layer, plain_gemm
 from onnx_udfc.model.layers import BatchNorm, Layer, find_layers
 from onnx_udfc.model.lossless import Origin, Stored, import_graph
+from onnx_udfc.model.pads import fold_pads
 from onnx_udfc.model.protos import inner_reads, skeleton
 
 __all__ = ["BatchNorm", "Layer", "Network", "read"]
@@ -120,7 +122,10 @@ def _read(model: onnx.ModelProto) -> Network:
     fold_constants(graph, origin)
     graph.nodes[:] = sorted_nodes(graph)
     unshare(graph, origin)
-    layers = _fold_batch_norms(graph, {t.name for t in graph.outputs} | inner_reads(model.graph))
+    kept = {t.name for t in graph.outputs} | inner_reads(model.graph)
+    fold_pads(graph, kept)
+    join_activations(graph, kept)
+    layers = _fold_batch_norms(graph, kept)
     live = _live(graph)
     sound = [layer for layer in layers if id(layer.node) in live or _finite(layer)]
     for layer in sound:

@@ -97,7 +97,7 @@ class Keywords(TypedDict, total=False):
     """What the outputs say."""
 
     force: bool
-    """Write what is certainly bad, too."""
+    """Write what is certainly bad, too, and in place of a file that is no result of this tool."""
 
     require: Requirement | str | Iterable[Requirement | str]
     """A gate: agreement, sqnr (dB), cosine; macs, params, bytes as ratios to the original. Not met is exit 3 and
@@ -253,7 +253,7 @@ class SweepKeywords(TypedDict, total=False):
     """What the outputs say."""
 
     force: bool
-    """Write what is certainly bad, too."""
+    """Write what is certainly bad, too, and in place of a file that is no result of this tool."""
 
     require: Requirement | str | Iterable[Requirement | str]
     """A gate: agreement, sqnr (dB), cosine; macs, params, bytes as ratios to the original. Not met is exit 3 and

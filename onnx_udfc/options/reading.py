@@ -7,6 +7,7 @@ several may stand, `none`, choices in any case, numbers of numpy, paths. Convers
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -89,7 +90,8 @@ class Table:
 
     def _fill(self, values: Mapping[str, object]) -> None:
         for name, spec in specs(type(self)).items():
-            object.__setattr__(self, name, values.get(name, spec.default))
+            value = values.get(name, spec.default)
+            object.__setattr__(self, name, dict(value) if isinstance(value, Mapping) else value)
 
 
 def words_of(*tables: type) -> Mapping[str, frozenset[str]]:
@@ -168,7 +170,10 @@ def _plain(value: object, depth: int = 0) -> Any:
     if isinstance(value, (bytes, bytearray)):
         raise ValueError("bytes")
     if isinstance(value, Iterable):
-        return [_plain(v, depth + 1) for _, v in zip(range(_MOST_ITEMS), value, strict=False)]
+        items = list(itertools.islice(value, _MOST_ITEMS + 1))
+        if len(items) > _MOST_ITEMS:
+            raise ValueError("endless")
+        return [_plain(v, depth + 1) for v in items]
     return value
 
 

@@ -222,7 +222,14 @@ class Options(Table):
         ),
     ] = None
     task: Task = None
-    force: Annotated[bool, Row("Write what is certainly bad, too.", MUST, effect=False)] = False
+    force: Annotated[
+        bool,
+        Row(
+            "Write what is certainly bad, too, and in place of a file that is no result of this tool.",
+            MUST,
+            effect=False,
+        ),
+    ] = False
     images: Annotated[
         Annotated[int, Count.__metadata__[0]] | Images,
         Row(
@@ -331,6 +338,8 @@ class Scale(Protocol):
 
 def _refused(o: Options, said: Said) -> str | None:
     """What does not go together, in one line; None where all is well."""
+    if o.provider != "cpu":
+        return f"{said.begin('provider', o.provider)}: networks are compressed on the processor; only validate takes it"
     return refused_scale(o, said) or _refused_ratios(o, said) or _refused_activations(o, said)
 
 

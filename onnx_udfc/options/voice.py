@@ -13,6 +13,8 @@ from onnx_udfc.errors import RequestError
 _LONGEST = 80  # characters of a value that an error repeats
 _FLAG = re.compile(r"--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)(?: ([\w-]+))?")
 
+_BEGIN = re.compile(r"--([a-z][a-z0-9]*(?:-[a-z0-9]+)*) (\S+): ")  # what most complaints begin with
+
 
 @dataclass(frozen=True)
 class Voice:
@@ -48,6 +50,11 @@ class Voice:
         """
         if self.kind != "python":
             return message
+        begin = _BEGIN.match(message)
+        if begin and begin[1].replace("-", "_") in words:
+            value = begin[2] if begin[2][0].isdigit() else repr(begin[2])
+            rest = self.respelled(message[begin.end() :], words)
+            return f"{self.name(begin[1].replace('-', '_'))}{value}: {rest}"
         return _FLAG.sub(lambda m: self._renamed(m, words), message)
 
     def _renamed(self, found: re.Match[str], words: Mapping[str, frozenset[str]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.command_line import SHAPES, call, names, small_classifier
+from tests.command_line import PRECIOUS, SHAPES, call, names, small_classifier
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("words", "code"), REFUSED, ids=[" ".join(w) for w, _ in REFUSED])
 def test_refusals_are_one_line_and_leave_everything_as_it_was(folder: Path, words: tuple[str, ...], code: int) -> None:
-    (folder / "out.onnx").write_bytes(b"precious")
+    (folder / "out.onnx").write_bytes(PRECIOUS)
     before = (folder / "in.onnx").read_bytes()
     done = call(folder, *words)
     assert done.returncode == code, done.stderr
@@ -144,7 +145,7 @@ def test_refusals_are_one_line_and_leave_everything_as_it_was(folder: Path, word
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stderr.startswith("onnx-udfc: ")
     assert "internal error" not in done.stderr
-    assert (folder / "out.onnx").read_bytes() == b"precious"
+    assert (folder / "out.onnx").read_bytes() == PRECIOUS
     assert (folder / "in.onnx").read_bytes() == before
     assert names(folder) == {"in.onnx", "out.onnx"}
 
@@ -154,7 +155,7 @@ def test_refusals_are_one_line_and_leave_everything_as_it_was(folder: Path, word
 def test_bad_models_are_refused_in_one_line(folder: Path, model: onnx.ModelProto, kind: str, command: str) -> None:
     bad = damage(folder, model, kind)
     words = {"inspect": [bad], "validate": ["in.onnx", bad], "compress": [bad, "out.onnx", "--bits", "8"]}[command]
-    (folder / "out.onnx").write_bytes(b"precious")
+    (folder / "out.onnx").write_bytes(PRECIOUS)
     done = call(folder, command, *words)
     if kind == "nan" and command == "inspect":
         assert done.returncode in (0, 1)
@@ -162,7 +163,7 @@ def test_bad_models_are_refused_in_one_line(folder: Path, model: onnx.ModelProto
     assert done.returncode in (1, 3), done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "internal error" not in done.stderr
-    assert (folder / "out.onnx").read_bytes() == b"precious"
+    assert (folder / "out.onnx").read_bytes() == PRECIOUS
 
 
 GATES = [
@@ -181,11 +182,11 @@ GATES = [
 
 @pytest.mark.parametrize(("gate", "code"), GATES)
 def test_gates(folder: Path, gate: str, code: int) -> None:
-    (folder / "out.onnx").write_bytes(b"precious")
+    (folder / "out.onnx").write_bytes(PRECIOUS)
     options = ("--method", "udfc", "--prune", "0.5", "--bits", "8", "--report", "r.json", "--quiet")
     done = call(folder, "in.onnx", "out.onnx", *options, "--require", gate)
     assert done.returncode == code, done.stderr
-    assert ((folder / "out.onnx").read_bytes() == b"precious") is (code == 3)
+    assert ((folder / "out.onnx").read_bytes() == PRECIOUS) is (code == 3)
     assert (folder / "r.json").exists() is (code == 0)
     assert len(done.stderr.splitlines()) == (code == 3)
     assert (gate.split(">")[0].split("<")[0] in done.stderr) is (code == 3)
@@ -202,3 +203,70 @@ def test_gates_of_validate(folder: Path) -> None:
     )
     assert done.returncode == 3
     assert "accuracy>=0.9 (is not measured)" in done.stderr
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("inspct", "inspect"), ("Sweep", "sweep"), ("validat", "validate")])
+def test_a_typo_of_a_command_is_wrong_usage(folder: Path, typed: str, meant: str) -> None:
+    done = call(folder, typed, "in.onnx", "out")
+    assert done.returncode == 2
+    assert f"did you mean {meant}?" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    (folder / typed).write_bytes((folder / "in.onnx").read_bytes())
+    assert call(folder, typed, "out.onnx", "--method", "none", "--bits", "8").returncode == 0, "a file of that name"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("in.onnx", "out.onnx", "--input-range", "0", "1"), "--input-range 0,1"),
+        (("in.onnx", "out.onnx", "--input-mean", "0.5", "0.5", "0.5"), "--input-mean 0.5,0.5"),
+        (("--input-range", "0", "1", "in.onnx", "out.onnx"), "--input-range 0,1"),
+        (("in.onnx", "out.onnx", "--prune", "50"), "for 50 % write 0.5 or 50%"),
+        (("in.onnx", "out.onnx", "--require", "agreement"), "quote it"),
+        (("in.onnx", "out.onnx", "--require", "accuracy>=0.9"), "onnx-udfc validate"),
+        (("in.onnx", "out.onnx", "--threads", "99999999999"), "at most 1024"),
+        (("in.onnx", "out.onnx", "--budget", "macs=0.5", "--budget", "macs=0.4"), "given twice"),
+        (("in.onnx", "out.onnx", "--target", "tensort"), "did you mean tensorrt?"),
+        (("in.onnx", "out.onnx", "--prun", "0.5"), "--prune"),
+        (("-", "out.onnx"), "IN is -"),
+        (("in.onnx", "-"), "OUT is -"),
+    ],
+)
+def test_slips_are_exit_2_with_what_was_meant(folder: Path, words: tuple[str, ...], line: str) -> None:
+    done = call(folder, *words)
+    assert done.returncode == 2, done.stderr
+    assert line in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert names(folder) == {"in.onnx"}
+
+
+def test_files_that_the_tool_did_not_write_are_replaced_only_on_demand(folder: Path, model: onnx.ModelProto) -> None:
+    quick = ("--method", "none", "--bits", "8", "--quiet")
+    onnx.save(model, folder / "other.onnx")
+    before = (folder / "other.onnx").read_bytes()
+    done = call(folder, "in.onnx", "other.onnx", *quick)
+    assert (done.returncode, (folder / "other.onnx").read_bytes()) == (1, before)
+    assert "was not written by onnx-udfc" in done.stderr
+    assert call(folder, "in.onnx", "out.onnx", *quick).returncode == 0
+    assert call(folder, "in.onnx", "out.onnx", *quick).returncode == 0, "its own results are replaced"
+    swapped = call(folder, "out.onnx", "in.onnx", *quick)
+    assert (swapped.returncode, (folder / "in.onnx").read_bytes()) == (1, before)
+    assert "are IN and OUT swapped?" in swapped.stderr
+    assert call(folder, "in.onnx", "other.onnx", *quick, "--force").returncode == 0
+    assert (folder / "other.onnx").read_bytes() == (folder / "out.onnx").read_bytes()
+    (folder / "empty.onnx").touch()
+    assert call(folder, "in.onnx", "empty.onnx", *quick).returncode == 0, "made by mktemp, say"
+
+
+def test_examples_of_the_help_are_right(folder: Path) -> None:
+    from onnx_udfc.cli.commands import app
+    from onnx_udfc.cli.examples import EXAMPLES
+
+    for command, lines in EXAMPLES.items():
+        shown = call(folder, command, "--help").stdout
+        assert len(lines) == 3
+        for line, what in lines:
+            assert line in shown
+            assert " ".join(what.split()) in " ".join(shown.split())
+            words = shlex.split(line)[1:]
+            app.commands[command].make_context(command, words[1:] if words[0] == command else words)

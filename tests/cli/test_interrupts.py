@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import parser
 
-from tests.command_line import CLI, names, small_classifier
+from tests.command_line import CLI, PRECIOUS, names, small_classifier
 
 LIMIT = 2.0  # seconds
 WORDS = {
@@ -37,7 +37,7 @@ SWEPT = "what was finished is in dir, and the same command goes on from there"
 @pytest.fixture
 def folder(tmp_path: Path, models: Path) -> Path:
     (tmp_path / "in.onnx").write_bytes((models / "digits_resnet_bn.onnx").read_bytes())
-    (tmp_path / "out.onnx").write_bytes(b"precious")
+    (tmp_path / "out.onnx").write_bytes(PRECIOUS)
     onnx.save(parser.parse_model(LOOP), tmp_path / "loop.onnx")
     return tmp_path
 
@@ -74,7 +74,7 @@ def test_a_compression_ends_at_once_and_tells_the_truth(folder: Path, how: signa
     code, errors, took = interrupted(folder, WORDS["compress"], how, after)
     assert took < LIMIT
     assert not list(temporary(folder))
-    written = (folder / "out.onnx").read_bytes() != b"precious"
+    written = (folder / "out.onnx").read_bytes() != PRECIOUS
     if code == 0:  # it was quicker than the signal
         onnx.checker.check_model(onnx.load(folder / "out.onnx"))
         assert errors in ("", "onnx-udfc: interrupted; out.onnx was already written\n")
@@ -119,7 +119,7 @@ def test_workers_end_with_a_parent_that_was_killed(folder: Path) -> None:
 def test_a_killed_compression_leaves_out_as_it_was(folder: Path) -> None:
     code, _, _ = interrupted(folder, WORDS["compress"], signal.SIGKILL, 1.0)
     assert code == -signal.SIGKILL
-    assert (folder / "out.onnx").read_bytes() == b"precious"
+    assert (folder / "out.onnx").read_bytes() == PRECIOUS
 
 
 def test_an_interrupt_during_the_imports_is_one_line(tmp_path: Path) -> None:

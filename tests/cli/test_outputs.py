@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests.command_line import CLI, SHAPES, call, names, small_classifier
+from tests.command_line import CLI, PRECIOUS, SHAPES, call, names, small_classifier
 
 QUICK = ("--bits", "8", "--method", "none")
 
@@ -35,7 +35,7 @@ def refused(folder: Path, reason: str, *words: str) -> None:
 def test_standard_output_is_wrong_usage(folder: Path) -> None:
     done = call(folder, "in.onnx", "-", *QUICK)
     assert done.returncode == 2
-    assert "results are files" in done.stderr
+    assert "models are files" in done.stderr
     assert not (folder / "-").exists()
 
 
@@ -65,7 +65,7 @@ def test_reports_are_refused_before_any_work(folder: Path) -> None:
 
 
 def test_a_link_stays_a_link_and_permissions_stay(folder: Path) -> None:
-    (folder / "real.onnx").write_bytes(b"old")
+    (folder / "real.onnx").write_bytes(PRECIOUS)
     (folder / "real.onnx").chmod(0o640)
     (folder / "out.onnx").symlink_to("real.onnx")
     assert call(folder, "in.onnx", "out.onnx", *QUICK).returncode == 0

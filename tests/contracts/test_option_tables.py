@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -217,6 +218,14 @@ def test_numbers_of_numpy_become_plain() -> None:
     assert options.input_mean == (0.5, 0.25)
     assert options.budget == {"macs": "0.5"}
     assert options.attribution is True
+
+
+def test_tables_share_nothing_that_can_be_changed_and_end_of_what_has_none() -> None:
+    first: Any = Options()
+    first.budget["macs"] = "0.5"
+    assert Options().budget == {}
+    with pytest.raises(OptionError, match=r"^skip="):
+        Options(skip=itertools.repeat("a"))
 
 
 def test_percents() -> None:

@@ -1,0 +1,67 @@
+"""What the command line refuses before any work, because it is probably not what was meant."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import mmap
+from collections.abc import Collection
+from pathlib import Path
+
+import click
+
+from onnx_udfc.errors import RequestError
+
+MARK = b"onnx_udfc.version"  # the key of the metadata that every result has
+
+
+def check_replaced(source: str, out: str) -> None:
+    """Refuse to take the place of a file that this tool did not write: the arguments may be swapped.
+
+    Raises:
+        RequestError: OUT is such a file.
+    """
+    path = Path(out)
+    if not path.is_file() or path.stat().st_size == 0 or is_result(path):
+        return
+    if is_result(Path(source)):
+        raise RequestError(
+            f"{out} is there, was not written by onnx-udfc, and {source} was: are IN and OUT swapped?"
+            " --force replaces it"
+        )
+    raise RequestError(f"{out} is there and was not written by onnx-udfc; name another file, or add --force")
+
+
+def is_result(path: Path) -> bool:
+    """Whether a file was written by this tool; False for what cannot be read."""
+    with (
+        contextlib.suppress(OSError, ValueError),  # ValueError: an empty file cannot be mapped
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return content.rfind(MARK) >= 0
+    return False
+
+
+def check_command(word: str, commands: Collection[str]) -> None:
+    """Refuse a first word that is nearly a command and surely no file.
+
+    Raises:
+        click.UsageError: The command that was probably meant.
+    """
+    near = difflib.get_close_matches(word.lower(), commands, 1, cutoff=0.7)
+    if near and not Path(word).suffix and not Path(word).exists():
+        raise click.UsageError(f"there is no command or file {word!r}; did you mean {near[0]}?")
+
+
+def check_argument(value: str | None, name: str) -> str:
+    """Return an argument that must be there and be a file.
+
+    Raises:
+        click.UsageError: It is missing, or a dash.
+    """
+    if value is None:
+        raise click.UsageError(f"Missing argument '{name}'.")
+    if value == "-":
+        raise click.UsageError(f"{name} is -: models are files, not streams; name a file, or ./- for one of that name.")
+    return value

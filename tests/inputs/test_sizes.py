@@ -1,0 +1,145 @@
+"""One size for all that the file leaves open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnx_udfc import compress, inspect
+from onnx_udfc.errors import RequestError
+from onnx_udfc.inputs.network_inputs import make_inputs, settle_sizes
+from onnx_udfc.inputs.real import gathered
+from onnx_udfc.inputs.sizes import settle
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.options import OptionError, Options
+from tests.small_graphs import small_model, small_network
+
+CLASSIFIER = """g (float[N,3,H,W] x, float[8,3,3,3] K, float[5,8] L) => (float[N,5] y) {
+    a = Conv<strides = [2,2]>(x, K) p = GlobalAveragePool(a) f = Flatten(p) y = Gemm<transB = 1>(f, L) }"""
+FLATTENING = """g (float[N,1,H,W] x, float[4,1,1,1] K, float[5,3136] L) => (float[N,5] y) {
+    a = Conv(x, K) f = Flatten(a) y = Gemm<transB = 1>(f, L) }"""
+DETECTOR = """g (float[N,3,H,W] x, float[8,3,3,3] K1, float[8,8,3,3] K2, float[8,8,3,3] K3, float[6,8,1,1] K4)
+    => (float[N,6,h,w] y) {
+    a = Conv<strides = [4,4], pads = [1,1,1,1]>(x, K1) b = Conv<strides = [4,4], pads = [1,1,1,1]>(a, K2)
+    c = Conv<strides = [3,3], pads = [1,1,1,1]>(b, K3) y = Conv(c, K4) }"""
+LINES = """g (float[N,3,H,W] x, float[8,3,48,4] K) => (float[N,T,20] y) {
+    a = Conv<strides = [1,4]>(x, K) s = Squeeze(a, two) t = Transpose<perm = [0,2,1]>(s) z = MatMul(t, M)
+    y = Softmax<axis = -1>(z) }"""
+SOUND = (
+    """g (float[N,L] x, float[4,1,16] K) => (float[N,4,l] y) { u = Unsqueeze(x, one) y = Conv<strides = [8]>(u, K) }"""
+)
+LAST = """g (float[N,H,W,3] x, float[4,3,3,3] K) => (float[N,4,h,w] y) {
+    t = Transpose<perm = [0,3,1,2]>(x) y = Conv(t, K) }"""
+
+
+def network(text: str) -> Network:
+    model = small_model(text)
+    for name, value in (("two", [2]), ("one", [1])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    rng = np.random.default_rng(0)
+    model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal((8, 20)).astype(np.float32), "M"))
+    return read(model)
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        (CLASSIFIER, (1, 3, 224, 224)),
+        (FLATTENING, (1, 1, 28, 28)),
+        (DETECTOR, (1, 3, 336, 336)),  # a multiple of 48
+        (LINES, (1, 3, 48, 320)),
+        (SOUND, (1, 16000)),
+        (LAST, (1, 224, 224, 3)),
+        (CLASSIFIER.replace("[N,3,H,W]", "[N,3,96,W]"), (1, 3, 96, 224)),
+        (CLASSIFIER.replace("[N,3,H,W]", "[2,3,96,128]"), (2, 3, 96, 128)),
+    ],
+)
+def test_sizes_are_guessed_by_the_kind_of_network(text: str, sizes: tuple[int, ...]) -> None:
+    found = network(text)
+    settle(found)
+    assert found.sizes == {"x": sizes}
+    assert any("--input-shape" in note for note in found.notes) is any(c in text for c in ("H,", "W]", "L] x"))
+
+
+def test_what_is_asked_for_holds_everywhere_and_the_file_keeps_its_open_axes() -> None:
+    model = small_model(CLASSIFIER)
+    for asked in ("1x3x40x64", "x=1x3x40x64", "x=7X3X40X64"):
+        found = inspect(model, input_shape=asked)
+        assert found.size.macs == 8 * 27 * 19 * 31 + 40
+        assert not any("--input-shape" in note for note in found.notes)
+        result = compress(model, bits=8, input_shape=asked, threads=1)
+        assert result.report.before.macs == found.size.macs
+        dims = result.model.graph.input[0].type.tensor_type.shape.dim
+        assert [d.dim_value or d.dim_param for d in dims] == ["N", 3, "H", "W"]
+    read_network = small_network(CLASSIFIER)
+    assert make_inputs(read_network, Options(input_shape="1x3x40x64")).values["x"].shape[1:] == (3, 40, 64)
+
+
+def test_inspection_and_runs_guess_the_same() -> None:
+    model = small_model(DETECTOR)
+    result = compress(model, bits=8, threads=1)
+    assert result.report.before.macs == inspect(model).size.macs
+    assert make_inputs(small_network(DETECTOR), Options()).values["x"].shape[2:] == (336, 336)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("1x3x40", "declares x as ?x3x?x?"),
+        ("1x4x40x40", "declares x as"),
+        ("z=1x3x40x40", "no input 'z'; there are x"),
+        (["1x3x40x40", "x=1x3x40x40"], "given twice"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused(asked: str | list[str], words: str) -> None:
+    with pytest.raises(RequestError, match=words.replace("?", "[?]")):
+        compress(small_model(CLASSIFIER), bits=8, input_shape=asked)
+
+
+@pytest.mark.parametrize("asked", ["x=", "x=1x3x0x4", "x=1x3x-4x4", "x=1x3xax4", "x=1x3x4.0x4", "1x" + "9" * 30])
+def test_a_shape_that_is_none_is_refused(asked: str) -> None:
+    with pytest.raises(OptionError, match="whole numbers above 0"):
+        Options(input_shape=asked)
+
+
+def test_a_name_is_needed_where_there_are_several_inputs_and_named_axes_are_shared() -> None:
+    text = """g (float[N,3,H,W] x, float[N,1,H,W] m) => (float[N,3,H,W] y) { y = Mul(x, m) }"""
+    with pytest.raises(RequestError, match="which input"):
+        settle(small_network(text), ["1x3x40x40"])
+    found = small_network(text)
+    settle(found, ["x=1x3x40x48"])
+    assert found.sizes == {"x": (1, 3, 40, 48), "m": (1, 1, 40, 48)}
+
+
+def test_real_inputs_tell_their_size() -> None:
+    found = small_network(CLASSIFIER)
+    settle_sizes(found, Options(calibrate=gathered(np.zeros((9, 20, 30, 3), np.uint8))))
+    assert found.sizes == {"x": (1, 3, 20, 30)}
+    settle_sizes(found, Options(calibrate=gathered(np.zeros((9, 3, 24, 30), np.float32))))
+    assert found.sizes == {"x": (1, 3, 24, 30)}
+
+
+def test_channels_last_with_open_sides_are_counted_at_full_height_and_width(shared_cases: Path) -> None:
+    assert inspect(shared_cases / "min_nhwc_dyn.onnx").size.macs == 12_644_352
+
+
+@pytest.fixture
+def shared_cases() -> Path:
+    folder = Path(__file__).parents[3] / "shared/cases"
+    if not folder.exists():
+        pytest.skip("no folder of cases")
+    return folder
+
+
+def test_a_network_that_cannot_run_gets_the_first_guess() -> None:
+    model = small_model(CLASSIFIER)
+    model.graph.node.append(onnx.helper.make_node("Unknown", ["a"], ["b"], domain="custom", name="odd"))
+    model.graph.output.append(onnx.ValueInfoProto(name="b"))
+    found = read(model)
+    settle(found)
+    assert found.sizes["x"][0] == 1
+    assert found.sizes["x"][2] == found.sizes["x"][3]
