@@ -10,7 +10,9 @@ onnxruntime runs it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -38,6 +40,9 @@ SEQUENCE = 64  # tokens, or steps of another sequence
 _COARSEST = 128  # stride above which it is no longer that of a map
 _MOST_TRIES = 6
 
+# Of an input whose value selects a branch, the values with which each network ran.
+_chosen: WeakKeyDictionary[Network, dict[str, tuple[float, ...]]] = WeakKeyDictionary()
+
 
 def input_specs_of(network: Network) -> tuple[InputSpec, ...]:
     """The declared inputs; an open axis is None.
@@ -57,7 +62,10 @@ def wanted_inputs(network: Network) -> tuple[Wanted, ...]:
     """What is made up for each input, with the network's settled sizes; they are settled where they are not yet."""
     if not network.sizes:
         settle(network)
-    return _wanted(network, network.sizes)
+    wanted = _wanted(network, network.sizes)
+    for name, choices in _chosen.get(network, {}).items():
+        wanted = tuple(_choosing(w, name, choices) for w in wanted)
+    return wanted
 
 
 def _wanted(network: Network, sizes: Mapping[str, tuple[int, ...]]) -> tuple[Wanted, ...]:
@@ -128,7 +136,8 @@ def settle(
     tries = [_filled(given, names, known, guess) for guess in _guesses(network, given, uses)]
     open_axes = {s.name for s in given if any(d is None for i, d in enumerate(s.shape) if i != s.axis)}
     guessed = sorted(n for n in open_axes if n not in told and n not in (real or {}))
-    network.sizes = tries[0] if not guessed else _first_that_runs(network, tries, run)
+    branches = any(s.by_run and len(uses[s.name].choices) > 1 for s in given)
+    network.sizes = _first_that_runs(network, tries if guessed else tries[:1], run) if guessed or branches else tries[0]
     if guessed:
         shapes = ", ".join(f"{n} {'x'.join(map(str, network.sizes[n]))}" for n in guessed)
         network.notes.append(f"sizes that the file leaves open were taken as {shapes}; say --input-shape otherwise")
@@ -294,7 +303,7 @@ def _first_that_runs(network: Network, tries: Sequence[Sizes], run: bool) -> Siz
     fitting: list[Sizes] = []
     session = _session(network) if run else None
     for sizes in tries:
-        if len(fitting) < _MOST_TRIES and fits(network, sizes):
+        if len(fitting) < _MOST_TRIES and (len(tries) == 1 or fits(network, sizes)):
             if session is None or _runs(network, session, sizes):
                 return sizes
             fitting.append(sizes)
@@ -310,7 +319,24 @@ def _session(network: Network) -> Any:
 
 
 def _runs(network: Network, session: Any, sizes: Sizes) -> bool:
+    """Whether the network runs with these sizes; remembers with which of the values that select a branch it does."""
     wanted = _wanted(network, sizes)
+    selecting = next((w for w in wanted if w.kind == "choices" and w.spec.by_run), None)
+    if selecting is None:
+        return _answers(session, wanted)
+    name, choices = selecting.spec.name, selecting.use.choices[-_MOST_TRIES:]
+    good = tuple(c for c in choices if _answers(session, tuple(_choosing(w, name, (c,)) for w in wanted)))
+    if good:
+        _chosen.setdefault(network, {})[name] = good
+    return bool(good)
+
+
+def _choosing(wanted: Wanted, name: str, choices: tuple[float, ...]) -> Wanted:
+    """An input with other values to choose from, if it has that name."""
+    return replace(wanted, use=replace(wanted.use, choices=choices)) if wanted.spec.name == name else wanted
+
+
+def _answers(session: Any, wanted: tuple[Wanted, ...]) -> bool:
     try:
         session.run(None, one_feed(wanted))
     except Exception:  # onnxruntime's exceptions share no base class but Exception

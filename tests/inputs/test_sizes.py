@@ -143,3 +143,19 @@ def test_a_network_that_cannot_run_gets_the_first_guess() -> None:
     settle(found)
     assert found.sizes["x"][0] == 1
     assert found.sizes["x"][2] == found.sizes["x"][3]
+
+
+BRANCHES = """g (float[N,L] x, int64 sr) => (float[N,M] y) {
+    e = Equal(sr, rate16)
+    y = If(e) <then_branch = t () => (float[N,M] p) { p = Reshape(x, shape16) },
+               else_branch = f () => (float[N,M] q) { o = Equal(sr, rate8) c = Cast<to = 1>(o) q = Mul(x, c) }> }"""
+
+
+def test_a_value_that_selects_a_branch_is_one_with_which_the_network_runs() -> None:
+    model = small_model(BRANCHES.replace("[N,L]", "[N,20]"))
+    for name, value in (("rate16", 16000), ("rate8", 8000), ("shape16", [-1, 16000])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    found = read(model)
+    settle(found)
+    made = make_inputs(found, Options(image_count=16)).values
+    assert np.unique(made["sr"]).tolist() == [8000]
