@@ -62,6 +62,8 @@ def check_argument(value: str | None, name: str) -> str:
     """
     if value is None:
         raise click.UsageError(f"Missing argument '{name}'.")
+    if not value:
+        raise click.UsageError(f"{name} is an empty word; name a file.")
     if value == "-":
         raise click.UsageError(f"{name} is -: models are files, not streams; name a file, or ./- for one of that name.")
     return value

@@ -219,7 +219,7 @@ def _share(text: str) -> Any:
 
 def _numbers(_: Spec, value: Any) -> Any:
     if isinstance(value, str):
-        return value.replace(",", " ").split()
+        return [text.strip() for text in value.split("," if "," in value else None)] or [value]
     return value if isinstance(value, list) else [value]
 
 

@@ -26,8 +26,9 @@ def read_shape(text: object) -> str:
     Raises:
         OptionError: The sizes are no whole numbers above 0.
     """
-    sizes = text.rpartition("=")[2].lower().split("x") if isinstance(text, str) else []
-    if not sizes or not all(s.isascii() and s.isdigit() and 0 < int(s[:12]) < LARGEST_SIZE for s in sizes):
+    name, sign, last = text.rpartition("=") if isinstance(text, str) else ("", "", "")
+    sizes = last.lower().split("x")
+    if (sign and not name) or not all(s.isascii() and s.isdigit() and 0 < int(s[:12]) < LARGEST_SIZE for s in sizes):
         raise OptionError("input_shape", text, "expected NAME=1x3x640x640, whole numbers above 0 with x between them")
     assert isinstance(text, str)
     return text

@@ -130,7 +130,7 @@ def _worded(value: object) -> str:
         return ",".join(_worded(v) for v in value)
     if isinstance(value, dict):
         return ",".join(f"{k}={v}" for k, v in value.items())
-    return str(value)
+    return str(value) or "''"
 
 
 def _toml(value: object) -> str:

@@ -230,6 +230,7 @@ def test_a_typo_of_a_command_is_wrong_usage(folder: Path, typed: str, meant: str
         (("in.onnx", "out.onnx", "--prun", "0.5"), "--prune"),
         (("-", "out.onnx"), "IN is -"),
         (("in.onnx", "-"), "OUT is -"),
+        (("", "out.onnx"), "IN is an empty word"),
     ],
 )
 def test_slips_are_exit_2_with_what_was_meant(folder: Path, words: tuple[str, ...], line: str) -> None:

@@ -55,7 +55,7 @@ def wrong_text(spec: Spec) -> list[str]:
     if spec.kind == "pairs":
         return ["", "key", "=1", "key=", "key=nan", "key=inf", "key=-1", "key=many", "key=1e999"]
     if spec.kind == "numbers":
-        return ["many", "nan", "1,inf", "1;2", "-inf", "0x10", "1e999"]
+        return ["many", "nan", "1,inf", "1;2", "-inf", "0x10", "1e999", "", ",", "1,,2", "1,2,"]
     if spec.row.choices:
         return ["no-such-word", "", "nan"]
     number, meta = spec.number
