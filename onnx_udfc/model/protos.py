@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.errors import ModelError
 
@@ -53,6 +53,16 @@ def tensor_bytes(tensor: TensorProto) -> int:
     if name in ("", "UNDEFINED"):
         raise ModelError(f"tensor '{tensor.name}' has no known type; the file is damaged, export the model again")
     return count * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def dense(sparse: onnx.SparseTensorProto) -> TensorProto:
+    """A sparse initializer with all its zeros, under its name."""
+    held = numpy_helper.to_array(sparse.values)
+    shape, indices = tuple(sparse.dims), numpy_helper.to_array(sparse.indices)
+    flat = np.ravel_multi_index(tuple(indices.T), shape) if indices.ndim > 1 else indices
+    array = np.zeros(int(np.prod(shape, dtype=np.int64)), held.dtype)
+    array[flat] = held
+    return numpy_helper.from_array(array.reshape(shape), sparse.values.name)
 
 
 def copy_except(target: Any, source: Any, left_out: set[str]) -> None:

@@ -7,7 +7,7 @@ from onnx import version_converter
 
 from onnx_udfc.model.protos import copy_except, skeleton
 from onnx_udfc.model.quiet import quiet_options
-from onnx_udfc.model.upgrade_nodes import highest_faithful, mend_nodes
+from onnx_udfc.model.upgrade_nodes import highest_faithful, mend_nodes, with_masks
 
 OPSET = 21
 IR = 10
@@ -35,6 +35,7 @@ def upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     version = opset(model)
     if version is None or version >= OPSET:
         return _with_ir(model), []
+    model = with_masks(model, version)
     light, reason = skeleton(model, LARGEST), ""
     limit = highest_faithful(model.graph, version)
     if limit < OPSET:

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnx_udfc.model.protos import copy_except, subgraphs
+from onnx_udfc.model.protos import copy_except, reads, sort_nodes, subgraphs
 
 Scales = NDArray[np.floating]
 
@@ -89,6 +89,44 @@ def _scales(node: onnx.NodeProto, graph: onnx.GraphProto) -> Scales | None:
     nodes = [n for n in graph.node if n.op_type == "Constant" and list(n.output) == list(node.input[1:2])]
     constants += [attribute.t for n in nodes for attribute in n.attribute if attribute.name == "value"]
     return numpy_helper.to_array(constants[0]) if constants else None
+
+
+def with_masks(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """The model with every mask of a Dropout that is read computed by a node of its own; the same if there is none.
+
+    Args:
+        model: at opset `version`; not changed.
+        version: from 7 to 11 the masks are 0; at others nothing is done.
+    """
+    if not 7 <= version < 12 or not any(_read_masks(graph) for graph in _graphs(model.graph)):
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for graph in _graphs(result.graph):
+        for node in _read_masks(graph):
+            data, mask = node.input[0], node.output.pop()
+            name = f"{node.name or mask}.mask"
+            if version < 10:  # of the type of the data
+                graph.node.append(helper.make_node("Clip", [data], [mask], name, min=0.0, max=0.0))
+            else:
+                graph.node.append(helper.make_node("Less", [data, data], [mask], name))
+        ordered = sort_nodes(graph)
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+        del graph.node[:]
+        graph.node.extend(copies)
+    return result
+
+
+def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """The graph and all inside it."""
+    return [graph, *(g for node in graph.node for inner in subgraphs(node) for g in _graphs(inner))]
+
+
+def _read_masks(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The Dropout nodes of a graph whose mask is used."""
+    used = {name for node in graph.node for name in reads(node)} | {output.name for output in graph.output}
+    dropouts = (n for n in graph.node if n.op_type == "Dropout" and n.domain in ("", "ai.onnx"))
+    return [node for node in dropouts if len(node.output) > 1 and node.output[1] in used]
 
 
 def highest_faithful(graph: onnx.GraphProto, version: int) -> int:

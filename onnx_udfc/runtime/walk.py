@@ -19,6 +19,7 @@ from onnx import helper
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.external import values
+from onnx_udfc.model.protos import dense
 from onnx_udfc.numerics.products import each
 from onnx_udfc.runtime.runs import cut, model_specs
 from onnx_udfc.runtime.sessions import Source, one_line, open_session, packed
@@ -76,6 +77,7 @@ class Walk:
         self._model = model
         self._runs = cut(model_specs(model, list(feeds)), feeds)
         self._lengths: dict[str, _Lengths] = {}
+        self._by_run: dict[str, list[Any]] = {}  # of what is no array: sequences
         if len(self._runs.feeds) > 1 or self._runs.samples < self._runs.size:
             for name in feeds:
                 self._enter(name, [run[name] for run in self._runs.feeds])
@@ -85,6 +87,7 @@ class Walk:
         self._stops = {i for i, n in enumerate(self._nodes) if n.name in set(stops)}
         self._index = {n.name: i for i, n in enumerate(self._nodes)}
         self._constants = {t.name: t for t in model.graph.initializer}
+        self._constants |= {s.values.name: dense(s) for s in model.graph.sparse_initializer}
         self._reads = [sorted(reads(n)) for n in self._nodes]
         self._writer = {name: i for i, n in enumerate(self._nodes) for name in n.output if name}
         self._users: dict[str, set[int]] = {}
@@ -160,7 +163,7 @@ class Walk:
         constants: list[onnx.TensorProto],
     ) -> None:
         """Run the nodes on all samples; run after run where what they read differs from run to run."""
-        if not any(name in self._lengths for name in inputs):
+        if not any(name in self._lengths or name in self._by_run for name in inputs):
             found = run_nodes(self._model, nodes, inputs, outputs, constants)
             self.values |= {name: self._seen(name, value) for name, value in found.items()}
             return
@@ -177,6 +180,9 @@ class Walk:
     def _enter(self, name: str, parts: list[Value]) -> None:
         """Take the value of a tensor from all runs; what is the same in all (a shape) is held once."""
         first = parts[0]
+        if not isinstance(first, np.ndarray):
+            self.values[name], self._by_run[name] = first, parts
+            return
         per_sample = first.ndim > 0 and len(first) == self._runs.size
         alike = all(part.shape[1:] == first.shape[1:] and part.ndim == first.ndim for part in parts)
         same = not (per_sample and first.ndim > 1) and all(np.array_equal(first, part) for part in parts)
@@ -194,6 +200,8 @@ class Walk:
 
     def _part(self, name: str, value: Value, number: int) -> Value:
         """What a tensor is in one run."""
+        if name in self._by_run:
+            return self._by_run[name][number]  # type: ignore[no-any-return]
         lengths = self._lengths.get(name)
         if lengths is None:
             return value
@@ -220,6 +228,7 @@ class Walk:
     def _free(self, name: str) -> None:
         self.values.pop(name, None)
         self._lengths.pop(name, None)
+        self._by_run.pop(name, None)
 
 
 def run_nodes(
@@ -290,10 +299,7 @@ def _segment(
     constants: Sequence[onnx.TensorProto],
 ) -> Source:
     """Some nodes of a model as a model of their own."""
-    declared = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
-        for name, value in inputs.items()
-    ]
+    declared = [_declared(model, name, value) for name, value in inputs.items()]
     segment = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     graph = segment.graph
     graph.name = "segment"
@@ -302,6 +308,19 @@ def _segment(
     graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs)
     graph.initializer.extend(constants)  # the only copy of the weights: make_graph and make_model would each add one
     return packed(segment)
+
+
+def _declared(model: onnx.ModelProto, name: str, value: Any) -> onnx.ValueInfoProto:
+    """A value as an input of a model; a sequence has the type of its first tensor, an empty one that of the model."""
+    if isinstance(value, np.ndarray):
+        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
+    if isinstance(value, list) and value:
+        element = helper.np_dtype_to_tensor_dtype(np.asarray(value[0]).dtype)
+        return helper.make_tensor_sequence_value_info(name, element, None)
+    known = {info.name: info for info in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    if name in known:
+        return known[name]
+    return helper.make_tensor_sequence_value_info(name, onnx.TensorProto.FLOAT, None)
 
 
 def reads(node: onnx.NodeProto) -> set[str]:
