@@ -14,7 +14,7 @@ from onnx_udfc.channels.cells import Classes, balance_cells
 from onnx_udfc.channels.labels import Barrier, Flow, Ids, RuleWarning
 from onnx_udfc.channels.replay import MisalignedError, replay
 from onnx_udfc.channels.rules.table import propagate
-from onnx_udfc.channels.shapes import Shapes, resolve
+from onnx_udfc.channels.shapes import Shapes, check_fit, resolve
 from onnx_udfc.model.layers import KINDS
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
@@ -123,8 +123,12 @@ def find_groups(network: Network, skip: Sequence[str] = ()) -> Channels:
         network: in canonical form; not changed.
         skip: patterns (* and ?) of node or tensor names; the channels in and out of such a node, or of such a tensor,
             are left alone.
+
+    Raises:
+        ModelError: a layer reads another number of channels than it has weights for.
     """
     shapes = resolve(network)
+    check_fit(network, shapes)
     flow = Flow(network, shapes)
     propagate(flow)
     _bar_skipped(flow, skip)

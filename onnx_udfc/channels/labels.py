@@ -21,7 +21,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_udfc.channels.arithmetic import LARGEST, OPEN, Numbers, calculate, counted, plain, tensor_mark, unknown
-from onnx_udfc.channels.shapes import Shapes, Size, constant_value
+from onnx_udfc.channels.shapes import Shapes, Size, constant_value, is_closed
 from onnx_udfc.channels.targets import Target, adapts, editable, pieces_of
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.network import Network
@@ -128,7 +128,7 @@ class Flow:
         self.numbers: dict[str, Numbers] = {}
         self.targets: dict[str, tuple[Target, ...]] = {}
         self._counted: list[str] = []
-        self._open = any(not _is_closed(tensor.shape) for tensor in network.graph.inputs)
+        self._open = any(not is_closed(tensor.shape) for tensor in network.graph.inputs)
         self._nodes = {node.name: node for node in network.graph.nodes}
 
     def apply(self, rule: Callable[[Flow, gs.Node], None], node: gs.Node) -> str:
@@ -447,8 +447,3 @@ def components(count: int, edges: list[tuple[Ids, Ids]]) -> Ids:
         np.minimum.at(root, high, low)
         while not np.array_equal(root, root[root]):
             root = root[root]
-
-
-def _is_closed(shape: Any) -> bool:
-    """Whether a shape is fixed."""
-    return shape is not None and all(isinstance(d, int | np.integer) and d >= 0 for d in shape)

@@ -31,6 +31,7 @@ DEFAULT_LENGTH = 64
 MAX_ELEMENTS = 1 << 28  # no run that is known to have more elements in a tensor
 MOST_ELEMENTS = 1 << 30  # a tensor of more is none to compute with
 SECONDS, LOOP_SECONDS = 20.0, 4.0  # that a run on zeros may take; one that does not end is far over both
+NORMS = ("BatchNormalization", "InstanceNormalization")
 CUTTING_INPUTS = {"Slice": (1, 2, 3, 4), "Gather": (1,), "Split": (1,), "Pad": (1, 3), "Tile": (1,)}
 
 
@@ -69,6 +70,46 @@ def resolve(network: Network, inputs: Mapping[str, Size] | None = None) -> Shape
     return first
 
 
+def check_fit(network: Network, shapes: Shapes) -> None:
+    """Refuse a network with a fixed input whose layers or norms read another number of channels than they have.
+
+    Raises:
+        ModelError: it names the node.
+    """
+    if not all(is_closed(tensor.shape) for tensor in network.graph.inputs):
+        return
+    for node in network.graph.nodes:
+        axis, channels = _expected(network, node)
+        size = shapes.sizes.get(node.inputs[0].name) if channels else None
+        if size is None:
+            continue
+        if len(size) <= max(axis, 0) or size[axis] != channels:
+            raise ModelError(
+                f"node '{node.name}' ({node.op}) reads a tensor of shape {list(size)}, but has weights for {channels}"
+                " channels; the file is damaged, export it again"
+            )
+
+
+def _expected(network: Network, node: gs.Node) -> tuple[int, int]:
+    """The axis of its input along which a node expects channels, and how many; 0 if it expects none."""
+    layer = network.layers.get(node.name)
+    if layer is not None:
+        return (1 if layer.kind.startswith("conv") else -1), layer.in_channels
+    if (
+        node.op in NORMS
+        and not node.domain
+        and isinstance(node.inputs[1], gs.Constant)
+        and len(node.inputs[1].shape) == 1
+    ):
+        return 1, int(node.inputs[1].shape[0])
+    return 0, 0
+
+
+def is_closed(shape: Any) -> bool:
+    """Whether a shape is fixed."""
+    return shape is not None and all(isinstance(d, int | np.integer) and d >= 0 for d in shape)
+
+
 def fits(network: Network, inputs: Mapping[str, Size]) -> bool:
     """Whether every layer gets as many channels as it expects from inputs of these shapes, as far as is known."""
     return _fit(network, _resolve(network, inputs, SPATIAL[0]))
@@ -85,7 +126,8 @@ def _fit(network: Network, shapes: Shapes) -> bool:
     for layer in network.layers.values():
         size = shapes.sizes.get(layer.node.inputs[0].name)
         found += size is not None
-        if size is not None and size[1 if layer.kind.startswith("conv") else -1] != layer.in_channels:
+        axis = 1 if layer.kind.startswith("conv") else -1
+        if size is not None and (len(size) <= max(axis, 0) or size[axis] != layer.in_channels):
             return False
     return found > 0 or not network.layers
 

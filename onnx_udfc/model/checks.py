@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ from onnx import TensorProto, defs
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.external import values
 from onnx_udfc.model.protos import reads, subgraphs, tensor_bytes
+from onnx_udfc.model.weights_fit import misfit
 
 Array = NDArray[Any]
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 CHUNK = 1 << 22
+LARGEST = 1 << 34  # elements
+LARGEST_OPSET = 1000
 REMARKS = ("doc_string", "producer_name", "producer_version", "key", "value")
 
 
@@ -29,8 +33,14 @@ def check(model: onnx.ModelProto) -> None:
     """
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise ModelError("the model has no graph; the file is damaged or not an ONNX model")
+    if not model.graph.output:
+        raise ModelError("the model has no outputs, so nothing that it computes is used; export it again")
     if not model.opset_import:
         raise ModelError("the model declares no opset, so its operators have no meaning; export it again")
+    version = next((d.version for d in model.opset_import if d.domain in ("", "ai.onnx")), 1)
+    if not 0 < version < LARGEST_OPSET:
+        raise ModelError(f"the model declares opset {version}; the file is damaged, export it again")
+    _check_sizes(model.graph)
     _check_text(model)
     _check_names(model.graph)
     _check_nodes(model)
@@ -75,6 +85,19 @@ def _check_names(graph: onnx.GraphProto) -> None:
         raise ModelError(f"nothing in the model writes tensor '{missing}', which it uses; the file is damaged")
 
 
+def _check_sizes(graph: onnx.GraphProto) -> None:
+    """No input, and no sparse weight with all its zeros, is larger than any memory."""
+    for info in graph.input:
+        dims = [int(d.dim_value) for d in info.type.tensor_type.shape.dim if d.dim_value > 0]
+        if math.prod(dims) > LARGEST:
+            raise ModelError(
+                f"input '{info.name}' has more than 2^{LARGEST.bit_length() - 1} elements; make it smaller"
+            )
+    for sparse in graph.sparse_initializer:
+        if any(d < 0 for d in sparse.dims) or math.prod(sparse.dims) > LARGEST:
+            raise ModelError(f"sparse weight '{sparse.values.name}' has shape {list(sparse.dims)}; the file is damaged")
+
+
 def _check_nodes(model: onnx.ModelProto) -> None:
     """Standard operators have as many inputs and outputs and such attributes as they are defined with.
 
@@ -82,11 +105,12 @@ def _check_nodes(model: onnx.ModelProto) -> None:
     """
     version = next((d.version for d in model.opset_import if d.domain in ("", "ai.onnx")), None)
     pending = list(model.graph.node) if version is not None else []
+    shapes = constant_shapes(model.graph)
     while pending:
         node = pending.pop()
         pending.extend(inner for graph in subgraphs(node) for inner in graph.node)
         if node.domain in ("", "ai.onnx") and defs.has(node.op_type):
-            fault = _fault(node, version or 1)
+            fault = _fault(node, version or 1) or misfit(node, shapes, version or 1)
             if fault:
                 name = node.name or next(iter(node.output), "")
                 raise ModelError(f"node '{name}' ({node.op_type}) has {fault}; the file is damaged, export it again")
@@ -112,6 +136,14 @@ def _fault(node: onnx.NodeProto, version: int) -> str:
         elif not present[name].ref_attr_name and present[name].type not in (0, _type_number(definition.type)):
             return f"an attribute '{name}' of another type than it must be"
     return ""
+
+
+def constant_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    """The shapes of the constants of a graph."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes |= {sparse.values.name: tuple(sparse.dims) for sparse in graph.sparse_initializer}
+    held = ((n, a) for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value")
+    return shapes | {node.output[0]: tuple(attribute.t.dims) for node, attribute in held if len(node.output) == 1}
 
 
 def _type_number(attribute_type: Any) -> int:

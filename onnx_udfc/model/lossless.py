@@ -25,6 +25,7 @@ from onnx_udfc.errors import ModelError
 from onnx_udfc.model.external import values
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import tensor_bytes
+from onnx_udfc.model.weights_fit import LISTS
 
 Array = NDArray[Any]
 
@@ -176,6 +177,8 @@ def _import_attributes(
     """
     carried = set()
     for attribute in proto.attribute:
+        if attribute.name in LISTS and attribute.type == onnx.AttributeProto.INTS and not attribute.ints:
+            continue  # an empty list of strides is none: that is what onnxruntime makes of it
         try:
             imported = OnnxImporter.import_attributes([attribute], tensors, OrderedDict(), opset, domains)
         except (UnicodeDecodeError, KeyError, OnnxGraphSurgeonException) as error:  # a string may hold any bytes
