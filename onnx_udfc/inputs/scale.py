@@ -99,7 +99,7 @@ def _from_batch_norm(layer: Layer, variance: Double) -> tuple[InputScaling, str]
     norm = layer.batch_norm
     assert norm is not None
     factor = norm.gamma / np.sqrt(norm.var + norm.epsilon)
-    seen = variance > 1e-12
+    seen = (variance > 1e-12) & (factor != 0)
     std = float(np.sqrt(np.median((norm.var * factor**2)[seen] / variance[seen]))) if seen.any() else 1.0
     weight = 1 / np.maximum(abs(norm.gamma), 1e-3)
     sums = layer.matrix()[0].reshape(layer.out_channels, layer.in_channels, -1).sum(-1)
