@@ -35,6 +35,7 @@ from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.repair.absorb import absorb_copies
 from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
 from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
+from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.blas import one_thread
 from onnx_udfc.runtime.machine import cores
 from onnx_udfc.runtime.sessions import Source
@@ -152,7 +153,7 @@ def compress(
     asked = replace(options or Options(), **read_options(Options, with_data(keywords)))
     if base is not None and not isinstance(source, str | Path):
         source = whole(source, base)
-    with one_thread(), workers(asked.threads or cores()):
+    with blamed(source), one_thread(), workers(asked.threads or cores()):
         if asks_for_search(asked):
             return _searched(source, asked, callbacks or Silent(), original)
         return _compress(source, _Run(asked, callbacks or Silent(), original))

@@ -24,6 +24,7 @@ from onnx_udfc.channels.arithmetic import LARGEST, OPEN, Numbers, calculate, cou
 from onnx_udfc.channels.shapes import Shapes, Size, constant_value, is_closed
 from onnx_udfc.channels.targets import Target, adapts, editable, pieces_of
 from onnx_udfc.errors import ModelError
+from onnx_udfc.model.lossless import peek
 from onnx_udfc.model.network import Network
 
 Ids = NDArray[np.int64]
@@ -228,7 +229,7 @@ class Flow:
 
     def _known_numbers(self, tensor: gs.Tensor) -> Numbers | None:
         if isinstance(tensor, gs.Constant) and int(np.prod(tensor.shape)) <= LARGEST and tensor.dtype is not None:
-            return plain(np.asarray(tensor.values))
+            return plain(peek(tensor))
         return self.numbers.get(tensor.name)
 
     def number(self, node: gs.Node, index: int) -> Numbers | None:

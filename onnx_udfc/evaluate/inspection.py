@@ -12,11 +12,12 @@ from onnx_udfc.channels.shapes import Shapes
 from onnx_udfc.evaluate.report import GroupReport, LayerReport, Size, SkipReport, plain
 from onnx_udfc.inputs.sizes import settle
 from onnx_udfc.model.counts import count
-from onnx_udfc.model.files import load
+from onnx_udfc.model.files import LoadedModel, load
 from onnx_udfc.model.inventory import INTEGER_OPS, Holding, already_quantized, inventory, left_out
 from onnx_udfc.model.named import check_named
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.options.shared_rows import read_shape
+from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.sessions import Source
 from onnx_udfc.version import Tool, this_tool
 
@@ -56,7 +57,11 @@ def inspect_model(source: Source, skip: Sequence[str] = (), input_shape: Sequenc
         RequestError: An asked shape does not fit, or nothing has a name that is to be skipped.
     """
     asked = [read_shape(text) for text in input_shape]
-    loaded = load(source)
+    with blamed(source):
+        return _inspected(load(source), skip, asked)
+
+
+def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -> Inspection:
     network = read(loaded.model)
     check_named("skip", skip, loaded.model, network)
     settle(network, asked)

@@ -170,8 +170,10 @@ def _export_constants(
         elif initializer.name in hidden and initializer.name not in produced:
             proto.initializer.append(initializer)
     for sparse in old.sparse_initializer:
-        constants.pop(sparse.values.name, None)
-        proto.sparse_initializer.append(sparse)
+        constant = constants.get(sparse.values.name)
+        if constant is None or isinstance(constant._values, SparseValues):  # else it was written to, and is dense now
+            constants.pop(sparse.values.name, None)
+            proto.sparse_initializer.append(sparse)
     proto.initializer.extend(_tensor(name, c, origin, onnx.TensorProto()) for name, c in constants.items())
 
 

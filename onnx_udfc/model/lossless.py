@@ -24,7 +24,7 @@ from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.external import values
 from onnx_udfc.model.names import Taken, unique_name
-from onnx_udfc.model.protos import tensor_bytes
+from onnx_udfc.model.protos import dense, tensor_bytes
 from onnx_udfc.model.weights_fit import LISTS
 
 Array = NDArray[Any]
@@ -69,6 +69,14 @@ class Stored(LazyValues):  # type: ignore[misc]
             if self.nbytes <= KEPT or isinstance(array, np.memmap):  # a view on a file takes nothing
                 self._kept = array
         return array
+
+
+class StoredSparse(SparseValues):  # type: ignore[misc]
+    """The values of a sparse initializer; with all its zeros once they are needed."""
+
+    def load(self) -> Array:
+        """The values as a dense array of the initializer's type."""
+        return values(dense(self.tensor))
 
 
 def peek(constant: gs.Constant) -> Array:
@@ -128,7 +136,7 @@ def _import_tensors(proto: onnx.GraphProto, origin: Origin) -> OrderedDict[str, 
         stored = origin.stored[initializer.name] = Stored(initializer)
         tensors[initializer.name] = gs.Constant(initializer.name, stored)
     for sparse in proto.sparse_initializer:
-        tensors[sparse.values.name] = gs.Constant(sparse.values.name, SparseValues(sparse))
+        tensors[sparse.values.name] = gs.Constant(sparse.values.name, StoredSparse(sparse))
     for info in [*proto.input, *proto.output, *proto.value_info]:
         if info.name not in tensors:
             tensors[info.name] = _import_variable(info)

@@ -77,7 +77,6 @@ class Walk:
         self._model = model
         self._runs = cut(model_specs(model, list(feeds)), feeds)
         self._lengths: dict[str, _Lengths] = {}
-        self._by_run: dict[str, list[Any]] = {}  # of what is no array: sequences
         if len(self._runs.feeds) > 1 or self._runs.samples < self._runs.size:
             for name in feeds:
                 self._enter(name, [run[name] for run in self._runs.feeds])
@@ -163,7 +162,7 @@ class Walk:
         constants: list[onnx.TensorProto],
     ) -> None:
         """Run the nodes on all samples; run after run where what they read differs from run to run."""
-        if not any(name in self._lengths or name in self._by_run for name in inputs):
+        if not any(name in self._lengths for name in inputs):
             found = run_nodes(self._model, nodes, inputs, outputs, constants)
             self.values |= {name: self._seen(name, value) for name, value in found.items()}
             return
@@ -180,8 +179,8 @@ class Walk:
     def _enter(self, name: str, parts: list[Value]) -> None:
         """Take the value of a tensor from all runs; what is the same in all (a shape) is held once."""
         first = parts[0]
-        if not isinstance(first, np.ndarray):
-            self.values[name], self._by_run[name] = first, parts
+        if not isinstance(first, np.ndarray):  # a sequence
+            self.values[name], self._lengths[name] = first, _Lengths((), parts=tuple(parts))
             return
         per_sample = first.ndim > 0 and len(first) == self._runs.size
         alike = all(part.shape[1:] == first.shape[1:] and part.ndim == first.ndim for part in parts)
@@ -200,8 +199,6 @@ class Walk:
 
     def _part(self, name: str, value: Value, number: int) -> Value:
         """What a tensor is in one run."""
-        if name in self._by_run:
-            return self._by_run[name][number]  # type: ignore[no-any-return]
         lengths = self._lengths.get(name)
         if lengths is None:
             return value
@@ -228,7 +225,6 @@ class Walk:
     def _free(self, name: str) -> None:
         self.values.pop(name, None)
         self._lengths.pop(name, None)
-        self._by_run.pop(name, None)
 
 
 def run_nodes(
@@ -257,6 +253,8 @@ def run_nodes(
 
 def _rows(nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, Value], constants: Sequence[onnx.TensorProto]) -> int:
     """Rows of all inputs where each is computed for itself; 0 where that is not certain."""
+    if any(isinstance(value, list) for value in inputs.values()):  # a sequence
+        return 0
     shapes = {(value.ndim, len(value) if value.ndim else 0) for value in inputs.values()}
     if len(shapes) != 1 or not all(_by_row(node) for node in nodes):
         return 0
@@ -299,7 +297,7 @@ def _segment(
     constants: Sequence[onnx.TensorProto],
 ) -> Source:
     """Some nodes of a model as a model of their own."""
-    declared = [_declared(model, name, value) for name, value in inputs.items()]
+    declared = [_declared(name, value) for name, value in inputs.items()]
     segment = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     graph = segment.graph
     graph.name = "segment"
@@ -310,17 +308,12 @@ def _segment(
     return packed(segment)
 
 
-def _declared(model: onnx.ModelProto, name: str, value: Any) -> onnx.ValueInfoProto:
-    """A value as an input of a model; a sequence has the type of its first tensor, an empty one that of the model."""
+def _declared(name: str, value: Any) -> onnx.ValueInfoProto:
+    """A value as an input of a model; a sequence has the type of its first tensor, an empty one is float."""
     if isinstance(value, np.ndarray):
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
-    if isinstance(value, list) and value:
-        element = helper.np_dtype_to_tensor_dtype(np.asarray(value[0]).dtype)
-        return helper.make_tensor_sequence_value_info(name, element, None)
-    known = {info.name: info for info in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
-    if name in known:
-        return known[name]
-    return helper.make_tensor_sequence_value_info(name, onnx.TensorProto.FLOAT, None)
+    element = helper.np_dtype_to_tensor_dtype(np.asarray(value[0]).dtype) if value else onnx.TensorProto.FLOAT
+    return helper.make_tensor_sequence_value_info(name, element, None)
 
 
 def reads(node: onnx.NodeProto) -> set[str]:

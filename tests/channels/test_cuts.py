@@ -182,3 +182,22 @@ def test_a_bug_in_a_rule_is_seen_here_and_a_reason_elsewhere() -> None:
         "onnx-udfc itself fails to follow them through Relu (KeyError: 'sw'); please report it"
     )
     assert [len(g) for g in balance_cells(flow).groups] == [8, 4]
+
+
+@pytest.mark.parametrize("sparse_reads", [1, 2])
+def test_a_sparse_addend_is_sliced_with_its_channels(sparse_reads: int) -> None:
+    """It becomes dense where it is cut, and stays as it was where others read it whole."""
+    second = "d = Conv(x, W3) e = Add(d, S) z = Conv(e, W4)" if sparse_reads == 2 else "z = Conv(x, W5)"
+    model = small_model(
+        f"""g (float[1,3,8,8] x, float[8,3,1,1] W1, float[8,1,1] S, float[5,8,1,1] W2, float[8,3,1,1] W3,
+        float[8,8,1,1] W4, float[8,3,1,1] W5) => (float[a,b,c,d] y, float[e,f,g,h] z) {{
+        a = Conv(x, W1) t = Relu(a) b = Add(t, S) y = Conv(b, W2) {second} }}"""
+    )
+    values = next(t for t in model.graph.initializer if t.name == "S")
+    model.graph.initializer.remove(values)
+    held = onnx.numpy_helper.from_array(np.asarray([3, -4, 5], np.float32), "S")
+    places = onnx.numpy_helper.from_array(np.asarray([0, 3, 6]), "S.places")
+    model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(held, places, [8, 1, 1]))
+    differences, left = pruned(read(model), [0, 2, 3, 5])
+    assert left.layers["n0"].out_channels == 4
+    assert max(differences) < 1e-6

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
-from onnx import parser
+from onnx import TensorProto, helper, parser
 
 from onnx_udfc.model.files import load
 from onnx_udfc.model.network import read
@@ -129,3 +130,28 @@ def test_named_nodes_mean_what_they_meant(opset: int, body: str) -> None:
     names = [n.name for n in loaded.model.graph.node if n.name]
     assert len(set(names)) == len(names)
     assert_same(model, loaded.model)
+
+
+@pytest.mark.parametrize("version", [7, 9, 10, 11, 12, 13])
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_mask_of_a_dropout_stays_what_it_was(version: int, shown: bool) -> None:
+    """Up to opset 11 onnxruntime gives 0, from 12 on 1."""
+    kind = TensorProto.FLOAT if version < 10 else TensorProto.BOOL
+    nodes = [
+        helper.make_node("Dropout", ["x"], ["d", "m"], "drop"),
+        helper.make_node("Cast", ["m"], ["f"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["d", "f"], ["y"], "sub"),
+    ]
+    outputs = [("y", TensorProto.FLOAT), *([("m", kind)] if shown else [])]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
+        [helper.make_tensor_value_info(name, element, [2, 3]) for name, element in outputs],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=6)
+    x = {"x": np.asarray([[1, -2, np.inf], [0, 5, -np.inf]], np.float32)}
+    before = ort.InferenceSession(model.SerializeToString()).run(None, x)
+    after = ort.InferenceSession(load(model).model.SerializeToString()).run(None, x)
+    assert [b.dtype for b in before] == [a.dtype for a in after]
+    for b, a in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (before[0] == x["x"] - (version >= 12)).all()

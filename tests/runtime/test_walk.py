@@ -223,3 +223,34 @@ def test_what_does_not_depend_on_the_sample_is_not_repeated() -> None:
     assert walk.get("n").tolist() == [1]
     walk.put("n1", x)
     np.testing.assert_array_equal(walk.get("y"), -x)
+
+
+@pytest.mark.parametrize("batch", ["N", "2"])
+@pytest.mark.parametrize("empty", [False, True])
+def test_sequences_pass_between_stops(batch: str, empty: bool) -> None:
+    """A list that is made before a stop and read behind it, in runs of a fixed batch too."""
+    start = "l0 = SequenceEmpty()" if empty else "l0 = SequenceConstruct(x)"
+    model = small_model(
+        f"""g (float[{batch},3,4,4] x, float[3,3,1,1] W1) => (float[a,b,c,d] y) {{
+        one = Constant<value_ints = [1, 2]>() zero = Constant<value_int = 0>() {start}
+        l1 = SplitToSequence<axis = 1>(x, one) c = Conv(x, W1) p = SequenceAt(l1, zero)
+        l2 = SequenceInsert(l0, c) l3 = SequenceInsert(l2, p) y = ConcatFromSequence<axis = 1>(l3) }}"""
+    )
+    x = np.random.default_rng(0).standard_normal((4, 3, 4, 4)).astype(np.float32)
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    walk = Walk(model, {"x": x}, [conv.name])
+    assert np.array_equal(walk.get("x"), x)
+    walk.put(conv.name, 2 * x)
+    wanted = np.concatenate([*([] if empty else [x]), 2 * x, x[:, :1]], 1)
+    np.testing.assert_array_equal(walk.get("y"), wanted)
+
+
+def test_a_sparse_constant_is_there_with_its_zeros() -> None:
+    model = small_model("g (float[1,2,3,3] x, float[2,1,1] S) => (float[a,b,c,d] y) { y = Add(x, S) }")
+    del model.graph.initializer[:]
+    held = onnx.numpy_helper.from_array(np.asarray([7], np.float32), "S")
+    places = onnx.numpy_helper.from_array(np.asarray([[1, 0, 0]]), "S.places")
+    model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(held, places, [2, 1, 1]))
+    walk = Walk(model, {"x": np.zeros((1, 2, 3, 3), np.float32)}, [])
+    assert walk.get("S").tolist() == [[[0.0]], [[7.0]]]
+    assert walk.get("y")[0, :, 0, 0].tolist() == [0.0, 7.0]
