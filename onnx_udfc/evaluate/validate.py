@@ -19,6 +19,8 @@ from onnx_udfc.evaluate.report import OutputFidelity, plain
 from onnx_udfc.inputs.feeds import image_feeds, input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from onnx_udfc.inputs.kinds import Scale, Wanted, made, one_feed
+from onnx_udfc.inputs.network_inputs import real_values
+from onnx_udfc.inputs.real import image_shapes, real_shapes
 from onnx_udfc.inputs.sizes import described
 from onnx_udfc.model.files import check_source
 from onnx_udfc.progress import Callbacks, Silent
@@ -184,9 +186,14 @@ def validate(
         check_source(source)
     sessions = (open_session(original, provider, threads), open_session(compressed, provider, threads))
     specs = input_specs(sessions[0])
-    found = open_images(images, labels) if isinstance(images, str | Path) else images
-    wanted = described(original, specs, input_shape)
-    gathered = _gather(sessions, _runs(wanted, found, preprocessing, limit, seed, callbacks), found, task)
+    several = images if isinstance(images, str | Path) and len(specs) > 1 else None
+    found = None if several else open_images(images, labels) if isinstance(images, str | Path) else images
+    assert found is None or isinstance(found, ImageSet)
+    shapes = real_shapes(specs, several) if several else image_shapes(specs, found) if found else {}
+    wanted = described(original, specs, input_shape, shapes)
+    arrays = real_values(wanted, several, preprocessing or Preprocessing(), limit, seed) if several else None
+    runs = _runs(wanted, found, arrays, preprocessing, limit, seed, callbacks)
+    gathered = _gather(sessions, runs, found, task)
     feed = one_feed(wanted, seed, {s.name: Scale(preprocessing) for s in specs})
     timed = _latency(original, compressed, feed, provider, threads, latency_seconds, callbacks)
     used = _memory(original, compressed, feed, threads, callbacks) if memory else None
@@ -196,7 +203,7 @@ def validate(
     return Validation(
         tool=this_tool(),
         provider=provider,
-        inputs="synthetic" if found is None else "images",
+        inputs="synthetic" if found is None and several is None else "images",
         count=gathered.count,
         outputs=near.outputs,
         accuracy=gathered.accuracy(),
@@ -218,6 +225,7 @@ _Runs = Iterator[tuple[dict[str, Any], int]]
 def _runs(
     wanted: tuple[Wanted, ...],
     images: ImageSet | None,
+    given: dict[str, Any] | None,
     preprocessing: Preprocessing | None,
     limit: int | None,
     seed: int,
@@ -227,12 +235,12 @@ def _runs(
     specs = tuple(w.spec for w in wanted)
     if images is None:
         total = SYNTHETIC if limit is None else limit
-        arrays = made(wanted, total, seed, {s.name: Scale(preprocessing) for s in specs})
+        arrays = given or made(wanted, total, seed, {s.name: Scale(preprocessing) for s in specs})
         total = sample_count(specs, arrays)
         feeds: Iterator[dict[str, Any]] = split(specs, arrays)
     else:
         total = min(len(images), limit or len(images))
-        feeds = image_feeds(specs, images, preprocessing or Preprocessing(), limit)
+        feeds = image_feeds(specs, images, preprocessing or Preprocessing(), limit, shape=_shape(wanted[0], images))
     callbacks.stage("compare outputs", total)
     left = total
     for feed in feeds:
@@ -240,6 +248,12 @@ def _runs(
         yield feed, count
         left -= count
         callbacks.advance(count)
+
+
+def _shape(wanted: Wanted, images: ImageSet) -> tuple[int | None, ...]:
+    """The sizes that pixels are brought to; arrays of floats keep their own."""
+    pixels = len(wanted.shape) == 4 and images.source[0].dtype == np.uint8
+    return wanted.shape if pixels else wanted.spec.shape
 
 
 def _gather(

@@ -47,17 +47,27 @@ def image_feeds(
     preprocessing: Preprocessing,
     limit: int | None = None,
     batch: int = BATCH,
+    shape: Sequence[int | None] | None = None,
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the images as feeds of a network with one input; a fixed batch is filled up by repeating the last image.
 
+    Args:
+        specs: The network's inputs.
+        images: Where the images are.
+        preprocessing: Of pixels.
+        limit: Images to take at most.
+        batch: Images of a run where the network leaves it open.
+        shape: Sizes of the input, also where the network leaves them open; otherwise each image keeps its own.
+
     Raises:
-        RequestError: The network has several inputs.
+        RequestError: The network has several inputs, or the images do not fit.
     """
     if len(specs) != 1:
-        raise RequestError(f"images fit a network with one input; this one has {', '.join(s.name for s in specs)}")
+        names = ", ".join(s.name for s in specs)
+        raise RequestError(f"images fit a network with one input; give an .npz with an array for each of {names}")
     spec = specs[0]
     for start in range(0, min(limit or len(images), len(images)), spec.batch or batch):
         end = min(start + (spec.batch or batch), limit or len(images), len(images))
-        items = [images.fitted(i, spec.shape, preprocessing, None, spec.dtype) for i in range(start, end)]
+        items = [images.fitted(i, shape or spec.shape, preprocessing, None, spec.dtype) for i in range(start, end)]
         items += items[-1:] * ((spec.batch or len(items)) - len(items))
         yield {spec.name: np.stack(items).astype(spec.dtype)}

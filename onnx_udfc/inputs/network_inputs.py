@@ -185,6 +185,18 @@ def _whole(chosen: NDArray[np.int64], wanted: tuple[Wanted, ...]) -> NDArray[np.
     return chosen if len(chosen) >= batch else np.resize(chosen, batch)
 
 
+def real_values(
+    wanted: tuple[Wanted, ...], data: Any, preprocessing: Preprocessing, most: int | None, seed: int
+) -> dict[str, NDArray[Any]]:
+    """Real inputs, and made-up ones for the inputs that they lack; see `real_inputs`.
+
+    Raises:
+        RequestError: they cannot be read, or do not fit.
+    """
+    found = real_inputs(wanted, data, preprocessing, most)
+    return found.values | _made_up(wanted, found, seed)
+
+
 def _made_up(wanted: tuple[Wanted, ...], found: Real, seed: int) -> dict[str, NDArray[Any]]:
     """Values for the inputs that real ones lack."""
     rest = tuple(w for w in wanted if w.spec.name in found.missing)

@@ -175,11 +175,14 @@ def real_shapes(given: Sequence[InputSpec], data: Any) -> dict[str, tuple[int, .
     elif is_arrays(Path(data)):
         arrays = _named(read_arrays(Path(data)), given)
     else:
-        return _image_shapes(given, open_images(data))
+        return image_shapes(given, open_images(data))
     return {s.name: shape for s in given if s.name in arrays and (shape := _one(arrays[s.name], s))}
 
 
-def _image_shapes(given: Sequence[InputSpec], images: ImageSet) -> dict[str, tuple[int, ...]]:
+def image_shapes(given: Sequence[InputSpec], images: ImageSet) -> dict[str, tuple[int, ...]]:
+    """The shape (1, ...) of images for the one input that is a picture; nothing where their sizes differ."""
+    if not len(images) or any(images.source[i].dtype != np.uint8 for i in range(1)):
+        return {}
     sizes = {np.shape(images.source[int(i)])[:2] for i in evenly_spaced(len(images), _LOOKED_AT)}
     pictures = [s for s in given if len(s.shape) == 4]
     if len(sizes) != 1 or len(pictures) != 1:

@@ -97,8 +97,19 @@ def synthetic_feeds(
     return made(wanted, count, seed, {s.name: Scale(preprocessing) for s in given})
 
 
-def described(source: Source, given: Sequence[InputSpec], asked: Sequence[str] = ()) -> tuple[Wanted, ...]:
+def described(
+    source: Source,
+    given: Sequence[InputSpec],
+    asked: Sequence[str] = (),
+    real: Mapping[str, tuple[int, ...]] | None = None,
+) -> tuple[Wanted, ...]:
     """What is made up for the inputs of a model in a file; by the declaration alone where it cannot be read.
+
+    Args:
+        source: the model.
+        given: its inputs.
+        asked: shapes as in `settle`.
+        real: shapes of real inputs as in `settle`.
 
     Raises:
         RequestError: an asked shape does not fit the input.
@@ -110,7 +121,7 @@ def described(source: Source, given: Sequence[InputSpec], asked: Sequence[str] =
         found = set()
     if found != {s.name for s in given}:
         return undescribed(given)
-    settle(network, asked)
+    settle(network, asked, real)
     return wanted_inputs(network)
 
 

@@ -171,3 +171,32 @@ def test_whole_numbers_take_pixels_as_they_are_whatever_is_said_of_their_scale()
         assert made.values["x"].min() < 20
         assert made.values["x"].max() > 235
         assert ("not applied" in made.note) is (options != Options())
+
+
+def test_two_networks_with_several_inputs_are_compared_on_real_ones(tmp_path: Path) -> None:
+    from onnx_udfc import validate
+
+    np.savez(tmp_path / "x.npz", input=INPUT, state=STATE, sr=np.array(3))
+    model = recurrent()
+    found = validate(model, model, images=tmp_path / "x.npz", seconds=0, memory=False, threads=1)
+    assert (found.inputs, found.count) == ("images", 12)
+    np.savez(tmp_path / "z.npz", other=INPUT)
+    with pytest.raises(RequestError, match="expected an array for input, state, sr"):
+        validate(model, model, images=tmp_path / "z.npz", seconds=0, memory=False)
+
+
+def test_images_of_many_sizes_are_brought_to_one(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from onnx_udfc import validate
+
+    text = """g (float[N,3,H,W] x, float[4,3,3,3] K, float[5,4] L) => (float[N,5] y) {
+        a = Conv(x, K) p = GlobalAveragePool(a) f = Flatten(p) y = Gemm<transB = 1>(f, L) }"""
+    for i in range(9):
+        Image.fromarray(RNG.integers(0, 256, (20 + i, 30, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    model = small_model(text)
+    for shape in ((), ("1x3x24x24",)):
+        found = validate(model, model, images=tmp_path, input_shape=shape, seconds=0, memory=False, threads=1)
+        assert found.count == 9
+        result = compress(model, bits=8, calibrate=tmp_path, input_shape=shape, threads=1)
+        assert result.report.fidelity.held_out == 4
