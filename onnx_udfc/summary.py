@@ -76,7 +76,8 @@ def _input(spec: InputSpec, inputs: NetworkInputs, choice: Choice | None) -> Inp
 
 def make_report(outcome: Outcome, options: Options, timings: Mapping[str, float]) -> Report:
     """The report of one compression."""
-    before = _counts(outcome.network)
+    sizes = outcome.channels.shapes.sizes
+    before = {name: count(layer, sizes) for name, layer in outcome.network.layers.items()}
     after = _whole(_counts(outcome.pruned.network), outcome.plan)
     model, checked = outcome.emitted.model, outcome.checked
     sum_before, sum_after = totals(before), totals(after)

@@ -16,9 +16,14 @@ import numpy as np
 from onnx_udfc.numerics.moments import Array, Double, covariance
 
 
-def shrunk_covariance(patches: Array) -> Double:
-    """Covariance (g, d, d) of patches (g, n, d), shrunk toward its diagonal where n < 2 d."""
-    gram = covariance(patches)
+def shrunk_covariance(patches: Array, gram: Double | None = None) -> Double:
+    """Covariance (g, d, d) of patches (g, n, d), shrunk toward its diagonal where n < 2 d.
+
+    Args:
+        patches: samples.
+        gram: their covariance, where it is known; not changed.
+    """
+    gram = covariance(patches) if gram is None else gram.copy()
     share = shrinkage(patches.shape[1], patches.shape[2])
     if share > 0:
         diagonal = np.einsum("gii->gi", gram).copy()

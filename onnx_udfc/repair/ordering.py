@@ -55,7 +55,7 @@ class Ordering:
         missing = [g.name for g in self._groups if g.name not in self.removals]
         return {name: self.unseen.get(name, "not all layers that read them could be run") for name in missing}
 
-    def see(self, layer: Layer, patches: Array, weight: Double, unit: Double) -> None:
+    def see(self, layer: Layer, patches: Array, weight: Double, unit: Double, gram: Double | None = None) -> None:
         """Take what a layer sees.
 
         Args:
@@ -63,6 +63,7 @@ class Ordering:
             patches: (g, n, d) of its input.
             weight: (g, d, o).
             unit: (g, 1, o) of the outputs.
+            gram: (g, d, d) covariance of the patches, where it is known.
         """
         wanted = self.wanted(layer)
         if not summable(patches):
@@ -72,14 +73,14 @@ class Ordering:
         block = _block(rows, patches.shape[2])
         rank = max(1, MOST_ROWS * block // patches.shape[2])
         if 2 * rank <= block:
-            patches, weight = narrowed(patches, weight, unit, block, rank)
+            (patches, weight), gram = narrowed(patches, weight, unit, block, rank), None
             rows = [_narrowed_rows(owned, block, rank) for owned in rows]
         elif patches.shape[2] <= WIDEST:
             weight = weight / unit
         if patches.shape[2] > WIDEST:
             self.unseen |= dict.fromkeys((g.name for g in wanted), f"{layer.name} reads too many of them to weigh each")
             return
-        gram = shrunk_covariance(patches)
+        gram = shrunk_covariance(patches, gram)
         count = patches.shape[1] if self._few else 0
         for group, owned in zip(wanted, rows, strict=True):
             parts = [(i, r) for i, r in enumerate(owned) if (r >= 0).any()]

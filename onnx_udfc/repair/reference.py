@@ -25,13 +25,14 @@ from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import Removal
 from onnx_udfc.numerics.factors import Curve, curve, splits
-from onnx_udfc.numerics.layer_fit import summable
+from onnx_udfc.numerics.layer_fit import WIDEST_GRAM, summable
 from onnx_udfc.numerics.moments import (
     Array,
     Window,
     channel_statistics,
     channel_sums,
     column_variances,
+    covariance,
     patches,
     sample_positions,
     sample_targets,
@@ -39,6 +40,7 @@ from onnx_udfc.numerics.moments import (
 from onnx_udfc.repair.matching import affine, matching, no_matching
 from onnx_udfc.repair.ordering import Ordering
 from onnx_udfc.repair.rounding import rounding_damage
+from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.walk import Value, Walk
 from onnx_udfc.runtime.windows import run_layer, window_of
 
@@ -112,6 +114,7 @@ class Reference:
         rounding: layer name → bits → damage of rounding to nearest, for the bits that were asked for.
         curves: layer name → what each way to split it loses at every rank, for the layers that were asked for.
         inputs: graph input name → values that were fed.
+        pieces: open sessions of what lies between the layers; the compressed network has the same blocks.
     """
 
     network: Network
@@ -121,6 +124,7 @@ class Reference:
     rounding: dict[str, dict[float, float]] = field(default_factory=dict)
     curves: dict[str, tuple[Curve, ...]] = field(default_factory=dict)
     inputs: dict[str, Value] = field(default_factory=dict)
+    pieces: Pieces = field(default_factory=Pieces)
 
 
 def trace(
@@ -195,7 +199,7 @@ class _Tracer:
         self.matched, self.samples, self.seed = matched, samples, seed
         self.model = network.to_model(without=network.weights)  # the layers are run with weights at hand
         norms = [n.name for n in network.graph.nodes if is_norm(n)] if matched else []
-        self.walk = Walk(self.model, inputs, [*network.layers, *norms])
+        self.walk = Walk(self.model, inputs, [*network.layers, *norms], pieces=self.reference.pieces)
         self.outputs = {t.name for t in network.graph.outputs}
         self.ordering = ordering
         self.widths, self.factorable = widths, factorable
@@ -206,7 +210,7 @@ class _Tracer:
             return
         x = self.walk.get(layer.node.inputs[0].name)
         matrix, bias = layer.matrix(), own_bias(layer)
-        y = run_layer(self.model, layer, x, matrix, bias)
+        y = run_layer(self.model, layer, x, matrix, bias, self.walk.pieces)
         moved = self.matched and layer.batch_norm is not None
         gain, shift = matching(layer, y) if moved else no_matching(layer)
         if moved:
@@ -259,12 +263,15 @@ class _Tracer:
         if not (self.ordering.wanted(layer) or self.widths or layer.name in self.factorable):
             return
         seen = patches(x.astype(np.float32, copy=False), window, found.shape, found.positions)
+        wanted = self.ordering.wanted(layer)
+        both = self.widths and wanted and seen.shape[2] <= WIDEST_GRAM
+        gram = covariance(seen) if both else None  # where two want it
         if self.widths:
-            self.reference.rounding[layer.name] = rounding_damage(matrix, seen, found.variance, self.widths)
+            self.reference.rounding[layer.name] = rounding_damage(matrix, seen, found.variance, self.widths, gram)
         if layer.name in self.factorable:
             self.reference.curves[layer.name] = _curves(layer, seen[0], found, matrix[0])
-        if self.ordering.wanted(layer):  # as soon as all consumers of a group were seen
-            self.ordering.see(layer, seen, matrix.transpose(0, 2, 1), found.unit.reshape(layer.groups, 1, -1))
+        if wanted:  # as soon as all consumers of a group were seen
+            self.ordering.see(layer, seen, matrix.transpose(0, 2, 1), found.unit.reshape(layer.groups, 1, -1), gram)
 
 
 def _curves(layer: Layer, seen: Array, found: LayerReference, matrix: Double) -> tuple[Curve, ...]:

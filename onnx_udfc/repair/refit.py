@@ -173,7 +173,7 @@ class _Repair:
         self.model = matched.to_model(without=matched.weights)
         self.outputs = {t.name for t in matched.graph.outputs}
         self.result = Repaired()
-        self.walk = Walk(self.model, reference.inputs, list(matched.layers))
+        self.walk = Walk(self.model, reference.inputs, list(matched.layers), pieces=reference.pieces)
         self.dirty: set[str] = set()
 
     def layer(self, layer: Layer) -> None:
@@ -191,7 +191,7 @@ class _Repair:
             y = self._improve(layer, found, x, cut, drifted)
             self.dirty.add(layer.node.outputs[0].name)
         else:
-            y = run_layer(self.model, layer, x, layer.matrix(), own_bias(layer))
+            y = run_layer(self.model, layer, x, layer.matrix(), own_bias(layer), self.walk.pieces)
             if len(self.pruned.kept_out.get(layer.name, ())) < len(found.gain):
                 self.dirty.add(layer.node.outputs[0].name)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
@@ -219,7 +219,7 @@ class _Repair:
             target.constant.values = target.layout(matrix).astype(target.constant.dtype)
         after = self.matched.layers[part.whole.name]
         after.set((second * unit)[None], after.bias)
-        y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels))
+        y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.walk.pieces)
         self.dirty.add(layer.node.outputs[0].name)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
 
@@ -250,7 +250,7 @@ class _Repair:
             del matrix, real  # of a large layer each is larger than most networks
             real = params.dequantize()
             matrix = _per_row(np.multiply, real, gain)
-        y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels))
+        y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.walk.pieces)
         response, wanted = channel_mean(y, layer), mean + sight.moved.reshape(-1)
         errors = LayerRepair(before, refit, sight.error(matrix))
         self.result.layers[layer.name] = errors

@@ -22,7 +22,9 @@ LEFT = 0.25  # of the error of rounding to nearest, after rounding with the Gram
 MEASURED = (2, 3, 4, 8)  # bits; between them the logarithm of the error is nearly a line over that of the levels
 
 
-def rounding_damage(matrix: Double, patches: Array, variance: float, widths: Sequence[float]) -> dict[float, float]:
+def rounding_damage(
+    matrix: Double, patches: Array, variance: float, widths: Sequence[float], gram: Double | None = None
+) -> dict[float, float]:
     """Error of rounding a layer to each of some widths.
 
     Args:
@@ -30,12 +32,13 @@ def rounding_damage(matrix: Double, patches: Array, variance: float, widths: Seq
         patches: (g, n, d) sampled input.
         variance: of what the layer writes to, mean over channels.
         widths: bits.
+        gram: (g, d, d) covariance of the patches, where it is known.
     """
     if not widths:
         return {}
     groups, out, unknowns = matrix.shape
     wide = unknowns > WIDEST_GRAM
-    gram = None if wide else covariance(patches)
+    gram = None if wide else covariance(patches) if gram is None else gram
     spread = patches.var(axis=1, dtype=np.float64) if wide else None
     logs = [np.log(max(_error(matrix, bits, gram, spread), 1e-300)) for bits in MEASURED]
     between = np.interp([_levels(b) for b in widths], [_levels(b) for b in MEASURED], logs)

@@ -21,8 +21,9 @@ from onnx_udfc.errors import ModelError
 from onnx_udfc.model.external import values
 from onnx_udfc.model.protos import dense
 from onnx_udfc.numerics.products import each
+from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.runs import cut, model_specs
-from onnx_udfc.runtime.sessions import Source, one_line, open_session, packed
+from onnx_udfc.runtime.sessions import one_line
 
 Value = NDArray[Any]
 
@@ -63,6 +64,7 @@ class Walk:
         feeds: Mapping[str, Value],
         stops: Sequence[str],
         watched: Mapping[str, Callable[[Value], Value]] | None = None,
+        pieces: Pieces | None = None,
     ) -> None:
         """Start a pass.
 
@@ -71,8 +73,10 @@ class Walk:
             feeds: graph input name → value.
             stops: names of the nodes whose first output the caller puts.
             watched: tensor → function that sees its value and gives what the users of the tensor see.
+            pieces: sessions that are open already, of a network with the same blocks.
         """
         self._watched = watched or {}
+        self.pieces = pieces or Pieces()
         self.values: dict[str, Value] = {}
         self._model = model
         self._runs = cut(model_specs(model, list(feeds)), feeds)
@@ -163,11 +167,11 @@ class Walk:
     ) -> None:
         """Run the nodes on all samples; run after run where what they read differs from run to run."""
         if not any(name in self._lengths for name in inputs):
-            found = run_nodes(self._model, nodes, inputs, outputs, constants)
+            found = run_nodes(self._model, nodes, inputs, outputs, constants, self.pieces)
             self.values |= {name: self._seen(name, value) for name, value in found.items()}
             return
         first = {name: self._part(name, value, 0) for name, value in inputs.items()}
-        segment = open_session(_segment(self._model, nodes, first, outputs, constants), threads=1)
+        segment = self.pieces.piece(_segment(self._model, nodes, first, outputs, constants))
 
         def one(number: int) -> list[Value]:
             return outputs_of(segment, outputs, {name: self._part(name, v, number) for name, v in inputs.items()})
@@ -233,13 +237,14 @@ def run_nodes(
     inputs: Mapping[str, Value],
     outputs: Sequence[str],
     constants: Sequence[onnx.TensorProto],
+    pieces: Pieces | None = None,
 ) -> dict[str, Value]:
     """Run some nodes of a model on values, output name → value.
 
     A session has one thread: how several of them divide a convolution changes its last digits. Where every row of the
     inputs is a sample of its own, rows are shared out instead, in parts that do not depend on how many threads work.
     """
-    segment = open_session(_segment(model, nodes, inputs, outputs, constants), threads=1)
+    segment = (pieces or Pieces()).piece(_segment(model, nodes, inputs, outputs, constants))
     rows = _rows(nodes, inputs, constants)
     if rows < 2 or sum(value.size for value in inputs.values()) < SMALL:
         return dict(zip(outputs, outputs_of(segment, outputs, inputs), strict=True))
@@ -295,7 +300,7 @@ def _segment(
     inputs: Mapping[str, Value],
     outputs: Sequence[str],
     constants: Sequence[onnx.TensorProto],
-) -> Source:
+) -> onnx.ModelProto:
     """Some nodes of a model as a model of their own."""
     declared = [_declared(name, value) for name, value in inputs.items()]
     segment = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
@@ -305,7 +310,7 @@ def _segment(
     graph.input.extend(declared)
     graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs)
     graph.initializer.extend(constants)  # the only copy of the weights: make_graph and make_model would each add one
-    return packed(segment)
+    return segment
 
 
 def _declared(name: str, value: Any) -> onnx.ValueInfoProto:

@@ -13,9 +13,12 @@ from onnx import helper, numpy_helper
 from onnx_udfc.model.layers import Layer
 from onnx_udfc.numerics import products
 from onnx_udfc.numerics.moments import Window
+from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.walk import Value, run_nodes
 
 Floats = NDArray[Any]
+
+SHARED = 6e7  # multiply-adds: below, to pack the weights for a session of their own takes as long as it saves
 
 
 def window_of(layer: Layer, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Window:
@@ -70,7 +73,9 @@ def _begin_pads(
     return (0,) * dims if automatic == "VALID" else tuple(attrs.get("pads", [0] * 2 * dims)[:dims])
 
 
-def run_layer(model: onnx.ModelProto, layer: Layer, x: Value, matrix: Floats, bias: Floats) -> Value:
+def run_layer(
+    model: onnx.ModelProto, layer: Layer, x: Value, matrix: Floats, bias: Floats, pieces: Pieces | None = None
+) -> Value:
     """Output of the layer for input x with other weights, in float32.
 
     Args:
@@ -79,6 +84,7 @@ def run_layer(model: onnx.ModelProto, layer: Layer, x: Value, matrix: Floats, bi
         x: the layer's input.
         matrix: (groups, O/groups, d) as `Layer.matrix`.
         bias: (O,).
+        pieces: sessions to share; a small layer takes its weights as inputs, so that those of one geometry have one.
     """
     x = x.astype(np.float32, copy=False)
     if layer.kind in ("gemm", "matmul"):
@@ -95,7 +101,10 @@ def run_layer(model: onnx.ModelProto, layer: Layer, x: Value, matrix: Floats, bi
         return y
     weight = np.ascontiguousarray(layer.layout(matrix), np.float32)
     node = helper.make_node(layer.node.op, ["x", "w", "b"], ["y"], **_attributes(layer))
-    constants = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias.astype(np.float32), "b")]
+    values = {"w": weight, "b": bias.astype(np.float32)}
+    if pieces is not None and weight.size * x.size // x.shape[1] < SHARED:
+        return run_nodes(model, [node], {"x": x} | values, ["y"], [], pieces)["y"]
+    constants = [numpy_helper.from_array(value, name) for name, value in values.items()]
     return run_nodes(model, [node], {"x": x}, ["y"], constants)["y"]
 
 

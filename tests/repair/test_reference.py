@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.model.network import Network, read
+from onnx_udfc.numerics import moments
 from onnx_udfc.numerics.elimination import ConsumerInput, eliminate
+from onnx_udfc.repair import reference
 from onnx_udfc.repair.ordering import RIDGE
 from onnx_udfc.repair.reference import Reference, layer_seed, trace
 from tests.normed_graphs import CHAIN, RESIDUAL, norm, parameter, scaled_model
@@ -198,3 +200,30 @@ def test_progress_names_every_layer() -> None:
     network, told = read(scaled_model(CHAIN)), list[str]()
     trace(network, images(), (), matched=True, samples=10, seed=0, advance=told.append)
     assert told == list(network.layers)
+
+
+def test_patches_are_gathered_once_a_layer_and_their_covariance_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, counts = read(scaled_model(CHAIN)), {"patches": 0, "gram": 0}
+    groups = find_groups(network).groups
+    gather, multiply = reference.patches, moments._gram
+
+    def patches(*given: Any) -> Any:
+        counts["patches"] += 1
+        return gather(*given)
+
+    def gram(*given: Any) -> Any:
+        counts["gram"] += 1
+        return multiply(*given)
+
+    def made(widths: tuple[float, ...]) -> Reference:
+        return trace(
+            network, images(), groups, matched=True, samples=ALL, seed=0, advance=lambda _: None, widths=widths
+        )
+
+    plain = made(())
+    monkeypatch.setattr(reference, "patches", patches)
+    monkeypatch.setattr(moments, "_gram", gram)
+    found = made((8, 4))
+    assert counts == {"patches": len(network.layers), "gram": len(network.layers)}
+    for name, removal in plain.removals.items():
+        np.testing.assert_array_equal(removal.cost, found.removals[name].cost)
