@@ -205,7 +205,7 @@ def test_progress_names_every_layer() -> None:
 def test_patches_are_gathered_once_a_layer_and_their_covariance_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
     network, counts = read(scaled_model(CHAIN)), {"patches": 0, "gram": 0}
     groups = find_groups(network).groups
-    gather, multiply = reference.patches, moments._gram
+    gather, multiply = moments.patches, moments._gram
 
     def patches(*given: Any) -> Any:
         counts["patches"] += 1
