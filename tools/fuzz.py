@@ -1,10 +1,11 @@
-"""Damaged files and random graphs through the whole command line, against an OUT that must stay or become whole.
+"""Damaged files, random and mutated graphs through the whole command line; OUT must stay or become whole.
 
-    python -m tools.fuzz --damaged 500 --graphs 300 --assets ../shared/assets
+    python -m tools.fuzz --damaged 500 --graphs 300 --mutated 1000 --assets ../shared/assets
 
 Every case runs `inspect` and a compression in this process, as the command line would. A fault is what a user must
-never see: an internal error, more than one line on standard error, a case that takes longer than a minute, an OUT that
-is neither what it was nor a model that runs, or anything left beside it.
+never see: an internal error, more than one line on standard error, a case that takes longer than a minute or more than
+2 GB, an OUT that is neither what it was nor a model that runs, an output lost, or anything left beside it. Of a mutated
+graph the result is also compared with the original where nothing was asked: it must give the same numbers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,10 +28,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from onnx_udfc import cli
-from onnx_udfc.runtime.sessions import open_session
+from onnx_udfc.inputs.sizes import synthetic_feeds
+from onnx_udfc.runtime.runs import input_specs, split
+from onnx_udfc.runtime.sessions import open_session, run_limited
 from tests.random_graphs import RandomGraph
+from tools.mutations import mutated
 
-SECONDS = 60.0
+SECONDS, GIGABYTES = 60.0, 2.0
+NOTHING = ("--prune", "0", "--bits", "32")
+SAME = 1e-3  # of the largest value of an output: folding a batch norm moves the last places, deep graphs add them up
 PRECIOUS = b"what was there before, a result with onnx_udfc.version"
 ZOO = (
     "conv_single", "fuse_conv_bn_mul_add", "fuse_conv_bn_no_bias", "loop_control_flow", "lstm_bidirectional_cntk",
@@ -71,15 +78,20 @@ def examine(content: bytes, request: tuple[str, ...], folder: Path, tally: Tally
     source, out = folder / "in.onnx", folder / "out.onnx"
     source.write_bytes(content)
     out.write_bytes(PRECIOUS)
+    _forget_peak()
     start = time.perf_counter()
     seen, said = call("inspect", str(source))
-    code, errors = call(str(source), str(out), *request, "--threads", "1", "--images", "4", "--quiet")
+    code, errors = call(str(source), str(out), *request, "--threads", "1", "--image-count", "4", "--quiet")
     seconds = time.perf_counter() - start
     tally.slowest = max(tally.slowest, seconds)
     tally.outcomes["compressed" if code == 0 else "refused"] += 1
     faults = [*_faults(seen, said), *_faults(code, errors)]
     if seconds > SECONDS:
         faults.append(f"took {seconds:.0f} s")
+    if _peak() > GIGABYTES:
+        faults.append(f"took {_peak():.1f} GB")
+    if code == 0:
+        faults += [f"changed: {line}" for line in _changes(source, out, request == NOTHING)]
     if code != 0 and out.read_bytes() != PRECIOUS:
         faults.append(f"exit code {code}, but OUT was written")
     if code == 0 and not _loads(out) and _loads(source):
@@ -98,6 +110,64 @@ def _faults(code: int, errors: str) -> Iterator[str]:
         yield errors.strip()
     if (code != 0) != (len(errors.splitlines()) == 1):
         yield f"exit code {code} with {len(errors.splitlines())} lines: {errors[:200]}"
+
+
+def _forget_peak() -> None:
+    """Let the system measure the peak of this process anew."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak() -> float:
+    """Gigabytes that this process took at most since."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**20
+    return 0.0
+
+
+def _changes(source: Path, out: Path, same: bool) -> Iterator[str]:
+    """What the result lacks of the original, where that can be run; with `same` its numbers, too."""
+    before, after = onnx.load(source, load_external_data=False), onnx.load(out, load_external_data=False)
+    names = [o.name for o in before.graph.output]
+    if names != [o.name for o in after.graph.output]:
+        yield f"outputs {[o.name for o in after.graph.output]} in place of {names}"
+        return
+    if not same:
+        return
+    try:
+        feeds = _feeds(source)
+        expected = run_limited(source, names, feeds, SECONDS / 2)
+    except Exception:
+        return  # onnxruntime does not run the original, or not on these inputs
+    try:
+        found = run_limited(out, names, feeds, SECONDS / 2)
+    except Exception as error:
+        yield f"it does not run ({error})"
+        return
+    yield from (f"output '{n}' is another" for n, a, b in zip(names, expected, found, strict=True) if not _equal(a, b))
+
+
+def _feeds(source: Path) -> dict[str, np.ndarray]:
+    """Noise for every input; small numbers where it takes integers."""
+    specs = input_specs(open_session(source, threads=1))
+    feeds = synthetic_feeds(specs, 1, seed=0)
+    return next(iter(split(specs, feeds, batch=1)))
+
+
+def _equal(expected: Any, found: Any) -> bool:
+    if not isinstance(expected, np.ndarray) or not isinstance(found, np.ndarray):
+        return type(expected) is type(found)
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return False
+    if expected.dtype.kind not in "fiub" or not expected.size:
+        return bool(np.array_equal(expected, found))
+    with np.errstate(all="ignore"):
+        a, b = expected.astype(np.float64), found.astype(np.float64)
+        finite = np.isfinite(a) & np.isfinite(b)
+        largest = np.abs(a[finite]).max(initial=0.0)
+        return bool((np.isfinite(a) == np.isfinite(b)).all() and np.allclose(a[finite], b[finite], 0, SAME * largest))
 
 
 def _loads(path: Path) -> bool:
@@ -179,19 +249,46 @@ def fuzz_graphs(count: int) -> Tally:
     return tally
 
 
+def fuzz_mutated(zoo: Path | None, count: int, seed: int = 0, first: int = 0) -> Tally:
+    """So many mutated graphs: random ones, and real ones where there are some."""
+    tally = Tally()
+    real = [onnx.load(zoo / f"{name}.onnx") for name in ZOO] if zoo else []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(first, first + count):
+            rng = np.random.default_rng((seed, i))
+            if real and i % 3 == 0:
+                model = real[int(rng.integers(len(real)))]
+            else:
+                model = RandomGraph(lambda n: int(rng.integers(n)), i).grow(int(rng.integers(1, 10)))  # noqa: B023
+            content = mutated(model, rng).SerializeToString()
+            request = NOTHING if i % 2 else REQUESTS[int(rng.integers(len(REQUESTS)))]
+            known = len(tally.faults)
+            examine(content, request, Path(folder), tally)
+            if len(tally.faults) > known:
+                kept = Path(tempfile.gettempdir()) / f"mutated_{seed}_{i}.onnx"
+                kept.write_bytes(content)
+                tally.faults[known:] = [f"{fault}; it is in {kept}" for fault in tally.faults[known:]]
+    return tally
+
+
 def main() -> None:
-    """Run both and print a line for each, and every fault."""
+    """Run all three and print a line for each, and every fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--damaged", type=int, default=500)
     parser.add_argument("--graphs", type=int, default=300)
+    parser.add_argument("--mutated", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first mutated graph")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--assets", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "assets")
     asked = parser.parse_args()
-    damaged = fuzz_damaged(asked.assets / "zoo", asked.damaged, asked.seed)
+    zoo = asked.assets / "zoo"
+    damaged = fuzz_damaged(zoo, asked.damaged, asked.seed) if asked.damaged else Tally()
     print(f"damaged files: {damaged.line()}", *damaged.faults, sep="\n", flush=True)
     graphs = fuzz_graphs(asked.graphs) if asked.graphs else Tally()
     print(f"random graphs: {graphs.line()}", *graphs.faults, sep="\n", flush=True)
-    sys.exit(bool(damaged.faults or graphs.faults))
+    changed = fuzz_mutated(zoo if zoo.is_dir() else None, asked.mutated, asked.seed, asked.first)
+    print(f"mutated graphs: {changed.line()}", *changed.faults, sep="\n", flush=True)
+    sys.exit(bool(damaged.faults or graphs.faults or changed.faults))
 
 
 if __name__ == "__main__":
