@@ -43,7 +43,7 @@ def pooling_window(node: gs.Node, input_shape: tuple[int, ...], output_shape: tu
 
 def pooled_shape(model: onnx.ModelProto, node: gs.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that a pooling makes of one (N, C, *space): what the runtime makes of it, rounding and all."""
-    made = helper.make_node(node.op, ["x"], ["y"], **node.attrs)
+    made = helper.make_node(node.op, ["x"], ["y"], **_stated(node.attrs))
     y = run_nodes(model, [made], {"x": np.zeros((1, 1, *shape[2:]), np.float32)}, ["y"], [])["y"]
     return (*shape[:2], *y.shape[2:])
 
@@ -116,4 +116,9 @@ def _pointwise(layer: Layer) -> bool:
 
 
 def _attributes(layer: Layer) -> dict[str, Any]:
-    return {name: value for name, value in layer.node.attrs.items() if name != "kernel_shape"}
+    return {name: value for name, value in _stated(layer.node.attrs).items() if name != "kernel_shape"}
+
+
+def _stated(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Attributes without empty lists, which onnxruntime takes for their defaults."""
+    return {name: value for name, value in attributes.items() if not isinstance(value, list | tuple) or len(value)}
