@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from typing import SupportsFloat, SupportsIndex, TypedDict
+from typing import Literal, SupportsFloat, SupportsIndex, TypedDict
 
 from onnx_udfc.options.goals import Requirement
 
@@ -111,8 +112,10 @@ def _loose(spec: Spec) -> str:
             return "object"
         case "one":
             number, _ = spec.number
-            one = {int: "Whole", float: "Number"}.get(number, "") if number else ""
-            return (one or ("str" if spec.words and not spec.optional else "str | PathLike[str]")) + none
+            one = {int: "Whole", float: "Number"}.get(number, "str") if number else "str"
+            if spec.explained:  # what an editor offers; any text is read, in any case
+                return f"Literal[{', '.join(json.dumps(c) for c in spec.explained)}] | {one}{none}"
+            return (one if number else "str | PathLike[str]") + none
 
 
 def schema() -> str:
@@ -131,17 +134,30 @@ def schema() -> str:
 
 
 def _property(spec: Spec) -> dict[str, Any]:
-    if spec.kind in ("several", "pairs") and spec.row.read:
-        found: dict[str, Any] = {"type": "object", "additionalProperties": {"type": ["string", "number"]}}
-        if spec.kind == "several":
-            found = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-    elif spec.row.read is read_data:
-        found = {"type": "string"}
+    """The values that a file may have: those of the type, and one value where several may stand."""
+    text: dict[str, Any] = {"type": "string"}
+    if spec.row.read is read_data:
+        return {"description": spec.row.help, **text}
+    if spec.kind == "pairs":
+        held = {"type": ["string", "number"]} if spec.row.read else _values(typing.get_args(spec.type)[1], spec)
+        return {"description": spec.row.help, "type": "object", "additionalProperties": held}
+    if spec.kind == "several":
+        found: dict[str, Any] = {"anyOf": [text, {"type": "array", "items": text}]}
     elif spec.row.choices:
         found = {"enum": [*spec.row.choices, *(w for w in spec.words if w not in spec.row.choices)]}
     else:
-        found = msgspec.json.schema(spec.type)
+        found = _values(spec.type, spec)
     return {"description": spec.row.help, **found}
+
+
+def _values(hint: Any, spec: Spec) -> dict[str, Any]:
+    schema = msgspec.json.schema(hint)
+    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind != {"type": "null"}]
+    if spec.kind == "numbers":
+        kinds += [kind["items"] for kind in kinds if isinstance(kind.get("items"), dict)]
+    if spec.is_share:
+        kinds.append({"type": "string", "pattern": r"^[0-9.]+%$"})
+    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
 
 
 def page() -> str:

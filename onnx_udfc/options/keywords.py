@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from typing import SupportsFloat, SupportsIndex, TypedDict
+from typing import Literal, SupportsFloat, SupportsIndex, TypedDict
 
 from onnx_udfc.options.goals import Requirement
 
@@ -28,38 +28,38 @@ class Keywords(TypedDict, total=False):
     """Channels between the two layers that each layer of this name (`*`, `?`) becomes; repeatable, the last match
     counts."""
 
-    bits: Whole
+    bits: Literal[2, 3, 4, 5, 6, 7, 8, 32, "auto"] | Whole
     """Bits of each weight, 2 to 8."""
 
-    activations: Whole | None
+    activations: Literal[8] | Whole | None
     """Bits of activations; needs bits=8 or fewer."""
 
-    target: str
+    target: Literal["cpu", "cuda", "tensorrt", "portable"] | str
     """What will run the result: which form of quantized weights is written."""
 
-    allocate: str
+    allocate: Literal["auto", "uniform", "global"] | str
     """How channels are spread over the groups."""
 
     budget: Mapping[str, Number] | Iterable[str] | str
     """A limit that ratios and bits are chosen to meet: macs, params, bytes or latency; repeatable. A bare number up
     to 1, or one with %, is a fraction of the original's."""
 
-    align: Whole
+    align: Literal["auto"] | Whole
     """Kept channel counts are multiples of it, or all channels where that is nearer or no multiple fits."""
 
-    factor: str
+    factor: Literal["auto", "on", "off"] | str
     """Whether layers may become two of lower rank."""
 
-    prune_stream: str
+    prune_stream: Literal["auto", "on", "off"] | str
     """Whether residual streams are pruned."""
 
     skip: str | Iterable[str]
     """Names of nodes or tensors (`*`, `?`) that are left alone; repeatable."""
 
-    method: str
+    method: Literal["moments", "udfc", "merge", "none"] | str
     """How the next layer is repaired."""
 
-    select: str | PathLike[str] | None
+    select: Literal["l2", "l1", "folded-l2", "bn-scale", "obs"] | str | None
     """The criterion by which channels stay."""
 
     seed: Whole
@@ -72,7 +72,7 @@ class Keywords(TypedDict, total=False):
     validate: str | PathLike[str] | None
     """Real inputs, and labels where they are known, that only the final judgement looks at; as calibrate=."""
 
-    images: Whole
+    images: Literal["auto", "photographs", "text", "sound", "formula"] | Whole
     """Which made-up inputs may be used; a number is taken as image_count=."""
 
     image_count: Whole | None
@@ -90,10 +90,10 @@ class Keywords(TypedDict, total=False):
     input_range: Numbers | None
     """Values that pixels 0 and 255 become."""
 
-    input_colour: str
+    input_colour: Literal["rgb", "bgr", "gray"] | str
     """Order of the colour channels."""
 
-    task: str | PathLike[str] | None
+    task: Literal["classes", "detection", "segmentation", "sequence", "embedding", "regression"] | str | None
     """What the outputs say."""
 
     force: bool
@@ -106,7 +106,7 @@ class Keywords(TypedDict, total=False):
     threads: Whole | None
     """Threads that work; the bytes are the same for any number (only a latency budget is timed with it)."""
 
-    provider: str
+    provider: Literal["cpu", "cuda", "tensorrt"] | str
     """Execution provider that runs the networks."""
 
     attribution: bool
@@ -156,10 +156,10 @@ class JudgingKeywords(TypedDict, total=False):
     input_range: Numbers | None
     """Values that pixels 0 and 255 become."""
 
-    input_colour: str
+    input_colour: Literal["rgb", "bgr", "gray"] | str
     """Order of the colour channels."""
 
-    task: str
+    task: Literal["auto", "classes", "detection", "segmentation", "sequence", "embedding", "regression"] | str
     """What the outputs say."""
 
     require: Requirement | str | Iterable[Requirement | str]
@@ -175,7 +175,7 @@ class JudgingKeywords(TypedDict, total=False):
     threads: Whole | None
     """Threads that work; the bytes are the same for any number (only a latency budget is timed with it)."""
 
-    provider: str
+    provider: Literal["cpu", "cuda", "tensorrt"] | str
     """Execution provider that runs the networks."""
 
 
@@ -190,32 +190,32 @@ class SweepKeywords(TypedDict, total=False):
     """Channels between the two layers that each layer of this name (`*`, `?`) becomes; repeatable, the last match
     counts."""
 
-    target: str
+    target: Literal["cpu", "cuda", "tensorrt", "portable"] | str
     """What will run the result: which form of quantized weights is written."""
 
-    allocate: str
+    allocate: Literal["auto", "uniform", "global"] | str
     """How channels are spread over the groups."""
 
     budget: Mapping[str, Number] | Iterable[str] | str
     """A limit that ratios and bits are chosen to meet: macs, params, bytes or latency; repeatable. A bare number up
     to 1, or one with %, is a fraction of the original's."""
 
-    align: Whole
+    align: Literal["auto"] | Whole
     """Kept channel counts are multiples of it, or all channels where that is nearer or no multiple fits."""
 
-    factor: str
+    factor: Literal["auto", "on", "off"] | str
     """Whether layers may become two of lower rank."""
 
-    prune_stream: str
+    prune_stream: Literal["auto", "on", "off"] | str
     """Whether residual streams are pruned."""
 
     skip: str | Iterable[str]
     """Names of nodes or tensors (`*`, `?`) that are left alone; repeatable."""
 
-    method: str
+    method: Literal["moments", "udfc", "merge", "none"] | str
     """How the next layer is repaired."""
 
-    select: str | PathLike[str] | None
+    select: Literal["l2", "l1", "folded-l2", "bn-scale", "obs"] | str | None
     """The criterion by which channels stay."""
 
     seed: Whole
@@ -228,7 +228,7 @@ class SweepKeywords(TypedDict, total=False):
     validate: str | PathLike[str] | None
     """Real inputs, and labels where they are known, that only the final judgement looks at; as calibrate=."""
 
-    images: Whole
+    images: Literal["auto", "photographs", "text", "sound", "formula"] | Whole
     """Which made-up inputs may be used; a number is taken as image_count=."""
 
     image_count: Whole | None
@@ -246,10 +246,10 @@ class SweepKeywords(TypedDict, total=False):
     input_range: Numbers | None
     """Values that pixels 0 and 255 become."""
 
-    input_colour: str
+    input_colour: Literal["rgb", "bgr", "gray"] | str
     """Order of the colour channels."""
 
-    task: str | PathLike[str] | None
+    task: Literal["classes", "detection", "segmentation", "sequence", "embedding", "regression"] | str | None
     """What the outputs say."""
 
     force: bool
@@ -262,7 +262,7 @@ class SweepKeywords(TypedDict, total=False):
     threads: Whole | None
     """Threads that work; the bytes are the same for any number (only a latency budget is timed with it)."""
 
-    provider: str
+    provider: Literal["cpu", "cuda", "tensorrt"] | str
     """Execution provider that runs the networks."""
 
     attribution: bool

@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -254,6 +255,33 @@ def test_what_is_made_from_the_table_is_current() -> None:
     assert option_pages.KEYWORDS.read_text(encoding="utf-8") == option_pages.keywords(), "run tools.option_pages"
     assert option_pages.SCHEMA.read_text(encoding="utf-8") == option_pages.schema(), "run tools.option_pages"
     assert option_pages.PAGE.read_text(encoding="utf-8") == option_pages.page(), "run tools.option_pages"
+
+
+def test_the_schema_takes_what_a_file_may_have_and_refuses_what_it_may_not() -> None:
+    schema = json.loads(option_pages.schema())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for options in one_of_each():
+        values = tomllib.loads(as_toml(options))
+        assert not list(validator.iter_errors(values)), values
+    for text in (
+        "input-mean = 0.5",
+        'prune = "50%"',
+        'skip = "head*"',
+        'prune-layer = {a = "25%"}',
+        'report = "a.html"',
+    ):
+        assert validator.is_valid(tomllib.loads(text)), text
+    for text in (
+        "seed = 1.5",
+        "prune = 1.0",
+        "bits = 9",
+        "pruen = 0.5",
+        'quiet = "no"',
+        "input-range = [1]",
+        "skip = 5",
+    ):
+        assert not validator.is_valid(tomllib.loads(text)), text
 
 
 def test_a_flag_s_words() -> None:
