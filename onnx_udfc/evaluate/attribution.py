@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Scale = Mapping[str, NDArray[np.float64]]
 
 WORST = 3
+HARMLESS = 40.0  # dB: a ten-thousandth of the signal, about what 8 bits cost; nothing is advised against less
 BINS = 64
 SAMPLES = 8
 SMALL = 64 * 64 * 3  # values of an input of which SAMPLES fit through a network at once
@@ -75,8 +76,9 @@ def attribute(
     kept_out: Kept | None = None,
     scale: Scale | None = None,
     parts: Mapping[str, str] | None = None,
+    asked: int | str | None = None,
 ) -> tuple[LayerLoss, ...]:
-    """Return what every layer loses, worst first by its own error, the three worst with advice.
+    """Return what every layer loses, worst first by its own error; the three worst with advice if they lose much.
 
     Args:
         original: The network that was compressed, with the same node names: batch norm folded, channels equalized.
@@ -87,6 +89,7 @@ def attribute(
         kept_out: Layer → the same of its output channels.
         scale: Tensor → (C,) what its channels are divided by in `original`, where they were equalized.
         parts: Name of the first of two layers in a row that stand for one in `compressed` → name of that one.
+        asked: The bits that were asked for: a layer that has fewer is held to them by its kernels.
     """
     feeds = list(feeds)
     names = [x.name for x in layers]
@@ -104,7 +107,8 @@ def attribute(
     rows = [gathered.row(name, len(kept_out[name]) if kept_out and name in kept_out else None) for name in both]
     rows.sort(key=lambda r: (r.own_db is None, r.own_db, r.name))
     reports = {x.name: x for x in layers}
-    return tuple(replace(r, advice=advice(reports[r.name])) if i < WORST else r for i, r in enumerate(rows))
+    worst = [r for r in rows[:WORST] if r.own_db is not None and r.own_db < HARMLESS]
+    return (*(replace(r, advice=advice(reports[r.name], asked)) for r in worst), *rows[len(worst) :])
 
 
 def explain(
@@ -140,7 +144,9 @@ def explain(
     small = max((v.size // count for v in few.values()), default=0) <= SMALL
     feeds = list(split(specs, few, batch=SAMPLES if small else 1))
     try:
-        rows = attribute(original, compressed, feeds, report.layers, kept_in, kept_out, scale, parts)
+        rows = attribute(
+            original, compressed, feeds, report.layers, kept_in, kept_out, scale, parts, report.options.get("bits")
+        )
         spread = histograms(original, compressed, [x.name for x in report.layers], feeds[0])
     except ModelError as error:
         return replace(report, warnings=(*report.warnings, f"not measured which layer lost what: {error}"))
@@ -253,10 +259,15 @@ def _fits(layer: WrittenLayer, x: NDArray[Any], axis: int) -> bool:
     return bool(x.shape[axis] == wanted)
 
 
-def advice(layer: LayerReport) -> str:
-    """Return what would help a layer that loses much: bits or channels, whichever cost it more."""
+def advice(layer: LayerReport, asked: int | str | None = None) -> str:
+    """Return what would help a layer that loses much: bits or channels, whichever cost it more.
+
+    Args:
+        layer: Its report.
+        asked: The bits that were asked for, where they were; more than what kernels allow cannot be had.
+    """
     keep = f"--skip '{layer.name}' leaves it as it is"
-    few = layer.bits < MANY_BITS
+    few = layer.bits < MANY_BITS and not (isinstance(asked, int) and layer.bits < asked)
     pruned = layer.parameters_after < layer.parameters_before
     smaller = "fewer channels removed" if layer.kind == "whole" else f"a rank above {layer.rank}"
     if few and pruned and layer.relative_error is not None and layer.error_after is not None:

@@ -173,6 +173,22 @@ def test_advice_names_what_cost_more() -> None:
     assert "bits" not in advice(replace(rounded, error_after=0.4))
 
 
+def test_nothing_is_advised_that_would_not_help(
+    weights: dict[str, NDArray[np.float32]], feed: dict[str, NDArray[np.float32]]
+) -> None:
+    held = advice(layer("a", bits=7), asked=8)  # integer kernels take no more
+    assert held == "--skip 'a' leaves it as it is"
+    assert advice(layer("a", bits=4), asked=4).startswith("more than 4 bits")
+    assert advice(layer("a", bits=4), asked="auto").startswith("more than 4 bits")
+    near = {k: w * np.float32(1 + 1e-4) for k, w in weights.items()}  # 80 dB
+    layers = tuple(replace(x, bits=4) for x in LAYERS)
+    assert [r.advice for r in attribute(network(weights), network(near), [feed], layers)] == [""] * 4
+    far = near | {"w2": two_bits(weights["w2"])}
+    rows = attribute(network(weights), network(far), [feed], layers)
+    assert [bool(r.advice) for r in rows] == [True, False, False, False]
+    assert rows[0].name == "second"
+
+
 def test_histogram_counts_every_weight_once() -> None:
     rng = np.random.default_rng(0)
     before, after = rng.standard_normal((8, 3)), rng.standard_normal((4, 3))
