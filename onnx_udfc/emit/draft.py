@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.numerics.grids import Codes
 
+LONGEST = 48  # characters of a name that new names are made of
 WORTH_SHARING = 64  # bytes from which on equal initializers are written once
 CODE_TYPES = {8: TensorProto.INT8, 4: TensorProto.INT4}
 
@@ -34,10 +35,17 @@ class Draft:
         self._after: dict[str, list[onnx.NodeProto]] = {}
         self._first: list[onnx.NodeProto] = []
         self._shared: dict[str, str] = {}
+        self._short: dict[str, str] = {}
         self._steps = 0
 
     def name(self, wanted: str) -> str:
-        """`wanted`, or the first of wanted_2, wanted_3, … that no tensor and no node has."""
+        """`wanted`, or the first of wanted_2, wanted_3, … that no tensor and no node has.
+
+        Of a long name the part before the last point becomes short: exporters' paths would outweigh small weights.
+        """
+        base, point, rest = wanted.rpartition(".")
+        if len(base) > LONGEST:
+            wanted = f"{self._short.setdefault(base, f'q{len(self._short)}')}{point}{rest}"
         return unique_name(wanted, self._taken)
 
     def constant(self, name: str, values: NDArray[Any], source: TensorProto | None = None, alone: bool = False) -> str:

@@ -103,7 +103,7 @@ def emit(
         stored = replace(
             _stored(layer, params, choice, grid, target),
             source=network.source_of(layer.constant),
-            alone=choice.form == "dq",
+            alone=choice.form == "dq" and (not integer or target == "tensorrt"),
         )
         _write(draft, layer, stored, choice.form, twins)
         if placement is not None and grid is not None and name in placement.float_outputs:

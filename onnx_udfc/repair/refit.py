@@ -13,6 +13,7 @@ get wrong here too, as far as the layer still computes the same. A network that 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,6 +156,27 @@ def split_matched(matched: Network, chosen: Mapping[str, Factor]) -> dict[str, F
     return {first: Factored(whole[name], chosen[name]) for first, name in factor(matched, chosen).items()}
 
 
+@dataclass
+class Tie:
+    """A weight that several layers share: the first of them decides, so that it stays one weight in the file.
+
+    Attributes:
+        start: (g, o, d) the weight before its repair.
+        done: (g, o, d) the weight after, and its codes if it has some; None as long as no layer was repaired.
+    """
+
+    start: Double
+    done: tuple[Double, QuantParams | None] | None = None
+
+
+def tied_layers(network: Network) -> dict[str, str]:
+    """Layer name → the initializer that it was read from, for the layers that share one."""
+    shared = network.origin.shared
+    roots = {name: shared.get(layer.constant.name) for name, layer in network.layers.items()}
+    counts = Counter(roots.values())
+    return {name: root for name, root in roots.items() if root is not None and counts[root] > 1}
+
+
 class _Repair:
     """State of one pass over the compressed network."""
 
@@ -175,6 +197,7 @@ class _Repair:
         self.result = Repaired()
         self.walk = Walk(self.model, reference.inputs, list(matched.layers), pieces=reference.pieces)
         self.dirty: set[str] = set()
+        self.roots, self.ties = tied_layers(matched), dict[tuple[str, float | None], list[Tie]]()
 
     def layer(self, layer: Layer) -> None:
         """Repair one layer, given in the matched domain; write the result to the network that is shipped."""
@@ -242,14 +265,23 @@ class _Repair:
         if sight.overflown:
             self.result.fallbacks[layer.name] = f"not refitted: its input or output {TOO_LARGE}"
         gain = self._kept(layer, found.gain).reshape(layer.groups, -1)
-        matrix, before, refit = self._refitted(layer, found, x, cut, drifted, sight, mean)
-        real, params = _per_row(np.divide, matrix, gain), None
-        if layer.name in self.bits:
-            gram = None if sight.measured is None else sight.measured.gram
-            params = self._rounded(layer, real, gram)
-            del matrix, real  # of a large layer each is larger than most networks
-            real = params.dequantize()
+        tie = self._tie(layer, gain)
+        if tie is not None and tie.done is not None:
+            real, params = tie.done
             matrix = _per_row(np.multiply, real, gain)
+            before, refit = sight.error(layer.matrix()), sight.error(matrix)
+        else:
+            matrix, before, refit = self._refitted(layer, found, x, cut, drifted, sight, mean)
+            real, params = _per_row(np.divide, matrix, gain), None
+            if layer.name in self.bits:
+                gram = None if sight.measured is None else sight.measured.gram
+                params = self._rounded(layer, real, gram)
+                del matrix, real  # of a large layer each is larger than most networks
+                real = params.dequantize()
+                matrix = _per_row(np.multiply, real, gain)
+        if tie is not None:
+            tie.done = (real, params)
+            self.result.weights.update({layer.name: params} if params is not None else {})
         y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.walk.pieces)
         response, wanted = channel_mean(y, layer), mean + sight.moved.reshape(-1)
         errors = LayerRepair(before, refit, sight.error(matrix))
@@ -264,6 +296,19 @@ class _Repair:
             target.set_bias(bias)
         y += (wanted - response).astype(y.dtype).reshape((-1,) + (1,) * (y.ndim - 2 if layer.kernel else 0))
         return y
+
+    def _tie(self, layer: Layer, gain: Double) -> Tie | None:
+        """What the layer shares with others that read the same weight, if it is still the same; None where nothing."""
+        root = self.roots.get(layer.name)
+        if root is None:
+            return None
+        start = _per_row(np.divide, layer.matrix(), gain)
+        ties = self.ties.setdefault((root, self.bits.get(layer.name)), [])
+        found = next((tie for tie in ties if np.array_equal(tie.start, start)), None)
+        if found is None:
+            found = Tie(start)
+            ties.append(found)
+        return found
 
     def _refitted(
         self, layer: Layer, found: LayerReference, x: Value, cut: bool, drifted: bool, sight: Sight, mean: Double
