@@ -130,24 +130,27 @@ def _scorer(shared: Path) -> ModuleType:
 
 
 @cache
-def _inputs(network: RealNetwork, shared: Path) -> list[NDArray[Any]]:
+def _inputs(kind: str, mean: tuple[float, ...], std: tuple[float, ...], shared: Path) -> list[NDArray[Any]]:
     """Real inputs of a detector, each with its batch axis."""
     scorer = _scorer(shared)
-    if network.kind == "faces":
+    if kind == "faces":
         shown = [image for _, image in scorer.images(shared / "assets/images/imagenet_dev.zip")][:400:2]
         pixels = [np.asarray(image.resize((320, 240)), np.float32) for image in shown]
         return [((x - 127) / 128).transpose(2, 0, 1)[None] for x in pixels]
     scenes = [np.asarray(image, np.float32) for _, image in scorer.images(shared / "realnets/data/scenes.zip")]
-    mean, std = np.array(network.options.input_mean) * 255, np.array(network.options.input_std) * 255
     tiles = [s[y : y + 320, x : x + 320, ::-1] for s in scenes for y in (0, 320) for x in (0, 320)]
-    return [((t - mean) / std).astype(np.float32).transpose(2, 0, 1)[None] for t in tiles if t.shape[:2] == (320, 320)]
+    centre, spread = np.array(mean) * 255, np.array(std) * 255
+    return [
+        ((t - centre) / spread).astype(np.float32).transpose(2, 0, 1)[None] for t in tiles if t.shape[:2] == (320, 320)
+    ]
 
 
 def _boxes(network: RealNetwork, model: Path, shared: Path) -> list[NDArray[np.float64]]:
     scorer = _scorer(shared)
     session = scorer.open_network(model)
     name = session.get_inputs()[0].name
-    runs = [session.run(None, {name: x}) for x in _inputs(network, shared)]
+    given = _inputs(network.kind, network.options.input_mean, network.options.input_std, shared)
+    runs = [session.run(None, {name: x}) for x in given]
     if network.kind == "text":
         return [scorer.text_boxes(o[0][0, 0]) for o in runs]
     pairs = [sorted(o[:2], key=lambda y: -int(y.shape[-1])) for o in runs]

@@ -15,11 +15,15 @@ import json
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from onnx_udfc.errors import UdfcError
+from onnx_udfc.evaluate.final_check import check_result
+from onnx_udfc.evaluate.report import plain
+from onnx_udfc.model.network import Network
 from onnx_udfc.original import Original, read_original
 from onnx_udfc.pipeline import compress
 from tools.verdict_cases import FURTHER, SETTINGS, RealNetwork, networks, real_scores
@@ -45,35 +49,54 @@ def make(cache: Path, chosen: Sequence[RealNetwork], settings: Sequence[str], ca
     shared: tuple[str, Original] | None = None
     for network, setting, with_data, path in cases(cache, chosen, settings, calibrated):
         record = path.with_suffix(".real.json")
-        if record.exists():
+        if record.exists() and "failed" not in json.loads(record.read_text()):
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        options = network.asked(setting, with_data)
+        key = f"{network.name} {with_data}"
+        if shared is None or shared[0] != key:
+            shared = key, read_original(network.path, network.asked(setting, with_data))
         start = time.perf_counter()
-        signal.alarm(PATIENCE)
-        found: dict[str, Any] = {}
-        try:
-            if options.activations is None:  # a trace for whole numbers is another one
-                key = f"{network.name} {with_data}"
-                if shared is None or shared[0] != key:
-                    shared = key, read_original(network.path, replace(options, prune=0.5, bits=4))
-                result = compress(network.path, options, original=shared[1])
-            else:
-                result = compress(network.path, options)
-            path.write_bytes(result.model.SerializeToString())
-            signal.alarm(0)
-            original, compressed = real_scores(network, path)
-            found = {"original": original, "compressed": compressed, "sqnr_db": result.report.fidelity.sqnr_db}
-        except (UdfcError, TimeoutError) as error:
-            found = {"refused": str(error)}
-            shared = None
-        except Exception as error:
-            found = {"failed": f"{type(error).__name__}: {error}"}
-        finally:
-            signal.alarm(0)
+        found = _made(network, setting, with_data, path, shared[1])
         found["seconds"] = round(time.perf_counter() - start, 1)
         record.write_text(json.dumps(found))
         print(network.name, path.stem, found, flush=True)
+
+
+def _made(network: RealNetwork, setting: str, with_data: bool, path: Path, original: Original) -> dict[str, Any]:
+    """Write one file, where it is not there, and what it really scores."""
+    signal.alarm(PATIENCE)
+    try:
+        if not path.exists():
+            result = compress(network.path, network.asked(setting, with_data), original=original)
+            path.write_bytes(result.model.SerializeToString())
+        signal.alarm(0)
+        before, after = real_scores(network, path)
+    except (UdfcError, TimeoutError) as error:
+        return {"refused": str(error)}
+    except Exception as error:  # of the scorers: onnxruntime's share no base class
+        return {"failed": f"{type(error).__name__}: {error}"}
+    finally:
+        signal.alarm(0)
+    return {"original": before, "compressed": after}
+
+
+def judge(cache: Path, chosen: Sequence[RealNetwork], settings: Sequence[str], calibrated: Sequence[bool]) -> None:
+    """Look at every file that is there and not judged yet, on the inputs of the final check."""
+    last: tuple[Path, Network] | None = None
+    for network, setting, with_data, path in cases(cache, chosen, settings, calibrated):
+        record = path.with_suffix(".judged.json")
+        if record.exists() or not path.exists():
+            continue
+        if last is None or last[0] != network.path:
+            last = network.path, read_original(network.path, network.options).network
+        start = time.perf_counter()
+        try:
+            checked = check_result(network.path, last[1], onnx.load(path), network.asked(setting, with_data))
+            found = {"fidelity": plain(checked.fidelity), "notes": list(checked.notes)}
+        except UdfcError as error:
+            found = {"refused": str(error)}
+        record.write_text(json.dumps(found))
+        print(network.name, path.stem, f"{time.perf_counter() - start:.1f} s", flush=True)
 
 
 def _late(_signum: int, _frame: object) -> None:
@@ -83,7 +106,7 @@ def _late(_signum: int, _frame: object) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("make",))
+    parser.add_argument("what", choices=("make", "judge"))
     parser.add_argument("cache", type=Path)
     parser.add_argument("--network", action="append", default=[])
     parser.add_argument("--setting", action="append", default=[], choices=[*SETTINGS, *FURTHER])
@@ -92,7 +115,8 @@ def main() -> None:
     chosen = [n for n in networks() if not given.network or n.name in given.network]
     calibrated = {"without": (False,), "with": (True,), "both": (False, True)}[given.data]
     signal.signal(signal.SIGALRM, _late)
-    make(given.cache, chosen, given.setting or list(SETTINGS), calibrated)
+    step = {"make": make, "judge": judge}[given.what]
+    step(given.cache, chosen, given.setting or list(SETTINGS | FURTHER), calibrated)
 
 
 if __name__ == "__main__":
