@@ -34,7 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 FURTHER: dict[str, dict[str, Any]] = {"p3": {"prune": 0.3}, "p5": {"prune": 0.5}, "b3": {"bits": 3}}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one object a network, so that what the original does is found once
 class RealNetwork:
     """A network and its task.
 
@@ -111,8 +111,8 @@ def real_scores(network: RealNetwork, result: Path, shared: Path = SHARED) -> tu
         found, _ = _scorer(shared).score(shared / "realnets", network.name, result)
         return float(found.original), float(found.compressed)
     if network.kind == "classifier":
-        return _top1(network, network.path, shared), _top1(network, result, shared)
-    judge = _scorer(shared).judge_boxes(_boxes(network, network.path, shared), _boxes(network, result, shared))
+        return _original_top1(network, shared), _top1(network, result, shared)
+    judge = _scorer(shared).judge_boxes(_original_boxes(network, shared), _boxes(network, result, shared))
     return 1.0, float(judge.compressed)
 
 
@@ -134,15 +134,24 @@ def _inputs(kind: str, mean: tuple[float, ...], std: tuple[float, ...], shared: 
     """Real inputs of a detector, each with its batch axis."""
     scorer = _scorer(shared)
     if kind == "faces":
-        shown = [image for _, image in scorer.images(shared / "assets/images/imagenet_dev.zip")][:400:2]
+        shown = [image for _, image in scorer.images(shared / "assets/images/imagenet_dev.zip")][:200:2]
         pixels = [np.asarray(image.resize((320, 240)), np.float32) for image in shown]
         return [((x - 127) / 128).transpose(2, 0, 1)[None] for x in pixels]
     scenes = [np.asarray(image, np.float32) for _, image in scorer.images(shared / "realnets/data/scenes.zip")]
     tiles = [s[y : y + 320, x : x + 320, ::-1] for s in scenes for y in (0, 320) for x in (0, 320)]
     centre, spread = np.array(mean) * 255, np.array(std) * 255
-    return [
-        ((t - centre) / spread).astype(np.float32).transpose(2, 0, 1)[None] for t in tiles if t.shape[:2] == (320, 320)
-    ]
+    kept = [(t - centre) / spread for t in tiles if t.shape[:2] == (320, 320)]
+    return [t.astype(np.float32).transpose(2, 0, 1)[None] for t in kept]
+
+
+@cache
+def _original_top1(network: RealNetwork, shared: Path) -> float:
+    return _top1(network, network.path, shared)
+
+
+@cache
+def _original_boxes(network: RealNetwork, shared: Path) -> list[NDArray[np.float64]]:
+    return _boxes(network, network.path, shared)
 
 
 def _boxes(network: RealNetwork, model: Path, shared: Path) -> list[NDArray[np.float64]]:

@@ -197,6 +197,15 @@ class OutputFidelity:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """Top-1 of both, as shares of `images`."""
+
+    original: float
+    compressed: float
+    images: int
+
+
+@dataclass(frozen=True)
 class Fidelity:
     """How near the outputs are to the original's: how they move with the input, each column in units of its own spread.
 
@@ -214,7 +223,7 @@ class Fidelity:
             were too few to keep any; None for made-up ones.
     """
 
-    inputs: Literal["synthetic", "calibration"]
+    inputs: Literal["synthetic", "calibration", "validation"]
     sqnr_db: float | None
     cosine: float | None
     agreement: float | None
@@ -279,6 +288,7 @@ class Report:
         predicted_range: Where that loss lies most of the time.
         verdict_reason: What the verdict rests on.
         advice: What would help, the most useful first.
+        accuracy: Of both networks on the labelled inputs of --validate.
     """
 
     tool: Tool
@@ -301,6 +311,7 @@ class Report:
     predicted_range: tuple[float, float] | None = None
     verdict_reason: str = ""
     advice: tuple[str, ...] = ()
+    accuracy: Accuracy | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dictionaries, strings and finite numbers (what is not finite becomes None)."""
@@ -321,6 +332,14 @@ class Report:
                 return self.fidelity.sqnr_db
             case "cosine":
                 return self.fidelity.cosine
+            case "verdict":
+                return VERDICTS.get(self.verdict)
+            case "accuracy":
+                return self.accuracy.compressed if self.accuracy else None
+            case "accuracy_drop":
+                return self.accuracy.original - self.accuracy.compressed if self.accuracy else None
+            case "matched":
+                return min((o.matched for o in self.fidelity.outputs if o.matched is not None), default=None)
             case "macs":
                 return ratio(self.after.macs, self.before.macs)
             case "params":

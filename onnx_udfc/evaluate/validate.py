@@ -15,7 +15,7 @@ import numpy as np
 from onnx_udfc.errors import ModelError, RequestError
 from onnx_udfc.evaluate.comparison import Comparator, comparator_for, looks_like_scores, worst
 from onnx_udfc.evaluate.peak_memory import peak_memory
-from onnx_udfc.evaluate.report import OutputFidelity, plain
+from onnx_udfc.evaluate.report import Accuracy, OutputFidelity, plain
 from onnx_udfc.inputs.feeds import image_feeds, input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from onnx_udfc.inputs.kinds import Scale, Wanted, made, one_feed
@@ -35,15 +35,6 @@ if TYPE_CHECKING:
 
 SYNTHETIC = 32
 PATIENCE = 4  # times the time for latency, on a machine that is busy
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Top-1 of both, as shares of `images`."""
-
-    original: float
-    compressed: float
-    images: int
 
 
 @dataclass(frozen=True)

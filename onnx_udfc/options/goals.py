@@ -13,10 +13,13 @@ from onnx_udfc.errors import GateError
 from onnx_udfc.options.voice import OptionError
 
 BUDGET_KEYS = ("macs", "params", "bytes", "latency")
-COMPRESS_REQUIREMENTS = ("agreement", "sqnr", "cosine", "macs", "params", "bytes")
-VALIDATE_REQUIREMENTS = (*COMPRESS_REQUIREMENTS, "accuracy", "accuracy_drop", "latency", "memory", "matched")
+VERDICTS = {"unusable": 0.0, "degraded": 1.0, "good": 2.0}  # in this order; `unknown` passes no gate
+_SHARED = ("verdict", "agreement", "sqnr", "cosine", "matched", "accuracy", "accuracy_drop", "bytes")
+COMPRESS_REQUIREMENTS = (*_SHARED, "macs", "params")
+VALIDATE_REQUIREMENTS = (*_SHARED, "macs", "params", "latency", "memory")
 
 _REQUIREMENT = re.compile(r"^\s*([a-z_]+)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
+_VERDICT = re.compile(r"^\s*verdict\s*(?:>=|==?)\s*(\w+)\s*$")
 _AMOUNT = re.compile(r"^\s*([\d.]+(?:[eE][-+]?\d+)?)\s*([a-zA-Z%]*)\s*$")
 _UNITS = {"": 1, "b": 1, "k": 1e3, "kb": 1e3, "m": 1e6, "mb": 1e6, "g": 1e9, "gb": 1e9}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -44,18 +47,33 @@ class Requirement:
             case "<":
                 return measured < self.value
 
+    def shown(self, measured: float | None) -> str:
+        """Return what was measured in words."""
+        if self.key == "verdict":
+            return next((word for word, value in VERDICTS.items() if value == measured), "unknown")
+        return "not measured" if measured is None else format(measured, ".4g")
+
     def __str__(self) -> str:
+        if self.key == "verdict":
+            return f"verdict={self.shown(self.value)}"
         return f"{self.key}{self.op}{self.value!r}".removesuffix(".0")
 
 
 def parse_requirement(text: object, keys: Sequence[str] = COMPRESS_REQUIREMENTS) -> Requirement:
-    """Read `KEY>=VALUE`; `sqnr_db` is `sqnr` and `parameters` is `params`.
+    """Read `KEY>=VALUE` or `verdict=WORD`; `sqnr_db` is `sqnr` and `parameters` is `params`.
+
+    `verdict=degraded` is met by what is better, too.
 
     Raises:
         OptionError: The form or the key is unknown.
     """
     if isinstance(text, Requirement):
         text = str(text)
+    asked = _VERDICT.match(text.lower()) if isinstance(text, str) else None
+    if asked:
+        if asked[1] not in VERDICTS:
+            raise OptionError("require", text, f"verdict must be one of {', '.join(reversed(VERDICTS))}")
+        return Requirement("verdict", ">=", VERDICTS[asked[1]])
     match = _REQUIREMENT.match(text.lower()) if isinstance(text, str) else None
     if not match:
         raise OptionError("require", text, _not_a_gate(text))
@@ -140,7 +158,7 @@ def check_requirements(requirements: Sequence[Requirement], measured: Mapping[st
         GateError: A requirement is not met, or could not be measured.
     """
     missed = [
-        f"{r} (is {'not measured' if measured[r.key] is None else format(measured[r.key], '.4g')})"
+        f"{r} (is {r.shown(measured[r.key])})"
         for r in requirements
         if not r.met(measured[r.key])
     ]

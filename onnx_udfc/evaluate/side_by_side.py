@@ -1,0 +1,179 @@
+"""Two networks run side by side over any number of inputs: outputs compared, and counted against labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnx_udfc.errors import ModelError, RequestError
+from onnx_udfc.evaluate.comparison import Comparator, comparator_for, looks_like_scores
+from onnx_udfc.evaluate.report import Accuracy
+from onnx_udfc.inputs.feeds import image_feeds, input_specs, sample_count, split
+from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
+from onnx_udfc.inputs.kinds import Wanted
+from onnx_udfc.inputs.real import real_inputs
+from onnx_udfc.runtime.sessions import one_line
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from onnxruntime import InferenceSession
+
+Runs = Iterator[tuple[dict[str, Any], int]]  # a feed, and how many of its samples count
+MOST_CHANGED = 200  # changed answers that are listed
+
+
+@dataclass(frozen=True)
+class RealData:
+    """Real inputs, read as they are asked for.
+
+    Attributes:
+        runs: Feeds, each with the number of its samples that count.
+        total: Number of samples.
+        labels: Classes (total,), or None.
+        names: Of the samples, where they have any.
+    """
+
+    runs: Runs
+    total: int
+    labels: NDArray[np.int64] | None = None
+    names: tuple[str, ...] = ()
+
+
+def open_real(
+    wanted: tuple[Wanted, ...],
+    data: Any,
+    preprocessing: Preprocessing,
+    labels: str | Path | None = None,
+    limit: int | None = None,
+) -> RealData:
+    """Open real inputs: images and arrays of a network with one input, an .npz by name of one with several.
+
+    Raises:
+        RequestError: They cannot be read, or do not fit.
+    """
+    specs = tuple(w.spec for w in wanted)
+    if isinstance(data, str | Path) and len(specs) == 1:
+        data = open_images(data, labels)
+    if isinstance(data, ImageSet):
+        total = min(len(data), limit or len(data))
+        feeds = image_feeds(specs, data, preprocessing, limit)
+        return RealData(_counted(specs, feeds, total), total, data.labels, tuple(data.names))
+    found = real_inputs(wanted, data, preprocessing, limit)
+    if found.missing:
+        raise RequestError(f"{data}: there are no values for {', '.join(found.missing)}")
+    return RealData(_counted(specs, split(specs, found.values), found.samples), found.samples)
+
+
+def _counted(specs: Sequence[Any], feeds: Iterator[dict[str, Any]], total: int) -> Runs:
+    """A fixed batch may hold repeated samples at its end."""
+    left = total
+    for feed in feeds:
+        count = min(left, sample_count(specs, feed))
+        yield feed, count
+        left -= count
+
+
+@dataclass(frozen=True)
+class Changed:
+    """An input whose answer changed: its place or name, the answers of both, and the label, where it is known."""
+
+    name: str
+    original: int
+    compressed: int
+    label: int | None = None
+
+
+@dataclass
+class Gathered:
+    """What one pass over the inputs gives."""
+
+    comparator: Comparator
+    labels: NDArray[np.int64] | None = None
+    names: tuple[str, ...] = ()
+    correct: list[int] = field(default_factory=lambda: [0, 0])
+    changed: list[Changed] = field(default_factory=list)
+    changes: int = 0
+    count: int = 0
+
+    def add(self, first: Sequence[Any], second: Sequence[Any], batch: int) -> None:
+        """Take in one run's outputs of both."""
+        self.comparator.add(first, second, batch)
+        before, after = _classes(first), _classes(second)
+        if before is None or after is None:
+            if self.labels is not None:
+                raise RequestError(
+                    "there are labels, but no output (n, classes); leave out --labels, or say another --task"
+                )
+        elif len(before) == len(after) == batch:
+            self._count(before, after)
+        self.count += batch
+
+    def _count(self, before: NDArray[np.int64], after: NDArray[np.int64]) -> None:
+        truth = None if self.labels is None else self.labels[self.count : self.count + len(before)]
+        if truth is not None:
+            self.correct[0] += int((before == truth).sum())
+            self.correct[1] += int((after == truth).sum())
+        differ = np.flatnonzero(before != after)
+        self.changes += len(differ)
+        for i in differ[: max(0, MOST_CHANGED - len(self.changed))]:
+            at = self.count + int(i)
+            name = self.names[at] if at < len(self.names) else str(at)
+            label = None if truth is None else int(truth[i])
+            self.changed.append(Changed(name, int(before[i]), int(after[i]), label))
+
+    def accuracy(self) -> Accuracy | None:
+        """Return top-1 of both; None without labels."""
+        if self.labels is None or not self.count:
+            return None
+        return Accuracy(self.correct[0] / self.count, self.correct[1] / self.count, self.count)
+
+
+def _classes(outputs: Sequence[Any]) -> NDArray[np.int64] | None:
+    """Return the class (n,) of the first output that looks like class scores, or None."""
+    scores = next((y for y in outputs if isinstance(y, np.ndarray) and looks_like_scores(y)), None)
+    return None if scores is None else scores.reshape(len(scores), -1).argmax(axis=1).astype(np.int64)
+
+
+def gather(
+    sessions: tuple[InferenceSession, InferenceSession],
+    runs: Runs,
+    task: str | None = None,
+    labels: NDArray[np.int64] | None = None,
+    names: tuple[str, ...] = (),
+    lenient: bool = False,
+) -> Gathered:
+    """Run both networks over everything.
+
+    Raises:
+        ModelError: One of them does not run.
+        CheckError: Outputs differ in name or shape, or are not finite.
+    """
+    specs = input_specs(sessions[0])
+    if task not in (None, "classes"):
+        labels = None
+    gathered = Gathered(comparator_for(*sessions, task=task, lenient=lenient), labels, names)
+    outputs = list(gathered.comparator.names)
+    for feed, count in runs:
+        size = sample_count(specs, feed)
+        first, second = (_cut(_run(s, outputs, feed), size, count) for s in sessions)
+        gathered.add(first, second, count)
+    return gathered
+
+
+def _run(session: InferenceSession, names: list[str], feed: Mapping[str, Any]) -> list[Any]:
+    try:
+        return list(session.run(names, dict(feed)))
+    except Exception as error:
+        # onnxruntime's exceptions share no base class but Exception
+        raise ModelError(f"onnxruntime cannot run the model on these inputs ({one_line(error)})") from error
+
+
+def _cut(outputs: list[Any], size: int, count: int) -> list[Any]:
+    """Drop the outputs of samples that only fill up a fixed batch."""
+    if size == count:
+        return outputs
+    return [y[:count] if isinstance(y, np.ndarray) and y.ndim and len(y) == size else y for y in outputs]

@@ -1,0 +1,178 @@
+"""What the figures mean for the network's task: a predicted loss, a verdict in a word, and what would help.
+
+The relation is learnt from real losses on real tasks, and from nothing else; docs/verdict.md has the table that set the
+constants below and says how far they can be trusted. With d the share of answers that differ and s the signal to noise
+of the movement in dB (of the worst part),
+
+    log(L / (1 − L)) = a + b · log(d / (1 − d)) − c · s / 10
+
+for the loss L, the share of the original's score that is gone. Where the inputs let the original give no two different
+answers, d is unknown and the second relation, on s alone, is wider: it says good or unusable only where its whole range
+does. With labels the loss is measured, not predicted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from onnx_udfc.evaluate.report import Accuracy, Fidelity, OutputFidelity, Verdict
+
+GOOD, UNUSABLE = 0.1, 0.4  # the largest loss that is good, the least that is unusable
+SAME_DB = 60.0  # a network in which nothing was asked to change is nearer than this
+LEAST_ANSWERS = 8  # boxes, cells: fewer say too little
+SLACK = 4096  # bytes that a file may grow by: names, metadata, a few nodes
+NOISE = 0.005  # a loss below is none
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Constants of the module's equation, and the half width of its range in units of the left side."""
+
+    a: float
+    b: float
+    c: float
+    half: float
+
+
+ANSWERED = Relation(-1.6, 1.0, 0.0, 1.2)
+MOVED = Relation(-1.0, 0.0, 1.2, 2.2)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict; `loss` and `span` are None where it is unknown."""
+
+    verdict: Verdict
+    loss: float | None = None
+    span: tuple[float, float] | None = None
+    reason: str = ""
+
+
+def judge(fidelity: Fidelity, accuracy: Accuracy | None = None) -> Judgement:
+    """Return the verdict on a result.
+
+    Args:
+        fidelity: What was compared.
+        accuracy: Of both networks on labelled inputs, where there are any.
+    """
+    if accuracy is not None and accuracy.original > 0:
+        return _measured(accuracy)
+    found = [(o, e) for o in fidelity.outputs if (e := _estimate(o, fidelity.count)) is not None]
+    if not found:
+        return Judgement("unknown", reason=fidelity.unmeasured or "nothing was measured")
+    output, estimate = max(found, key=lambda pair: pair[1].loss or 0.0)
+    if estimate.verdict != "unusable" and fidelity.unmeasured:
+        return Judgement("unknown", reason=fidelity.unmeasured)
+    reason = f"{output.name}: {estimate.reason}" if len(fidelity.outputs) > 1 else estimate.reason
+    loss = None if estimate.verdict == "unknown" else estimate.loss
+    return Judgement(estimate.verdict, loss, estimate.span if loss is not None else None, reason)
+
+
+def _measured(accuracy: Accuracy) -> Judgement:
+    """By real labels; the range is that of two deviations of so many images."""
+    loss = min(1.0, max(0.0, 1 - accuracy.compressed / accuracy.original))
+    half = 2 * math.sqrt(max(loss * (1 - loss), 1 / accuracy.images) / accuracy.images)
+    reason = f"accuracy {accuracy.original:.3f} before, {accuracy.compressed:.3f} after, on {accuracy.images} inputs"
+    return Judgement(_named(loss), loss, (max(0.0, loss - half), min(1.0, loss + half)), reason)
+
+
+def _estimate(output: OutputFidelity, count: int) -> Judgement | None:
+    """What one output says; None where nothing was measured."""
+    moved = output.sqnr_db
+    different = _different(output)
+    if different is not None:
+        d = min(max(different, 0.5 / max(1, count)), 1 - 0.5 / max(1, count))
+        value = ANSWERED.a + ANSWERED.b * math.log(d / (1 - d)) - ANSWERED.c * (moved or 0.0) / 10
+        reason = f"{100 * different:.0f} % of the answers differ" + ("" if moved is None else f", {moved:.1f} dB")
+        return _ranged(value, ANSWERED.half, reason, sure=True)
+    if moved is None:
+        return None
+    reason = f"outputs move with {moved:.1f} dB; the original's answers on these inputs say nothing"
+    return _ranged(MOVED.a - MOVED.c * moved / 10, MOVED.half, reason, sure=output.kind in ("regression", "embedding"))
+
+
+def _different(output: OutputFidelity) -> float | None:
+    """Share of answers that differ; None where they are not to be had."""
+    match output.kind:
+        case "classes" | "sequence":
+            said = output.answers or 0
+            return 1 - output.agreement if output.agreement is not None and said > 1 else None
+        case "detection":
+            enough = (output.answers or 0) >= LEAST_ANSWERS
+            return 1 - output.matched if output.matched is not None and enough else None
+        case "segmentation":
+            enough = (output.answers or 0) >= LEAST_ANSWERS
+            return 1 - 2 * output.iou / (1 + output.iou) if output.iou is not None and enough else None
+    return None
+
+
+def _ranged(value: float, half: float, reason: str, *, sure: bool) -> Judgement:
+    loss, low, high = (_share(v) for v in (value, value - half, value + half))
+    verdict = _named(loss)
+    if not sure and (_named(low), _named(high)) not in (("good", "good"), ("unusable", "unusable")):
+        verdict = "unknown"
+    return Judgement(verdict, loss, (low, high), reason)
+
+
+def _share(value: float) -> float:
+    share = 1 / (1 + math.exp(-min(50.0, max(-50.0, value))))
+    return 0.0 if share < NOISE else round(share, 4)
+
+
+def _named(loss: float) -> Verdict:
+    return "good" if loss <= GOOD else "unusable" if loss >= UNUSABLE else "degraded"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for, as far as advice and certain faults depend on it.
+
+    Attributes:
+        work: Whether anything was to be changed.
+        smaller: Whether a smaller file was asked for.
+        pruned: Share of the channels that were to go.
+        bits: Of the weights.
+        activations: Whether activations were to be quantized.
+        calibrated: Whether real inputs were given.
+        guessed: Whether the input's scale was guessed.
+        compact: Whether most of the network's work is in layers of few weights, which carry no channel too many.
+    """
+
+    work: bool = True
+    smaller: bool = True
+    pruned: float = 0.0
+    bits: float = 32
+    activations: bool = False
+    calibrated: bool = False
+    guessed: bool = False
+    compact: bool = False
+
+
+def advice(judgement: Judgement, asked: Asked) -> tuple[str, ...]:
+    """Return what would help, the most useful first; nothing where the result is good."""
+    if judgement.verdict == "good":
+        return ()
+    compact = ": this network is compact" if asked.compact else ""
+    found = [
+        (asked.guessed, "say the input's scale: --input-mean, --input-std, --input-range"),
+        (asked.pruned > 0 and judgement.verdict != "unknown", f"prune less{compact}"),
+        (not asked.calibrated, "give 32 real inputs by --calibrate"),
+        (asked.activations and judgement.verdict != "unknown", "leave --activations out"),
+        (asked.bits < 8 and judgement.verdict != "unknown", "use --bits 8"),
+        (judgement.verdict == "unknown", "give real inputs, labelled if possible, by --validate"),
+    ]
+    return tuple(text for wanted, text in found if wanted)
+
+
+def certain_fault(fidelity: Fidelity, bytes_before: int, bytes_after: int, asked: Asked) -> str:
+    """Return what is wrong with a result beyond doubt, in a line; empty if nothing is."""
+    still = [o.name for o in fidelity.outputs if o.parts and all(p.still for p in o.parts)]
+    if still:
+        return f"output {still[0]!r} no longer depends on the input, while the original's does"
+    if not asked.work and fidelity.sqnr_db is not None and fidelity.sqnr_db < SAME_DB:
+        return f"nothing was asked to change, but the outputs are only {fidelity.sqnr_db:.1f} dB from the original's"
+    if asked.smaller and bytes_after > bytes_before + SLACK:
+        return f"the file would be larger than the original ({bytes_after:,} bytes instead of {bytes_before:,})"
+    return ""
+
