@@ -17,7 +17,7 @@ from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, sk
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Placement, check_activations, emit
-from onnx_udfc.errors import ModelError, RequestError
+from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result
 from onnx_udfc.evaluate.report import Report
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, make_inputs
@@ -39,7 +39,7 @@ from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.blas import one_thread
 from onnx_udfc.runtime.machine import cores
 from onnx_udfc.runtime.sessions import Source
-from onnx_udfc.summary import Outcome, input_reports, make_report
+from onnx_udfc.summary import Outcome, certain, input_reports, make_report
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -180,6 +180,9 @@ def _compress(source: Source, run: _Run) -> Result:
     if run.options.attribution:
         with run.stage("attribution"):
             report = _explained(report, outcome, original.network, run.options)
+    fault = certain(report, outcome, run.options)
+    if fault and not run.options.force:
+        raise CheckError(f"{fault}, so nothing was written; --force writes it")
     check_requirements(run.options.require, {r.key: report.measured(r.key) for r in run.options.require})
     run.callbacks.done()
     return Result(outcome.emitted.model, report)

@@ -22,6 +22,7 @@ from onnx_udfc.evaluate.report import (
     Size,
     SkipReport,
 )
+from onnx_udfc.evaluate.verdict import Asked, advice, certain_fault, judge
 from onnx_udfc.inputs.choice import Choice
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of
 from onnx_udfc.model.counts import Count, count, totals
@@ -81,6 +82,8 @@ def make_report(outcome: Outcome, options: Options, timings: Mapping[str, float]
     after = _whole(_counts(outcome.pruned.network), outcome.plan)
     model, checked = outcome.emitted.model, outcome.checked
     sum_before, sum_after = totals(before), totals(after)
+    near = checked.fidelity or Fidelity("synthetic", None, None, None, unmeasured="; ".join(checked.notes))
+    judgement = judge(near, checked.accuracy)
     return Report(
         tool=this_tool(),
         options=options.to_dict(),
@@ -88,7 +91,7 @@ def make_report(outcome: Outcome, options: Options, timings: Mapping[str, float]
         after=Size(sum_after.parameters, sum_after.macs, model_bytes(model)),
         groups=tuple(_group(g, outcome.plan) for g in outcome.channels.groups),
         layers=layer_reports(outcome, before, after),
-        fidelity=checked.fidelity or Fidelity("synthetic", None, None, None, unmeasured="; ".join(checked.notes)),
+        fidelity=near,
         runtime=_runtime(outcome),
         timings=dict(timings),
         skips=tuple(SkipReport(s.node, s.reason, s.detail) for s in outcome.channels.skips),
@@ -96,7 +99,49 @@ def make_report(outcome: Outcome, options: Options, timings: Mapping[str, float]
         attribution=outcome.attribution,
         peak_memory=outcome.peak_memory,
         inputs=outcome.inputs,
+        verdict=judgement.verdict,
+        predicted_loss=judgement.loss,
+        predicted_range=judgement.span,
+        verdict_reason=judgement.reason,
+        advice=advice(judgement, _asked(outcome, options)),
+        accuracy=checked.accuracy,
     )
+
+
+def _asked(outcome: Outcome, options: Options) -> Asked:
+    """What was asked for, as advice and certain faults need it."""
+    return Asked(
+        work=asks_for_work(options),
+        smaller=asks_for_less(options),
+        pruned=options.prunes,
+        bits=8 if options.bits == "auto" else options.bits,
+        activations=options.activations is not None,
+        calibrated=options.calibrate is not None,
+        guessed=any("assumed" in note or "read off" in note for note in outcome.notes),
+        compact=_compact(outcome.network),
+    )
+
+
+def asks_for_work(options: Options) -> bool:
+    """Whether anything is to be changed."""
+    return options.prunes or options.bits != FLOAT or options.activations is not None or options.factor == "on"
+
+
+def asks_for_less(options: Options) -> bool:
+    """Whether the file is to be smaller."""
+    return options.prunes or options.bits != FLOAT
+
+
+def certain(report: Report, outcome: Outcome, options: Options) -> str:
+    """What is wrong with the result beyond doubt, in a line; empty if nothing is."""
+    return certain_fault(report.fidelity, report.before.bytes, report.after.bytes, _asked(outcome, options))
+
+
+def _compact(network: Network) -> bool:
+    """Whether half of the layers or more are depthwise or point by point next to such: little of it is redundant."""
+    layers = list(network.layers.values())
+    depthwise = sum(1 for layer in layers if layer.kind == "conv" and layer.groups > 1)
+    return bool(layers) and depthwise >= len(layers) / 5
 
 
 def _counts(network: Network) -> dict[str, Count]:

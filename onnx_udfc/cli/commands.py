@@ -75,10 +75,20 @@ def _compress(
     # OUT is there: whatever fails from here on is said, and changes nothing
     for line in failed:
         say(f"warning: {line}")
+    _alarm(result.report)
     if as_json:
         put_json(result.report.to_dict(), needed=False)
     else:
         put(shown, needed=False)
+
+
+def _alarm(report: Any) -> None:
+    """Say that a result cannot be used, whatever else is printed."""
+    from onnx_udfc.evaluate.wording import unusable_words
+
+    words = unusable_words(report.verdict, report.predicted_loss, report.predicted_range, report.verdict_reason)
+    if words:
+        say(words, alarming=True)
 
 
 def _summary(report: Any, out: str) -> str:

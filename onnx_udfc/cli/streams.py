@@ -50,10 +50,12 @@ def put_json(value: Any, needed: bool = True) -> None:
     put(text + "\n", needed)
 
 
-def say(message: str) -> None:
-    """Write one line to standard error, if anybody takes it."""
+def say(message: str, *, alarming: bool = False) -> None:
+    """Write one line to standard error, if anybody takes it; red on a terminal that has colours, where alarming."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"onnx-udfc: {visible(' '.join(message.split()))}\n")
+        line = f"onnx-udfc: {visible(' '.join(message.split()))}"
+        red = alarming and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        sys.stderr.write(f"\x1b[1;31m{line}\x1b[0m\n" if red else f"{line}\n")
         sys.stderr.flush()
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from onnx_udfc.escapes import visible_all
 from onnx_udfc.evaluate.report import SYNTHETIC_CAVEAT, GroupReport, LayerLoss, Report, SkipReport, ratio
-from onnx_udfc.evaluate.wording import answer_words, headline, output_lines
+from onnx_udfc.evaluate.wording import answer_words, headline, output_lines, verdict_words
 
 if TYPE_CHECKING:
     from onnx_udfc.evaluate.inspection import Inspection
@@ -49,6 +49,7 @@ def summary(report: Report, written: str | None = None) -> RenderableType:
     parts += [blank, losses(report.attribution[:3])] if report.attribution else []
     parts += [blank, *(Text(f"note: {n}") for n in report.runtime.notes)]
     parts += [Text(f"warning: {w}", style="yellow") for w in report.warnings]
+    parts.append(_verdict(report))
     parts.append(Text(_time(report)))
     if written:
         parts.append(Text(f"written: {written}", style="bold"))
@@ -64,6 +65,18 @@ def _sizes(report: Report) -> Table:
     ):
         table.add_row(name, f"{before:,}", f"{after:,}", f"{ratio(after, before):.3f}")
     return table
+
+
+STYLES = {"good": "green", "degraded": "yellow", "unusable": "bold red", "unknown": "yellow"}
+
+
+def _verdict(report: Report | Validation) -> RenderableType:
+    """Return the verdict, coloured, with its reason and what would help."""
+    text = Text("verdict: ").append(report.verdict, style=STYLES[report.verdict])
+    text.append(verdict_words(report.predicted_loss, report.predicted_range, report.verdict_reason))
+    for advice in getattr(report, "advice", ()):
+        text.append(f"\n  {advice}")
+    return text
 
 
 def _fidelity(report: Report) -> str:
@@ -168,7 +181,8 @@ def validation(v: Validation) -> RenderableType:
     if v.latency:
         t = v.latency
         ratio_text = f"{t.ratio:.3f} ({t.low:.3f} to {t.high:.3f})"
-        figures.add_row("latency ms", f"{t.original_ms:.3f}", f"{t.compressed_ms:.3f}", ratio_text)
+        shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in v.latency_inputs)
+        figures.add_row(f"latency ms ({shapes})", f"{t.original_ms:.3f}", f"{t.compressed_ms:.3f}", ratio_text)
     for name, pair in (("peak memory", v.peak_memory), ("bytes", v.bytes)):
         if pair:
             share = f"{ratio(pair.compressed, pair.original):.3f}"
@@ -176,6 +190,8 @@ def validation(v: Validation) -> RenderableType:
     parts: list[RenderableType] = [outputs, figures]
     parts += [Text(f"matched boxes: {100 * v.matched:.1f} %")] if v.matched is not None else []
     parts += [Text(f"not measured: {v.unmeasured}")] if v.unmeasured else []
+    parts += [Text(f"{v.changes} inputs have another class; --report lists them")] if v.changes else []
+    parts.append(_verdict(v))
     parts += [Text(line) for line in _kernels(v)]
     return Group(*parts)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from onnx_udfc.evaluate.answers import Classes, Labels, Neighbours, Overlap, Row
 from onnx_udfc.evaluate.detection import Matched, known_reader
 from onnx_udfc.evaluate.kinds import Kind, Kinds, guess, is_probability, logits
 from onnx_udfc.evaluate.movement import ROUNDING, Movement, decibels
-from onnx_udfc.evaluate.report import Fidelity, OutputFidelity, PartFidelity
+from onnx_udfc.evaluate.report import Fidelity, OutputFidelity, PartFidelity, Source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -391,7 +391,7 @@ def fidelity(
     original: InferenceSession,
     compressed: InferenceSession,
     feeds: Feeds,
-    inputs: Literal["synthetic", "calibration"] = "synthetic",
+    inputs: Source = "synthetic",
     task: str | None = None,
     lenient: bool = False,
 ) -> Fidelity:
@@ -405,7 +405,7 @@ def fidelity(
     return worst(comparator, inputs, count)
 
 
-def worst(comparator: Comparator, inputs: Literal["synthetic", "calibration"], count: int) -> Fidelity:
+def worst(comparator: Comparator, inputs: Source, count: int) -> Fidelity:
     """Summarize outputs by the worst of each figure."""
     outputs = comparator.results()
     agreements = [o.agreement for o in outputs if o.agreement is not None]

@@ -11,15 +11,19 @@ import numpy as np
 import onnx
 
 from onnx_udfc.errors import CheckError, ModelError, RequestError
-from onnx_udfc.evaluate.comparison import fidelity
-from onnx_udfc.evaluate.report import Fidelity
+from onnx_udfc.evaluate.comparison import fidelity, worst
+from onnx_udfc.evaluate.report import Accuracy, Fidelity
+from onnx_udfc.evaluate.side_by_side import gather, open_real
 from onnx_udfc.inputs.feeds import evenly_spaced, input_specs, split, take
+from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.network_inputs import (
     NetworkInputs,
     batch_of,
     image_count,
     input_specs_of,
     make_inputs,
+    preprocessing,
+    settle_sizes,
     wanted_inputs,
 )
 from onnx_udfc.model.export import SHAPES
@@ -30,7 +34,8 @@ from onnx_udfc.options import Options
 from onnx_udfc.runtime.sessions import Source, one_line, open_session
 
 OTHER_IMAGES = 1000  # added to the seed: the check does not look at the images that the repair has seen
-MOST_IMAGES = 32
+MOST_IMAGES = 96
+MORE = 2  # times as many made-up inputs as are fitted on: a judgement costs little and is counted in answers
 HEAVY = 1 << 28  # bytes of weights above which two networks are not in memory together
 LARGE = 1 << 26  # bytes of outputs above which they are not kept, but for a heavy network
 
@@ -42,10 +47,12 @@ class Checked:
     Attributes:
         fidelity: how near the outputs are; None where the original itself cannot be run.
         notes: why something was not checked.
+        accuracy: of both on the labelled inputs of --validate.
     """
 
     fidelity: Fidelity | None
     notes: tuple[str, ...] = ()
+    accuracy: Accuracy | None = None
 
 
 def check_result(original: Source, network: Network, model: onnx.ModelProto, options: Options) -> Checked:
@@ -55,12 +62,14 @@ def check_result(original: Source, network: Network, model: onnx.ModelProto, opt
         original: as the user gave it.
         network: the original in canonical form, for its inputs.
         model: the result.
-        options: the inputs are made by the same options, with another seed.
+        options: the inputs are made by the same options, with another seed, or are those of --validate.
 
     Raises:
         CheckError: the result is not a valid model, does not run, or is not finite where the original is.
     """
     _valid(original, model)
+    if options.validate is not None:
+        return _on_real_inputs(original, network, model, options)
     weights = weight_bytes(network.origin.model)
     lean, heavy = weights >= ROOMY, weights >= HEAVY
     try:
@@ -81,6 +90,26 @@ def check_result(original: Source, network: Network, model: onnx.ModelProto, opt
     except ModelError as error:
         raise CheckError(f"the compressed network does not load, so nothing was written: {error}") from error
     return Checked(None, (fault,)) if first is None else _compared(first, second, feeds, inputs, options)
+
+
+def _on_real_inputs(original: Source, network: Network, model: onnx.ModelProto, options: Options) -> Checked:
+    """The check on inputs that the user keeps for the judgement, and accuracy where they have labels.
+
+    Raises:
+        RequestError: they cannot be read or do not fit.
+        ModelError: the original does not run on them.
+        CheckError: as check_result.
+    """
+    first = open_session(original, "cpu", options.threads)
+    try:
+        second = open_session(model, "cpu", options.threads)
+    except ModelError as error:
+        raise CheckError(f"the compressed network does not load, so nothing was written: {error}") from error
+    if not network.sizes:
+        settle_sizes(network, options)
+    real = open_real(wanted_inputs(network), options.validate, preprocessing(options) or Preprocessing())
+    found = gather((first, second), real.runs, options.task, real.labels, real.names, lenient=options.force)
+    return Checked(worst(found.comparator, "validation", found.count), accuracy=found.accuracy())
 
 
 def _answers(session: Any, feeds: list[Any], most: float) -> _Original | _Remembered:
@@ -174,7 +203,7 @@ def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs, 
 
 
 def _other_inputs(network: Network, options: Options) -> NetworkInputs:
-    count = min(options.number or image_count(wanted_inputs(network)), MOST_IMAGES)
+    count = min(options.number or MORE * image_count(wanted_inputs(network)), MOST_IMAGES)
     asked = options if options.calibrate else options.counted(count)  # the split depends on the real number
     return _few(network, make_inputs(network, asked, OTHER_IMAGES), options.number or MOST_IMAGES)
 

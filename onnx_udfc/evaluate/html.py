@@ -13,7 +13,7 @@ from importlib import resources
 from onnx_udfc.escapes import visible_all
 from onnx_udfc.evaluate import svg
 from onnx_udfc.evaluate.report import SYNTHETIC_CAVEAT, LayerLoss, LayerReport, OutputFidelity, Report, ratio
-from onnx_udfc.evaluate.wording import answer_words, decibel, percent
+from onnx_udfc.evaluate.wording import answer_words, decibel, percent, verdict_words
 from onnx_udfc.options import command_line
 from onnx_udfc.version import Tool
 
@@ -99,8 +99,16 @@ def _summary(report: Report) -> str:
     ]
     caveat = f"<p class=soft>{SYNTHETIC_CAVEAT}</p>" if near.inputs == "synthetic" else ""
     warnings = "".join(f"<p class=warn>{escape(w)}</p>" for w in report.warnings)
+    warnings += verdict_html(report.verdict, report.predicted_loss, report.predicted_range, report.verdict_reason)
+    warnings += "".join(f"<p>{escape(text)}</p>" for text in report.advice)
     sizes = table(("", "before", "after", "ratio"), rows, "Sizes before and after", (1, 2, 3))
     return f"<ul class=cards>{''.join(cards)}</ul>{caveat}{warnings}{sizes}{outputs_table(near.outputs)}"
+
+
+def verdict_html(verdict: str, loss: float | None, span: tuple[float, float] | None, reason: str) -> str:
+    """Return the verdict, in its colour, with its reason."""
+    words = escape(verdict_words(loss, span, reason))
+    return f'<p class="verdict {verdict}"><b>Verdict: {verdict}</b>{words}</p>'
 
 
 def outputs_table(outputs: Sequence[OutputFidelity]) -> str:

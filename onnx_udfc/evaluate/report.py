@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnx_udfc.escapes import json_text
+from onnx_udfc.options import VERDICTS
 from onnx_udfc.version import Tool
 
 MAX_DB = 200.0
 Verdict = Literal["good", "degraded", "unusable", "unknown"]
+Source = Literal["synthetic", "calibration", "validation"]  # of the inputs that were looked at
 SYNTHETIC_CAVEAT = (
     "(made-up inputs rank settings; what real ones lose, only real ones tell: onnx-udfc validate --images)"
 )
@@ -223,7 +225,7 @@ class Fidelity:
             were too few to keep any; None for made-up ones.
     """
 
-    inputs: Literal["synthetic", "calibration", "validation"]
+    inputs: Source
     sqnr_db: float | None
     cosine: float | None
     agreement: float | None

@@ -15,7 +15,9 @@ from onnx_udfc.evaluate.report import Accuracy
 from onnx_udfc.inputs.feeds import image_feeds, input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from onnx_udfc.inputs.kinds import Wanted
-from onnx_udfc.inputs.real import real_inputs
+from onnx_udfc.inputs.network_inputs import real_values
+from onnx_udfc.inputs.real import image_shapes, real_shapes
+from onnx_udfc.runtime.runs import InputSpec
 from onnx_udfc.runtime.sessions import one_line
 
 if TYPE_CHECKING:
@@ -43,12 +45,15 @@ class RealData:
     names: tuple[str, ...] = ()
 
 
+def shapes_of(specs: Sequence[InputSpec], data: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes that real inputs have, for sizes that the file leaves open."""
+    if data is None:
+        return {}
+    return image_shapes(specs, data) if isinstance(data, ImageSet) else real_shapes(specs, data)
+
+
 def open_real(
-    wanted: tuple[Wanted, ...],
-    data: Any,
-    preprocessing: Preprocessing,
-    labels: str | Path | None = None,
-    limit: int | None = None,
+    wanted: tuple[Wanted, ...], data: Any, preprocessing: Preprocessing, limit: int | None = None, seed: int = 0
 ) -> RealData:
     """Open real inputs: images and arrays of a network with one input, an .npz by name of one with several.
 
@@ -57,15 +62,20 @@ def open_real(
     """
     specs = tuple(w.spec for w in wanted)
     if isinstance(data, str | Path) and len(specs) == 1:
-        data = open_images(data, labels)
+        data = open_images(data)
     if isinstance(data, ImageSet):
         total = min(len(data), limit or len(data))
-        feeds = image_feeds(specs, data, preprocessing, limit)
+        feeds = image_feeds(specs, data, preprocessing, limit, shape=_shape(wanted[0], data))
         return RealData(_counted(specs, feeds, total), total, data.labels, tuple(data.names))
-    found = real_inputs(wanted, data, preprocessing, limit)
-    if found.missing:
-        raise RequestError(f"{data}: there are no values for {', '.join(found.missing)}")
-    return RealData(_counted(specs, split(specs, found.values), found.samples), found.samples)
+    arrays = real_values(wanted, data, preprocessing, limit, seed)
+    total = sample_count(specs, arrays)
+    return RealData(_counted(specs, split(specs, arrays), total), total)
+
+
+def _shape(wanted: Wanted, images: ImageSet) -> tuple[int | None, ...]:
+    """The sizes that pixels are brought to; arrays of floats keep their own."""
+    pixels = len(wanted.shape) == 4 and images.source[0].dtype == np.uint8
+    return wanted.shape if pixels else wanted.spec.shape
 
 
 def _counted(specs: Sequence[Any], feeds: Iterator[dict[str, Any]], total: int) -> Runs:

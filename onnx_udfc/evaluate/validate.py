@@ -5,33 +5,30 @@ Nothing here knows how the second network came from the first; any two with the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from onnx_udfc.errors import ModelError, RequestError
-from onnx_udfc.evaluate.comparison import Comparator, comparator_for, looks_like_scores, worst
+from onnx_udfc.evaluate.comparison import worst
 from onnx_udfc.evaluate.peak_memory import peak_memory
-from onnx_udfc.evaluate.report import Accuracy, OutputFidelity, plain
-from onnx_udfc.inputs.feeds import image_feeds, input_specs, sample_count, split
+from onnx_udfc.evaluate.report import Accuracy, OutputFidelity, Verdict, plain
+from onnx_udfc.evaluate.side_by_side import Changed, RealData, Runs, gather, open_real, shapes_of
+from onnx_udfc.evaluate.verdict import judge
+from onnx_udfc.inputs.feeds import input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from onnx_udfc.inputs.kinds import Scale, Wanted, made, one_feed
-from onnx_udfc.inputs.network_inputs import real_values
-from onnx_udfc.inputs.real import image_shapes, real_shapes
 from onnx_udfc.inputs.sizes import described
 from onnx_udfc.model.files import check_source
+from onnx_udfc.options import VERDICTS
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime.kernels import check_runtime
 from onnx_udfc.runtime.latency import Latency, Run, paired_latency
-from onnx_udfc.runtime.sessions import Source, as_file, file_bytes, one_line, open_session
+from onnx_udfc.runtime.sessions import Source, as_file, file_bytes, open_session
 from onnx_udfc.version import Tool, this_tool
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from onnxruntime import InferenceSession
+    pass
 
 SYNTHETIC = 32
 PATIENCE = 4  # times the time for latency, on a machine that is busy
@@ -62,7 +59,14 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Validation:
-    """What two networks have in common and what not; what was not measured is None."""
+    """What two networks have in common and what not; what was not measured is None.
+
+    Attributes:
+        verdict: As in the report of a compression; by labels, where there are any.
+        latency_inputs: Names and shapes of the inputs that latency was taken on.
+        changed: Inputs whose class changed; the first of them.
+        changes: How many there are.
+    """
 
     tool: Tool
     provider: str
@@ -79,6 +83,13 @@ class Validation:
     cosine: float | None = None
     agreement: float | None = None
     unmeasured: str = ""
+    verdict: Verdict = "unknown"
+    predicted_loss: float | None = None
+    predicted_range: tuple[float, float] | None = None
+    verdict_reason: str = ""
+    latency_inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    changed: tuple[Changed, ...] = ()
+    changes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-clean values."""
@@ -89,6 +100,7 @@ class Validation:
     def measured(self, key: str) -> float | None:
         """Return the value that a requirement's key names; the worst output's, and ratios to the original."""
         values: dict[str, float | None] = {
+            "verdict": VERDICTS.get(self.verdict),
             "agreement": self.agreement,
             "sqnr": self.sqnr_db,
             "cosine": self.cosine,
@@ -100,37 +112,6 @@ class Validation:
             "bytes": self.bytes.compressed / max(1, self.bytes.original),
         }
         return values.get(key)
-
-
-@dataclass
-class _Outputs:
-    """What one pass over the inputs gathers."""
-
-    comparator: Comparator
-    labels: NDArray[np.int64] | None
-    correct: list[int] = field(default_factory=lambda: [0, 0])
-    count: int = 0
-
-    def add(self, first: Sequence[Any], second: Sequence[Any], batch: int) -> None:
-        self.comparator.add(first, second, batch)
-        if self.labels is not None:
-            for i, outputs in enumerate((first, second)):
-                answers = _classes(outputs)
-                self.correct[i] += int((answers == self.labels[self.count : self.count + len(answers)]).sum())
-
-    def accuracy(self) -> Accuracy | None:
-        if self.labels is None or not self.count:
-            return None
-        return Accuracy(self.correct[0] / self.count, self.correct[1] / self.count, self.count)
-
-
-def _classes(outputs: Sequence[Any]) -> NDArray[np.int64]:
-    """Return the argmax (n,) of the first output that looks like class scores."""
-    scores = next((y for y in outputs if isinstance(y, np.ndarray) and looks_like_scores(y)), None)
-    if scores is None:
-        raise RequestError("there are labels, but no output (n, classes); leave out --labels, or use --task detection")
-    answers: NDArray[np.int64] = scores.reshape(len(scores), -1).argmax(axis=1).astype(np.int64)
-    return answers
 
 
 def validate(
@@ -154,7 +135,7 @@ def validate(
     Args:
         original: Path, bytes or ModelProto.
         compressed: The same, of a model with the same inputs and outputs.
-        images: Where images are (see labelled_images); None compares on synthetic inputs.
+        images: Real inputs (see open_real); None compares on synthetic inputs.
         labels: A CSV of labels, where names and folders do not tell.
         preprocessing: What the networks expect; the default is pixels in 0..1.
         input_shape: Sizes that the file leaves open, as in Options.
@@ -177,24 +158,23 @@ def validate(
         check_source(source)
     sessions = (open_session(original, provider, threads), open_session(compressed, provider, threads))
     specs = input_specs(sessions[0])
-    several = images if isinstance(images, str | Path) and len(specs) > 1 else None
-    found = None if several else open_images(images, labels) if isinstance(images, str | Path) else images
-    assert found is None or isinstance(found, ImageSet)
-    shapes = real_shapes(specs, several) if several else image_shapes(specs, found) if found else {}
-    wanted = described(original, specs, input_shape, shapes)
-    arrays = real_values(wanted, several, preprocessing or Preprocessing(), limit, seed) if several else None
-    runs = _runs(wanted, found, arrays, preprocessing, limit, seed, callbacks)
-    gathered = _gather(sessions, runs, found, task)
+    data = open_images(images, labels) if isinstance(images, str | Path) and len(specs) == 1 else images
+    wanted = described(original, specs, input_shape, shapes_of(specs, data))
+    real = _runs(wanted, data, preprocessing, limit, seed)
+    callbacks.stage("compare outputs", real.total)
+    told = None if task == "auto" else task
+    gathered = gather(sessions, _advancing(real.runs, callbacks), told, real.labels, real.names)
     feed = one_feed(wanted, seed, {s.name: Scale(preprocessing) for s in specs})
     timed = _latency(original, compressed, feed, provider, threads, latency_seconds, callbacks)
     used = _memory(original, compressed, feed, threads, callbacks) if memory else None
     callbacks.done()
-    near = worst(gathered.comparator, "synthetic", gathered.count)
+    near = worst(gathered.comparator, "synthetic" if images is None else "validation", gathered.count)
+    judgement = judge(near, gathered.accuracy())
     shares = [o.matched for o in near.outputs if o.matched is not None]
     return Validation(
         tool=this_tool(),
         provider=provider,
-        inputs="synthetic" if found is None and several is None else "images",
+        inputs="synthetic" if images is None else "images",
         count=gathered.count,
         outputs=near.outputs,
         accuracy=gathered.accuracy(),
@@ -207,75 +187,37 @@ def validate(
         cosine=near.cosine,
         agreement=near.agreement,
         unmeasured=near.unmeasured,
+        verdict=judgement.verdict,
+        predicted_loss=judgement.loss,
+        predicted_range=judgement.span,
+        verdict_reason=judgement.reason,
+        latency_inputs=tuple((name, tuple(value.shape)) for name, value in feed.items()) if timed else (),
+        changed=tuple(gathered.changed),
+        changes=gathered.changes,
     )
-
-
-_Runs = Iterator[tuple[dict[str, Any], int]]
 
 
 def _runs(
     wanted: tuple[Wanted, ...],
-    images: ImageSet | None,
-    given: dict[str, Any] | None,
+    data: Any,
     preprocessing: Preprocessing | None,
     limit: int | None,
     seed: int,
-    callbacks: Callbacks,
-) -> _Runs:
-    """Yield (feed, samples in it that count); a fixed batch may hold repeated ones at its end."""
+) -> RealData:
+    """Real inputs, or made-up ones where there are none."""
+    if data is not None:
+        return open_real(wanted, data, preprocessing or Preprocessing(), limit, seed)
     specs = tuple(w.spec for w in wanted)
-    if images is None:
-        total = SYNTHETIC if limit is None else limit
-        arrays = given or made(wanted, total, seed, {s.name: Scale(preprocessing) for s in specs})
-        total = sample_count(specs, arrays)
-        feeds: Iterator[dict[str, Any]] = split(specs, arrays)
-    else:
-        total = min(len(images), limit or len(images))
-        feeds = image_feeds(specs, images, preprocessing or Preprocessing(), limit, shape=_shape(wanted[0], images))
-    callbacks.stage("compare outputs", total)
-    left = total
-    for feed in feeds:
-        count = min(left, sample_count(specs, feed))
-        yield feed, count
-        left -= count
-        callbacks.advance(count)
+    arrays = made(wanted, SYNTHETIC if limit is None else limit, seed, {s.name: Scale(preprocessing) for s in specs})
+    feeds = split(specs, arrays)
+    return RealData(((feed, sample_count(specs, feed)) for feed in feeds), sample_count(specs, arrays))
 
 
-def _shape(wanted: Wanted, images: ImageSet) -> tuple[int | None, ...]:
-    """The sizes that pixels are brought to; arrays of floats keep their own."""
-    pixels = len(wanted.shape) == 4 and images.source[0].dtype == np.uint8
-    return wanted.shape if pixels else wanted.spec.shape
-
-
-def _gather(
-    sessions: tuple[InferenceSession, InferenceSession], runs: _Runs, images: ImageSet | None, task: str
-) -> _Outputs:
-    """Run both networks over everything."""
-    comparator, specs = comparator_for(*sessions, task=None if task == "auto" else task), input_specs(sessions[0])
-    names = list(comparator.names)
-    labels = images.labels if images is not None and task in ("auto", "classes") else None
-    gathered = _Outputs(comparator, labels)
+def _advancing(runs: Runs, callbacks: Callbacks) -> Runs:
+    """Tell who listens of every run."""
     for feed, count in runs:
-        size = sample_count(specs, feed)
-        first, second = (_cut(_run(s, names, feed), size, count) for s in sessions)
-        gathered.add(first, second, count)
-        gathered.count += count
-    return gathered
-
-
-def _run(session: InferenceSession, names: list[str], feed: Mapping[str, Any]) -> list[Any]:
-    try:
-        return list(session.run(names, dict(feed)))
-    except Exception as error:
-        # onnxruntime's exceptions share no base class but Exception
-        raise ModelError(f"onnxruntime cannot run the model on these inputs ({one_line(error)})") from error
-
-
-def _cut(outputs: list[Any], size: int, count: int) -> list[Any]:
-    """Drop the outputs of samples that only fill up a fixed batch."""
-    if size == count:
-        return outputs
-    return [y[:count] if isinstance(y, np.ndarray) and y.ndim and len(y) == size else y for y in outputs]
+        yield feed, count
+        callbacks.advance(count)
 
 
 def _latency(

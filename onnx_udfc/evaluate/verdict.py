@@ -6,9 +6,9 @@ of the movement in dB (of the worst part),
 
     log(L / (1 − L)) = a + b · log(d / (1 − d)) − c · s / 10
 
-for the loss L, the share of the original's score that is gone. Where the inputs let the original give no two different
-answers, d is unknown and the second relation, on s alone, is wider: it says good or unusable only where its whole range
-does. With labels the loss is measured, not predicted.
+for the loss L, the share of the original's score that is gone. Where the inputs let the original give too few answers,
+d is unknown and L rests on s alone; where it says one and the same every time the range is wide, and what is not good
+or unusable in all of it is unknown. With labels the loss is measured, not predicted.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from onnx_udfc.evaluate.report import Accuracy, Fidelity, OutputFidelity, Verdic
 
 GOOD, UNUSABLE = 0.1, 0.4  # the largest loss that is good, the least that is unusable
 SAME_DB = 60.0  # a network in which nothing was asked to change is nearer than this
-LEAST_ANSWERS = 8  # boxes, cells: fewer say too little
+LEAST_BOXES, LEAST_CELLS = 4, 16  # fewer say too little
 SLACK = 4096  # bytes that a file may grow by: names, metadata, a few nodes
 NOISE = 0.005  # a loss below is none
+
+
+MOST_DB = 45.0  # above, nothing more is gained
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,19 @@ class Relation:
     """Constants of the module's equation, and the half width of its range in units of the left side."""
 
     a: float
-    b: float
-    c: float
-    half: float
+    b: float = 1.0
+    c: float = 1.0
+    half: float = 1.0
 
 
-ANSWERED = Relation(-1.6, 1.0, 0.0, 1.2)
-MOVED = Relation(-1.0, 0.0, 1.2, 2.2)
+ANSWERED = {
+    "classes": Relation(-1.2),
+    "sequence": Relation(-2.0),
+    "detection": Relation(-0.5),
+    "segmentation": Relation(1.3, half=1.5),  # an object is lost long before most of its cells are
+}
+MOVED = Relation(-0.9, b=0.0, c=1.6, half=1.0)
+FREE = Relation(-0.9, b=0.0, c=1.6, half=2.5)  # the original's answers were the same every time
 
 
 @dataclass(frozen=True)
@@ -82,14 +91,16 @@ def _estimate(output: OutputFidelity, count: int) -> Judgement | None:
     moved = output.sqnr_db
     different = _different(output)
     if different is not None:
-        d = min(max(different, 0.5 / max(1, count)), 1 - 0.5 / max(1, count))
-        value = ANSWERED.a + ANSWERED.b * math.log(d / (1 - d)) - ANSWERED.c * (moved or 0.0) / 10
+        relation = ANSWERED[output.kind]
         reason = f"{100 * different:.0f} % of the answers differ" + ("" if moved is None else f", {moved:.1f} dB")
-        return _ranged(value, ANSWERED.half, reason, sure=True)
+        least = 0.5 / max(1, min(count, output.answers or 1) if output.kind == "detection" else count)
+        return _ranged(relation, min(max(different, least), 1 - least), moved, reason, sure=True)
     if moved is None:
         return None
-    reason = f"outputs move with {moved:.1f} dB; the original's answers on these inputs say nothing"
-    return _ranged(MOVED.a - MOVED.c * moved / 10, MOVED.half, reason, sure=output.kind in ("regression", "embedding"))
+    if output.kind in ANSWERED and (output.answers or 0) <= (1 if output.kind in ("classes", "sequence") else 0):
+        reason = f"{moved:.1f} dB; the original's answers on these inputs are all the same"
+        return _ranged(FREE, 0.5, moved, reason, sure=False)
+    return _ranged(MOVED, 0.5, moved, f"outputs move with {moved:.1f} dB", sure=True)
 
 
 def _different(output: OutputFidelity) -> float | None:
@@ -99,16 +110,18 @@ def _different(output: OutputFidelity) -> float | None:
             said = output.answers or 0
             return 1 - output.agreement if output.agreement is not None and said > 1 else None
         case "detection":
-            enough = (output.answers or 0) >= LEAST_ANSWERS
+            enough = (output.answers or 0) >= LEAST_BOXES
             return 1 - output.matched if output.matched is not None and enough else None
         case "segmentation":
-            enough = (output.answers or 0) >= LEAST_ANSWERS
+            enough = (output.answers or 0) >= LEAST_CELLS
             return 1 - 2 * output.iou / (1 + output.iou) if output.iou is not None and enough else None
     return None
 
 
-def _ranged(value: float, half: float, reason: str, *, sure: bool) -> Judgement:
-    loss, low, high = (_share(v) for v in (value, value - half, value + half))
+def _ranged(relation: Relation, d: float, moved: float | None, reason: str, *, sure: bool) -> Judgement:
+    """The module's equation; d at one half has no part in it, and s where it is unknown."""
+    value = relation.a + relation.b * math.log(d / (1 - d)) - relation.c * min(moved or 0.0, MOST_DB) / 10
+    loss, low, high = (_share(v) for v in (value, value - relation.half, value + relation.half))
     verdict = _named(loss)
     if not sure and (_named(low), _named(high)) not in (("good", "good"), ("unusable", "unusable")):
         verdict = "unknown"
@@ -131,7 +144,7 @@ class Asked:
     Attributes:
         work: Whether anything was to be changed.
         smaller: Whether a smaller file was asked for.
-        pruned: Share of the channels that were to go.
+        pruned: Whether channels were to go.
         bits: Of the weights.
         activations: Whether activations were to be quantized.
         calibrated: Whether real inputs were given.
@@ -141,7 +154,7 @@ class Asked:
 
     work: bool = True
     smaller: bool = True
-    pruned: float = 0.0
+    pruned: bool = False
     bits: float = 32
     activations: bool = False
     calibrated: bool = False
@@ -156,7 +169,7 @@ def advice(judgement: Judgement, asked: Asked) -> tuple[str, ...]:
     compact = ": this network is compact" if asked.compact else ""
     found = [
         (asked.guessed, "say the input's scale: --input-mean, --input-std, --input-range"),
-        (asked.pruned > 0 and judgement.verdict != "unknown", f"prune less{compact}"),
+        (asked.pruned and judgement.verdict != "unknown", f"prune less{compact}"),
         (not asked.calibrated, "give 32 real inputs by --calibrate"),
         (asked.activations and judgement.verdict != "unknown", "leave --activations out"),
         (asked.bits < 8 and judgement.verdict != "unknown", "use --bits 8"),
@@ -175,4 +188,3 @@ def certain_fault(fidelity: Fidelity, bytes_before: int, bytes_after: int, asked
     if asked.smaller and bytes_after > bytes_before + SLACK:
         return f"the file would be larger than the original ({bytes_after:,} bytes instead of {bytes_before:,})"
     return ""
-

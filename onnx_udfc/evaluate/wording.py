@@ -69,3 +69,15 @@ def decibel(value: float | None) -> str:
 def percent(value: float | None) -> str:
     """Return `93.8 %`, or a dash."""
     return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def verdict_words(loss: float | None, span: tuple[float, float] | None, reason: str) -> str:
+    """Return what stands behind the verdict: the predicted loss with its range, and the reason."""
+    if loss is None or span is None:
+        return f" ({reason})" if reason else ""
+    return f", {percent(loss)} of the score lost ({percent(span[0])} to {percent(span[1])}; {reason})"
+
+
+def unusable_words(verdict: str, loss: float | None, span: tuple[float, float] | None, reason: str) -> str:
+    """Return the line that is printed for a result that cannot be used; empty for others."""
+    return f"warning: the result is unusable{verdict_words(loss, span, reason)}" if verdict == "unusable" else ""

@@ -7,6 +7,7 @@ from onnx_udfc.options.command_tables import Inspecting, Judging, Sweeping, Writ
 from onnx_udfc.options.goals import (
     COMPRESS_REQUIREMENTS,
     VALIDATE_REQUIREMENTS,
+    VERDICTS,
     Budget,
     Requirement,
     check_requirements,
@@ -39,6 +40,7 @@ __all__ = [
     "TARGETS",
     "TASKS",
     "VALIDATE_REQUIREMENTS",
+    "VERDICTS",
     "Budget",
     "CombinationError",
     "InMemory",

@@ -157,10 +157,6 @@ def check_requirements(requirements: Sequence[Requirement], measured: Mapping[st
     Raises:
         GateError: A requirement is not met, or could not be measured.
     """
-    missed = [
-        f"{r} (is {r.shown(measured[r.key])})"
-        for r in requirements
-        if not r.met(measured[r.key])
-    ]
+    missed = [f"{r} (is {r.shown(measured[r.key])})" for r in requirements if not r.met(measured[r.key])]
     if missed:
         raise GateError("required but not met: " + ", ".join(missed))

@@ -100,8 +100,8 @@ class Keywords(TypedDict, total=False):
     """Write what is certainly bad, too, and in place of a file that is no result of this tool."""
 
     require: Requirement | str | Iterable[Requirement | str]
-    """A gate: agreement, sqnr (dB), cosine; macs, params, bytes as ratios to the original. Not met is exit 3 and
-    nothing is written; repeatable. Quote it."""
+    """A gate: verdict=good; agreement, sqnr (dB), cosine, matched; accuracy with labelled inputs; macs, params,
+    bytes as ratios to the original. Not met is exit 3 and nothing is written; repeatable. Quote it."""
 
     threads: Whole | None
     """Threads that work; the bytes are the same for any number (only a latency budget is timed with it)."""
@@ -256,8 +256,8 @@ class SweepKeywords(TypedDict, total=False):
     """Write what is certainly bad, too, and in place of a file that is no result of this tool."""
 
     require: Requirement | str | Iterable[Requirement | str]
-    """A gate: agreement, sqnr (dB), cosine; macs, params, bytes as ratios to the original. Not met is exit 3 and
-    nothing is written; repeatable. Quote it."""
+    """A gate: verdict=good; agreement, sqnr (dB), cosine, matched; accuracy with labelled inputs; macs, params,
+    bytes as ratios to the original. Not met is exit 3 and nothing is written; repeatable. Quote it."""
 
     threads: Whole | None
     """Threads that work; the bytes are the same for any number (only a latency budget is timed with it)."""

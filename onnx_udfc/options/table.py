@@ -252,8 +252,8 @@ class Options(Table):
     require: Annotated[
         tuple[Requirement, ...],
         Row(
-            "A gate: agreement, sqnr (dB), cosine; macs, params, bytes as ratios to the original. Not met is exit 3 and"
-            " nothing is written; repeatable. Quote it.",
+            "A gate: verdict=good; agreement, sqnr (dB), cosine, matched; accuracy with labelled inputs; macs, params,"
+            " bytes as ratios to the original. Not met is exit 3 and nothing is written; repeatable. Quote it.",
             MUST,
             metavar="KEY>=VALUE",
             repeat=True,
@@ -340,7 +340,17 @@ def _refused(o: Options, said: Said) -> str | None:
     """What does not go together, in one line; None where all is well."""
     if o.provider != "cpu":
         return f"{said.begin('provider', o.provider)}: networks are compressed on the processor; only validate takes it"
-    return refused_scale(o, said) or _refused_ratios(o, said) or _refused_activations(o, said)
+    return (
+        refused_scale(o, said) or _refused_ratios(o, said) or _refused_activations(o, said) or _refused_gates(o, said)
+    )
+
+
+def _refused_gates(o: Options, said: Said) -> str | None:
+    """Accuracy is measured on labelled inputs alone."""
+    gates = [r for r in o.require if r.key in ("accuracy", "accuracy_drop")]
+    if gates and o.validate is None:
+        return f"{said.begin('require', str(gates[0]))} needs labelled inputs: give {said.name('validate')} them"
+    return None
 
 
 def refused_scale(o: Scale, said: Said) -> str | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ import pytest
 from onnx import numpy_helper
 
 from tests.command_line import PRECIOUS, SHAPES, call, names, small_classifier
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
 
 
 @pytest.fixture
@@ -271,3 +275,20 @@ def test_examples_of_the_help_are_right(folder: Path) -> None:
             assert " ".join(what.split()) in " ".join(shown.split())
             words = shlex.split(line)[1:]
             app.commands[command].make_context(command, words[1:] if words[0] == command else words)
+
+
+def test_an_unusable_result_is_told_on_standard_error_whatever_is_printed(folder: Path) -> None:
+    shutil.copy(MODELS / "digits_resnet_folded.onnx", folder / "in.onnx")
+    options = ("--method", "none", "--prune", "0.9", "--bits", "2", "--threads", "1")
+    for words in ((), ("--quiet",), ("--json",)):
+        done = call(folder, "in.onnx", "out.onnx", *options, "--report", "r.json", *words)
+        report = json.loads((folder / "r.json").read_text())
+        assert done.returncode == 0
+        assert report["verdict"] == "unusable"
+        lines = [line for line in done.stderr.splitlines() if "warning:" in line]
+        assert len(lines) == 1
+        assert "unusable" in lines[0]
+    gated = call(folder, "in.onnx", "other.onnx", *options, "--require", "verdict=good", "--quiet")
+    assert gated.returncode == 3
+    assert "verdict=good (is unusable)" in gated.stderr
+    assert not (folder / "other.onnx").exists()

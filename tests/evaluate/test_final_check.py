@@ -37,7 +37,7 @@ def test_a_worse_network_is_further_away() -> None:
         result = check_result(model, read(model), with_parameters(model, {"W3": weight + level * noise}), Options())
         assert result.fidelity is not None
         quality.append(result.fidelity.sqnr_db or 0.0)
-    assert quality[0] == pytest.approx(40, abs=4)  # the weights are 40 dB away
+    assert quality[0] == pytest.approx(37, abs=4)  # the weights are 40 dB away; outputs vary less than they are large
     assert quality[0] > quality[1] + 15 > quality[2] + 30
 
 

@@ -1,0 +1,116 @@
+"""Verdicts: what follows from which figures, and what is certain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from onnx_udfc.errors import CheckError, GateError
+from onnx_udfc.evaluate.report import Accuracy, Fidelity, OutputFidelity, PartFidelity
+from onnx_udfc.evaluate.verdict import Asked, Judgement, advice, certain_fault, judge
+from onnx_udfc.options import Options, check_requirements, parse_requirement
+from onnx_udfc.pipeline import compress
+from tests.normed_graphs import CHAIN, scaled_model
+
+CLASSES = OutputFidelity("y", "classes", 20.0, 0.99, agreement=0.97, answers=9)
+
+
+def judged(*outputs: OutputFidelity, unmeasured: str = "") -> Judgement:
+    return judge(Fidelity("synthetic", None, None, None, 64, outputs=outputs, unmeasured=unmeasured))
+
+
+def test_a_near_result_is_good_and_a_far_one_is_unusable() -> None:
+    near = judged(CLASSES)
+    assert near.verdict == "good"
+    assert near.loss is not None
+    assert near.loss < 0.02
+    far = judged(replace(CLASSES, sqnr_db=-3.0, agreement=0.05))
+    assert far.verdict == "unusable"
+    assert far.loss is not None
+    assert far.span is not None
+    assert far.span[0] < far.loss < far.span[1]
+    between = judged(replace(CLASSES, sqnr_db=4.0, agreement=0.4))
+    assert between.verdict == "degraded"
+    assert near.loss < (between.loss or 0) < far.loss
+
+
+def test_the_worst_output_decides() -> None:
+    boxes = OutputFidelity("boxes", "regression", 40.0, 1.0)
+    scores = OutputFidelity("scores", "detection", -6.0, 0.1, answers=40, matched=0.0)
+    found = judged(boxes, scores)
+    assert found.verdict == "unusable"
+    assert found.reason.startswith("scores:")
+
+
+def test_where_the_original_says_the_same_every_time_little_is_known() -> None:
+    free = replace(CLASSES, agreement=None, answers=1)
+    assert judged(replace(free, sqnr_db=5.0)).verdict == "unknown"
+    assert judged(replace(free, sqnr_db=5.0)).loss is None
+    assert judged(replace(free, sqnr_db=45.0)).verdict == "good"
+    nothing = OutputFidelity("scores", "detection", 3.0, 0.9, answers=0)
+    assert judged(nothing).verdict == "unknown"
+    assert judged(replace(nothing, answers=3)).verdict == "degraded"  # too few to count, but it reacts
+
+
+def test_what_was_not_measured_is_unknown() -> None:
+    still = OutputFidelity("y", "classes", None, None)
+    found = judged(still, unmeasured="the outputs do not change")
+    assert (found.verdict, found.loss, found.span, found.reason) == ("unknown", None, None, "the outputs do not change")
+    assert judged(CLASSES, still, unmeasured="output 'y' does not change").verdict == "unknown"
+
+
+def test_labels_are_believed_more_than_figures() -> None:
+    fidelity = Fidelity("validation", 30.0, 1.0, 0.99, 500, outputs=(CLASSES,))
+    found = judge(fidelity, Accuracy(0.9, 0.45, 500))
+    assert found.verdict == "unusable"
+    assert found.loss == 0.5
+    assert judge(fidelity, Accuracy(0.9, 0.91, 500)).loss == 0
+
+
+@pytest.mark.parametrize(
+    ("verdict", "passes"), [("good", True), ("degraded", False), ("unusable", False), ("unknown", False)]
+)
+def test_the_gate_on_the_verdict(verdict: str, passes: bool) -> None:
+    order = {"good": 2.0, "degraded": 1.0, "unusable": 0.0}
+    gate = parse_requirement("verdict=good")
+    assert str(gate) == "verdict=good"
+    assert parse_requirement(str(gate)) == gate
+    assert gate.met(order.get(verdict)) == passes
+    assert parse_requirement("verdict>=degraded").met(order.get(verdict)) == (verdict in ("good", "degraded"))
+    if not passes:
+        with pytest.raises(GateError, match=rf"verdict=good \(is {verdict}\)"):
+            check_requirements([gate], {"verdict": order.get(verdict)})
+
+
+def test_advice_is_about_what_was_asked() -> None:
+    bad = Judgement("unusable", 0.8, (0.6, 0.9))
+    told = advice(bad, Asked(pruned=True, bits=4, compact=True, guessed=True))
+    assert told == (
+        "say the input's scale: --input-mean, --input-std, --input-range",
+        "prune less: this network is compact",
+        "give 32 real inputs by --calibrate",
+        "use --bits 8",
+    )
+    assert advice(Judgement("good", 0.0, (0.0, 0.0)), Asked(pruned=True)) == ()
+    assert not any("calibrate" in text for text in advice(bad, Asked(calibrated=True)))
+
+
+def test_what_is_certain() -> None:
+    part = PartFidelity("scores", 1.0, -1.0, -1.0, 0, 0.0, 0.0, still=True)
+    dead = Fidelity("synthetic", 20.0, 1.0, None, outputs=(replace(CLASSES, parts=(part,)),))
+    assert "no longer depends" in certain_fault(dead, 9000, 5000, Asked())
+    fine = Fidelity("synthetic", 50.0, 1.0, None, outputs=(CLASSES,))
+    assert certain_fault(fine, 9000, 5000, Asked()) == ""
+    assert "nothing was asked" in certain_fault(fine, 9000, 9000, Asked(work=False, smaller=False))
+    assert "larger" in certain_fault(fine, 9000, 19000, Asked())
+    assert certain_fault(fine, 9000, 19000, Asked(smaller=False)) == ""
+
+
+def test_a_file_that_grew_is_refused_but_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnx_udfc.evaluate.verdict.SLACK", -(1 << 30))
+    with pytest.raises(CheckError, match=r"larger.*--force"):
+        compress(scaled_model(CHAIN), Options(bits=8, threads=1))
+    report = compress(scaled_model(CHAIN), Options(bits=8, threads=1, force=True)).report
+    assert report.verdict in ("good", "degraded", "unusable", "unknown")
+    assert report.verdict_reason
