@@ -23,6 +23,7 @@ from onnx_udfc.inputs.reaction import Answers, mixed, ratings
 from onnx_udfc.inputs.sources import FORMULA, GROUPS, SIGNALS, fitting_codes, fitting_pictures
 from onnx_udfc.model.counts import count, totals
 from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.products import each
 from onnx_udfc.runtime.runs import InputSpec, cut
 from onnx_udfc.runtime.sessions import open_session, packed
 from onnx_udfc.runtime.walk import outputs_of
@@ -67,9 +68,7 @@ def fitting(wanted: Wanted, asked: str) -> tuple[str, ...]:
     return tuple(k for k in found if asked == "auto" or k in GROUPS[asked]) or found
 
 
-def choose(
-    network: Network, wanted: Sequence[Wanted], asked: str, scales: Mapping[str, Scale], threads: int | None
-) -> tuple[Choice, ...]:
+def choose(network: Network, wanted: Sequence[Wanted], asked: str, scales: Mapping[str, Scale]) -> tuple[Choice, ...]:
     """The kinds for every input that can be of several; only the largest of them is tried out.
 
     Args:
@@ -77,14 +76,13 @@ def choose(
         wanted: its inputs.
         asked: auto, or one of GROUPS.
         scales: of its pictures.
-        threads: of onnxruntime.
     """
     choices = [Choice(w.spec.name, _default(fitting(w, asked)), {}) for w in wanted if fitting(w, asked)]
     several = [w for w in wanted if len(fitting(w, asked)) > 1]
     if not several:
         return tuple(choices)
     main = max(several, key=lambda w: int(np.prod(w.sample)))
-    answers = _answers(network, wanted, main, fitting(main, asked), scales, threads)
+    answers = _answers(network, wanted, main, fitting(main, asked), scales)
     if not answers:
         return tuple(choices)
     chosen, reaction = best(answers)
@@ -122,7 +120,6 @@ def _answers(
     main: Wanted,
     kinds: Sequence[str],
     scales: Mapping[str, Scale],
-    threads: int | None,
 ) -> dict[str, Answers]:
     """What the network answers to some inputs of each kind; empty where that costs too much or it cannot be run."""
     number = min(PROBE, int(PROBE_MACS / max(1, _macs(network)) / len(kinds)))
@@ -130,7 +127,7 @@ def _answers(
     if number < LEAST or batch > number:
         return {}
     try:
-        session = open_session(packed(network.to_model()), threads=threads)
+        session = open_session(packed(network.to_model()), threads=1)
     except ModelError:  # an operator that onnxruntime lacks
         return {}
     names = [t.name for t in network.graph.outputs]
@@ -151,7 +148,7 @@ def _run(
     """All outputs for all samples, where their first axis is the samples'; None if the network fails."""
     runs = cut(specs, values, _BATCH)
     try:
-        outputs = [outputs_of(session, names, feed) for feed in runs.feeds]
+        outputs = each(lambda feed: outputs_of(session, names, feed), runs.feeds)
     except Exception:  # onnxruntime's exceptions share no base class but Exception
         return None
     columns = [[np.asarray(o) for o in column] for column in zip(*outputs, strict=True)]

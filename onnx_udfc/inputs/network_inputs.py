@@ -114,7 +114,7 @@ def chosen_kinds(
     key = (options.kinds, tuple(w.shape for w in wanted))
     known = _choices.setdefault(network, {})
     if key not in known:
-        known[key] = choose(network, wanted, options.kinds, scales, options.threads)
+        known[key] = choose(network, wanted, options.kinds, scales)
     return known[key]
 
 

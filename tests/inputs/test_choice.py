@@ -85,12 +85,12 @@ def test_what_the_user_names_is_taken_and_all_kinds_where_it_does_not_fit() -> N
     network = read(_network(3, 64, np.random.default_rng(0).normal(size=(2, 3, 3, 3))))
     settle_sizes(network, Options())
     wanted = wanted_inputs(network)
-    (choice,) = choose(network, wanted, "photographs", {}, 1)
+    (choice,) = choose(network, wanted, "photographs", {})
     assert choice.kinds == ("photographs",)
     assert not choice.reaction
-    (choice,) = choose(network, wanted, "text", {}, 1)
+    (choice,) = choose(network, wanted, "text", {})
     assert set(choice.kinds) <= {"text", "turned text", "letters"}
-    (choice,) = choose(network, wanted, "sound", {}, 1)  # three channels are no spectrogram
+    (choice,) = choose(network, wanted, "sound", {})  # three channels are no spectrogram
     assert choice.reaction
 
 
