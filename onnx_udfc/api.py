@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_udfc import pipeline
 from onnx_udfc.errors import UdfcError
+from onnx_udfc.escapes import json_text
 from onnx_udfc.evaluate import inspection
 from onnx_udfc.evaluate import validate as validation
 from onnx_udfc.inputs.image_files import Labelled, Preprocessing
@@ -31,6 +32,7 @@ from onnx_udfc.options import (
     words_of,
 )
 from onnx_udfc.original import Original
+from onnx_udfc.outputs import check_writable, write_text
 from onnx_udfc.pipeline import Result
 from onnx_udfc.progress import Callbacks, Logged
 from onnx_udfc.runtime.machine import fitting_jobs
@@ -137,7 +139,9 @@ def judged(original: Source, compressed: Source, asked: Judging, callbacks: Call
     Raises:
         UdfcError: As `validate`, but for gates.
     """
-    return validation.validate(
+    for path in asked.report:
+        check_writable(path)
+    found = validation.validate(
         original,
         compressed,
         images=asked.images,
@@ -153,6 +157,18 @@ def judged(original: Source, compressed: Source, asked: Judging, callbacks: Call
         seed=asked.seed,
         callbacks=callbacks,
     )
+    for path in asked.report:
+        write_text(path, _page(found, path))
+    return found
+
+
+def _page(found: Validation, path: str) -> str:
+    """A validation as what the path's ending says."""
+    if path.lower().endswith(".html"):
+        from onnx_udfc.evaluate.validation_page import to_page
+
+        return to_page(found)
+    return json_text(found.to_dict()) + "\n"
 
 
 def sweep(

@@ -5,7 +5,7 @@
     python -m tools.verdicts table CACHE                                        print the table and the bar
 
 Everything is kept under CACHE, and what is there is not done again: delete a file to have it made anew. Files and real
-scores are made once; when only the measures change, `judge --again` looks at the same files anew.
+scores are made once; when only the measures change, delete the `.judged.json` files and judge anew.
 """
 
 from __future__ import annotations
@@ -15,14 +15,19 @@ import json
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnx_udfc.errors import UdfcError
 from onnx_udfc.evaluate.final_check import check_result
-from onnx_udfc.evaluate.report import plain
+from onnx_udfc.evaluate.report import Fidelity, OutputFidelity, PartFidelity, plain
+from onnx_udfc.evaluate.verdict import Judgement
+from onnx_udfc.evaluate.verdict import judge as verdict_of
 from onnx_udfc.model.network import Network
 from onnx_udfc.original import Original, read_original
 from onnx_udfc.pipeline import compress
@@ -99,6 +104,67 @@ def judge(cache: Path, chosen: Sequence[RealNetwork], settings: Sequence[str], c
         print(network.name, path.stem, f"{time.perf_counter() - start:.1f} s", flush=True)
 
 
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was really lost, and what was said."""
+
+    network: str
+    setting: str
+    real: float
+    judgement: Judgement
+
+
+def rows(cache: Path) -> list[Row]:
+    """All cases that were made, scored and judged."""
+    found = []
+    for record in sorted(cache.glob("*/*.real.json")):
+        real = json.loads(record.read_text())
+        judged = record.with_name(record.name.replace(".real.", ".judged."))
+        fidelity = json.loads(judged.read_text()).get("fidelity") if judged.exists() else None
+        if fidelity is not None and real.get("original"):
+            loss = min(1.0, max(0.0, 1 - real["compressed"] / real["original"]))
+            setting = record.name.removesuffix(".real.json")
+            found.append(Row(record.parent.name, setting, loss, verdict_of(_fidelity(fidelity))))
+    return found
+
+
+def _fidelity(given: dict[str, Any]) -> Fidelity:
+    """Figures as they were written."""
+    outputs = [OutputFidelity(**{**o, "parts": tuple(PartFidelity(**p) for p in o["parts"])}) for o in given["outputs"]]
+    return Fidelity(**{**given, "outputs": tuple(outputs)})
+
+
+def table(cache: Path) -> None:
+    """Print every case, Spearman's correlation, and what violates the bar."""
+    found = rows(cache)
+    print("| network | setting | real loss | predicted | range | verdict |\n|---|---|---|---|---|---|")
+    for r in found:
+        j = r.judgement
+        predicted = "–" if j.loss is None else f"{j.loss:.3f}"
+        span = "–" if j.span is None else f"{j.span[0]:.3f} to {j.span[1]:.3f}"
+        print(f"| {r.network} | {r.setting} | {r.real:.3f} | {predicted} | {span} | {j.verdict} |")
+    known = [(r.real, r.judgement.loss) for r in found if r.judgement.loss is not None]
+    real, predicted_losses = np.array(known, np.float64).T
+    print(f"\nSpearman's correlation over {len(known)} of {len(found)}: {spearman(real, predicted_losses):.3f}")
+    for r in found:
+        if r.judgement.verdict == "good" and r.real >= 1 / 3:
+            print(f"violation: {r.network} {r.setting} lost {r.real:.3f} and is called good")
+        if r.judgement.verdict == "unusable" and r.real < 0.02:
+            print(f"violation: {r.network} {r.setting} lost {r.real:.3f} and is called unusable")
+
+
+def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Correlation of ranks; equal values share the mean of theirs."""
+    first, second = (_ranks(v) for v in (a, b))
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, at, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray((ends - (counts - 1) / 2)[at], np.float64)
+
+
 def _late(_signum: int, _frame: object) -> None:
     raise TimeoutError("takes too long")
 
@@ -106,7 +172,7 @@ def _late(_signum: int, _frame: object) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("make", "judge"))
+    parser.add_argument("what", choices=("make", "judge", "table"))
     parser.add_argument("cache", type=Path)
     parser.add_argument("--network", action="append", default=[])
     parser.add_argument("--setting", action="append", default=[], choices=[*SETTINGS, *FURTHER])
@@ -115,6 +181,9 @@ def main() -> None:
     chosen = [n for n in networks() if not given.network or n.name in given.network]
     calibrated = {"without": (False,), "with": (True,), "both": (False, True)}[given.data]
     signal.signal(signal.SIGALRM, _late)
+    if given.what == "table":
+        table(given.cache)
+        return
     step = {"make": make, "judge": judge}[given.what]
     step(given.cache, chosen, given.setting or list(SETTINGS | FURTHER), calibrated)
 

@@ -137,6 +137,7 @@ def validate(ctx: click.Context, /, original: str, compressed: str, **_: Any) ->
 
     with Shown(asked.quiet or asked.json, asked.verbose) as callbacks:
         found = judged(original, compressed, asked, callbacks)
+    _alarm(found)
     if asked.json:
         put_json(found.to_dict())
     elif not asked.quiet:

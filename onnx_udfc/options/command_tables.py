@@ -113,6 +113,17 @@ class Judging(Table):
     input_range: InputRange = None
     input_colour: InputColour = "rgb"
     seed: Seed = 0
+    report: Annotated[
+        tuple[str, ...],
+        Row(
+            "Write the report as .json or .html, by its ending; repeatable.",
+            TOLD,
+            metavar="PATH",
+            repeat=True,
+            read=read_report,
+            example="report.html",
+        ),
+    ] = ()
     task: Annotated[str, Row("What the outputs say.", MUST, metavar="KIND", choices={"auto": "guessed", **TASKS})] = (
         "auto"
     )

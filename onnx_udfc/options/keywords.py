@@ -178,6 +178,9 @@ class JudgingKeywords(TypedDict, total=False):
     provider: Literal["cpu", "cuda", "tensorrt"] | str
     """Execution provider that runs the networks."""
 
+    report: str | Iterable[str]
+    """Write the report as .json or .html, by its ending; repeatable."""
+
 
 class SweepKeywords(TypedDict, total=False):
     """Every option of `sweep` by its type."""

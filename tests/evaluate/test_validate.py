@@ -211,3 +211,44 @@ def test_the_shipped_network_is_as_good_as_its_manifest_says(models: Path) -> No
     found = quick(path, models / "digits_resnet_folded.onnx", images=models / "digits_test.npz", preprocessing=how)
     assert found.accuracy is not None
     assert 100 * found.accuracy.original == pytest.approx(entry["top1_dev"], abs=1e-9)
+
+
+def test_a_validation_is_a_page_with_the_answers_that_changed(weight: NDArray[np.float32], tmp_path: Path) -> None:
+    from onnx_udfc import api
+    from onnx_udfc.options import Judging
+
+    y = np.arange(40) % 5
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), np.uint8), y=y)
+    for name, w in (("a", weight), ("b", weight + np.float32(0.8) * weight[::-1])):
+        onnx.save(network(w), tmp_path / f"{name}.onnx")
+    asked = Judging(
+        images=str(tmp_path / "data.npz"), seconds=0, memory=False, threads=1,
+        report=(str(tmp_path / "v.html"), str(tmp_path / "v.json")),
+    )  # fmt: skip
+    found = api.judged(str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx"), asked)
+    assert found.accuracy is not None
+    assert found.changes == round(40 * (1 - (found.agreement or 0)))
+    assert found.changes > 0
+    assert all(c.original != c.compressed and c.label == int(c.name) % 5 for c in found.changed)
+    page = (tmp_path / "v.html").read_text()
+    assert "Changed answers" in page
+    assert f"Verdict: {found.verdict}" in page
+    assert json.loads((tmp_path / "v.json").read_text())["changes"] == found.changes
+
+
+def test_compress_judges_on_the_inputs_that_are_kept_for_it(weight: NDArray[np.float32], tmp_path: Path) -> None:
+    from onnx_udfc.options import Options, parse_requirement
+    from onnx_udfc.pipeline import compress
+
+    model = network(weight)
+    y = open_session(model).run(None, {"x": (x := np.random.default_rng(1).random((50, 3, 4, 4), np.float32))})[0]
+    np.savez(tmp_path / "data.npz", x=x, y=y.argmax(1))
+    gates = tuple(parse_requirement(g) for g in ("accuracy>=0.5", "verdict=good"))
+    data = str(tmp_path / "data.npz")
+    report = compress(model, Options(bits=8, method="udfc", validate=data, require=gates, threads=1)).report
+    assert report.fidelity.inputs == "validation"
+    assert report.fidelity.count == 50
+    assert report.accuracy is not None
+    assert report.accuracy.original == 1
+    assert report.accuracy.compressed == report.fidelity.agreement
+    assert report.predicted_loss == pytest.approx(1 - report.accuracy.compressed)
