@@ -31,7 +31,7 @@ from PIL import Image
 from onnx_udfc.numerics.picture_codec import Pixels, encode
 
 DATA = Path(__file__).resolve().parent.parent / "onnx_udfc" / "inputs" / "data"
-LARGE, SMALL = 256, 160  # sides of the pictures that are kept
+LARGE, SMALL = 320, 160  # sides of the pictures that are kept
 SHARP = 320  # pixels of a view's side from which on it is kept large
 FIELD = 85.0  # degrees that a view of a panorama spans
 

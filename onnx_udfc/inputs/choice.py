@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
-from onnx_udfc.inputs.reaction import Answers, mixed, ratings
+from onnx_udfc.inputs.reaction import Answers, information, mixed, ratings
 from onnx_udfc.inputs.sources import FORMULA, GROUPS, SIGNALS, fitting_codes, fitting_pictures
 from onnx_udfc.model.counts import count, totals
 from onnx_udfc.model.network import Network
-from onnx_udfc.numerics.products import each
 from onnx_udfc.runtime.runs import InputSpec, cut
 from onnx_udfc.runtime.sessions import open_session, packed
 from onnx_udfc.runtime.walk import outputs_of
@@ -32,6 +31,7 @@ PROBE, LEAST = 16, 4  # inputs of each kind; below, nothing is rated
 PROBE_MACS = 60e9  # of all runs: a few seconds
 PREFERRED = 1.5  # as many times as much must another kind move the network than photographs do
 ADDS = 1.1  # and a mixture of two kinds as many times as much as the one
+SECOND = ("turned text",)  # kinds that are only taken beside another one
 _SEED = 7
 _BATCH = 4
 
@@ -61,14 +61,16 @@ def fitting(wanted: Wanted, asked: str) -> tuple[str, ...]:
         found = fitting_pictures(wanted.channels, wanted.size)
     elif wanted.kind == "signal":
         found = tuple(SIGNALS)
-    elif wanted.kind == "tokens" and not wanted.use.first and len(wanted.sample) == 1:
-        found = fitting_codes(wanted.use.rows)
+    elif wanted.codes and len(wanted.sample) == 1:
+        found = fitting_codes(wanted.codes)
     else:
         return ()
     return tuple(k for k in found if asked == "auto" or k in GROUPS[asked]) or found
 
 
-def choose(network: Network, wanted: Sequence[Wanted], asked: str, scales: Mapping[str, Scale]) -> tuple[Choice, ...]:
+def choose(
+    network: Network, wanted: Sequence[Wanted], asked: str, scales: Mapping[str, Scale], threads: int | None
+) -> tuple[Choice, ...]:
     """The kinds for every input that can be of several; only the largest of them is tried out.
 
     Args:
@@ -76,17 +78,33 @@ def choose(network: Network, wanted: Sequence[Wanted], asked: str, scales: Mappi
         wanted: its inputs.
         asked: auto, or one of GROUPS.
         scales: of its pictures.
+        threads: of onnxruntime.
     """
     choices = [Choice(w.spec.name, _default(fitting(w, asked)), {}) for w in wanted if fitting(w, asked)]
     several = [w for w in wanted if len(fitting(w, asked)) > 1]
     if not several:
         return tuple(choices)
     main = max(several, key=lambda w: int(np.prod(w.sample)))
-    answers = _answers(network, wanted, main, fitting(main, asked), scales)
+    answers = _answers(network, wanted, main, fitting(main, asked), scales, threads)
     if not answers:
         return tuple(choices)
     chosen, reaction = best(answers)
     return tuple(Choice(main.spec.name, chosen, reaction) if c.name == main.spec.name else c for c in choices)
+
+
+def strength(
+    network: Network, wanted: Sequence[Wanted], asked: str, scales: Mapping[str, Scale], threads: int | None
+) -> float:
+    """How much a network whose outputs are all scores of classes reacts to the best of kinds and mixtures, in nats.
+
+    0 where that was not measured, or where an output is anything else.
+    """
+    main = max(wanted, key=lambda w: int(np.prod(w.sample)))
+    answers = _answers(network, wanted, main, fitting(main, asked), scales, threads)
+    if any(output.ndim != 2 for outputs in answers.values() for output in outputs):
+        return 0.0
+    sets = [*answers.values(), *(mixed(a, b) for a, b in combinations(answers.values(), 2))]
+    return max((sum(information(output) or 0.0 for output in outputs) for outputs in sets), default=0.0)
 
 
 def best(answers: Mapping[str, Answers]) -> tuple[tuple[str, ...], dict[str, float]]:
@@ -99,7 +117,8 @@ def best(answers: Mapping[str, Answers]) -> tuple[tuple[str, ...], dict[str, flo
     rated = ratings({**answers, **{name: mixed(answers[a], answers[b]) for name, (a, b) in pairs.items()}})
     if not rated:
         return _default(tuple(answers)), {}
-    favoured = {k: rated[k] * (PREFERRED if k == "photographs" else 1) for k in answers}
+    alone = [k for k in answers if k not in SECOND] or list(answers)
+    favoured = {k: rated[k] * (PREFERRED if k == "photographs" else 1) for k in alone}
     one = max(favoured, key=lambda k: favoured[k])
     if pairs:
         two = max(pairs, key=lambda p: rated[p])
@@ -120,6 +139,7 @@ def _answers(
     main: Wanted,
     kinds: Sequence[str],
     scales: Mapping[str, Scale],
+    threads: int | None,
 ) -> dict[str, Answers]:
     """What the network answers to some inputs of each kind; empty where that costs too much or it cannot be run."""
     number = min(PROBE, int(PROBE_MACS / max(1, _macs(network)) / len(kinds)))
@@ -127,7 +147,7 @@ def _answers(
     if number < LEAST or batch > number:
         return {}
     try:
-        session = open_session(packed(network.to_model()), threads=1)
+        session = open_session(packed(network.to_model()), threads=threads)
     except ModelError:  # an operator that onnxruntime lacks
         return {}
     names = [t.name for t in network.graph.outputs]
@@ -148,7 +168,7 @@ def _run(
     """All outputs for all samples, where their first axis is the samples'; None if the network fails."""
     runs = cut(specs, values, _BATCH)
     try:
-        outputs = each(lambda feed: outputs_of(session, names, feed), runs.feeds)
+        outputs = [outputs_of(session, names, feed) for feed in runs.feeds]
     except Exception:  # onnxruntime's exceptions share no base class but Exception
         return None
     columns = [[np.asarray(o) for o in column] for column in zip(*outputs, strict=True)]

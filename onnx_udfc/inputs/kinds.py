@@ -78,6 +78,15 @@ class Wanted:
         return kind_of(self.spec, self.shape, self.use)
 
     @property
+    def codes(self) -> int:
+        """Of how many codes from 0 on its values are, where each may be any: rows of a table, or bytes; else 0."""
+        if self.kind == "tokens":
+            return 0 if self.use.first else self.use.rows
+        numbers = self.use.choices
+        counted = self.kind == "choices" and not self.spec.by_run and numbers == tuple(range(len(numbers)))
+        return len(numbers) if counted else 0
+
+    @property
     def sample(self) -> tuple[int, ...]:
         """Sizes of one sample, or of the value of one run."""
         return tuple(d for i, d in enumerate(self.shape) if self.spec.by_run or i != self.spec.axis)
@@ -240,14 +249,21 @@ def _features(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
 def _tokens(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
     """Rows of a table: each as likely as the others, or of the kinds that were chosen."""
     low, rows = wanted.use.first, max(1, wanted.use.rows)
-    if not wanted.among:
-        return np.random.default_rng(seed).integers(low, low + rows, (count, *wanted.sample))
-    parts = [CODES[kind](number, wanted.sample[0], rows, seed) for kind, number in _shares(wanted.among, count)]
-    return np.concatenate(parts)
+    if wanted.among:
+        return _codes(wanted, count, seed)
+    return np.random.default_rng(seed).integers(low, low + rows, (count, *wanted.sample))
+
+
+def _codes(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
+    """Codes of the kinds that were chosen."""
+    shares = _shares(wanted.among, count)
+    return np.concatenate([CODES[kind](number, wanted.sample[0], wanted.codes, seed) for kind, number in shares])
 
 
 def _choices(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
     """Of an input for a whole run all, one after another; else each as likely as the others."""
+    if wanted.among:
+        return _codes(wanted, count, seed)
     known = np.array(wanted.use.choices)
     if wanted.spec.by_run:
         return np.broadcast_to(np.resize(known, count).reshape(-1, *[1] * len(wanted.sample)), (count, *wanted.sample))

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.inputs.choice import Choice, choose
+from onnx_udfc.inputs.choice import Choice, choose, strength
 from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
 from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
@@ -35,11 +35,13 @@ __all__ = [
 PIXELS = 1_600_000  # of all synthetic images together: 160 of 32 x 32 (the most), 32 of 224 x 224
 MOST, LEAST = 160, 4
 REAL = 128  # real inputs that are fitted on, at most
+LINE = (48, 192)  # of a picture that may be a line of text
+CLEARLY = 1.5  # times as much must lines of text say to a classifier as pictures of the size that was guessed
 HELD_OUT = 4  # one in so many real inputs is only judged on, at least so many of them, where there are twice as many
 
 # What was guessed for each network and input: the check asks for the same as the repair.
 _choices: WeakKeyDictionary[Network, dict[tuple[Any, ...], tuple[Choice, ...]]] = WeakKeyDictionary()
-_guesses: WeakKeyDictionary[Network, dict[str, tuple[InputScaling, str]]] = WeakKeyDictionary()
+_guesses: WeakKeyDictionary[Network, dict[tuple[Any, ...], tuple[InputScaling, str]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,29 @@ def settle_sizes(network: Network, options: Options) -> None:
     settle(network, options.input_shape, real)
     if options.calibrate:  # what is wrong with them is said before any work, whatever needs them later
         real_inputs(wanted_inputs(network), options.calibrate, _pixels(options), 1)
+    if not options.calibrate and not options.input_shape and options.kinds in ("auto", "text"):
+        _settle_as_line(network, options)
+
+
+def _settle_as_line(network: Network, options: Options) -> None:
+    """Take the size of a line of text where a classifier of pictures of any size answers to lines much more clearly."""
+    (*_, wanted), guessed = wanted_inputs(network), dict(network.sizes)
+    picture = len(guessed) == 1 and wanted.kind == "picture" and not wanted.channels_last
+    if not picture or wanted.spec.shape[-2:] != (None, None) or wanted.size[0] != wanted.size[1]:
+        return
+    strengths = []
+    line = {wanted.spec.name: (*wanted.shape[:2], *LINE)}
+    for sizes in (guessed, line):
+        network.sizes = sizes
+        tried = wanted_inputs(network)
+        strengths.append(strength(network, tried, options.kinds, _scales(network, tried, options)[0], options.threads))
+    network.sizes = line if strengths[1] > CLEARLY * strengths[0] > 0 else guessed
+    if network.sizes is line:
+        shape = "x".join(map(str, line[wanted.spec.name]))
+        network.notes[-1] = (
+            f"the size that the file leaves open was taken as {wanted.spec.name} {shape}: the network reacts to lines"
+            " of text; say --input-shape otherwise"
+        )
 
 
 def make_inputs(network: Network, options: Options, seed_offset: int = 0) -> NetworkInputs:
@@ -90,6 +115,17 @@ def make_inputs(network: Network, options: Options, seed_offset: int = 0) -> Net
     if options.calibrate:
         return _real(wanted, options, judged=seed_offset != 0)
     count = options.number or image_count(wanted)
+    scales, notes = _scales(network, wanted, options)
+    notes += _not_applied(wanted, options)
+    choices = chosen_kinds(network, wanted, scales, options)
+    among = {c.name: c.kinds for c in choices}
+    wanted = tuple(replace(w, among=among.get(w.spec.name, ())) for w in wanted)
+    values = made(wanted, count, options.seed + seed_offset, scales)
+    return NetworkInputs(values, "synthetic", "; ".join(notes), choices=choices)
+
+
+def _scales(network: Network, wanted: tuple[Wanted, ...], options: Options) -> tuple[dict[str, Scale], list[str]]:
+    """What brings pictures to what the network expects: as the user says, or guessed, with words for the user."""
     known = preprocessing(options)
     scales, notes = {}, []
     for w in wanted:
@@ -99,12 +135,7 @@ def make_inputs(network: Network, options: Options, seed_offset: int = 0) -> Net
             notes.append(note)
         else:
             scales[w.spec.name] = Scale(known, options.input_colour)
-    notes += _not_applied(wanted, options)
-    choices = chosen_kinds(network, wanted, scales, options)
-    among = {c.name: c.kinds for c in choices}
-    wanted = tuple(replace(w, among=among.get(w.spec.name, ())) for w in wanted)
-    values = made(wanted, count, options.seed + seed_offset, scales)
-    return NetworkInputs(values, "synthetic", "; ".join(notes), choices=choices)
+    return scales, notes
 
 
 def chosen_kinds(
@@ -114,7 +145,7 @@ def chosen_kinds(
     key = (options.kinds, tuple(w.shape for w in wanted))
     known = _choices.setdefault(network, {})
     if key not in known:
-        known[key] = choose(network, wanted, options.kinds, scales)
+        known[key] = choose(network, wanted, options.kinds, scales, options.threads)
     return known[key]
 
 
@@ -218,10 +249,10 @@ def learn_scaling(network: Network, options: Options) -> None:
 
 def _guessed(network: Network, wanted: Wanted) -> tuple[InputScaling, str]:
     """`guess_scaling`, once for each network."""
-    guesses = _guesses.setdefault(network, {})
-    if wanted.spec.name not in guesses:
-        guesses[wanted.spec.name] = guess_scaling(network, wanted)
-    return guesses[wanted.spec.name]
+    guesses, key = _guesses.setdefault(network, {}), (wanted.spec.name, wanted.shape)
+    if key not in guesses:
+        guesses[key] = guess_scaling(network, wanted)
+    return guesses[key]
 
 
 def batch_of(network: Network, values: dict[str, NDArray[Any]]) -> int:

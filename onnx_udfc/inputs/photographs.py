@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from onnx_udfc.numerics.images import Array
 from onnx_udfc.numerics.picture_codec import Pixels, decode
 
-SIDES = (256, 160)  # of the pictures that are stored
+SIDES = (320, 160)  # of the pictures that are stored
 MEAN, DEVIATION = 118.0, 64.0  # of photographs, pixels 0 to 255: what normalized units mean
-LEAST = 0.35  # of the side of a picture that a crop takes
 SMALL = 96  # pixels; for inputs of such a side all pictures are sharp enough
-_LARGE_SHARE = 0.6  # of crops for larger inputs that are from the larger pictures
+_LEAST, _LEAST_SHARP = 0.35, 0.5  # of the side of a picture that a crop takes, and where the input is larger
+_LARGE_SHARE = 0.75  # of crops for larger inputs that are from the larger pictures
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 Double = NDArray[np.float64]
@@ -77,7 +77,7 @@ def _shuffled(number: int, count: int, rng: np.random.Generator) -> NDArray[np.i
 def _crop(picture: Pixels, size: tuple[int, int], rng: np.random.Generator) -> Array:
     """A part of a picture (side, side, 3) as float32 pixels (height, width, 3) within 0 and 255."""
     side = len(picture)
-    part = side * np.exp(rng.uniform(np.log(LEAST), 0))
+    part = side * np.exp(rng.uniform(np.log(_LEAST if max(size) <= SMALL else _LEAST_SHARP), 0))
     aspect = rng.uniform(0.75, 1.33) * size[1] / size[0]
     height, width = part * min(1, 1 / aspect), part * min(1, aspect)
     rows = resampling(size[0], side, height, rng.uniform(0, side - height))

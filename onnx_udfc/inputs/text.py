@@ -19,6 +19,7 @@ Size = tuple[int, int]
 
 LINE = 2.5  # times as wide as it is high: from there on a picture is a line of text
 PADDING = 127.5  # the grey that readers of lines are padded with at the right
+_SQUEEZED = 0.5  # of its natural width: long lines are pressed into the picture
 _LEAST_CONTRAST = 70.0  # pixels of 0..255 between ink and ground
 _LINE_TURN, _SCENE_TURN = 1.5, 12.0  # degrees
 _LEAST_HEIGHT = 10  # pixels of a line in a scene
@@ -74,7 +75,7 @@ def _normalized(pixels: Iterator[Array], channels: int, rng: Rng) -> Array:
 def _line_image(size: Size, rng: Rng, *, upside_down: bool = False) -> Array:
     height, width = size
     tall = height * rng.uniform(0.75, 1.1)
-    stretch = rng.uniform(0.8, 1.2)
+    stretch = np.exp(rng.uniform(np.log(_SQUEEZED), np.log(1.25)))
     long = width * min(1.0, rng.uniform(0.25, 1.15))
     mask = _scaled(random_line(long * HEIGHT / tall / stretch, rng), tall, stretch)
     mask = _turned(_fitted(mask, (height, min(width, mask.shape[1] + 4))), rng.normal(0, _LINE_TURN / 2))

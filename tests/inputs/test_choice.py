@@ -1,18 +1,24 @@
 """The network chooses which made-up inputs it is run on."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnx_udfc.inputs.choice import best, choose
+from onnx_udfc.inputs.choice import best, choose, fitting
+from onnx_udfc.inputs.kinds import Wanted, made
 from onnx_udfc.inputs.network_inputs import make_inputs, settle_sizes
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.inputs.sources import CODES, GROUPS, PICTURES, SIGNALS, fitting_codes, fitting_pictures
+from onnx_udfc.inputs.uses import Use
 from onnx_udfc.model.network import read
 from onnx_udfc.numerics.images import synthetic_images
 from onnx_udfc.options import Options
+from onnx_udfc.runtime.runs import InputSpec
 
 
 def _sure(count: int, classes: int, share: float) -> list[np.ndarray]:
@@ -85,12 +91,12 @@ def test_what_the_user_names_is_taken_and_all_kinds_where_it_does_not_fit() -> N
     network = read(_network(3, 64, np.random.default_rng(0).normal(size=(2, 3, 3, 3))))
     settle_sizes(network, Options())
     wanted = wanted_inputs(network)
-    (choice,) = choose(network, wanted, "photographs", {})
+    (choice,) = choose(network, wanted, "photographs", {}, 1)
     assert choice.kinds == ("photographs",)
     assert not choice.reaction
-    (choice,) = choose(network, wanted, "text", {})
+    (choice,) = choose(network, wanted, "text", {}, 1)
     assert set(choice.kinds) <= {"text", "turned text", "letters"}
-    (choice,) = choose(network, wanted, "sound", {})  # three channels are no spectrogram
+    (choice,) = choose(network, wanted, "sound", {}, 1)  # three channels are no spectrogram
     assert choice.reaction
 
 
@@ -110,3 +116,34 @@ def test_a_number_of_images_still_is_their_number(images: object) -> None:
     assert (options.number, options.kinds) == (16, "auto")
     assert Options(images="text", image_count=4).counted(9).number == 9
     assert Options(images=16).counted(9).kinds == "auto"
+
+
+def test_whole_numbers_that_are_compared_with_all_from_nought_on_are_codes() -> None:
+    spec = InputSpec("bytes", (None, 64), np.dtype(np.int32))
+    counted = Wanted(spec, (1, 64), Use(choices=tuple(map(float, range(257)))))
+    assert counted.codes == 257
+    assert fitting(counted, "auto") == ("files", "formula")
+    assert Wanted(spec, (1, 64), Use(choices=(0.0, 3.0))).codes == 0
+    assert Wanted(spec, (1, 64), Use(rows=300)).codes == 300
+    assert Wanted(spec, (1, 64), Use(rows=300, first=1)).codes == 0
+    values = made((replace(counted, among=("files",)),), 6, 0, {})["bytes"]
+    np.testing.assert_array_equal(values, CODES["files"](6, 64, 257, 0))
+
+
+def test_text_upside_down_is_only_taken_beside_other_text() -> None:
+    chosen, _ = best({"photographs": _sure(16, 2, 0.3), "text": _sure(16, 7, 0.9), "turned text": _sure(16, 8, 0.95)})
+    assert chosen != ("turned text",)
+
+
+def test_a_classifier_of_pictures_of_any_size_that_answers_to_lines_is_run_on_lines(assets: Path) -> None:
+    path = assets.parent / "realnets" / "models" / "pp_ocr_cls.onnx"
+    if not path.exists():
+        pytest.skip("needs the real networks")
+    network = read(onnx.load(path))
+    settle_sizes(network, Options(threads=1, input_range=(-1, 1), input_colour="bgr"))
+    assert network.sizes == {"x": (1, 3, 48, 192)}
+    (note,) = [n for n in network.notes if "--input-shape" in n]
+    assert "lines of text" in note
+    other = read(onnx.load(path))
+    settle_sizes(other, Options(threads=1, images="photographs", input_range=(-1, 1), input_colour="bgr"))
+    assert other.sizes == {"x": (1, 3, 224, 224)}
