@@ -23,6 +23,7 @@ from onnx_udfc.emit.forms import WEIGHT_FORMS, StoredWeight, channel_axis, descr
 from onnx_udfc.emit.notes import form_notes, oldest_onnxruntime
 from onnx_udfc.emit.placement import PER_AXIS_OPSET, Placement, activation_tensors, check_activations
 from onnx_udfc.emit.sites import write_sites
+from onnx_udfc.model.external import values
 from onnx_udfc.model.network import Layer, Network
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.grids import FORMATS, Floats, QuantParams, storable
@@ -32,6 +33,7 @@ __all__ = ["TARGETS", "Emitted", "Placement", "activation_tensors", "check_activ
 INT4_OPSET, HALF_SCALE_OPSET, MOD_OPSET = 21, 19, 10
 MOST_PACKED = 1 << 24  # weights of a layer: at load, unpacking takes 30 bytes for each of them for a moment
 LEAST_PACKED = 1 << 9  # fewer do not save what the nodes take
+MOST_LOST = 2.0**-8  # of a weight's norm, where it goes back to 16 bits
 WIDEST_BIAS = 2.0**30  # an int32 bias stays below this, so that the products added to it cannot overflow
 
 
@@ -93,6 +95,7 @@ def emit(
     else:
         placement = activation_tensors(network, weights, target)
     draft = Draft(network.to_model(without={network.layers[name].constant.name for name in weights}))
+    _keep_halves(draft, network, lossless=not weights and not network.reshaped)
     forms, memory = {}, _float_memory(network, weights)
     twins: dict[Hashable, str] = {}
     for name in (name for name in network.layers if name in weights):
@@ -207,6 +210,29 @@ def _per_input_channel(layer: Layer, params: QuantParams, float_type: int) -> St
     scale = np.where(largest > 0, largest / FORMATS[8].qmax, 1.0).astype(np.float32).astype(np.float64)
     codes = np.rint(weight / np.expand_dims(scale, axes)).astype(np.int8)
     return StoredWeight(layer.constant.name, codes, scale, 0, 8, FORMATS[8].levels, float_type)
+
+
+def _keep_halves(draft: Draft, network: Network, *, lossless: bool) -> None:
+    """Constants that were stored as 16-bit floats and cast are stored so again: a float32 one would be twice as large.
+
+    Args:
+        draft: the model that is written.
+        network: that it comes from.
+        lossless: nothing was to be changed, so that only what is the same in 16 bits is.
+    """
+    for name, kind in network.half_constants().items():
+        tensor = draft.constants.get(name)
+        if tensor is None or tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        real = values(tensor)
+        with np.errstate(over="ignore"):
+            half = real.astype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+        lost = float(np.linalg.norm((half.astype(np.float32) - real).ravel()))
+        if lost > (0.0 if lossless else MOST_LOST * float(np.linalg.norm(real.ravel()))) or not np.isfinite(lost):
+            continue
+        draft.drop_constant(name)
+        stored = draft.constant(f"{name}.half", half, tensor)
+        draft.first([draft.node("Cast", f"{name}.widen", [stored], name, {"to": onnx.TensorProto.FLOAT})])
 
 
 def _write(draft: Draft, layer: Layer, stored: StoredWeight, form: str, twins: dict[Hashable, str]) -> None:

@@ -29,6 +29,7 @@ FOLDABLE = frozenset((
     "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
 ))
 STORAGE = ("int8", "uint8", "int4", "uint4", "int2", "uint2")  # a Cast from these to float is a compressed weight
+HALVES = {"float16": int(onnx.TensorProto.FLOAT16), "bfloat16": int(onnx.TensorProto.BFLOAT16)}
 NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 # fmt: on
 ELEMENTWISE = frozenset(
@@ -72,12 +73,20 @@ def fold_constants(graph: gs.Graph, origin: Origin) -> None:
             continue
         results = _evaluate(node, graph, origin, budget)
         if results is not None and len(results) == len(node.outputs):
+            _remember_half(node, results[0], origin)
             for tensor, result in zip(list(node.outputs), results, strict=True):
                 tensor.inputs.clear()
                 tensor.to_constant(result)
             node.inputs.clear()
             folded.add(id(node))
     graph.nodes[:] = [node for node in graph.nodes if id(node) not in folded]
+
+
+def _remember_half(node: gs.Node, result: Array | Stored, origin: Origin) -> None:
+    """Keeps in mind that a float32 constant was stored in 16 bits."""
+    kind = str(node.inputs[0].dtype) if node.op == "Cast" else ""
+    if kind in HALVES and result.dtype == np.float32:
+        origin.halves[node.outputs[0].name] = (HALVES[kind], tuple(int(n) for n in result.shape))
 
 
 def _evaluate(node: gs.Node, graph: gs.Graph, origin: Origin, budget: _Budget) -> list[Array | Stored] | None:

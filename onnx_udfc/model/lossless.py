@@ -96,6 +96,7 @@ class Origin:
         carried: node name → names of the attributes that graphsurgeon cannot hold.
         stored: initializer name → its values.
         shared: name of a constant → name of the initializer it was copied from, where several nodes used that.
+        halves: name of a float32 constant that a Cast made of 16-bit floats → their type, and its shape.
     """
 
     model: onnx.ModelProto
@@ -103,6 +104,7 @@ class Origin:
     carried: dict[str, set[str]] = field(default_factory=dict)
     stored: dict[str, Stored] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
+    halves: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
 
 
 def import_graph(model: onnx.ModelProto) -> tuple[gs.Graph, Origin]:

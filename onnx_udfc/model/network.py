@@ -77,6 +77,22 @@ class Network:
         stored = self.origin.stored.get(self.origin.shared.get(constant.name, constant.name))
         return None if stored is None else stored.source
 
+    def half_constants(self) -> dict[str, int]:
+        """Float32 constants that were stored as 16-bit floats, by name with their type."""
+        shared, halves = self.origin.shared, self.origin.halves
+        found = {name: halves.get(shared.get(name, name)) for name in self.graph.tensors()}
+        return {name: half[0] for name, half in found.items() if half is not None}
+
+    @property
+    def reshaped(self) -> bool:
+        """Whether a constant that was stored as 16-bit floats has another shape than in the original."""
+        shared, halves, tensors = self.origin.shared, self.origin.halves, self.graph.tensors()
+        return any(
+            tuple(tensors[name].shape) != halves[shared.get(name, name)][1]
+            for name in self.half_constants()
+            if isinstance(tensors[name], gs.Constant)
+        )
+
     def lighten(self) -> None:
         """Gives back what a network with weights in large files does not need now: pages read, copies dropped."""
         mapped = [s.array for s in self.origin.stored.values() if isinstance(s.array, np.memmap)]
