@@ -28,6 +28,7 @@ Size = tuple[int, ...]
 LARGE = 1024  # constants with more elements hold weights, not shapes
 SPATIAL = (224, 32, 28, 64, 96, 112, 128, 192, 256, 299, 320, 384, 416, 512, 640)  # tried in this order
 DEFAULT_LENGTH = 64
+LARGEST_GUESS = 1 << 25  # elements of a tensor, one sample: attention over all pixels grows with the square of them
 MAX_ELEMENTS = 1 << 28  # no run that is known to have more elements in a tensor
 MOST_ELEMENTS = 1 << 30  # a tensor of more is none to compute with
 SECONDS, LOOP_SECONDS = 20.0, 4.0  # that a run on zeros may take; one that does not end is far over both
@@ -111,8 +112,10 @@ def is_closed(shape: Any) -> bool:
 
 
 def fits(network: Network, inputs: Mapping[str, Size]) -> bool:
-    """Whether every layer gets as many channels as it expects from inputs of these shapes, as far as is known."""
-    return _fit(network, _resolve(network, inputs, SPATIAL[0]))
+    """Whether layers get as many channels as they expect from inputs of these shapes, and no tensor is too large."""
+    shapes = _resolve(network, inputs, SPATIAL[0])
+    largest = max((math.prod(size) for size in shapes.sizes.values()), default=0)
+    return largest <= LARGEST_GUESS and _fit(network, shapes)
 
 
 def _is_fixed(shape: Any) -> bool:

@@ -68,7 +68,10 @@ def ratings(answers: Mapping[str, Answers]) -> dict[str, float]:
 
 def mixed(first: Answers, second: Answers) -> Answers:
     """Answers to a mixture of two kinds, as many inputs as each has, half of them of each."""
-    return [np.concatenate([a[::2], b[1::2]]) for a, b in zip(first, second, strict=True)]
+    return [
+        np.concatenate([a[::2], b[1::2]]) if a.ndim and a.shape[1:] == b.shape[1:] else a  # else it is of no fixed size
+        for a, b in zip(first, second, strict=True)
+    ]
 
 
 def _sums_to_one(values: Double, axis: int) -> bool:

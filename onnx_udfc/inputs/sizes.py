@@ -219,7 +219,7 @@ def _filled(
 def _guesses(network: Network, given: Sequence[InputSpec], uses: Mapping[str, Use]) -> Iterator[Sizes]:
     """Sizes (for every axis, open or not) to try one after another."""
     pictures = [s for s in given if len(s.shape) == 4]
-    sides = _sides(network) if pictures else [(1, 1)]
+    sides = _sides(network, pictures[0], uses[pictures[0].name]) if pictures else [(1, 1)]
     lengths = SOUNDS if any(_sound(s, uses[s.name]) for s in given) else (SEQUENCE,)
     for number in range(max(len(sides), len(lengths))):
         side, length = sides[min(number, len(sides) - 1)], lengths[min(number, len(lengths) - 1)]
@@ -250,10 +250,12 @@ def _sound(spec: InputSpec, use: Use) -> bool:
     return len(spec.shape) == 2 or 1 in spec.shape[1:] or use.channels == 1
 
 
-def _sides(network: Network) -> list[tuple[int, int]]:
+def _sides(network: Network, spec: InputSpec, use: Use) -> list[tuple[int, int]]:
     """Heights and widths to try for the network's pictures."""
     if _reads_lines(network):
-        return list(LINES)
+        height = spec.shape[1 if channels_last(spec.shape, use) else 2]
+        fixed = [(height, max(8, LINES[0][1] * height // LINES[0][0] // 8 * 8))] if height else []
+        return [*fixed, *LINES]
     if _ends_in_a_vector(network):
         return [(side, side) for side in CLASSIFIED]
     stride = _total_stride(network)

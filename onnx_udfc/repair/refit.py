@@ -209,6 +209,8 @@ class _Repair:
         if found is None or not self.walk.available(source):
             return
         x = self.walk.get(source)
+        if len(x) != found.shape[0]:  # there are as many rows as values say (boxes, say): no position is the same
+            return
         cut, drifted = self._lost_inputs(layer), source in self.dirty
         if cut or drifted or layer.name in self.bits:
             y = self._improve(layer, found, x, cut, drifted)

@@ -52,6 +52,8 @@ def network(text: str) -> Network:
         (FLATTENING, (1, 1, 28, 28)),
         (DETECTOR, (1, 3, 336, 336)),  # a multiple of 48
         (LINES, (1, 3, 48, 320)),
+        (LINES.replace("[N,3,H,W]", "[N,3,48,W]"), (1, 3, 48, 320)),
+        (LINES.replace("[N,3,H,W]", "[N,3,24,W]").replace("48,4] K", "24,4] K"), (1, 3, 24, 160)),
         (SOUND, (1, 16000)),
         (LAST, (1, 224, 224, 3)),
         (CLASSIFIER.replace("[N,3,H,W]", "[N,3,96,W]"), (1, 3, 96, 224)),
