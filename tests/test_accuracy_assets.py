@@ -11,7 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -27,7 +27,10 @@ LIMIT = 300  # ImageNet images; the standard error of a difference of two networ
 
 
 class Row(NamedTuple):
-    """One compression and the least top-1 in percent, of several seeds their mean."""
+    """One compression and the least top-1 in percent, of several seeds their mean.
+
+    The least is the README's figure less three standard errors; deviations over four seeds stand beside the rows.
+    """
 
     network: str
     prune: float
@@ -35,10 +38,11 @@ class Row(NamedTuple):
     least: float
     method: str = "moments"
     seeds: int = 1
+    align: int | Literal["auto"] = "auto"
 
 
 ROWS = [
-    Row(R56, 0.5, 32, 60.0, "merge"),
+    Row(R56, 0.5, 32, 62.2, "merge"),  # 63.2, of weights alone: processors differ by half a point
     Row(R56, 0.0, 8, 93.7, "none"),
     Row(F56, 0.0, 8, 93.7, "none"),
     Row(R56, 0.0, 6, 93.4, "none"),
@@ -46,18 +50,18 @@ ROWS = [
     Row(R56, 0.0, 6, 93.4),
     Row(R56, 0.0, 4, 93.4, seeds=3),  # 93.8 with a deviation of 0.3: the last place of a float moves single seeds
     Row(F56, 0.0, 3, 92.4),  # aim 93.0; two images of 500 either way are chance
-    Row(R56, 0.0, 2, 89.0),
+    Row(R56, 0.0, 2, 89.4),  # 91.0
     Row(R20, 0.0, 4, 90.2),
     Row(R20, 0.0, 3, 89.8),
     Row(R20, 0.0, 2, 84.0),
     Row(R56, 0.3, 32, 92.0),  # aim 92.5
-    Row(R56, 0.5, 32, 84.0),  # aim 88.5
-    Row(R56, 0.7, 32, 61.0),  # aim 68
-    Row(F56, 0.5, 32, 80.0),  # aim 86
+    Row(R56, 0.5, 32, 88.4),  # 91.0, deviation 0.87
+    Row(R56, 0.7, 32, 78.4, align=1),  # 83.8, deviation 1.8
+    Row(F56, 0.5, 32, 87.8),  # 90.4, deviation as with batch norms
     Row(R20, 0.3, 32, 84.0),
-    Row(R20, 0.5, 32, 70.0),
+    Row(R20, 0.5, 32, 80.1),  # 83.0, deviation 0.96
     Row(R56, 0.3, 6, 92.5),
-    Row(R56, 0.5, 4, 83.0),  # aim 88
+    Row(R56, 0.5, 4, 88.8),  # 91.0, deviation 0.72
 ]
 
 
@@ -72,7 +76,7 @@ def top1(network: Classifier, options: Options) -> float:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.network}-{r.method}-{r.prune:g}-{r.bits}")
 def test_top1(assets: Path, row: Row) -> None:
-    options = Options(prune=row.prune, bits=row.bits, method=row.method, threads=1)
+    options = Options(prune=row.prune, bits=row.bits, method=row.method, align=row.align, threads=1)
     network = named(row.network, assets)
     assert np.mean([top1(network, replace(options, seed=seed)) for seed in range(row.seeds)]) >= row.least
 
@@ -85,8 +89,8 @@ def test_wide_layers_of_nearly_dead_channels_are_solved_exactly_enough(models: P
 def test_the_closed_forms_are_as_weak_as_published(assets: Path) -> None:
     network = named(R56, assets)
     none, udfc = (top1(network, Options(prune=0.5, method=m)) for m in ("none", "udfc"))
-    assert 35 <= none <= 55
-    assert udfc >= none
+    assert abs(none - 41.6) <= 1  # the README's figures; nothing is drawn, but processors differ by half a point
+    assert abs(udfc - 44.2) <= 1
 
 
 def test_global_allocation_at_equal_macs_beats_uniform_ratios(assets: Path) -> None:
@@ -107,9 +111,9 @@ def test_seeds_change_little(assets: Path) -> None:
 
 IMAGENET = [
     ("mobilenet_v1_0.25_imagenet_bn", 6, 4.0),  # aim 2; one standard error is 1.5
-    ("mobilenet_v1_0.25_imagenet_bn", 4, 15.9),
-    ("squeezenet_v1.1_imagenet", 4, 14.0),  # aim 6
-    ("mobilenet_v2_imagenet_folded", 4, 22.0),  # aim 12
+    ("mobilenet_v1_0.25_imagenet_bn", 4, 12.7),  # 8.2 and three standard errors
+    ("squeezenet_v1.1_imagenet", 4, 8.5),  # 4.0
+    ("mobilenet_v2_imagenet_folded", 4, 12.6),  # 8.1
 ]
 
 
