@@ -2,8 +2,10 @@
 
 A few inputs of every kind that fits an input are run through the original, and its answers rate the kinds and the
 mixtures of two of them (see `reaction`). Photographs are what networks on pictures mostly see, so another kind must be
-clearly better; a second kind must add something. Where the answers cannot be rated photographs are taken, sounds of all
-kinds, contents of files for bytes.
+clearly better; a second kind must add something. Where the answers cannot be rated, photographs are taken, sounds of
+all kinds, contents of files for bytes. Where batch norm is still in the file half of the photographs give way to
+formulas: its statistics are matched to the training's whatever the inputs are, and variety is what counts (measured);
+without it the statistics are those of the inputs, and photographs have the right ones.
 """
 
 from __future__ import annotations
@@ -80,6 +82,14 @@ def choose(
         scales: of its pictures.
         threads: of onnxruntime.
     """
+    choices = _choices(network, wanted, asked, scales, threads)
+    matched = any(layer.batch_norm is not None for layer in network.layers.values())
+    return tuple(_varied(c, wanted, asked) for c in choices) if matched else choices
+
+
+def _choices(
+    network: Network, wanted: Sequence[Wanted], asked: str, scales: Mapping[str, Scale], threads: int | None
+) -> tuple[Choice, ...]:
     choices = [Choice(w.spec.name, _default(fitting(w, asked)), {}) for w in wanted if fitting(w, asked)]
     several = [w for w in wanted if len(fitting(w, asked)) > 1]
     if not several:
@@ -131,6 +141,13 @@ def _default(kinds: tuple[str, ...]) -> tuple[str, ...]:
     """What is taken unseen: the preferred kind of pictures and codes; of sounds all that are not noise alone."""
     sounds = tuple(k for k in kinds if k in SIGNALS and k != FORMULA)
     return sounds or kinds[:1]
+
+
+def _varied(chosen: Choice, wanted: Sequence[Wanted], asked: str) -> Choice:
+    """Photographs and formulas in the place of photographs, where both may be used."""
+    own = next(w for w in wanted if w.spec.name == chosen.name)
+    mixed_in = chosen.kinds == ("photographs",) and FORMULA in fitting(own, asked)
+    return replace(chosen, kinds=("photographs", FORMULA)) if mixed_in else chosen
 
 
 def _answers(

@@ -147,3 +147,19 @@ def test_a_classifier_of_pictures_of_any_size_that_answers_to_lines_is_run_on_li
     other = read(onnx.load(path))
     settle_sizes(other, Options(threads=1, images="photographs", input_range=(-1, 1), input_colour="bgr"))
     assert other.sizes == {"x": (1, 3, 224, 224)}
+
+
+@pytest.mark.parametrize(("normed", "kinds"), [(True, ("photographs", "formula")), (False, ("photographs",))])
+def test_formulas_stand_beside_photographs_where_batch_norm_is_in_the_file(
+    normed: bool, kinds: tuple[str, ...]
+) -> None:
+    model = _network(3, 32, np.zeros((2, 3, 3, 3)))  # it says the same to everything, so nothing is rated
+    if normed:
+        model.graph.initializer.extend(numpy_helper.from_array(np.ones(2, np.float32), n) for n in "ABMV")
+        norm = onnx.helper.make_node("BatchNormalization", ["c", *"ABMV"], ["n"])
+        model.graph.node.insert(1, norm)
+        model.graph.node[2].input[0] = "n"
+    network = read(model)
+    settle_sizes(network, Options())
+    assert choose(network, wanted_inputs(network), "auto", {}, 1)[0].kinds == kinds
+    assert choose(network, wanted_inputs(network), "photographs", {}, 1)[0].kinds == ("photographs",)
