@@ -56,6 +56,8 @@ class Outcome:
 
 def input_reports(network: Network, inputs: NetworkInputs) -> tuple[InputReport, ...]:
     """What each input was run on; nothing where nothing was run."""
+    if not inputs.values:
+        return ()
     chosen = {choice.name: choice for choice in inputs.choices}
     return tuple(
         _input(spec, inputs, chosen.get(spec.name)) for spec in input_specs_of(network) if spec.name in inputs.values

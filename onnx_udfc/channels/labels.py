@@ -256,7 +256,7 @@ class Flow:
         if name not in self.numbers:
             return
         marks = self.numbers[name].marks.reshape(-1)
-        for mark in marks if places is None else marks[list(places)]:
+        for mark in marks if places is None else [marks[place] for place in places if place < len(marks)]:
             for tensor in counted(mark):
                 self.bar(self.labels[self._counted[tensor]], node, COUNTED)
 

@@ -48,10 +48,15 @@ def input_specs_of(network: Network) -> tuple[InputSpec, ...]:
     """The declared inputs; an open axis is None.
 
     Raises:
-        RequestError: an input is not a numeric tensor.
+        RequestError: an input is not a numeric tensor, or has no shape.
     """
     declared = []
     for tensor in network.graph.inputs:
+        if tensor.shape is None and tensor.type == "tensor_type":
+            raise RequestError(
+                f"input {tensor.name!r} has no shape in the file, not even a number of axes, so no values can be made"
+                " up for it; export the model with one, or take --method udfc, which runs nothing"
+            )
         if tensor.dtype is None or np.dtype(tensor.dtype).kind not in "fiub" or tensor.type != "tensor_type":
             raise RequestError(f"input {tensor.name!r} is not a numeric tensor, so no values can be made up for it")
         declared.append((tensor.name, tuple(tensor.shape or ()), np.dtype(tensor.dtype)))
@@ -139,6 +144,8 @@ def settle(
     Raises:
         RequestError: an asked shape does not fit the input.
     """
+    if not asked and any(tensor.shape is None for tensor in network.graph.inputs):
+        return  # what needs values says so
     given = input_specs_of(network)
     told = _parsed(asked, given)
     names = {t.name: tuple(t.shape or ()) for t in network.graph.inputs}

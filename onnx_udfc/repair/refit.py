@@ -212,7 +212,10 @@ class _Repair:
         if len(x) != found.shape[0]:  # there are as many rows as values say (boxes, say): no position is the same
             return
         cut, drifted = self._lost_inputs(layer), source in self.dirty
-        if cut or drifted or layer.name in self.bits:
+        if len(x) != found.shape[0]:
+            y = self._unpaired(layer, found, x)
+            self.dirty.add(layer.node.outputs[0].name)
+        elif cut or drifted or layer.name in self.bits:
             y = self._improve(layer, found, x, cut, drifted)
             self.dirty.add(layer.node.outputs[0].name)
         else:
@@ -220,6 +223,17 @@ class _Repair:
             if len(self.pruned.kept_out.get(layer.name, ())) < len(found.gain):
                 self.dirty.add(layer.node.outputs[0].name)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
+
+    def _unpaired(self, layer: Layer, found: LayerReference, x: Value) -> Value:
+        """A layer that gets more or fewer inputs than in the original (boxes that were found): no two belong together."""
+        self.result.fallbacks[layer.name] = "not refitted: how much reaches it hangs on what is found before it"
+        matrix, gain = layer.matrix(), self._kept(layer, found.gain).reshape(layer.groups, -1)
+        if layer.name in self.bits:
+            params = self._rounded(layer, _per_row(np.divide, matrix, gain), None)
+            target = self.pruned.network.layers[layer.name]
+            target.constant.values = Coded(target, params)
+            matrix = _per_row(np.multiply, params.dequantize(), gain)
+        return run_layer(self.model, layer, x, matrix, own_bias(layer), self.walk.pieces)
 
     def _first(self, layer: Layer, part: Factored) -> None:
         """Give the first of two layers that stand for one its weights, and the second one those to start from."""
