@@ -73,7 +73,7 @@ def settle_sizes(network: Network, options: Options) -> None:
     settle(network, options.input_shape, real)
     if options.calibrate:  # what is wrong with them is said before any work, whatever needs them later
         real_inputs(wanted_inputs(network), options.calibrate, _pixels(options), 1)
-    if not options.calibrate and not options.input_shape and options.kinds in ("auto", "text"):
+    if network.sizes and not options.calibrate and not options.input_shape and options.kinds in ("auto", "text"):
         _settle_as_line(network, options)
 
 
