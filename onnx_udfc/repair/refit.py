@@ -225,7 +225,7 @@ class _Repair:
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
 
     def _unpaired(self, layer: Layer, found: LayerReference, x: Value) -> Value:
-        """A layer that gets more or fewer inputs than in the original (boxes that were found): no two belong together."""
+        """A layer that gets more or fewer inputs than in the original, boxes say: no two of them belong together."""
         self.result.fallbacks[layer.name] = "not refitted: how much reaches it hangs on what is found before it"
         matrix, gain = layer.matrix(), self._kept(layer, found.gain).reshape(layer.groups, -1)
         if layer.name in self.bits:
