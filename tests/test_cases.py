@@ -78,7 +78,7 @@ CASES = {
     "min_rs_id": Case(groups=("conv0",)),
     "min_rs_sig": Case(groups=("conv0",)),
     "min_softmax12": Case(),
-    "nan_fill": Case(groups=("a_pre_node",)),
+    "nan_fill": Case(groups=("a_node", "b_pre_node")),
     "nan_unused": Case(groups=("a_pre_node",)),
     "nms_output": Case(weights=-math.inf, integers=-math.inf),
     "nonzero_output": Case(weights=-math.inf, integers=-math.inf),

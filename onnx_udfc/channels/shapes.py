@@ -32,6 +32,7 @@ LARGEST_GUESS = 1 << 25  # elements of a tensor, one sample: attention over all 
 MAX_ELEMENTS = 1 << 28  # no run that is known to have more elements in a tensor
 MOST_ELEMENTS = 1 << 30  # a tensor of more is none to compute with
 SECONDS, LOOP_SECONDS = 20.0, 4.0  # that a run on zeros may take; one that does not end is far over both
+SEQUENCES = ("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence")
 NORMS = ("BatchNormalization", "InstanceNormalization")
 CUTTING_INPUTS = {"Slice": (1, 2, 3, 4), "Gather": (1,), "Split": (1,), "Pad": (1, 3), "Tile": (1,)}
 
@@ -150,7 +151,7 @@ def _resolve(network: Network, inputs: Mapping[str, Size], spatial: int) -> Shap
         reason = f"its tensor '{huge}' has {_elements(sizes[huge]):,} elements for one input"
         return Shapes({k: v for k, v in sizes.items() if _elements(v) <= MAX_ELEMENTS}, values, reason)
     loops = [node for node in model.graph.node if _loops(node, model)]
-    unsized = sorted((written - set(sizes)) | {name for node in loops for name in node.output if name})
+    unsized = sorted(((written - set(sizes)) | {n for node in loops for n in node.output if n}) - _lists(inferred))
     unvalued = sorted(_unvalued(model, values) & written)
     if any(_elements(size) > MAX_ELEMENTS for size in sizes.values()) or not (unsized or unvalued):
         return Shapes(sizes, values)
@@ -247,6 +248,12 @@ def _concrete(shape: Any, image: tuple[int, int], named: dict[str, int]) -> Size
         name = f"{dim}/{axis > 0}" if dim else f"?{axis}{is_image}"
         sizes.append(int(dim) if known else named.setdefault(name, guess))
     return tuple(sizes)
+
+
+def _lists(model: onnx.ModelProto) -> set[str]:
+    """Names of the sequences in a model: they have no shape to ask for."""
+    known = {i.name for i in model.graph.value_info if i.type.WhichOneof("value") not in (None, "tensor_type")}
+    return known | {name for node in model.graph.node if node.op_type in SEQUENCES for name in node.output}
 
 
 def _unvalued(model: onnx.ModelProto, values: Mapping[str, Any]) -> set[str]:
