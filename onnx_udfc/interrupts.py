@@ -13,6 +13,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 INTERRUPTED = 130
@@ -26,7 +27,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         """Nothing is written yet, and nothing is installed."""
-        self._moving = threading.Lock()
+        self._moving, self._ending = threading.Lock(), threading.Event()
         self._code, self._message = INTERRUPTED, "interrupted; nothing was written"
 
     def install(self) -> None:
@@ -49,11 +50,20 @@ class Interrupts:
     def end(self) -> None:
         """Remove what is half written and end the process."""
         with self._moving:
+            self._ending.set()
             from onnx_udfc.outputs import remove_leftovers
 
-            remove_leftovers()
+            workers = remove_leftovers()
             _say(self._message)
-            os._exit(self._code)
+            for worker in workers:
+                with contextlib.suppress(OSError):
+                    os.kill(worker, signal.SIGKILL)
+            os._exit(self._code)  # at once: nothing here has let another thread see that they are gone
+
+    def settle(self) -> None:
+        """Wait for the end if it has begun: what the rest of the process makes of it is not to be seen."""
+        while self._ending.is_set():
+            time.sleep(1)
 
     def told(self, message: str) -> None:
         """Change what is said when the process is interrupted from now on."""

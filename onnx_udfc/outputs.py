@@ -10,8 +10,11 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import stat
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,9 +23,9 @@ from onnx_udfc.errors import RequestError
 
 PREFIX, SUFFIX = ".onnx-udfc.", ".tmp"  # how temporary names begin and end
 STALE = 24 * 3600  # seconds after which what killed processes have left is removed
-_PATIENCE = 1.0  # seconds that child processes get to end by themselves
 _paths: set[Path] = set()  # of this process, removed if it must end at once
 _children: set[subprocess.Popen[str]] = set()
+_shared: set[Path] = set()  # folders of worker processes
 
 
 @contextlib.contextmanager
@@ -84,27 +87,46 @@ def child_process(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
         _children.discard(child)
 
 
-def remove_leftovers() -> None:
-    """Stop the child processes and remove all temporary files; for a process that ends at once."""
+def remove_leftovers() -> list[int]:
+    """Remove all temporary files of this process and its workers, which are stopped; for a process that ends at once.
+
+    Returns:
+        The workers. They are still there, and so is what ties them to the rest of this process, which would wake up and
+        start others if they were not: kill them when nothing is left but to end.
+    """
     for child in list(_children):
         child.kill()
-    _stop_workers()
-    for path in list(_paths):
+    stopped = set[int]()
+    while new := _workers() - stopped:
+        for pid in new:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGSTOP)
+        stopped |= new
+    left = [file for folder in (*_shared, Path(tempfile.gettempdir())) for pid in stopped
+            for file in folder.glob(f"{PREFIX}{pid}.*{SUFFIX}")]  # fmt: skip
+    for path in (*list(_paths), *left):
         _remove(path)
+    return sorted(stopped)
 
 
-def _stop_workers() -> None:
-    """Ask processes of pools to end, which remove what is theirs, and end those that do not."""
+def _workers() -> set[int]:
+    """Processes of pools, as Python lists them and as Linux does, which knows of those that are just being started."""
+    if "multiprocessing" not in sys.modules:
+        return set()
     import multiprocessing
 
-    workers = multiprocessing.active_children()
-    for worker in workers:
-        worker.terminate()
-    end = time.monotonic() + _PATIENCE
-    for worker in workers:
-        worker.join(max(0.0, end - time.monotonic()))
-        if worker.is_alive():
-            worker.kill()
+    found = {worker.pid or 0 for worker in multiprocessing.active_children()} - {0}
+    with contextlib.suppress(OSError):
+        for tasks in Path("/proc/self/task").glob("*/children"):
+            for pid in tasks.read_text(encoding="ascii").split():
+                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.add(int(pid))
+    return found
+
+
+def share(folder: Path) -> None:
+    """Name a folder that worker processes write into: what is theirs there goes when they are stopped."""
+    _shared.add(folder)
 
 
 def remove_stale(folder: Path) -> None:

@@ -24,7 +24,7 @@ from onnx_udfc.interrupts import serve_parent
 from onnx_udfc.model.files import save, weight_files
 from onnx_udfc.options import InMemory, Options
 from onnx_udfc.original import Original, read_original, trace_order
-from onnx_udfc.outputs import write_text
+from onnx_udfc.outputs import share, write_text
 from onnx_udfc.pipeline import compress
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime.crew import work_through
@@ -87,6 +87,7 @@ def sweep(
     if waiting:
         worker.read(waiting[0].options)  # refuses a bad file before there is a folder, or a process
     folder.mkdir(parents=True, exist_ok=True)
+    share(folder)
     told.stage("sweep", len(tasks))
     told.advance(len(tasks) - len(waiting), "done before")
     if waiting:

@@ -245,6 +245,13 @@ def _fail(message: str, code: int) -> int:
 
 def launch(interrupts: Interrupts) -> None:
     """Run the command line of this process and leave with its exit code."""
-    code = run(lambda: app.main(prog_name="onnx-udfc", obj=interrupts, standalone_mode=False), "--debug" in sys.argv)
+
+    def main() -> None:
+        try:
+            app.main(prog_name="onnx-udfc", obj=interrupts, standalone_mode=False)
+        finally:
+            interrupts.settle()
+
+    code = run(main, "--debug" in sys.argv)
     settle()
     sys.exit(code)
