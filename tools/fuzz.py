@@ -104,12 +104,15 @@ def examine(content: bytes, request: tuple[str, ...], folder: Path, tally: Tally
 
 
 def _faults(code: int, errors: str) -> Iterator[str]:
+    lines = errors.splitlines()
+    if code == 0:  # of what was written, warnings may be said
+        lines = [line for line in lines if "warning:" not in line]
     if code not in (0, 1, 3):
         yield f"exit code {code}"
     if "internal error" in errors or "Traceback" in errors:
         yield errors.strip()
-    if (code != 0) != (len(errors.splitlines()) == 1):
-        yield f"exit code {code} with {len(errors.splitlines())} lines: {errors[:200]}"
+    if (code != 0) != (len(lines) == 1):
+        yield f"exit code {code} with {len(lines)} lines: {errors[:200]}"
 
 
 def _forget_peak() -> None:
