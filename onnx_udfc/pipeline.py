@@ -15,6 +15,7 @@ from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import Pruned, prune
 from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, skipped, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
+from onnx_udfc.decide.tables import rounded_tables, table_notes
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Placement, check_activations, emit
 from onnx_udfc.errors import CheckError, ModelError, RequestError
@@ -206,10 +207,14 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
         network, plan, pruned, repaired, inputs, placement = _from_weights(run, original)
     original.network.lighten()
     with run.stage("write"):
-        emitted = emit(pruned.network, repaired.weights, repaired.activations or None, options.target, placement)
+        tables = rounded_tables(pruned.network, options)
+        emitted = emit(
+            pruned.network, repaired.weights, repaired.activations or None, options.target, placement, tables
+        )
     with run.stage("check"):
         checked = check_result(source, original.network, emitted.model, options)
-    notes = (*((inputs.note,) if inputs.note else ()), *repaired.notes())
+    about_tables = table_notes(pruned.network, options, emitted.forms)
+    notes = (*((inputs.note,) if inputs.note else ()), *repaired.notes(), *about_tables)
     return Outcome(
         original.loaded, network, original.channels, plan, pruned, repaired, emitted, notes, checked,
         inputs=input_reports(original.network, inputs),

@@ -1,7 +1,8 @@
 """Bytes of the written file as a function of what the groups keep and of the layers' bits.
 
 Weights, biases and scales are counted; everything else (names, nodes, what is not a layer) is what the file has beyond
-them when the unpruned network is written. `written_bytes` is the truth: the file is put together with codes of zero.
+them when the unpruned network is written. `written_bytes` is the truth: the file is put together, with codes
+that mean nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnx_udfc.decide.placeholders import of_layers, of_tables
 from onnx_udfc.decide.ranks import Ranks
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import activation_tensors, emit
 from onnx_udfc.model.files import model_bytes
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.activation_grids import ActivationParams
-from onnx_udfc.numerics.grids import QuantParams
 from onnx_udfc.options import Options
 
 Double = NDArray[np.float64]
@@ -101,14 +102,15 @@ def with_biases(network: Network) -> Network:
 
 
 def written(network: Network, bits: Mapping[str, float], options: Options) -> onnx.ModelProto:
-    """The file that a network would make, with codes of zero."""
-    params = {name: _no_codes(network, name, b) for name, b in bits.items() if b != FLOAT}
+    """The file that a network would make, with codes that mean nothing."""
+    params = of_layers(network, {name: b for name, b in bits.items() if b != FLOAT})
+    tables = of_tables(network, options, len(network.layers))
     if options.activations is None or not params:
-        model = emit(network, params, None, options.target).model
+        model = emit(network, params, None, options.target, tables=tables).model
     else:
         placement = activation_tensors(network, params, options.target)
         grids = {t: ActivationParams(1.0, 0, placement.dtype) for t in placement.sites}
-        model = emit(network, params, grids, options.target, placement).model
+        model = emit(network, params, grids, options.target, placement, tables).model
     stamp(model, options)
     return model
 
@@ -116,9 +118,3 @@ def written(network: Network, bits: Mapping[str, float], options: Options) -> on
 def written_bytes(network: Network, bits: Mapping[str, float], options: Options) -> int:
     """Size of that file."""
     return model_bytes(written(network, bits, options))
-
-
-def _no_codes(network: Network, name: str, bits: float) -> QuantParams:
-    layer = network.layers[name]
-    shape = layer.matrix_shape
-    return QuantParams(bits, np.zeros(shape, np.int8), np.ones(shape[:2]))

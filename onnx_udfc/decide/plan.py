@@ -13,6 +13,7 @@ from onnx_udfc.channels.groups import ChannelGroup, Channels
 from onnx_udfc.channels.prune import Pruned
 from onnx_udfc.decide.allocate import allowed_counts, keep_sets
 from onnx_udfc.decide.counts_and_bits import Subject, decide
+from onnx_udfc.decide.tables import tables_to_round
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, bits_of_parts, can_be_factored, factor
 from onnx_udfc.model.names import matches
@@ -114,7 +115,8 @@ def make_plan(
     keep = keep_sets(groups, orders, decision.counts)
     keep = {name: kept for name, kept in keep.items() if len(kept) < channels[name].channels}
     why = {g.name: _why_not_asked(options) for g in channels.groups} | dict(decision.why)
-    warnings = (*_too_narrow(groups, options), *_nothing_done(layers, keep, why, options))
+    quantizable = (*layers, *tables_to_round(network, options))
+    warnings = (*_too_narrow(groups, options), *_nothing_done(quantizable, keep, why, options))
     whole = {name: why[name] for name in why if name not in keep}
     factors = dict(decision.factors) | _named_factors(network, curves or {}, options)
     return Plan(keep, decision.bits, whole, warnings, factors)
@@ -137,14 +139,14 @@ def _too_narrow(groups: tuple[ChannelGroup, ...], options: Options) -> tuple[str
 
 
 def _nothing_done(
-    layers: tuple[str, ...], keep: Mapping[str, object], why: Mapping[str, str], options: Options
+    quantizable: tuple[str, ...], keep: Mapping[str, object], why: Mapping[str, str], options: Options
 ) -> tuple[str, ...]:
     """What was asked for and could not be done in any layer."""
     found = []
     if options.prunes and not keep and (options.prune or options.prune_layer):
         reason, _ = Counter(why.values()).most_common(1)[0] if why else ("no channels can go", 0)
         found.append(f"nothing was pruned: {reason} (onnx-udfc inspect shows each layer)")
-    if options.bits != FLOAT and not layers:
+    if options.bits != FLOAT and not quantizable:
         found.append("nothing was quantized: no layer has float weights that may change (onnx-udfc inspect shows each)")
     return tuple(found)
 

@@ -24,6 +24,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from onnx_udfc.emit.draft import CODE_TYPES, Draft
 from onnx_udfc.model.network import Layer
+from onnx_udfc.model.tables import Table
 from onnx_udfc.numerics.grids import FORMATS, Codes, Floats, QuantParams
 from onnx_udfc.numerics.words import best_count, pack_words, powers
 
@@ -191,6 +192,13 @@ def stored_weight(layer: Layer, params: QuantParams, bits: int, float_type: int)
         per_row = np.repeat(params.scale, codes.shape[0] // layer.groups, axis=0)
         scale = per_row.reshape(*codes.shape[:2], *[1] * (codes.ndim - 2))
     return StoredWeight(layer.constant.name, codes, scale, axis, bits, FORMATS[params.bits].levels, float_type)
+
+
+def stored_table(table: Table, params: QuantParams, bits: int, float_type: int) -> StoredWeight:
+    """Lay codes and scales out as the table of a Gather: arguments as of `stored_weight`, in `Table.matrix()`."""
+    codes = np.ascontiguousarray(table.layout(params.codes))
+    levels = FORMATS[params.bits].levels
+    return StoredWeight(table.constant.name, codes, params.scale.reshape(-1), table.axis, bits, levels, float_type)
 
 
 def channel_axis(layer: Layer) -> int | None:

@@ -30,6 +30,7 @@ def oldest_onnxruntime(model: onnx.ModelProto) -> str:
 def form_notes(
     network: Network,
     weights: Mapping[str, QuantParams],
+    tables: Mapping[str, QuantParams],
     placement: Placement | None,
     target: str,
     forms: Mapping[str, str],
@@ -39,13 +40,15 @@ def form_notes(
     Args:
         network: the network that was written.
         weights: what was quantized.
+        tables: name of a Gather → its quantized table.
         placement: of the activations, None where only weights are quantized.
         target: the target.
-        forms: layer name → the form of its weight, in words.
+        forms: name of a layer or a Gather → the form of its weight, in words.
     """
     in_every_run = any(form.startswith("DequantizeLinear") for form in forms.values())
     slower = placement is None and target == "portable" and in_every_run
-    notes = [*_storage_notes(weights, target, placement, forms), *_float_notes(network, weights, placement)]
+    stored = {**weights, **tables}
+    notes = [*_storage_notes(stored, target, placement, forms), *_float_notes(network, weights, placement)]
     if any("Mul" in form for form in forms.values()):
         notes.append(
             "weights are folded to float when the model is loaded: the file is small, memory and speed are the"

@@ -1,7 +1,8 @@
 """Writes a quantized network for a target; the only module that decides which QDQ form a file has.
 
-One function a target chooses a row of `forms.WEIGHT_FORMS` for each layer; `placement` says where activations are
-quantized. The network itself is not changed: its float weights are replaced by the codes in a model of its own.
+One function a target chooses a row of `forms.WEIGHT_FORMS` for each layer and each table of a Gather; `placement` says
+where activations are quantized. The network itself is not changed: its float weights are replaced by the codes in a
+model of its own.
 
 Always: initializers in raw_data (never Constant nodes, which onnxruntime miscomputes behind a DequantizeLinear), an
 explicit zero point, symmetric codes, float32 biases. onnxruntime makes int32 biases of those at load with the step
@@ -19,21 +20,23 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_udfc.emit.draft import Draft
-from onnx_udfc.emit.forms import WEIGHT_FORMS, StoredWeight, channel_axis, describe, stored_weight
+from onnx_udfc.emit.forms import WEIGHT_FORMS, StoredWeight, channel_axis, describe, stored_table, stored_weight
 from onnx_udfc.emit.notes import form_notes, oldest_onnxruntime
 from onnx_udfc.emit.placement import PER_AXIS_OPSET, Placement, activation_tensors, check_activations
 from onnx_udfc.emit.sites import write_sites
 from onnx_udfc.model.external import values
 from onnx_udfc.model.network import Layer, Network
+from onnx_udfc.model.tables import Table, table_of
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.grids import FORMATS, Floats, QuantParams, storable
 
-__all__ = ["TARGETS", "Emitted", "Placement", "activation_tensors", "check_activations", "emit"]
+__all__ = ["TABLE_TARGETS", "TARGETS", "Emitted", "Placement", "activation_tensors", "check_activations", "emit"]
 
 INT4_OPSET, HALF_SCALE_OPSET, MOD_OPSET = 21, 19, 10
 MOST_PACKED = 1 << 24  # weights of a layer: at load, unpacking takes 30 bytes for each of them for a moment
 LEAST_PACKED = 1 << 9  # fewer do not save what the nodes take
 MOST_LOST = 2.0**-8  # of a weight's norm, where it goes back to 16 bits
+WEIGHT_SLOT, TABLE_SLOT = 1, 0  # the input of a layer that is its weight, and that of a Gather
 WIDEST_BIAS = 2.0**30  # an int32 bias stays below this, so that the products added to it cannot overflow
 
 
@@ -44,7 +47,7 @@ class Emitted:
     Attributes:
         model: the model.
         form: its form in words.
-        forms: layer name → the form of its weight.
+        forms: layer name, or name of a Gather → the form of its weight or table.
         notes: what a user should know.
         onnxruntime_min: the oldest onnxruntime that runs it.
         slower: whether it is expected to run slower than the float original on its target.
@@ -74,6 +77,7 @@ def emit(
     activations: Mapping[str, ActivationParams] | None,
     target: str,
     placement: Placement | None = None,
+    tables: Mapping[str, QuantParams] | None = None,
 ) -> Emitted:
     """Write a network with quantized weights, and activations if there are any.
 
@@ -83,6 +87,7 @@ def emit(
         activations: tensor → grid, for `placement.tensors` at least; None for weights only.
         target: key of TARGETS.
         placement: where activations are quantized; by default everywhere that `weights` allows.
+        tables: name of a Gather → codes and scales of its table, as of `Table.matrix`; for a key of TABLE_TARGETS.
 
     Raises:
         RequestError: the target cannot run activations in integers, or the network cannot hold them.
@@ -94,11 +99,16 @@ def emit(
         check_activations(network, weights, target)
     else:
         placement = activation_tensors(network, weights, target)
-    draft = Draft(network.to_model(without={network.layers[name].constant.name for name in weights}))
-    _keep_halves(draft, network, lossless=not weights and not network.reshaped)
+    gathers = {node.name: table_of(network, node) for node in network.graph.nodes if node.name in (tables or {})}
+    replaced: list[Layer | Table] = [*(network.layers[name] for name in weights), *gathers.values()]
+    draft = Draft(network.to_model(without={one.constant.name for one in replaced}))
+    _keep_halves(draft, network, lossless=not replaced and not network.reshaped)
     forms, memory = {}, _float_memory(network, weights)
     twins: dict[Hashable, str] = {}
-    for name in (name for name in network.layers if name in weights):
+    for name in (name for name in draft.nodes if name in weights or name in gathers):
+        if name in gathers:
+            forms[name] = _write_table(draft, gathers[name], (tables or {})[name], target, network, twins)
+            continue
         layer, params = network.layers[name], weights[name]
         integer = placement is not None and name in placement.integer
         choice = _choose(target, layer, params.bits, integer, opset)
@@ -108,7 +118,7 @@ def emit(
             source=network.source_of(layer.constant),
             alone=choice.form == "dq" and (not integer or target == "tensorrt"),
         )
-        _write(draft, layer, stored, choice.form, twins)
+        _write(draft, name, WEIGHT_SLOT, stored, choice.form, twins)
         if placement is not None and grid is not None and name in placement.float_outputs:
             _write_int32_bias(draft, layer, stored, grid)
         forms[name] = describe(choice.form, stored)
@@ -116,12 +126,12 @@ def emit(
     if placement is not None and activations is not None:
         write_sites(draft, placement, activations)
     model = draft.finish()
-    slower, notes = form_notes(network, weights, placement, target, forms)
+    slower, notes = form_notes(network, weights, tables or {}, placement, target, forms)
     form = "; ".join([*dict.fromkeys(forms.values()), *([f"activations {placement.dtype}"] if placement else [])])
     return Emitted(model, form or "float", forms, notes, oldest_onnxruntime(model), slower, round(memory))
 
 
-def _cpu(layer: Layer, bits: float, integer: bool, opset: int) -> Choice:
+def _cpu(layer: Layer | Table, bits: float, integer: bool, opset: int) -> Choice:
     size, storage = int(np.prod(layer.constant.shape)), FORMATS[bits].storage
     packs = FORMATS[bits].packs or (storage == 4 and opset < INT4_OPSET)
     if packs and opset >= MOD_OPSET and LEAST_PACKED <= size <= MOST_PACKED:
@@ -132,24 +142,29 @@ def _cpu(layer: Layer, bits: float, integer: bool, opset: int) -> Choice:
     return Choice("dq" if stored == 8 else "cast_dq", stored)
 
 
-def _portable(_layer: Layer, bits: float, integer: bool, opset: int) -> Choice:
+def _portable(_layer: Layer | Table, bits: float, integer: bool, opset: int) -> Choice:
     return Choice("dq", 8 if integer or opset < INT4_OPSET else FORMATS[bits].storage)
 
 
-def _cuda(_layer: Layer, bits: float, _integer: bool, opset: int) -> Choice:
+def _cuda(_layer: Layer | Table, bits: float, _integer: bool, opset: int) -> Choice:
     return Choice("cast_mul", FORMATS[bits].storage if opset >= INT4_OPSET else 8)
 
 
-def _tensorrt(_layer: Layer, _bits: float, _integer: bool, _opset: int) -> Choice:
+def _tensorrt(_layer: Layer | Table, _bits: float, _integer: bool, _opset: int) -> Choice:
     return Choice("dq", 8)
 
 
-TARGETS: dict[str, Callable[[Layer, float, bool, int], Choice]] = {
+Chooser = Callable[[Layer | Table, float, bool, int], Choice]
+
+TARGETS: dict[str, Chooser] = {
     "cpu": _cpu,
     "cuda": _cuda,
     "portable": _portable,
     "tensorrt": _tensorrt,
 }
+# A DequantizeLinear before a Gather would be computed in every run, all of the table for the rows of one input; what is
+# folded at load runs everywhere but in TensorRT, which takes int8 into a DequantizeLinear only.
+TABLE_TARGETS: dict[str, Chooser] = {"cpu": _cpu, "cuda": _cuda, "portable": _cuda}
 
 
 def _choose(target: str, layer: Layer, bits: float, integer: bool, opset: int) -> Choice:
@@ -235,8 +250,24 @@ def _keep_halves(draft: Draft, network: Network, *, lossless: bool) -> None:
         draft.first([draft.node("Cast", f"{name}.widen", [stored], name, {"to": onnx.TensorProto.FLOAT})])
 
 
-def _write(draft: Draft, layer: Layer, stored: StoredWeight, form: str, twins: dict[Hashable, str]) -> None:
-    """The weight of a layer, once for all layers that have the same.
+def _write_table(
+    draft: Draft, table: Table, params: QuantParams, target: str, network: Network, twins: dict[Hashable, str]
+) -> str:
+    """The table of a Gather; returns its form in words."""
+    choice = TABLE_TARGETS[target](table, params.bits, False, network.graph.opset)
+    dtype = table.constant.dtype
+    params = _rescaled(params, storable(params.scale, dtype))
+    float_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    stored = replace(
+        stored_table(table, params, choice.bits, float_type),
+        source=network.source_of(table.constant),
+    )
+    _write(draft, table.node.name, TABLE_SLOT, stored, choice.form, twins)
+    return describe(choice.form, stored)
+
+
+def _write(draft: Draft, node: str, slot: int, stored: StoredWeight, form: str, twins: dict[Hashable, str]) -> None:
+    """The weight that a node reads by its input `slot`, once for all nodes that have the same.
 
     A DequantizeLinear has one reader, as integer kernels want it; its inputs may be shared.
     """
@@ -244,9 +275,9 @@ def _write(draft: Draft, layer: Layer, stored: StoredWeight, form: str, twins: d
     key = (form, stored.axis, stored.bits, stored.levels, stored.float_type, stored.codes.shape, digest)
     if key not in twins or form.endswith("dq"):
         draft.drop_constant(stored.name)
-        draft.before(layer.name, WEIGHT_FORMS[form].write(draft, stored))
+        draft.before(node, WEIGHT_FORMS[form].write(draft, stored))
         twins[key] = stored.name
-    draft.nodes[layer.name].input[1] = twins[key]
+    draft.nodes[node].input[slot] = twins[key]
 
 
 def _write_int32_bias(draft: Draft, layer: Layer, stored: StoredWeight, grid: ActivationParams) -> None:

@@ -15,7 +15,9 @@ from onnx_udfc.model.counts import count
 from onnx_udfc.model.files import LoadedModel, load
 from onnx_udfc.model.inventory import INTEGER_OPS, Holding, already_quantized, inventory, left_out
 from onnx_udfc.model.named import check_named
+from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network, read
+from onnx_udfc.model.tables import find_tables, table_lines
 from onnx_udfc.options.shared_rows import read_shape
 from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.sessions import Source
@@ -67,6 +69,7 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
     settle(network, asked)
     channels = find_groups(network, skip)
     held = inventory(loaded.model)
+    tables = find_tables(network, lambda name: matches(name, skip))
     layers = (*_layers(network, channels.shapes), *_quantized(held, network, channels.shapes))
     return Inspection(
         tool=this_tool(),
@@ -85,6 +88,7 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
         notes=(
             *loaded.notes, *network.notes, *channels.notes, *already_quantized(held, loaded.bytes),
             *left_out(held, loaded.bytes),
+            *table_lines(tables, loaded.bytes),
         ),
     )  # fmt: skip
 

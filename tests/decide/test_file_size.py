@@ -12,7 +12,7 @@ from onnx_udfc.decide.footprint import footprint
 from onnx_udfc.decide.ranks import rank_levels, saved_weights
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress
-from tests.small_graphs import small_network
+from tests.small_graphs import small_model, small_network
 
 WIDE = """g (float[1, 3, 8, 8] x, float[64, 3, 3, 3] W0, float[64] B0, float[96, 64, 3, 3] W1, float[10, 96, 1, 1] W2)
 => (float[1, 10, 8, 8] y) {
@@ -65,3 +65,17 @@ def test_a_file_weighs_what_was_reckoned(bits: int) -> None:
     options = Options(bits=bits, threads=1)
     reckoned = written_bytes(with_biases(network), dict.fromkeys(network.layers, bits), options)
     assert compress(network.to_model(), options).model.ByteSize() == reckoned
+
+
+SAME = """g (float[N,64] x, float[64,64] A, float[64,64] B, float[64,64] C) => (float[N,64] y) {
+    a = MatMul(x, A) r = Relu(a) b = MatMul(r, B) s = Relu(b) y = MatMul(s, C) }"""
+TABLE = """g (int64[N] ids, int64[N] others, float[1000,64] E, float[1000,64] F, float[64,16] W) => (float[N,16] y) {
+    p = Gather(E, ids) q = Gather(F, others) r = Add(p, q) y = MatMul(r, W) }"""
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize("text", [SAME, TABLE], ids=["layers", "tables"])
+def test_layers_and_tables_of_one_shape_are_counted_each(text: str, bits: int) -> None:
+    network, options = small_network(text), Options(bits=bits, method="none")
+    real = compress(small_model(text), options).report.after.bytes
+    assert written_bytes(network, dict.fromkeys(network.layers, bits), options) == real

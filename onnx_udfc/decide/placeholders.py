@@ -1,0 +1,57 @@
+"""Codes that stand for those that are not known yet, where only the size of the file matters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnx_udfc.decide.tables import bits_of_tables, tables_to_round
+from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.grids import QuantParams
+from onnx_udfc.options import Options
+
+DIGITS = 12  # of a number to the base 3: enough for half a million weights
+
+
+def of_layers(network: Network, bits: Mapping[str, float]) -> dict[str, QuantParams]:
+    """Codes and scales of layers: the same for layers that share their weight, others for every other.
+
+    Args:
+        network: the network.
+        bits: layer name → weight bits.
+    """
+    shared = network.origin.shared
+    numbers: dict[str, int] = {}
+    found = {}
+    for name, width in bits.items():
+        layer = network.layers[name]
+        source = shared.get(layer.constant.name, layer.constant.name)
+        number = numbers.setdefault(source, len(numbers))
+        found[name] = _codes(width, layer.matrix_shape, number)
+    return found
+
+
+def of_tables(network: Network, options: Options, taken: int) -> dict[str, QuantParams]:
+    """The same of the tables of Gather nodes.
+
+    Args:
+        network: the network.
+        options: decide which tables are rounded, and to how many bits.
+        taken: numbers that layers have.
+    """
+    numbers: dict[str, int] = {}
+    found = {}
+    for name, table in tables_to_round(network, options).items():
+        number = taken + numbers.setdefault(table.label, len(numbers))
+        found[name] = _codes(bits_of_tables(options), table.matrix_shape, number)
+    return found
+
+
+def _codes(bits: float, shape: tuple[int, int, int], number: int) -> QuantParams:
+    """Codes and scales that differ by their number: a file holds what is equal once."""
+    codes = np.zeros(shape, np.int8)
+    digits = number // 3 ** np.arange(min(DIGITS, codes.size)) % 3 - 1
+    codes.reshape(-1)[: digits.size] = digits
+    scale = np.asarray(np.float32(1.0 + number * 2.0**-20), np.float64)
+    return QuantParams(bits, codes, np.full(shape[:2], scale))
