@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_udfc.model.checks import all_finite
 from onnx_udfc.model.layers import Array, is_dense
 from onnx_udfc.model.lossless import peek
 from onnx_udfc.model.network import Network
@@ -82,16 +83,13 @@ def find_tables(network: Network, skipped: Callable[[str], bool]) -> dict[str, T
     for node in network.graph.nodes:
         constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
         labels = [shared.get(t.name, t.name) for t in constants]
-        free = not skipped(node.name) and not any(skipped(label) for label in labels)
-        if free and _is_table(node):
+        left = skipped(node.name) or any(skipped(label) for label in labels)
+        if not left and _is_table(node):
             found[node.name] = table_of(network, node)
-        elif not free or node.name not in network.layers:
+        elif left or node.name not in network.layers:
             needed.update(labels)
-    return {
-        name: table
-        for name, table in found.items()
-        if table.label not in needed and bool(np.isfinite(table.matrix()).all())
-    }
+    free = {name: table for name, table in found.items() if table.label not in needed}
+    return {name: table for name, table in free.items() if all_finite(peek(table.constant))}
 
 
 def table_of(network: Network, node: gs.Node) -> Table:

@@ -178,3 +178,11 @@ def test_a_table_of_16_bit_floats_stays_of_that_type() -> None:
     assert after.dtype == np.float16
     assert sqnr(before.astype(np.float64), after.astype(np.float64)) > 35.0
     assert model_bytes(result.model) < 0.58 * model_bytes(model)
+
+
+def test_a_table_with_infinite_values_stays_as_it_is() -> None:
+    model = model_with_table()
+    values = _values(model, "E").copy()
+    values[3, 5] = -np.inf
+    _put(model, "E", values)
+    assert np.array_equal(_values(squeezed(model, 8, force=True).model, "E"), values)
