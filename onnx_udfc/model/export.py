@@ -194,14 +194,21 @@ def _tensor(name: str, constant: gs.Constant, origin: Origin, old: onnx.TensorPr
 def _aliases(graph: gs.Graph, origin: Origin, without: Collection[str]) -> dict[str, str]:
     """Constants copied from one initializer that still hold the same: name → the one to write in its place.
 
-    One that is written never takes the place of one that is left out, and the other way round.
+    One that is written never takes the place of one that is left out, and the other way round. What subgraphs read is
+    written in any case.
     """
+    tensors = graph.tensors()
+    written = (_out_of_sight(origin) & set(origin.stored)) - set(tensors)
     ends = {t.name for t in graph.outputs}
+    kept = ends | set(without)
     first: dict[str, list[gs.Constant]] = {}
     aliases = {}
-    for name, tensor in graph.tensors().items():
+    for name, tensor in tensors.items():
         source = origin.shared.get(name)
         if source is None or not isinstance(tensor, gs.Constant) or isinstance(tensor._values, SparseValues):
+            continue
+        if source in written and name not in kept and _source(tensor, origin) is origin.stored[source]:
+            aliases[name] = source
             continue
         twins = first.setdefault(source, [])
         twin = next((t for t in twins if (t.name in without) == (name in without) and _same(t, tensor)), None)

@@ -8,6 +8,7 @@ import pytest
 
 from onnx_udfc import compress
 from onnx_udfc.evaluate.inspection import inspect_model
+from onnx_udfc.model.files import model_bytes
 from onnx_udfc.options import Options
 from tests.quantized_graphs import run
 from tests.small_graphs import small_model
@@ -95,3 +96,29 @@ def test_tied_convolutions_share_codes_where_the_form_can(bits: int, target: str
         assert len(codes) == (3 if plain else 1)
         after = run(result, x)[0]
         assert np.square(before - after).mean() < 0.05 * np.square(before).mean()
+
+
+def test_a_weight_that_branches_read_too_is_written_once() -> None:
+    model = small_model("""g (float[N,16] x, float[16,64] A, float[64,16] B, bool c) => (float[N,16] y) {
+        a = MatMul(x, A) r = Relu(a) z = MatMul(r, B)
+        y = If(c) <then_branch = t () => (float[N,16] p) { h = MatMul(z, A) p = MatMul(h, B) },
+                   else_branch = e () => (float[N,16] q) { k = MatMul(x, A) q = MatMul(k, B) }> }""")
+    result = compress(model, Options()).model
+    assert {t.name: tuple(t.dims) for t in result.graph.initializer} == {"A": (16, 64), "B": (64, 16)}
+    assert model_bytes(result) < 1.02 * model_bytes(model)
+    for c in (True, False):
+        feeds = {"x": np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32), "c": np.array(c)}
+        assert np.array_equal(run(model, feeds)[0], run(result, feeds)[0])
+
+
+def test_a_weight_that_branches_read_too_keeps_its_values_there() -> None:
+    model = small_model("""g (float[N,16] x, float[16,64] A, float[64,16] B, bool c) => (float[N,16] y, float[N,16] z) {
+        a = MatMul(x, A) r = Relu(a) z = MatMul(r, B)
+        y = If(c) <then_branch = t () => (float[N,16] p) { h = MatMul(x, A) p = MatMul(h, B) },
+                   else_branch = e () => (float[N,16] q) { q = Identity(x) }> }""")
+    feeds = {"x": np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32), "c": np.array(True)}
+    before = run(model, feeds)
+    for options in (Options(bits=8, method="none", force=True), Options(prune=0.5, method="none", force=True)):
+        after = run(compress(model, options).model, feeds)
+        assert np.array_equal(before[0], after[0])
+        assert not np.array_equal(before[1], after[1])
