@@ -60,6 +60,8 @@ class _Output:
     answers: Answers | None = None
     rows: Rows | None = None
     largest: float = 0.0
+    signal: float = 0.0
+    noise: float = 0.0
     judged: int = 0
     broken: int = 0
 
@@ -98,6 +100,7 @@ class _Output:
             return
         a, b = y.astype(np.float64), z.astype(np.float64)
         self.largest = max(self.largest, float(np.abs(a - b).max()))
+        self.signal, self.noise = self.signal + float((a * a).sum()), self.noise + float(((a - b) ** 2).sum())
         if self.movement is None:
             return
         a, b = (logits(a), logits(b)) if self.probability else (a, b)
@@ -158,6 +161,7 @@ class _Output:
         found = OutputFidelity(
             self.name, self.kind, worst_of(p.sqnr_db for p in parts), worst_of(p.cosine for p in parts),
             max_difference=self.largest, parts=parts,
+            plain_db=decibels(self.signal, self.noise) if self.judged else None,
         )  # fmt: skip
         if self.detected and matched is not None:
             found = replace(found, matched=matched.share(), answers=matched.original)

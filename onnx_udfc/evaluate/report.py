@@ -182,6 +182,7 @@ class OutputFidelity:
         matched: detection: 2·matches / boxes of both, at IoU 0.5 and the same class.
         iou: segmentation: intersection over union of what lies above the middle, or is the same class.
         neighbours: embedding: share of inputs with the same nearest other input.
+        plain_db: Signal to noise of the values as they are, nothing removed: how near they are as numbers.
     """
 
     name: str
@@ -196,6 +197,7 @@ class OutputFidelity:
     matched: float | None = None
     iou: float | None = None
     neighbours: float | None = None
+    plain_db: float | None = None
 
 
 @dataclass(frozen=True)

@@ -178,13 +178,20 @@ def advice(judgement: Judgement, asked: Asked) -> tuple[str, ...]:
     return tuple(text for wanted, text in found if wanted)
 
 
+def _is_another(output: OutputFidelity) -> bool:
+    """Whether an output differs by more than the rounding of numbers, which is much of one that hardly moves."""
+    figures = [db for db in (output.sqnr_db, output.plain_db) if db is not None]
+    return output.sqnr_db is not None and max(figures) < SAME_DB
+
+
 def certain_fault(fidelity: Fidelity, bytes_before: int, bytes_after: int, asked: Asked) -> str:
     """Return what is wrong with a result beyond doubt, in a line; empty if nothing is."""
     still = [o.name for o in fidelity.outputs if o.parts and all(p.still for p in o.parts)]
     if still:
         return f"output {still[0]!r} no longer depends on the input, while the original's does"
-    if not asked.work and fidelity.sqnr_db is not None and fidelity.sqnr_db < SAME_DB:
-        return f"nothing was asked to change, but the outputs are only {fidelity.sqnr_db:.1f} dB from the original's"
+    moved = [o.sqnr_db for o in fidelity.outputs if o.sqnr_db is not None and _is_another(o)]
+    if not asked.work and moved:
+        return f"nothing was asked to change, but the outputs are only {min(moved):.1f} dB from the original's"
     if asked.smaller and bytes_after > bytes_before + SLACK:
         return f"the file would be larger than the original ({bytes_after:,} bytes instead of {bytes_before:,})"
     return ""

@@ -100,7 +100,9 @@ def test_what_is_certain() -> None:
     part = PartFidelity("scores", 1.0, -1.0, -1.0, 0, 0.0, 0.0, still=True)
     dead = Fidelity("synthetic", 20.0, 1.0, None, outputs=(replace(CLASSES, parts=(part,)),))
     assert "no longer depends" in certain_fault(dead, 9000, 5000, Asked())
-    fine = Fidelity("synthetic", 50.0, 1.0, None, outputs=(CLASSES,))
+    fine = Fidelity("synthetic", 50.0, 1.0, None, outputs=(replace(CLASSES, sqnr_db=50.0, plain_db=55.0),))
+    rounded = replace(fine, outputs=(replace(CLASSES, sqnr_db=33.0, plain_db=90.0),))
+    assert certain_fault(rounded, 9000, 9000, Asked(work=False, smaller=False)) == ""
     assert certain_fault(fine, 9000, 5000, Asked()) == ""
     assert "nothing was asked" in certain_fault(fine, 9000, 9000, Asked(work=False, smaller=False))
     assert "larger" in certain_fault(fine, 9000, 19000, Asked())
