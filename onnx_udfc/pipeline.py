@@ -40,7 +40,7 @@ from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.blas import one_thread
 from onnx_udfc.runtime.machine import cores
 from onnx_udfc.runtime.sessions import Source
-from onnx_udfc.summary import Outcome, certain, input_reports, make_report
+from onnx_udfc.summary import Outcome, asks_for_work, certain, input_reports, make_report
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -201,7 +201,7 @@ def _check_possible(original: Original, options: Options) -> None:
 
 def _attempt(source: Source, run: _Run, original: Original, options: Options) -> Outcome:
     """Plan, repair, write and check by these options."""
-    if METHODS[options.method].measured and _asks_for_work(options) and original.network.layers:
+    if METHODS[options.method].measured and asks_for_work(options) and original.network.layers:
         network, plan, pruned, repaired, inputs, placement = _measured(run, original, options)
     else:
         network, plan, pruned, repaired, inputs, placement = _from_weights(run, original)
@@ -232,10 +232,6 @@ def _explained(report: Report, outcome: Outcome, original: Network, options: Opt
         report, network.to_model(), outcome.emitted.model, specs, values, pruned.kept_in, pruned.kept_out,
         network.scale, outcome.plan.parts,
     )  # fmt: skip
-
-
-def _asks_for_work(options: Options) -> bool:
-    return options.prunes or bool(options.rank_layer) or options.bits != 32
 
 
 _Stages = tuple[Network, Plan, Pruned, Repaired, NetworkInputs, Placement | None]

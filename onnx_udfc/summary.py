@@ -114,7 +114,7 @@ def _asked(outcome: Outcome, options: Options) -> Asked:
     """What was asked for, as advice and certain faults need it."""
     return Asked(
         work=asks_for_work(options),
-        smaller=asks_for_less(options),
+        smaller=asks_for_work(options),
         pruned=options.prunes,
         bits=8 if options.bits == "auto" else options.bits,
         activations=options.activations is not None,
@@ -125,13 +125,8 @@ def _asked(outcome: Outcome, options: Options) -> Asked:
 
 
 def asks_for_work(options: Options) -> bool:
-    """Whether anything is to be changed."""
-    return options.prunes or options.bits != FLOAT or options.activations is not None or options.factor == "on"
-
-
-def asks_for_less(options: Options) -> bool:
-    """Whether the file is to be smaller."""
-    return options.prunes or options.bits != FLOAT
+    """Whether anything is to be changed, and the file to become smaller by it."""
+    return options.prunes or bool(options.rank_layer) or options.bits != FLOAT
 
 
 def certain(report: Report, outcome: Outcome, options: Options) -> str:

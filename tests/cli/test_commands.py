@@ -227,7 +227,7 @@ def test_a_typo_of_a_command_is_wrong_usage(folder: Path, typed: str, meant: str
         (("--input-range", "0", "1", "in.onnx", "out.onnx"), "--input-range 0,1"),
         (("in.onnx", "out.onnx", "--prune", "50"), "for 50 % write 0.5 or 50%"),
         (("in.onnx", "out.onnx", "--require", "agreement"), "quote it"),
-        (("in.onnx", "out.onnx", "--require", "accuracy>=0.9"), "onnx-udfc validate"),
+        (("in.onnx", "out.onnx", "--require", "accuracy>=0.9"), "give --validate them"),
         (("in.onnx", "out.onnx", "--threads", "99999999999"), "at most 1024"),
         (("in.onnx", "out.onnx", "--budget", "macs=0.5", "--budget", "macs=0.4"), "given twice"),
         (("in.onnx", "out.onnx", "--target", "tensort"), "did you mean tensorrt?"),
