@@ -59,9 +59,9 @@ def test_a_rank_that_is_asked_for_is_the_rank(original: onnx.ModelProto) -> None
     assert ranks[name] == 8
     assert {rank for name, rank in ranks.items() if "body.0" in name} == {12}
     assert result.report.after.parameters < result.report.before.parameters
-    with pytest.raises(RequestError, match="nowhere: no layer of this name"):
+    with pytest.raises(RequestError, match="no layer of this name can become two"):
         compress(original, Options(rank_layer={"nowhere": 8}, threads=1))
-    with pytest.raises(RequestError, match=f"{name}=9999: two layers would be larger"):
+    with pytest.raises(RequestError, match="two layers would be larger"):
         compress(original, Options(rank_layer={name: 9999}, threads=1))
 
 
