@@ -53,8 +53,8 @@ class Interrupts:
             self._ending.set()
             from onnx_udfc.outputs import remove_leftovers
 
-            workers = remove_leftovers()
             _say(self._message)
+            workers = remove_leftovers()
             for worker in workers:
                 with contextlib.suppress(OSError):
                     os.kill(worker, signal.SIGKILL)
@@ -64,6 +64,11 @@ class Interrupts:
         """Wait for the end if it has begun: what the rest of the process makes of it is not to be seen."""
         while self._ending.is_set():
             time.sleep(1)
+
+    def leave(self) -> None:
+        """Take no more notice of signals: Python would hand them back to the system, which changes the exit code."""
+        for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
+            signal.signal(number, signal.SIG_IGN)
 
     def told(self, message: str) -> None:
         """Change what is said when the process is interrupted from now on."""

@@ -96,17 +96,23 @@ def remove_leftovers() -> list[int]:
     """
     for child in list(_children):
         child.kill()
-    stopped = set[int]()
+    stopped = _stopped(set())
+    left = [file for folder in (*_shared, Path(tempfile.gettempdir())) for pid in stopped
+            for file in folder.glob(f"{PREFIX}{pid}.*{SUFFIX}")]  # fmt: skip
+    for path in (*list(_paths), *left):
+        _remove(path)
+    return sorted(_stopped(stopped))  # and those that were started meanwhile, which have not come to writing yet
+
+
+def _stopped(before: set[int]) -> set[int]:
+    """Stop all workers that are not stopped yet; all of them."""
+    stopped = set(before)
     while new := _workers() - stopped:
         for pid in new:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGSTOP)
         stopped |= new
-    left = [file for folder in (*_shared, Path(tempfile.gettempdir())) for pid in stopped
-            for file in folder.glob(f"{PREFIX}{pid}.*{SUFFIX}")]  # fmt: skip
-    for path in (*list(_paths), *left):
-        _remove(path)
-    return sorted(stopped)
+    return stopped
 
 
 def _workers() -> set[int]:
@@ -119,7 +125,8 @@ def _workers() -> set[int]:
     with contextlib.suppress(OSError):
         for tasks in Path("/proc/self/task").glob("*/children"):
             for pid in tasks.read_text(encoding="ascii").split():
-                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                # of one that is just being started the words are still our own
+                if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
                     found.add(int(pid))
     return found
 

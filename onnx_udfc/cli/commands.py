@@ -253,5 +253,6 @@ def launch(interrupts: Interrupts) -> None:
             interrupts.settle()
 
     code = run(main, "--debug" in sys.argv)
+    interrupts.leave()
     settle()
     sys.exit(code)

@@ -165,3 +165,29 @@ def test_moves_are_not_interrupted_and_then_the_command_has_succeeded(tmp_path: 
     done = subprocess.run([CLI[0], "-c", MOVING], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stderr) == (0, "onnx-udfc: interrupted; x was already written\n")
     assert names(tmp_path) == {"first", "second"}
+
+
+LEAVING = """
+import atexit, os, signal
+from onnx_udfc.interrupts import Interrupts
+interrupts = Interrupts()
+interrupts.install()
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=int(signal.SIGTERM)):
+        kill(pid, number)  # while Python takes itself down, after it has given up the handlers
+import builtins
+builtins.last = Last()
+interrupts.leave()
+"""
+
+
+def test_a_signal_while_python_takes_itself_down_does_not_change_the_exit_code(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [CLI[0], "-c", LEAVING], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    without = LEAVING.replace("interrupts.leave()", "")
+    done = subprocess.run(
+        [CLI[0], "-c", without], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == -signal.SIGTERM  # so the test tests something
