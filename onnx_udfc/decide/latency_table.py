@@ -185,7 +185,8 @@ def _alone(layer: Layer, source: Size, out: int, into: int) -> tuple[onnx.ModelP
     random = np.random.default_rng(0)
     values = numpy_helper.from_array(random.standard_normal(weight).astype(np.float32), "w")
     node = helper.make_node(str(layer.node.op), ["x", "w"], ["y"])
-    node.attribute.extend(helper.make_attribute(key, _plain(value)) for key, value in layer.node.attrs.items())
+    stated = {key: _plain(value) for key, value in layer.node.attrs.items()}
+    node.attribute.extend(helper.make_attribute(key, value) for key, value in stated.items() if value != [])
     declared = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
     graph = helper.make_graph([node], "layer", [declared], [onnx.ValueInfoProto(name="y")], [values])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +49,7 @@ def open_session(
         spin: threads wait awake for the next run, onnxruntime's default; not where numpy needs the cores in between.
 
     Raises:
-        RequestError: The provider is not in this onnxruntime.
+        RequestError: The provider is not in this onnxruntime, or does not load: then what is missing is named.
         ModelError: The model does not load.
     """
     names = list(_PROVIDERS[provider])
@@ -61,12 +63,29 @@ def open_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         with loadable(model) as content:
-            return ort.InferenceSession(content, options, providers=names)
+            session = ort.InferenceSession(content, options, providers=names)
     except ModelError:
         raise
     except Exception as error:
         # onnxruntime's exceptions share no base class but Exception
         raise ModelError(f"{described(model)}: onnxruntime cannot load it ({one_line(error)})") from error
+    if session.get_providers()[:1] != names[:1]:  # one that does not load is passed over in silence
+        raise RequestError(f"--provider {provider}: {names[0]} is in this onnxruntime, but {missing_part(names[0])}")
+    return session
+
+
+def missing_part(name: str) -> str:
+    """What keeps an execution provider from being loaded, in words that follow a comma and a "but"."""
+    kind = name.removesuffix("ExecutionProvider").lower()
+    folder = Path(ort.__file__).parent / "capi"
+    for library in sorted(folder.glob(f"*onnxruntime_providers_{kind}.*")):
+        try:
+            ctypes.CDLL(str(library))
+        except OSError as error:
+            found = re.match(r"(\S+): cannot open shared object", str(error))
+            if found and not found[1].startswith(str(folder)):
+                return f"{found[1]} is missing: install it, or put its folder into the loader's path"
+    return "it does not load: look for its device and driver, and for the libraries that it is made for"
 
 
 def _session_options(threads: int | None, spin: bool) -> ort.SessionOptions:

@@ -1,0 +1,150 @@
+"""The package as it is published: the whole repository in its source, and what it installs runs the pages' commands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.command_line import small_classifier
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md"))))
+LEFT_OUT = (
+    ".git",
+    ".venv",
+    "__pycache__",
+    "*.egg-info",
+    "build",
+    "dist",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+)
+SMALLER = {"--images": "test.npz", "--labelled": "test.npz"}
+QUICK = ("--prune", "--bits", "--activations")  # lists of a sweep: their first settings will do
+
+
+def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"} | env
+    return subprocess.run(words, cwd=cwd, env=clean, capture_output=True, text=True, timeout=300, check=False)
+
+
+def build(what: str, source: Path, into: Path) -> Path:
+    """Build by the backend that pyproject.toml names, without a network."""
+    code = f"from setuptools import build_meta; print(build_meta.build_{what}({str(into)!r}))"
+    done = run(sys.executable, "-c", code, cwd=source)
+    assert done.returncode == 0, done.stderr
+    return into / done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, unpacked."""
+    folder = tmp_path_factory.mktemp("source")
+    shutil.copytree(ROOT, folder / "checkout", ignore=shutil.ignore_patterns(*LEFT_OUT))
+    with tarfile.open(build("sdist", folder / "checkout", folder)) as archive:
+        archive.extractall(folder, filter="data")
+    (found,) = folder.glob("onnx_udfc-*/")
+    return found
+
+
+@pytest.fixture(scope="session")
+def installed(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the wheel installs, made of the source distribution."""
+    folder = tmp_path_factory.mktemp("wheel")
+    wheel = build("wheel", unpacked, folder)
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile")
+    done = run(*pip, "--target", str(folder / "site"), str(wheel), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "site"
+
+
+def test_the_source_distribution_holds_the_repository(unpacked: Path) -> None:
+    for folder in ("tests", "tools", "models", "docs", "onnx_udfc", ".ci"):
+        missing = [
+            str(path.relative_to(ROOT))
+            for path in (ROOT / folder).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts and not (unpacked / path.relative_to(ROOT)).is_file()
+        ]
+        assert missing == []
+    for name in ("README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md", "pyproject.toml"):
+        assert (unpacked / name).is_file()
+
+
+def test_its_tests_pass(unpacked: Path) -> None:
+    some = ("tests/test_escapes.py", "tests/test_rooms.py", "tests/channels/test_groups.py")
+    done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *some, cwd=unpacked)
+    assert done.returncode == 0, done.stdout
+
+
+def commands(page: str) -> list[list[str]]:
+    """The calls of onnx-udfc in a page's blocks of code, as words."""
+    found, fenced = [], False
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in text.splitlines():
+        fenced ^= line.startswith("```")
+        match = re.search(r"(?:^|[\s/&])onnx-udfc\s+(\S.*)$", line) if fenced or line.startswith("    ") else None
+        if match and not re.search(r"pip install|\bname:", line):
+            found.append(shlex.split(match.group(1), comments=True))
+    return found
+
+
+CASES = [(page, words) for page in PAGES for words in commands(page)]
+
+
+def test_commands_are_found() -> None:
+    assert {page for page, _ in CASES} >= {"README.md", "docs/allocation.md", "docs/pipelines.md", "docs/reports.md"}
+
+
+def prepared(words: list[str]) -> list[str]:
+    """The same call on small files of ours: what comes in is there, lists are short, what is timed is short."""
+    sub = words[0] if words[0] in ("inspect", "validate", "sweep", "compress") else "compress"
+    rest, taken, files = words[1:] if words[0] == sub else words, [sub], 0
+    given = {"compress": ("in.onnx", "out.onnx"), "validate": ("in.onnx", "in.onnx"), "sweep": ("in.onnx", "dir")}
+    option = ""
+    for word in rest:
+        if word.startswith("--"):
+            option = word
+            taken.append(word)
+        elif option:
+            value = "3e-1,3e-1,3e-1" if option in ("--input-mean", "--input-std") else SMALLER.get(option, word)
+            value = re.split(r"[,:]", value)[0] if sub == "sweep" and option in QUICK else value
+            taken.append("latency=0.9" if value.startswith("latency=") else value)  # what any machine reaches
+            option = ""
+        else:
+            taken.append(given.get(sub, ("in.onnx",))[files])
+            files += 1
+    quick = {"compress": ["--image-count", "4"], "validate": ["--seconds", "0", "--no-memory"]}
+    return [*taken, *quick.get(sub, []), "--quiet"]
+
+
+@pytest.mark.parametrize(("page", "words"), CASES, ids=[f"{p}-{shlex.join(w)[:60]}" for p, w in CASES])
+def test_every_command_of_the_pages_runs(installed: Path, tmp_path: Path, page: str, words: list[str]) -> None:
+    del page
+    onnx.save(small_classifier(), tmp_path / "in.onnx")
+    if any(word.startswith("latency=") for word in words):  # which takes more than a few microseconds to be met
+        shutil.copy(ROOT / "models" / "digits_resnet_folded.onnx", tmp_path / "in.onnx")
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "test.npz", x=rng.integers(0, 256, (20, 8, 8, 3), np.uint8), y=rng.integers(0, 5, 20))
+    (tmp_path / "udfc.toml").write_text("bits = 8\n")
+    script = installed / "bin" / "onnx-udfc"
+    done = run(sys.executable, str(script), *prepared(words), cwd=tmp_path, PYTHONPATH=str(installed))
+    # a gate may not be met by a network with random weights; anything else must have worked
+    assert done.returncode in ((0, 3) if "--require" in words else (0,)), done.stderr
+    assert "required but not met" in done.stderr or done.returncode == 0, done.stderr
+
+
+def test_what_is_installed_is_not_the_checkout(installed: Path, tmp_path: Path) -> None:
+    code = "import onnx_udfc; print(onnx_udfc.__file__)"
+    done = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert done.stdout.strip() == str(installed / "onnx_udfc" / "__init__.py")
