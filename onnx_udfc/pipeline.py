@@ -177,7 +177,7 @@ def _compress(source: Source, run: _Run) -> Result:
         _check_possible(original, run.options)
     outcome = _attempt(source, run, original, run.options)
     stamp(outcome.emitted.model, run.options)
-    report = make_report(outcome, run.options, run.timings)
+    report = make_report(source, outcome, run.options, run.timings)
     if run.options.attribution:
         with run.stage("attribution"):
             report = _explained(report, outcome, original.network, run.options)

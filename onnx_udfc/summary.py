@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+import onnx
 
 from onnx_udfc.channels.groups import ChannelGroup, Channels
 from onnx_udfc.channels.prune import Pruned
@@ -13,6 +18,7 @@ from onnx_udfc.emit.writer import Emitted
 from onnx_udfc.evaluate.final_check import Checked
 from onnx_udfc.evaluate.report import (
     Fidelity,
+    FileReport,
     GroupReport,
     InputReport,
     LayerLoss,
@@ -26,14 +32,15 @@ from onnx_udfc.evaluate.verdict import Asked, advice, certain_fault, judge
 from onnx_udfc.inputs.choice import Choice
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of
 from onnx_udfc.model.counts import Count, count, totals
-from onnx_udfc.model.files import LoadedModel, model_bytes
+from onnx_udfc.model.files import ROOMY, LoadedModel, model_bytes, serialized, weight_bytes
 from onnx_udfc.model.inventory import already_quantized, inventory, left_out
 from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
-from onnx_udfc.options import Options
+from onnx_udfc.options import Options, command_line
 from onnx_udfc.repair.refit import Repaired
 from onnx_udfc.runtime.runs import InputSpec
-from onnx_udfc.version import this_tool
+from onnx_udfc.runtime.sessions import Source
+from onnx_udfc.version import this_tool, versions
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ def _input(spec: InputSpec, inputs: NetworkInputs, choice: Choice | None) -> Inp
     )
 
 
-def make_report(outcome: Outcome, options: Options, timings: Mapping[str, float]) -> Report:
+def make_report(source: Source, outcome: Outcome, options: Options, timings: Mapping[str, float]) -> Report:
     """The report of one compression."""
     sizes = outcome.channels.shapes.sizes
     before = {name: count(layer, sizes) for name, layer in outcome.network.layers.items()}
@@ -107,7 +114,27 @@ def make_report(outcome: Outcome, options: Options, timings: Mapping[str, float]
         verdict_reason=judgement.reason,
         advice=advice(judgement, _asked(outcome, options)),
         accuracy=checked.accuracy,
+        source=_source(source, outcome.loaded),
+        result=FileReport(None, _digest(model), model_bytes(model)),
+        versions=versions(),
+        command=command_line(options.to_dict(), outcome.loaded.path.name if outcome.loaded.path else "IN.onnx"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _source(source: Source, loaded: LoadedModel) -> FileReport:
+    """What was compressed, by its content."""
+    if isinstance(source, onnx.ModelProto):
+        return FileReport(None, _digest(source), loaded.bytes)
+    if isinstance(source, bytes):
+        return FileReport(None, sha256(source).hexdigest(), loaded.bytes)
+    with Path(source).open("rb") as file:
+        return FileReport(Path(source).name, file_digest(file, "sha256").hexdigest(), loaded.bytes)
+
+
+def _digest(model: onnx.ModelProto) -> str | None:
+    """SHA-256 of the file that a model makes; None where it would take as much memory again."""
+    return None if weight_bytes(model) >= ROOMY else sha256(serialized(model)).hexdigest()
 
 
 def _asked(outcome: Outcome, options: Options) -> Asked:

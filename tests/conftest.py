@@ -9,6 +9,7 @@ import pytest
 
 from onnx_udfc.evaluate.report import (
     Fidelity,
+    FileReport,
     GroupReport,
     Histogram,
     LayerLoss,
@@ -111,4 +112,9 @@ def report() -> Report:
             LayerLoss(x.name, 5.0 + i, 4.0 + i / 2, "output", "more bits there") for i, x in enumerate(layers)
         ),
         peak_memory=1 << 30,
+        source=FileReport("in <b>.onnx", 64 * "a", 102_442_450),
+        result=FileReport("out.onnx", 64 * "b", 5_012_345),
+        versions={"numpy": "2.0"},
+        command="onnx-udfc IN.onnx OUT.onnx --prune 0.5 --bits 4",
+        created="2026-01-31T12:00:00+00:00",
     )

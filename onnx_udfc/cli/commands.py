@@ -69,15 +69,16 @@ def _compress(
         check_replaced(source, out)
     with Shown(quiet or as_json, options.verbose) as callbacks:
         result = run(source, options, callbacks)
-        texts = {path: _rendered(result.report, Path(path).suffix) for path in reports}
-        shown = "" if quiet else _summary(result.report, out)
+        report = result.report.saved_as(out)
+        texts = {path: _rendered(report, Path(path).suffix) for path in reports}
+        shown = "" if quiet else _summary(report, out)
         failed = result.save(out, texts, _interrupts(ctx).moving(f"{out} was already written"))
     # OUT is there: whatever fails from here on is said, and changes nothing
     for line in failed:
         say(f"warning: {line}")
-    _alarm(result.report)
+    _alarm(report)
     if as_json:
-        put_json(result.report.to_dict(), needed=False)
+        put_json(report.to_dict(), needed=False)
     else:
         put(shown, needed=False)
 

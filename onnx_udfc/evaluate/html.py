@@ -274,8 +274,16 @@ def _runtime(report: Report) -> str:
 
 
 def _reproduce(report: Report) -> str:
+    files = [
+        (name, escape(f.name or "–"), f"{f.bytes:,}", escape(f.sha256 or "–"))
+        for name, f in (("original", report.source), ("result", report.result))
+        if f is not None
+    ]
+    packages = ", ".join(f"{escape(name)} {escape(version)}" for name, version in report.versions.items())
     return (
-        f"<pre>{escape(command_line(report.options))}</pre>"
-        "<p>With the same input, options, seed, package versions and kind of processor the same bytes come out, on any"
+        f"<pre>{escape(report.command or command_line(report.options))}</pre>"
+        + (table(("", "file", "bytes", "SHA-256"), files, "Files", (2,)) if files else "")
+        + (f"<p>Made on {escape(report.created)} with {packages}.</p>" if packages else "")
+        + "<p>With the same input, options, seed, package versions and kind of processor the same bytes come out, on any"
         " number of threads; what a latency budget allows is timed anew.</p>"
     )

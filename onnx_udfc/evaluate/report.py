@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from onnx_udfc.escapes import json_text
-from onnx_udfc.options import VERDICTS
+from onnx_udfc.options import VERDICTS, command_line
 from onnx_udfc.version import Tool
 
 MAX_DB = 200.0
@@ -262,6 +262,21 @@ class Runtime:
 
 
 @dataclass(frozen=True)
+class FileReport:
+    """A file by its content; what is not known is None.
+
+    Attributes:
+        name: Without its folder; None for what is or was not in a file.
+        sha256: Of the file's content, without weights that lie in other files; None for a result of 1 GiB or more.
+        bytes: With weights that lie in other files.
+    """
+
+    name: str | None
+    sha256: str | None
+    bytes: int
+
+
+@dataclass(frozen=True)
 class InputReport:
     """What one input of the network was run on.
 
@@ -293,6 +308,11 @@ class Report:
         verdict_reason: What the verdict rests on.
         advice: What would help, the most useful first.
         accuracy: Of both networks on the labelled inputs of --validate.
+        source: What was compressed.
+        result: What came of it.
+        versions: Of Python and of the packages that the bytes depend on.
+        command: That gives the result again.
+        created: When, as `2026-01-31T12:00:00+00:00`.
     """
 
     tool: Tool
@@ -316,6 +336,17 @@ class Report:
     verdict_reason: str = ""
     advice: tuple[str, ...] = ()
     accuracy: Accuracy | None = None
+    source: FileReport | None = None
+    result: FileReport | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    created: str = ""
+
+    def saved_as(self, path: str | Path) -> Report:
+        """Return the report of a result that is written there."""
+        made = None if self.result is None else replace(self.result, name=Path(path).name)
+        names = [f.name or default for f, default in ((self.source, "IN.onnx"), (made, "OUT.onnx")) if f is not None]
+        return replace(self, result=made, command=command_line(self.options, *names))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dictionaries, strings and finite numbers (what is not finite becomes None)."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
+from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import onnx
@@ -30,6 +33,20 @@ def refused(folder: Path, reason: str, *words: str) -> None:
     assert len(done.stderr.splitlines()) == 1
     assert "internal error" not in done.stderr
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_the_report_says_what_was_read_and_what_was_written(folder: Path) -> None:
+    assert call(folder, "in.onnx", "small.onnx", "--report", "r.json", *QUICK).returncode == 0
+    report = json.loads((folder / "r.json").read_text(encoding="utf-8"))
+    for key, path in (("source", folder / "in.onnx"), ("result", folder / "small.onnx")):
+        content = path.read_bytes()
+        assert report[key] == {"name": path.name, "sha256": sha256(content).hexdigest(), "bytes": len(content)}
+    assert report["versions"]["onnx"] == onnx.__version__
+    assert datetime.fromisoformat(report["created"]).utcoffset() == timedelta(0)
+    again = shlex.split(report["command"])[1:]
+    assert again[:2] == ["in.onnx", "small.onnx"]
+    assert call(folder, "in.onnx", "again.onnx", *again[2:]).returncode == 0
+    assert (folder / "again.onnx").read_bytes() == (folder / "small.onnx").read_bytes()
 
 
 def test_standard_output_is_wrong_usage(folder: Path) -> None:

@@ -17,7 +17,12 @@ from onnx_udfc.evaluate.report import Fidelity, Report, plain, ratio
 from onnx_udfc.options import Options, command_line, options_from
 
 CONTRACT = {
-    "": {"tool", "options", "before", "after", "groups", "layers", "fidelity", "runtime", "timings"},
+    "": {
+        "tool", "options", "before", "after", "groups", "layers", "fidelity", "runtime", "timings", "verdict",
+        "predicted_loss", "predicted_range", "verdict_reason", "advice", "source", "result", "versions", "command", "created",
+    },
+    "source": {"name", "sha256", "bytes"},
+    "result": {"name", "sha256", "bytes"},
     "before": {"parameters", "macs", "bytes"},
     "after": {"parameters", "macs", "bytes"},
     "groups": {"name", "channels", "kept", "producers", "consumers", "status", "reason"},
