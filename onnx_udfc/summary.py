@@ -158,7 +158,8 @@ def asks_for_work(options: Options) -> bool:
 
 def certain(report: Report, outcome: Outcome, options: Options) -> str:
     """What is wrong with the result beyond doubt, in a line; empty if nothing is."""
-    return certain_fault(report.fidelity, report.before.bytes, report.after.bytes, _asked(outcome, options))
+    before, after = report.before.bytes, report.after.bytes
+    return certain_fault(report.fidelity, before, after, _asked(outcome, options), outcome.checked.slower_by)
 
 
 def _compact(network: Network) -> bool:
@@ -250,4 +251,6 @@ def _pruning_notes(outcome: Outcome) -> tuple[str, ...]:
 
 def _warnings(outcome: Outcome) -> tuple[str, ...]:
     slower = ("this file runs slower than the float original on its target",) if outcome.emitted.slower else ()
-    return (*outcome.plan.warnings, *outcome.checked.notes, *slower)
+    share = outcome.checked.slower_by
+    measured = () if share is None else (f"this file takes {share:.2f} times the original's time on this machine",)
+    return (*outcome.plan.warnings, *outcome.checked.notes, *slower, *measured)

@@ -14,8 +14,10 @@ from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.evaluate.comparison import fidelity, worst
 from onnx_udfc.evaluate.report import Accuracy, Fidelity
 from onnx_udfc.evaluate.side_by_side import gather, open_real
+from onnx_udfc.evaluate.speed import slower_by
 from onnx_udfc.inputs.feeds import evenly_spaced, input_specs, split, take
 from onnx_udfc.inputs.image_files import Preprocessing
+from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.inputs.network_inputs import (
     NetworkInputs,
     batch_of,
@@ -48,14 +50,33 @@ class Checked:
         fidelity: how near the outputs are; None where the original itself cannot be run.
         notes: why something was not checked.
         accuracy: of both on the labelled inputs of --validate.
+        slower_by: time as a share of the original's where speed was asked for and the result is clearly slower.
     """
 
     fidelity: Fidelity | None
     notes: tuple[str, ...] = ()
     accuracy: Accuracy | None = None
+    slower_by: float | None = None
 
 
 def check_result(original: Source, network: Network, model: onnx.ModelProto, options: Options) -> Checked:
+    """Check a written model against the original, and time it where speed was asked for; see `_checked`."""
+    found = _checked(original, network, model, options)
+    if not asks_for_speed(options) or found.fidelity is None or weight_bytes(network.origin.model) >= HEAVY:
+        return found
+    feed = one_feed(wanted_inputs(network), options.seed)
+    try:
+        return replace(found, slower_by=slower_by(original, model, feed, options.threads or 1))
+    except ModelError:  # one that does not run on this input is another check's business
+        return found
+
+
+def asks_for_speed(options: Options) -> bool:
+    """Whether time on this machine's processor is what was asked for."""
+    return options.target == "cpu" and (options.activations is not None or "latency" in options.budget)
+
+
+def _checked(original: Source, network: Network, model: onnx.ModelProto, options: Options) -> Checked:
     """Check a written model against the original.
 
     Args:

@@ -284,6 +284,6 @@ def _reproduce(report: Report) -> str:
         f"<pre>{escape(report.command or command_line(report.options))}</pre>"
         + (table(("", "file", "bytes", "SHA-256"), files, "Files", (2,)) if files else "")
         + (f"<p>Made on {escape(report.created)} with {packages}.</p>" if packages else "")
-        + "<p>With the same input, options, seed, package versions and kind of processor the same bytes come out, on any"
-        " number of threads; what a latency budget allows is timed anew.</p>"
+        + "<p>With the same input, options, seed, package versions and kind of processor the same bytes come out,"
+        " on any number of threads; what a latency budget allows is timed anew.</p>"
     )

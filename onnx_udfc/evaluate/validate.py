@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from onnx_udfc.evaluate.comparison import worst
 from onnx_udfc.evaluate.peak_memory import peak_memory
 from onnx_udfc.evaluate.report import Accuracy, OutputFidelity, Verdict, plain
 from onnx_udfc.evaluate.side_by_side import Changed, RealData, Runs, gather, open_real, shapes_of
+from onnx_udfc.evaluate.speed import timed
 from onnx_udfc.evaluate.verdict import judge
 from onnx_udfc.inputs.feeds import input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
@@ -23,12 +24,9 @@ from onnx_udfc.model.files import check_source
 from onnx_udfc.options import VERDICTS
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime.kernels import check_runtime
-from onnx_udfc.runtime.latency import Latency, Run, paired_latency
+from onnx_udfc.runtime.latency import Latency
 from onnx_udfc.runtime.sessions import Source, as_file, file_bytes, open_session
 from onnx_udfc.version import Tool, this_tool
-
-if TYPE_CHECKING:
-    pass
 
 SYNTHETIC = 32
 PATIENCE = 4  # times the time for latency, on a machine that is busy
@@ -165,7 +163,7 @@ def validate(
     told = None if task == "auto" else task
     gathered = gather(sessions, _advancing(real.runs, callbacks), told, real.labels, real.names)
     feed = one_feed(wanted, seed, {s.name: Scale(preprocessing) for s in specs})
-    timed = _latency(original, compressed, feed, provider, threads, latency_seconds, callbacks)
+    latency = _latency(original, compressed, feed, provider, threads, latency_seconds, callbacks)
     used = _memory(original, compressed, feed, threads, callbacks) if memory else None
     callbacks.done()
     near = worst(gathered.comparator, "synthetic" if images is None else "validation", gathered.count)
@@ -179,7 +177,7 @@ def validate(
         outputs=near.outputs,
         accuracy=gathered.accuracy(),
         matched=min(shares, default=None),
-        latency=timed,
+        latency=latency,
         peak_memory=used,
         bytes=Pair(file_bytes(original), file_bytes(compressed)),
         kernels=_kernels(compressed) if provider == "cpu" else None,
@@ -191,7 +189,7 @@ def validate(
         predicted_loss=judgement.loss,
         predicted_range=judgement.span,
         verdict_reason=judgement.reason,
-        latency_inputs=tuple((name, tuple(value.shape)) for name, value in feed.items()) if timed else (),
+        latency_inputs=tuple((name, tuple(value.shape)) for name, value in feed.items()) if latency else (),
         changed=tuple(gathered.changed),
         changes=gathered.changes,
     )
@@ -233,14 +231,9 @@ def _latency(
         return None
     callbacks.stage("measure latency", None)
 
-    def make(second_first: bool) -> tuple[Run, Run]:
-        order = (compressed, original) if second_first else (original, compressed)
-        made = [open_session(m, provider, threads) for m in order]
-        a, b = reversed(made) if second_first else made
-        return (lambda: a.run(None, feed)), (lambda: b.run(None, feed))
-
     alone = threads == 1 and provider == "cpu"  # only then can it be told whether a run was disturbed
-    return paired_latency(make, seconds, PATIENCE * seconds if alone else seconds)
+    longest = PATIENCE * seconds if alone else seconds
+    return timed(original, compressed, feed, threads, seconds, provider, longest)
 
 
 def _memory(

@@ -184,8 +184,18 @@ def _is_another(output: OutputFidelity) -> bool:
     return output.sqnr_db is not None and max(figures) < SAME_DB
 
 
-def certain_fault(fidelity: Fidelity, bytes_before: int, bytes_after: int, asked: Asked) -> str:
-    """Return what is wrong with a result beyond doubt, in a line; empty if nothing is."""
+def certain_fault(
+    fidelity: Fidelity, bytes_before: int, bytes_after: int, asked: Asked, slower_by: float | None = None
+) -> str:
+    """Return what is wrong with a result beyond doubt, in a line; empty if nothing is.
+
+    Args:
+        fidelity: What was compared.
+        bytes_before: Of the original.
+        bytes_after: Of the result.
+        asked: What was asked for.
+        slower_by: Its time as a share of the original's, where speed was asked for and it is clearly slower.
+    """
     still = [o.name for o in fidelity.outputs if o.parts and all(p.still for p in o.parts)]
     if still:
         return f"output {still[0]!r} no longer depends on the input, while the original's does"
@@ -194,4 +204,7 @@ def certain_fault(fidelity: Fidelity, bytes_before: int, bytes_after: int, asked
         return f"nothing was asked to change, but the outputs are only {min(moved):.1f} dB from the original's"
     if asked.smaller and bytes_after > bytes_before + SLACK:
         return f"the file would be larger than the original ({bytes_after:,} bytes instead of {bytes_before:,})"
+    if slower_by is not None:
+        without = "leave --activations out" if asked.activations else "leave the budget of latency out"
+        return f"the result takes {slower_by:.2f} times the original's time on this machine; {without}"
     return ""

@@ -19,7 +19,8 @@ from onnx_udfc.options import Options, command_line, options_from
 CONTRACT = {
     "": {
         "tool", "options", "before", "after", "groups", "layers", "fidelity", "runtime", "timings", "verdict",
-        "predicted_loss", "predicted_range", "verdict_reason", "advice", "source", "result", "versions", "command", "created",
+        "predicted_loss", "predicted_range", "verdict_reason", "advice", "source", "result", "versions", "command",
+        "created",
     },
     "source": {"name", "sha256", "bytes"},
     "result": {"name", "sha256", "bytes"},

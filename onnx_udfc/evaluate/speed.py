@@ -1,0 +1,66 @@
+"""Whether a result is slower than its original on this machine, beyond what a busy machine may explain.
+
+Both run in turn (`runtime.latency`). A short look ends it where the result is not slower; where it seems to be, a
+longer one has to say so, too. Nothing is timed that takes less than SHORTEST: there the call costs more than the
+network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from onnx_udfc.runtime.latency import Latency, Run, paired_latency
+from onnx_udfc.runtime.sessions import Source, open_session
+
+if TYPE_CHECKING:
+    import onnx
+
+MARGIN = 1.1  # times the original's time, at the lower end of the interval, from which on a result is slower
+LOOKS = (0.4, 2.0)  # seconds of the short look and of the longer one
+SHORTEST = 0.2  # milliseconds
+
+
+def slower_by(original: Source, result: onnx.ModelProto, feed: Mapping[str, Any], threads: int) -> float | None:
+    """Return the result's time as a share of the original's where that is clearly above one, else None.
+
+    Args:
+        original: As the user gave it.
+        result: The compressed model.
+        feed: One input.
+        threads: Of onnxruntime.
+
+    Raises:
+        ModelError: One of them does not load.
+    """
+    found: Latency | None = None
+    for seconds in LOOKS:
+        found = timed(original, result, feed, threads, seconds)
+        if found.low < MARGIN or found.original_ms < SHORTEST:
+            return None
+    assert found is not None
+    return found.ratio
+
+
+def timed(
+    original: Source,
+    compressed: Source,
+    feed: Mapping[str, Any],
+    threads: int,
+    seconds: float,
+    provider: str = "cpu",
+    longest: float | None = None,
+) -> Latency:
+    """Time both for about so many seconds; see `paired_latency`.
+
+    Raises:
+        ModelError: One of them does not load.
+    """  # fmt: skip
+
+    def make(second_first: bool) -> tuple[Run, Run]:
+        order = (compressed, original) if second_first else (original, compressed)
+        made = [open_session(m, provider, threads) for m in order]
+        a, b = reversed(made) if second_first else made
+        return (lambda: a.run(None, dict(feed))), (lambda: b.run(None, dict(feed)))
+
+    return paired_latency(make, seconds, longest)
