@@ -1,4 +1,4 @@
-"""The command line by `python -m`."""
+"""The command line as `python -m onnx_udfc`."""
 
 from onnx_udfc.cli import main
 

@@ -70,14 +70,17 @@ def installed(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_source_distribution_holds_the_repository(unpacked: Path) -> None:
-    for folder in ("tests", "tools", "models", "docs", "onnx_udfc", ".ci"):
+    for folder in ("tests", "tools", "models", "docs", "onnx_udfc", ".ci", ".github", "conda", "examples"):
         missing = [
             str(path.relative_to(ROOT))
             for path in (ROOT / folder).rglob("*")
             if path.is_file() and "__pycache__" not in path.parts and not (unpacked / path.relative_to(ROOT)).is_file()
         ]
         assert missing == []
-    for name in ("README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md", "pyproject.toml"):
+    for name in (
+        "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "CITATION.cff", "LICENSE", "SECURITY.md",
+        "Dockerfile", "action.yml", ".pre-commit-hooks.yaml", "pyproject.toml",
+    ):  # fmt: skip
         assert (unpacked / name).is_file()
 
 
