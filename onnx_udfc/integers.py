@@ -10,6 +10,7 @@ from onnx_udfc.emit.placement import Placement, activation_tensors, integer_bits
 from onnx_udfc.inputs.network_inputs import NetworkInputs
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.activation_grids import ActivationParams
+from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.options import Options
 from onnx_udfc.repair.equalize import equalize
 from onnx_udfc.repair.ranges import measure_ranges
@@ -20,7 +21,7 @@ def equalized(network: Network, inputs: NetworkInputs, options: Options) -> Netw
     if options.activations is None or options.bits == FLOAT:
         return network
     changed = network.copy()
-    bits = max(AUTO_WIDTHS) if options.bits == "auto" else int(options.bits)
+    bits = max(AUTO_WIDTHS) if options.bits == "auto" else width_of(options.bits)
     return changed if equalize(changed, inputs.values, bits) else network
 
 

@@ -36,6 +36,7 @@ from onnx_udfc.model.files import ROOMY, LoadedModel, model_bytes, serialized, w
 from onnx_udfc.model.inventory import already_quantized, inventory, left_out
 from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.options import Options, command_line
 from onnx_udfc.repair.refit import Repaired
 from onnx_udfc.runtime.runs import InputSpec
@@ -143,7 +144,7 @@ def _asked(outcome: Outcome, options: Options) -> Asked:
         work=asks_for_work(options),
         smaller=asks_for_work(options),
         pruned=options.prunes,
-        bits=8 if options.bits == "auto" else options.bits,
+        bits=8 if options.bits == "auto" else width_of(options.bits),
         activations=options.activations is not None,
         calibrated=options.calibrate is not None,
         guessed=any("assumed" in note or "read off" in note for note in outcome.notes),

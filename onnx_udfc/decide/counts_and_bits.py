@@ -31,6 +31,7 @@ from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import MEASURED, Removal
 from onnx_udfc.numerics.factors import Curve
+from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.numerics.knapsack import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options import Budget, Options
@@ -104,7 +105,9 @@ def decide(subject: Subject, options: Options) -> Decision:
 
 def _by_ratios(subject: Subject, ratios: Mapping[str, float], options: Options) -> Decision:
     """Every group loses its ratio, every layer gets the same bits."""
-    bits: dict[str, float] = {} if options.bits in ("auto", 32) else dict.fromkeys(subject.layers, int(options.bits))
+    bits: dict[str, float] = (
+        {} if options.bits in ("auto", 32) else dict.fromkeys(subject.layers, width_of(options.bits))
+    )
     wanted = {g.name: left_by(g, ratios[g.name]) for g in subject.groups}
     counts = {g.name: aligned(g, wanted[g.name], options.alignment) for g in subject.groups}
     whole = [g for g in subject.groups if counts[g.name] == g.channels]
@@ -194,7 +197,7 @@ class _Decider:
                 damage = [(BITS_FIRST if b >= FEW_BITS else COARSE) * found.get(b, 4.0**-b) for b in AUTO_WIDTHS]
                 rows.append((np.array(AUTO_WIDTHS, np.float64), np.array(damage) - damage[0]))
             else:
-                rows.append((np.array([float(self.options.bits)]), np.zeros(1)))
+                rows.append((np.array([float(width_of(self.options.bits))]), np.zeros(1)))
         return rows
 
     def _demand(self, budget: Budget) -> Demand:
@@ -213,7 +216,7 @@ class _Decider:
 
     def _bytes_meter(self) -> tuple[Meter, float]:
         bits = self.options.bits
-        widths: tuple[float, ...] = AUTO_WIDTHS if self.free else () if bits == FLOAT else (int(bits),)
+        widths: tuple[float, ...] = AUTO_WIDTHS if self.free else () if bits == FLOAT else (width_of(bits),)
         file = file_size(self.subject.network, self.ranks, widths, self.options)
         return (lambda v: file.bytes(*self._parts(v))), float(self.subject.bytes)
 

@@ -8,7 +8,7 @@ from onnx_udfc.emit.writer import TABLE_TARGETS
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
 from onnx_udfc.model.tables import Table, find_tables
-from onnx_udfc.numerics.grids import FORMATS, QuantParams, round_nearest, search_scale
+from onnx_udfc.numerics.grids import FORMATS, QuantParams, round_nearest, search_scale, width_of
 from onnx_udfc.options import Options
 
 FLOAT, AUTO = 32, 8  # bits: nothing repairs a table, so that budgets take none of its bits
@@ -57,4 +57,4 @@ def table_notes(network: Network, options: Options, forms: Mapping[str, str]) ->
 
 def bits_of_tables(options: Options) -> float:
     """Bits that tables are rounded to."""
-    return AUTO if options.bits == "auto" else int(options.bits)
+    return AUTO if options.bits == "auto" else width_of(options.bits)

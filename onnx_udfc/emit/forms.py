@@ -25,7 +25,7 @@ from onnx import NodeProto, TensorProto, helper
 from onnx_udfc.emit.draft import CODE_TYPES, Draft
 from onnx_udfc.model.network import Layer
 from onnx_udfc.model.tables import Table
-from onnx_udfc.numerics.grids import FORMATS, Codes, Floats, QuantParams
+from onnx_udfc.numerics.grids import FORMATS, Codes, Floats, QuantFormat, QuantParams
 from onnx_udfc.numerics.words import best_count, pack_words, powers
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -41,7 +41,7 @@ class StoredWeight:
         scale: one value a channel (n,), or shaped so that codes·scale broadcasts where axis is None.
         axis: the axis of codes that scale runs along; None where there is none (a grouped ConvTranspose).
         bits: that a code takes in the file: 8 or 4.
-        levels: how many codes there are.
+        format: of the codes.
         float_type: the ONNX type of the float tensor.
         source: the initializer that the weight was read from, for its doc string and metadata.
         alone: whether its initializers have to be its own: onnxruntime makes another kernel of a DequantizeLinear and
@@ -53,7 +53,7 @@ class StoredWeight:
     scale: Floats
     axis: int | None
     bits: int
-    levels: int
+    format: QuantFormat
     float_type: int
     source: TensorProto | None = None
     alone: bool = False
@@ -62,6 +62,11 @@ class StoredWeight:
     def compute_type(self) -> int:
         """The type in which codes are multiplied: onnxruntime folds no product of 16-bit floats at load."""
         return TensorProto.FLOAT if self.float_type in HALVES else self.float_type
+
+    @property
+    def compute_dtype(self) -> np.dtype[Any]:
+        """The same as numpy has it."""
+        return helper.tensor_dtype_to_np_dtype(self.compute_type)
 
     @property
     def broadcast_scale(self) -> NDArray[Any]:
@@ -89,15 +94,19 @@ class WeightForm:
 
 def _cast_mul(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
     codes = draft.codes(f"{weight.name}.codes", weight.codes, weight.bits, weight.source)
-    cast = draft.name(f"{weight.name}.cast")
-    node = draft.node("Cast", f"{weight.name}.to_float", [codes], cast, {"to": weight.compute_type})
-    return [node, *_rescaled(draft, weight, cast)]
+    cast, book = draft.name(f"{weight.name}.cast"), bool(weight.format.values)
+    kind = TensorProto.INT32 if book else weight.compute_type
+    nodes = [draft.node("Cast", f"{weight.name}.to_float", [codes], cast, {"to": kind})]
+    if book:
+        values = np.roll(weight.format.book, weight.format.qmin)  # Gather counts negative codes from the end
+        table = draft.shared(f"book{weight.format.bits:g}.from0", values.astype(weight.compute_dtype))
+        nodes.append(draft.step("Gather", [table, cast]))
+    return [*nodes, *_rescaled(draft, weight, nodes[-1].output[0])]
 
 
 def _rescaled(draft: Draft, weight: StoredWeight, codes: str) -> list[NodeProto]:
     """Codes in `compute_type` times the scale, in the weight's type."""
-    real = helper.tensor_dtype_to_np_dtype(weight.compute_type)
-    scale = draft.constant(f"{weight.name}.scale", weight.broadcast_scale.astype(real))
+    scale = draft.constant(f"{weight.name}.scale", weight.broadcast_scale.astype(weight.compute_dtype))
     if weight.compute_type == weight.float_type:
         return [draft.node("Mul", f"{weight.name}.rescale", [codes, scale], weight.name)]
     wide = draft.name(f"{weight.name}.wide")
@@ -120,7 +129,7 @@ def _cast_dq(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
 
 
 def _packed_mul(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
-    nodes = _unpacked(draft, weight, helper.tensor_dtype_to_np_dtype(weight.compute_type))
+    nodes = _unpacked(draft, weight, weight.compute_dtype)
     return [*nodes, *_rescaled(draft, weight, nodes[-1].output[0])]
 
 
@@ -131,11 +140,12 @@ def _packed_dq(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
 
 def _unpacked(draft: Draft, weight: StoredWeight, dtype: np.dtype[Any]) -> list[NodeProto]:
     """Words → digits → codes of a type, in the weight's shape; everything but the words is shared between layers."""
-    levels, size = weight.levels, weight.codes.size
+    levels, size, book = weight.format.levels, weight.codes.size, weight.format.values
     count = best_count(size, levels, SLICE_BYTES)
     words = draft.constant(f"{weight.name}.codes", pack_words(weight.codes, levels, count), weight.source)
     base = draft.shared(f"base{levels}", np.array(levels, np.int64))
-    table = draft.shared(f"codes{levels}.{dtype.name}", np.arange(-(levels // 2), levels // 2 + 1).astype(dtype))
+    values = weight.format.book if book else np.arange(weight.format.qmin, weight.format.qmax + 1)
+    table = draft.shared(f"{'book' if book else 'codes'}{levels}.{dtype.name}", values.astype(dtype))
     nodes = [draft.step("Div", [words, draft.shared(f"base{levels}.{count}", powers(levels, count))])]
     nodes.append(draft.step("Mod", [nodes[-1].output[0], base]))
     nodes.append(draft.step("Gather", [table, nodes[-1].output[0]]))
@@ -171,7 +181,9 @@ def describe(form: str, weight: StoredWeight) -> str:
     """Return a form in words, e.g. Cast(INT4→FLOAT)→Mul."""
     names = {value: key for key, value in TensorProto.DataType.items()}
     kind, real = names[CODE_TYPES[weight.bits]], names[weight.compute_type]
-    text = WEIGHT_FORMS[form].text.format(type=kind, float=real, levels=weight.levels)
+    text = WEIGHT_FORMS[form].text.format(type=kind, float=real, levels=weight.format.levels)
+    if weight.format.values:
+        text = text.replace("→Mul", f"→Gather({weight.format.levels} values)→Mul")
     narrowed = text.endswith("Mul") and weight.compute_type != weight.float_type
     return f"{text}→Cast({names[weight.float_type]})" if narrowed else text
 
@@ -191,14 +203,14 @@ def stored_weight(layer: Layer, params: QuantParams, bits: int, float_type: int)
     if axis is None:
         per_row = np.repeat(params.scale, codes.shape[0] // layer.groups, axis=0)
         scale = per_row.reshape(*codes.shape[:2], *[1] * (codes.ndim - 2))
-    return StoredWeight(layer.constant.name, codes, scale, axis, bits, FORMATS[params.bits].levels, float_type)
+    return StoredWeight(layer.constant.name, codes, scale, axis, bits, FORMATS[params.bits], float_type)
 
 
 def stored_table(table: Table, params: QuantParams, bits: int, float_type: int) -> StoredWeight:
     """Lay codes and scales out as the table of a Gather: arguments as of `stored_weight`, in `Table.matrix()`."""
     codes = np.ascontiguousarray(table.layout(params.codes))
-    levels = FORMATS[params.bits].levels
-    return StoredWeight(table.constant.name, codes, params.scale.reshape(-1), table.axis, bits, levels, float_type)
+    fmt = FORMATS[params.bits]
+    return StoredWeight(table.constant.name, codes, params.scale.reshape(-1), table.axis, bits, fmt, float_type)
 
 
 def channel_axis(layer: Layer) -> int | None:

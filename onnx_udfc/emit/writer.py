@@ -173,7 +173,8 @@ def _choose(target: str, layer: Layer, bits: float, integer: bool, opset: int) -
     dtype = layer.constant.dtype
     scalable = dtype == np.float32 or (dtype == np.float16 and opset >= HALF_SCALE_OPSET)
     no_axis = channel_axis(layer) is None and target != "tensorrt"
-    if choice.form.endswith("dq") and (opset < PER_AXIS_OPSET or not scalable or no_axis):
+    book = bool(FORMATS[bits].values)  # DequantizeLinear knows steps of one size
+    if choice.form.endswith("dq") and (opset < PER_AXIS_OPSET or not scalable or no_axis or book):
         return Choice("packed_mul" if choice.form == "packed_dq" else "cast_mul", choice.bits)
     return choice
 
@@ -213,7 +214,8 @@ def _rescaled(params: QuantParams, scale: Floats) -> QuantParams:
     if np.array_equal(scale, params.scale):
         return params
     fmt = FORMATS[params.bits]
-    codes = np.clip(np.rint(params.codes * (params.scale / scale)[..., None]), fmt.qmin, fmt.qmax).astype(np.int8)
+    moved = fmt.decode(params.codes) * (params.scale / scale)[..., None]
+    codes = fmt.encode(fmt.nearest(moved, out=moved)).astype(np.int8)
     return replace(params, codes=codes, scale=scale)
 
 
@@ -224,7 +226,7 @@ def _per_input_channel(layer: Layer, params: QuantParams, float_type: int) -> St
     largest = np.abs(weight).max(axis=axes)
     scale = np.where(largest > 0, largest / FORMATS[8].qmax, 1.0).astype(np.float32).astype(np.float64)
     codes = np.rint(weight / np.expand_dims(scale, axes)).astype(np.int8)
-    return StoredWeight(layer.constant.name, codes, scale, 0, 8, FORMATS[8].levels, float_type)
+    return StoredWeight(layer.constant.name, codes, scale, 0, 8, FORMATS[8], float_type)
 
 
 def _keep_halves(draft: Draft, network: Network, *, lossless: bool) -> None:
@@ -272,7 +274,7 @@ def _write(draft: Draft, node: str, slot: int, stored: StoredWeight, form: str, 
     A DequantizeLinear has one reader, as integer kernels want it; its inputs may be shared.
     """
     digest = sha256(stored.codes.tobytes() + stored.scale.tobytes()).digest()
-    key = (form, stored.axis, stored.bits, stored.levels, stored.float_type, stored.codes.shape, digest)
+    key = (form, stored.axis, stored.bits, stored.format, stored.float_type, stored.codes.shape, digest)
     if key not in twins or form.endswith("dq"):
         draft.drop_constant(stored.name)
         draft.before(node, WEIGHT_FORMS[form].write(draft, stored))

@@ -23,10 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from onnx_udfc.options.words import BITS
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int8]
@@ -41,15 +44,18 @@ DAMPING_TRIES = 6
 
 @dataclass(frozen=True)
 class QuantFormat:
-    """A symmetric integer grid.
+    """A grid of values: the codes themselves (symmetric integers), or a codebook of any values.
 
     Attributes:
-        bits: width of a code.
-        qmin: least code; the grid is symmetric, so that a zero point of 0 loses nothing.
+        bits: width of a code; another for each format.
+        qmin: least code; integer grids are symmetric, so that a zero point of 0 loses nothing.
         qmax: greatest code, 2^(bits−1) − 1 where bits is whole.
         storage: bits that a code takes in an ONNX type at opset 21 (int4 or int8; there is nothing between).
         packs: whether packed words (`packing`) are so much smaller that they are worth the nodes that unpack them.
         lowest_clip: least factor of max|w| that `search_scale` tries; coarse grids want more clipping.
+        values: of a codebook, rising, one for each code from qmin to qmax; none: each code is its value.
+        name: the word of `--bits`; none: the number of bits.
+        text: what a user is told about that word.
     """
 
     bits: float
@@ -58,25 +64,84 @@ class QuantFormat:
     storage: int
     packs: bool
     lowest_clip: float = 0.4
+    values: tuple[float, ...] = ()
+    name: str = ""
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        """A codebook has a value for each code."""
+        assert not self.values or len(self.values) == self.levels, "as many values as codes"
 
     @property
     def levels(self) -> int:
         """How many codes there are."""
         return self.qmax - self.qmin + 1
 
+    @property
+    def reach(self) -> float:
+        """The value that lies farthest from 0."""
+        return max(map(abs, self.values)) if self.values else self.qmax
+
+    @cached_property
+    def book(self) -> NDArray[np.float32]:
+        """The values of a codebook (levels,)."""
+        return np.array(self.values, np.float32)
+
+    @cached_property
+    def _borders(self) -> NDArray[np.float32]:
+        """Between neighbouring values of a codebook (levels − 1,)."""
+        borders: NDArray[np.float32] = (self.book[1:] + self.book[:-1]) / np.float32(2)
+        return borders
+
+    def nearest(self, units: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
+        """The nearest value of each, any shape, written to `out` and returned; ties to even codes."""
+        if self.values:
+            out[...] = self.book[np.searchsorted(self._borders, units)]
+            return out
+        np.rint(units, out=out)
+        np.maximum(out, self.qmin, out=out)
+        np.minimum(out, self.qmax, out=out)
+        return out
+
+    def encode(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The codes of values that `nearest` gave, in any type that holds them."""
+        return np.searchsorted(self._borders, values) + self.qmin if self.values else values
+
+    def decode(self, codes: Codes) -> NDArray[Any]:
+        """The values of codes."""
+        return self.book[codes - self.qmin] if self.values else codes
+
 
 def _format(bits: float, qmax: int, lowest_clip: float = 0.4, *, packs: bool = True) -> QuantFormat:
     return QuantFormat(bits, -qmax, qmax, 4 if bits <= 4 else 8, packs, lowest_clip)
 
 
-FORMATS: dict[float, QuantFormat] = {
-    fmt.bits: fmt
+class _Formats(dict[float, QuantFormat]):
+    """Formats by their bits; a row that is added makes its name a word of `--bits`."""
+
+    def __setitem__(self, bits: float, row: QuantFormat) -> None:
+        assert bits == row.bits, "the key is the bits"
+        BITS.update({row.name: row.text} if row.name else {})
+        super().__setitem__(bits, row)
+
+    def __delitem__(self, bits: float) -> None:
+        BITS.pop(self[bits].name, None)
+        super().__delitem__(bits)
+
+
+FORMATS = _Formats(
+    (fmt.bits, fmt)
     for fmt in (
         _format(2, 1, 0.1), _format(2.32, 2, 0.15), _format(3, 3, 0.2), _format(3.17, 4, 0.2), _format(3.46, 5, 0.25),
         _format(3.7, 6, 0.25), _format(4, 7, 0.3, packs=False), _format(5, 15), _format(6, 31),
         _format(7, 63, packs=False), _format(8, 127, packs=False),
     )
-}  # fmt: skip
+)  # fmt: skip
+
+
+def width_of(bits: int | str) -> float:
+    """The key of FORMATS that a value of `--bits` stands for, `auto` excepted."""
+    return next((key for key, fmt in FORMATS.items() if fmt.name == bits), 0.0) if isinstance(bits, str) else bits
 
 
 @dataclass(frozen=True)
@@ -95,7 +160,7 @@ class QuantParams:
 
     def dequantize(self) -> Floats:
         """Return the weights that the codes stand for, float64 (groups, O/groups, d)."""
-        weight: Floats = self.codes * self.scale[..., None]
+        weight: Floats = FORMATS[self.bits].decode(self.codes) * self.scale[..., None]
         return weight
 
 
@@ -125,7 +190,7 @@ def search_scale(
     rows = groups.reshape(len(groups), -1, weight.shape[-1])
     metric = [] if gram is None else _diagonal_blocks(gram.reshape(len(rows), *gram.shape[-2:]))
     largest = np.maximum(rows.max(axis=-1, initial=0.0), -rows.min(axis=-1, initial=0.0))
-    full = largest.astype(np.float64) / fmt.qmax
+    full = largest.astype(np.float64) / fmt.reach
     factors, best = np.linspace(1.0, fmt.lowest_clip, steps), np.ones(full.shape)
     for g, o in _pieces(*rows.shape):
         unit = np.where(full[g, o] > 0, full[g, o], 1.0)[..., None]
@@ -166,8 +231,7 @@ def _best_factor(
     inner, damage = np.empty_like(units), np.empty_like(units)
     for factor in factors:
         np.multiply(units, np.float32(1 / factor), out=inner)
-        np.rint(inner, out=damage)
-        np.clip(damage, fmt.qmin, fmt.qmax, out=damage)
+        fmt.nearest(inner, out=damage)
         damage -= inner
         seen = [(damage[..., part] @ block, damage[..., part]) for part, block in metric] or [(damage, damage)]
         errors.append(sum(np.einsum("god,god->go", left, right) for left, right in seen) * factor**2)
@@ -191,7 +255,7 @@ def round_nearest(weight: Floats, scale: Floats, fmt: QuantFormat) -> Codes:
     height = max(1, ROUNDED // max(1, codes.shape[-1]))
     for i in range(0, len(rows), height):  # in pieces: the intermediate results of a large layer would be larger still
         part = rows[i : i + height] / units[i : i + height]
-        flat[i : i + height] = np.clip(np.rint(part, out=part), fmt.qmin, fmt.qmax, out=part)
+        flat[i : i + height] = fmt.encode(fmt.nearest(part, out=part))
     return codes
 
 
@@ -216,7 +280,7 @@ def round_with_gram(weight: Floats, scale: Floats, fmt: QuantFormat, gram: Float
     if isinstance(basis, str):
         return Rounding(round_nearest(weight, scale, fmt), basis)
     units = basis.columns(weight / scale[..., None])
-    return Rounding(basis.codes(nearest_plane(units, fmt, basis)), None)
+    return Rounding(basis.codes(fmt.encode(nearest_plane(units, fmt, basis))), None)
 
 
 @dataclass(frozen=True)
@@ -238,8 +302,8 @@ class GramBasis:
         turned = np.ascontiguousarray(weight.swapaxes(1, 2), np.float32)
         return np.stack([part[order] for part, order in zip(turned, self.order, strict=True)])
 
-    def codes(self, columns: Columns) -> Codes:
-        """The codes (groups, o, d) that columns (groups, d, o) stand for."""
+    def codes(self, columns: NDArray[Any]) -> Codes:
+        """Columns (groups, d, o) of codes as codes (groups, o, d)."""
         found = np.empty(columns.shape, np.int8)
         for part, given, order in zip(found, columns, self.order, strict=True):
             part[order] = given
@@ -279,7 +343,7 @@ def upper_factor(gram: Floats, damping: float) -> Floats | None:
 
 
 def nearest_plane(target: Columns, fmt: QuantFormat, basis: GramBasis) -> Columns:
-    """Codes (groups, d, o) of columns in units of the scale, rounded one after another, in blocks."""
+    """Values (groups, d, o) of columns in units of the scale, rounded one after another, in blocks."""
     damage = np.zeros_like(target)
     for start in range(0, target.shape[1], BLOCK):
         block = slice(start, start + BLOCK)
@@ -288,13 +352,6 @@ def nearest_plane(target: Columns, fmt: QuantFormat, basis: GramBasis) -> Column
         made = damage[:, block]
         for i in range(want.shape[1]):
             column = want[:, i] - (share[:, i, None, start : start + i] @ made[:, :i])[:, 0]
-            np.subtract(rounded(column, fmt), target[:, start + i], out=made[:, i])
+            np.subtract(fmt.nearest(column, out=column), target[:, start + i], out=made[:, i])
     damage += target
-    return np.rint(damage, out=damage)
-
-
-def rounded(values: Columns, fmt: QuantFormat) -> Columns:
-    """Values to the nearest codes, in place."""
-    np.rint(values, out=values)
-    np.maximum(values, fmt.qmin, out=values)
-    return np.minimum(values, fmt.qmax, out=values)
+    return fmt.nearest(damage, out=damage)

@@ -32,7 +32,6 @@ from onnx_udfc.numerics.grids import (
     gram_basis,
     nearest_plane,
     round_nearest,
-    rounded,
     search_scale,
     storable,
 )
@@ -96,7 +95,7 @@ def quantize_with_gram(
     columns = basis.columns(weight)
     codes, scale = _best_candidate(columns, search_scale(weight, fmt, gram, dtype), fmt, basis, dtype)
     descend(columns, codes, scale, fmt, basis, damping)
-    return Refined(basis.codes(codes), best_scale(columns, codes, scale, basis, dtype).scale, None)
+    return Refined(basis.codes(fmt.encode(codes)), best_scale(columns, codes, scale, basis, dtype).scale, None)
 
 
 class Scaled(NamedTuple):
@@ -173,10 +172,12 @@ def _moves(slope: Columns, codes: Columns, within: Columns, fmt: QuantFormat) ->
         within: (groups, n, n) the Gram's block, its rows over the pivots.
         fmt: the grid.
     """
-    if np.array_equal(rounded(codes - slope, fmt), codes):
+    wanted = codes - slope
+    if np.array_equal(fmt.nearest(wanted, out=wanted), codes):
         return None
     moves = np.empty_like(slope)
     for i in range(slope.shape[1]):
         here = slope[:, i] + (within[:, i, None, :i] @ moves[:, :i])[:, 0]
-        np.subtract(rounded(codes[:, i] - here, fmt), codes[:, i], out=moves[:, i])
+        np.subtract(codes[:, i], here, out=here)
+        np.subtract(fmt.nearest(here, out=here), codes[:, i], out=moves[:, i])
     return moves

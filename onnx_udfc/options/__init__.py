@@ -17,7 +17,7 @@ from onnx_udfc.options.goals import (
 from onnx_udfc.options.reading import Table, expected, read_options, read_value, unknown_option, words_of
 from onnx_udfc.options.row import GROUPS, InMemory, Row, Spec, specs
 from onnx_udfc.options.shared_rows import PROVIDERS, TASKS
-from onnx_udfc.options.table import CRITERIA, METHODS, TARGETS, Options, options_from
+from onnx_udfc.options.table import Options, options_from
 from onnx_udfc.options.voice import (
     LINE,
     PYTHON,
@@ -28,6 +28,7 @@ from onnx_udfc.options.voice import (
     Voice,
     Voices,
 )
+from onnx_udfc.options.words import CRITERIA, METHODS, TARGETS
 
 __all__ = [
     "COMPRESS_REQUIREMENTS",

@@ -30,24 +30,13 @@ from onnx_udfc.options.shared_rows import (
     read_data,
 )
 from onnx_udfc.options.voice import LINE, PYTHON, CombinationError, Said, Voice, Voices
+from onnx_udfc.options.words import BITS, CRITERIA, METHODS, TARGETS
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from onnx_udfc.options.keywords import Keywords
 
-TARGETS = {
-    "cpu": "small files and integer kernels of onnxruntime on processors",
-    "cuda": "weights only, for onnxruntime on NVIDIA GPUs",
-    "tensorrt": "symmetric int8 as TensorRT reads it",
-    "portable": "plain QDQ that any runtime reads",
-}
-METHODS = {
-    "moments": "closed form, from the network's own runs on made-up or real inputs",
-    "udfc": "closed form, from weights and batch norm alone; nothing is run",
-    "merge": "a removed channel is merged into the one most like it; nothing is run",
-    "none": "the next layer keeps its weights",
-}
 ALLOCATIONS = {
     "auto": "global with a budget or with --method moments, else uniform",
     "uniform": "the same ratio in every group",
@@ -63,13 +52,6 @@ PRUNE_STREAM = {
     "on": "always, at the same ratio",
     "off": "never",
 }
-CRITERIA = {
-    "l2": "norm of the weights as they were trained",
-    "l1": "sum of the weights' sizes as they were trained",
-    "folded-l2": "norm of the weights with batch norm folded in",
-    "bn-scale": "size of batch norm's scale",
-    "obs": "how little the next layers lose, measured (needs --method moments)",
-}
 IMAGES = {
     "auto": "those that the network reacts to",
     "photographs": "crops of the photographs that ship with the package",
@@ -78,11 +60,6 @@ IMAGES = {
     "formula": "leaves, noise and gratings by formula, nothing else",
 }
 LARGEST_INPUT = 1e9  # what a pixel may become at a network's input; more overflows within a few layers
-BITS: dict[str | int, str] = {
-    **dict.fromkeys(range(2, 9), ""),
-    32: "weights stay as they are",
-    "auto": "layer by layer, chosen by a --budget",
-}
 
 
 Images = Literal["auto", "photographs", "text", "sound", "formula"]

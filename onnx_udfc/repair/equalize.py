@@ -109,7 +109,7 @@ def _error(link: Link, s: Double, ranges: Double, power: Double, bits: float) ->
     for layer in link.consumers:
         weight = _by_channel(layer) * s.reshape(layer.groups, 1, -1, 1)  # (g, o, C/g, taps)
         error += step**2 * float(np.square(weight).sum())
-        steps = np.abs(weight).max((2, 3)) / FORMATS[bits].qmax
+        steps = np.abs(weight).max((2, 3)) / FORMATS[bits].reach
         seen = (power / s**2).reshape(layer.groups, -1).sum(1) * weight.shape[3]
         error += float((np.square(steps) * seen[:, None]).sum())
     return error

@@ -1,0 +1,28 @@
+"""Words that options take, with what a user is told; a row that is added to a table elsewhere adds its word here."""
+
+from __future__ import annotations
+
+TARGETS = {
+    "cpu": "small files and integer kernels of onnxruntime on processors",
+    "cuda": "weights only, for onnxruntime on NVIDIA GPUs",
+    "tensorrt": "symmetric int8 as TensorRT reads it",
+    "portable": "plain QDQ that any runtime reads",
+}
+METHODS = {
+    "moments": "closed form, from the network's own runs on made-up or real inputs",
+    "udfc": "closed form, from weights and batch norm alone; nothing is run",
+    "merge": "a removed channel is merged into the one most like it; nothing is run",
+    "none": "the next layer keeps its weights",
+}
+CRITERIA = {
+    "l2": "norm of the weights as they were trained",
+    "l1": "sum of the weights' sizes as they were trained",
+    "folded-l2": "norm of the weights with batch norm folded in",
+    "bn-scale": "size of batch norm's scale",
+    "obs": "how little the next layers lose, measured (needs --method moments)",
+}
+BITS: dict[str | int, str] = {
+    **dict.fromkeys(range(2, 9), ""),
+    32: "weights stay as they are",
+    "auto": "layer by layer, chosen by a --budget",
+}

@@ -1,0 +1,54 @@
+"""docs/extending.md: each of its programs adds a row to a table and runs the command line with it, end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnx_udfc.model.files import load
+from tests.command_line import small_classifier
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+SECTIONS = {part.splitlines()[0]: part for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]}
+
+
+def extended(folder: Path, title: str, model: onnx.ModelProto, more: str = "") -> dict[str, Any]:
+    """What a section's program makes of a model with the section's own command: its report."""
+    program = re.findall(r"```python\n(.*?)```", SECTIONS[title], re.DOTALL)
+    command = re.findall(r"```sh\npython mine\.py (.*?)\n```", SECTIONS[title])
+    assert len(program) == len(command) == 1, "a section holds one program and one command"
+    (folder / "mine.py").write_text(program[0], encoding="utf-8")
+    onnx.save(model, folder / "in.onnx")
+    words = [sys.executable, "mine.py", *shlex.split(command[0]), "--report", "report.json", *shlex.split(more)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return found
+
+
+def constants(folder: Path) -> dict[str, np.ndarray]:
+    model = load(folder / "out.onnx").model
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+@pytest.mark.parametrize("more", ["", "--method udfc --target tensorrt", "--activations 8"])
+def test_a_format(tmp_path: Path, more: str) -> None:
+    found = extended(tmp_path, "A number format", small_classifier(), more)
+    assert {layer["bits"] for layer in found["layers"]} == {4.27}
+    books = [v for name, v in constants(tmp_path).items() if name.startswith("book")]
+    expected = np.tan(1.2 * (2 * np.arange(16) / 15 - 1)).astype(np.float32)
+    assert len(books) == 1
+    np.testing.assert_allclose(np.roll(books[0], 8), expected, rtol=1e-6)
+    assert found["fidelity"]["sqnr_db"] > (10 if "activations" in more or "udfc" in more else 15)
