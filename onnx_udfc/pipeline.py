@@ -255,7 +255,7 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
         start = reference.network.copy()
         absorb_copies(start, network, channels, plan.keep)
         matched = prune(start, channels, plan.keep).network
-        settings = RepairSettings()
+        settings = RepairSettings(solve=METHODS[options.method].solve)
         parts = split_matched(matched, plan.factors)
         repaired = repair(pruned, matched, reference, plan.bits, settings, run.advance, parts)
     repaired.fallbacks |= {

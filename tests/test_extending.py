@@ -52,3 +52,39 @@ def test_a_format(tmp_path: Path, more: str) -> None:
     assert len(books) == 1
     np.testing.assert_allclose(np.roll(books[0], 8), expected, rtol=1e-6)
     assert found["fidelity"]["sqnr_db"] > (10 if "activations" in more or "udfc" in more else 15)
+
+
+def test_a_method_from_weights(tmp_path: Path) -> None:
+    model = small_classifier()
+    extended(tmp_path, "A method from weights", model)
+    before = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in model.graph.initializer}
+    after = constants(tmp_path)
+
+    def kept(name: str, of: np.ndarray) -> np.ndarray:  # no bias, so that rows tell channels
+        rows = after[name].reshape(len(after[name]), -1)
+        return np.array([int(abs(of.reshape(len(of), -1) - row).max(1).argmin()) for row in rows])
+
+    def mixed(of: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        rows = of.reshape(len(of), -1)
+        nearest = np.linalg.norm(rows[:, None] - rows[keep], axis=2).argmin(1)
+        return np.asarray(np.eye(len(keep))[nearest])
+
+    first = kept("w1", before["w1"])
+    second = np.einsum("ocij,ck->okij", before["w2"], mixed(before["w1"], first))
+    keep = kept("w2", second)
+    assert (len(first), len(keep)) == (8, 16)
+    np.testing.assert_allclose(after["w2"], second[keep], rtol=1e-5)
+    absorbed = before["w2"].copy()
+    absorbed[:, first] = second
+    np.testing.assert_allclose(after["w3"], mixed(absorbed, keep).T @ before["w3"], rtol=1e-5)
+
+
+def test_a_method_from_moments(tmp_path: Path) -> None:
+    model, plain = small_classifier(), tmp_path / "plain"
+    plain.mkdir()
+    found = extended(tmp_path, "A method from moments", model)
+    usual = extended(plain, "A method from moments", model, "--method moments")
+    assert found["options"]["method"] == "least-norm"
+    errors = [[layer["error_after"] for layer in report["layers"]] for report in (found, usual)]
+    assert errors[0] != errors[1]
+    assert 5 < found["fidelity"]["sqnr_db"] < usual["fidelity"]["sqnr_db"] + 3

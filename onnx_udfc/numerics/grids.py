@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from onnx_udfc.options.words import BITS
+from onnx_udfc.options.words import BITS, Rows
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int8]
@@ -116,27 +116,14 @@ def _format(bits: float, qmax: int, lowest_clip: float = 0.4, *, packs: bool = T
     return QuantFormat(bits, -qmax, qmax, 4 if bits <= 4 else 8, packs, lowest_clip)
 
 
-class _Formats(dict[float, QuantFormat]):
-    """Formats by their bits; a row that is added makes its name a word of `--bits`."""
-
-    def __setitem__(self, bits: float, row: QuantFormat) -> None:
-        assert bits == row.bits, "the key is the bits"
-        BITS.update({row.name: row.text} if row.name else {})
-        super().__setitem__(bits, row)
-
-    def __delitem__(self, bits: float) -> None:
-        BITS.pop(self[bits].name, None)
-        super().__delitem__(bits)
-
-
-FORMATS = _Formats(
+FORMATS = Rows(BITS, [
     (fmt.bits, fmt)
     for fmt in (
         _format(2, 1, 0.1), _format(2.32, 2, 0.15), _format(3, 3, 0.2), _format(3.17, 4, 0.2), _format(3.46, 5, 0.25),
         _format(3.7, 6, 0.25), _format(4, 7, 0.3, packs=False), _format(5, 15), _format(6, 31),
         _format(7, 63, packs=False), _format(8, 127, packs=False),
     )
-)  # fmt: skip
+])  # fmt: skip
 
 
 def width_of(bits: int | str) -> float:

@@ -25,7 +25,7 @@ from onnx_udfc.numerics.moments import (
     row_parts,
     without_still,
 )
-from onnx_udfc.numerics.reconstruct import Factor, energy, regress, residual
+from onnx_udfc.numerics.reconstruct import Factor, Solver, energy, regress, residual
 
 Double = NDArray[np.float64]
 
@@ -90,16 +90,19 @@ class Sight:
         """Whether there are more samples than unknowns."""
         return bool(self.patches.shape[1] > self.patches.shape[2])
 
-    def fit(self, prior: Double, ridge: float, *, through: bool = True) -> Double:
+    def fit(self, prior: Double, ridge: float, *, through: bool = True, solve: Solver | None = None) -> Double:
         """Weights (g, o, d) near the prior; moves the targets to what the activation lets pass.
 
         Args:
             prior: (g, o, d) weights to start from.
             ridge: λ relative to mean(diag G).
             through: mind the activation.
+            solve: another way to fit.
         """
         if self.overflown or self.still:
             return prior
+        if solve is not None:
+            return solve(self.patches, self.targets, prior, ridge)
         if self.measured is None or not self.determined:
             return regress(self.patches, self.targets, prior, ridge).weight
         factor = self.factor = Factor(self.measured.gram, ridge)

@@ -30,9 +30,12 @@ from numpy.typing import NDArray
 
 from onnx_udfc.numerics import products
 from onnx_udfc.numerics.moments import Array, Moments, column_variances, moments
+from onnx_udfc.options import words
+from onnx_udfc.options.words import RUNNING, Rows
 
 Double = NDArray[np.float64]
 Keep = NDArray[np.int64]
+Solver = Callable[[Array, Array, Double, float], Double]
 
 _UDFC_BIAS, _UDFC_RIDGE = 0.01, 0.008  # α1, α2 of the paper
 _AT_A_TIME = 1 << 20  # weights that products are made of
@@ -109,20 +112,38 @@ class Method:
         measured: the consumer is refitted on moments of a network run; `mix` then only gives the start.
         selection: the criterion used unless another is asked for.
         rescales: quantized channels are rescaled in the next layer (UDFC's quantized form).
+        solve: of a measured one, the weights (g, o, d) for patches (g, n, d), targets (g, n, o), prior weights and λ;
+            none: `LayerFit`, which minds the activation behind the layer, too.
+        text: what a user is told of it.
     """
 
     mix: Callable[[Producer, Keep], Double]
     measured: bool = False
     selection: str = "l2"
     rescales: bool = False
+    solve: Solver | None = None
+    text: str = ""
 
 
-METHODS: dict[str, Method] = {
-    "none": Method(mix_none),
-    "merge": Method(mix_merge),
-    "udfc": Method(mix_udfc, rescales=True),
-    "moments": Method(mix_none, measured=True, selection="obs"),
-}
+class _Methods(Rows[str, Method]):
+    def __setitem__(self, name: str, row: Method) -> None:
+        RUNNING.update({name} if row.measured else ())
+        super().__setitem__(name, row)
+
+    def __delitem__(self, name: str) -> None:
+        RUNNING.discard(name)
+        super().__delitem__(name)
+
+
+METHODS = _Methods(
+    words.METHODS,
+    {
+        "none": Method(mix_none),
+        "merge": Method(mix_merge),
+        "udfc": Method(mix_udfc, rescales=True),
+        "moments": Method(mix_none, measured=True, selection="obs"),
+    }.items(),
+)
 
 
 def rescale_quantized(damaged: Producer, original: Producer) -> Double:

@@ -30,7 +30,7 @@ from onnx_udfc.options.shared_rows import (
     read_data,
 )
 from onnx_udfc.options.voice import LINE, PYTHON, CombinationError, Said, Voice, Voices
-from onnx_udfc.options.words import BITS, CRITERIA, METHODS, TARGETS
+from onnx_udfc.options.words import BITS, CRITERIA, METHODS, RUNNING, TARGETS
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -349,7 +349,7 @@ def _refused_ratios(o: Options, said: Said) -> str | None:
     if o.prune_layer and (o.budget or o.allocate == "global"):
         begin = said.begin("prune_layer", dict(o.prune_layer))
         return f"{begin} says the ratios: leave {said.name('budget')} and {said('allocate', 'global')} out"
-    if o.rank_layer and (o.budget or o.factor == "off" or o.method != "moments"):
+    if o.rank_layer and (o.budget or o.factor == "off" or o.method not in RUNNING):
         begin, budget = said.begin("rank_layer", dict(o.rank_layer)), said.name("budget")
         return (
             f"{begin} says the ranks, with {said('method', 'moments')}: leave {budget} and {said('factor', 'off')} out"
@@ -358,7 +358,7 @@ def _refused_ratios(o: Options, said: Said) -> str | None:
         return f"{said.begin('factor', 'on')}: say what is to be reached, e.g. {said('prune', 0.5)}"
     if o.bits == "auto" and not o.budget:
         return f"{said.begin('bits', 'auto')} needs a {said.name('budget')} to choose by, e.g. bytes=0.1"
-    if o.select == "obs" and o.method != "moments":
+    if o.select == "obs" and o.method not in RUNNING:
         begin = said.begin("select", "obs")
         return f"{begin} needs {said('method', 'moments')}, which runs the network; or take {said('select', 'l2')}"
     return None

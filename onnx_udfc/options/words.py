@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
+from typing import Any, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Row = TypeVar("Row")
+
 TARGETS = {
     "cpu": "small files and integer kernels of onnxruntime on processors",
     "cuda": "weights only, for onnxruntime on NVIDIA GPUs",
@@ -26,3 +32,23 @@ BITS: dict[str | int, str] = {
     32: "weights stay as they are",
     "auto": "layer by layer, chosen by a --budget",
 }
+RUNNING = {"moments"}  # methods that run the network
+
+
+class Rows(dict[Key, Row]):
+    """Rows of a table whose keys, or the rows' names, are words of an option; what is added becomes a word."""
+
+    def __init__(self, words: dict[Any, str], rows: Iterable[tuple[Key, Row]]) -> None:
+        """Take the rows whose words stand here already."""
+        super().__init__(rows)
+        self._words = words
+
+    def __setitem__(self, key: Key, row: Row) -> None:
+        word = getattr(row, "name", key)
+        if word:
+            self._words.setdefault(word, getattr(row, "text", ""))
+        super().__setitem__(key, row)
+
+    def __delitem__(self, key: Key) -> None:
+        self._words.pop(getattr(self[key], "name", key), None)
+        super().__delitem__(key)

@@ -33,6 +33,7 @@ from onnx_udfc.numerics.grids import QuantParams
 from onnx_udfc.numerics.joint_refit import Shared, refit_together
 from onnx_udfc.numerics.layer_fit import Sight
 from onnx_udfc.numerics.moments import Array, covariance, patches, sample_targets, tap_positions
+from onnx_udfc.numerics.reconstruct import Solver
 from onnx_udfc.numerics.rounding import quantize_layer
 from onnx_udfc.repair.ordering import TOO_LARGE
 from onnx_udfc.repair.readers import View, affordable, bounds_after, readers_of
@@ -57,12 +58,14 @@ class RepairSettings:
         ridge_factored: λ for a layer that is split in two.
         ridge_drifted: least λ for a layer whose input only drifted.
         refit_drifted: refit layers whose input only drifted (otherwise only their bias is corrected).
+        solve: the method's own way to fit a layer, if it has one.
     """
 
     ridge_pruned: float = 0.01
     ridge_factored: float = 0.003
     ridge_drifted: float = 0.1
     refit_drifted: bool = True
+    solve: Solver | None = None
 
     def drift_ridge(self, error: float) -> float:
         """λ of a drifted layer: the less there is to repair, the nearer it stays to the original weights."""
@@ -338,7 +341,7 @@ class _Repair:
         if layer.name in self.seconds:
             ridge = self.settings.ridge_factored
         shared = self._shared(layer, found, x)
-        refitted = sight.fit(start, ridge, through=shared is None)
+        refitted = sight.fit(start, ridge, through=shared is None, solve=self.settings.solve)
         if shared is not None and sight.factor is not None:
             weight, level = refit_together(shared, refitted[0], mean, sight.factor)
             refitted, sight.moved = weight[None], (level - mean)[None]
