@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -34,6 +34,7 @@ from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of
 from onnx_udfc.model.counts import Count, count, totals
 from onnx_udfc.model.files import ROOMY, LoadedModel, model_bytes, serialized, weight_bytes
 from onnx_udfc.model.inventory import already_quantized, inventory, left_out
+from onnx_udfc.model.layer_bytes import layer_bytes
 from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.grids import width_of
@@ -200,7 +201,20 @@ def _group(group: ChannelGroup, plan: Plan) -> GroupReport:
 
 def layer_reports(outcome: Outcome, before: Mapping[str, Count], after: Mapping[str, Count]) -> tuple[LayerReport, ...]:
     """One report for each layer."""
-    return tuple(_layer(outcome, layer, before[name], after[name]) for name, layer in outcome.network.layers.items())
+    layers = outcome.network.layers
+    parts = outcome.plan.parts
+    held = layer_bytes(outcome.loaded.model, layers)
+    written = layer_bytes(outcome.emitted.model, {*layers, *parts})
+    for first, name in parts.items():
+        written[name] = written.get(name, 0) + written.pop(first, 0)
+    return tuple(
+        replace(
+            _layer(outcome, layer, before[name], after[name]),
+            bytes_before=held.get(name, FLOAT // 8 * before[name].parameters),
+            bytes_after=written.get(name),
+        )
+        for name, layer in layers.items()
+    )
 
 
 def _layer(outcome: Outcome, layer: Layer, before: Count, after: Count) -> LayerReport:

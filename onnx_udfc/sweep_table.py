@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from onnx_udfc.evaluate import svg
-from onnx_udfc.evaluate.html import page, table
+from onnx_udfc.evaluate.page import page, table
 from onnx_udfc.evaluate.report import plain
 from onnx_udfc.version import this_tool
 

@@ -25,6 +25,7 @@ from onnx_udfc.evaluate.comparison import decibels
 from onnx_udfc.evaluate.report import Histogram, LayerLoss, LayerReport, Report
 from onnx_udfc.inputs.feeds import InputSpec, evenly_spaced, sample_count, split, take
 from onnx_udfc.model.files import model_bytes
+from onnx_udfc.runtime.layer_times import layer_times
 from onnx_udfc.runtime.written_layers import Feed, WrittenLayer, alone, probe, written_layers
 
 if TYPE_CHECKING:
@@ -151,7 +152,24 @@ def explain(
     except ModelError as error:
         return replace(report, warnings=(*report.warnings, f"not measured which layer lost what: {error}"))
     layers = tuple(replace(x, histogram=spread.get(x.name)) for x in report.layers)
-    return replace(report, attribution=rows, layers=layers)
+    return _with_times(replace(report, attribution=rows, layers=layers), original, compressed, feeds[0], parts or {})
+
+
+def _with_times(
+    report: Report, original: onnx.ModelProto, compressed: onnx.ModelProto, feed: Feed, parts: Mapping[str, str]
+) -> Report:
+    """The report with what each layer takes; two that stand for one are added up."""
+    names = [x.name for x in report.layers]
+    one = {name: value[:1] if value.ndim and len(value) > 1 else value for name, value in feed.items()}
+    try:
+        before, after = layer_times(original, names, one), layer_times(compressed, [*names, *parts], one)
+    except ModelError:  # a batch that the file fixes, for one: nothing is timed that is not one input
+        return report
+    later = dict(after.layers)
+    for first, name in parts.items():
+        later[name] = later.get(name, 0.0) + later.pop(first, 0.0)
+    timed = (replace(x, ms_before=before.layers.get(x.name), ms_after=later.get(x.name)) for x in report.layers)
+    return replace(report, layers=tuple(timed), other_ms=(before.others, after.others))
 
 
 @dataclass(frozen=True)

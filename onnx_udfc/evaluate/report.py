@@ -90,6 +90,10 @@ class LayerReport:
         histogram: Of its weights, where it was asked for.
         kind: `whole`, or `factored` where two layers of lower rank stand for it.
         rank: Channels between the two.
+        bytes_before: Of its weights and biases in the file.
+        bytes_after: The same after, with scales.
+        ms_before: Milliseconds that it takes on one thread of this machine, where that was measured.
+        ms_after: The same after.
     """
 
     name: str
@@ -108,6 +112,10 @@ class LayerReport:
     histogram: Histogram | None = None
     kind: Literal["whole", "factored"] = "whole"
     rank: int | None = None
+    bytes_before: int | None = None
+    bytes_after: int | None = None
+    ms_before: float | None = None
+    ms_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -312,6 +320,7 @@ class Report:
         result: What came of it.
         versions: Of Python and of the packages that the bytes depend on.
         command: That gives the result again.
+        other_ms: Milliseconds before and after of all that is no layer, where layers were timed.
         created: When, as `2026-01-31T12:00:00+00:00`.
     """
 
@@ -341,6 +350,7 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     created: str = ""
+    other_ms: tuple[float, float] | None = None
 
     def saved_as(self, path: str | Path) -> Report:
         """Return the report of a result that is written there."""

@@ -40,6 +40,13 @@ def bar(share: float, title: str, paint: str = "f-main") -> str:
     return _open("row", 100, 10, title) + f"<title>{escape(title)}</title>{inner}</svg>"
 
 
+def pair(before: float, after: float, title: str) -> str:
+    """Return two horizontal bars of shares in 0..1, the first above and faint."""
+    widths = [100 * min(1.0, max(0.0, share)) for share in (before, after)]
+    inner = _rect(0, 0, widths[0], 9, "f-faint") + _rect(0, 10, widths[1], 9, "f-main")
+    return _open("pair", 100, 19, title) + f"<title>{escape(title)}</title>{inner}</svg>"
+
+
 def steps(counts: Sequence[Sequence[int]], paints: Sequence[str], label: str) -> str:
     """Return histograms over one another as outlines, each scaled to its own highest bin."""
     parts = [_open("small", max(1, max(map(len, counts), default=1)), 100, label)]

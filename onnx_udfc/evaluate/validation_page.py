@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING
 
-from onnx_udfc.evaluate.html import outputs_table, page, table, verdict_html
+from onnx_udfc.evaluate.page import outputs_table, page, table, verdict_html
 from onnx_udfc.evaluate.report import ratio
 from onnx_udfc.evaluate.wording import percent
 

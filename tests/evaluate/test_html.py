@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import re
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -17,21 +16,10 @@ import pytest
 
 from onnx_udfc.evaluate.html import loss_share, to_html
 from onnx_udfc.evaluate.report import Report
+from tools.browser import CHROMIUM, Shown, looked_at
 
-CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
-VOID = {"meta", "link", "br"}
-PROBE = """<script>addEventListener('load', () => {
-  const inside = e => {
-    const r = e.getBoundingClientRect();
-    return r.width > 0 && r.height > 0 && r.right <= innerWidth + 1;
-  };
-  const all = s => [...document.querySelectorAll(s)];
-  document.body.dataset.width = innerWidth;
-  document.body.dataset.overflow = document.documentElement.scrollWidth - innerWidth;
-  document.body.dataset.hidden = all('.cards li, h1, h2, figure, summary').filter(e => !inside(e)).length;
-  document.body.dataset.seen = all('.cards li, h1, h2, figure, summary').length;
-  document.body.dataset.requests = performance.getEntriesByType('resource').length;
-});</script>"""
+VOID = {"meta", "link", "br", "wbr"}
+NO_BROWSER = "no Chromium here; apt-get install chromium"
 
 
 def test_every_part_is_there(report: Report) -> None:
@@ -47,6 +35,24 @@ def test_every_part_is_there(report: Report) -> None:
     ):
         assert text in page
     assert "onnx-udfc IN.onnx OUT.onnx --prune 0.5 --bits 4" in page
+
+
+def test_the_file_the_date_and_the_verdict_come_first(report: Report) -> None:
+    page = to_html(report)
+    assert "<h1>in &lt;b&gt;.onnx → out.onnx</h1>" in page
+    assert f"SHA-256 {12 * 'a'}… · 2026-01-31 12:00 UTC" in page
+    assert 64 * "a" in page
+    assert "numpy 2.0" in page
+    places = [page.index(text) for text in ("</nav>", "<b>Verdict: unknown</b>", "<ul class=cards>", "<pre>onnx-udfc")]
+    assert places == sorted(places)
+
+
+def test_what_was_factored_is_told(report: Report) -> None:
+    assert "What was factored" not in to_html(report)
+    first = replace(report.layers[0], kind="factored", rank=17)
+    page = to_html(replace(report, layers=(first, *report.layers[1:])))
+    assert "What was factored" in page
+    assert "split, rank 17" in page
 
 
 def test_names_are_escaped(report: Report) -> None:
@@ -141,7 +147,7 @@ def browse(url: str, tmp_path: Path, width: int, dark: bool, *what: str) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-get install chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
 def test_a_browser_shows_it_and_asks_for_nothing(
@@ -163,20 +169,28 @@ def test_a_browser_shows_it_and_asks_for_nothing(
         assert (band > 100).mean() > 0.005
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-get install chromium")
-@pytest.mark.parametrize("width", [1280, 500])
-def test_everything_is_visible_and_nothing_sticks_out(report: Report, tmp_path: Path, width: int) -> None:
-    probed = re.sub(r"<meta http-equiv=[^>]*>", "", to_html(report)).replace("</body>", PROBE + "</body>")
-    (tmp_path / "page.html").write_text(probed, encoding="utf-8")
-    shown = browse((tmp_path / "page.html").as_uri(), tmp_path, width, False, "--dump-dom")
-    found = dict(re.findall(r'data-(\w+)="([^"]*)"', shown))
-    assert int(found["seen"]) > 50
-    assert found["hidden"] == "0"
-    assert int(found["overflow"]) <= 0
-    assert found["requests"] == "0"
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
+def test_no_text_is_cut_and_nothing_sticks_out(report: Report) -> None:
+    shown = [Shown(to_html(report), width, dark) for width in (400, 1280) for dark in (False, True)]
+    for want, found in zip(shown, looked_at(shown), strict=True):
+        assert found.cut == []
+        assert found.wide <= 0
+        assert found.words > 5000
+        assert found.dark == want.dark
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-get install chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
+def test_a_cut_text_is_found(report: Report) -> None:
+    page = to_html(report)
+    hidden = page.replace("</style>", "td{white-space:nowrap!important;overflow:hidden}</style>")
+    pushed = page.replace("</style>", "h1{margin-left:500px!important;white-space:nowrap}</style>")
+    first, second = looked_at([Shown(hidden, 400), Shown(pushed, 400)])
+    assert first.cut
+    assert second.cut
+    assert second.wide > 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
 def test_it_prints(report: Report, tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(to_html(report), encoding="utf-8")
     browse((tmp_path / "page.html").as_uri(), tmp_path, 1280, True, f"--print-to-pdf={tmp_path / 'page.pdf'}")

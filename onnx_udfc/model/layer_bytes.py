@@ -1,0 +1,61 @@
+"""How many bytes of a file each layer's weights take, as they are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+
+import onnx
+
+_T = onnx.TensorProto
+BITS: dict[int, int] = {
+    _T.FLOAT: 32, _T.DOUBLE: 64, _T.FLOAT16: 16, _T.BFLOAT16: 16, _T.INT64: 64, _T.UINT64: 64, _T.INT32: 32,
+    _T.UINT32: 32, _T.INT16: 16, _T.UINT16: 16, _T.INT8: 8, _T.UINT8: 8, _T.BOOL: 8, _T.INT4: 4, _T.UINT4: 4,
+}  # fmt: skip
+UNPACKED_BY = (
+    "Cast", "DequantizeLinear", "Div", "Gather", "Identity", "Mod", "Mul", "Reshape", "Slice", "Squeeze", "Transpose",
+    "Unsqueeze", "Concat", "Add", "Sub",
+)  # fmt: skip
+
+
+def layer_bytes(model: onnx.ModelProto, names: Collection[str]) -> dict[str, int]:
+    """Return name → bytes of the constants that a layer reads, through what unpacks and scales them.
+
+    A constant that several layers read counts for the first of them; a layer that is not there has no entry.
+    """
+    held = dict(_constants(model.graph))
+    makers = {tensor: node for node in model.graph.node for tensor in node.output if tensor}
+    wanted, found = frozenset(names), dict[str, int]()
+    for node in model.graph.node:
+        if node.name in wanted:
+            read = set(_behind(node.input[1:], held, makers))
+            found[node.name] = sum(held.pop(tensor) for tensor in read)
+    return found
+
+
+def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
+    """Name and bytes of every constant tensor."""
+    for tensor in graph.initializer:
+        yield tensor.name, _bytes(tensor)
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            yield node.output[0], _bytes(node.attribute[0].t)
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    bits = math.prod(int(d) for d in tensor.dims) * BITS.get(tensor.data_type, 8)
+    return -(-bits // 8)
+
+
+def _behind(tensors: Collection[str], held: Mapping[str, int], makers: Mapping[str, onnx.NodeProto]) -> Iterator[str]:
+    """Constants that the tensors are made of."""
+    waiting, seen = list(tensors), set[str]()
+    while waiting:
+        tensor = waiting.pop()
+        if tensor in seen:
+            continue
+        seen.add(tensor)
+        if tensor in held:
+            yield tensor
+        elif (node := makers.get(tensor)) is not None and node.op_type in UNPACKED_BY:
+            waiting += node.input
