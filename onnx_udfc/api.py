@@ -36,6 +36,7 @@ from onnx_udfc.outputs import check_writable, write_text
 from onnx_udfc.pipeline import Result
 from onnx_udfc.progress import Callbacks, Logged
 from onnx_udfc.runtime.machine import fitting_jobs
+from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source
 from onnx_udfc.sweep_grid import Grid
 from onnx_udfc.sweep_table import SweepTable
@@ -148,13 +149,14 @@ def judged(original: Source, compressed: Source, asked: Judging, callbacks: Call
         labels=asked.labels,
         preprocessing=_preprocessing(asked),
         input_shape=asked.input_shape,
-        provider=asked.provider,
+        provider=asked_provider(asked),
         task=asked.task,
         threads=asked.threads or 1,
         limit=asked.limit,
         latency_seconds=asked.seconds,
         memory=asked.memory,
         seed=asked.seed,
+        batch=asked.batch,
         callbacks=callbacks,
     )
     for path in asked.report:

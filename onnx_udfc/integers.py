@@ -14,6 +14,8 @@ from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.options import Options
 from onnx_udfc.repair.equalize import equalize
 from onnx_udfc.repair.ranges import measure_ranges
+from onnx_udfc.runtime.pieces import Pieces
+from onnx_udfc.runtime.providers import asked_provider
 
 
 def equalized(network: Network, inputs: NetworkInputs, options: Options) -> Network:
@@ -22,7 +24,7 @@ def equalized(network: Network, inputs: NetworkInputs, options: Options) -> Netw
         return network
     changed = network.copy()
     bits = max(AUTO_WIDTHS) if options.bits == "auto" else width_of(options.bits)
-    return changed if equalize(changed, inputs.values, bits) else network
+    return changed if equalize(changed, inputs.values, bits, Pieces(asked_provider(options))) else network
 
 
 def placed(network: Network, plan: Plan, options: Options) -> tuple[Plan, Placement | None]:
@@ -33,7 +35,9 @@ def placed(network: Network, plan: Plan, options: Options) -> tuple[Plan, Placem
     return replace(plan, bits=integer_bits(network, plan.bits, placement)), placement
 
 
-def ranges(network: Network, placement: Placement, inputs: NetworkInputs) -> dict[str, ActivationParams]:
+def ranges(
+    network: Network, placement: Placement, inputs: NetworkInputs, options: Options
+) -> dict[str, ActivationParams]:
     """Grids of all quantized tensors, of a network whose weights are final."""
     real = inputs.source == "calibration"
-    return measure_ranges(network, placement, inputs.values, real=real)
+    return measure_ranges(network, placement, inputs.values, real=real, pieces=Pieces(asked_provider(options)))

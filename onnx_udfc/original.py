@@ -18,6 +18,7 @@ from onnx_udfc.model.named import check_named
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.options import Options
 from onnx_udfc.repair.reference import Reference, trace
+from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source
 
 SAMPLES, MOST_SAMPLES = 8192, 24576  # output positions of a layer that the repair looks at
@@ -27,7 +28,7 @@ MANY_LAYERS = 56  # from here on SAMPLES
 # costs time, what is shared too often is wrong.
 _NOT_FED = (
     "prune", "prune_layer", "rank_layer", "bits", "activations", "target", "method", "allocate", "budget", "align",
-    "require", "select", "factor", "prune_stream", "provider", "validate", "task", "force", "attribution", "verbose",
+    "require", "select", "factor", "prune_stream", "batch", "validate", "task", "force", "attribution", "verbose",
     "debug", "threads",
 )  # fmt: skip
 
@@ -123,6 +124,7 @@ def traced(original: Original, options: Options, advance: Callable[[str], None])
     reference = trace(
         network, inputs.values, groups, matched=inputs.source == "synthetic", few=few,
         samples=samples_for(len(network.layers)), seed=options.seed, advance=advance, widths=widths, factorable=split,
+        provider=asked_provider(options),
     )  # fmt: skip
     original.trace = Trace(asked, network, names, widths, split, inputs, reference)
     return original.trace

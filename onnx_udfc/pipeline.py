@@ -39,7 +39,8 @@ from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_match
 from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.blas import one_thread
 from onnx_udfc.runtime.machine import cores
-from onnx_udfc.runtime.sessions import Source
+from onnx_udfc.runtime.providers import asked_provider
+from onnx_udfc.runtime.sessions import Source, check_provider
 from onnx_udfc.summary import Outcome, asks_for_work, certain, input_reports, make_report
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ def _searched(source: Source, options: Options, callbacks: Callbacks, original: 
 
 def _compress(source: Source, run: _Run) -> Result:
     run.options.check()
+    check_provider(asked_provider(run.options))
     with run.stage("read"):
         original = (run.original or read_original(source, run.options)).for_skip(run.options.skip)
         _check_possible(original, run.options)
@@ -264,7 +266,7 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
     if placement is not None:
         # Ranges of the network as it is shipped: those of the matched domain cost MobileNetV1 20 points more.
         with run.stage("ranges"):
-            repaired.activations = ranges(pruned.network, placement, inputs)
+            repaired.activations = ranges(pruned.network, placement, inputs, options)
     return network, plan, pruned, repaired, inputs, placement
 
 
@@ -285,5 +287,5 @@ def _from_weights(run: _Run, original: Original) -> _Stages:
     if placement is not None:
         with run.stage("ranges"):
             inputs = make_inputs(network, options)
-            repaired.activations = ranges(pruned.network, placement, inputs)
+            repaired.activations = ranges(pruned.network, placement, inputs, options)
     return network, plan, pruned, repaired, inputs, placement

@@ -29,7 +29,8 @@ from onnx_udfc.pipeline import compress
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime.crew import work_through
 from onnx_udfc.runtime.machine import cores
-from onnx_udfc.runtime.sessions import Source, open_session
+from onnx_udfc.runtime.providers import CPU, Provider, asked_provider
+from onnx_udfc.runtime.sessions import Source, check_provider, open_session
 from onnx_udfc.sweep_grid import Grid
 from onnx_udfc.sweep_table import SweepRow, SweepTable
 from onnx_udfc.version import this_tool
@@ -77,6 +78,8 @@ def sweep(
     Raises:
         UdfcError: the source or the grid cannot be served; a setting that fails alone is a row with its reason.
     """
+    provider = asked_provider(options or Options())
+    check_provider(provider)
     told, folder = callbacks or Silent(), Path(directory)
     content = _content(source)
     points = list(grid.points(options or Options()))
@@ -93,7 +96,7 @@ def sweep(
     if waiting:
         _run_all(folder, waiting, jobs, worker, told)
     rows = tuple(_finished(folder, task) or _failed(folder, task) for task in tasks)
-    accuracy = None if labelled is None else accuracy_of(content, labelled)
+    accuracy = None if labelled is None else accuracy_of(content, labelled, provider)
     table = SweepTable(Path(source).name if isinstance(source, str | Path) else "model", rows, accuracy)
     write_text(folder / "sweep.csv", table.to_csv())
     write_text(folder / "sweep.json", json.dumps(table.to_dict(), indent=2, allow_nan=False) + "\n")
@@ -196,7 +199,7 @@ def _work(content: bytes | str, folder: Path, task: Task, original: Original, la
         save(result.model, folder / f"{task.name}.onnx")
         row = _filled(row, result.report)
         if labelled is not None:
-            row = replace(row, accuracy=accuracy_of(result.model, labelled))
+            row = replace(row, accuracy=accuracy_of(result.model, labelled, asked_provider(task.options)))
     except UdfcError as error:
         row = replace(row, error=str(error))
     row = replace(row, seconds=round(time.perf_counter() - start, 2))
@@ -253,14 +256,14 @@ def _failed(folder: Path, task: Task) -> SweepRow:
     return SweepRow(**row)
 
 
-def accuracy_of(model: Source, labelled: Labelled) -> float:
+def accuracy_of(model: Source, labelled: Labelled, provider: Provider = CPU) -> float:
     """Share of the labelled images whose class is the largest output.
 
     Raises:
         UdfcError: the images do not fit the model.
     """
     images = labelled.open()
-    session = open_session(model)
+    session = open_session(model, provider)
     given = session.get_inputs()[0]
     shape = [d if isinstance(d, int) and d > 0 else None for d in given.shape]
     dtype = np.float16 if "float16" in given.type else np.float32

@@ -41,11 +41,19 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"bits": "auto"}, "budget="),
     ({"activations": 4, "bits": 4}, "activations="),
     ({"activations": 8}, "bits=8"),
-    ({"activations": 8, "bits": 8, "target": "cuda"}, "CUDA"),
+    ({"activations": 8, "bits": 8, "target": "cuda"}, "float16 network, which is faster there"),
     ({"target": "tpu"}, "cpu, cuda, tensorrt, portable"),
     ({"method": "magic"}, "moments"),
     ({"allocate": "fair"}, "uniform"),
     ({"provider": "npu"}, "cpu"),
+    ({"provider": "cuda", "provider_option": {"use_tf23": 0}}, "did you mean use_tf32?"),
+    ({"provider": "cuda", "provider_option": {"magic": 0}}, "no provider has a setting magic"),
+    ({"provider": "cuda", "provider_option": {"use_tf32": 2}}, "use_tf32 must be 0 or 1"),
+    ({"provider": "cuda", "provider_option": {"gpu_mem_limit": "2GB"}}, "gpu_mem_limit must be a whole number"),
+    ({"provider": "cuda", "provider_option": {"cudnn_conv_algo_search": "ALL"}}, "EXHAUSTIVE, HEURISTIC or DEFAULT"),
+    ({"provider": "cuda", "provider_option": {"trt_fp16_enable": 1}}, "add provider='tensorrt'"),
+    ({"provider_option": {"use_tf32": 0}}, "of another provider than cpu: add provider='cuda'"),
+    ({"batch": 0}, "batch="),
     ({"prune-stream": "maybe"}, "auto"),
     ({"align": 0}, "align="),
     ({"images": 0}, "images="),
@@ -237,3 +245,12 @@ def test_a_grid_leaves_out_quantized_activations_of_float_weights() -> None:
 def test_messages_for_the_command_line_in_python_s_words(line: str, python: str) -> None:
     assert PYTHON.respelled(line, words_of(Options)) == python
     assert LINE.respelled(line, words_of(Options)) == line
+
+
+def test_settings_of_a_provider_in_the_words_of_onnxruntime() -> None:
+    asked = {"USE_TF32": False, "prefer_nhwc": "true", "cudnn_conv_algo_search": "heuristic", "trt_fp16_enable": 1.0}
+    wanted = {"use_tf32": "0", "prefer_nhwc": "1", "cudnn_conv_algo_search": "HEURISTIC", "trt_fp16_enable": "1"}
+    options = Options(provider="tensorrt", provider_option=asked)
+    options.check()
+    assert options.provider_option == wanted
+    assert Options(provider_option=["use_tf32=0", "prefer_nhwc=1"]).provider_option == dict([*wanted.items()][:2])

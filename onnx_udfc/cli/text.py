@@ -192,7 +192,7 @@ def validation(v: Validation) -> RenderableType:
     parts += [Text(f"not measured: {v.unmeasured}")] if v.unmeasured else []
     parts += [Text(f"{v.changes} inputs have another class; --report lists them")] if v.changes else []
     parts.append(_verdict(v))
-    parts += [Text(line) for line in _kernels(v)]
+    parts += [Text(line) for line in (*_kernels(v), *_fallbacks(v))]
     return Group(*parts)
 
 
@@ -205,6 +205,17 @@ def _kernels(v: Validation) -> list[str]:
     lines += [f"in floating point: {_names(k.floating, 12)}"] if k.integer and k.floating else []
     lines += [f"dequantized in every run (slower): {_names(k.unpacking, 12)}"] if k.unpacking else []
     return lines
+
+
+def _fallbacks(v: Validation) -> list[str]:
+    """Return which nodes the provider left to another, by name."""
+    found = v.fallbacks
+    if found is None:
+        return []
+    if not found.nodes:
+        return [f"all of it runs on {v.provider}; {found.copies} copies on the way"]
+    counts = ", ".join(f"{count} {op}" for op, count in found.operators.items())
+    return [f"not run by {v.provider} ({counts}; {found.copies} copies): {_names(found.nodes, 12)}"]
 
 
 def _table(*columns: str, right: Sequence[int] = ()) -> Table:

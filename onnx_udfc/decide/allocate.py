@@ -13,10 +13,13 @@ from onnx_udfc.numerics.elimination import Removal
 
 Index = NDArray[np.int64]
 Double = NDArray[np.float64]
-Align = int | Literal["auto", "integer"]
+Align = int | Literal["auto", "integer", "tensor"]
 
 _NEARLY_ALL = 0.9  # of a layer's variance
-_ALIGNMENTS = {"auto": (16, 8, 4, 2, 1), "integer": (16, 8, 4)}  # integer kernels take four values at a time
+_ALIGNMENTS = {  # integer kernels take four values at a time, tensor cores eight and their tiles up to 64
+    "auto": (16, 8, 4, 2, 1), "integer": (16, 8, 4), "tensor": (64, 32, 16, 8),
+}  # fmt: skip
+_WHOSE = {"auto": "its cells", "integer": "integer kernels", "tensor": "tensor cores"}
 _NEAR = 32  # the part of the channels that an alignment may cost: a sixteenth cost ResNet-56 7 points at 70 %
 
 
@@ -32,7 +35,7 @@ def why_whole(group: ChannelGroup, wanted: int, align: Align) -> str:
     if wanted >= group.channels:
         return f"the ratio takes less than one of its {group.channels} channels"
     step = int(np.lcm(finest(align), cells_of(group)))
-    whose = f"--align {align}" if isinstance(align, int) else "integer kernels" if align == "integer" else "its cells"
+    whose = f"--align {align}" if isinstance(align, int) else _WHOSE[align]
     return f"no multiple of {step} ({whose}) is nearer to the {wanted} channels wanted than all {group.channels}"
 
 
@@ -48,7 +51,7 @@ def aligned(group: ChannelGroup, count: int, align: Align) -> int:
         group: its cells keep equally many channels, so that the count is a multiple of their number, too.
         count: wanted.
         align: the multiple, or `auto`: the largest of 16, 8, 4, 2 that moves the count by at most 1/32 of the
-            group's channels; `integer` is the same, but a multiple of 4 at least.
+            group's channels; `integer` is the same, but a multiple of 4 at least; `tensor` is of 64, 32, 16, 8.
     """
     if count >= group.channels:
         return group.channels

@@ -23,7 +23,7 @@ from onnx_udfc.decide.allocate import (
 )
 from onnx_udfc.decide.file_size import FLOAT, file_size, with_biases, written_bytes
 from onnx_udfc.decide.footprint import Footprint, footprint
-from onnx_udfc.decide.latency_table import Times, latency_table, layer_times, measured_ratio
+from onnx_udfc.decide.latency_table import Times, Timing, latency_table, layer_times, measured_ratio
 from onnx_udfc.decide.ranks import Ranks, Saving, rank_levels, saved_macs, saved_weights
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, bits_of_parts, factor
@@ -35,6 +35,7 @@ from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.numerics.knapsack import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options import Budget, Options
+from onnx_udfc.runtime.providers import asked_provider
 
 Double = NDArray[np.float64]
 
@@ -159,7 +160,11 @@ class _Decider:
     def _layer_times(self) -> Times:
         subject = self.subject
         splits = {name: [c.split for c in curves] for name, curves in subject.curves.items()}
-        return layer_times(subject.network, subject.channels, self.size, splits, self.options.threads or 1)
+        return layer_times(subject.network, subject.channels, self.size, splits, self._timing())
+
+    def _timing(self) -> Timing:
+        options = self.options
+        return Timing(options.threads or 1, asked_provider(options), options.batch)
 
     def _saving(self) -> Saving:
         """What a split is to save: time, multiply-accumulates or weights, whatever is asked for first."""
@@ -356,7 +361,7 @@ class _Decider:
             bits = bits_of_parts(decision.bits, names)
             found["bytes"] = float(written_bytes(with_biases(small), bits, self.options))
         if "latency" in keys:
-            found["latency"] = measured_ratio(self.subject.network, small, self.options.threads or 1)
+            found["latency"] = measured_ratio(self.subject.network, small, self._timing())
         return found
 
     def _impossible(self, demand: Demand, least: float) -> RequestError:

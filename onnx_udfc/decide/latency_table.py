@@ -1,4 +1,4 @@
-"""How long the network takes on this machine as a function of what the groups keep.
+"""How long the network takes on this machine, on the provider that is asked for, as a function of what the groups keep.
 
 Each distinct layer is timed alone in onnxruntime at a few widths, and its time fitted by
 
@@ -30,6 +30,7 @@ from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.factors import Split
 from onnx_udfc.runtime.latency import Run, paired_latency
+from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.sessions import open_session
 
 Double = NDArray[np.float64]
@@ -41,6 +42,21 @@ RANK_SHARES = ((0.5, 1.0), (0.25, 1.0), (0.125, 1.0), (0.25, 0.5))  # of the ran
 ROUNDS = 7
 SECONDS = 2.0  # for each look at the real ratio
 _SOLVER_SWEEPS = 200
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How runs are timed.
+
+    Attributes:
+        threads: of onnxruntime.
+        provider: that runs them.
+        batch: samples of a run; None for one, or the network's own number.
+    """
+
+    threads: int = 1
+    provider: Provider = CPU
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,7 @@ def latency_table(times: Times, ranks: Ranks) -> LatencyTable:
 
 
 def layer_times(
-    network: Network, channels: Channels, size: Footprint, splits: Mapping[str, Sequence[Split]], threads: int
+    network: Network, channels: Channels, size: Footprint, splits: Mapping[str, Sequence[Split]], timing: Timing
 ) -> Times:
     """Time every distinct layer of the network, whole and split, and the network.
 
@@ -121,28 +137,41 @@ def layer_times(
         channels: its channels, for the shapes of its tensors.
         size: of its layers.
         splits: layer name → how it may be split.
-        threads: threads of onnxruntime.
+        timing: how runs are timed.
+
+    Raises:
+        RequestError: the provider does not load, or the network's batch is fixed and another.
     """
+    longer = _longer(network, timing)
     known: dict[object, tuple[Double, dict[str, Double]]] = {}
     found: dict[str, tuple[Double, dict[str, Double]]] = {}
     for name, layer in network.layers.items():
-        source, target = (channels.shapes.sizes.get(t.name) for t in (layer.node.inputs[0], layer.node.outputs[0]))
+        ends = (layer.node.inputs[0].name, layer.node.outputs[0].name)
+        source, target = (_times(channels.shapes.sizes.get(name), longer) for name in ends)
         kinds = tuple(splits.get(name, ()))
         key = (layer.kind, layer.constant.shape, source, layer.groups, str(layer.node.attrs), kinds)
         if key not in known:
-            whole = np.zeros(4) if source is None else _fit(_timed_widths(layer, source, threads, SHARES))
+            whole = np.zeros(4) if source is None else _fit(_timed_widths(layer, source, timing, SHARES))
             sizes = None if source is None or target is None else (source, target)
-            parts: dict[str, Double] = {s.kind: _timed_parts(network, name, s, sizes, threads) for s in kinds}
+            parts: dict[str, Double] = {s.kind: _timed_parts(network, name, s, sizes, timing) for s in kinds}
             known[key] = whole, parts
         found[name] = known[key]
     terms = np.array([whole for whole, _ in found.values()]).reshape(-1, 4)
     layers = float(_seconds_of(terms, size.out, size.into).sum())
-    return Times(
-        size, terms, {n: parts for n, (_, parts) in found.items()}, max(0.0, _whole(network, threads) - layers)
-    )
+    return Times(size, terms, {n: parts for n, (_, parts) in found.items()}, max(0.0, _whole(network, timing) - layers))
 
 
-def _timed_parts(network: Network, name: str, split: Split, sizes: tuple[Size, Size] | None, threads: int) -> Double:
+def _longer(network: Network, timing: Timing) -> int:
+    """How many times as many samples a run has as the sizes of the network's tensors say."""
+    fixed = [w.spec.batch for w in wanted_inputs(network) if w.spec.batch is not None]
+    return 1 if fixed or timing.batch is None else timing.batch
+
+
+def _times(size: Size | None, longer: int) -> Size | None:
+    return size if size is None or longer == 1 else (size[0] * longer, *size[1:])
+
+
+def _timed_parts(network: Network, name: str, split: Split, sizes: tuple[Size, Size] | None, timing: Timing) -> Double:
     """Terms (2, 4) of both layers of a split, timed at some ranks; nothing is saved where the shapes are unknown."""
     if sizes is None:
         return np.array([[np.inf, 0.0, 0.0, 0.0]] * 2)
@@ -155,21 +184,21 @@ def _timed_parts(network: Network, name: str, split: Split, sizes: tuple[Size, S
     if layer.kind == "conv":
         between = (source[0], rank, *target[2 : 2 + split.leading], *source[2 + split.leading :])
     narrow = [
-        _timed_widths(copy.layers[first], source, threads, RANK_SHARES),
-        _timed_widths(copy.layers[name], between, threads, [(b, a) for a, b in RANK_SHARES]),
+        _timed_widths(copy.layers[first], source, timing, RANK_SHARES),
+        _timed_widths(copy.layers[name], between, timing, [(b, a) for a, b in RANK_SHARES]),
     ]
     return np.array([_fit(points) for points in narrow])
 
 
 def _timed_widths(
-    layer: Layer, source: Size, threads: int, shares: Sequence[tuple[float, float]]
+    layer: Layer, source: Size, timing: Timing, shares: Sequence[tuple[float, float]]
 ) -> list[tuple[float, float, float]]:
     """(out, in / groups, seconds) at some widths; a grouped layer keeps its shape."""
     found = []
     for out_share, in_share in shares if layer.groups == 1 else ((1.0, 1.0),):
         out = max(1, round(layer.out_channels * out_share))
         into = max(1, round(layer.in_channels * in_share))
-        found.append((float(out), into / layer.groups, _seconds(*_alone(layer, source, out, into), threads)))
+        found.append((float(out), into / layer.groups, _seconds(*_alone(layer, source, out, into), timing)))
     return found
 
 
@@ -197,15 +226,15 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple | list | np.ndarray) else value
 
 
-def _seconds(model: onnx.ModelProto, feeds: Feeds, threads: int) -> float:
+def _seconds(model: onnx.ModelProto, feeds: Feeds, timing: Timing) -> float:
     """The shortest of a few rounds."""
-    session = open_session(model, "cpu", threads)
-    return _shortest(lambda: session.run(None, dict(feeds)), threads)
+    session = open_session(model, timing.provider, timing.threads)
+    return _shortest(lambda: session.run(None, dict(feeds)), timing)
 
 
-def _shortest(run: Callable[[], object], threads: int) -> float:
+def _shortest(run: Callable[[], object], timing: Timing) -> float:
     """Seconds of the quickest run; of one thread its processor time, which others on the machine do not lengthen."""
-    clock = time.thread_time if threads == 1 else time.perf_counter
+    clock = time.thread_time if timing.threads == 1 and timing.provider.name == "cpu" else time.perf_counter
     run()
     times = []
     for _ in range(ROUNDS):
@@ -231,24 +260,28 @@ def _fit(points: list[tuple[float, float, float]]) -> Double:
     return np.asarray(x / scale)
 
 
-def _runner(network: Network, threads: int) -> Run:
-    """A run of the whole network on one input."""
-    session = open_session(network.to_model(), "cpu", threads)
-    feeds = one_feed(wanted_inputs(network))
+def _runner(network: Network, timing: Timing) -> Run:
+    """A run of the whole network on one batch."""
+    session = open_session(network.to_model(), timing.provider, timing.threads)
+    feeds = one_feed(wanted_inputs(network), batch=timing.batch)
     return lambda: session.run(None, feeds)
 
 
-def _whole(network: Network, threads: int) -> float:
-    return _shortest(_runner(network, threads), threads)
+def _whole(network: Network, timing: Timing) -> float:
+    return _shortest(_runner(network, timing), timing)
 
 
-def measured_ratio(original: Network, small: Network, threads: int) -> float:
-    """Time of a network as a share of the original's, both timed in turn."""
+def measured_ratio(original: Network, small: Network, timing: Timing) -> float:
+    """Time of a network as a share of the original's, both timed in turn.
+
+    Raises:
+        RequestError: as `layer_times`.
+    """
 
     def make(second_first: bool) -> tuple[Run, Run]:
         if second_first:
-            second = _runner(small, threads)
-            return _runner(original, threads), second
-        return _runner(original, threads), _runner(small, threads)
+            second = _runner(small, timing)
+            return _runner(original, timing), second
+        return _runner(original, timing), _runner(small, timing)
 
     return paired_latency(make, SECONDS).ratio

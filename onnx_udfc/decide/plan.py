@@ -188,11 +188,16 @@ def _named_factors(network: Network, curves: Mapping[str, Sequence[Curve]], opti
     return chosen
 
 
+def _may_pay(options: Options) -> bool:
+    """Whether fewer multiplications are less time, or time is measured: on a GPU two kernels often take longer."""
+    return options.target != "cuda" or ("latency" in options.budget and options.provider != "cpu")
+
+
 def factorable(network: Network, options: Options) -> tuple[str, ...]:
     """Names of the layers that may be split in two."""
     if options.rank_layer:
         return tuple(_ranks_by_name(network, options))
-    free = options.factor == "on" or (options.factor == "auto" and bool(options.budget))
+    free = options.factor == "on" or (options.factor == "auto" and bool(options.budget) and _may_pay(options))
     if not free or options.allocate == "uniform" or options.prune_layer or not METHODS[options.method].measured:
         return ()
     return tuple(n for n, layer in network.layers.items() if can_be_factored(layer) and not skipped(n, options))

@@ -33,6 +33,7 @@ from onnx_udfc.model.files import ROOMY, weight_bytes
 from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import skeleton
 from onnx_udfc.options import Options
+from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source, one_line, open_session
 
 OTHER_IMAGES = 1000  # added to the seed: the check does not look at the images that the repair has seen
@@ -64,15 +65,17 @@ def check_result(original: Source, network: Network, model: onnx.ModelProto, opt
     found = _checked(original, network, model, options)
     if not asks_for_speed(options) or found.fidelity is None or weight_bytes(network.origin.model) >= HEAVY:
         return found
-    feed = one_feed(wanted_inputs(network), options.seed)
+    feed, provider = one_feed(wanted_inputs(network), options.seed, batch=options.batch), asked_provider(options)
     try:
-        return replace(found, slower_by=slower_by(original, model, feed, options.threads or 1))
+        return replace(found, slower_by=slower_by(original, model, feed, options.threads or 1, provider))
     except ModelError:  # one that does not run on this input is another check's business
         return found
 
 
 def asks_for_speed(options: Options) -> bool:
-    """Whether time on this machine's processor is what was asked for."""
+    """Whether time on this machine is what was asked for: its processor's, or that of the provider that runs it."""
+    if options.provider != "cpu":
+        return "latency" in options.budget
     return options.target == "cpu" and (options.activations is not None or "latency" in options.budget)
 
 
@@ -94,7 +97,7 @@ def _checked(original: Source, network: Network, model: onnx.ModelProto, options
     weights = weight_bytes(network.origin.model)
     lean, heavy = weights >= ROOMY, weights >= HEAVY
     try:
-        first: Any = open_session(original, "cpu", options.threads, lean=lean)
+        first: Any = open_session(original, asked_provider(options), options.threads, lean=lean)
     except ModelError as error:
         return Checked(None, (f"not run for its check: {error}",))
     try:
@@ -107,7 +110,9 @@ def _checked(original: Source, network: Network, model: onnx.ModelProto, options
         first, fault = None, f"not run for its check: {error}"
     try:
         # Integer kernels, which may saturate, come with the optimizations that a lean session leaves out.
-        second = open_session(model, "cpu", options.threads, lean=lean and options.activations is None)
+        second = open_session(
+            model, asked_provider(options), options.threads, lean=lean and options.activations is None
+        )
     except ModelError as error:
         raise CheckError(f"the compressed network does not load, so nothing was written: {error}") from error
     return Checked(None, (fault,)) if first is None else _compared(first, second, feeds, inputs, options)
@@ -121,9 +126,9 @@ def _on_real_inputs(original: Source, network: Network, model: onnx.ModelProto, 
         ModelError: the original does not run on them.
         CheckError: as check_result.
     """
-    first = open_session(original, "cpu", options.threads)
+    first = open_session(original, asked_provider(options), options.threads)
     try:
-        second = open_session(model, "cpu", options.threads)
+        second = open_session(model, asked_provider(options), options.threads)
     except ModelError as error:
         raise CheckError(f"the compressed network does not load, so nothing was written: {error}") from error
     if not network.sizes:

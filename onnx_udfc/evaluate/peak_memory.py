@@ -1,20 +1,25 @@
 """Peak memory of running a model, measured in a process of its own: python -m onnx_udfc.evaluate.peak_memory MODEL.
 
-The figure is what loading and one run add to a process that has already imported onnxruntime.
+The figure is what loading and one run add to a process that has already imported onnxruntime; on a GPU, what they take
+of the GPU's memory (onnxruntime keeps what it has once taken; other programs must leave it alone meanwhile).
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnx_udfc.outputs import child_process
+from onnx_udfc.runtime.device_memory import DeviceMemory
+from onnx_udfc.runtime.providers import CPU, Provider
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,12 +27,16 @@ if TYPE_CHECKING:
 _LONGEST = 600  # seconds
 
 
-def peak_memory(model: Path, feed: Mapping[str, NDArray[Any]], threads: int = 1) -> int | None:
+def peak_memory(
+    model: Path, feed: Mapping[str, NDArray[Any]], threads: int = 1, provider: Provider = CPU
+) -> int | None:
     """Return the bytes that loading and running a model takes at its peak, or None where that cannot be known."""
+    told = json.dumps({"name": provider.name, "settings": dict(provider.settings)})
     with tempfile.TemporaryDirectory() as folder:
         for i, value in enumerate(feed.values()):
             np.save(Path(folder) / f"{i}.npy", value)
-        command = [sys.executable, "-m", "onnx_udfc.evaluate.peak_memory", str(model), str(threads), folder, *feed]
+        command = [sys.executable, "-m", "onnx_udfc.evaluate.peak_memory", str(model), str(threads), told, folder]
+        command += feed
         try:
             with child_process(command) as child:
                 return int(child.communicate(timeout=_LONGEST)[0])
@@ -43,14 +52,28 @@ def _status(key: str) -> int:
     raise OSError(f"no {key} in /proc/self/status")
 
 
-def main(model: str, threads: str, folder: str, *names: str) -> None:
+def main(model: str, threads: str, told: str, folder: str, *names: str) -> None:
     """Write the bytes to standard output; the inputs of these names are 0.npy, 1.npy and so on in the folder."""
     from onnx_udfc.runtime.sessions import open_session
 
-    before = _status("VmRSS")
-    session = open_session(model, threads=int(threads))
+    provider = Provider(**json.loads(told))
+    now, peak = _meters(provider)
+    before = now()
+    session = open_session(model, provider, int(threads))
     session.run(None, {name: np.load(Path(folder) / f"{i}.npy") for i, name in enumerate(names)})
-    sys.stdout.write(str(max(0, _status("VmHWM") - before)))
+    sys.stdout.write(str(max(0, peak() - before)))
+
+
+def _meters(provider: Provider) -> tuple[Callable[[], int], Callable[[], int]]:
+    """What tell the bytes taken now and at the peak, of the memory that the provider works in, up to a constant."""
+    if provider.name == "cpu":
+        return partial(_status, "VmRSS"), partial(_status, "VmHWM")
+    memory = DeviceMemory(int(provider.settings.get("device_id", "0")))
+
+    def taken() -> int:
+        return -memory.free()
+
+    return taken, taken
 
 
 if __name__ == "__main__":

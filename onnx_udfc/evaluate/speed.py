@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnx_udfc.runtime.latency import Latency, Run, paired_latency
+from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.sessions import Source, open_session
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ LOOKS = (0.4, 2.0)  # seconds of the short look and of the longer one
 SHORTEST = 0.2  # milliseconds
 
 
-def slower_by(original: Source, result: onnx.ModelProto, feed: Mapping[str, Any], threads: int) -> float | None:
+def slower_by(
+    original: Source, result: onnx.ModelProto, feed: Mapping[str, Any], threads: int, provider: Provider = CPU
+) -> float | None:
     """Return the result's time as a share of the original's where that is clearly above one, else None.
 
     Args:
@@ -29,13 +32,14 @@ def slower_by(original: Source, result: onnx.ModelProto, feed: Mapping[str, Any]
         result: The compressed model.
         feed: One input.
         threads: Of onnxruntime.
+        provider: That runs both.
 
     Raises:
         ModelError: One of them does not load.
     """
     found: Latency | None = None
     for seconds in LOOKS:
-        found = timed(original, result, feed, threads, seconds)
+        found = timed(original, result, feed, threads, seconds, provider)
         if found.low < MARGIN or found.original_ms < SHORTEST:
             return None
     assert found is not None
@@ -48,7 +52,7 @@ def timed(
     feed: Mapping[str, Any],
     threads: int,
     seconds: float,
-    provider: str = "cpu",
+    provider: Provider = CPU,
     longest: float | None = None,
 ) -> Latency:
     """Time both for about so many seconds; see `paired_latency`.

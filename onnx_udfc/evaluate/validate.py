@@ -6,7 +6,7 @@ Nothing here knows how the second network came from the first; any two with the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +23,10 @@ from onnx_udfc.inputs.sizes import described
 from onnx_udfc.model.files import check_source
 from onnx_udfc.options import VERDICTS
 from onnx_udfc.progress import Callbacks, Silent
+from onnx_udfc.runtime.fallbacks import Fallbacks, fallbacks
 from onnx_udfc.runtime.kernels import check_runtime
 from onnx_udfc.runtime.latency import Latency
+from onnx_udfc.runtime.providers import CPU, Provider, provider_of
 from onnx_udfc.runtime.sessions import Source, as_file, file_bytes, open_session
 from onnx_udfc.version import Tool, this_tool
 
@@ -42,7 +44,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Kernels:
-    """Layers of the second network by how onnxruntime runs them, from its optimized graph (CPU only).
+    """Layers of the second network by how onnxruntime runs them, from its optimized graph (not of TensorRT).
 
     Attributes:
         integer: Names of layers that run as integers.
@@ -64,6 +66,8 @@ class Validation:
         latency_inputs: Names and shapes of the inputs that latency was taken on.
         changed: Inputs whose class changed; the first of them.
         changes: How many there are.
+        provider_option: Settings of the provider.
+        fallbacks: What the provider leaves to another, of the second network; None on the processor.
     """
 
     tool: Tool
@@ -88,6 +92,8 @@ class Validation:
     latency_inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
     changed: tuple[Changed, ...] = ()
     changes: int = 0
+    provider_option: Mapping[str, str] = field(default_factory=dict)
+    fallbacks: Fallbacks | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-clean values."""
@@ -119,13 +125,14 @@ def validate(
     labels: str | Path | None = None,
     preprocessing: Preprocessing | None = None,
     input_shape: Sequence[str] = (),
-    provider: str = "cpu",
+    provider: Provider | str = CPU,
     task: str = "auto",
     threads: int = 1,
     limit: int | None = None,
     latency_seconds: float = 4.0,
     memory: bool = True,
     seed: int = 0,
+    batch: int | None = None,
     callbacks: Callbacks | None = None,
 ) -> Validation:
     """Compare two models.
@@ -137,41 +144,45 @@ def validate(
         labels: A CSV of labels, where names and folders do not tell.
         preprocessing: What the networks expect; the default is pixels in 0..1.
         input_shape: Sizes that the file leaves open, as in Options.
-        provider: cpu, cuda or tensorrt.
+        provider: What runs both, or its name: cpu, cuda or tensorrt.
         task: What the outputs say: one of options.TASKS, or `auto` to guess it.
         threads: Of onnxruntime; latency is stated for it.
         limit: Use at most so many images.
         latency_seconds: Time to spend on latency, 0 for none.
         memory: Whether to measure peak memory.
         seed: Of the synthetic inputs.
+        batch: Samples of a run whose time and memory are taken; None for one, or a fixed batch.
         callbacks: Told about progress.
 
     Raises:
         ModelError: A model does not load or run, or refers to files outside its folder.
-        RequestError: The images or the provider do not fit.
+        RequestError: The images, the batch or the provider do not fit.
         CheckError: Outputs differ in name or shape, or are not finite.
     """
     callbacks = callbacks or Silent()
+    where = provider_of(provider)
+    where.check_compiled_in()
     for source in (original, compressed):
         check_source(source)
-    sessions = (open_session(original, provider, threads), open_session(compressed, provider, threads))
+    sessions = (open_session(original, where, threads), open_session(compressed, where, threads))
     specs = input_specs(sessions[0])
     data = open_images(images, labels) if isinstance(images, str | Path) and len(specs) == 1 else images
     wanted = described(original, specs, input_shape, shapes_of(specs, data))
+    feed = one_feed(wanted, seed, {s.name: Scale(preprocessing) for s in specs}, batch)
     real = _runs(wanted, data, preprocessing, limit, seed)
     callbacks.stage("compare outputs", real.total)
     told = None if task == "auto" else task
     gathered = gather(sessions, _advancing(real.runs, callbacks), told, real.labels, real.names)
-    feed = one_feed(wanted, seed, {s.name: Scale(preprocessing) for s in specs})
-    latency = _latency(original, compressed, feed, provider, threads, latency_seconds, callbacks)
-    used = _memory(original, compressed, feed, threads, callbacks) if memory else None
+    latency = _latency(original, compressed, feed, where, threads, latency_seconds, callbacks)
+    used = _memory(original, compressed, feed, where, threads, callbacks) if memory else None
+    elsewhere = None if where.name == "cpu" else fallbacks(compressed, feed, where, threads)
     callbacks.done()
     near = worst(gathered.comparator, "synthetic" if images is None else "validation", gathered.count)
     judgement = judge(near, gathered.accuracy())
     shares = [o.matched for o in near.outputs if o.matched is not None]
     return Validation(
         tool=this_tool(),
-        provider=provider,
+        provider=where.name,
         inputs="synthetic" if images is None else "images",
         count=gathered.count,
         outputs=near.outputs,
@@ -180,7 +191,7 @@ def validate(
         latency=latency,
         peak_memory=used,
         bytes=Pair(file_bytes(original), file_bytes(compressed)),
-        kernels=_kernels(compressed) if provider == "cpu" else None,
+        kernels=None if where.name == "tensorrt" else _kernels(compressed, where),
         sqnr_db=near.sqnr_db,
         cosine=near.cosine,
         agreement=near.agreement,
@@ -192,6 +203,8 @@ def validate(
         latency_inputs=tuple((name, tuple(value.shape)) for name, value in feed.items()) if latency else (),
         changed=tuple(gathered.changed),
         changes=gathered.changes,
+        provider_option=where.settings,
+        fallbacks=elsewhere,
     )
 
 
@@ -222,7 +235,7 @@ def _latency(
     original: Source,
     compressed: Source,
     feed: Mapping[str, Any],
-    provider: str,
+    provider: Provider,
     threads: int,
     seconds: float,
     callbacks: Callbacks,
@@ -231,21 +244,26 @@ def _latency(
         return None
     callbacks.stage("measure latency", None)
 
-    alone = threads == 1 and provider == "cpu"  # only then can it be told whether a run was disturbed
+    alone = threads == 1 and provider.name == "cpu"  # only then can it be told whether a run was disturbed
     longest = PATIENCE * seconds if alone else seconds
     return timed(original, compressed, feed, threads, seconds, provider, longest)
 
 
 def _memory(
-    original: Source, compressed: Source, feed: Mapping[str, Any], threads: int, callbacks: Callbacks
+    original: Source,
+    compressed: Source,
+    feed: Mapping[str, Any],
+    provider: Provider,
+    threads: int,
+    callbacks: Callbacks,
 ) -> Pair | None:
     callbacks.stage("measure memory", None)
     with as_file(original) as first, as_file(compressed) as second:
-        figures = peak_memory(first, feed, threads), peak_memory(second, feed, threads)
+        figures = peak_memory(first, feed, threads, provider), peak_memory(second, feed, threads, provider)
     return Pair(figures[0], figures[1]) if figures[0] is not None and figures[1] is not None else None
 
 
-def _kernels(compressed: Source) -> Kernels:
+def _kernels(compressed: Source, provider: Provider) -> Kernels:
     """Return which layers became integer kernels."""
-    checked = check_runtime(compressed)
+    checked = check_runtime(compressed, provider)
     return Kernels(checked.integer, checked.floating, tuple(k.name for k in checked.kernels if k.computes_weight))

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.errors import RequestError
 from onnx_udfc.inputs.image_files import LUMA, Preprocessing
 from onnx_udfc.inputs.sources import CODES, FORMULA, PICTURES, SIGNALS
 from onnx_udfc.inputs.uses import Use
@@ -184,10 +185,29 @@ def made(wanted: tuple[Wanted, ...], count: int, seed: int, scales: Mapping[str,
 
 
 def one_feed(
-    wanted: tuple[Wanted, ...], seed: int = 0, scales: Mapping[str, Scale] | None = None
+    wanted: tuple[Wanted, ...], seed: int = 0, scales: Mapping[str, Scale] | None = None, batch: int | None = None
 ) -> dict[str, NDArray[Any]]:
-    """What one run of the network takes: one sample, or a fixed batch; see `made`."""
-    return cut([w.spec for w in wanted], made(wanted, 1, seed, scales or {}), batch=1).feeds[0]
+    """What one run of the network takes; see `made`.
+
+    Args:
+        wanted: the inputs.
+        seed: of the values.
+        scales: input name → what its values become.
+        batch: samples; None for one, or a fixed batch.
+
+    Raises:
+        RequestError: the network's batch is fixed, and another.
+    """
+    given = [w.spec for w in wanted]
+    fixed = next((s.batch for s in given if s.batch is not None), None)
+    if batch is not None and fixed not in (None, batch):
+        raise RequestError(
+            f"--batch {batch}: the network takes {fixed} at a time, neither more nor less; leave it out, or export the"
+            " network with an open batch"
+        )
+    samples = batch or 1
+    count = samples * RUNS if samples > 1 and any(s.by_run for s in given) else samples  # a value for each run
+    return cut(given, made(wanted, count, seed, scales or {}), batch=samples).feeds[0]
 
 
 def to_network(z: Array, wanted: Wanted, scale: Scale) -> NDArray[Any]:

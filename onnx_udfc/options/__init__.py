@@ -14,9 +14,10 @@ from onnx_udfc.options.goals import (
     parse_budget,
     parse_requirement,
 )
+from onnx_udfc.options.providers import PROVIDERS
 from onnx_udfc.options.reading import Table, expected, read_options, read_value, unknown_option, words_of
 from onnx_udfc.options.row import GROUPS, InMemory, Row, Spec, specs
-from onnx_udfc.options.shared_rows import PROVIDERS, TASKS
+from onnx_udfc.options.shared_rows import TASKS
 from onnx_udfc.options.table import Options, options_from
 from onnx_udfc.options.voice import (
     LINE,

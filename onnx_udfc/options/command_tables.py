@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Annotated, Literal
 
 from onnx_udfc.options.goals import VALIDATE_REQUIREMENTS, Requirement, parse_requirement
 from onnx_udfc.options.lists import read_activations, read_bits, read_ratios
+from onnx_udfc.options.providers import refused_settings
 from onnx_udfc.options.reading import Table
 from onnx_udfc.options.row import INPUT, MUST, RUN, TOLD, WHAT, Count, Row, Seconds, Threads
 from onnx_udfc.options.shared_rows import (
     TASKS,
     AsJson,
+    Batch,
     Debug,
     InputColour,
     InputMean,
@@ -21,6 +23,7 @@ from onnx_udfc.options.shared_rows import (
     InputStd,
     Labels,
     Provider,
+    ProviderOption,
     Quiet,
     Seed,
     Skip,
@@ -143,6 +146,8 @@ class Judging(Table):
     memory: Annotated[bool, Row("Measure peak memory, in processes of their own.", RUN)] = True
     threads: Workers = None
     provider: Provider = "cpu"
+    provider_option: ProviderOption = field(default_factory=dict)
+    batch: Batch = None
     quiet: Quiet = False
     json: AsJson = False
     verbose: Verbose = False
@@ -154,7 +159,7 @@ class Judging(Table):
         Raises:
             CombinationError: Two options do not go together.
         """
-        refused = refused_scale(self, Said(voices))
+        refused = refused_settings(self, Said(voices)) or refused_scale(self, Said(voices))
         if refused:
             raise CombinationError(refused)
 

@@ -109,6 +109,12 @@ class Keywords(TypedDict, total=False):
     provider: Literal["cpu", "cuda", "tensorrt"] | str
     """Execution provider that runs the networks."""
 
+    provider_option: Mapping[str, Number] | Iterable[str] | str
+    """A setting of the execution provider by its name in onnxruntime, e.g. prefer_nhwc=1; repeatable."""
+
+    batch: Whole | None
+    """Samples of a run whose time is taken."""
+
     attribution: bool
     """Measure which layer loses what; always on with an HTML report."""
 
@@ -177,6 +183,12 @@ class JudgingKeywords(TypedDict, total=False):
 
     provider: Literal["cpu", "cuda", "tensorrt"] | str
     """Execution provider that runs the networks."""
+
+    provider_option: Mapping[str, Number] | Iterable[str] | str
+    """A setting of the execution provider by its name in onnxruntime, e.g. prefer_nhwc=1; repeatable."""
+
+    batch: Whole | None
+    """Samples of a run whose time is taken."""
 
     report: str | Iterable[str]
     """Write the report as .json or .html, by its ending; repeatable."""
@@ -267,6 +279,12 @@ class SweepKeywords(TypedDict, total=False):
 
     provider: Literal["cpu", "cuda", "tensorrt"] | str
     """Execution provider that runs the networks."""
+
+    provider_option: Mapping[str, Number] | Iterable[str] | str
+    """A setting of the execution provider by its name in onnxruntime, e.g. prefer_nhwc=1; repeatable."""
+
+    batch: Whole | None
+    """Samples of a run whose time is taken."""
 
     attribution: bool
     """Measure which layer loses what; always on with an HTML report."""

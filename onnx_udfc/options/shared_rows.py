@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
-from onnx_udfc.options.row import HOW, INPUT, MUST, RUN, TOLD, WHAT, InMemory, Positive, Row, Threads, Whole
+from onnx_udfc.options.providers import PROVIDERS, read_provider_option
+from onnx_udfc.options.row import HOW, INPUT, MUST, RUN, TOLD, WHAT, Count, InMemory, Positive, Row, Threads, Whole
 from onnx_udfc.options.voice import OptionError
 
 LARGEST_SIZE = 1 << 31  # of one axis
 COLOURS = {"rgb": "red first", "bgr": "blue first, as OpenCV and Caffe have it", "gray": "one channel"}
-PROVIDERS = {"cpu": "the processor", "cuda": "an NVIDIA GPU", "tensorrt": "TensorRT on an NVIDIA GPU"}
 TASKS = {
     "classes": "scores of classes",
     "detection": "boxes with scores",
@@ -102,6 +103,20 @@ Task = Annotated[
     str | None, Row("What the outputs say.", MUST, metavar="KIND", choices=TASKS, unset="guessed", effect=False)
 ]
 Provider = Annotated[str, Row("Execution provider that runs the networks.", RUN, metavar="P", choices=PROVIDERS)]
+ProviderOption = Annotated[
+    Mapping[str, str],
+    Row(
+        "A setting of the execution provider by its name in onnxruntime, e.g. prefer_nhwc=1; repeatable.",
+        RUN,
+        metavar="KEY=VALUE",
+        example="use_tf32=0",
+        read=read_provider_option,
+    ),
+]
+Batch = Annotated[
+    Count | None,
+    Row("Samples of a run whose time is taken.", RUN, metavar="N", unset="1, or the network's own", example="64"),
+]
 Workers = Annotated[
     Threads | None,
     Row(

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from onnx_udfc.errors import RequestError
 from onnx_udfc.options.goals import Budget, Requirement, parse_budget, parse_requirement, read_budget
+from onnx_udfc.options.providers import refused_settings
 from onnx_udfc.options.reading import Table, clean
 from onnx_udfc.options.row import HOW, INPUT, MUST, TOLD, WHAT, Count, InMemory, Ratio, Row, specs
 from onnx_udfc.options.shared_rows import (
+    Batch,
     Debug,
     InputColour,
     InputMean,
@@ -22,6 +24,7 @@ from onnx_udfc.options.shared_rows import (
     InputShape,
     InputStd,
     Provider,
+    ProviderOption,
     Seed,
     Skip,
     Task,
@@ -155,7 +158,7 @@ class Options(Table):
             metavar="N",
             more={
                 "auto": "the largest of 16, 8, 4, 2 that moves no count by more than 1/32 of the group's channels;"
-                " with --activations at least 4"
+                " with --activations at least 4, with --target cuda or tensorrt 64, 32, 16 or 8"
             },
             example="8",
         ),
@@ -242,6 +245,8 @@ class Options(Table):
 
     threads: Workers = None
     provider: Provider = "cpu"
+    provider_option: ProviderOption = field(default_factory=dict)
+    batch: Batch = None
     attribution: Annotated[
         bool, Row("Measure which layer loses what; always on with an HTML report.", TOLD, effect=False)
     ] = False
@@ -289,9 +294,11 @@ class Options(Table):
         return replace(self, images=self.kinds, image_count=number)
 
     @property
-    def alignment(self) -> int | Literal["auto", "integer"]:
-        """What kept counts are moved to: `align`, or with integer activations what their kernels like."""
-        return "integer" if self.align == "auto" and self.activations else self.align
+    def alignment(self) -> int | Literal["auto", "integer", "tensor"]:
+        """What kept counts are moved to: `align`, or what integer kernels or tensor cores like."""
+        if self.align != "auto":
+            return self.align
+        return "tensor" if self.target in ("cuda", "tensorrt") else "integer" if self.activations else "auto"
 
     def budgets(self) -> tuple[Budget, ...]:
         """Return the budgets, parsed."""
@@ -315,11 +322,8 @@ class Scale(Protocol):
 
 def _refused(o: Options, said: Said) -> str | None:
     """What does not go together, in one line; None where all is well."""
-    if o.provider != "cpu":
-        return f"{said.begin('provider', o.provider)}: networks are compressed on the processor; only validate takes it"
-    return (
-        refused_scale(o, said) or _refused_ratios(o, said) or _refused_activations(o, said) or _refused_gates(o, said)
-    )
+    checks = (refused_settings, refused_scale, _refused_ratios, _refused_activations, _refused_gates)
+    return next((line for line in (check(o, said) for check in checks) if line), None)
 
 
 def _refused_gates(o: Options, said: Said) -> str | None:
@@ -370,7 +374,8 @@ def _refused_activations(o: Options, said: Said) -> str | None:
     if o.activations is not None and o.target == "cuda":
         return (
             f"{said.begin('activations', 8)} with {said('target', 'cuda')}: onnxruntime has no integer convolution on"
-            f" CUDA and would be slower; use {said('target', 'tensorrt')}, or leave {said.name('activations')} out"
+            f" CUDA and would be slower; leave {said.name('activations')} out and take a float16 network, which is"
+            f" faster there, or use {said('target', 'tensorrt')}"
         )
     return None
 

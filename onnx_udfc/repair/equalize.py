@@ -26,6 +26,7 @@ from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.activation_grids import GRID
 from onnx_udfc.numerics.grids import FORMATS
+from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.walk import Value, Walk
 
 Double = NDArray[np.float64]
@@ -64,18 +65,21 @@ def _reads(layer: Layer, tensor: gs.Tensor) -> bool:
     return bool(layer.kernel) and layer.node.inputs[0] is tensor
 
 
-def equalize(network: Network, inputs: Mapping[str, Value], bits: float) -> tuple[str, ...]:
+def equalize(
+    network: Network, inputs: Mapping[str, Value], bits: float, pieces: Pieces | None = None
+) -> tuple[str, ...]:
     """Rescale channels in place where that lowers the error of activations in 8 bits; `Network.scale` tells by what.
 
     Args:
         network: computes the same afterwards, up to rounding.
         inputs: graph input name → values.
         bits: of the weights, 2 to 8.
+        pieces: open sessions, on the provider that runs the network.
 
     Returns:
         Names of the tensors whose channels were rescaled.
     """
-    walk = Walk(network.to_model(), inputs, [])
+    walk = Walk(network.to_model(), inputs, [], pieces=pieces)
     changed = []
     for link in links(network):
         if not walk.available(link.tensor):

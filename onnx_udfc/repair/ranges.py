@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from onnx_udfc.emit.placement import Placement
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.activation_grids import ActivationParams, search_range, whole_range
+from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.walk import Value, Walk
 
 HEADROOM = 1.25
@@ -56,7 +57,7 @@ def last_tensors(network: Network, placement: Placement) -> set[str]:
 
 
 def measure_ranges(
-    network: Network, placement: Placement, inputs: Mapping[str, Value], *, real: bool
+    network: Network, placement: Placement, inputs: Mapping[str, Value], *, real: bool, pieces: Pieces | None = None
 ) -> dict[str, ActivationParams]:
     """Grids of a placement's tensors by one pass over a network whose weights are final.
 
@@ -65,9 +66,10 @@ def measure_ranges(
         placement: where activations are quantized.
         inputs: graph input name → values.
         real: whether the inputs are real ones, whose tails can be relied on.
+        pieces: open sessions, on the provider that runs the network.
     """
     grids: dict[str, ActivationParams] = {}
-    walk = Walk(network.to_model(), inputs, [], watchers(network, placement, grids, real=real))
+    walk = Walk(network.to_model(), inputs, [], watchers(network, placement, grids, real=real), pieces)
     for tensor in placement.sites:
         if placement.grid_of(tensor) not in grids:
             walk.get(tensor)

@@ -41,6 +41,7 @@ from onnx_udfc.repair.matching import affine, matching, no_matching
 from onnx_udfc.repair.ordering import Ordering
 from onnx_udfc.repair.rounding import rounding_damage
 from onnx_udfc.runtime.pieces import Pieces
+from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.walk import Value, Walk
 from onnx_udfc.runtime.windows import run_layer, window_of
 
@@ -139,6 +140,7 @@ def trace(
     few: bool = False,
     widths: tuple[float, ...] = (),
     factorable: Collection[str] = (),
+    provider: Provider = CPU,
 ) -> Reference:
     """Run the original network once.
 
@@ -153,9 +155,10 @@ def trace(
         few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
         widths: bits whose rounding errors are wanted.
         factorable: layers whose curves of rank are wanted.
+        provider: that runs the network.
     """
     ordering = Ordering(groups, few=few)
-    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, widths, factorable)
+    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, widths, factorable, Pieces(provider))
     for node in network.graph.nodes:
         if node.name in network.layers:
             tracer.layer(network.layers[node.name])
@@ -194,8 +197,9 @@ class _Tracer:
         seed: int,
         widths: tuple[float, ...],
         factorable: Collection[str],
+        pieces: Pieces,
     ) -> None:
-        self.reference = Reference(network.copy(), inputs=dict(inputs))
+        self.reference = Reference(network.copy(), inputs=dict(inputs), pieces=pieces)
         self.matched, self.samples, self.seed = matched, samples, seed
         self.model = network.to_model(without=network.weights)  # the layers are run with weights at hand
         norms = [n.name for n in network.graph.nodes if is_norm(n)] if matched else []

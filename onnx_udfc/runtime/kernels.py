@@ -9,14 +9,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 
 from onnx_udfc.errors import CheckError, ModelError
 from onnx_udfc.model.quiet import quiet_options
 from onnx_udfc.outputs import temporary_folder
-from onnx_udfc.runtime.sessions import loadable
+from onnx_udfc.runtime.providers import CPU, Provider
+from onnx_udfc.runtime.sessions import Source, made_session, one_line
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER_KERNELS = (
@@ -68,17 +68,19 @@ class RuntimeCheck:
         return tuple(kernel.name for kernel in self.kernels if not kernel.integer)
 
 
-def check_runtime(model: onnx.ModelProto | bytes | str | Path) -> RuntimeCheck:
-    """Look up every layer of a model in the graph that onnxruntime's CPU provider runs.
+def check_runtime(model: Source, provider: Provider = CPU) -> RuntimeCheck:
+    """Look up every layer of a model in the graph that onnxruntime runs.
 
     Args:
         model: a model, its bytes, or a path (needed where it has external data).
+        provider: that runs it; not TensorRT, which makes an engine of it that is no graph.
 
     Raises:
+        RequestError: the provider does not load.
         CheckError: onnxruntime does not load the model.
     """
     original = _proto(model)
-    optimized = _optimized(model)
+    optimized = optimized_graph(model, provider)
     producers = {name: node for node in original.graph.node for name in node.output if name}
     made = {name: node for node in optimized.graph.node for name in node.output if name}
     finder = _Finder(optimized)
@@ -127,8 +129,13 @@ def _weight_tensors(name: str, producers: dict[str, onnx.NodeProto]) -> Iterator
         yield from _weight_tensors(node.input[1 if node.op_type == "Gather" else 0], producers)
 
 
-def _optimized(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:
-    """The graph after onnxruntime's extended optimizations, which make the integer kernels."""
+def optimized_graph(model: Source, provider: Provider = CPU) -> onnx.ModelProto:
+    """The graph after onnxruntime's extended optimizations, which make the integer kernels; large weights are left out.
+
+    Raises:
+        RequestError: the provider does not load.
+        CheckError: onnxruntime does not load the model.
+    """
     import onnxruntime as ort
 
     options = quiet_options()
@@ -138,16 +145,15 @@ def _optimized(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:
         options.optimized_model_filepath = str(written)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
         try:
-            with loadable(model) as source:
-                ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except ModelError:
-            raise
-        except Exception as error:  # onnxruntime's errors have no common base but Exception
-            raise CheckError(f"onnxruntime does not load the model: {str(error).splitlines()[0]}") from error
+            made_session(model, options, provider)
+        except ModelError as error:
+            if error.__cause__ is None:  # there is no such file
+                raise
+            raise CheckError(f"onnxruntime does not load the model: {one_line(error.__cause__)}") from error
         return onnx.load(str(written), load_external_data=False)  # the operators are wanted, not the weights
 
 
-def _proto(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto:
+def _proto(model: Source) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
         return model
     if isinstance(model, bytes):

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 
+from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.sessions import open_session, packed
 
 LARGEST = 1 << 20  # bytes of a part that is remembered
@@ -33,24 +34,26 @@ class Piece:
 class Pieces:
     """The sessions that are open."""
 
-    def __init__(self) -> None:
-        """Start with none."""
+    def __init__(self, provider: Provider = CPU) -> None:
+        """Start with none; args: what runs them."""
+        self._provider = provider
         self._open: dict[bytes, Any] = {}
 
     def piece(self, part: onnx.ModelProto) -> Piece:
         """An open part; the model may be changed.
 
         Raises:
+            RequestError: the provider does not load, or does not take it.
             ModelError: onnxruntime does not load it.
         """
         tensors, attributes = part.graph.initializer, [a for node in part.graph.node for a in node.attribute]
         large = sum(tensor.ByteSize() for tensor in tensors) > LARGEST or any(t.external_data for t in tensors)
         if large or len(self._open) >= MOST or any(a.HasField("g") or a.graphs for a in attributes):
-            return Piece(open_session(packed(part), threads=1), {})
+            return Piece(open_session(packed(part), self._provider, 1), {})
         names = _number(part.graph)
         key = part.SerializeToString(deterministic=True)
         if key not in self._open:
-            self._open[key] = open_session(key, threads=1)
+            self._open[key] = open_session(key, self._provider, 1)
         return Piece(self._open[key], names)
 
 

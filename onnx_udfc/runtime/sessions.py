@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
-import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,19 +18,15 @@ from onnx_udfc.errors import ModelError, RequestError
 from onnx_udfc.model.files import is_large, model_bytes, save, serialized
 from onnx_udfc.model.quiet import quiet_options
 from onnx_udfc.outputs import temporary_folder
+from onnx_udfc.runtime.providers import CPU, Provider, provider_of
 
 Source = str | Path | bytes | onnx.ModelProto
-_PROVIDERS = {
-    "cpu": ("CPUExecutionProvider",),
-    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
-}
 LIMITED_MEMORY = 1 << 30  # bytes that all limited sessions of this process may take together
 
 
 def open_session(
     model: Source,
-    provider: str = "cpu",
+    provider: Provider | str = CPU,
     threads: int | None = None,
     optimize: bool = True,
     lean: bool = False,
@@ -42,53 +36,66 @@ def open_session(
 
     Args:
         model: a model above 2 GB is written to a temporary folder first.
-        provider: cpu, cuda or tensorrt.
+        provider: what runs it, or its name alone: cpu, cuda or tensorrt.
         threads: within an operator; 0 or None for as many as there are cores.
         optimize: otherwise the graph runs node by node as written.
         lean: take as little memory as can be had, at the cost of time: no repacked and no unpacked copies of weights.
         spin: threads wait awake for the next run, onnxruntime's default; not where numpy needs the cores in between.
 
     Raises:
-        RequestError: The provider is not in this onnxruntime, or does not load: then what is missing is named.
-        ModelError: The model does not load.
+        RequestError: The provider is not in this onnxruntime, does not load (then what is missing is named), or does
+            not take the model.
+        ModelError: The model does not load on the processor.
     """
-    names = list(_PROVIDERS[provider])
-    if names[0] not in ort.get_available_providers():
-        raise RequestError(f"--provider {provider}: this onnxruntime has no {names[0]}; install onnxruntime-gpu")
-    options = _session_options(threads, spin)
+    wanted = provider_of(provider)
+    options = session_options(threads, spin)
     if lean:
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
     if lean or not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return made_session(model, options, wanted)
+
+
+def made_session(model: Source, options: ort.SessionOptions, provider: Provider) -> ort.InferenceSession:
+    """A session with the caller's options, on the provider that was asked for and on no other.
+
+    Raises:
+        RequestError: As `open_session`.
+        ModelError: The model does not load.
+    """
+    provider.check_compiled_in()
     try:
         with loadable(model) as content:
-            session = ort.InferenceSession(content, options, providers=names)
+            # Without its fallback: that prints to standard output, and hides the error behind another session.
+            session = ort.InferenceSession(content, options, providers=provider.listed(), enable_fallback=0)
     except ModelError:
         raise
     except Exception as error:
         # onnxruntime's exceptions share no base class but Exception
+        if provider != CPU:
+            raise RequestError(f"{provider.begin}: no session of {described(model)} ({one_line(error)})") from error
         raise ModelError(f"{described(model)}: onnxruntime cannot load it ({one_line(error)})") from error
-    if session.get_providers()[:1] != names[:1]:  # one that does not load is passed over in silence
-        raise RequestError(f"--provider {provider}: {names[0]} is in this onnxruntime, but {missing_part(names[0])}")
+    provider.check_runs(session)
     return session
 
 
-def missing_part(name: str) -> str:
-    """What keeps an execution provider from being loaded, in words that follow a comma and a "but"."""
-    kind = name.removesuffix("ExecutionProvider").lower()
-    folder = Path(ort.__file__).parent / "capi"
-    for library in sorted(folder.glob(f"*onnxruntime_providers_{kind}.*")):
-        try:
-            ctypes.CDLL(str(library))
-        except OSError as error:
-            found = re.match(r"(\S+): cannot open shared object", str(error))
-            if found and not found[1].startswith(str(folder)):
-                return f"{found[1]} is missing: install it, or put its folder into the loader's path"
-    return "it does not load: look for its device and driver, and for the libraries that it is made for"
+def check_provider(provider: Provider) -> None:
+    """Refuse a provider that does not load, before anything else is done; the processor always does.
+
+    Raises:
+        RequestError: what is missing is named.
+    """
+    if provider.name == "cpu":
+        return
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "one", [x], [y])
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    open_session(made, provider, 1)
 
 
-def _session_options(threads: int | None, spin: bool) -> ort.SessionOptions:
+def session_options(threads: int | None, spin: bool = True) -> ort.SessionOptions:
+    """Quiet options; arguments as of `open_session`."""
     options = quiet_options()
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
@@ -125,7 +132,7 @@ def run_limited(model: Source, outputs: Sequence[str], feeds: Mapping[str, NDArr
         ModelError: it does not load or run, or takes more than LIMITED_MEMORY bytes.
     """
     _limited_arena()
-    options = _session_options(None, spin=True)
+    options = session_options(None, spin=True)
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     asked, stopped = ort.RunOptions(), threading.Event()
@@ -174,7 +181,7 @@ def described(model: Source) -> str:
     return str(model) if isinstance(model, str | Path) else "the model"
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Return an exception's text on one line of sensible length."""
     return " ".join(str(error).split())[:300]
 

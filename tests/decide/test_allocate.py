@@ -44,6 +44,11 @@ def removal(cost: list[float]) -> Removal:
         (16, 7, "integer", 8),
         (6, 5, "integer", 4),
         (3, 2, "integer", 3),  # integer kernels take four: no multiple fits
+        (2048, 1100, "tensor", 1088),  # 17 x 64
+        (512, 300, "tensor", 288),  # 9 x 32: a multiple of 64 is more than 16 away
+        (64, 37, "tensor", 40),  # eight at least
+        (16, 7, "tensor", 8),
+        (6, 5, "tensor", 6),
         (20, 1, 8, 8),
         (6, 1, 8, 6),  # no multiple fits
         (24, 22, 32, 24),
@@ -60,7 +65,7 @@ def test_aligned(channels: int, count: int, align: Align, kept: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [2, 10, 16, 48, 64, 96, 256])
-@pytest.mark.parametrize("align", ["auto", "integer", 1, 8])
+@pytest.mark.parametrize("align", ["auto", "integer", "tensor", 1, 8])
 def test_allowed_counts_are_fixed_points_and_hold_every_uniform_count(channels: int, align: int) -> None:
     counts = allowed_counts(group(channels), align)
     assert counts[0] == channels
@@ -136,6 +141,7 @@ def test_no_alignment_takes_more_than_the_ratio_and_half_a_multiple() -> None:
         (8, 8, "auto", ["less than one of its 8"]),
         (24, 22, 32, ["multiple of 32", "--align 32", "22", "all 24"]),
         (3, 2, "integer", ["multiple of 4", "integer kernels"]),
+        (12, 11, "tensor", ["multiple of 8", "tensor cores"]),
     ],
 )
 def test_the_reason_is_the_one_that_decided(channels: int, wanted: int, align: Align, words: list[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.decide import latency_table as module
 from onnx_udfc.decide.footprint import footprint
-from onnx_udfc.decide.latency_table import SHARES, _fit, latency_table, layer_times
+from onnx_udfc.decide.latency_table import SHARES, Timing, _fit, latency_table, layer_times
 from onnx_udfc.decide.ranks import rank_levels
 from tests.decide.test_file_size import WIDE
 from tests.decide.test_footprint import DEPTHWISE
@@ -40,7 +42,7 @@ def test_the_table_tells_the_time_of_fewer_channels(text: str, monkeypatch: pyte
     total = 1e-9 * sum(layer.constant.values.size for layer in network.layers.values())
     monkeypatch.setattr(module, "_seconds", elements)
     monkeypatch.setattr(module, "_whole", lambda *_: 1.5 * total)  # a third of the time is in no layer
-    times, whole = layer_times(network, channels, size, {}, threads=1), np.zeros(len(network.layers))
+    times, whole = layer_times(network, channels, size, {}, Timing()), np.zeros(len(network.layers))
     table = latency_table(times, rank_levels(network, {}, size, {}, times.saved))
     for share in (1.0, 0.5, 0.25):
         out, into = size.lengths(size.channels * share)
@@ -51,3 +53,21 @@ def test_the_table_tells_the_time_of_fewer_channels(text: str, monkeypatch: pyte
         ]
         expected = (1e-9 * sum(kept) + 0.5 * total) / (1.5 * total)
         assert float(table.ratio(size.channels * share, whole)) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize(("size", "batch", "rows"), [("N", None, 1), ("N", 6, 6), ("3", None, 3), ("3", 3, 3)])
+def test_layers_are_timed_at_the_batch(
+    size: str, batch: int | None, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = small_network(re.sub(r"float\[\w+,\s*3,\s*8,\s*8\]", f"float[{size},3,8,8]", WIDE))
+    channels = find_groups(network)
+    seen: list[int] = []
+
+    def look(_: onnx.ModelProto, feeds: dict[str, np.ndarray], timing: Timing) -> float:
+        assert timing.batch == batch
+        seen.append(len(feeds["x"]))
+        return 1.0
+
+    monkeypatch.setattr(module, "_seconds", look)
+    layer_times(network, channels, footprint(network, channels, channels.groups), {}, Timing(batch=batch))
+    assert set(seen) == {rows}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from onnx_udfc import compress
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.decide.allocate import damage_of
-from onnx_udfc.decide.plan import make_plan, prunable, removals
+from onnx_udfc.decide.plan import factorable, make_plan, prunable, removals
 from onnx_udfc.numerics.elimination import Removal
 from onnx_udfc.options import Options
 from tests.decide.test_file_size import WIDE
@@ -60,3 +62,19 @@ def test_a_network_without_anything_to_compress_says_so() -> None:
     assert any(w.startswith("nothing was pruned: no channels can go") for w in warnings)
     assert any(w.startswith("nothing was quantized: ") for w in warnings)
     assert not any(w.startswith("nothing was") for w in compress(model).report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("asked", "some"),
+    [
+        ({"target": "cpu"}, True),
+        ({"target": "cuda"}, False),  # two kernels for one are no gain that the MACs would tell
+        ({"target": "cuda", "provider": "cuda"}, False),
+        ({"target": "cuda", "provider": "cuda", "budget": {"latency": "0.5"}}, True),  # that the clock tells
+        ({"target": "cuda", "budget": {"latency": "0.5"}}, False),  # it is the processor's
+        ({"target": "cuda", "factor": "on"}, True),
+        ({"target": "cpu", "factor": "off"}, False),
+    ],
+)
+def test_layers_become_two_on_a_gpu_only_where_time_is_taken_there(asked: dict[str, Any], some: bool) -> None:
+    assert bool(factorable(small_network(WIDE), Options(**{"budget": {"macs": "0.5"}, **asked}))) == some

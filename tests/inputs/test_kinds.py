@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnx_udfc import compress
-from onnx_udfc.inputs.kinds import MAKERS, RUNS, Kind, Scale, in_order, to_network
+from onnx_udfc.errors import RequestError
+from onnx_udfc.inputs.kinds import MAKERS, RUNS, Kind, Scale, in_order, one_feed, to_network
 from onnx_udfc.inputs.network_inputs import make_inputs
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.model.network import Network, read
@@ -160,3 +161,18 @@ def test_a_network_that_reads_a_scalar_is_as_good_as_it_is_said(
     said = result.report.fidelity.sqnr_db
     assert said is not None
     assert decibels(model, result.model, scalar) > max(least, said - 8)
+
+
+@pytest.mark.parametrize("batch", [None, 1, 5])
+def test_a_run_of_so_many_samples(batch: int | None) -> None:
+    wanted = wanted_inputs(read(small_model(SCALED)))
+    feed = one_feed(wanted, batch=batch)
+    assert feed["x"].shape == (batch or 1, 3, 16, 16)
+    assert feed["strength"].shape == ()
+
+
+def test_a_fixed_batch_is_no_other() -> None:
+    wanted = wanted_inputs(read(small_model(SCALED.replace("[N,3,16,16]", "[4,3,16,16]").replace("[N,5]", "[4,5]"))))
+    assert one_feed(wanted, batch=4)["x"].shape[0] == one_feed(wanted)["x"].shape[0] == 4
+    with pytest.raises(RequestError, match="--batch 5: the network takes 4 at a time"):
+        one_feed(wanted, batch=5)
