@@ -27,9 +27,9 @@ MANY_LAYERS = 56  # from here on SAMPLES
 # What the inputs do not depend on. An option that is not named here is taken to matter: what is shared too rarely
 # costs time, what is shared too often is wrong.
 _NOT_FED = (
-    "prune", "prune_layer", "rank_layer", "bits", "activations", "target", "method", "allocate", "budget", "align",
-    "require", "select", "factor", "prune_stream", "batch", "validate", "task", "force", "attribution", "verbose",
-    "debug", "threads",
+    "prune", "prune_layer", "rank_layer", "bits", "activations", "float16", "target", "method", "allocate", "budget",
+    "align", "require", "select", "factor", "prune_stream", "batch", "validate", "task", "force", "attribution",
+    "verbose", "debug", "threads",
 )  # fmt: skip
 
 

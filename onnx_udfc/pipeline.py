@@ -21,6 +21,7 @@ from onnx_udfc.emit.writer import Placement, check_activations, emit
 from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result
 from onnx_udfc.evaluate.report import Report
+from onnx_udfc.halved import halve
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, make_inputs
 from onnx_udfc.inputs.real import with_data
 from onnx_udfc.integers import placed, ranges
@@ -41,7 +42,7 @@ from onnx_udfc.runtime.blas import one_thread
 from onnx_udfc.runtime.machine import cores
 from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source, check_provider
-from onnx_udfc.summary import Outcome, asks_for_work, certain, input_reports, make_report
+from onnx_udfc.summary import Outcome, asks_for_repair, certain, input_reports, make_report
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -203,7 +204,7 @@ def _check_possible(original: Original, options: Options) -> None:
 
 def _attempt(source: Source, run: _Run, original: Original, options: Options) -> Outcome:
     """Plan, repair, write and check by these options."""
-    if METHODS[options.method].measured and asks_for_work(options) and original.network.layers:
+    if METHODS[options.method].measured and asks_for_repair(options) and original.network.layers:
         network, plan, pruned, repaired, inputs, placement = _measured(run, original, options)
     else:
         network, plan, pruned, repaired, inputs, placement = _from_weights(run, original)
@@ -213,6 +214,9 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
         emitted = emit(
             pruned.network, repaired.weights, repaired.activations or None, options.target, placement, tables
         )
+    if options.float16:
+        with run.stage("float16"):
+            emitted = halve(emitted, original.network, inputs, options)
     with run.stage("check"):
         checked = check_result(source, original.network, emitted.model, options)
     about_tables = table_notes(pruned.network, options, emitted.forms)

@@ -44,6 +44,8 @@ from onnx_udfc.runtime.runs import InputSpec
 from onnx_udfc.runtime.sessions import Source
 from onnx_udfc.version import this_tool, versions
 
+HALF = 16  # bits of a weight in float16
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -155,6 +157,11 @@ def _asked(outcome: Outcome, options: Options) -> Asked:
 
 def asks_for_work(options: Options) -> bool:
     """Whether anything is to be changed, and the file to become smaller by it."""
+    return asks_for_repair(options) or options.float16
+
+
+def asks_for_repair(options: Options) -> bool:
+    """Whether anything is to be changed that layers are refitted after."""
     return options.prunes or bool(options.rank_layer) or options.bits != FLOAT
 
 
@@ -218,11 +225,11 @@ def layer_reports(outcome: Outcome, before: Mapping[str, Count], after: Mapping[
 
 
 def _layer(outcome: Outcome, layer: Layer, before: Count, after: Count) -> LayerReport:
-    repaired = outcome.repaired.layers.get(layer.name)
+    repaired, form = outcome.repaired.layers.get(layer.name), outcome.emitted.forms.get(layer.name, "")
     return LayerReport(
         name=layer.name,
         op_type=str(layer.node.op),
-        bits=outcome.plan.bits.get(layer.name, FLOAT),
+        bits=outcome.plan.bits.get(layer.name, HALF if form == "float16" else FLOAT),
         parameters_before=before.parameters,
         parameters_after=after.parameters,
         relative_error=None if repaired is None else repaired.error_after,
@@ -232,7 +239,7 @@ def _layer(outcome: Outcome, layer: Layer, before: Count, after: Count) -> Layer
         channels_after=outcome.pruned.network.layers[layer.name].out_channels,
         macs_before=before.macs,
         macs_after=after.macs,
-        form=outcome.emitted.forms.get(layer.name, ""),
+        form=form,
         kind="factored" if layer.name in outcome.plan.factors else "whole",
         rank=outcome.plan.factors[layer.name].rank if layer.name in outcome.plan.factors else None,
     )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.decide.placeholders import of_layers, of_tables
 from onnx_udfc.decide.ranks import Ranks
+from onnx_udfc.emit.float16 import to_float16
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import activation_tensors, emit
 from onnx_udfc.model.files import model_bytes
@@ -75,6 +76,8 @@ def file_size(network: Network, ranks: Ranks, widths: Sequence[float], options: 
     out, layers = float(size.out.sum()), list(network.layers.values())
     entries = np.maximum(size.out * size.into * size.kernel, 1.0)
     stored = np.array([layer.weight_bytes for layer in layers], np.float64)
+    if options.float16:
+        stored *= [0.5 if layer.constant.dtype == np.float32 else 1.0 for layer in layers]
     biased = with_biases(network)
     base = written_bytes(biased, {}, options) - float(stored.sum()) - out * _SCALE_BYTES
     weight: dict[float, Double] = {FLOAT: stored / entries}
@@ -111,6 +114,8 @@ def written(network: Network, bits: Mapping[str, float], options: Options) -> on
         placement = activation_tensors(network, params, options.target)
         grids = {t: ActivationParams(1.0, 0, placement.dtype) for t in placement.sites}
         model = emit(network, params, grids, options.target, placement, tables).model
+    if options.float16:
+        model = to_float16(model, {}).model
     stamp(model, options)
     return model
 

@@ -34,6 +34,10 @@ class Keywords(TypedDict, total=False):
     activations: Literal[8] | Whole | None
     """Bits of activations; needs bits=8 or fewer."""
 
+    float16: bool
+    """Weights and computation in float16, for GPUs and for half of the bytes; what it cannot hold stays in float32,
+    and so do the inputs and outputs."""
+
     target: Literal["cpu", "cuda", "tensorrt", "portable"] | str
     """What will run the result: which form of quantized weights is written."""
 
@@ -204,6 +208,10 @@ class SweepKeywords(TypedDict, total=False):
     rank_layer: Mapping[str, Number] | Iterable[str] | str
     """Channels between the two layers that each layer of this name (`*`, `?`) becomes; repeatable, the last match
     counts."""
+
+    float16: bool
+    """Weights and computation in float16, for GPUs and for half of the bytes; what it cannot hold stays in float32,
+    and so do the inputs and outputs."""
 
     target: Literal["cpu", "cuda", "tensorrt", "portable"] | str
     """What will run the result: which form of quantized weights is written."""

@@ -125,6 +125,15 @@ class Options(Table):
             short="a",
         ),
     ] = None
+    float16: Annotated[
+        bool,
+        Row(
+            "Weights and computation in float16, for GPUs and for half of the bytes; what it cannot hold stays in"
+            " float32, and so do the inputs and outputs.",
+            WHAT,
+            search=(False, True),
+        ),
+    ] = False
     target: Annotated[
         str,
         Row(

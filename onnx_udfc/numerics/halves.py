@@ -1,0 +1,74 @@
+"""What 16-bit floats can hold: how large values are, and what is lost by rounding them.
+
+A float16 has 11 bits, 65504 for its largest value and 2⁻²⁴ for its smallest; below 2⁻¹⁴ bits are lost, and whole numbers
+above 2048 are no longer exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LARGEST = 65504.0
+HEADROOM = 4.0  # other inputs may cause larger values than those that were seen
+WHOLE = 2048.0  # whole numbers up to here are exact
+LOST = 2.0**-9  # mean relative rounding error that tells that values are too small: 2⁻¹² where they are not
+SMALL_CONSTANT = 2.0**-10  # of a constant's norm
+
+
+@dataclass(frozen=True)
+class Span:
+    """The values that a tensor had.
+
+    Attributes:
+        largest: Size of the largest; infinite where one was not finite.
+        whole: Whether all were whole numbers: positions, sizes, codes.
+        lost: Mean relative rounding error of those that were not 0.
+    """
+
+    largest: float = 0.0
+    whole: bool = True
+    lost: float = 0.0
+
+    @property
+    def fits(self) -> bool:
+        """Whether float16 holds them, with room for larger ones."""
+        exact = not self.whole or self.largest <= WHOLE
+        return self.largest * HEADROOM <= LARGEST and exact
+
+    @property
+    def small(self) -> bool:
+        """Whether many are so small that little of them is left."""
+        return self.lost > LOST
+
+    def joined(self, other: Span) -> Span:
+        """The span of both."""
+        return Span(max(self.largest, other.largest), self.whole and other.whole, max(self.lost, other.lost))
+
+
+def span_of(values: NDArray[Any]) -> Span:
+    """The span of an array of floats (any shape)."""
+    flat = np.asarray(values, np.float32).reshape(-1)
+    if not flat.size:
+        return Span()
+    largest = float(np.abs(flat).max())
+    if not np.isfinite(largest):
+        return Span(np.inf, False, 0.0)
+    there = flat[flat != 0]
+    with np.errstate(over="ignore"):
+        rounded = there.astype(np.float16).astype(np.float32)
+    lost = float(np.minimum(np.abs(rounded / there - 1), 1.0).mean()) if there.size else 0.0
+    return Span(largest, bool((flat == np.rint(flat)).all()), lost)
+
+
+def holds(values: NDArray[Any]) -> bool:
+    """Whether float16 holds constants, up to its rounding."""
+    real = np.asarray(values, np.float32).reshape(-1)
+    with np.errstate(over="ignore"):
+        half = real.astype(np.float16).astype(np.float32)
+    if not np.isfinite(half).all():
+        return False
+    return bool(np.linalg.norm(half - real) <= SMALL_CONSTANT * np.linalg.norm(real))
