@@ -152,4 +152,3 @@ class _Rewriter:
                 if attribute.name == "to":
                     attribute.i = TensorProto.FLOAT16
         self.draft.after(node.name, after)
-

@@ -1,8 +1,8 @@
 """Which nodes of a network compute in float16, and which of their inputs and outputs are float16 then.
 
 A node does where onnx allows float16 for it, where its values fit (`numerics.halves`), and where it stands before the
-last layer: what follows (softmax, decoding of boxes, a choice of the best) is cheap, and exact in float32. These stay in
-float32, too:
+last layer: what follows (softmax, decoding of boxes, a choice of the best) is cheap, and exact in float32. These stay
+in float32, too:
 
 - what is computed of constants alone: onnxruntime does it once, at load, and folds no product of 16-bit floats;
 - integer kernels: Q/DQ pairs and the nodes between them;

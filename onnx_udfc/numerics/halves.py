@@ -1,7 +1,7 @@
 """What 16-bit floats can hold: how large values are, and what is lost by rounding them.
 
-A float16 has 11 bits, 65504 for its largest value and 2⁻²⁴ for its smallest; below 2⁻¹⁴ bits are lost, and whole numbers
-above 2048 are no longer exact.
+A float16 has 11 bits, 65504 for its largest value and 2⁻²⁴ for its smallest; below 2⁻¹⁴ bits are lost, and whole
+numbers above 2048 are no longer exact.
 """
 
 from __future__ import annotations
