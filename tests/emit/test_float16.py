@@ -105,7 +105,8 @@ def test_integer_kernels_stay_as_they_are() -> None:
     model = small_model(CHAIN)
     plain = compress(model, bits=8, activations=8, threads=1, force=True)
     halved = compress(model, bits=8, activations=8, float16=True, threads=1, force=True)
-    np.testing.assert_array_equal(*(run(r.model, image(1, 3, 8, 8))[0] for r in (plain, halved)))
+    first, second = (run(result.model, image(1, 3, 8, 8))[0] for result in (plain, halved))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_branches_read_what_they_did() -> None:
