@@ -23,6 +23,7 @@ STEPS = 24
 LOWEST_CLIP = 0.25  # least fraction of the full range that is tried
 MOST_SAMPLES = 1 << 18
 FLAT = 1e-30  # a range below this is not worth clipping
+_TOGETHER = 1 << 16  # values that are made float64 at once: few enough to stay in the cache
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,15 @@ class ActivationParams:
         codes = np.clip(np.rint(np.asarray(values, np.float64) / self.scale) + self.zero_point, qmin, qmax)
         read: Floats = (codes - self.zero_point) * self.scale
         return read
+
+    def seen(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """`simulate` in the values' own type, a part of them at a time: no copy of them in float64 is ever whole."""
+        found = np.empty(values.shape, values.dtype)
+        flat, out = values.reshape(-1), found.reshape(-1)
+        for start in range(0, flat.size, _TOGETHER):
+            part = slice(start, start + _TOGETHER)
+            out[part] = self.simulate(flat[part])
+        return found
 
 
 def search_range(
@@ -81,17 +91,19 @@ def whole_range(
     return _grid(margin * low, margin * high if cap is None else min(margin * high, cap), dtype, cap)
 
 
-def _extent(samples: NDArray[np.floating], cap: float | None) -> tuple[Floats, float, float]:
-    """The finite samples, and their range with 0 in it."""
-    values = np.asarray(samples, np.float64).ravel()
-    values = values[np.isfinite(values)]
-    low, high = float(min(values.min(initial=0.0), 0.0)), float(max(values.max(initial=0.0), 0.0))
+def _extent(samples: NDArray[np.floating], cap: float | None) -> tuple[NDArray[np.floating], float, float]:
+    """The finite samples, flat and in their own type, and their range with 0 in it."""
+    values = np.asarray(samples).reshape(-1)
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    if not np.isfinite(low + high):
+        values = values[np.isfinite(values)]
+        low, high = float(values.min(initial=0)), float(values.max(initial=0))
     return values, low, high if cap is None else min(high, cap)
 
 
-def _histogram(values: Floats) -> tuple[Floats, Floats]:
+def _histogram(values: NDArray[np.floating]) -> tuple[Floats, Floats]:
     """Centres and counts of the occupied bins of the samples, thinned evenly where there are very many."""
-    thinned = values[:: -(-values.size // MOST_SAMPLES)]
+    thinned = np.asarray(values[:: -(-values.size // MOST_SAMPLES)], np.float64)
     bounds = (min(float(thinned.min()), 0.0), max(float(thinned.max()), 0.0))  # with 0, never too narrow for the bins
     counts, edges = np.histogram(thinned, BINS, bounds)
     centres, used = (edges[:-1] + edges[1:]) / 2, counts > 0

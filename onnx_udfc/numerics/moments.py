@@ -27,6 +27,7 @@ Index = NDArray[np.int64]
 _TOGETHER = 1 << 20  # values that statistics are summed over at once
 _SPARSE = 2  # times as large an input as its patches is not laid out anew for them
 STILL = 1e-5  # deviation of an input, of its mean, below which it does not vary
+_LAID_OUT = 1 << 18  # values of the input that are laid out anew at once, or one channel
 _ROW = 1 << 12  # values that are summed in float32
 _CACHED = 1 << 17  # values that several operations in a row are done on
 
@@ -103,11 +104,26 @@ def patches(x: Array, window: Window, output_shape: tuple[int, ...], positions: 
     if x.size > _SPARSE * n * channels * taps:
         result = _gathered_sparsely(x, window, output_shape, positions)
     else:
-        # Channel by channel: a channel of all images fits in the cache. The last column is what lies outside.
-        by_channel = np.zeros((channels, x.size // max(1, channels) + 1), np.float32)
-        by_channel[:, :-1].reshape(channels, len(x), -1)[...] = x.reshape(len(x), channels, -1).transpose(1, 0, 2)
-        result = np.take(by_channel, tap_positions(window, x.shape, output_shape, positions).T, axis=1)
+        result = _gathered(x, tap_positions(window, x.shape, output_shape, positions).T)
     return result.reshape(window.groups, channels // window.groups * taps, n).transpose(0, 2, 1)
+
+
+def _gathered(x: Array, where: Index) -> Array:
+    """(channels, taps, n) of the input x (N, channels, *space) at flat positions (taps, n), -1 outside.
+
+    Some channels at a time, laid out so that a channel of all images is contiguous: they stay in the cache, and no
+    copy of the whole input is made. The last column is what lies outside.
+    """
+    channels, pixels = x.shape[1], x.size // max(1, x.shape[1])
+    result, flat = np.empty((channels, *where.shape), np.float32), x.reshape(len(x), channels, -1)
+    step, where = max(1, _LAID_OUT // max(1, pixels)), np.ascontiguousarray(where)
+    rows = np.zeros((min(step, channels), pixels + 1), np.float32)
+    for start in range(0, channels, step):
+        part = flat[:, start : start + step]
+        here = rows[: part.shape[1]]
+        here[:, :-1].reshape(len(here), len(x), -1)[...] = part.transpose(1, 0, 2)
+        np.take(here, where, axis=1, out=result[start : start + step], mode="wrap")  # any other mode makes a copy
+    return result
 
 
 def _gathered_sparsely(x: Array, window: Window, output_shape: tuple[int, ...], positions: Index) -> Array:

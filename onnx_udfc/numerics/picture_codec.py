@@ -20,6 +20,7 @@ STEP = 8.0  # of the constant coefficient
 RISE = 0.25
 _CHROMA = 1.6  # steps of the chroma planes are as many times coarser
 _TO_LUMA = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+_TOGETHER = 1 << 18  # pixels that are decoded at once: what is made of them stays in the cache
 
 
 def encode(pixels: Pixels) -> tuple[Codes, Codes]:
@@ -35,12 +36,23 @@ def encode(pixels: Pixels) -> tuple[Codes, Codes]:
 
 
 def decode(luma: Codes, chroma: Codes) -> Pixels:
-    """Pictures (n, side, side, 3) of the codes that `encode` gives, but for the rounding."""
+    """Pictures (n, side, side, 3) of the codes that `encode` gives, but for the rounding; a few at a time."""
+    number, side = luma.shape[1], BLOCK * luma.shape[2]
+    pixels: Pixels = np.empty((number, side, side, 3), np.uint8)
+    halves = chroma.reshape(len(chroma), 2, number, *chroma.shape[2:])
+    step = max(1, _TOGETHER // side**2)
+    for start in range(0, number, step):
+        part = slice(start, start + step)
+        pixels[part] = _decoded(luma[:, part], halves[:, :, part].reshape(len(chroma), -1, *chroma.shape[2:]))
+    return pixels
+
+
+def _decoded(luma: Codes, chroma: Codes) -> Pixels:
     light = _plane(luma, 1.0) + 128
     colour = _doubled(_plane(chroma, _CHROMA)).reshape(2, *light.shape)
     planes = np.stack([light, *colour], axis=-1)
     rgb = planes @ np.linalg.inv(_TO_LUMA).T.astype(np.float32)
-    pixels: Pixels = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+    pixels: Pixels = np.clip(np.rint(rgb, out=rgb), 0, 255, out=rgb).astype(np.uint8)
     return pixels
 
 

@@ -85,14 +85,21 @@ def equalize(
         if not walk.available(link.tensor):
             continue
         x = walk.get(link.tensor)
-        axes = (0, *range(2, x.ndim))
-        factor = _factor(link, np.abs(x).max(axes).astype(np.float64), np.square(x, dtype=np.float64).mean(axes), bits)
+        factor = _factor(link, *channel_extents(x), bits)
         if factor is not None:
             _rescale(link, factor)
             for name in (link.producer.node.outputs[0].name, link.tensor):
                 network.scale[name] = network.scale.get(name, 1.0) * factor
             changed.append(link.tensor)
     return tuple(changed)
+
+
+def channel_extents(x: Value) -> tuple[Double, Double]:
+    """Largest magnitude and mean square (C,) of the channels of x (N, C, *space), a sample at a time."""
+    axes = tuple(range(1, x.ndim - 1))
+    largest = np.max([np.abs(sample).max(axes) for sample in x], axis=0)
+    square = np.sum([np.square(sample, dtype=np.float64).sum(axes) for sample in x], axis=0)
+    return largest.astype(np.float64), square * (square.size / x.size)
 
 
 def _factor(link: Link, ranges: Double, power: Double, bits: float) -> Double | None:

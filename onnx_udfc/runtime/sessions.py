@@ -31,6 +31,7 @@ def open_session(
     optimize: bool = True,
     lean: bool = False,
     spin: bool = True,
+    arena: bool = True,
 ) -> ort.InferenceSession:
     """Return a session.
 
@@ -41,6 +42,7 @@ def open_session(
         optimize: otherwise the graph runs node by node as written.
         lean: take as little memory as can be had, at the cost of time: no repacked and no unpacked copies of weights.
         spin: threads wait awake for the next run, onnxruntime's default; not where numpy needs the cores in between.
+        arena: keep the most memory that a run ever took for the next one; an output then keeps all of it, too.
 
     Raises:
         RequestError: The provider is not in this onnxruntime, does not load (then what is missing is named), or does
@@ -51,6 +53,7 @@ def open_session(
     options = session_options(threads, spin)
     if lean:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if lean or not arena:
         options.enable_cpu_mem_arena = False
     if lean or not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

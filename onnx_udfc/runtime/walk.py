@@ -8,6 +8,7 @@ after run (see `runs`). The caller always sees the runs' values one after anothe
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -248,12 +249,31 @@ def run_nodes(
     rows = _rows(nodes, inputs, constants)
     if rows < 2 or sum(value.size for value in inputs.values()) < SMALL:
         return dict(zip(outputs, outputs_of(segment, outputs, inputs), strict=True))
-    step = -(-rows // PARTS)
-    parts = each(
-        lambda start: outputs_of(segment, outputs, {name: v[start : start + step] for name, v in inputs.items()}),
-        range(0, rows, step),
-    )
-    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(outputs)}
+    step, joined = -(-rows // PARTS), _Joined(rows)
+
+    def part(start: int) -> None:
+        cut = {name: value[start : start + step] for name, value in inputs.items()}
+        joined.take(start, outputs, outputs_of(segment, outputs, cut))
+
+    each(part, range(0, rows, step))
+    return joined.values
+
+
+class _Joined:
+    """Outputs put together as their parts come: beside the whole there is never more than the parts at work."""
+
+    def __init__(self, rows: int) -> None:
+        self.values: dict[str, Value] = {}
+        self._rows, self._lock = rows, threading.Lock()
+
+    def take(self, start: int, names: Sequence[str], parts: Sequence[Value]) -> None:
+        """Put rows from `start` on into their places."""
+        with self._lock:
+            for name, value in zip(names, parts, strict=True):
+                if name not in self.values:
+                    self.values[name] = np.empty((self._rows, *value.shape[1:]), value.dtype)
+        for name, value in zip(names, parts, strict=True):
+            self.values[name][start : start + len(value)] = value
 
 
 def _rows(nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, Value], constants: Sequence[onnx.TensorProto]) -> int:

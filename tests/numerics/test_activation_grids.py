@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_udfc.numerics.activation_grids import ActivationParams, Kind, search_range, whole_range
+from tests.memory import taken
 
 
 def squared_error(params: ActivationParams, x: np.ndarray) -> float:
@@ -102,3 +103,20 @@ def test_headroom_widens_a_clipped_range_but_not_beyond_the_samples() -> None:
     best, wider, all_of_it = search_range(x), search_range(x, headroom=1.25), search_range(x, headroom=100)
     assert wider.scale == pytest.approx(1.25 * best.scale)
     assert all_of_it == whole_range(x)
+
+
+def test_a_range_is_found_and_a_large_tensor_quantized_without_a_second_copy_in_memory() -> None:
+    x = np.random.default_rng(0).normal(size=(4, 5, 300_001)).astype(np.float32)
+    params, searching = taken(lambda: search_range(x))
+    seen, quantizing = taken(lambda: params.seen(x))
+    assert searching < x.nbytes
+    assert quantizing < 1.5 * x.nbytes  # the result is one of them
+    assert seen.dtype == np.float32
+    np.testing.assert_array_equal(seen, params.simulate(x).astype(np.float32))
+
+
+def test_what_is_not_finite_is_left_out_of_large_tensors_too() -> None:
+    x = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
+    spoilt = np.insert(x, [5, 5000, 90_000], [np.nan, np.inf, -np.inf])
+    assert search_range(spoilt) == search_range(x)
+    assert whole_range(spoilt) == whole_range(x)

@@ -20,6 +20,7 @@ from onnx_udfc.numerics.moments import (
     sample_targets,
     tap_positions,
 )
+from tests.memory import taken
 
 Floats = NDArray[np.floating]
 
@@ -203,3 +204,15 @@ def test_columns_too_large_for_float32_have_means_and_variances() -> None:
     exact = values.astype(np.float64)
     np.testing.assert_allclose(column_means(values), exact.mean(0), rtol=1e-6)
     np.testing.assert_allclose(column_variances(values), exact.var(0), rtol=1e-6)
+
+
+def test_patches_take_no_copy_of_the_input_beside_them() -> None:
+    x = np.random.default_rng(0).normal(size=(16, 64, 40, 40)).astype(np.float32)
+    window = Window((3, 3), (1, 1), (1, 1), (1, 1))
+    positions = sample_positions(x.shape, window, 2000, 0)
+    found, bytes_ = taken(lambda: patches(x, window, x.shape, positions))
+    assert bytes_ - found.nbytes < x.nbytes / 2
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    for row, flat in enumerate(positions[::97]):
+        n, i, j = np.unravel_index(flat, (16, 40, 40))
+        np.testing.assert_array_equal(found[0, 97 * row], padded[n, :, i : i + 3, j : j + 3].ravel())

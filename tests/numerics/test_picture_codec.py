@@ -3,6 +3,7 @@
 import numpy as np
 
 from onnx_udfc.numerics.picture_codec import RISE, STEP, decode, encode
+from tests.memory import taken
 
 
 def test_a_flat_picture_comes_back_within_half_a_step_of_its_constant() -> None:
@@ -30,3 +31,13 @@ def test_smooth_pictures_lose_little() -> None:
     picture = np.stack([96 + 60 * np.sin(x / 9), 128 + 50 * np.cos(y / 7), 90 + x + 0 * y], -1)[None]
     back = decode(*encode(picture.astype(np.uint8)))
     assert np.abs(back - picture.astype(np.uint8).astype(float)).mean() < 2
+
+
+def test_many_pictures_take_hardly_more_memory_than_their_pixels_and_each_is_what_it_is_alone() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (40, 160, 160, 3)).astype(np.uint8)
+    luma, chroma = encode(pictures)
+    back, bytes_ = taken(lambda: decode(luma, chroma))
+    assert bytes_ < 6 * back.nbytes
+    for i in (0, 17, 39):
+        alone = decode(luma[:, i : i + 1], chroma[:, [i, 40 + i]])
+        np.testing.assert_array_equal(back[i], alone[0])

@@ -11,8 +11,9 @@ import pytest
 from onnx_udfc.emit.placement import integer_bits
 from onnx_udfc.emit.writer import activation_tensors, emit
 from onnx_udfc.model.network import Network, read
-from onnx_udfc.repair.equalize import equalize, links
+from onnx_udfc.repair.equalize import channel_extents, equalize, links
 from onnx_udfc.repair.ranges import measure_ranges
+from tests.memory import taken
 from tests.quantized_graphs import Values, nearest, run
 from tests.small_graphs import small_model
 
@@ -104,3 +105,11 @@ def test_kernels_compute_the_chosen_bits_exactly_where_every_product_is_the_larg
     weights = {name: nearest(network, b)[name] for name, b in bits.items()}
     (y,) = run(emit(network, weights, grids, "cpu", placement).model, ones)
     np.testing.assert_allclose(y, 27 * 9 * 8, rtol=0.01)
+
+
+def test_extents_of_channels_are_found_without_a_copy_of_the_tensor() -> None:
+    x = np.random.default_rng(0).normal(size=(30, 6, 80, 70)).astype(np.float32)
+    (largest, power), bytes_ = taken(lambda: channel_extents(x))
+    assert bytes_ < x.nbytes / 2
+    np.testing.assert_array_equal(largest, np.abs(x).max((0, 2, 3)))
+    np.testing.assert_allclose(power, np.square(x, dtype=np.float64).mean((0, 2, 3)), rtol=1e-12)
