@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from onnx_udfc.decide.counts_and_bits import AUTO_WIDTHS
 from onnx_udfc.decide.plan import FLOAT, Plan
-from onnx_udfc.emit.placement import Placement, activation_tensors, integer_bits
+from onnx_udfc.emit.placement import Placement, integer_bits
+from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.inputs.network_inputs import NetworkInputs
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.activation_grids import ActivationParams

@@ -174,7 +174,7 @@ def certain(report: Report, outcome: Outcome, options: Options) -> str:
 def _compact(network: Network) -> bool:
     """Whether half of the layers or more are depthwise or point by point next to such: little of it is redundant."""
     layers = list(network.layers.values())
-    depthwise = sum(1 for layer in layers if layer.kind == "conv" and layer.groups > 1)
+    depthwise = sum(1 for layer in layers if layer.convolves and layer.groups > 1)
     return bool(layers) and depthwise >= len(layers) / 5
 
 

@@ -88,3 +88,44 @@ def test_a_method_from_moments(tmp_path: Path) -> None:
     errors = [[layer["error_after"] for layer in report["layers"]] for report in (found, usual)]
     assert errors[0] != errors[1]
     assert 5 < found["fidelity"]["sqnr_db"] < usual["fidelity"]["sqnr_db"] + 3
+
+
+def test_a_target(tmp_path: Path) -> None:
+    found = extended(tmp_path, "A target", small_classifier())
+    assert {layer["form"] for layer in found["layers"]} == {"DequantizeLinear(INT8)"}
+    assert any("--target board the codes are stored as int8" in note for note in found["runtime"]["notes"])
+    nodes = load(tmp_path / "out.onnx").model.graph.node
+    written = {n.output[0]: n for n in nodes}
+    layers = [n for n in nodes if n.op_type in ("Conv", "Gemm")]
+    assert len(layers) == 3
+    for layer in layers:
+        assert [written[t].op_type for t in layer.input[:2]] == ["DequantizeLinear"] * 2
+        assert written[written[layer.input[0]].input[0]].op_type == "QuantizeLinear"
+    assert sum(n.op_type == "QuantizeLinear" for n in nodes) == 3
+    assert found["fidelity"]["sqnr_db"] > 10
+
+
+EINSUM = """
+<ir_version: 10, opset_import: ["" : 21]>
+net (float[2,6,12] x) => (float[2,6,5] y) {
+   a = Einsum <equation="bti,io->bto"> (x, w1)
+   c = Add (a, b1)
+   r = Relu (c)
+   y = Einsum <equation="bti, io -> bto"> (r, w2)
+}
+"""
+
+
+def test_an_operator(tmp_path: Path) -> None:
+    model, rng = onnx.parser.parse_model(EINSUM), np.random.default_rng(0)
+    for name, shape in {"w1": (12, 32), "b1": (32,), "w2": (32, 5)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    found = extended(tmp_path, "An operator with weights", model)
+    assert [(x["op_type"], x["bits"], x["form"]) for x in found["layers"]] == [
+        ("Einsum", 8, "Cast(INT8→FLOAT)→Mul")
+    ] * 2
+    (group,) = found["groups"]
+    assert (group["channels"], group["kept"], group["status"]) == (32, 16, "pruned")
+    shapes = {name: v.shape for name, v in constants(tmp_path).items() if name.endswith(".codes")}
+    assert shapes == {"w1.codes": (12, 16), "w2.codes": (16, 5)}
+    assert found["layers"][1]["error_after"] < found["layers"][1]["error_before"]

@@ -15,7 +15,7 @@ from onnx_udfc.channels.labels import Barrier, Flow, Ids, RuleWarning
 from onnx_udfc.channels.replay import MisalignedError, replay
 from onnx_udfc.channels.rules.table import propagate
 from onnx_udfc.channels.shapes import Shapes, check_fit, resolve
-from onnx_udfc.model.layers import KINDS
+from onnx_udfc.model.layers import LAYERS
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
 
@@ -275,7 +275,7 @@ def _skips(flow: Flow, classes: Classes, pruned: set[str], single: Mapping[str, 
             skips.append(Skip(name, barriers[0].reason, barriers[0].detail))
         else:
             skips.append(Skip(name, "its channels follow those of its input, which cannot be removed", ""))
-    computed = [n for n in flow.network.graph.nodes if n.op in KINDS and n.name not in flow.network.layers]
+    computed = [n for n in flow.network.graph.nodes if n.op in LAYERS and n.name not in flow.network.layers]
     return (*skips, *(Skip(n.name, _no_layer(n), f"{n.op} {n.name}") for n in computed))
 
 

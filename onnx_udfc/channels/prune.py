@@ -172,6 +172,6 @@ def _depthwise_channels(layer: Layer, left: Ids) -> tuple[Ids, Ids]:
     The rows are output channels, those of a transposed convolution input channels.
     """
     multiplier = layer.out_channels // layer.in_channels
-    if layer.kind == "conv_transpose":
+    if layer.stuffed:
         return (left[:, None] * multiplier + np.arange(multiplier)).ravel(), left
     return left, left[::multiplier] // multiplier

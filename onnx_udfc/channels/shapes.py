@@ -96,7 +96,7 @@ def _expected(network: Network, node: gs.Node) -> tuple[int, int]:
     """The axis of its input along which a node expects channels, and how many; 0 if it expects none."""
     layer = network.layers.get(node.name)
     if layer is not None:
-        return (1 if layer.kind.startswith("conv") else -1), layer.in_channels
+        return layer.axis, layer.in_channels
     if (
         node.op in NORMS
         and not node.domain
@@ -130,7 +130,7 @@ def _fit(network: Network, shapes: Shapes) -> bool:
     for layer in network.layers.values():
         size = shapes.sizes.get(layer.node.inputs[0].name)
         found += size is not None
-        axis = 1 if layer.kind.startswith("conv") else -1
+        axis = layer.axis
         if size is not None and (len(size) <= max(axis, 0) or size[axis] != layer.in_channels):
             return False
     return found > 0 or not network.layers

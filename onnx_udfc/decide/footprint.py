@@ -99,7 +99,7 @@ def _lost(layer: Layer, group: ChannelGroup) -> tuple[float, float]:
         if slot.node == layer.name and slot.tensor == layer.constant.name:
             if slot.role == "consumer":
                 into += slot.members.shape[1] / layer.groups
-            elif slot.role == "link" and layer.kind == "conv_transpose":
+            elif slot.role == "link" and layer.stuffed:
                 out += slot.members.shape[1] * layer.constant.shape[1]  # it is cut along its inputs, each with outputs
             else:  # any other depthwise layer is a link, too: its only axis is the output's
                 out += slot.members.shape[1]

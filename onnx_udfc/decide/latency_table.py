@@ -149,7 +149,7 @@ def layer_times(
         ends = (layer.node.inputs[0].name, layer.node.outputs[0].name)
         source, target = (_times(channels.shapes.sizes.get(name), longer) for name in ends)
         kinds = tuple(splits.get(name, ()))
-        key = (layer.kind, layer.constant.shape, source, layer.groups, str(layer.node.attrs), kinds)
+        key = (layer.node.op, layer.constant.shape, source, layer.groups, str(layer.node.attrs), kinds)
         if key not in known:
             whole = np.zeros(4) if source is None else _fit(_timed_widths(layer, source, timing, SHARES))
             sizes = None if source is None or target is None else (source, target)
@@ -181,7 +181,7 @@ def _timed_parts(network: Network, name: str, split: Split, sizes: tuple[Size, S
     copy = network.copy()
     first = next(iter(factor(copy, {name: Factor(split, rank)})))
     between = (*source[:-1], rank)
-    if layer.kind == "conv":
+    if layer.convolves:
         between = (source[0], rank, *target[2 : 2 + split.leading], *source[2 + split.leading :])
     narrow = [
         _timed_widths(copy.layers[first], source, timing, RANK_SHARES),
@@ -204,11 +204,10 @@ def _timed_widths(
 
 def _alone(layer: Layer, source: Size, out: int, into: int) -> tuple[onnx.ModelProto, Feeds]:
     """A model of one layer with random weights, and values for its input."""
-    axis = 1 if layer.kind.startswith("conv") else len(source) - 1
+    axis = layer.axis % len(source)
     shape = tuple(into if i == axis else n for i, n in enumerate(source))
     weight = list(layer.constant.shape)
-    plain_gemm = layer.kind == "gemm" and not layer.node.attrs.get("transB")
-    first, second = (1, 0) if layer.kind in ("conv_transpose", "matmul") or plain_gemm else (0, 1)
+    first, second = layer.weight_axes
     if layer.groups == 1:
         weight[first], weight[second] = out, into
     random = np.random.default_rng(0)

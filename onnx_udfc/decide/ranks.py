@@ -169,7 +169,7 @@ def _first_positions(layer: Layer, sizes: Mapping[str, Size], split: Split, posi
     """How often a weight of the first layer is used: it has the output's size along its own axes only."""
     source = sizes.get(layer.node.inputs[0].name)
     target = sizes.get(layer.node.outputs[0].name)
-    if layer.kind != "conv" or source is None or target is None:
+    if not layer.convolves or source is None or target is None:
         return positions
     return float(math.prod(target[2 : 2 + split.leading]) * math.prod(source[2 + split.leading :]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnx_udfc.emit.writer import TABLE_TARGETS
+from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
 from onnx_udfc.model.tables import Table, find_tables
@@ -16,7 +16,7 @@ FLOAT, AUTO = 32, 8  # bits: nothing repairs a table, so that budgets take none 
 
 def tables_to_round(network: Network, options: Options) -> dict[str, Table]:
     """Name of a Gather → its table, where it is to be rounded; none where the target has no form for tables."""
-    if options.bits == FLOAT or options.target not in TABLE_TARGETS:
+    if options.bits == FLOAT or TARGETS[options.target].table is None:
         return {}
     return find_tables(network, lambda name: matches(name, options.skip))
 

@@ -198,7 +198,7 @@ def stored_weight(layer: Layer, params: QuantParams, bits: int, float_type: int)
         float_type: ONNX type of the weight.
     """
     codes = np.ascontiguousarray(layer.layout(params.codes))
-    axis = channel_axis(layer)
+    axis = layer.channel_axis
     scale = params.scale.reshape(-1)
     if axis is None:
         per_row = np.repeat(params.scale, codes.shape[0] // layer.groups, axis=0)
@@ -211,12 +211,3 @@ def stored_table(table: Table, params: QuantParams, bits: int, float_type: int) 
     codes = np.ascontiguousarray(table.layout(params.codes))
     fmt = FORMATS[params.bits]
     return StoredWeight(table.constant.name, codes, params.scale.reshape(-1), table.axis, bits, fmt, float_type)
-
-
-def channel_axis(layer: Layer) -> int | None:
-    """The axis of the output channels in the layer's weight; None where no one axis has them all."""
-    if layer.kind == "conv":
-        return 0
-    if layer.kind == "conv_transpose":
-        return 1 if layer.groups == 1 else 0 if tuple(layer.constant.shape[:2]) == (layer.groups, 1) else None
-    return 0 if layer.node.attrs.get("transB", 0) and layer.kind == "gemm" else 1

@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto
 
 from onnx_udfc.emit.placement import WIDEST_EXACT, Placement
+from onnx_udfc.emit.targets import Target
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.grids import FORMATS, QuantParams
 from onnx_udfc.numerics.words import packed_bits
@@ -32,7 +33,7 @@ def form_notes(
     weights: Mapping[str, QuantParams],
     tables: Mapping[str, QuantParams],
     placement: Placement | None,
-    target: str,
+    target: Target,
     forms: Mapping[str, str],
 ) -> tuple[bool, tuple[str, ...]]:
     """Return whether the file is expected to be slower than the float original, and the notes.
@@ -46,7 +47,7 @@ def form_notes(
         forms: name of a layer or a Gather → the form of its weight, in words.
     """
     in_every_run = any(form.startswith("DequantizeLinear") for form in forms.values())
-    slower = placement is None and target == "portable" and in_every_run
+    slower = placement is None and target.in_every_run and in_every_run
     stored = {**weights, **tables}
     notes = [*_storage_notes(stored, target, placement, forms), *_float_notes(network, weights, placement)]
     if any("Mul" in form for form in forms.values()):
@@ -60,16 +61,14 @@ def form_notes(
             " onnxruntime computes the weights from their codes in every run"
         )
         notes += _matmul_notes(network, weights)
-    if target == "tensorrt":
-        notes += _tensorrt_notes(network, weights)
-    return slower, tuple(notes)
+    return slower, (*notes, *target.notes(network, weights))
 
 
 def _storage_notes(
-    weights: Mapping[str, QuantParams], target: str, placement: Placement | None, forms: Mapping[str, str]
+    weights: Mapping[str, QuantParams], target: Target, placement: Placement | None, forms: Mapping[str, str]
 ) -> Iterator[str]:
     odd = sorted({params.bits for params in weights.values()} - {4, 8})
-    wide = target == "tensorrt" or (target == "portable" and placement is not None)
+    wide = target.wide(placement is not None)
     if placement is not None and placement.dtype == "uint8" and WIDEST_EXACT in odd:
         odd.remove(WIDEST_EXACT)
         yield (
@@ -89,14 +88,14 @@ def _storage_notes(
         elif bits not in packed and not wide:
             yield f"{bits:g}-bit weights take 4 bits each in the file: ONNX has no smaller type for this target"
     if wide and any(FORMATS[params.bits].storage == 4 for params in weights.values()):
-        yield f"for --target {target} the codes are stored as int8: its integer kernels take no smaller type"
+        yield f"for --target {target.name} the codes are stored as int8: its integer kernels take no smaller type"
 
 
 def _float_notes(network: Network, weights: Mapping[str, QuantParams], placement: Placement | None) -> Iterator[str]:
     """Layers that do not run as integers though activations are quantized."""
     if placement is None:
         return
-    transposed = [n for n in weights if n not in placement.integer and network.layers[n].kind == "conv_transpose"]
+    transposed = [n for n in weights if n not in placement.integer and network.layers[n].stuffed]
     others = [n for n in network.layers if n not in placement.integer and n not in transposed]
     if transposed:
         yield f"runs in float, there is no integer kernel for ConvTranspose: {', '.join(transposed)}"
@@ -105,15 +104,8 @@ def _float_notes(network: Network, weights: Mapping[str, QuantParams], placement
 
 
 def _matmul_notes(network: Network, weights: Mapping[str, QuantParams]) -> Iterator[str]:
-    if any(network.layers[name].kind in ("matmul", "gemm") for name in weights):
+    if any(not network.layers[name].kernel for name in weights):
         yield (
             "onnxruntime quantizes the inputs of MatMul and Gemm to int8 by itself here;"
             " session.qdq_matmulnbits_accuracy_level=0 keeps them exact"
         )
-
-
-def _tensorrt_notes(network: Network, weights: Mapping[str, QuantParams]) -> Iterator[str]:
-    transposed = [name for name in weights if network.layers[name].kind == "conv_transpose"]
-    if transposed:
-        yield f"rounded once more to 8 bits for each input channel, as TensorRT wants: {', '.join(transposed)}"
-    yield "made for TensorRT: slower than the float original on the CPU"

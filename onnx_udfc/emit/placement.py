@@ -12,19 +12,16 @@ TensorRT wants pairs only at the inputs of layers and on the input of an Add tha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.errors import RequestError
 from onnx_udfc.model.network import Layer, Network
 from onnx_udfc.numerics.activation_grids import Kind
 
-INTEGER_LAYERS = ("conv", "gemm", "matmul")  # no runtime on the CPU has an integer ConvTranspose for QDQ
 INTEGER_OPS = ("Add", "Sum", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
-PER_AXIS_OPSET = 13  # since when scales may run along an axis
 WIDEST_EXACT = 7  # weight bits beside uint8 activations
 TIED = (
     "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "Expand", "Tile", "Split",
@@ -68,54 +65,6 @@ class Placement:
         return self.tied.get(tensor, tensor) if tensor in self.sites else None
 
 
-def activation_tensors(network: Network, layers: Collection[str], target: str) -> Placement:
-    """Place Q/DQ pairs so that as many of `layers` as possible run as integers.
-
-    Args:
-        network: the network as it will be written.
-        layers: names of the layers with quantized weights and activations; the others stay in float.
-        target: cpu, portable or tensorrt.
-
-    Raises:
-        RequestError: the target has no integer kernels, or the network does not compute in float32.
-    """
-    check_activations(network, layers, target)
-    chosen = [network.layers[name] for name in network.layers if name in set(layers)]
-    return _tensorrt(network.graph, chosen) if target == "tensorrt" else _cpu(network.graph, chosen)
-
-
-def check_activations(network: Network, layers: Collection[str], target: str) -> None:
-    """Whether activations can be quantized at all: known as soon as the network is read.
-
-    Args:
-        network: the network, in canonical form.
-        layers: names of the layers whose weights are to be quantized.
-        target: the target.
-
-    Raises:
-        RequestError: the target has no integer kernels, the network does not compute in float32, or its opset is too
-            old for quantized activations.
-    """
-    if target == "cuda":
-        raise RequestError(
-            "--activations 8 with --target cuda: onnxruntime has no integer convolution on CUDA, so it would only be"
-            " slower; leave --activations out and take a float16 network, which is faster there, or use --target"
-            " tensorrt"
-        )
-    if network.graph.opset < PER_AXIS_OPSET:
-        raise RequestError(
-            f"--activations 8 needs opset {PER_AXIS_OPSET} or later, but the model is kept at {network.graph.opset}"
-            f": convert it first, or leave --activations out"
-        )
-    for name in layers:
-        dtype = network.layers[name].constant.dtype
-        if dtype != np.float32:
-            raise RequestError(
-                f"--activations 8: layer {name} computes in {dtype}, integer kernels need a float32 network; convert"
-                " it first, or leave --activations out"
-            )
-
-
 def integer_bits(network: Network, bits: Mapping[str, float], placement: Placement) -> dict[str, float]:
     """Weight bits that integer kernels compute exactly: 8 become 7, but for depthwise layers.
 
@@ -132,8 +81,9 @@ def integer_bits(network: Network, bits: Mapping[str, float], placement: Placeme
     return {name: min(b, WIDEST_EXACT) if name in clipped else b for name, b in bits.items()}
 
 
-def _cpu(graph: gs.Graph, layers: list[Layer]) -> Placement:
-    integer = {layer.name: layer for layer in layers if layer.kind in INTEGER_LAYERS}
+def around_kernels(graph: gs.Graph, layers: Sequence[Layer]) -> Placement:
+    """Pairs around every operator that onnxruntime has an integer kernel for, from the layers backwards."""
+    integer = {layer.name: layer for layer in layers if layer.integer}
     outputs = {t.name for t in graph.outputs}
     wanted = {layer.node.inputs[0].name for layer in integer.values()}
     moved_from: dict[str, str] = {}
@@ -151,7 +101,7 @@ def _cpu(graph: gs.Graph, layers: list[Layer]) -> Placement:
     left_float = tuple(
         name
         for name, layer in integer.items()
-        if results[name] not in wanted and layer.kind != "conv" and layer.bias_node is None
+        if results[name] not in wanted and not layer.convolves and layer.bias_node is None
     )
     sites = wanted | {result for name, result in results.items() if name not in left_float}
     tied = {t: source for t, source in moved_from.items() if t in sites}
@@ -167,7 +117,8 @@ def _cpu(graph: gs.Graph, layers: list[Layer]) -> Placement:
     )
 
 
-def _tensorrt(graph: gs.Graph, layers: list[Layer]) -> Placement:
+def before_layers(graph: gs.Graph, layers: Sequence[Layer]) -> Placement:
+    """Pairs at the inputs of layers and at the other input of the Adds behind them, as TensorRT wants them."""
     readers: dict[str, list[str]] = {}
     direct = {id(layer.node) for layer in layers}
     for node in graph.nodes:

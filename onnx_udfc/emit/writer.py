@@ -1,8 +1,8 @@
 """Writes a quantized network for a target; the only module that decides which QDQ form a file has.
 
-One function a target chooses a row of `forms.WEIGHT_FORMS` for each layer and each table of a Gather; `placement` says
-where activations are quantized. The network itself is not changed: its float weights are replaced by the codes in a
-model of its own.
+A row of `targets.TARGETS` chooses a row of `forms.WEIGHT_FORMS` for each layer and each table of a Gather; `placement`
+says where activations are quantized. The network itself is not changed: its float weights are replaced by the codes in
+a model of its own.
 
 Always: initializers in raw_data (never Constant nodes, which onnxruntime miscomputes behind a DequantizeLinear), an
 explicit zero point, symmetric codes, float32 biases. onnxruntime makes int32 biases of those at load with the step
@@ -11,7 +11,7 @@ input scale · weight scale, so a channel with tiny weights and a real bias woul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -20,21 +20,19 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_udfc.emit.draft import Draft
-from onnx_udfc.emit.forms import WEIGHT_FORMS, StoredWeight, channel_axis, describe, stored_table, stored_weight
+from onnx_udfc.emit.forms import WEIGHT_FORMS, StoredWeight, describe, stored_table, stored_weight
 from onnx_udfc.emit.notes import form_notes, oldest_onnxruntime
-from onnx_udfc.emit.placement import PER_AXIS_OPSET, Placement, activation_tensors, check_activations
+from onnx_udfc.emit.placement import Placement
 from onnx_udfc.emit.sites import write_sites
+from onnx_udfc.emit.targets import TARGETS, Choice, Target, activation_tensors, check_activations, choose
 from onnx_udfc.model.external import values
 from onnx_udfc.model.network import Layer, Network
 from onnx_udfc.model.tables import Table, table_of
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.grids import FORMATS, Floats, QuantParams, storable
 
-__all__ = ["TABLE_TARGETS", "TARGETS", "Emitted", "Placement", "activation_tensors", "check_activations", "emit"]
+__all__ = ["TARGETS", "Emitted", "Placement", "activation_tensors", "check_activations", "emit"]
 
-INT4_OPSET, HALF_SCALE_OPSET, MOD_OPSET = 21, 19, 10
-MOST_PACKED = 1 << 24  # weights of a layer: at load, unpacking takes 30 bytes for each of them for a moment
-LEAST_PACKED = 1 << 9  # fewer do not save what the nodes take
 MOST_LOST = 2.0**-8  # of a weight's norm, where it goes back to 16 bits
 WEIGHT_SLOT, TABLE_SLOT = 1, 0  # the input of a layer that is its weight, and that of a Gather
 WIDEST_BIAS = 2.0**30  # an int32 bias stays below this, so that the products added to it cannot overflow
@@ -63,14 +61,6 @@ class Emitted:
     weight_memory: int
 
 
-@dataclass(frozen=True)
-class Choice:
-    """How one weight is written: the form, and the bits of a code's ONNX type (packed words have none)."""
-
-    form: str
-    bits: int
-
-
 def emit(
     network: Network,
     weights: Mapping[str, QuantParams],
@@ -87,12 +77,12 @@ def emit(
         activations: tensor → grid, for `placement.tensors` at least; None for weights only.
         target: key of TARGETS.
         placement: where activations are quantized; by default everywhere that `weights` allows.
-        tables: name of a Gather → codes and scales of its table, as of `Table.matrix`; for a key of TABLE_TARGETS.
+        tables: name of a Gather → codes and scales of its table, as of `Table.matrix`; for a target that takes them.
 
     Raises:
         RequestError: the target cannot run activations in integers, or the network cannot hold them.
     """
-    opset = network.graph.opset
+    opset, row = network.graph.opset, TARGETS[target]
     if activations is None:
         placement = None
     elif placement is not None:
@@ -107,16 +97,16 @@ def emit(
     twins: dict[Hashable, str] = {}
     for name in (name for name in draft.nodes if name in weights or name in gathers):
         if name in gathers:
-            forms[name] = _write_table(draft, gathers[name], (tables or {})[name], target, network, twins)
+            forms[name] = _write_table(draft, gathers[name], (tables or {})[name], row, network, twins)
             continue
         layer, params = network.layers[name], weights[name]
         integer = placement is not None and name in placement.integer
-        choice = _choose(target, layer, params.bits, integer, opset)
+        choice = choose(row, layer, params.bits, integer, opset)
         grid = _input_grid(layer, placement, activations) if integer else None
         stored = replace(
-            _stored(layer, params, choice, grid, target),
+            _stored(layer, params, choice, grid, row),
             source=network.source_of(layer.constant),
-            alone=choice.form == "dq" and (not integer or target == "tensorrt"),
+            alone=choice.form == "dq" and (not integer or row.codes_alone),
         )
         _write(draft, name, WEIGHT_SLOT, stored, choice.form, twins)
         if placement is not None and grid is not None and name in placement.float_outputs:
@@ -126,68 +116,20 @@ def emit(
     if placement is not None and activations is not None:
         write_sites(draft, placement, activations)
     model = draft.finish()
-    slower, notes = form_notes(network, weights, tables or {}, placement, target, forms)
+    slower, notes = form_notes(network, weights, tables or {}, placement, row, forms)
     form = "; ".join([*dict.fromkeys(forms.values()), *([f"activations {placement.dtype}"] if placement else [])])
     return Emitted(model, form or "float", forms, notes, oldest_onnxruntime(model), slower, round(memory))
 
 
-def _cpu(layer: Layer | Table, bits: float, integer: bool, opset: int) -> Choice:
-    size, storage = int(np.prod(layer.constant.shape)), FORMATS[bits].storage
-    packs = FORMATS[bits].packs or (storage == 4 and opset < INT4_OPSET)
-    if packs and opset >= MOD_OPSET and LEAST_PACKED <= size <= MOST_PACKED:
-        return Choice("packed_dq" if integer else "packed_mul", storage)
-    stored = storage if opset >= INT4_OPSET else 8
-    if not integer:
-        return Choice("cast_mul", stored)
-    return Choice("dq" if stored == 8 else "cast_dq", stored)
-
-
-def _portable(_layer: Layer | Table, bits: float, integer: bool, opset: int) -> Choice:
-    return Choice("dq", 8 if integer or opset < INT4_OPSET else FORMATS[bits].storage)
-
-
-def _cuda(_layer: Layer | Table, bits: float, _integer: bool, opset: int) -> Choice:
-    return Choice("cast_mul", FORMATS[bits].storage if opset >= INT4_OPSET else 8)
-
-
-def _tensorrt(_layer: Layer | Table, _bits: float, _integer: bool, _opset: int) -> Choice:
-    return Choice("dq", 8)
-
-
-Chooser = Callable[[Layer | Table, float, bool, int], Choice]
-
-TARGETS: dict[str, Chooser] = {
-    "cpu": _cpu,
-    "cuda": _cuda,
-    "portable": _portable,
-    "tensorrt": _tensorrt,
-}
-# A DequantizeLinear before a Gather would be computed in every run, all of the table for the rows of one input; what is
-# folded at load runs everywhere but in TensorRT, which takes int8 into a DequantizeLinear only.
-TABLE_TARGETS: dict[str, Chooser] = {"cpu": _cpu, "cuda": _cuda, "portable": _cuda}
-
-
-def _choose(target: str, layer: Layer, bits: float, integer: bool, opset: int) -> Choice:
-    """The target's choice, moved to what the opset and the layer's type and axes can hold."""
-    choice = TARGETS[target](layer, bits, integer, opset)
-    dtype = layer.constant.dtype
-    scalable = dtype == np.float32 or (dtype == np.float16 and opset >= HALF_SCALE_OPSET)
-    no_axis = channel_axis(layer) is None and target != "tensorrt"
-    book = bool(FORMATS[bits].values)  # DequantizeLinear knows steps of one size
-    if choice.form.endswith("dq") and (opset < PER_AXIS_OPSET or not scalable or no_axis or book):
-        return Choice("packed_mul" if choice.form == "packed_dq" else "cast_mul", choice.bits)
-    return choice
-
-
 def _stored(
-    layer: Layer, params: QuantParams, choice: Choice, grid: ActivationParams | None, target: str
+    layer: Layer, params: QuantParams, choice: Choice, grid: ActivationParams | None, target: Target
 ) -> StoredWeight:
     """The weight as the file holds it."""
     dtype = layer.constant.dtype
     float_type = onnx.helper.np_dtype_to_tensor_dtype(dtype)
     if dtype == np.float16:  # a scale found for float32 may vanish there
         params = _rescaled(params, storable(params.scale, dtype))
-    if target == "tensorrt" and layer.kind == "conv_transpose" and choice.form == "dq":
+    if target.by_input and layer.stuffed and choice.form == "dq":
         return _per_input_channel(layer, params, float_type)
     if grid is not None:
         params = _bias_in_range(params, layer.bias, grid.scale)
@@ -253,10 +195,11 @@ def _keep_halves(draft: Draft, network: Network, *, lossless: bool) -> None:
 
 
 def _write_table(
-    draft: Draft, table: Table, params: QuantParams, target: str, network: Network, twins: dict[Hashable, str]
+    draft: Draft, table: Table, params: QuantParams, target: Target, network: Network, twins: dict[Hashable, str]
 ) -> str:
     """The table of a Gather; returns its form in words."""
-    choice = TABLE_TARGETS[target](table, params.bits, False, network.graph.opset)
+    assert target.table is not None
+    choice = target.table(table, params.bits, False, network.graph.opset)
     dtype = table.constant.dtype
     params = _rescaled(params, storable(params.scale, dtype))
     float_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

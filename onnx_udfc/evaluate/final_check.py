@@ -33,6 +33,7 @@ from onnx_udfc.model.files import ROOMY, weight_bytes
 from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import skeleton
 from onnx_udfc.options import Options
+from onnx_udfc.options.words import TIMED
 from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source, one_line, open_session
 
@@ -76,7 +77,7 @@ def asks_for_speed(options: Options) -> bool:
     """Whether time on this machine is what was asked for: its processor's, or that of the provider that runs it."""
     if options.provider != "cpu":
         return "latency" in options.budget
-    return options.target == "cpu" and (options.activations is not None or "latency" in options.budget)
+    return options.target in TIMED and (options.activations is not None or "latency" in options.budget)
 
 
 def _checked(original: Source, network: Network, model: onnx.ModelProto, options: Options) -> Checked:

@@ -116,5 +116,5 @@ def _from_batch_norm(layer: Layer, variance: Double) -> tuple[InputScaling, str]
 
 def _first_layer(network: Network, name: str) -> Layer | None:
     """The convolution that reads the input directly, with one channel group."""
-    layers = [x for x in network.layers.values() if x.node.inputs[0].name == name and x.kind == "conv"]
+    layers = [x for x in network.layers.values() if x.node.inputs[0].name == name and x.convolves]
     return layers[0] if layers and layers[0].groups == 1 else None

@@ -14,6 +14,7 @@ from onnx import helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from onnx_udfc.model.export import sorted_nodes
+from onnx_udfc.model.layers import LAYERS
 from onnx_udfc.model.lossless import Origin, Stored
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import inner_reads
@@ -183,7 +184,7 @@ def _feeds_weight(node: gs.Node) -> bool:
     while pending:
         tensor = pending.pop()
         for user in tensor.outputs:
-            if user.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and user.inputs[0] is not tensor:
+            if user.op in LAYERS and user.inputs[0] is not tensor:
                 return True
             if id(user) not in seen and user.op in FOLDABLE and len(seen) < 20:
                 seen.add(id(user))

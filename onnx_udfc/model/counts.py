@@ -33,11 +33,11 @@ def count(layer: Layer, sizes: Mapping[str, Size]) -> Count:
 
 def _positions(layer: Layer, sizes: Mapping[str, Size]) -> int:
     """Return how often each weight is used for one input; 0 if unknown."""
-    tensor = layer.node.inputs[0] if layer.kind == "conv_transpose" else layer.node.outputs[0]
+    tensor = layer.node.inputs[0] if layer.stuffed else layer.node.outputs[0]
     size = sizes.get(tensor.name)
     if size is None:
         return 0
-    if layer.kind in ("conv", "conv_transpose"):
+    if layer.kernel:
         return math.prod(size[2:])
     return math.prod(size[1:-1])
 

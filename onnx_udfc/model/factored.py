@@ -34,7 +34,7 @@ class Factor:
 
 def can_be_factored(layer: Layer) -> bool:
     """Whether a layer can be replaced by two: not grouped, not transposed."""
-    return layer.kind != "conv_transpose" and layer.groups == 1
+    return not layer.stuffed and layer.groups == 1
 
 
 def factor(network: Network, chosen: Mapping[str, Factor]) -> dict[str, str]:
@@ -69,31 +69,29 @@ def _first(layer: Layer, chosen: Factor, taken: set[str]) -> Layer:
     """A new layer in front of this one, which reads it."""
     node, split, rank = layer.node, chosen.split, chosen.rank
     name = unique_name(f"{layer.name}.first", taken)
-    if layer.kind == "conv":
+    if layer.convolves:
         shape: tuple[int, ...] = (rank, layer.in_channels, *split.first)
         attrs = _spatial(node.attrs, split.kernel, range(split.leading)) | {"kernel_shape": list(split.first)}
     else:
-        transposed = bool(node.attrs.get("transB", 0))
-        shape = (rank, layer.in_channels) if transposed else (layer.in_channels, rank)
-        attrs = {"transB": 1} if transposed else {}
+        shape = (rank, layer.in_channels) if layer.weight_axes[0] == 0 else (layer.in_channels, rank)
+        attrs = {key: node.attrs[key] for key in ("transB", "equation") if node.attrs.get(key)}
     weight = gs.Constant(unique_name(f"{layer.constant.name}.first", taken), np.zeros(shape, layer.constant.dtype))
     between = gs.Variable(unique_name(f"{layer.name}.between", taken), node.outputs[0].dtype, None)
     first = gs.Node(str(node.op), name, attrs, [node.inputs[0], weight], [between])
     layer.graph.nodes.insert(position(layer.graph, node), first)
     node.inputs[0] = between
-    return Layer(first, layer.kind, layer.graph)
+    return type(layer)(first, layer.graph)
 
 
 def _shrink(layer: Layer, chosen: Factor) -> None:
     """What is left of the layer itself."""
     node, split, rank = layer.node, chosen.split, chosen.rank
-    if layer.kind == "conv":
+    if layer.convolves:
         axes = range(split.leading, len(split.kernel))
         node.attrs = _spatial(node.attrs, split.kernel, axes) | {"kernel_shape": list(split.second)}
         shape: tuple[int, ...] = (layer.out_channels, rank, *split.second)
     else:
-        out, transposed = layer.out_channels, bool(node.attrs.get("transB", 0))
-        shape = (out, rank) if transposed and layer.kind == "gemm" else (rank, out)
+        shape = (layer.out_channels, rank) if layer.weight_axes[0] == 0 else (rank, layer.out_channels)
     layer.constant.values = np.zeros(shape, layer.constant.dtype)
 
 

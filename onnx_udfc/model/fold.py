@@ -12,8 +12,6 @@ from onnx_udfc.model.layers import BatchNorm, Layer, constant_input, is_dense
 
 Array = NDArray[Any]
 
-CHANNEL_AXIS_KINDS = ("conv", "conv_transpose", "gemm")
-
 
 def fold_into_layer(layer: Layer, kept: set[str]) -> list[gs.Node]:
     """Folds the chain of batch norms and per-channel constants behind a layer into its weight and bias.
@@ -28,7 +26,7 @@ def fold_into_layer(layer: Layer, kept: set[str]) -> list[gs.Node]:
     Returns:
         The folded nodes, cut off from the graph's tensors.
     """
-    if layer.kind not in CHANNEL_AXIS_KINDS:
+    if not layer.per_channel:
         return []
     scale, shift, norm, folded = np.ones(layer.out_channels), np.zeros(layer.out_channels), None, []
     tensor = layer.node.outputs[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,7 +14,6 @@ from onnx_udfc.model.names import unique_name as unique_name
 
 Array = NDArray[Any]
 
-KINDS = {"Conv": "conv", "ConvTranspose": "conv_transpose", "Gemm": "gemm", "MatMul": "matmul"}
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -43,21 +42,37 @@ class BatchNorm:
 
 @dataclass(eq=False)
 class Layer:
-    """A node with a constant weight, seen as `groups` independent regressions.
+    """A node with a constant weight, seen as `groups` independent regressions; a class for each operator.
 
     Attributes:
         node: the gs.Node; its weight is `node.inputs[1]`, a gs.Constant that no other node uses.
-        kind: "conv", "conv_transpose", "gemm" or "matmul".
         graph: the graph of the node (a MatMul gets its bias as a new Add node there).
         batch_norm: what was folded into the weights, or None.
-        bias_node: the Add that holds the bias of a MatMul, or None.
+        bias_node: the Add that holds the bias of a layer with `bias_apart`, or None.
+        axis: of the channels in what it reads and writes.
+        convolves: whether it is an ordinary convolution.
+        stuffed: whether it convolves its input with zeros stuffed between the elements.
+        bias_apart: whether its bias stands in an Add behind it.
+        per_channel: whether what follows along the second axis can be folded into it.
+        integer: whether there is an integer kernel on processors.
     """
 
     node: gs.Node
-    kind: str
     graph: gs.Graph
     batch_norm: BatchNorm | None = None
     bias_node: gs.Node | None = None
+
+    axis: ClassVar[int] = -1
+    convolves: ClassVar[bool] = False
+    stuffed: ClassVar[bool] = False
+    bias_apart: ClassVar[bool] = False
+    per_channel: ClassVar[bool] = False
+    integer: ClassVar[bool] = False
+
+    @staticmethod
+    def fits(node: gs.Node) -> bool:
+        """Whether a node with a dense weight and a dense bias, if any, is in a form that the class knows."""
+        raise NotImplementedError
 
     @property
     def name(self) -> str:
@@ -67,7 +82,7 @@ class Layer:
     @property
     def groups(self) -> int:
         """The `group` attribute of a convolution, else 1."""
-        return int(self.node.attrs.get("group", 1)) if self.kind.startswith("conv") else 1
+        return 1
 
     @property
     def constant(self) -> gs.Constant:
@@ -90,31 +105,35 @@ class Layer:
     @property
     def bias_tensor(self) -> gs.Constant | None:
         """The constant that holds the bias, or None."""
-        if self.kind == "matmul":
+        if self.bias_apart:
             return None if self.bias_node is None else constant_input(self.bias_node)
         has_bias = len(self.node.inputs) > 2 and not self.node.inputs[2].is_empty()
         return self.node.inputs[2] if has_bias else None
 
     @property
+    def weight_axes(self) -> tuple[int, int]:
+        """The axes of the weight that run along its output and its input channels (of one group)."""
+        return 1, 0
+
+    @property
+    def channel_axis(self) -> int | None:
+        """The axis of the weight that has all output channels; None where no one axis has."""
+        return self.weight_axes[0]
+
+    @property
     def out_channels(self) -> int:
         """Number of output channels O."""
-        shape = self.constant.shape
-        if self.kind == "conv_transpose":
-            return int(shape[1]) * self.groups
-        return int(shape[0] if self.kind == "conv" or self._transposed else shape[1])
+        return int(self.constant.shape[self.weight_axes[0]])
 
     @property
     def in_channels(self) -> int:
         """Number of input channels I."""
-        shape = self.constant.shape
-        if self.kind == "conv":
-            return int(shape[1]) * self.groups
-        return int(shape[1] if self._transposed else shape[0])
+        return int(self.constant.shape[self.weight_axes[1]])
 
     @property
     def depthwise(self) -> bool:
         """Whether each output channel reads one input channel of its own."""
-        return self.kind == "conv" and self.groups > 1 and self.groups == self.in_channels == self.out_channels
+        return self.convolves and self.groups > 1 and self.groups == self.in_channels == self.out_channels
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -132,11 +151,6 @@ class Layer:
         """Bytes of the weight in the file."""
         return int(np.prod(self.constant.shape)) * int(np.dtype(self.constant.dtype).itemsize)
 
-    @property
-    def _transposed(self) -> bool:
-        """Whether the weight of a Gemm is stored as (O, I)."""
-        return self.kind == "gemm" and bool(self.node.attrs.get("transB", 0))
-
     def matrix(self) -> Array:
         """The weight as one regression per group: output = matrix[g] @ patch of group g.
 
@@ -147,13 +161,7 @@ class Layer:
         Returns:
             (groups, O/groups, I/groups * k) float64, a copy.
         """
-        if not self.kind.startswith("conv"):
-            return np.array(self.weight if self._transposed else self.weight.T, np.float64, order="C")[None]
-        W = self.weight.astype(np.float64)
-        if self.kind == "conv":
-            return W.reshape(self.groups, W.shape[0] // self.groups, -1)
-        grouped = _flip(W).reshape(self.groups, W.shape[0] // self.groups, W.shape[1], -1)
-        return np.ascontiguousarray(grouped.swapaxes(1, 2)).reshape(self.groups, W.shape[1], -1)
+        return np.array(self.weight if self.weight_axes[0] == 0 else self.weight.T, np.float64, order="C")[None]
 
     def set(self, matrix: Array, bias: Array) -> None:
         """Writes weight and bias back, in the layout and the type of the node's tensors.
@@ -176,21 +184,18 @@ class Layer:
 
     def layout(self, matrix: Array) -> Array:
         """The inverse of `matrix()`: (groups, O/groups, I/groups * k) to the weight's layout."""
-        shape = tuple(self.constant.shape)
-        assert matrix.size == int(np.prod(shape)), (self.name, matrix.shape, shape)
-        if self.kind == "conv":
-            return matrix.reshape(shape)
-        if self.kind == "conv_transpose":
-            grouped = matrix.reshape(self.groups, shape[1], shape[0] // self.groups, -1).swapaxes(1, 2)
-            return _flip(grouped.reshape(shape))
-        W: Array = matrix[0] if self._transposed else matrix[0].T
+        assert matrix.size == int(np.prod(self.constant.shape)), (self.name, matrix.shape, self.constant.shape)
+        return self._layout(matrix)
+
+    def _layout(self, matrix: Array) -> Array:
+        W: Array = matrix[0] if self.weight_axes[0] == 0 else matrix[0].T
         return W
 
     def _add_bias(self, bias: Array) -> None:
         """Gives the node a bias: a third input, or an Add after a MatMul."""
         names = {t.name for t in self.graph.tensors().values()} | {n.name for n in self.graph.nodes}
         constant = gs.Constant(unique_name(f"{self.name}.bias", names), bias)
-        if self.kind != "matmul":
+        if not self.bias_apart:
             self.node.inputs = [*self.node.inputs[:2], constant]
             return
         out = self.node.outputs[0]
@@ -201,6 +206,115 @@ class Layer:
         self.graph.nodes.insert(position(self.graph, self.node) + 1, self.bias_node)
 
 
+class Convolution(Layer):
+    """Conv: weight (O, I/groups, *kernel)."""
+
+    axis, convolves, per_channel, integer = 1, True, True, True
+
+    @staticmethod
+    def fits(node: gs.Node) -> bool:
+        """Whether the weight has a kernel and its rows are as many in each group."""
+        shape, groups = node.inputs[1].shape, node.attrs.get("group", 1)
+        return len(shape) >= 3 and isinstance(groups, int) and groups >= 1 and shape[0] % groups == 0
+
+    @property
+    def groups(self) -> int:
+        """The `group` attribute."""
+        return int(self.node.attrs.get("group", 1))
+
+    @property
+    def weight_axes(self) -> tuple[int, int]:
+        """(O, I/groups, *kernel)."""
+        return 0, 1
+
+    @property
+    def in_channels(self) -> int:
+        """Number of input channels I."""
+        return int(self.constant.shape[1]) * self.groups
+
+    def matrix(self) -> Array:
+        """As of `Layer`."""
+        W = self.weight.astype(np.float64)
+        return W.reshape(self.groups, W.shape[0] // self.groups, -1)
+
+    def _layout(self, matrix: Array) -> Array:
+        return matrix.reshape(tuple(self.constant.shape))
+
+
+class TransposedConvolution(Convolution):
+    """ConvTranspose: weight (I, O/groups, *kernel); no runtime has an integer kernel of it for QDQ on processors."""
+
+    convolves, stuffed, integer = False, True, False
+
+    @property
+    def weight_axes(self) -> tuple[int, int]:
+        """(I, O/groups, *kernel)."""
+        return 1, 0
+
+    @property
+    def channel_axis(self) -> int | None:
+        """The second axis of one group, the first where each group has one channel."""
+        if self.groups == 1:
+            return 1
+        return 0 if tuple(self.constant.shape[:2]) == (self.groups, 1) else None
+
+    @property
+    def out_channels(self) -> int:
+        """Number of output channels O."""
+        return int(self.constant.shape[1]) * self.groups
+
+    @property
+    def in_channels(self) -> int:
+        """Number of input channels I."""
+        return int(self.constant.shape[0])
+
+    def matrix(self) -> Array:
+        """As of `Layer`."""
+        W = self.weight.astype(np.float64)
+        grouped = _flip(W).reshape(self.groups, W.shape[0] // self.groups, W.shape[1], -1)
+        return np.ascontiguousarray(grouped.swapaxes(1, 2)).reshape(self.groups, W.shape[1], -1)
+
+    def _layout(self, matrix: Array) -> Array:
+        shape = tuple(self.constant.shape)
+        grouped = matrix.reshape(self.groups, shape[1], shape[0] // self.groups, -1).swapaxes(1, 2)
+        return _flip(grouped.reshape(shape))
+
+
+class Gemm(Layer):
+    """Gemm with a constant weight: (I, O), or (O, I) with transB."""
+
+    per_channel, integer = True, True
+
+    @staticmethod
+    def fits(node: gs.Node) -> bool:
+        """Whether it is x W + b and no more."""
+        return len(node.inputs[1].shape) == 2 and not node.attrs.get("transA", 0) and _plain_gemm(node)
+
+    @property
+    def weight_axes(self) -> tuple[int, int]:
+        """(I, O), or (O, I) with transB."""
+        return (0, 1) if self.node.attrs.get("transB", 0) else (1, 0)
+
+
+class MatMul(Layer):
+    """MatMul with a constant weight (I, O) on the right; its bias is an Add behind it."""
+
+    bias_apart, integer = True, True
+
+    @staticmethod
+    def fits(node: gs.Node) -> bool:
+        """Whether the weight is a matrix."""
+        return len(node.inputs[1].shape) == 2
+
+
+LAYERS: dict[str, type[Layer]] = {
+    "Conv": Convolution,
+    "ConvTranspose": TransposedConvolution,
+    "Gemm": Gemm,
+    "MatMul": MatMul,
+}
+
+
 def find_layers(graph: gs.Graph, kept: set[str]) -> list[Layer]:
     """The layers of the top-level graph, in the order of its nodes.
 
@@ -208,26 +322,19 @@ def find_layers(graph: gs.Graph, kept: set[str]) -> list[Layer]:
         graph: in canonical form.
         kept: names of the tensors that leave the graph or go into a subgraph.
     """
-    return [
-        Layer(node, KINDS[node.op], graph, bias_node=_matmul_bias(node, kept) if node.op == "MatMul" else None)
-        for node in graph.nodes
-        if node.op in KINDS and not node.domain and is_layer(node)
-    ]
+    found = [LAYERS[node.op](node, graph) for node in graph.nodes if node.op in LAYERS and is_layer(node)]
+    for layer in found:
+        layer.bias_node = _added_bias(layer, kept) if layer.bias_apart else None
+    return found
 
 
 def is_layer(node: gs.Node) -> bool:
     """Whether the node computes data times a constant float weight, in a form `Layer.matrix` knows."""
-    if len(node.inputs) < 2 or isinstance(node.inputs[0], gs.Constant) or not is_dense(node.inputs[1]):
+    if node.domain or len(node.inputs) < 2 or isinstance(node.inputs[0], gs.Constant) or not is_dense(node.inputs[1]):
         return False
-    rank, bias = len(node.inputs[1].shape), node.inputs[2:3]
-    if 0 in node.inputs[1].shape or any(not t.is_empty() and not is_dense(t) for t in bias):
+    if 0 in node.inputs[1].shape or any(not t.is_empty() and not is_dense(t) for t in node.inputs[2:3]):
         return False
-    if node.op in ("Conv", "ConvTranspose"):
-        groups = node.attrs.get("group", 1)
-        return rank >= 3 and isinstance(groups, int) and groups >= 1 and node.inputs[1].shape[0] % groups == 0
-    if node.op == "Gemm":
-        return rank == 2 and not node.attrs.get("transA", 0) and _plain_gemm(node)
-    return rank == 2
+    return LAYERS[node.op].fits(node)
 
 
 def _plain_gemm(node: gs.Node) -> bool:
@@ -238,14 +345,14 @@ def _plain_gemm(node: gs.Node) -> bool:
     return plain_bias and node.attrs.get("alpha", 1.0) == 1.0 and (not has_bias or node.attrs.get("beta", 1.0) == 1.0)
 
 
-def _matmul_bias(node: gs.Node, kept: set[str]) -> gs.Node | None:
-    """The Add of one constant per channel that alone consumes the MatMul, or None."""
-    out = node.outputs[0]
+def _added_bias(layer: Layer, kept: set[str]) -> gs.Node | None:
+    """The Add of one constant per channel that alone consumes the layer, or None."""
+    out = layer.node.outputs[0]
     if out.name in kept or len(out.outputs) != 1 or out.outputs[0].op != "Add":
         return None
     add = out.outputs[0]
     constant = constant_input(add)
-    channels = node.inputs[1].shape[1]
+    channels = layer.out_channels
     if constant is None or not is_dense(constant) or tuple(constant.shape)[-1:] != (channels,):
         return None
     return add if int(np.prod(constant.shape)) == channels else None

@@ -52,9 +52,8 @@ class Network:
         nodes: dict[int, gs.Node] = {}
         graph = _copy_graph(self.graph, nodes)
         layers = {
-            name: Layer(
+            name: type(layer)(
                 nodes[id(layer.node)],
-                layer.kind,
                 graph,
                 layer.batch_norm,
                 None if layer.bias_node is None else nodes.get(id(layer.bias_node)),

@@ -33,7 +33,7 @@ from onnx_udfc.options.shared_rows import (
     read_data,
 )
 from onnx_udfc.options.voice import LINE, PYTHON, CombinationError, Said, Voice, Voices
-from onnx_udfc.options.words import BITS, CRITERIA, METHODS, RUNNING, TARGETS
+from onnx_udfc.options.words import BITS, CRITERIA, METHODS, NO_INTEGERS, RUNNING, TARGETS
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -380,12 +380,10 @@ def _refused_ratios(o: Options, said: Said) -> str | None:
 def _refused_activations(o: Options, said: Said) -> str | None:
     if o.activations is not None and o.bits == 32:
         return f"{said.begin('activations', 8)} needs quantized weights too: add {said('bits', 8)} (or 4)"
-    if o.activations is not None and o.target == "cuda":
-        return (
-            f"{said.begin('activations', 8)} with {said('target', 'cuda')}: onnxruntime has no integer convolution on"
-            f" CUDA and would be slower; leave {said.name('activations')} out and take a float16 network, which is"
-            f" faster there, or use {said('target', 'tensorrt')}"
-        )
+    if o.activations is not None and o.target in NO_INTEGERS:
+        why = NO_INTEGERS[o.target].replace("--activations", said.name("activations"))
+        instead = why.replace("--target tensorrt", said("target", "tensorrt"))
+        return f"{said.begin('activations', 8)} with {said('target', o.target)}: {instead}"
     return None
 
 

@@ -33,6 +33,11 @@ BITS: dict[str | int, str] = {
     "auto": "layer by layer, chosen by a --budget",
 }
 RUNNING = {"moments"}  # methods that run the network
+TIMED = {"cpu"}  # targets that this machine's processor stands for
+NO_INTEGERS = {  # targets without integer kernels: why, and what to take
+    "cuda": "onnxruntime has no integer convolution on CUDA and would be slower; leave --activations out and take a"
+    " float16 network, which is faster there, or use --target tensorrt",
+}
 
 
 class Rows(dict[Key, Row]):

@@ -52,14 +52,14 @@ def readers_of(layer: Layer, layers: Mapping[str, Layer]) -> list[tuple[Layer, g
     Empty if there are other readers.
     """
     users = layer.node.outputs[0].outputs
-    if layer.kind != "conv" or layer.groups != 1 or len(users) != 1:
+    if not layer.convolves or layer.groups != 1 or len(users) != 1:
         return []
     found: list[tuple[gs.Node, gs.Node | None]] = []
     for node in users[0].outputs[0].outputs:
         pooled = node.op == "MaxPool" and len(node.outputs) == 1
         found += [(n, node) for n in node.outputs[0].outputs] if pooled else [(node, None)]
     readers = [(layers.get(node.name), pooling) for node, pooling in found]
-    plain = [(r, pooling) for r, pooling in readers if r is not None and r.kind == "conv" and r.groups == 1]
+    plain = [(r, pooling) for r, pooling in readers if r is not None and r.convolves and r.groups == 1]
     return plain if len(plain) == len(readers) else []
 
 

@@ -304,5 +304,5 @@ def residual_operand(layer: Layer, outputs: set[str]) -> str | None:
 
 def own_bias(layer: Layer) -> Double:
     """Bias (O,) that the node itself adds: a MatMul has its bias in another node."""
-    bias: NDArray[Any] = np.zeros(layer.out_channels) if layer.kind == "matmul" else layer.bias
+    bias: NDArray[Any] = np.zeros(layer.out_channels) if layer.bias_apart else layer.bias
     return bias.astype(np.float64)

@@ -307,7 +307,7 @@ class _Repair:
         self.result.layers[layer.name] = errors
         shipped = wanted - response / gain.reshape(-1) + errors.explained * self._kept(layer, found.drift)
         target = self.pruned.network.layers[layer.name]
-        bias = shipped + (target.bias if layer.kind == "matmul" else 0.0)
+        bias = shipped + (target.bias if layer.bias_apart else 0.0)
         if params is None:
             target.set(real, bias)
         else:

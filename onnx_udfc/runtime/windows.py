@@ -23,13 +23,13 @@ SHARED = 6e7  # multiply-adds: below, to pack the weights for a session of their
 
 def window_of(layer: Layer, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Window:
     """The layer's geometry for inputs and outputs of these shapes (N, C, *space)."""
-    if layer.kind in ("gemm", "matmul"):
+    if not layer.kernel:
         return Window()
     kernel, dims = layer.kernel, len(layer.kernel)
     strides = tuple(layer.node.attrs.get("strides", [1] * dims))
     dilations = tuple(layer.node.attrs.get("dilations", [1] * dims))
     pads = _begin_pads(layer.node, kernel, strides, dilations, input_shape[2:], output_shape[2:])
-    return Window(kernel, strides, dilations, pads, layer.groups, layer.kind == "conv_transpose")
+    return Window(kernel, strides, dilations, pads, layer.groups, layer.stuffed)
 
 
 def pooling_window(node: gs.Node, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Window:
@@ -87,7 +87,7 @@ def run_layer(
         pieces: sessions to share; a small layer takes its weights as inputs, so that those of one geometry have one.
     """
     x = x.astype(np.float32, copy=False)
-    if layer.kind in ("gemm", "matmul"):
+    if not layer.kernel:
         flat = products.product(x.reshape(-1, x.shape[-1]), matrix[0].T.astype(np.float32))
         return np.asarray(flat.reshape(*x.shape[:-1], -1) + bias.astype(np.float32))
     if _pointwise(layer):
@@ -112,7 +112,7 @@ def _pointwise(layer: Layer) -> bool:
     """Whether the layer looks at single pixels: a matrix product, for which onnxruntime would turn the input around."""
     attrs = layer.node.attrs
     plain = all(v == 1 for v in (*layer.kernel, *attrs.get("strides", ()))) and not any(attrs.get("pads", ()))
-    return layer.kind == "conv" and layer.groups == 1 and plain
+    return layer.convolves and layer.groups == 1 and plain
 
 
 def _attributes(layer: Layer) -> dict[str, Any]:

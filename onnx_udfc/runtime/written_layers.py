@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.model.external import values
+from onnx_udfc.model.layers import LAYERS
 from onnx_udfc.runtime.sessions import open_session
 
 if TYPE_CHECKING:
@@ -61,14 +62,14 @@ def written_layers(model: onnx.ModelProto, names: Iterable[str], feed: Feed) -> 
 def _parameters(node: onnx.NodeProto, biases: Mapping[str, tuple[str, str]]) -> list[str]:
     """Return the tensors of weight and bias."""
     own = [t for t in node.input[1:3] if t]
-    return own + ([biases[node.output[0]][0]] if node.output[0] in biases and node.op_type == "MatMul" else [])
+    return own + ([biases[node.output[0]][0]] if node.output[0] in biases and LAYERS[node.op_type].bias_apart else [])
 
 
 def _layer(
     node: onnx.NodeProto, biases: Mapping[str, tuple[str, str]], values: Mapping[str, NDArray[Any]]
 ) -> WrittenLayer:
     weight = values[node.input[1]]
-    if node.op_type == "MatMul":
+    if LAYERS[node.op_type].bias_apart:
         bias, output = biases.get(node.output[0], ("", node.output[0]))
         return WrittenLayer(node, output, weight, values[bias].reshape(-1) if bias else None)
     has_bias = len(node.input) > 2 and bool(node.input[2])
@@ -125,7 +126,7 @@ def alone(layer: WrittenLayer, x: NDArray[Any]) -> InferenceSession:
     node.input.extend(["x", *(p.name for p in parameters)])
     node.output.append("y")
     nodes = [node]
-    if node.op_type == "MatMul" and layer.bias is not None:
+    if LAYERS[node.op_type].bias_apart and layer.bias is not None:
         del node.input[2:]
         node.output[0] = "product"
         nodes.append(helper.make_node("Add", ["product", "b"], ["y"]))

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from onnx_udfc.emit.placement import Placement, activation_tensors
+from onnx_udfc.emit.placement import Placement
+from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.network import Network
 from tests.quantized_graphs import network_of

@@ -64,31 +64,19 @@ def opaque_layer(flow: Flow, node: gs.Node) -> None:
         flow.bar(flow.get(tensor), node, f"it feeds a {node.op} whose weight is not a plain constant")
 
 
-def gemm(flow: Flow, node: gs.Node) -> None:
-    """Input channels along the last axis of a matrix; the outputs are new."""
-    if node.name not in flow.network.layers:
-        opaque_layer(flow, node)
-        return
-    transposed = bool(node.attrs.get("transB", 0))
-    ids = flow.line(node, node.inputs[0], -1)
-    if ids is not None:
-        flow.link(node, 1, "consumer", 1 if transposed else 0, ids)
-    out = flow.fresh(node, 0, flow.network.layers[node.name].out_channels)
-    flow.link(node, 1, "producer", 0 if transposed else 1, out)
-    _bias(flow, node, 2, "producer", out)
-    flow.put(node.outputs[0], along(out, -1, len(flow.known(node.outputs[0]))))
-
-
-def matmul(flow: Flow, node: gs.Node) -> None:
+def product(flow: Flow, node: gs.Node) -> None:
     """Data times a constant matrix: input channels along the last axis, new ones out. Anything else is a barrier."""
     if node.name not in flow.network.layers:
         opaque_layer(flow, node)
         return
+    layer = flow.network.layers[node.name]
+    out_axis, in_axis = layer.weight_axes
     ids = flow.line(node, node.inputs[0], -1)
     if ids is not None:
-        flow.link(node, 1, "consumer", 0, ids)
-    out = flow.fresh(node, 0, flow.network.layers[node.name].out_channels)
-    flow.link(node, 1, "producer", 1, out)
+        flow.link(node, 1, "consumer", in_axis, ids)
+    out = flow.fresh(node, 0, layer.out_channels)
+    flow.link(node, 1, "producer", out_axis, out)
+    _bias(flow, node, 2, "producer", out)
     flow.put(node.outputs[0], along(out, -1, len(flow.known(node.outputs[0]))))
 
 

@@ -64,12 +64,12 @@ CHANNEL_RULES: dict[str, ChannelRule] = {
     "Expand": shape_ops.expand,
     "Flatten": shape_ops.reshape,
     "Gather": shape_ops.gather,
-    "Gemm": layer_ops.gemm,
+    "Gemm": layer_ops.product,
     "GroupNormalization": layer_ops.group_norm,
     "InstanceNormalization": layer_ops.instance_norm,
     "LRN": layer_ops.local_response_norm,
     "LayerNormalization": layer_ops.layer_norm,
-    "MatMul": layer_ops.matmul,
+    "MatMul": layer_ops.product,
     "MeanVarianceNormalization": value_ops.mean_variance_norm,
     "Pad": shape_ops.pad,
     "Reshape": shape_ops.reshape,
@@ -112,7 +112,7 @@ def _escape(flow: Flow, node: gs.Node, outer: set[str], handled: Collection[int]
 
 
 def _apply(flow: Flow, node: gs.Node, outer: set[str]) -> None:
-    rule = CHANNEL_RULES.get(node.op)
+    rule = CHANNEL_RULES.get(node.op, layer_ops.product if node.name in flow.network.layers else None)
     blocked: str | None = None
     if node.domain not in (None, "", "ai.onnx"):
         blocked = f"it feeds {node.domain}.{node.op}, an operator that is not of the ONNX standard"
