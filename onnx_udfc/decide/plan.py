@@ -14,6 +14,7 @@ from onnx_udfc.channels.prune import Pruned
 from onnx_udfc.decide.allocate import allowed_counts, keep_sets
 from onnx_udfc.decide.counts_and_bits import Subject, decide
 from onnx_udfc.decide.tables import tables_to_round
+from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, bits_of_parts, can_be_factored, factor
 from onnx_udfc.model.names import matches
@@ -190,7 +191,7 @@ def _named_factors(network: Network, curves: Mapping[str, Sequence[Curve]], opti
 
 def _may_pay(options: Options) -> bool:
     """Whether fewer multiplications are less time, or time is measured: on a GPU two kernels often take longer."""
-    return options.target != "cuda" or ("latency" in options.budget and options.provider != "cpu")
+    return not TARGETS[options.target].few_kernels or ("latency" in options.budget and options.provider != "cpu")
 
 
 def factorable(network: Network, options: Options) -> tuple[str, ...]:

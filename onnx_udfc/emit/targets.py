@@ -46,6 +46,7 @@ class Target:
         codes_alone: whether each weight has codes of its own beside quantized activations, too.
         wide: whether all codes are stored as int8, by whether activations are quantized.
         in_every_run: whether its runtime computes weights from their codes in every run, if nobody forbids it.
+        few_kernels: whether two small kernels often take longer than one large one.
         timed: whether this machine's processor stands for it.
         notes: more for the user, of the network and what is quantized of it.
         text: what a user is told of the word.
@@ -60,6 +61,7 @@ class Target:
     codes_alone: bool = False
     wide: Callable[[bool], bool] = lambda _: False
     in_every_run: bool = False
+    few_kernels: bool = False
     timed: bool = False
     notes: Callable[[Network, Mapping[str, QuantParams]], Iterator[str]] = lambda _network, _weights: iter(())
     text: str = ""
@@ -114,7 +116,7 @@ TARGETS = _Targets(
     words.TARGETS,
     [
         ("cpu", Target("cpu", _cpu, table=_cpu, timed=True)),
-        ("cuda", Target("cuda", folded, table=folded, no_integers=NO_INTEGERS["cuda"])),
+        ("cuda", Target("cuda", folded, table=folded, no_integers=NO_INTEGERS["cuda"], few_kernels=True)),
         (
             "portable",
             Target("portable", _portable, table=folded, wide=lambda integers: integers, in_every_run=True),
