@@ -6,6 +6,7 @@ import contextlib
 import inspect as signatures
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from onnx_udfc.options import (
     specs,
     words_of,
 )
+from onnx_udfc.options.command import validate_line
 from onnx_udfc.original import Original
 from onnx_udfc.outputs import check_writable, write_text
 from onnx_udfc.pipeline import Result
@@ -38,8 +40,10 @@ from onnx_udfc.progress import Callbacks, Logged
 from onnx_udfc.runtime.machine import fitting_jobs
 from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source
+from onnx_udfc.summary import file_report
 from onnx_udfc.sweep_grid import Grid
 from onnx_udfc.sweep_table import SweepTable
+from onnx_udfc.version import versions
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -159,9 +163,23 @@ def judged(original: Source, compressed: Source, asked: Judging, callbacks: Call
         batch=asked.batch,
         callbacks=callbacks,
     )
+    names = [_name(source) or default for source, default in ((original, "IN.onnx"), (compressed, "OUT.onnx"))]
+    found = replace(
+        found,
+        source=file_report(original, found.bytes.original),
+        result=file_report(compressed, found.bytes.compressed),
+        versions=versions(),
+        command=validate_line(asked, *names),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
     for path in asked.report:
         write_text(path, _page(found, path))
     return found
+
+
+def _name(source: Source) -> str:
+    """The name of a model's file; empty for what is in memory."""
+    return Path(source).name if isinstance(source, str | Path) else ""
 
 
 def _page(found: Validation, path: str) -> str:

@@ -118,7 +118,7 @@ def make_report(source: Source, outcome: Outcome, options: Options, timings: Map
         verdict_reason=judgement.reason,
         advice=advice(judgement, _asked(outcome, options)),
         accuracy=checked.accuracy,
-        source=_source(source, outcome.loaded),
+        source=file_report(source, outcome.loaded.bytes),
         result=FileReport(None, _digest(model), model_bytes(model)),
         versions=versions(),
         command=command_line(options.to_dict(), outcome.loaded.path.name if outcome.loaded.path else "IN.onnx"),
@@ -126,14 +126,19 @@ def make_report(source: Source, outcome: Outcome, options: Options, timings: Map
     )
 
 
-def _source(source: Source, loaded: LoadedModel) -> FileReport:
-    """What was compressed, by its content."""
+def file_report(source: Source, size: int) -> FileReport:
+    """A model by its content.
+
+    Args:
+        source: As a user gave it.
+        size: Its bytes, with weights that lie in other files.
+    """
     if isinstance(source, onnx.ModelProto):
-        return FileReport(None, _digest(source), loaded.bytes)
+        return FileReport(None, _digest(source), size)
     if isinstance(source, bytes):
-        return FileReport(None, sha256(source).hexdigest(), loaded.bytes)
+        return FileReport(None, sha256(source).hexdigest(), size)
     with Path(source).open("rb") as file:
-        return FileReport(Path(source).name, file_digest(file, "sha256").hexdigest(), loaded.bytes)
+        return FileReport(Path(source).name, file_digest(file, "sha256").hexdigest(), size)
 
 
 def _digest(model: onnx.ModelProto) -> str | None:

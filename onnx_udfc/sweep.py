@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,11 @@ import onnx
 
 from onnx_udfc.errors import UdfcError
 from onnx_udfc.evaluate.report import Report
+from onnx_udfc.evaluate.speed import one_run, timed
 from onnx_udfc.inputs.image_files import Labelled
 from onnx_udfc.interrupts import serve_parent
 from onnx_udfc.model.files import save, weight_files
-from onnx_udfc.options import InMemory, Options
+from onnx_udfc.options import InMemory, Options, command_line
 from onnx_udfc.original import Original, read_original, trace_order
 from onnx_udfc.outputs import share, write_text
 from onnx_udfc.pipeline import compress
@@ -30,12 +34,15 @@ from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime.crew import work_through
 from onnx_udfc.runtime.machine import cores
 from onnx_udfc.runtime.providers import CPU, Provider, asked_provider
-from onnx_udfc.runtime.sessions import Source, check_provider, open_session
+from onnx_udfc.runtime.sessions import Source, check_provider, file_bytes, open_session
+from onnx_udfc.summary import file_report
 from onnx_udfc.sweep_grid import Grid
 from onnx_udfc.sweep_table import SweepRow, SweepTable
-from onnx_udfc.version import this_tool
+from onnx_udfc.version import this_tool, versions
 
 _BATCH = 32
+MOST_TIMED = 50  # settings, those that nothing beats first
+SECONDS = 0.2  # for each
 
 __all__ = ["SweepRow", "SweepTable", "sweep"]
 
@@ -95,14 +102,61 @@ def sweep(
     told.advance(len(tasks) - len(waiting), "done before")
     if waiting:
         _run_all(folder, waiting, jobs, worker, told)
-    rows = tuple(_finished(folder, task) or _failed(folder, task) for task in tasks)
+    rows = {task.name: _finished(folder, task) or _failed(folder, task) for task in tasks}
     accuracy = None if labelled is None else accuracy_of(content, labelled, provider)
-    table = SweepTable(Path(source).name if isinstance(source, str | Path) else "model", rows, accuracy)
+    name = Path(source).name if isinstance(source, str | Path) else "model"
+    table = SweepTable(
+        name,
+        tuple(_timed(content, folder, tasks, rows, options or Options(), provider, told)),
+        accuracy,
+        file_report(content, file_bytes(content)),
+        _command(name, Path(directory).name, grid, options or Options(), labelled),
+        versions(),
+        datetime.now(UTC).isoformat(timespec="seconds"),
+    )
     write_text(folder / "sweep.csv", table.to_csv())
     write_text(folder / "sweep.json", json.dumps(table.to_dict(), indent=2, allow_nan=False) + "\n")
     write_text(folder / "sweep.html", table.to_html())
     told.done()
     return table
+
+
+def _command(name: str, folder: str, grid: Grid, options: Options, labelled: Labelled | None) -> str:
+    """The command that makes the table again, but for data that were given in memory."""
+    shared = replace(options, prune=Options().prune, bits=Options().bits, activations=Options().activations)
+    words = shlex.split(command_line(shared.to_dict(), name, folder))
+    for flag in ("prune", "bits", "activations"):
+        values = getattr(grid, flag)
+        if values != getattr(Grid(), flag):
+            words += [f"--{flag}", ",".join("none" if v is None else str(v) for v in values)]
+    if labelled is not None and isinstance(labelled.images, str | Path):
+        words += ["--labelled", str(labelled.images)]
+    return shlex.join([words[0], "sweep", *words[1:]])
+
+
+def _timed(
+    content: bytes | str,
+    folder: Path,
+    tasks: list[Task],
+    rows: dict[str, SweepRow],
+    options: Options,
+    provider: Provider,
+    told: Callbacks,
+) -> Iterator[SweepRow]:
+    """Rows with the time of one run, here and one after the other, so that no two disturb each other."""
+    table = SweepTable("", tuple(rows.values()))
+    front = {r.name for cost in ("bytes", "macs") for r in table.front(cost)}
+    open_rows = [name for name, row in rows.items() if row.latency is None and not row.error]
+    chosen = set(sorted(open_rows, key=lambda name: name not in front)[:MOST_TIMED])
+    feed = one_run(content, options.input_shape, options.seed) if chosen else {}
+    told.stage("measure latency", None)
+    for task in tasks:
+        row = rows[task.name]
+        if task.name in chosen:
+            model = str(folder / f"{task.name}.onnx")
+            row = replace(row, latency=round(timed(content, model, feed, 1, SECONDS, provider).ratio, 4))
+            _record_row(folder, task, row)
+        yield row
 
 
 def _content(source: Source) -> bytes | str:
@@ -225,6 +279,8 @@ def _filled(row: SweepRow, report: Report) -> SweepRow:
         sqnr_db=_finite(fidelity.sqnr_db),
         cosine=_finite(fidelity.cosine),
         agreement=fidelity.agreement,
+        verdict=report.verdict,
+        predicted_loss=report.predicted_loss,
     )
 
 

@@ -1,18 +1,30 @@
-"""The results of a sweep: a row for each setting, which of them nothing beats, and the table as JSON, CSV or a page."""
+"""The results of a sweep: a row for each setting, which of them nothing beats, and the table as JSON, CSV or a page.
+
+The page begins with the setting that is recommended, and why; its plots have the original in them.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
-from onnx_udfc.evaluate import svg
-from onnx_udfc.evaluate.page import page, table
-from onnx_udfc.evaluate.report import plain
+from onnx_udfc.escapes import visible_all
+from onnx_udfc.evaluate.page import card, facts, files_and_versions, page, table
+from onnx_udfc.evaluate.report import FileReport, plain
+from onnx_udfc.evaluate.scatter import Dot, scatter
+from onnx_udfc.evaluate.wording import percent
 from onnx_udfc.version import this_tool
+
+LEAST_LOST = 0.01  # of the accuracy: what a recommended setting may lose
+COSTS = {"bytes": "bytes", "macs": "MACs", "latency": "time of one run, one thread"}
+QUALITIES = {"accuracy": "accuracy, %", "agreement": "same answer, %", "sqnr_db": "SQNR, dB"}
+ORIGINAL = "O"
+SAME = 0.95  # agreement of a recommended setting of whose verdict nothing is known
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,9 @@ class SweepRow:
         cosine: Fidelity.
         agreement: Fidelity; None where no output looks like class scores.
         accuracy: Share of labelled images that are right; None without labels.
+        verdict: As in the report of a compression.
+        predicted_loss: The same.
+        latency: Time of one run as a share of the original's, on one thread; None where it was not measured.
         seconds: Time it took.
         error: Why there is no result; empty if there is one.
     """
@@ -48,6 +63,9 @@ class SweepRow:
     accuracy: float | None = None
     seconds: float | None = None
     error: str = ""
+    verdict: str = "unknown"
+    predicted_loss: float | None = None
+    latency: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +76,19 @@ class SweepTable:
         source: Name of the original.
         rows: One for each setting.
         accuracy: Of the original; None without labels.
+        file: The original by its content.
+        command: That makes the table again.
+        versions: Of Python and of the packages that results depend on.
+        created: When, as `2026-01-31T12:00:00+00:00`.
     """
 
     source: str
     rows: tuple[SweepRow, ...]
     accuracy: float | None = None
+    file: FileReport | None = None
+    command: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
 
     def quality(self) -> str:
         """Return what rows are compared by: accuracy where any is known, else agreement, else SQNR."""
@@ -73,7 +99,7 @@ class SweepTable:
         """Return the rows that no other beats in both cost and quality, the cheapest first.
 
         Args:
-            cost: `bytes`, `macs` or `parameters`.
+            cost: `bytes`, `macs`, `parameters` or `latency`.
         """
         best: list[SweepRow] = []
         quality = self.quality()
@@ -85,10 +111,38 @@ class SweepTable:
                 best.append(row)
         return tuple(best)
 
+    def recommended(self) -> Recommended | None:
+        """Return the smallest file that keeps what the original does; where none does, the one that keeps most.
+
+        Kept is an accuracy within LEAST_LOST of the original's; without labels a verdict `good`, and, where no verdict
+        is known, an agreement of SAME.
+        """
+        usable = [r for r in self.rows if not r.error and r.bytes is not None]
+        if not usable:
+            return None
+        kept = [r for r in usable if self._keeps(r)]
+        if kept:
+            return Recommended(min(kept, key=lambda r: (r.bytes or 0.0, r.name)), f"the smallest file {self._what()}")
+        quality = self.quality()
+        best = max(usable, key=lambda r: (getattr(r, quality) or -math.inf, -(r.bytes or 0.0)))
+        return Recommended(best, f"no setting is {self._what()}; this one keeps most")
+
+    def _keeps(self, row: SweepRow) -> bool:
+        if self.accuracy is not None:
+            return row.accuracy is not None and row.accuracy >= self.accuracy - LEAST_LOST
+        return row.verdict == "good" or (row.verdict == "unknown" and (row.agreement or 0.0) >= SAME)
+
+    def _what(self) -> str:
+        if self.accuracy is not None:
+            return f"within {100 * LEAST_LOST:g} point of the original's accuracy of {100 * self.accuracy:.1f} %"
+        return "whose verdict is good on made-up inputs; labelled ones would tell more (--labelled)"
+
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-clean values; `front` names the rows that nothing beats by bytes."""
+        """Return JSON-clean values; `front` names the rows that nothing beats by bytes, `recommended` one of all."""
         result: dict[str, Any] = plain(self)
-        return {"tool": plain(this_tool()), **result, "front": [r.name for r in self.front()]}
+        chosen = plain(self.recommended())
+        front = [r.name for r in self.front()]
+        return {"tool": plain(this_tool()), **result, "front": front, "recommended": chosen and _named(chosen)}
 
     def to_csv(self) -> str:
         """Return the rows as CSV with a header."""
@@ -100,38 +154,117 @@ class SweepTable:
 
     def to_html(self) -> str:
         """Return the table with its plots as one self-contained page."""
-        plots = "".join(self._plot(cost) for cost in ("bytes", "macs"))
-        front = {r.name for r in self.front()} | {r.name for r in self.front("macs")}
-        rows = [_cells(r, r.name in front) for r in self.rows]
-        head = ("setting", "prune", "bits", "activations", *_FIGURES, "")
-        inner = table(head, rows, "All settings", (1, 2, 3, 4, 5, 6, 7, 8, 9))
-        sections = (("plot", "What each setting costs and keeps", plots), ("settings", "All settings", inner))
-        return page(f"Sweep of {self.source}", this_tool(), sections)
-
-    def _plot(self, cost: str) -> str:
-        front = self.front(cost)
-        named = {"accuracy": "accuracy", "agreement": "same answer", "sqnr_db": "SQNR dB"}
-        quality = self.quality()
-        points = [
-            svg.Point(c, q, f"{r.name}: {cost} {c:.3f}, {named[quality]} {q:.3f}", r in front)
-            for r in self.rows
-            if (c := getattr(r, cost)) is not None and (q := getattr(r, quality)) is not None
-        ]
-        if not points:
-            return ""
-        chart, right, low, high = svg.scatter(points, f"{named[quality]} against {cost}")
-        scale = f"upward: {escape(named[quality])}, {low:.3g} to {high:.3g}"
-        across = f"to the right: {cost}, 0 to {right:.3g} of the original"
-        key = '<span class="key">nothing is better and cheaper</span> <span class="key faint">the others</span>'
-        caption = f"<span>{across}</span><span>{scale}</span><span>{key}</span>"
-        return f"<figure>{chart}<figcaption>{caption}</figcaption></figure>"
+        return _page(self)
 
 
-_FIGURES = ("parameters", "macs", "bytes", "sqnr_db", "agreement", "accuracy")
+def _named(chosen: dict[str, Any]) -> dict[str, Any]:
+    return {"name": chosen["row"]["name"], "why": chosen["why"]}
 
 
-def _cells(row: SweepRow, front: bool) -> Sequence[str]:
-    figures = ["–" if (v := getattr(row, k)) is None else f"{v:.3f}" for k in _FIGURES]
-    last = escape(row.error) or ("<b>best</b>" if front else "")
-    activations = "–" if row.activations is None else str(row.activations)
-    return (escape(row.name), f"{row.prune:g}", str(row.bits), activations, *figures, last)
+@dataclass(frozen=True)
+class Recommended:
+    """One of the settings, and why."""
+
+    row: SweepRow
+    why: str
+
+
+def _page(result: SweepTable) -> str:
+    shown = visible_all(result)
+    chosen = shown.recommended()
+    numbers = {row.name: str(i + 1) for i, row in enumerate(shown.front())}
+    plots = [_plot(shown, cost, numbers, chosen) for cost in COSTS]
+    drawn = f"<div class=plots>{''.join(plots)}</div>{_key(shown, numbers, chosen)}" if any(plots) else ""
+    sections = (
+        ("recommended", "Recommended", _recommended(chosen)),
+        ("plot", "What each setting costs and keeps", drawn),
+        ("settings", "All settings", _settings(shown, numbers, chosen)),
+        ("reproduce", "Reproduce", _reproduce(shown)),
+    )
+    return page(f"Sweep of {shown.source}", this_tool(), sections, facts(shown.file, shown.created))
+
+
+def _recommended(chosen: Recommended | None) -> str:
+    if chosen is None:
+        return ""
+    row = chosen.row
+    cards = [card(percent(v), f"of the {name}") for name, v in (("bytes", row.bytes), ("MACs", row.macs)) if v]
+    cards += [card(percent(row.latency), "of the time")] if row.latency is not None else []
+    known = next((k for k in QUALITIES if getattr(row, k) is not None), None)
+    cards += [card(_quality_words(row, known), QUALITIES[known].partition(",")[0])] if known else []
+    return (
+        f'<p class="verdict {escape(row.verdict)}"><b>{escape(row.name)}</b>: {escape(chosen.why)}.</p>'
+        f"<ul class=cards>{''.join(cards)}</ul>"
+    )
+
+
+def _quality_words(row: SweepRow, quality: str) -> str:
+    value = getattr(row, quality)
+    return f"{value:.1f} dB" if quality == "sqnr_db" else percent(value)
+
+
+def _scaled(value: float, quality: str) -> float:
+    return value if quality == "sqnr_db" else 100 * value
+
+
+def _plot(shown: SweepTable, cost: str, numbers: dict[str, str], chosen: Recommended | None) -> str:
+    """One plot; empty where no row has its figures."""
+    quality = shown.quality()
+    front = {row.name for row in shown.front(cost)}
+    dots = []
+    for row in shown.rows:
+        x, y = getattr(row, cost), getattr(row, quality)
+        if x is None or y is None:
+            continue
+        is_chosen = chosen is not None and row.name == chosen.row.name
+        kind: Literal["chosen", "front", "plain"] = "chosen" if is_chosen else "front" if row.name in front else "plain"
+        told = f"{row.name}: {COSTS[cost]} {x:.3f}, {QUALITIES[quality]} {_scaled(y, quality):.4g}"
+        dots.append(Dot(x, _scaled(y, quality), told, kind, numbers.get(row.name, "")))
+    if not dots:
+        return ""
+    original = {"accuracy": shown.accuracy, "agreement": 1.0}.get(quality)
+    if original is not None:
+        told = f"the original: {100 * original:.4g} %"
+        dots.append(Dot(1.0, _scaled(original, quality), told, "original", ORIGINAL))
+    dots.sort(key=lambda dot: ("plain", "original", "front", "chosen").index(dot.kind))
+    return scatter(dots, f"{COSTS[cost]}, share of the original's", QUALITIES[quality])
+
+
+def _key(shown: SweepTable, numbers: dict[str, str], chosen: Recommended | None) -> str:
+    """What the dots are."""
+    told = [("original", ORIGINAL, "the original")] if shown.quality() != "sqnr_db" else []
+    told += [("chosen", numbers.get(chosen.row.name, ""), f"{chosen.row.name}, recommended")] if chosen else []
+    told += [("front", number, name) for name, number in numbers.items() if chosen is None or name != chosen.row.name]
+    told += [("plain", "", "another setting is smaller and no worse")]
+    lines = (f'<li><b class="dot {kind}">{mark}</b>{escape(name)}</li>' for kind, mark, name in told)
+    numbered = (
+        "<p class=soft>Numbered: nothing is smaller and better; blue: nothing is cheaper in that plot and better.</p>"
+    )
+    return f"<ul class=key-of-dots>{''.join(lines)}</ul>{numbered}"
+
+
+_FIGURES = {
+    "parameters": "parameters", "macs": "MACs", "bytes": "bytes", "latency": "time", "sqnr_db": "SQNR dB",
+    "agreement": "same answer", "accuracy": "accuracy",
+}  # fmt: skip
+
+
+def _settings(shown: SweepTable, numbers: dict[str, str], chosen: Recommended | None) -> str:
+    named = [(key, head) for key, head in _FIGURES.items() if any(getattr(r, key) is not None for r in shown.rows)]
+    best = {row.name for cost in COSTS for row in shown.front(cost)}
+
+    def cells(row: SweepRow) -> Sequence[str]:
+        figures = ["–" if (v := getattr(row, key)) is None else f"{v:.3f}" for key, _ in named]
+        marks = "recommended" if chosen and row.name == chosen.row.name else "best" if row.name in best else ""
+        last = escape(row.error) or (f"<b>{marks}</b>" if marks else "")
+        activations = "–" if row.activations is None else str(row.activations)
+        number = f"{numbers[row.name]} · " if row.name in numbers else ""
+        verdict = "" if row.error else escape(row.verdict)
+        return (number + escape(row.name), f"{row.prune:g}", str(row.bits), activations, *figures, verdict, last)
+
+    head = ("setting", "prune", "bits", "activations", *(head for _, head in named), "verdict", "")
+    return table(head, map(cells, shown.rows), "All settings", range(1, 4 + len(named)))
+
+
+def _reproduce(shown: SweepTable) -> str:
+    return files_and_versions(shown.command, {"original": shown.file}, shown.versions, shown.created)

@@ -6,7 +6,11 @@ import csv
 import json
 from dataclasses import replace
 
+import pytest
+
 from onnx_udfc.sweep_table import SweepRow, SweepTable
+from tests.small_pages import sweep_table
+from tools.browser import CHROMIUM, Shown, looked_at
 
 
 def row(name: str, size: float | None, quality: float | None, error: str = "") -> SweepRow:
@@ -47,10 +51,63 @@ def test_json_csv_and_page() -> None:
     assert [x["name"] for x in lines] == ["big", "small", "beaten", "equal", "failed"]
     assert lines[0]["bytes"] == "0.9"
     page = TABLE.to_html()
-    assert page.count("<circle") == 8  # four points in two plots
+    assert page.count('<b class="dot ') == 8 + 2 + 4  # four points and the original in two plots, and what they are
     assert "net&lt;1&gt;.onnx" in page
     assert "no &lt;memory&gt;" in page
 
 
 def test_a_sweep_in_which_everything_failed_is_a_page() -> None:
     assert "All settings" in SweepTable("x", (row("failed", None, None, "why"),)).to_html()
+
+
+def test_the_smallest_that_keeps_the_accuracy_is_recommended() -> None:
+    rows = (
+        SweepRow("large", 0.1, 8, None, bytes=0.5, accuracy=0.905, verdict="good"),
+        SweepRow("small", 0.1, 4, None, bytes=0.2, accuracy=0.9, verdict="degraded"),
+        SweepRow("smaller", 0.1, 2, None, bytes=0.1, accuracy=0.89, verdict="good"),
+        row("failed", None, None, "why"),
+    )
+    chosen = SweepTable("x", rows, accuracy=0.905).recommended()
+    assert chosen is not None
+    assert chosen.row.name == "small"
+    assert chosen.why == "the smallest file within 1 point of the original's accuracy of 90.5 %"
+    none = SweepTable("x", rows, accuracy=0.95).recommended()
+    assert none is not None
+    assert none.row.name == "large"
+    assert none.why.startswith("no setting is within 1 point")
+
+
+def test_without_labels_the_verdict_decides_and_without_one_the_answers() -> None:
+    rows = (
+        SweepRow("a", 0.1, 8, None, bytes=0.5, agreement=0.99, verdict="good"),
+        SweepRow("b", 0.1, 4, None, bytes=0.2, agreement=0.99, verdict="degraded"),
+        SweepRow("c", 0.1, 4, None, bytes=0.3, agreement=0.96),
+    )
+    for table, name in ((SweepTable("x", rows), "c"), (SweepTable("x", rows[:2]), "a"), (SweepTable("x", ()), None)):
+        chosen = table.recommended()
+        assert (chosen.row.name if chosen else None) == name
+    assert SweepTable("x", rows).to_dict()["recommended"]["name"] == "c"
+
+
+def test_the_page_has_ticks_the_original_latency_and_the_recommended_one() -> None:
+    timed = replace(
+        TABLE, rows=tuple(replace(r, latency=r.bytes, accuracy=r.agreement) for r in TABLE.rows), accuracy=0.99
+    )
+    page = timed.to_html()
+    assert page.count("<figure class=plot>") == 3
+    assert "time of one run" in page
+    assert page.count('title="the original: 99 %"') == 3
+    assert 'class="dot chosen"' in page
+    assert page.index("<b>big</b>: the smallest file") < page.index("<figure class=plot>")
+
+
+def test_the_page_says_which_file_and_which_command() -> None:
+    page = sweep_table().to_html()
+    assert f"SHA-256 {12 * 'c'}… · 2026-01-31 12:00 UTC" in page
+    assert "<pre>onnx-udfc sweep net.onnx results --prune" in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-get install chromium")
+def test_no_text_is_cut_in_a_browser() -> None:
+    shown = [Shown(sweep_table().to_html(), width, dark) for width in (400, 1280) for dark in (False, True)]
+    assert [(found.cut, found.wide > 0) for found in looked_at(shown)] == [([], False)] * 4

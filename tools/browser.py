@@ -38,7 +38,7 @@ function look(frame) {
   const clips = e => view.getComputedStyle(e).overflowX !== 'visible';
   while (words.nextNode()) {
     const node = words.currentNode, range = page.createRange();
-    if (!node.data.trim() || node.parentElement.closest('.skip, thead, style, title')) continue;
+    if (!node.data.trim() || node.parentElement.closest('.skip, style, title')) continue;
     range.selectNodeContents(node);
     let left = 0, right = view.innerWidth;
     for (let e = node.parentElement; e && e !== page.documentElement; e = e.parentElement) if (clips(e)) {

@@ -97,6 +97,23 @@ class Changed:
     label: int | None = None
 
 
+@dataclass(frozen=True)
+class ClassCount:
+    """One class, by its label; where there are no labels, by what the original says.
+
+    Attributes:
+        label: The class.
+        images: Inputs of it.
+        original: Those that the original gives this class.
+        compressed: Those that the compressed network gives this class.
+    """
+
+    label: int
+    images: int
+    original: int
+    compressed: int
+
+
 @dataclass
 class Gathered:
     """What one pass over the inputs gives."""
@@ -108,6 +125,7 @@ class Gathered:
     changed: list[Changed] = field(default_factory=list)
     changes: int = 0
     count: int = 0
+    by_class: dict[int, NDArray[np.int64]] = field(default_factory=dict)
 
     def add(self, first: Sequence[Any], second: Sequence[Any], batch: int) -> None:
         """Take in one run's outputs of both."""
@@ -127,6 +145,11 @@ class Gathered:
         if truth is not None:
             self.correct[0] += int((before == truth).sum())
             self.correct[1] += int((after == truth).sum())
+        owners = before if truth is None else truth
+        hits = np.stack([np.ones_like(before), before == owners, after == owners])
+        for label in np.unique(owners):
+            known = self.by_class.setdefault(int(label), np.zeros(3, np.int64))
+            known += hits[:, owners == label].sum(axis=1)
         differ = np.flatnonzero(before != after)
         self.changes += len(differ)
         for i in differ[: max(0, MOST_CHANGED - len(self.changed))]:
@@ -134,6 +157,10 @@ class Gathered:
             name = self.names[at] if at < len(self.names) else str(at)
             label = None if truth is None else int(truth[i])
             self.changed.append(Changed(name, int(before[i]), int(after[i]), label))
+
+    def classes(self) -> tuple[ClassCount, ...]:
+        """Return what became of each class, in their order."""
+        return tuple(ClassCount(label, *map(int, self.by_class[label])) for label in sorted(self.by_class))
 
     def accuracy(self) -> Accuracy | None:
         """Return top-1 of both; None without labels."""

@@ -7,9 +7,12 @@ network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from onnx_udfc.inputs.feeds import input_specs
+from onnx_udfc.inputs.kinds import one_feed
+from onnx_udfc.inputs.sizes import described
 from onnx_udfc.runtime.latency import Latency, Run, paired_latency
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.sessions import Source, open_session
@@ -44,6 +47,20 @@ def slower_by(
             return None
     assert found is not None
     return found.ratio
+
+
+def one_run(source: Source, input_shape: Sequence[str] = (), seed: int = 0) -> dict[str, Any]:
+    """Return made-up inputs for one run of a network.
+
+    Args:
+        source: The network.
+        input_shape: Sizes that the file leaves open, as in Options.
+        seed: Of the values.
+
+    Raises:
+        UdfcError: It does not load, or an asked shape does not fit.
+    """
+    return one_feed(described(source, input_specs(open_session(source)), input_shape), seed)
 
 
 def timed(

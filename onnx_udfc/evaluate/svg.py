@@ -6,7 +6,6 @@ Every bar has a <title>, which is its tooltip and its text for a screen reader.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 
 
@@ -55,32 +54,6 @@ def steps(counts: Sequence[Sequence[int]], paints: Sequence[str], label: str) ->
         path = "M0 100" + "".join(f"V{100 - 96 * c / top:.1f}H{i + 1}" for i, c in enumerate(row)) + "V100"
         parts.append(f'<path class="{paint}" d="{path}"/>')
     return "".join(parts) + "</svg>"
-
-
-@dataclass(frozen=True)
-class Point:
-    """A point of a scatter plot: x from 0 up, any y, its tooltip, and whether it stands out."""
-
-    x: float
-    y: float
-    title: str
-    strong: bool
-
-
-def scatter(points: Sequence[Point], label: str) -> tuple[str, float, float, float]:
-    """Return a plot of points with lines at the quarters, the largest x, and the lowest and highest y that it spans."""
-    right = 1.04 * max(p.x for p in points) or 1.0
-    low, high = min(p.y for p in points), max(p.y for p in points)
-    margin = 0.05 * (high - low) or 0.5
-    low, high = low - margin, high + margin
-    parts = [f'<svg class="plot" viewBox="0 0 200 100" role="img" aria-label="{escape(label)}">']
-    parts += [f'<path class="grid" d="M0 {25 * i}H200M{50 * i} 0V100"/>' for i in (1, 2, 3)]
-    for p in sorted(points, key=lambda p: p.strong):
-        x, y = 200 * p.x / right, 100 * (1 - (p.y - low) / (high - low))
-        paint, radius = ("f-main", 2.2) if p.strong else ("f-faint", 1.6)
-        circle = f'<circle class="{paint}" cx="{x:.2f}" cy="{y:.2f}" r="{radius}"/>'
-        parts.append(f"<g><title>{escape(p.title)}</title>{circle}</g>")
-    return "".join(parts) + "</svg>", right, low, high
 
 
 def _open(kind: str, width: float, height: float, label: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from onnx_udfc.evaluate.comparison import worst
 from onnx_udfc.evaluate.peak_memory import peak_memory
-from onnx_udfc.evaluate.report import Accuracy, OutputFidelity, Verdict, plain
-from onnx_udfc.evaluate.side_by_side import Changed, RealData, Runs, gather, open_real, shapes_of
+from onnx_udfc.evaluate.report import Accuracy, FileReport, OutputFidelity, Verdict, plain
+from onnx_udfc.evaluate.side_by_side import Changed, ClassCount, RealData, Runs, gather, open_real, shapes_of
 from onnx_udfc.evaluate.speed import timed
 from onnx_udfc.evaluate.verdict import judge
 from onnx_udfc.inputs.feeds import input_specs, sample_count, split
@@ -68,6 +68,12 @@ class Validation:
         changes: How many there are.
         provider_option: Settings of the provider.
         fallbacks: What the provider leaves to another, of the second network; None on the processor.
+        classes: Of each class, how many inputs it has and how many each network gives it.
+        source: The first network.
+        result: The second.
+        versions: Of Python and of the packages.
+        command: That compares again.
+        created: When, as `2026-01-31T12:00:00+00:00`.
     """
 
     tool: Tool
@@ -94,6 +100,12 @@ class Validation:
     changes: int = 0
     provider_option: Mapping[str, str] = field(default_factory=dict)
     fallbacks: Fallbacks | None = None
+    classes: tuple[ClassCount, ...] = ()
+    source: FileReport | None = None
+    result: FileReport | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    created: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-clean values."""
@@ -205,6 +217,7 @@ def validate(
         changes=gathered.changes,
         provider_option=where.settings,
         fallbacks=elsewhere,
+        classes=gathered.classes(),
     )
 
 

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from onnx_udfc.options.row import Spec, specs
+from onnx_udfc.options.command_tables import Judging
+from onnx_udfc.options.row import InMemory, Spec, specs
 from onnx_udfc.options.table import Options
 
 
@@ -21,12 +22,22 @@ def command_line(options: Mapping[str, Any], source: str = "IN.onnx", out: str =
     return shlex.join(words)
 
 
+def validate_line(asked: Judging, source: str, out: str) -> str:
+    """Return the command of a comparison by its options; data that were given in memory are left out."""
+    default, words = Judging(), ["onnx-udfc", "validate", source, out]
+    for name, spec in specs(Judging).items():
+        value = getattr(asked, name)
+        if spec.row.printed and value != getattr(default, name) and not isinstance(value, InMemory):
+            words += as_words(spec, value)
+    return shlex.join(words)
+
+
 def as_words(spec: Spec, value: Any) -> list[str]:
-    """Return an option with a value as words of the command line; none for a flag that is off."""
+    """Return an option with a value as words of the command line; none for a flag that is off by default."""
     name = f"--{spec.flag}"
     match spec.kind:
         case "flag":
-            return [name] if value else []
+            return [name] if value else [f"--no-{spec.flag}"] if spec.default else []
         case "pairs":
             return [w for k, v in value.items() for w in (name, f"{k}={v}")]
         case "several":
