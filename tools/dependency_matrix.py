@@ -27,14 +27,14 @@ TESTERS = ("pytest>=8", "hypothesis>=6.100", "jsonschema>=4.20")
 SHOWN = ("numpy", "onnx", "onnxruntime", "msgspec", "click", "rich", "pillow")
 # what depends most on others' versions: files, sessions, quantized forms, numerics, images, the front doors
 TESTS = (
-    "tests/test_api.py",
-    "tests/test_pipeline.py",
-    "tests/test_sweep_table.py",
-    "tests/numerics/test_products.py",
-    "tests/model/test_export.py",
-    "tests/emit",
-    "tests/inputs/test_image_files.py",
     "tests/evaluate/test_report.py",
+    "tests/inputs/test_image_files.py",
+    "tests/inputs/test_network_inputs.py",
+    "tests/model/test_export.py",
+    "tests/numerics/test_products.py",
+    "tests/numerics/test_moments.py",
+    "tests/runtime/test_layer_times.py",
+    "tests/test_api.py",
 )
 
 
@@ -84,7 +84,8 @@ def prepared(cell: Cell, python: str, wheel: Path, folder: Path) -> Path:
     install = ("uv", "pip", "install", "--python", str(inside), "--only-binary", ":all:")
     steps = (
         ("uv", "venv", "--quiet", "--python", python, str(here)),
-        (*install, "--resolution", SETS[cell.versions], f"{wheel}[images]"),
+        (*install, "--resolution", SETS[cell.versions], "-r", str(ROOT / "pyproject.toml"), "--extra", "images"),
+        (*install, "--no-deps", str(wheel)),
         (*install, *TESTERS),
     )
     for step in steps:
@@ -102,7 +103,7 @@ def versions_in(python: Path) -> str:
 
 def passes(python: Path, tests: Sequence[str]) -> tuple[bool, str]:
     """Return whether the tests pass there, and the last line that pytest printed, or all of it."""
-    words = (str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests)
+    words = (str(python), "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests)
     done = _run(words, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
     lines = done.stdout.strip().splitlines()
     if done.returncode:
