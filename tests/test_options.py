@@ -41,7 +41,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"bits": "auto"}, "budget="),
     ({"activations": 4, "bits": 4}, "activations="),
     ({"activations": 8}, "bits=8"),
-    ({"activations": 8, "bits": 8, "target": "cuda"}, "float16 network, which is faster there"),
+    ({"activations": 8, "bits": 8, "target": "cuda"}, "add float16=, which is faster there"),
     ({"target": "tpu"}, "cpu, cuda, tensorrt, portable"),
     ({"method": "magic"}, "moments"),
     ({"allocate": "fair"}, "uniform"),

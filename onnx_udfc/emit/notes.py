@@ -15,6 +15,11 @@ from onnx_udfc.numerics.words import packed_bits
 
 BY_OPSET = ((24, (1, 24)), (23, (1, 23)), (22, (1, 22)), (21, (1, 20)))  # the first release that takes an opset
 INT4_CAST = (1, 23)
+INTEGERS_ON_CUDA = (
+    "on CUDA slower than the float original: onnxruntime has no integer convolution there, so that layers stay in float"
+    " between pairs of nodes that only round; for a GPU leave --activations out, and take --target cuda with --float16"
+)
+PACKED = 0  # stands for the bits of a code that has no type of its own
 
 
 def oldest_onnxruntime(model: onnx.ModelProto) -> str:
@@ -46,8 +51,8 @@ def form_notes(
         target: the target.
         forms: name of a layer or a Gather → the form of its weight, in words.
     """
-    in_every_run = any(form.startswith("DequantizeLinear") for form in forms.values())
-    slower = placement is None and target.in_every_run and in_every_run
+    in_every_run = placement is None and any(form.startswith("DequantizeLinear") for form in forms.values())
+    slower = target.in_every_run and in_every_run
     stored = {**weights, **tables}
     notes = [*_storage_notes(stored, target, placement, forms), *_float_notes(network, weights, placement)]
     if any("Mul" in form for form in forms.values()):
@@ -60,35 +65,53 @@ def form_notes(
             "slower than the float original unless the session option session.disable_quant_qdq=1 is set: without it"
             " onnxruntime computes the weights from their codes in every run"
         )
-        notes += _matmul_notes(network, weights)
-    return slower, (*notes, *target.notes(network, weights))
+    notes += target.notes(network, weights)
+    if target.elsewhere and (in_every_run or placement is not None):
+        notes.append(target.elsewhere)
+    elif placement is not None:
+        notes.append(INTEGERS_ON_CUDA)
+    if in_every_run:
+        notes += _matmul_notes(network, weights, forms)
+    return slower, tuple(notes)
 
 
 def _storage_notes(
     weights: Mapping[str, QuantParams], target: Target, placement: Placement | None, forms: Mapping[str, str]
 ) -> Iterator[str]:
-    odd = sorted({params.bits for params in weights.values()} - {4, 8})
-    wide = target.wide(placement is not None)
-    if placement is not None and placement.dtype == "uint8" and WIDEST_EXACT in odd:
-        odd.remove(WIDEST_EXACT)
+    taken: dict[float, set[int]] = {}
+    for name, params in weights.items():
+        taken.setdefault(params.bits, set()).add(_bits_taken(forms[name]))
+    if placement is not None and placement.dtype == "uint8" and WIDEST_EXACT in taken:
+        del taken[WIDEST_EXACT]
         yield (
             "weights of integer layers take 8 bits each, of which 7 are used: x86 processors without VNNI would clip"
             " sums of wider products"
         )
-    packed = [b for b in odd if any(p.bits == b and forms[n].startswith("words") for n, p in weights.items())]
+    packed = sorted(bits for bits, found in taken.items() if PACKED in found)
     if packed:
-        taken = ", ".join(f"{packed_bits(FORMATS[bits].levels):.2f}" for bits in packed)
+        words = ", ".join(f"{packed_bits(FORMATS[bits].levels):.2f}" for bits in packed)
+        rest = sorted({width for bits in packed for width in taken[bits]} - {PACKED})
+        small = f" (but those of small layers, which take {rest[0]})" if rest else ""
         yield (
-            f"weights of {', '.join(f'{bits:g}' for bits in packed)} bits are packed in 64-bit words, {taken} bits"
-            " each, and unpacked when the model is loaded"
+            f"weights of {', '.join(f'{bits:g}' for bits in packed)} bits are packed in 64-bit words, {words} bits"
+            f" each{small}, and unpacked when the model is loaded"
         )
-    for bits in odd:
-        if bits not in packed and FORMATS[bits].storage == 8:
-            yield f"{bits:g}-bit weights take 8 bits each in the file: ONNX has no type between int4 and int8"
-        elif bits not in packed and not wide:
-            yield f"{bits:g}-bit weights take 4 bits each in the file: ONNX has no smaller type for this target"
+    wide = target.wide(placement is not None)
+    for bits in sorted(taken.keys() - packed):
+        for width in taken[bits] - {bits}:
+            if width == 8 and FORMATS[bits].storage == 4:
+                if not wide:
+                    yield f"{bits:g}-bit weights take 8 bits each in the file: its opset has no int4"
+                continue
+            why = "type between int4 and int8" if width == 8 else "smaller type for this target"
+            yield f"{bits:g}-bit weights take {width} bits each in the file: ONNX has no {why}"
     if wide and any(FORMATS[params.bits].storage == 4 for params in weights.values()):
         yield f"for --target {target.name} the codes are stored as int8: its integer kernels take no smaller type"
+
+
+def _bits_taken(form: str) -> int:
+    """Bits of the type that codes have in the file; PACKED in words."""
+    return PACKED if form.startswith("words") else 4 if "INT4" in form else 8
 
 
 def _float_notes(network: Network, weights: Mapping[str, QuantParams], placement: Placement | None) -> Iterator[str]:
@@ -103,9 +126,12 @@ def _float_notes(network: Network, weights: Mapping[str, QuantParams], placement
         yield f"runs in float, left out of the quantization of activations: {', '.join(others)}"
 
 
-def _matmul_notes(network: Network, weights: Mapping[str, QuantParams]) -> Iterator[str]:
-    if any(not network.layers[name].kernel for name in weights):
+def _matmul_notes(network: Network, weights: Mapping[str, QuantParams], forms: Mapping[str, str]) -> Iterator[str]:
+    """Layers that onnxruntime makes MatMulNBits of on the CPU: of a Gemm only if its weight is not transposed."""
+    layers = [network.layers[name] for name in weights if forms[name].startswith("DequantizeLinear")]
+    products = [layer.name for layer in layers if not layer.kernel and not layer.node.attrs.get("transB", 0)]
+    if products:
         yield (
-            "onnxruntime quantizes the inputs of MatMul and Gemm to int8 by itself here;"
+            f"on the CPU onnxruntime quantizes the inputs of {', '.join(products)} to int8 by itself;"
             " session.qdq_matmulnbits_accuracy_level=0 keeps them exact"
         )

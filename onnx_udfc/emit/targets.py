@@ -49,6 +49,7 @@ class Target:
         few_kernels: whether two small kernels often take longer than one large one.
         timed: whether this machine's processor stands for it.
         notes: more for the user, of the network and what is quantized of it.
+        elsewhere: told where codes or pairs stay in the graph: what that costs in another runtime.
         text: what a user is told of the word.
     """
 
@@ -64,6 +65,7 @@ class Target:
     few_kernels: bool = False
     timed: bool = False
     notes: Callable[[Network, Mapping[str, QuantParams]], Iterator[str]] = lambda _network, _weights: iter(())
+    elsewhere: str = ""
     text: str = ""
 
 
@@ -95,7 +97,6 @@ def _tensorrt_notes(network: Network, weights: Mapping[str, QuantParams]) -> Ite
     transposed = [name for name in weights if network.layers[name].stuffed]
     if transposed:
         yield f"rounded once more to 8 bits for each input channel, as TensorRT wants: {', '.join(transposed)}"
-    yield "made for TensorRT: slower than the float original on the CPU"
 
 
 class _Targets(Rows[str, Target]):
@@ -126,6 +127,7 @@ TARGETS = _Targets(
             Target(
                 "tensorrt", _tensorrt, place=before_layers, by_input=True, codes_alone=True, wide=lambda _: True,
                 notes=_tensorrt_notes,
+                elsewhere="made for TensorRT: slower than the float original on the CPU, and on CUDA without TensorRT",
             ),
         ),
     ],

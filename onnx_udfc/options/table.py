@@ -382,6 +382,7 @@ def _refused_activations(o: Options, said: Said) -> str | None:
         return f"{said.begin('activations', 8)} needs quantized weights too: add {said('bits', 8)} (or 4)"
     if o.activations is not None and o.target in NO_INTEGERS:
         why = NO_INTEGERS[o.target].replace("--activations", said.name("activations"))
+        why = why.replace("--float16", said.name("float16"))
         instead = why.replace("--target tensorrt", said("target", "tensorrt"))
         return f"{said.begin('activations', 8)} with {said('target', o.target)}: {instead}"
     return None
