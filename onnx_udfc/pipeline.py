@@ -13,6 +13,7 @@ import onnx
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import Pruned, prune
+from onnx_udfc.decide.damage import asked_damage, damage_weights
 from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, skipped, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.decide.tables import rounded_tables, table_notes
@@ -261,7 +262,9 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
         start = reference.network.copy()
         absorb_copies(start, network, channels, plan.keep)
         matched = prune(start, channels, plan.keep).network
-        settings = RepairSettings(solve=METHODS[options.method].solve)
+        settings = RepairSettings(
+            solve=METHODS[options.method].solve, damage=asked_damage(options), spared=options.skip
+        )
         parts = split_matched(matched, plan.factors)
         repaired = repair(pruned, matched, reference, plan.bits, settings, run.advance, parts)
     repaired.fallbacks |= {
@@ -284,6 +287,7 @@ def _from_weights(run: _Run, original: Original) -> _Stages:
         plan = make_plan(network, channels, groups, orders, options, file_bytes=original.loaded.bytes)
         pruned = absorb_and_prune(network, channels, plan.keep, method)
         network.lighten()
+        damage_weights(pruned.network, options)
         plan, placement = placed(pruned.network, plan, options)
         left = find_groups(pruned.network).groups if method.rescales and plan.bits else ()
         repaired = Repaired(quantize_weights(pruned.network, left, plan.bits, method))

@@ -13,6 +13,7 @@ import onnx
 from onnx_udfc.channels.groups import ChannelGroup, Channels
 from onnx_udfc.channels.prune import Pruned
 from onnx_udfc.channels.shapes import resolve
+from onnx_udfc.decide.damage import asked_damage
 from onnx_udfc.decide.plan import FLOAT, Plan
 from onnx_udfc.emit.writer import Emitted
 from onnx_udfc.evaluate.final_check import Checked
@@ -150,7 +151,7 @@ def _asked(outcome: Outcome, options: Options) -> Asked:
     """What was asked for, as advice and certain faults need it."""
     return Asked(
         work=asks_for_work(options),
-        smaller=asks_for_work(options),
+        smaller=_shrinks(options) or options.float16,
         pruned=options.prunes,
         bits=8 if options.bits == "auto" else width_of(options.bits),
         activations=options.activations is not None,
@@ -167,6 +168,10 @@ def asks_for_work(options: Options) -> bool:
 
 def asks_for_repair(options: Options) -> bool:
     """Whether anything is to be changed that layers are refitted after."""
+    return _shrinks(options) or asked_damage(options) is not None
+
+
+def _shrinks(options: Options) -> bool:
     return options.prunes or bool(options.rank_layer) or options.bits != FLOAT
 
 

@@ -129,3 +129,19 @@ def test_an_operator(tmp_path: Path) -> None:
     shapes = {name: v.shape for name, v in constants(tmp_path).items() if name.endswith(".codes")}
     assert shapes == {"w1.codes": (12, 16), "w2.codes": (16, 5)}
     assert found["layers"][1]["error_after"] < found["layers"][1]["error_before"]
+
+
+@pytest.mark.parametrize("more", ["", "--bits 8", "--method udfc"])
+def test_a_kind_of_damage(tmp_path: Path, more: str) -> None:
+    model = small_classifier()
+    found = extended(tmp_path, "A kind of damage", model, more)
+    after = {name.removesuffix(".codes"): v for name, v in constants(tmp_path).items()}
+    for name, rows in {"w2": after["w2"].reshape(32, -1, 4), "w3": after["w3"].T.reshape(5, -1, 4)}.items():
+        assert ((rows == 0).sum(-1) >= 2).all(), name
+        assert ((rows == 0).sum(-1) == 2).mean() > 0.9, name
+    plain = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    assert after["w1"].astype(bool).mean() > 0.95, "27 inputs are no fours"
+    if not more:  # the last layer was refitted to what the damage in front of it left
+        left = after["w3"] != 0
+        assert not np.allclose(after["w3"][left], plain["w3"][left], rtol=1e-3)
+        assert found["fidelity"]["sqnr_db"] > 5

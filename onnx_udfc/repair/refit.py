@@ -26,6 +26,7 @@ from onnx_udfc.channels.prune import Pruned
 from onnx_udfc.model.coded import Coded
 from onnx_udfc.model.factored import Factor, factor
 from onnx_udfc.model.layers import Layer
+from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.factors import factors, first_gram
@@ -59,6 +60,8 @@ class RepairSettings:
         ridge_drifted: least λ for a layer whose input only drifted.
         refit_drifted: refit layers whose input only drifted (otherwise only their bias is corrected).
         solve: the method's own way to fit a layer, if it has one.
+        damage: what is done to weights (g, o, d) before they are rounded, by the Gram (g, d, d) if it was measured.
+        spared: patterns of names of layers that stay undamaged.
     """
 
     ridge_pruned: float = 0.01
@@ -66,6 +69,8 @@ class RepairSettings:
     ridge_drifted: float = 0.1
     refit_drifted: bool = True
     solve: Solver | None = None
+    damage: Callable[[Double, Double | None], Double] | None = None
+    spared: tuple[str, ...] = ()
 
     def drift_ridge(self, error: float) -> float:
         """λ of a drifted layer: the less there is to repair, the nearer it stays to the original weights."""
@@ -218,7 +223,7 @@ class _Repair:
         if len(x) != found.shape[0]:
             y = self._unpaired(layer, found, x)
             self.dirty.add(layer.node.outputs[0].name)
-        elif cut or drifted or layer.name in self.bits:
+        elif cut or drifted or layer.name in self.bits or self._harms(layer):
             y = self._improve(layer, found, x, cut, drifted)
             self.dirty.add(layer.node.outputs[0].name)
         else:
@@ -231,9 +236,13 @@ class _Repair:
         """A layer that gets more or fewer inputs than in the original, boxes say: no two of them belong together."""
         self.result.fallbacks[layer.name] = "not refitted: how much reaches it hangs on what is found before it"
         matrix, gain = layer.matrix(), self._kept(layer, found.gain).reshape(layer.groups, -1)
+        target = self.pruned.network.layers[layer.name]
+        if self._harms(layer):
+            real = self._damaged(layer, _per_row(np.divide, matrix, gain), None)
+            target.set(real, target.bias)
+            matrix = _per_row(np.multiply, real, gain)
         if layer.name in self.bits:
             params = self._rounded(layer, _per_row(np.divide, matrix, gain), None)
-            target = self.pruned.network.layers[layer.name]
             target.constant.values = Coded(target, params)
             matrix = _per_row(np.multiply, params.dequantize(), gain)
         return run_layer(self.model, layer, x, matrix, own_bias(layer), self.walk.pieces)
@@ -250,10 +259,9 @@ class _Repair:
         gram = covariance(sight.patches)[0] if sight.measured is None else sight.measured.gram[0]
         unit = self._kept(part.whole, found.unit)[:, None]
         first, second = factors(weight / unit, gram, part.factor.split, part.factor.rank)
-        matrix = first[None]
-        target = self.pruned.network.layers[layer.name]
+        target, seen = self.pruned.network.layers[layer.name], first_gram(gram, part.factor.split)[None]
+        matrix = self._damaged(layer, first[None], seen)
         if layer.name in self.bits:
-            seen = first_gram(gram, part.factor.split)[None]
             params = self._rounded(layer, matrix, seen)
             target.constant.values = Coded(target, params)
             matrix = params.dequantize()
@@ -265,9 +273,18 @@ class _Repair:
         self.dirty.add(layer.node.outputs[0].name)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
 
+    def _harms(self, layer: Layer) -> bool:
+        return self.settings.damage is not None and not matches(layer.name, self.settings.spared)
+
+    def _damaged(self, layer: Layer, weight: Double, gram: Double | None) -> Double:
+        """The layer's weights (g, o, d) after the damage that was asked for."""
+        harm = self.settings.damage
+        return harm(weight, gram) if harm is not None and self._harms(layer) else weight
+
     def _rounded(self, layer: Layer, matrix: Double, gram: Double | None) -> QuantParams:
         """The layer's weights (g, o, d) in its bits, with the Gram (g, d, d) where it is of use."""
-        params, reason = quantize_layer(matrix, gram, self.bits[layer.name], layer.constant.dtype)
+        seen = None if self._harms(layer) else gram  # what was taken away must not come back
+        params, reason = quantize_layer(matrix, seen, self.bits[layer.name], layer.constant.dtype)
         if reason:
             self.result.fallbacks[layer.name] = f"rounded to nearest: {reason}"
         self.result.weights[layer.name] = params
@@ -292,8 +309,11 @@ class _Repair:
         else:
             matrix, before, refit = self._refitted(layer, found, x, cut, drifted, sight, mean)
             real, params = _per_row(np.divide, matrix, gain), None
+            gram = None if sight.measured is None else sight.measured.gram
+            if self._harms(layer):
+                real = self._damaged(layer, real, gram)
+                matrix = _per_row(np.multiply, real, gain)
             if layer.name in self.bits:
-                gram = None if sight.measured is None else sight.measured.gram
                 params = self._rounded(layer, real, gram)
                 del matrix, real  # of a large layer each is larger than most networks
                 real = params.dequantize()
