@@ -17,6 +17,7 @@ from onnx_udfc.inputs.kinds import Scale, Wanted, made
 from onnx_udfc.inputs.real import Real, real_inputs, real_shapes
 from onnx_udfc.inputs.scale import guess_scaling
 from onnx_udfc.inputs.sizes import input_specs_of, settle, wanted_inputs
+from onnx_udfc.inputs.variants import with_variants
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.images import InputScaling
 from onnx_udfc.options import Options
@@ -193,7 +194,10 @@ def _real(wanted: tuple[Wanted, ...], options: Options, *, judged: bool) -> Netw
             " its figures are of the inputs that were fitted"
         )
     chosen = held if judged and len(held) else fit
-    return NetworkInputs(take(specs, values, _whole(chosen, wanted)), "calibration", "; ".join(notes), len(held))
+    values = take(specs, values, _whole(chosen, wanted))
+    if not judged:
+        values = with_variants(wanted, values, options.number or image_count(wanted), options.seed)
+    return NetworkInputs(values, "calibration", "; ".join(notes), len(held))
 
 
 def hold_out(samples: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -30,13 +30,19 @@ def agreement(first: object, second: object, pixels: np.ndarray) -> float:
     return float((a == b).mean())
 
 
-def test_what_is_reported_with_a_few_real_inputs_is_near_what_others_show(tmp_path: Path, pixels: np.ndarray) -> None:
-    np.savez(tmp_path / "few.npz", x=pixels[:24])
+@pytest.mark.parametrize("start", [0, 60, 240])
+def test_what_is_reported_with_a_few_real_inputs_is_near_what_others_show(
+    tmp_path: Path, pixels: np.ndarray, start: int
+) -> None:
+    few = slice(start, start + 24)
+    np.savez(tmp_path / "few.npz", x=pixels[few])
     result = compress(MODEL, prune=0.6, calibrate=tmp_path / "few.npz", threads=1, input_mean=0.305, input_std=0.376)
     found = result.report.fidelity
     assert (found.inputs, found.held_out, found.count) == ("calibration", 6, 6)
     assert found.agreement is not None
-    assert abs(found.agreement - agreement(MODEL, result.model, pixels[24:])) < 0.08
+    real = agreement(MODEL, result.model, np.delete(pixels, np.arange(few.start, few.stop), axis=0))
+    assert abs(found.agreement - real) < 0.08
+    assert real > 0.95  # fitted to the 18 alone, without variants of them, it is 0.69 to 0.9
 
 
 def test_an_image_that_is_held_out_changes_the_check_and_not_the_network(tmp_path: Path, pixels: np.ndarray) -> None:

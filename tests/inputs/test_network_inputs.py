@@ -180,7 +180,7 @@ def test_real_images_take_the_place_of_synthetic_ones(tmp_path: Path) -> None:
     assert (fitted.source, fitted.held_out) == ("calibration", 5)
     with np.load(path) as data:
         expected = ((data["x"].transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25).astype(np.float32)
-    together = np.concatenate([fitted.values["x"], judged.values["x"]])
+    together = np.concatenate([fitted.values["x"][:15], judged.values["x"]])  # after them come variants
     assert len(together) == 20
     order = [int(np.abs(together - x).max((1, 2, 3)).argmin()) for x in expected]
     assert sorted(order) == list(range(20))
@@ -200,7 +200,8 @@ def test_a_quarter_of_the_real_inputs_is_only_judged_on(samples: int, held: int)
 def test_too_few_real_inputs_are_fitted_and_judged_on_and_that_is_said(tmp_path: Path) -> None:
     options = Options(calibrate=str(digits(tmp_path, 7)))
     fitted, judged = (make_inputs(small_network(PLAIN), options, offset) for offset in (0, 1000))
-    assert np.array_equal(fitted.values["x"], judged.values["x"])
+    assert len(judged.values["x"]) == 7
+    assert np.array_equal(fitted.values["x"][:7], judged.values["x"])
     assert judged.held_out == 0
     assert "too few" in judged.note
 
