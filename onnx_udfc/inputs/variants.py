@@ -30,7 +30,8 @@ def with_variants(
     if len(wanted) != 1 or wanted[0].kind not in ("picture", "bytes") or wanted[0].spec.axis != 0:
         return values
     ((name, real),) = values.items()
-    missing = (count - len(real)) // (wanted[0].spec.batch or 1) * (wanted[0].spec.batch or 1)
+    batch = wanted[0].spec.batch or 1
+    missing = count // batch * batch - len(real)
     if missing <= 0 or len(real) < 2 or real.ndim != 4:
         return values
     rng = np.random.default_rng(seed)

@@ -223,16 +223,16 @@ def test_arrays_of_floats_are_taken_as_they_are(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", x)
     made = make_inputs(small_network(PLAIN), Options(calibrate=str(tmp_path / "x.npy")))
     judged = make_inputs(small_network(PLAIN), Options(calibrate=str(tmp_path / "x.npy")), 1000)
-    rows = {row.tobytes() for row in np.concatenate([made.values["x"], judged.values["x"]])}
+    rows = {row.tobytes() for row in np.concatenate([made.values["x"][:5], judged.values["x"]])}
     assert rows == {row.tobytes() for row in x}
 
 
 def test_real_images_fit_a_fixed_batch(tmp_path: Path) -> None:
     text = PLAIN.replace("[N,3,H,W]", "[4,3,32,32]").replace("[N,16,h,w]", "[4,16,30,30]")
-    for number, fitted, judged in ((3, 4, 4), (6, 6, 6), (9, 5, 4)):
+    for number, judged in ((3, 4), (6, 6), (9, 4)):
         options = Options(calibrate=str(digits(tmp_path, number)))
         counts = [len(make_inputs(small_network(text), options, offset).values["x"]) for offset in (0, 1000)]
-        assert counts == [fitted, judged]
+        assert counts == [160, judged]  # with variants
 
 
 def test_no_images_is_a_reason(tmp_path: Path) -> None:
