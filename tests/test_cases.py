@@ -30,8 +30,8 @@ class Case:
     """What a file must do.
 
     Attributes:
-        weights: least SQNR in dB of `--bits 8`, on noise; none where other boxes may be found.
-        integers: of `--bits 8 --activations 8`.
+        weights: least SQNR in dB of `--bits 8`, on noise: what was measured less 3; none where other boxes may be found.
+        integers: of `--bits 8 --activations 8`, whose ranges are those of made-up pictures and not of the noise.
         refused: a part of the line that ends everything, where nothing can be done.
         groups: of channels that `inspect` must find.
         sizes: of inputs whose sizes the file leaves open.
@@ -39,8 +39,8 @@ class Case:
         served: requests that do without made-up inputs, if the others are refused.
     """
 
-    weights: float = 15.0
-    integers: float = 3.0
+    weights: float = math.nan
+    integers: float = math.nan
     refused: str = ""
     groups: tuple[str, ...] = ()
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -50,8 +50,8 @@ class Case:
 
 NO_OUTPUTS = "the model has no outputs, so nothing that it computes is used"
 CASES = {
-    "bn_gamma0_first_9of16": Case(groups=("conv1",)),
-    "centercroppad_axes": Case(groups=("a_pre_node",)),
+    "bn_gamma0_first_9of16": Case(46, 38, groups=("conv1",)),
+    "centercroppad_axes": Case(28, 13, groups=("a_pre_node",)),
     "damaged_104": Case(refused=NO_OUTPUTS),
     "damaged_164": Case(weights=-math.inf, integers=-math.inf),
     "damaged_18": Case(refused="node 'bn0' (BatchNormalization) reads a tensor of shape [1, 3, 8, 8]"),
@@ -61,37 +61,37 @@ CASES = {
     "damaged_359": Case(refused=NO_OUTPUTS),
     "damaged_428": Case(refused="node 'bn1' (BatchNormalization) has parameters of shapes [12, 12, 3, 3], [12]"),
     "damaged_461": Case(refused="node 'n3_Conv' (Conv) reads a tensor of shape [1, 4, 8, 8]"),
-    "dropout_mask": Case(groups=("a_pre_node", "b_pre_node")),
+    "dropout_mask": Case(37, 5, groups=("a_pre_node", "b_pre_node")),
     "input_without_shape": Case(
         refused="input 'x' has no shape in the file, not even a number of axes",
         served=("inspect", "--method none", "--prune 0.2 --method none"),
         sizes={"x": (2, 3, 16, 16)},
     ),
-    "min_ax1_named": Case(),
-    "min_ax1_unnamed": Case(),
-    "min_fp16store": Case(),
-    "min_nhwc_dyn": Case(),
-    "min_qkv": Case(),
-    "min_qkvg": Case(),
-    "min_qkvs": Case(),
-    "min_rs0": Case(groups=("conv0",)),
-    "min_rs_id": Case(groups=("conv0",)),
-    "min_rs_sig": Case(groups=("conv0",)),
-    "min_softmax12": Case(),
-    "nan_fill": Case(groups=("a_node", "b_pre_node")),
-    "nan_unused": Case(groups=("a_pre_node",)),
+    "min_ax1_named": Case(52, 20),
+    "min_ax1_unnamed": Case(52, 20),
+    "min_fp16store": Case(37, 16),
+    "min_nhwc_dyn": Case(36, 15),
+    "min_qkv": Case(36, 12),
+    "min_qkvg": Case(36, 12),
+    "min_qkvs": Case(36, 12),
+    "min_rs0": Case(41, 16, groups=("conv0",)),
+    "min_rs_id": Case(41, 16, groups=("conv0",)),
+    "min_rs_sig": Case(60, 34, groups=("conv0",)),
+    "min_softmax12": Case(52, 20),
+    "nan_fill": Case(37, 5, groups=("a_node", "b_pre_node")),
+    "nan_unused": Case(37, 5, groups=("a_pre_node",)),
     "nms_output": Case(weights=-math.inf, integers=-math.inf),
     "nonzero_output": Case(weights=-math.inf, integers=-math.inf),
-    "pad_axes": Case(groups=("a_pre_node",)),
-    "resize_axes_scales": Case(groups=("a_pre_node",)),
-    "resize_tf_half_pixel": Case(groups=("a_pre_node",)),
-    "scalar_input": Case(),
-    "sequence_ops": Case(groups=("c_pre_node",)),
-    "slice_empty": Case(groups=("a_pre_node", "b_pre_node")),
-    "slice_reverse": Case(groups=("a_pre_node", "b_pre_node")),
-    "slice_step2": Case(groups=("a_pre_node", "a_pre_node#2", "b_pre_node")),
-    "sparse_w1": Case(groups=("conv2",)),
-    "sparse_weight": Case(groups=("b_pre_node",)),
+    "pad_axes": Case(25, 16, groups=("a_pre_node",)),
+    "resize_axes_scales": Case(21, 6, groups=("a_pre_node",)),
+    "resize_tf_half_pixel": Case(46, 7, groups=("a_pre_node",)),
+    "scalar_input": Case(42, 7),
+    "sequence_ops": Case(21, 2, groups=("c_pre_node",)),
+    "slice_empty": Case(37, 5, groups=("a_pre_node", "b_pre_node")),
+    "slice_reverse": Case(50, 3, groups=("a_pre_node", "b_pre_node")),
+    "slice_step2": Case(23, 13, groups=("a_pre_node", "a_pre_node#2", "b_pre_node")),
+    "sparse_w1": Case(78, 43, groups=("conv2",)),
+    "sparse_weight": Case(47, 35, groups=("b_pre_node",)),
     "two_stage_detector": Case(weights=-math.inf, integers=-math.inf),
 }
 
@@ -117,7 +117,7 @@ def test_a_case_is_served_or_refused(name: str, request_: str) -> None:
     open_session(result.model, threads=1)
     least = {"--method none": 60.0, "--bits 8": case.weights, "--bits 8 --activations 8": case.integers}
     if request_ in least and not case.unloadable:
-        assert least[request_] < decibels(path, result.model, case.sizes)
+        assert decibels(path, result.model, case.sizes) > least[request_]
 
 
 def _valid(path: Path) -> bool:

@@ -68,13 +68,13 @@ def temporary(folder: Path) -> Iterator[Path]:
     return folder.rglob(".onnx-udfc.*")
 
 
-def workers() -> set[int]:
-    """Processes of this package."""
+def workers(folder: Path) -> set[int]:
+    """Processes that a command in this folder has started."""
     found = set()
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if b"spawn_main" in status.read_bytes():
-                found.add(int(status.parent.name))
+            if b"spawn_main" in (process / "cmdline").read_bytes() and (process / "cwd").resolve() == folder.resolve():
+                found.add(int(process.name))
         except OSError:
             continue
     return found
@@ -106,7 +106,6 @@ def test_long_runs_of_onnxruntime_end_at_once(folder: Path, how: signal.Signals,
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("after", [0.5, 4.0])
 def test_a_sweep_ends_with_all_its_processes(folder: Path, how: signal.Signals, after: float) -> None:
-    before = workers()
     code, errors, took = interrupted(folder, WORDS["sweep"], how, after)
     assert took < LIMIT
     assert code == 130
@@ -114,19 +113,18 @@ def test_a_sweep_ends_with_all_its_processes(folder: Path, how: signal.Signals, 
         assert errors == f"onnx-udfc: interrupted; {SWEPT}\n"
     assert not list(temporary(folder))
     time.sleep(0.3)  # they are killed, and the system takes them down
-    assert workers() <= before
+    assert not workers(folder)
     for model in (folder / "dir").glob("*.onnx") if (folder / "dir").exists() else ():
         onnx.checker.check_model(onnx.load(model))
 
 
 def test_workers_end_with_a_parent_that_was_killed(folder: Path) -> None:
-    before = workers()
     code, _, _ = interrupted(folder, WORDS["sweep"], signal.SIGKILL, 4.0)
     assert code == -signal.SIGKILL
     end = time.monotonic() + 5
-    while workers() - before and time.monotonic() < end:
+    while workers(folder) and time.monotonic() < end:
         time.sleep(0.05)
-    assert workers() <= before
+    assert not workers(folder)
 
 
 def test_a_killed_compression_leaves_out_as_it_was(folder: Path) -> None:
