@@ -99,7 +99,9 @@ def test_a_model_of_onnx_ir(model: onnx.ModelProto, expected: bytes, monkeypatch
     assert compress(given, prune=0.5, bits=8, **QUICK).model.SerializeToString() == expected
 
 
-@pytest.mark.parametrize("source", [5, None, ["in.onnx"], io.StringIO("text"), object()], ids=lambda given: type(given).__name__)
+@pytest.mark.parametrize(
+    "source", [5, None, ["in.onnx"], io.StringIO("text"), object()], ids=lambda given: type(given).__name__
+)
 def test_what_is_no_model_is_one_line(source: Any) -> None:
     for call in (compress, inspect):
         with pytest.raises(ModelError) as refused:

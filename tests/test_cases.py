@@ -30,7 +30,7 @@ class Case:
     """What a file must do.
 
     Attributes:
-        weights: least SQNR in dB of `--bits 8`, on noise: what was measured less 3; none where other boxes may be found.
+        weights: least SQNR in dB of `--bits 8`, on noise: what was measured less 3.
         integers: of `--bits 8 --activations 8`, whose ranges are those of made-up pictures and not of the noise.
         refused: a part of the line that ends everything, where nothing can be done.
         groups: of channels that `inspect` must find.
