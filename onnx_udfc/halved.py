@@ -15,6 +15,7 @@ from onnx_udfc.inputs.network_inputs import NetworkInputs, batch_of, input_specs
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.halves import Span, span_of
 from onnx_udfc.options import Options
+from onnx_udfc.options.words import ON_GPU
 from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.walk import Value, Walk
 
@@ -82,6 +83,6 @@ def _notes(halved: Halved, network: Network, target: str) -> tuple[str, ...]:
     wide = [name for name in halved.wide if name in network.layers]
     named = ", ".join(wide[:MOST_NAMED]) + (f" and {len(wide) - MOST_NAMED} more" if len(wide) > MOST_NAMED else "")
     notes = [f"computed in float32, for float16 does not hold their values: {named}"] if wide else []
-    if target in ("cpu", "portable"):
+    if target not in ON_GPU:
         notes.append("float16 is for GPUs and for small files: processors widen it to float32 in every run")
     return tuple(notes)

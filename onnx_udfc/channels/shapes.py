@@ -20,6 +20,7 @@ from onnx import helper, shape_inference
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.export import export_model, value_info
 from onnx_udfc.model.inference import infer, known_sizes
+from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import subgraphs
 from onnx_udfc.runtime.sessions import run_limited
@@ -232,7 +233,7 @@ def _input_channels(graph: gs.Graph) -> dict[str, int]:
     return {
         node.inputs[0].name: int(node.inputs[1].shape[1]) * int(node.attrs.get("group", 1))
         for node in graph.nodes
-        if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant)
+        if kind_of(node.op).convolves and isinstance(node.inputs[1], gs.Constant)
     }
 
 

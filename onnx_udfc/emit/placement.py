@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.network import Layer, Network
 from onnx_udfc.numerics.activation_grids import Kind
 
@@ -202,7 +203,7 @@ def _caps(graph: gs.Graph) -> Iterator[tuple[str, float]]:
 def _barriers(graph: gs.Graph, integer: set[str], sites: set[str], outputs: set[str]) -> Iterator[str]:
     """Float layers that read a quantized tensor and write one, with nothing but a Relu or Clip before its pair."""
     for node in graph.nodes:
-        if node.op not in ("Conv", "ConvTranspose", "Gemm") or node.name in integer or node.inputs[0].name not in sites:
+        if not kind_of(node.op).per_channel or node.name in integer or node.inputs[0].name not in sites:
             continue
         tensor = node.outputs[0]
         while tensor.name not in sites and tensor.name not in outputs and len(tensor.outputs) == 1:

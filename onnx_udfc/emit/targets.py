@@ -14,7 +14,7 @@ from onnx_udfc.model.network import Layer, Network
 from onnx_udfc.model.tables import Table
 from onnx_udfc.numerics.grids import FORMATS, QuantParams
 from onnx_udfc.options import words
-from onnx_udfc.options.words import NO_INTEGERS, TIMED, Rows
+from onnx_udfc.options.words import NO_INTEGERS, ON_GPU, TIMED, Rows
 
 INT4_OPSET, HALF_SCALE_OPSET, PER_AXIS_OPSET, MOD_OPSET = 21, 19, 13, 10  # PER_AXIS: scales may run along an axis
 MOST_PACKED = 1 << 24  # weights of a layer: at load, unpacking takes 30 bytes for each of them for a moment
@@ -47,6 +47,7 @@ class Target:
         wide: whether all codes are stored as int8, by whether activations are quantized.
         in_every_run: whether its runtime computes weights from their codes in every run, if nobody forbids it.
         few_kernels: whether two small kernels often take longer than one large one.
+        gpu: whether it has tensor cores.
         timed: whether this machine's processor stands for it.
         notes: more for the user, of the network and what is quantized of it.
         elsewhere: told where codes or pairs stay in the graph: what that costs in another runtime.
@@ -63,6 +64,7 @@ class Target:
     wide: Callable[[bool], bool] = lambda _: False
     in_every_run: bool = False
     few_kernels: bool = False
+    gpu: bool = False
     timed: bool = False
     notes: Callable[[Network, Mapping[str, QuantParams]], Iterator[str]] = lambda _network, _weights: iter(())
     elsewhere: str = ""
@@ -102,11 +104,13 @@ def _tensorrt_notes(network: Network, weights: Mapping[str, QuantParams]) -> Ite
 class _Targets(Rows[str, Target]):
     def __setitem__(self, name: str, row: Target) -> None:
         TIMED.update({name} if row.timed else ())
+        ON_GPU.update({name} if row.gpu else ())
         NO_INTEGERS.update({name: row.no_integers} if row.no_integers else {})
         super().__setitem__(name, row)
 
     def __delitem__(self, name: str) -> None:
         TIMED.discard(name)
+        ON_GPU.discard(name)
         NO_INTEGERS.pop(name, None)
         super().__delitem__(name)
 
@@ -117,7 +121,7 @@ TARGETS = _Targets(
     words.TARGETS,
     [
         ("cpu", Target("cpu", _cpu, table=_cpu, timed=True)),
-        ("cuda", Target("cuda", folded, table=folded, no_integers=NO_INTEGERS["cuda"], few_kernels=True)),
+        ("cuda", Target("cuda", folded, table=folded, no_integers=NO_INTEGERS["cuda"], few_kernels=True, gpu=True)),
         (
             "portable",
             Target("portable", _portable, table=folded, wide=lambda integers: integers, in_every_run=True),
@@ -125,8 +129,8 @@ TARGETS = _Targets(
         (
             "tensorrt",
             Target(
-                "tensorrt", _tensorrt, place=before_layers, by_input=True, codes_alone=True, wide=lambda _: True,
-                notes=_tensorrt_notes,
+                "tensorrt", _tensorrt, place=before_layers, by_input=True, codes_alone=True, gpu=True,
+                wide=lambda _: True, notes=_tensorrt_notes,
                 elsewhere="made for TensorRT: slower than the float original on the CPU, and on CUDA without TensorRT",
             ),
         ),

@@ -25,6 +25,7 @@ from onnx_udfc.evaluate.comparison import decibels
 from onnx_udfc.evaluate.report import Histogram, LayerLoss, LayerReport, Report
 from onnx_udfc.inputs.feeds import InputSpec, evenly_spaced, sample_count, split, take
 from onnx_udfc.model.files import model_bytes
+from onnx_udfc.model.layers import kind_of
 from onnx_udfc.runtime.layer_times import layer_times
 from onnx_udfc.runtime.written_layers import Feed, WrittenLayer, alone, probe, written_layers
 
@@ -211,7 +212,7 @@ class _Gathered:
     def add(self, name: str, first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> None:
         """Compare one layer for one feed."""
         old, new = self.before[name], self.after[name]
-        axis = -1 if old.node.op_type in ("Gemm", "MatMul") else 1
+        axis = kind_of(old.node.op_type).axis
         y = _take(first[old.output], self.kept_out.get(name), axis)
         unit = self._unit(name, old.output, y.ndim, axis)
         self.arriving[name].add(y, second[new.output], unit)

@@ -24,6 +24,7 @@ from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import RATE, Scale, Wanted, channels_last, made, one_feed
 from onnx_udfc.inputs.uses import Use, use_of
 from onnx_udfc.model.files import load
+from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.runtime.runs import InputSpec, specs
 from onnx_udfc.runtime.sessions import Source, open_session, packed
@@ -311,7 +312,11 @@ def _total_stride(network: Network) -> int:
     strides: dict[int, int] = {}
     for node in network.graph.nodes:
         before = max((strides.get(id(t), 1) for t in node.inputs), default=1)
-        own = max(node.attrs.get("strides") or [1]) if node.op in ("Conv", "MaxPool", "AveragePool") else 1
+        own = (
+            max(node.attrs.get("strides") or [1])
+            if kind_of(node.op).convolves or node.op in ("MaxPool", "AveragePool")
+            else 1
+        )
         after = before * own
         for tensor in node.outputs:
             strides[id(tensor)] = after if after <= _COARSEST else before

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.network import Network
 
 CARRIERS = frozenset((
@@ -148,7 +149,7 @@ def _convolution(tensor: gs.Tensor) -> tuple[int, int, bool]:
         if node.op == "Transpose":
             rank = len(node.attrs.get("perm") or ())
             last = last or list(node.attrs.get("perm") or ()) == [0, rank - 1, *range(1, rank - 1)]
-        elif node.op == "Conv" and index == 0 and node.inputs[1].shape is not None:
+        elif kind_of(node.op).convolves and index == 0 and node.inputs[1].shape is not None:
             shape = node.inputs[1].shape
             return len(shape) - 2, int(shape[1]) * int(node.attrs.get("group", 1)), last
     return 0, 0, last

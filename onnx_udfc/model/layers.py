@@ -315,6 +315,11 @@ LAYERS: dict[str, type[Layer]] = {
 }
 
 
+def kind_of(op: str) -> type[Layer]:
+    """The class of an operator's layers; `Layer` itself, which is nothing in particular, for all others."""
+    return LAYERS.get(op, Layer)
+
+
 def find_layers(graph: gs.Graph, kept: set[str]) -> list[Layer]:
     """The layers of the top-level graph, in the order of its nodes.
 

@@ -14,6 +14,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_udfc.model.layers import kind_of
+
 POOLS = ("AveragePool", "MaxPool")
 NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Softplus")
 
@@ -67,7 +69,7 @@ def _takes(reader: gs.Node, pad: gs.Node, pads: NDArray[np.int64]) -> bool:
         return False
     if reader.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return False
-    if reader.op == "Conv":
+    if kind_of(reader.op).convolves:
         return fill == 0
     if reader.op not in POOLS or reader.attrs.get("ceil_mode", 0) or len(reader.outputs) != 1:
         return False

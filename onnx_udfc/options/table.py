@@ -33,7 +33,7 @@ from onnx_udfc.options.shared_rows import (
     read_data,
 )
 from onnx_udfc.options.voice import LINE, PYTHON, CombinationError, Said, Voice, Voices
-from onnx_udfc.options.words import BITS, CRITERIA, METHODS, NO_INTEGERS, RUNNING, TARGETS
+from onnx_udfc.options.words import BITS, CRITERIA, METHODS, NO_INTEGERS, ON_GPU, RUNNING, TARGETS
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -307,7 +307,7 @@ class Options(Table):
         """What kept counts are moved to: `align`, or what integer kernels or tensor cores like."""
         if self.align != "auto":
             return self.align
-        return "tensor" if self.target in ("cuda", "tensorrt") else "integer" if self.activations else "auto"
+        return "tensor" if self.target in ON_GPU else "integer" if self.activations else "auto"
 
     def budgets(self) -> tuple[Budget, ...]:
         """Return the budgets, parsed."""

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnx_udfc.model.layers import Layer
+from onnx_udfc.model.layers import Layer, kind_of
 from onnx_udfc.numerics import products
 from onnx_udfc.numerics.moments import Window
 from onnx_udfc.runtime.pieces import Pieces
@@ -57,7 +57,7 @@ def _begin_pads(
     outputs: tuple[int, ...],
 ) -> tuple[int, ...]:
     """Padding before the first pixel of each dimension; automatic padding is worked out from the shapes."""
-    attrs, dims, transposed = node.attrs, len(kernel), node.op == "ConvTranspose"
+    attrs, dims, transposed = node.attrs, len(kernel), kind_of(str(node.op)).stuffed
     automatic = attrs.get("auto_pad", "NOTSET")
     if automatic in ("SAME_UPPER", "SAME_LOWER") or "output_shape" in attrs:
         reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
