@@ -79,10 +79,22 @@ class _Aim:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A reader's best weights (k·K, o), channel index fastest, and the errors (n, o) left, both over the deviation."""
+    """A reader's best weights U (k·K, o), channel index fastest, over the deviation; o may be far above k·K.
 
-    weight: Array
-    errors: Array
+    Attributes:
+        back: (n, k·K) e Uᵀ of the errors e (n, o) that are left.
+        root: (k·K, o) U, or (k·K, k·K) U Uᵀ where that is smaller: what lengths of U Δa are measured by.
+        squared: whether it is the second.
+    """
+
+    back: Array
+    root: Array
+    squared: bool
+
+    def length(self, change: Array) -> float:
+        """‖Uᵀ Δa‖² of changes (n, k·K), mean free."""
+        turned = products.product(change, self.root)
+        return float(np.vdot(turned, change if self.squared else turned))
 
 
 def refit_together(shared: Shared, weight: Double, level: Double, factor: Factor) -> tuple[Double, Double]:
@@ -113,9 +125,7 @@ def refit_together(shared: Shared, weight: Double, level: Double, factor: Factor
         ]
         slope = _slope(readers, sources, fits, outputs.shape) * passes
         total = slope.sum(0)
-        turn = factor.precondition((products.product(slope.T, patches) - np.outer(total, mean))[None])[0].astype(
-            np.float32
-        )
+        turn = factor.precondition((products.product(slope.T, patches) - np.outer(total, mean))[None])[0]
         moved = products.product(patches, turn.T)
         moved += total - turn @ mean
         step = _step(_padded(moved * passes), readers, sources, fits)
@@ -143,6 +153,13 @@ def _places(outputs: Array, source: Index | None) -> Array:
     return outputs if source is None else _padded(np.take_along_axis(outputs, source, axis=0))
 
 
+def _seen(places: Array, taps: Index) -> Array:
+    """(n, k·K) what taps (n, k) see of the places (q + 1, K), mean free."""
+    seen = np.take(places, taps, axis=0).reshape(len(taps), -1)
+    seen -= column_means(seen).astype(np.float32)
+    return seen
+
+
 def _aim(reader: Reader, channels: int) -> _Aim:
     """What stays the same in all rounds."""
     deviation = max(float(np.sqrt(column_variances(reader.targets).sum() * len(reader.targets))), 1e-30)
@@ -153,14 +170,19 @@ def _aim(reader: Reader, channels: int) -> _Aim:
 
 def _fitted(places: Array, taps: Index, aim: _Aim) -> _Fit:
     """The ridge regression of a reader on what its taps see (q + 1, K)."""
-    seen = places[taps].reshape(len(taps), -1)
-    seen -= seen.mean(0)
+    seen = _seen(places, taps)
     gram = products.gram(seen).astype(np.float64)
     strength = RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
     gram.flat[:: len(gram) + 1] += strength
     right = products.product(seen.T, aim.wanted).astype(np.float64) + strength * aim.start
     weight = np.linalg.solve(gram, right).astype(np.float32)
-    return _Fit(weight, aim.wanted - products.product(seen, weight))
+    if weight.shape[0] < weight.shape[1]:
+        inner = products.product(weight, weight.T)
+        back = products.product(aim.wanted, weight.T)
+        back -= products.product(seen, inner)
+        return _Fit(back, inner, True)
+    errors = aim.wanted - products.product(seen, weight)
+    return _Fit(products.product(errors, weight.T), weight, False)
 
 
 def _slope(
@@ -170,7 +192,7 @@ def _slope(
     slope = np.zeros(shape, np.float32)
     for reader, source, fit in zip(readers, sources, fits, strict=True):
         n, k = reader.taps.shape
-        back = products.product(fit.errors, fit.weight.T).reshape(n, k, -1)
+        back = fit.back.reshape(n, k, -1)
         here = slope if source is None else np.zeros((len(source) + 1, shape[1]), np.float32)
         for tap in range(k):  # each place is read at most once by a tap; only the row of zeros is written more often
             here[reader.taps[:, tap]] += back[:, tap]
@@ -184,9 +206,7 @@ def _step(moved: Array, readers: Sequence[Reader], sources: Sequence[Index | Non
     """The length of the step, from what it does to the outputs (m + 1, K)."""
     along = square = 0.0
     for reader, source, fit in zip(readers, sources, fits, strict=True):
-        change = _places(moved, source)[reader.taps].reshape(len(reader.taps), -1)
-        change = products.product(change, fit.weight)
-        change -= change.mean(0)
-        along += float(np.vdot(change, fit.errors))
-        square += float(np.vdot(change, change))
+        change = _seen(_places(moved, source), reader.taps)
+        along += float(np.vdot(change, fit.back))
+        square += fit.length(change)
     return np.float32(along / max(square, 1e-30))
