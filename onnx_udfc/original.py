@@ -10,19 +10,23 @@ import numpy as np
 from onnx_udfc.channels.groups import Channels, find_groups
 from onnx_udfc.decide.counts_and_bits import AUTO_WIDTHS
 from onnx_udfc.decide.plan import factorable, prunable
+from onnx_udfc.evaluate.final_check import BATCH
 from onnx_udfc.inputs.classes import balanced_inputs, shows_classes
-from onnx_udfc.inputs.network_inputs import NetworkInputs, settle_sizes
+from onnx_udfc.inputs.network_inputs import REAL, NetworkInputs, image_count, settle_sizes, wanted_inputs
 from onnx_udfc.integers import equalized
 from onnx_udfc.model.files import LoadedModel, load
 from onnx_udfc.model.named import check_named
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.options import Options
 from onnx_udfc.repair.reference import Reference, trace
+from onnx_udfc.repair.room import needs_of
+from onnx_udfc.runtime.machine import memory
 from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source
 
 SAMPLES, MOST_SAMPLES = 8192, 24576  # output positions of a layer that the repair looks at
 MANY_LAYERS = 56  # from here on SAMPLES
+SHARE_OF_MEMORY = 4  # of the machine's memory a compression takes one such part, if nobody says otherwise
 
 # What the inputs do not depend on. An option that is not named here is taken to matter: what is shared too rarely
 # costs time, what is shared too often is wrong.
@@ -108,7 +112,8 @@ def traced(original: Original, options: Options, advance: Callable[[str], None])
     Raises:
         UdfcError: the inputs cannot be had, or the network does not run on them.
     """
-    asked, inputs = _inputs(original, options)
+    limits = limited(original, options)
+    asked, inputs = _inputs(original, limits)
     network = equalized(original.network, inputs, options)
     groups = prunable(original.channels, options)
     names, widths = tuple(g.name for g in groups), AUTO_WIDTHS if options.bits == "auto" else ()
@@ -123,11 +128,51 @@ def traced(original: Original, options: Options, advance: Callable[[str], None])
     few = bool(split) or not shows_classes(network, inputs)
     reference = trace(
         network, inputs.values, groups, matched=inputs.source == "synthetic", few=few,
-        samples=samples_for(len(network.layers)), seed=options.seed, advance=advance, widths=widths, factorable=split,
+        samples=limits.positions, seed=options.seed, advance=advance, widths=widths, factorable=split,
         provider=asked_provider(options),
     )  # fmt: skip
     original.trace = Trace(asked, network, names, widths, split, inputs, reference)
     return original.trace
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What fits the memory that a compression may take.
+
+    Attributes:
+        options: with as many made-up inputs as fit.
+        positions: output positions of each layer that are looked at.
+        batch: samples of a run of the whole network.
+        note: what became less, in words for the user; empty if nothing did.
+    """
+
+    options: Options
+    positions: int
+    batch: int = BATCH
+    note: str = ""
+
+
+def limited(original: Original, options: Options) -> Limits:
+    """Inputs and positions, fewer where they need more memory than `--memory`, or a quarter of the machine's.
+
+    Raises:
+        RequestError: The network's inputs cannot be made up.
+    """
+    positions = samples_for(len(original.network.layers))
+    bound = options.memory_bound or memory() / SHARE_OF_MEMORY
+    if not bound:
+        return Limits(options, positions)
+    needs = needs_of(original.network, original.channels.shapes)
+    usual = options.number or (REAL if options.calibrate else image_count(wanted_inputs(original.network)))
+    number, fewer = needs.fitting(bound, usual, positions)
+    batch = needs.batch(bound, BATCH)
+    if (number, fewer) == (usual, positions):
+        return Limits(options, positions, batch)
+    note = (
+        f"{number} inputs in place of {usual}, and {fewer} positions of each layer in place of {positions}, to stay"
+        f" within {bound / 1e9:.3g} GB of memory (--memory)"
+    )
+    return Limits(options.counted(number), fewer, batch, note)
 
 
 def samples_for(layers: int) -> int:
@@ -145,13 +190,15 @@ def trace_order(options: Options) -> tuple[object, ...]:
     )
 
 
-def _inputs(original: Original, options: Options) -> tuple[Options, NetworkInputs]:
+def _inputs(original: Original, limits: Limits) -> tuple[Options, NetworkInputs]:
     """The inputs, made anew where the options ask for others, and the options that they depend on."""
-    default = Options()
+    default, options = Options(), limits.options
     asked = replace(options, **{name: getattr(default, name) for name in _NOT_FED})
     if original.fed is None or original.fed[0] != asked:
         original.fed = None
-        original.fed = (asked, balanced_inputs(original.network, original.channels, options))
+        inputs = balanced_inputs(original.network, original.channels, options)
+        note = "; ".join(words for words in (inputs.note, limits.note) if words)
+        original.fed = (asked, replace(inputs, note=note))
     return original.fed
 
 

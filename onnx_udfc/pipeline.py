@@ -32,7 +32,7 @@ from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.products import workers
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options import Options, check_requirements, read_options
-from onnx_udfc.original import Original, read_original, traced
+from onnx_udfc.original import Original, limited, read_original, traced
 from onnx_udfc.outputs import same_file
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.repair.absorb import absorb_copies
@@ -40,7 +40,7 @@ from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
 from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
 from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.blas import one_thread
-from onnx_udfc.runtime.machine import cores
+from onnx_udfc.runtime.machine import cores, release
 from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source, check_provider
 from onnx_udfc.summary import Outcome, asks_for_repair, certain, input_reports, make_report
@@ -121,6 +121,7 @@ class _Run:
     @contextmanager
     def stage(self, name: str, steps: int | None = None) -> Iterator[None]:
         """Time a stage and tell who listens."""
+        release()
         self.callbacks.stage(name, steps)
         start = time.perf_counter()
         yield
@@ -128,6 +129,7 @@ class _Run:
 
     def advance(self, layer: str) -> None:
         """One layer is done."""
+        release()
         self.callbacks.advance(1, layer)
 
 
@@ -219,7 +221,10 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
         with run.stage("float16"):
             emitted = halve(emitted, original.network, inputs, options)
     with run.stage("check"):
-        checked = check_result(source, original.network, emitted.model, options)
+        # Which of the real inputs are held out hangs on how many were taken.
+        limits = limited(original, options)
+        judged = limits.options if options.calibrate else options
+        checked = check_result(source, original.network, emitted.model, judged, limits.batch)
     about_tables = table_notes(pruned.network, options, emitted.forms)
     notes = (*((inputs.note,) if inputs.note else ()), *repaired.notes(), *about_tables)
     return Outcome(
@@ -294,6 +299,8 @@ def _from_weights(run: _Run, original: Original) -> _Stages:
     inputs = NetworkInputs({}, "synthetic")
     if placement is not None:
         with run.stage("ranges"):
-            inputs = make_inputs(network, options)
+            limits = limited(original, options)
+            made = make_inputs(network, limits.options)
+            inputs = replace(made, note="; ".join(words for words in (made.note, limits.note) if words))
             repaired.activations = ranges(pruned.network, placement, inputs, options)
     return network, plan, pruned, repaired, inputs, placement

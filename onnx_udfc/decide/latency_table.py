@@ -227,7 +227,7 @@ def _plain(value: object) -> object:
 
 def _seconds(model: onnx.ModelProto, feeds: Feeds, timing: Timing) -> float:
     """The shortest of a few rounds."""
-    session = open_session(model, timing.provider, timing.threads)
+    session = open_session(model, timing.provider, timing.threads, arena=True)
     return _shortest(lambda: session.run(None, dict(feeds)), timing)
 
 
@@ -261,7 +261,7 @@ def _fit(points: list[tuple[float, float, float]]) -> Double:
 
 def _runner(network: Network, timing: Timing) -> Run:
     """A run of the whole network on one batch."""
-    session = open_session(network.to_model(), timing.provider, timing.threads)
+    session = open_session(network.to_model(), timing.provider, timing.threads, arena=True)
     feeds = one_feed(wanted_inputs(network), batch=timing.batch)
     return lambda: session.run(None, feeds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,12 +35,14 @@ from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import skeleton
 from onnx_udfc.options import Options
 from onnx_udfc.options.words import TIMED
+from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source, one_line, open_session
 
 OTHER_IMAGES = 1000  # added to the seed: the check does not look at the images that the repair has seen
 MOST_IMAGES = 96
 MORE = 2  # times as many made-up inputs as are fitted on: a judgement costs little and is counted in answers
+BATCH = 8  # samples of a run, if the memory allows
 HEAVY = 1 << 28  # bytes of weights above which two networks are not in memory together
 LARGE = 1 << 26  # bytes of outputs above which they are not kept, but for a heavy network
 
@@ -61,9 +64,11 @@ class Checked:
     slower_by: float | None = None
 
 
-def check_result(original: Source, network: Network, model: onnx.ModelProto, options: Options) -> Checked:
+def check_result(
+    original: Source, network: Network, model: onnx.ModelProto, options: Options, batch: int = BATCH
+) -> Checked:
     """Check a written model against the original, and time it where speed was asked for; see `_checked`."""
-    found = _checked(original, network, model, options)
+    found = _checked(original, network, model, options, batch)
     if not asks_for_speed(options) or found.fidelity is None or weight_bytes(network.origin.model) >= HEAVY:
         return found
     feed, provider = one_feed(wanted_inputs(network), options.seed, batch=options.batch), asked_provider(options)
@@ -80,7 +85,7 @@ def asks_for_speed(options: Options) -> bool:
     return options.target in TIMED and (options.activations is not None or "latency" in options.budget)
 
 
-def _checked(original: Source, network: Network, model: onnx.ModelProto, options: Options) -> Checked:
+def _checked(original: Source, network: Network, model: onnx.ModelProto, options: Options, batch: int) -> Checked:
     """Check a written model against the original.
 
     Args:
@@ -88,6 +93,7 @@ def _checked(original: Source, network: Network, model: onnx.ModelProto, options
         network: the original in canonical form, for its inputs.
         model: the result.
         options: the inputs are made by the same options, with another seed, or are those of --validate.
+        batch: samples of a run, at most.
 
     Raises:
         CheckError: the result is not a valid model, does not run, or is not finite where the original is.
@@ -103,7 +109,7 @@ def _checked(original: Source, network: Network, model: onnx.ModelProto, options
         return Checked(None, (f"not run for its check: {error}",))
     try:
         inputs = _other_inputs(network, options)
-        feeds = list(split(input_specs(first), inputs.values, batch=8))
+        feeds = list(split(input_specs(first), inputs.values, batch))
         if not feeds:
             raise ModelError("there are fewer inputs than its batch holds")
         first = _answers(first, feeds, np.inf if heavy else LARGE)
@@ -146,10 +152,20 @@ def _answers(session: Any, feeds: list[Any], most: float) -> _Original | _Rememb
         ModelError: the network does not run.
     """
     names = [output.name for output in session.get_outputs()]
+    release()
     first = _run(session, names, feeds[0])
     if sum(value.nbytes for value in first if isinstance(value, np.ndarray)) * len(feeds) > most:
         return _Original(session)
-    return _Remembered(_Declared.of(session), [_own(first), *(_own(_run(session, names, feed)) for feed in feeds[1:])])
+    return _Remembered(
+        _Declared.of(session), [_own(first), *(_own(_run(session, names, feed)) for feed in _releasing(feeds[1:]))]
+    )
+
+
+def _releasing(feeds: Iterable[Any]) -> Iterator[Any]:
+    """The feeds; before each, what the run before has freed goes back to the system."""
+    for feed in feeds:
+        release()
+        yield feed
 
 
 def _own(outputs: list[Any]) -> list[Any]:
@@ -219,7 +235,7 @@ def _run(session: Any, names: list[str], feed: Any) -> list[Any]:
 
 def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs, options: Options) -> Checked:
     try:
-        found = fidelity(first, second, feeds, inputs.source, options.task, options.force)
+        found = fidelity(first, second, _releasing(feeds), inputs.source, options.task, options.force)
         return Checked(replace(found, held_out=inputs.held_out))
     except ModelError as error:
         return Checked(None, (f"not run for its check: {error}",))

@@ -59,7 +59,7 @@ def main(model: str, threads: str, told: str, folder: str, *names: str) -> None:
     provider = Provider(**json.loads(told))
     now, peak = _meters(provider)
     before = now()
-    session = open_session(model, provider, int(threads))
+    session = open_session(model, provider, int(threads), arena=True)
     session.run(None, {name: np.load(Path(folder) / f"{i}.npy") for i, name in enumerate(names)})
     sys.stdout.write(str(max(0, peak() - before)))
 

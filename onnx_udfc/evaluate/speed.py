@@ -80,7 +80,7 @@ def timed(
 
     def make(second_first: bool) -> tuple[Run, Run]:
         order = (compressed, original) if second_first else (original, compressed)
-        made = [open_session(m, provider, threads) for m in order]
+        made = [open_session(m, provider, threads, arena=True) for m in order]
         a, b = reversed(made) if second_first else made
         return (lambda: a.run(None, dict(feed))), (lambda: b.run(None, dict(feed)))
 

@@ -20,6 +20,7 @@ VALIDATE_REQUIREMENTS = (*_SHARED, "macs", "params", "latency", "memory")
 
 _REQUIREMENT = re.compile(r"^\s*([a-z_]+)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
 _VERDICT = re.compile(r"^\s*verdict\s*(?:>=|==?)\s*(\w+)\s*$")
+LEAST_MEMORY = 64e6
 _AMOUNT = re.compile(r"^\s*([\d.]+(?:[eE][-+]?\d+)?)\s*([a-zA-Z%]*)\s*$")
 _UNITS = {"": 1, "b": 1, "k": 1e3, "kb": 1e3, "m": 1e6, "mb": 1e6, "g": 1e9, "gb": 1e9}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -138,6 +139,39 @@ def parse_budget(key: str, value: str) -> Budget:
     if key == "latency" and not fraction:
         raise OptionError("budget", shown, "latency is a fraction of the original's, e.g. latency=0.5")
     return Budget(key, amount, fraction)
+
+
+def read_memory(value: object) -> str | None:
+    """Return an amount of memory as it was written, or None.
+
+    Raises:
+        OptionError: It is no amount with a unit, or too little to begin with.
+    """
+    if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
+        return None
+    try:
+        enough = isinstance(value, str) and size_in_bytes(value) >= LEAST_MEMORY
+    except ValueError:
+        enough = False
+    if not enough:
+        raise OptionError("memory", value, "must be an amount of at least 64MB with its unit, e.g. 2GB or 800MB")
+    return str(value).strip()
+
+
+def size_in_bytes(text: str) -> float:
+    """Read `2GB`, `800MB`, `1.5GiB`.
+
+    Raises:
+        ValueError: It is no number with a unit of bytes.
+    """
+    match = _AMOUNT.match(text)
+    unit = match[2].lower() if match else ""
+    if not match or not unit or unit not in _UNITS:
+        raise ValueError(text)
+    size = float(match[1]) * _UNITS[unit]
+    if not math.isfinite(size):
+        raise ValueError(text)
+    return size
 
 
 def read_budget(key: str, value: object) -> tuple[str, str]:

@@ -110,6 +110,10 @@ class Keywords(TypedDict, total=False):
     threads: Whole | None
     """Threads that work; the bytes are the same for any number (only a latency budget is timed with it)."""
 
+    memory: str | PathLike[str] | None
+    """Bound of the memory that the compression takes: fewer made-up inputs and sampled positions where they would
+    need more."""
+
     provider: Literal["cpu", "cuda", "tensorrt"] | str
     """Execution provider that runs the networks."""
 
@@ -284,6 +288,10 @@ class SweepKeywords(TypedDict, total=False):
 
     threads: Whole | None
     """Threads that work; the bytes are the same for any number (only a latency budget is timed with it)."""
+
+    memory: str | PathLike[str] | None
+    """Bound of the memory that the compression takes: fewer made-up inputs and sampled positions where they would
+    need more."""
 
     provider: Literal["cpu", "cuda", "tensorrt"] | str
     """Execution provider that runs the networks."""

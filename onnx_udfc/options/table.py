@@ -11,10 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.options.goals import Budget, Requirement, parse_budget, parse_requirement, read_budget
+from onnx_udfc.options.goals import (
+    Budget,
+    Requirement,
+    parse_budget,
+    parse_requirement,
+    read_budget,
+    read_memory,
+    size_in_bytes,
+)
 from onnx_udfc.options.providers import refused_settings
 from onnx_udfc.options.reading import Table, clean
-from onnx_udfc.options.row import HOW, INPUT, MUST, TOLD, WHAT, Count, InMemory, Ratio, Row, specs
+from onnx_udfc.options.row import HOW, INPUT, MUST, RUN, TOLD, WHAT, Count, InMemory, Ratio, Row, specs
 from onnx_udfc.options.shared_rows import (
     Batch,
     Debug,
@@ -253,6 +261,19 @@ class Options(Table):
     ] = ()
 
     threads: Workers = None
+    memory: Annotated[
+        str | None,
+        Row(
+            "Bound of the memory that the compression takes: fewer made-up inputs and sampled positions where they"
+            " would need more.",
+            RUN,
+            metavar="SIZE",
+            unset="a quarter of the machine's",
+            since="0.3",
+            read=read_memory,
+            example="2GB",
+        ),
+    ] = None
     provider: Provider = "cpu"
     provider_option: ProviderOption = field(default_factory=dict)
     batch: Batch = None
@@ -292,6 +313,11 @@ class Options(Table):
     def number(self) -> int | None:
         """How many made-up inputs are asked for; None where nobody says."""
         return self.images if isinstance(self.images, int) else self.image_count
+
+    @property
+    def memory_bound(self) -> float | None:
+        """Bytes that may be taken; None where nobody says."""
+        return None if self.memory is None else size_in_bytes(self.memory)
 
     @property
     def kinds(self) -> Images:

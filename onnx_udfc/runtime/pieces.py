@@ -49,11 +49,11 @@ class Pieces:
         tensors, attributes = part.graph.initializer, [a for node in part.graph.node for a in node.attribute]
         large = sum(tensor.ByteSize() for tensor in tensors) > LARGEST or any(t.external_data for t in tensors)
         if large or len(self._open) >= MOST or any(a.HasField("g") or a.graphs for a in attributes):
-            return Piece(open_session(packed(part), self._provider, 1, arena=False), {})
+            return Piece(open_session(packed(part), self._provider, 1), {})
         names = _number(part.graph)
         key = part.SerializeToString(deterministic=True)
         if key not in self._open:
-            self._open[key] = open_session(key, self._provider, 1, arena=False)
+            self._open[key] = open_session(key, self._provider, 1)
         return Piece(self._open[key], names)
 
 

@@ -31,7 +31,7 @@ def open_session(
     optimize: bool = True,
     lean: bool = False,
     spin: bool = True,
-    arena: bool = True,
+    arena: bool = False,
 ) -> ort.InferenceSession:
     """Return a session.
 
@@ -42,7 +42,8 @@ def open_session(
         optimize: otherwise the graph runs node by node as written.
         lean: take as little memory as can be had, at the cost of time: no repacked and no unpacked copies of weights.
         spin: threads wait awake for the next run, onnxruntime's default; not where numpy needs the cores in between.
-        arena: keep the most memory that a run ever took for the next one; an output then keeps all of it, too.
+        arena: keep the most memory that a run ever took for the next one (an output then keeps all of it, too), as
+            onnxruntime does by itself: for what is timed or measured.
 
     Raises:
         RequestError: The provider is not in this onnxruntime, does not load (then what is missing is named), or does

@@ -61,3 +61,25 @@ def test_numpy_is_not_there_yet_when_the_command_line_prepares_its_process() -> 
     program = "import sys, onnx_udfc.cli\nprint('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+HOLES = """
+from onnx_udfc.runtime.machine import prepare_process, release, resident
+prepare_process()
+blocks = [bytearray(40_000_000) for _ in range(8)]
+blocks = blocks[-1:]  # the last one stands above what was freed
+before = resident()
+release(above=before)
+kept = resident()
+release(above=before - 1)
+print(before, kept, resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc keeps what was freed in this way")
+def test_what_was_freed_below_a_block_in_use_goes_back_to_the_system_once_it_is_too_much() -> None:
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True, timeout=60)
+    before, kept, after = map(int, done.stdout.split())
+    assert before > 300e6
+    assert kept > 300e6
+    assert after < 100e6

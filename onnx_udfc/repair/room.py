@@ -1,0 +1,131 @@
+"""What a compression holds in memory at once, reckoned from shapes before anything runs, and what fits a bound.
+
+Most of it is the tensors of a pass that live at the same time, so many bytes a sample; what every layer should give at
+its sampled positions; what the regression of one layer needs; and copies of the weights. The first shrinks with the
+samples, the next two with the positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from onnx_udfc.channels.shapes import Shapes, Size
+from onnx_udfc.inputs.sizes import input_specs_of
+from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.layer_fit import WIDEST_GRAM
+from onnx_udfc.repair.reference import residual_operand, sample_limit
+
+BASE = 170_000_000  # bytes of the interpreter, its libraries and what is made once
+COPIES = 4.5  # of the weights: as read, as changed, traced, pruned, written
+SPARE = 1.5  # of the tensors of a pass: parts at work, and gaps between what lies in memory
+FEWEST, FEWEST_POSITIONS = 4, 1024  # samples and positions below which nothing can be fitted
+_PART = 0.2  # of the bound is for one run of the whole network
+_STEP = 0.85  # of the larger of the two is tried next
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A layer: unknowns a row d, outputs O, places a sample, and whether a residual stream is kept, too."""
+
+    width: int
+    outputs: int
+    places: int
+    stream: bool
+
+    def positions(self, samples: int, limit: int) -> int:
+        """Sampled output positions."""
+        return min(sample_limit(limit, self.width), samples * self.places)
+
+    def target(self, samples: int, limit: int) -> int:
+        """Bytes of what it should give."""
+        return 4 * self.positions(samples, limit) * self.outputs * (1 + self.stream)
+
+    def fit(self, samples: int, limit: int) -> int:
+        """Bytes while it is fitted: patches and targets twice, and five matrices of its Gram, if it has one."""
+        n = self.positions(samples, limit)
+        gram = 5 * self.width**2 if self.width <= min(WIDEST_GRAM, 2 * n) else 0
+        return 4 * n * (2 * self.width + 3 * self.outputs) + 8 * (gram + 3 * self.outputs * self.width)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a compression needs.
+
+    Attributes:
+        fixed: bytes whatever is run.
+        live: bytes of the tensors that live at the same time, for one sample.
+        layers: what is kept of each.
+    """
+
+    fixed: int
+    live: int
+    layers: tuple[_Kept, ...]
+
+    def walk(self, samples: int) -> int:
+        """Bytes of a pass."""
+        return int(SPARE * self.live * samples)
+
+    def kept(self, samples: int, positions: int) -> int:
+        """Bytes of what is kept of the layers, and of the fit of the largest."""
+        targets = sum(layer.target(samples, positions) for layer in self.layers)
+        return targets + max((layer.fit(samples, positions) for layer in self.layers), default=0)
+
+    def total(self, samples: int, positions: int) -> int:
+        """All bytes at once."""
+        return self.fixed + self.walk(samples) + self.kept(samples, positions)
+
+    def fitting(self, bound: float, samples: int, positions: int) -> tuple[int, int]:
+        """So many samples and positions, or as many as keep within the bound; never fewer than the fewest."""
+        fewest, lowest = min(FEWEST, samples), min(FEWEST_POSITIONS, positions)
+        while self.total(samples, positions) > bound and (samples > fewest or positions > lowest):
+            walk = self.walk(samples) > self.kept(samples, positions)
+            if samples > fewest and (walk or positions == lowest):
+                samples = max(fewest, int(_STEP * samples))
+            else:
+                positions = max(lowest, int(_STEP * positions))
+        return samples, positions
+
+    def batch(self, bound: float, most: int) -> int:
+        """Samples of a run of the whole network: as many as take a part of the bound, `most` at most."""
+        return max(1, min(most, int(_PART * bound / max(1, SPARE * self.live))))
+
+
+def needs_of(network: Network, shapes: Shapes) -> Needs:
+    """What the compression of a network needs; tensors of unknown shape count as nothing."""
+    batch = next((s.batch for s in input_specs_of(network) if s.batch), 1)
+    weights = sum(4 * math.prod(layer.constant.shape) for layer in network.layers.values())
+    live = -(-most_live(network.graph, shapes.sizes) // batch)
+    return Needs(BASE + int(COPIES * weights), live, tuple(_layers(network, shapes.sizes, batch)))
+
+
+def most_live(graph: gs.Graph, sizes: Mapping[str, Size]) -> int:
+    """Bytes in float32 of the tensors that are alive at once while the nodes run one after another, at the most."""
+    users = Counter(t.name for node in graph.nodes for t in node.inputs if not isinstance(t, gs.Constant))
+    alive = {t.name: _bytes(t, sizes) for t in graph.inputs}
+    most = sum(alive.values())
+    for node in graph.nodes:
+        alive |= {t.name: _bytes(t, sizes) for t in node.outputs}
+        most = max(most, sum(alive.values()))
+        for tensor in (*node.inputs, *node.outputs):
+            users[tensor.name] -= tensor in node.inputs
+            if users[tensor.name] <= 0:
+                alive.pop(tensor.name, None)
+    return most
+
+
+def _bytes(tensor: gs.Tensor, sizes: Mapping[str, Size]) -> int:
+    return 4 * math.prod(int(d) for d in sizes.get(tensor.name, (0,)))
+
+
+def _layers(network: Network, sizes: Mapping[str, Size], batch: int) -> Iterator[_Kept]:
+    outputs = {t.name for t in network.graph.outputs}
+    for layer in network.layers.values():
+        shape = sizes.get(layer.node.outputs[0].name, ())
+        places = math.prod(int(d) for d in shape) // max(1, layer.out_channels * batch)
+        stream = residual_operand(layer, outputs) is not None
+        yield _Kept(layer.matrix_shape[2], layer.out_channels, places, stream)

@@ -1,0 +1,93 @@
+"""What a compression needs in memory, and what fits a bound: reckoned, then kept by a process."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from onnx_udfc.channels.groups import find_groups
+from onnx_udfc.options import Options
+from onnx_udfc.original import limited, read_original
+from onnx_udfc.repair.room import FEWEST, FEWEST_POSITIONS, Needs, most_live, needs_of
+from tests.small_graphs import small_model, small_network
+
+BRANCHES = """g (float[1,2,10,10] x, float[4,2,1,1] W1, float[6,4,1,1] W2, float[6,2,1,1] W3) => (float[1,6,10,10] y) {
+    a = Conv(x, W1) r = Relu(a) b = Conv(r, W2) c = Conv(x, W3) y = Add(b, c) }"""
+WIDE = """g (float[N,3,128,128] x, float[64,3,1,1] W1, float[64,64,1,1] W2, float[64,64,1,1] W3, float[2,64,1,1] W4)
+    => (float[N,2,128,128] y) {
+    a = Conv(x, W1) ra = Relu(a) b = Conv(ra, W2) rb = Relu(b) s = Add(ra, rb) c = Conv(s, W3) rc = Relu(c)
+    y = Conv(rc, W4) }"""
+RUN = """
+import sys
+from onnx_udfc import compress
+words = {"memory": sys.argv[2]} if sys.argv[2] else {}
+compress(sys.argv[1], prune=0.5, bits=8, threads=1, images=sys.argv[3], **words).save(sys.argv[1] + ".out")
+"""
+
+
+def needs(text: str) -> Needs:
+    network = small_network(text)
+    return needs_of(network, find_groups(network).shapes)
+
+
+def test_a_tensor_lives_from_where_it_is_written_to_its_last_user() -> None:
+    network = small_network(BRANCHES)
+    sizes = find_groups(network).shapes.sizes
+    by_name = {"x": 2, "a": 4, "r": 4, "b": 6, "c": 6, "y": 6}  # channels
+    moments = [{"x"}, {"x", "a"}, {"x", "a", "r"}, {"x", "r", "b"}, {"x", "b", "c"}, {"b", "c", "y"}]
+    assert most_live(network.graph, sizes) == max(sum(by_name[n] for n in alive) for alive in moments) * 100 * 4
+
+
+def test_samples_of_a_fixed_batch_are_counted_one_by_one() -> None:
+    one, four = BRANCHES, BRANCHES.replace("[1,2,10,10]", "[4,2,10,10]").replace("[1,6,10,10]", "[4,6,10,10]")
+    assert needs(four).live == needs(one).live
+    assert needs(four).layers == needs(one).layers
+
+
+@pytest.mark.parametrize("part", [0.9, 0.6, 0.4, 0.2])
+def test_what_fits_is_within_the_bound_and_no_more_is_left_out_than_must_be(part: float) -> None:
+    wide = needs(WIDE)
+    whole = wide.total(97, 8192) - wide.fixed
+    bound = int(wide.fixed + part * whole)
+    samples, positions = wide.fitting(bound, 97, 8192)
+    assert wide.total(samples, positions) <= bound
+    assert wide.total(samples, positions) - wide.fixed > 0.7 * part * whole
+
+
+def test_where_all_fits_nothing_changes_and_where_nothing_does_the_fewest_are_left() -> None:
+    wide = needs(WIDE)
+    assert wide.fitting(wide.total(50, 8192), 50, 8192) == (50, 8192)
+    assert wide.fitting(1, 50, 8192) == (FEWEST, FEWEST_POSITIONS)
+    assert wide.fitting(1, 2, 100) == (2, 100)  # fewer than the fewest may be asked for
+
+
+def test_the_bound_is_that_of_the_options_and_its_note_tells_what_became_less() -> None:
+    original = read_original(small_model(WIDE), Options())
+    assert limited(original, Options(memory="100GB")).note == ""
+    tight = limited(original, Options(memory="300MB"))
+    assert tight.options.number is not None
+    assert tight.options.number < 97
+    assert f"{tight.options.number} inputs in place of 97" in tight.note
+    assert "--memory" in tight.note
+    assert limited(original, Options(memory="300MB", images=2)).options.number == 2
+
+
+def peak(model: Path, bound: str, images: str) -> int:
+    """Bytes that the process of a compression had at most."""
+    command = [sys.executable, "-c", RUN, str(model), bound, images]
+    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux alone")
+def test_the_bound_is_kept_by_a_network_that_would_take_twice_as_much(tmp_path: Path) -> None:
+    """The largest child so far counts, so the bounded one is measured first."""
+    path = tmp_path / "wide.onnx"
+    onnx.save(small_model(WIDE), path)
+    assert peak(path, "350MB", "formula") < 1.15 * 350e6
+    assert peak(path, "", "60") > 1.5 * 350e6
