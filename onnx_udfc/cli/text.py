@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_udfc.escapes import visible_all
-from onnx_udfc.evaluate.report import SYNTHETIC_CAVEAT, GroupReport, LayerLoss, Report, SkipReport, ratio
+from onnx_udfc.evaluate.report import MAX_DB, SYNTHETIC_CAVEAT, GroupReport, LayerLoss, Report, SkipReport, ratio
 from onnx_udfc.evaluate.wording import answer_words, headline, output_lines, verdict_words
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def losses(rows: Sequence[LayerLoss]) -> Table:
 
 
 def _db(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    return "-" if value is None else "identical" if value >= MAX_DB else f"{value:.1f}"
 
 
 def inspection(found: Inspection) -> RenderableType:

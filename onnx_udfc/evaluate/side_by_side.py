@@ -12,6 +12,7 @@ import numpy as np
 from onnx_udfc.errors import ModelError, RequestError
 from onnx_udfc.evaluate.comparison import Comparator, comparator_for, looks_like_scores
 from onnx_udfc.evaluate.report import Accuracy
+from onnx_udfc.evaluate.shown_boxes import Album, ShownBoxes
 from onnx_udfc.inputs.feeds import image_feeds, input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from onnx_udfc.inputs.kinds import Wanted
@@ -116,7 +117,7 @@ class ClassCount:
 
 @dataclass
 class Gathered:
-    """What one pass over the inputs gives."""
+    """What one pass over the inputs gives; `told` is whether the user gave the labels."""
 
     comparator: Comparator
     labels: NDArray[np.int64] | None = None
@@ -126,19 +127,34 @@ class Gathered:
     changes: int = 0
     count: int = 0
     by_class: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    album: Album = field(default_factory=Album)
+    told: bool = False
 
     def add(self, first: Sequence[Any], second: Sequence[Any], batch: int) -> None:
         """Take in one run's outputs of both."""
         self.comparator.add(first, second, batch)
         before, after = _classes(first), _classes(second)
         if before is None or after is None:
-            if self.labels is not None:
+            if self.labels is not None and self.told:
                 raise RequestError(
                     "there are labels, but no output (n, classes); leave out --labels, or say another --task"
                 )
+            self.labels = None  # read off names and folders, of images that serve another task
         elif len(before) == len(after) == batch:
             self._count(before, after)
         self.count += batch
+
+    def keep(self, feed: Mapping[str, Any], first: Sequence[Any], second: Sequence[Any], batch: int) -> None:
+        """Keep what may be shown of a run; call it before `add`."""
+        places = range(self.count, self.count + batch)
+        names = [self.names[i] if i < len(self.names) else str(i) for i in places]
+        a, b = (dict(zip(self.comparator.names, outputs, strict=True)) for outputs in (first, second))
+        self.album.add(feed, a, b, names)
+
+    def boxes(self, colour: str) -> tuple[ShownBoxes, ...]:
+        """Return pictures with the boxes of both, where the network is a detector."""
+        kinds = self.comparator.kinds
+        return self.album.shown(kinds.reader if kinds else None, colour)
 
     def _count(self, before: NDArray[np.int64], after: NDArray[np.int64]) -> None:
         truth = None if self.labels is None else self.labels[self.count : self.count + len(before)]
@@ -182,8 +198,9 @@ def gather(
     labels: NDArray[np.int64] | None = None,
     names: tuple[str, ...] = (),
     lenient: bool = False,
+    told: bool = False,
 ) -> Gathered:
-    """Run both networks over everything.
+    """Run both networks over everything; `told` is whether the user gave the labels.
 
     Raises:
         ModelError: One of them does not run.
@@ -192,11 +209,12 @@ def gather(
     specs = input_specs(sessions[0])
     if task not in (None, "classes"):
         labels = None
-    gathered = Gathered(comparator_for(*sessions, task=task, lenient=lenient), labels, names)
+    gathered = Gathered(comparator_for(*sessions, task=task, lenient=lenient), labels, names, told=told)
     outputs = list(gathered.comparator.names)
     for feed, count in runs:
         size = sample_count(specs, feed)
         first, second = (_cut(_run(s, outputs, feed), size, count) for s in sessions)
+        gathered.keep(feed, first, second, count)
         gathered.add(first, second, count)
     return gathered
 

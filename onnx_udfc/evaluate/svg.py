@@ -63,3 +63,25 @@ def _open(kind: str, width: float, height: float, label: str) -> str:
 
 def _rect(x: float, y: float, width: float, height: float, paint: str) -> str:
     return f'<rect class="{paint}" x="{x:g}" y="{y:.2f}" width="{width:g}" height="{height:.2f}"/>'
+
+
+def framed(
+    picture: str, width: int, height: int, boxes: Sequence[tuple[Sequence[tuple[float, ...]], str]], label: str
+) -> str:
+    """Return a picture (a data URI) with boxes over it.
+
+    Args:
+        picture: The picture.
+        width: Of it, in units that the frames' lines are told in.
+        height: Of it.
+        boxes: Left, top, right and bottom in shares of the picture, and the CSS class they are drawn in.
+        label: What it shows, for a screen reader.
+    """
+    parts = [f'<svg class="photo" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">']
+    parts.append(f'<image href="{escape(picture)}" width="{width}" height="{height}" preserveAspectRatio="none"/>')
+    for row, paint in boxes:
+        for left, top, right, bottom in row:
+            x, y = left * width, top * height
+            w, h = max(0.0, right - left) * width, max(0.0, bottom - top) * height
+            parts.append(f'<rect class="{paint}" x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}"/>')
+    return "".join(parts) + "</svg>"

@@ -6,13 +6,14 @@ Nothing here knows how the second network came from the first; any two with the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from onnx_udfc.evaluate.comparison import worst
 from onnx_udfc.evaluate.peak_memory import peak_memory
 from onnx_udfc.evaluate.report import Accuracy, FileReport, OutputFidelity, Verdict, plain
+from onnx_udfc.evaluate.shown_boxes import ShownBoxes
 from onnx_udfc.evaluate.side_by_side import Changed, ClassCount, RealData, Runs, gather, open_real, shapes_of
 from onnx_udfc.evaluate.speed import timed
 from onnx_udfc.evaluate.verdict import judge
@@ -74,6 +75,7 @@ class Validation:
         versions: Of Python and of the packages.
         command: That compares again.
         created: When, as `2026-01-31T12:00:00+00:00`.
+        boxes: Of a detector, what both found in the pictures where they differ most.
     """
 
     tool: Tool
@@ -106,10 +108,11 @@ class Validation:
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     created: str = ""
+    boxes: tuple[ShownBoxes, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-clean values."""
-        result = plain(self)
+        result = plain(replace(self, boxes=tuple(replace(b, picture="") for b in self.boxes)))
         assert isinstance(result, dict)
         return result
 
@@ -184,7 +187,9 @@ def validate(
     real = _runs(wanted, data, preprocessing, limit, seed)
     callbacks.stage("compare outputs", real.total)
     told = None if task == "auto" else task
-    gathered = gather(sessions, _advancing(real.runs, callbacks), told, real.labels, real.names)
+    gathered = gather(
+        sessions, _advancing(real.runs, callbacks), told, real.labels, real.names, told=labels is not None
+    )
     latency = _latency(original, compressed, feed, where, threads, latency_seconds, callbacks)
     used = _memory(original, compressed, feed, where, threads, callbacks) if memory else None
     elsewhere = None if where.name == "cpu" else fallbacks(compressed, feed, where, threads)
@@ -218,6 +223,7 @@ def validate(
         provider_option=where.settings,
         fallbacks=elsewhere,
         classes=gathered.classes(),
+        boxes=gathered.boxes((preprocessing or Preprocessing()).colour),
     )
 
 

@@ -22,6 +22,7 @@ from onnx_udfc.evaluate.report import ratio
 from onnx_udfc.evaluate.wording import percent
 
 if TYPE_CHECKING:
+    from onnx_udfc.evaluate.shown_boxes import ShownBoxes
     from onnx_udfc.evaluate.side_by_side import ClassCount
     from onnx_udfc.evaluate.validate import Validation
 
@@ -38,6 +39,7 @@ def to_page(v: Validation, title: str = "") -> str:
         ("outputs", "Outputs", outputs_table(v.outputs)),
         ("classes", "Classes", _classes(v)),
         ("changed", "Changed answers", _changed(v)),
+        ("boxes", "Boxes", _boxes(v)),
         ("kernels", "How its layers run", _kernels(v)),
         ("reproduce", "Reproduce", files_and_versions(v.command, files, v.versions, v.created)),
     )
@@ -132,6 +134,22 @@ def _changed(v: Validation) -> str:
     ]
     more = f"{v.changes} of {v.count} inputs have another class; the first {len(rows)}"
     return details(more, table(("input", "original", "compressed", "label"), rows, more, (1, 2, 3)), len(rows) <= 20)
+
+
+def _boxes(v: Validation) -> str:
+    """Pictures with the boxes of both networks, those that differ most first."""
+    if not v.boxes:
+        return ""
+    told = '<p><span class="key">original</span> &nbsp; <span class="key other">compressed</span></p>'
+    return told + "".join(map(_picture, v.boxes))
+
+
+def _picture(b: ShownBoxes) -> str:
+    counts = f"{len(b.original)} boxes before, {len(b.compressed)} after, {b.matched} of them the same"
+    drawn = svg.framed(
+        b.picture, b.width, b.height, ((b.original, "b-main"), (b.compressed, "b-other")), f"{b.name}: {counts}"
+    )
+    return f"<figure>{drawn}<figcaption><span>{escape(b.name)}</span><span>{counts}</span></figcaption></figure>"
 
 
 def _kernels(v: Validation) -> str:

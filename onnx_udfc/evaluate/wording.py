@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_udfc.evaluate.report import Fidelity, OutputFidelity, PartFidelity
+from onnx_udfc.evaluate.report import MAX_DB, Fidelity, OutputFidelity, PartFidelity
 
 _MOST_OUTPUTS = 6
 
@@ -13,6 +13,7 @@ def headline(f: Fidelity) -> str:
     if f.sqnr_db is None and f.agreement is None and not any(o.matched is not None for o in f.outputs):
         return f"{where}: nothing was measured: {f.unmeasured or 'the check did not run'}"
     figures = [f"SQNR {decibel(f.sqnr_db)}", f"cosine {'-' if f.cosine is None else format(f.cosine, '.5f')}"]
+    figures = ["identical outputs"] if f.sqnr_db == MAX_DB else figures
     figures += [f"same answer in {percent(f.agreement)}"] if f.agreement is not None else []
     return f"{where}: {', '.join(figures)}"
 
@@ -62,8 +63,8 @@ def answer_words(o: OutputFidelity) -> list[str]:
 
 
 def decibel(value: float | None) -> str:
-    """Return `12.3 dB`, or a dash."""
-    return "-" if value is None else f"{value:.1f} dB"
+    """Return `12.3 dB`, `identical` for what stands for it, or a dash."""
+    return "-" if value is None else "identical" if value >= MAX_DB else f"{value:.1f} dB"
 
 
 def percent(value: float | None) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from onnx_udfc import compress
-from onnx_udfc.evaluate.report import Fidelity
-from onnx_udfc.evaluate.wording import headline
+from onnx_udfc.evaluate.report import MAX_DB, Fidelity
+from onnx_udfc.evaluate.wording import decibel, headline
 from onnx_udfc.options import Options
 from onnx_udfc.runtime.sessions import open_session
 
@@ -86,3 +86,11 @@ def test_the_headline_says_which_inputs_were_looked_at() -> None:
         ("synthetic", None, "on 6 made-up inputs"),
     ):
         assert words in headline(Fidelity(inputs, 30.0, 0.9, 0.9, 6, held_out=held))  # type: ignore[arg-type]
+
+
+def test_nothing_is_said_in_decibels_of_what_is_the_same() -> None:
+    said = headline(Fidelity("synthetic", MAX_DB, 1.0, 1.0, 6))
+    assert "identical outputs" in said
+    assert "200" not in said
+    assert decibel(MAX_DB) == "identical"
+    assert "SQNR 30.0 dB" in headline(Fidelity("synthetic", 30.0, 0.9, 0.9, 6))
