@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -41,7 +42,7 @@ class ResNet18:
         x = self._op("Relu", [self._conv("x", 3, 64, 7, 2)])
         x = self._op("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
         channels = 64
-        for out, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
+        for out, stride in self.stages():
             x, channels = self._block(x, channels, out, stride), out
         x = self._op("Flatten", [self._op("GlobalAveragePool", [x])])
         weight = self._constant(self._rng.normal(size=(1000, channels)) / channels**0.5)
@@ -54,6 +55,10 @@ class ResNet18:
             self._weights,
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+    def stages(self) -> Sequence[tuple[int, int]]:
+        """Output channels and stride of each block."""
+        return ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1))
 
     def _block(self, x: str, channels: int, out: int, stride: int) -> str:
         inner = max(1, round(out * self._width))
