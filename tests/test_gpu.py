@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -71,7 +73,7 @@ def test_a_setting_is_heard() -> None:
 def test_a_network_is_compressed_on_the_gpu() -> None:
     need("cuda")
     model = two_convs().to_model()
-    asked = {"prune": 0.5, "bits": 8, "force": True}
+    asked: dict[str, Any] = {"prune": 0.5, "bits": 8, "force": True}
     here, there = compress(model, **asked), compress(model, provider="cuda", provider_option=EXACT, **asked)
     (expected,), (found,) = (run(result.model, image()) for result in (here, there))
     assert np.abs(found - expected).max() <= 0.05 * float(np.abs(expected).max())

@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from onnx_udfc import compress, validate
+from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.runtime import providers
 from onnx_udfc.runtime.providers import CPU_NAME
 from tests.decide.test_file_size import WIDE
@@ -41,7 +42,8 @@ def test_passes_checks_and_times_are_of_the_provider(listed: Counter[str]) -> No
     asked: dict[str, Any] = {"prune": 0.25, "bits": 8, "seed": 1, "threads": 1, "force": True, "align": 1}
     here = compress(model, **asked)
     assert set(found) == {"cpu"}
-    on_cpu, _ = found["cpu"], found.clear()
+    on_cpu = found["cpu"]
+    found.clear()
     there = compress(model, provider="cuda", provider_option={"use_tf32": 0}, **asked)
     assert found["cuda use_tf32"] > 3  # the look before, the check of both networks, and passes of them
     assert 0 < found["cpu"] < on_cpu  # inputs are chosen on the processor
@@ -56,11 +58,10 @@ def test_a_latency_table_is_of_the_provider_and_the_batch(
 
     found = listed
     sizes = set()
-    whole = latency_table.one_feed
 
-    def look(*given: Any, batch: int | None = None) -> Any:
+    def look(wanted: Any, batch: int | None = None) -> Any:
         sizes.add(batch)
-        return whole(*given, batch=batch)
+        return one_feed(wanted, batch=batch)
 
     monkeypatch.setattr(latency_table, "one_feed", look)
     asked: dict[str, Any] = {"budget": {"latency": "0.9"}, "method": "none", "threads": 1, "force": True}

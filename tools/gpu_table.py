@@ -101,7 +101,8 @@ class Runner:
 
     def ratio(self, original: Any, session: Any, batch: int) -> str:
         """The median of paired ratios."""
-        feed, found = self.feeds[batch], []
+        feed = self.feeds[batch]
+        found: list[float] = []
         for running in (original, session) * 2:
             running.run(None, feed)
         start = time.monotonic()
