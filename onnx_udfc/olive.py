@@ -1,19 +1,23 @@
 """A pass for Microsoft Olive, `OnnxUDFC`, with the options of the command line and the same bytes as its result.
 
-Olive finds passes in a package config, and one given with --package-config replaces Olive's own. Hence the helper:
+Olive finds passes in a package config, and one that is given replaces Olive's own; it has no entry points. Hence:
 
-    python -m onnx_udfc.olive > package.json            Olive's own passes and this one
+    python -m onnx_udfc.olive run workflow.json         `olive run` that knows this pass, without a package file
+    python -m onnx_udfc.olive > package.json            Olive's own passes and this one, for
     olive run --config workflow.json --package-config package.json
 
     {"input_model": {"type": "OnnxModel", "model_path": "in.onnx"},
      "passes": {"udfc": {"type": "OnnxUDFC", "prune": 0.5, "bits": 4}},
      "output_dir": "out"}
+
+In Python: `olive.workflows.run("workflow.json", package_config=onnx_udfc.olive.package_config())`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from olive.package_config import OlivePackageConfig
 from olive.passes import Pass
 from olive.passes.pass_config import BasePassConfig, PassConfigParam
 from olive.search.search_parameter import Categorical
+from olive.workflows import run
 
 from onnx_udfc.options import Options, Spec, options_from, specs
 from onnx_udfc.pipeline import compress
@@ -91,5 +96,16 @@ def package_config() -> dict[str, Any]:
     return merged
 
 
+def main(words: Sequence[str]) -> None:
+    """Print the package config or, with `run WORKFLOW`, run a workflow with it."""
+    match words:
+        case []:
+            json.dump(package_config(), sys.stdout, indent=2)
+        case ["run", workflow]:
+            run(workflow, package_config=package_config())
+        case _:
+            raise SystemExit("usage: python -m onnx_udfc.olive [run WORKFLOW.json]")
+
+
 if __name__ == "__main__":
-    json.dump(package_config(), sys.stdout, indent=2)
+    main(sys.argv[1:])

@@ -57,6 +57,14 @@ def test_olive_run_gives_the_bytes_of_the_command_line(workflow: Path) -> None:
     )
     command = [OLIVE, "-m", "onnx_udfc.cli", "in.onnx", "cli.onnx", "--prune", "0.5", "--bits", "4", "--threads", "1"]
     subprocess.run(command, check=True, capture_output=True, timeout=600, cwd=workflow)
+    shutil.rmtree(workflow / "cache")
+    (workflow / "again").mkdir()
+    text = (workflow / "workflow.json").read_text(encoding="utf-8").replace('/out"', '/again"')
+    (workflow / "again.json").write_text(text, encoding="utf-8")
+    bare = [OLIVE, "-m", "onnx_udfc.olive", "run", "again.json"]  # and without a package file
+    subprocess.run(bare, check=True, capture_output=True, timeout=600, cwd=workflow, env=QUIET)
+    (again,) = (workflow / "again").rglob("*.onnx")
+    assert again.read_bytes() == (workflow / "cli.onnx").read_bytes()
     made = list((workflow / "out").rglob("*.onnx"))
     assert len(made) == 1
     assert made[0].read_bytes() == (workflow / "cli.onnx").read_bytes()
