@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import yaml
+from PIL import Image
 
 from tests.command_line import small_classifier
 
@@ -102,11 +104,11 @@ def commands(page: str) -> list[list[str]]:
     return found
 
 
-CASES = [(page, words) for page in PAGES for words in commands(page)]
-
-
-def test_commands_are_found() -> None:
-    assert {page for page, _ in CASES} >= {"README.md", "docs/allocation.md", "docs/pipelines.md", "docs/reports.md"}
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a language in a page."""
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
 
 
 def prepared(words: list[str]) -> list[str]:
@@ -131,20 +133,85 @@ def prepared(words: list[str]) -> list[str]:
     return [*taken, *quick.get(sub, []), "--quiet"]
 
 
-@pytest.mark.parametrize(("page", "words"), CASES, ids=[f"{p}-{shlex.join(w)[:60]}" for p, w in CASES])
-def test_every_command_of_the_pages_runs(installed: Path, tmp_path: Path, page: str, words: list[str]) -> None:
-    del page
+CASES = {tuple(prepared(words)): page for page in reversed(PAGES) for words in commands(page)}  # each once
+
+
+def test_commands_are_found() -> None:
+    assert {page for page in PAGES if commands(page)} >= {
+        "README.md", "docs/allocation.md", "docs/pipelines.md", "docs/reports.md", "docs/tutorial.md",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with what the pages name: models, images with labels, a configuration."""
     onnx.save(small_classifier(), tmp_path / "in.onnx")
-    if any(word.startswith("latency=") for word in words):  # which takes more than a few microseconds to be met
-        shutil.copy(ROOT / "models" / "digits_resnet_folded.onnx", tmp_path / "in.onnx")
+    shutil.copy(tmp_path / "in.onnx", tmp_path / "model.onnx")
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "test.npz", x=rng.integers(0, 256, (20, 8, 8, 3), np.uint8), y=rng.integers(0, 5, 20))
-    (tmp_path / "udfc.toml").write_text("bits = 8\n")
+    pixels = rng.integers(0, 256, (20, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "test.npz", x=pixels, y=rng.integers(0, 5, 20))
+    for i, image in enumerate(pixels):
+        (tmp_path / "test" / str(i % 5)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "test" / str(i % 5) / f"{i}.png")
+    (tmp_path / "udfc.toml").write_text("bits = 8\nimage-count = 4\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", CASES, ids=[f"{page}-{shlex.join(words)[:60]}" for words, page in CASES.items()])
+def test_every_command_of_the_pages_runs(installed: Path, place: Path, words: tuple[str, ...]) -> None:
+    if any(word.startswith("latency=") for word in words):  # which takes more than a few microseconds to be met
+        shutil.copy(ROOT / "models" / "digits_resnet_folded.onnx", place / "in.onnx")
     script = installed / "bin" / "onnx-udfc"
-    done = run(sys.executable, str(script), *prepared(words), cwd=tmp_path, PYTHONPATH=str(installed))
+    done = run(sys.executable, str(script), *words, cwd=place, PYTHONPATH=str(installed))
     # a gate may not be met by a network with random weights; anything else must have worked
     assert done.returncode in ((0, 3) if "--require" in words else (0,)), done.stderr
     assert "required but not met" in done.stderr or done.returncode == 0, done.stderr
+
+
+def on_path(installed: Path, place: Path) -> dict[str, str]:
+    """Environment of a shell that finds the installed command."""
+    programs = place / "programs"
+    programs.mkdir()
+    script = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(installed / "bin" / "onnx-udfc"))} "$@"\n'
+    (programs / "onnx-udfc").write_text(script)
+    (programs / "onnx-udfc").chmod(0o755)
+    return {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(installed)}
+
+
+def test_every_program_of_the_pages_runs(installed: Path, place: Path) -> None:
+    """All in one process, each with names of its own; those of extending.md have a test of their own."""
+    programs = [text for page in PAGES if page != "docs/extending.md" for text in blocks(page, "python")]
+    assert len(programs) >= 3
+    (place / "all.py").write_text("".join(f"exec({text!r}, {{}})\n" for text in programs))
+    done = run(sys.executable, "all.py", cwd=place, PYTHONPATH=str(installed))
+    assert done.returncode == 0, done.stderr
+    assert (place / "out.onnx").is_file()
+    assert (place / "small.onnx").is_file()
+
+
+def test_every_workflow_of_the_pages_runs(installed: Path, place: Path) -> None:
+    steps = [step for page in PAGES for text in blocks(page, "yaml") for step in yaml.safe_load(text)]
+    lines = [step["run"] for step in steps if "run" in step and not step["run"].startswith("pip install")]
+    assert len(lines) >= 3
+    env = on_path(installed, place)
+    for line in lines:
+        done = run("bash", "-euo", "pipefail", "-c", line, cwd=place, **env)
+        assert done.returncode in (0, 3), done.stderr
+        assert "required but not met" in done.stderr or done.returncode == 0, done.stderr
+        shutil.copy(place / "in.onnx", place / "model.small.onnx")  # what a step whose gate is met leaves for the next
+    assert (place / "validation.json").is_file()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_the_makefile_of_the_pages_runs(installed: Path, place: Path) -> None:
+    (text,) = (text for page in PAGES for text in blocks(page, "make"))
+    (place / "Makefile").write_text(text)
+    env = on_path(installed, place)
+    done = run("make", "model.small.onnx", cwd=place, **env)
+    assert done.returncode == 0, done.stderr
+    assert {"model.small.onnx", "model.html"} <= {path.name for path in place.iterdir()}
+    checked = run("make", "check", cwd=place, **env)
+    assert checked.returncode == 0 or "required but not met: accuracy" in checked.stderr, checked.stderr
 
 
 def test_what_is_installed_is_not_the_checkout(installed: Path, tmp_path: Path) -> None:

@@ -105,7 +105,10 @@ def picture(shown: Shown, height: int, path: Path) -> None:
         shot = Path(folder) / "shot.png"
         _open([shown], height, "", f"--screenshot={shot}")
         cut = Image.open(shot).convert("RGB").crop((0, 0, shown.width, height))
-        cut.save(path, quality=80, method=6)
+        if path.suffix == ".png":
+            cut.quantize(64).save(path, optimize=True)
+        else:
+            cut.save(path, quality=70, method=6)
 
 
 def looked_at(shown: Sequence[Shown]) -> list[Found]:

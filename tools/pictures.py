@@ -1,55 +1,68 @@
-"""Makes the pictures of the README: python tools/pictures.py (needs Chromium for the HTML report)."""
+"""Makes the pictures of the documentation: python -m tools.pictures (needs Chromium for the pages).
+
+The closing summary in a terminal, and the three pages (a report, a validation, a sweep) in two widths, light and dark.
+"""
 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 from rich.console import Console
 
+from onnx_udfc import compress, sweep, validate
 from onnx_udfc.cli.text import summary
 from onnx_udfc.evaluate.html import to_html
-from onnx_udfc.options import Options
-from onnx_udfc.pipeline import compress
+from onnx_udfc.evaluate.report import Report
+from onnx_udfc.evaluate.validation_page import to_page
+from tools.browser import CHROMIUM, Shown, picture
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "pictures"
-COMMAND = "onnx-udfc digits.onnx small.onnx --prune 0.5 --bits 4 --report small.html"
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1100,1250",
-)  # fmt: skip
+MODEL = ROOT / "models" / "digits_resnet_bn.onnx"
+IMAGES = str(ROOT / "models" / "digits_test.npz")
+COMMAND = "onnx-udfc digits_resnet_bn.onnx small.onnx --prune 0.5 --bits 4 --report small.html"
+HEIGHTS = {400: 1600, 1280: 1400}  # width → height, in pixels
+README_SIZE = (1100, 1250)
 
 
 def main() -> None:
-    """Write terminal.svg and report.png."""
+    """Write the terminal, the README's picture, and the pages."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    options = Options(prune=0.5, bits=4, attribution=True, threads=1)
-    report = compress(ROOT / "models" / "digits_resnet_bn.onnx", options).report
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder) / "small.onnx"
+        result = compress(MODEL, prune=0.5, bits=4, attribution=True, threads=1)
+        result.save(small)
+        _terminal(result.report)
+        if CHROMIUM is None:
+            raise SystemExit("no Chromium: no pictures of pages are made")
+        for name, page in _pages(result.report.saved_as(small), small, Path(folder)).items():
+            for width, height in HEIGHTS.items():
+                for dark in (False, True):
+                    path = PICTURES / f"{name}-{width}-{'dark' if dark else 'light'}.webp"
+                    picture(Shown(page, width, dark), height, path)
+            if name == "report":
+                picture(Shown(page, README_SIZE[0]), README_SIZE[1], PICTURES / "report.png")
+
+
+def _pages(report: Report, small: Path, folder: Path) -> dict[str, str]:
+    """The three pages, of one network."""
+    found = validate(MODEL, small, images=IMAGES, input_mean=0.305, input_std=0.376, seconds=1, threads=1)
+    table = sweep(
+        MODEL, folder / "sweep", prune=[0, 0.3, 0.6], bits=[8, 4, 3], labelled=IMAGES, input_mean=0.305,
+        input_std=0.376, jobs=1, threads=1,
+    )  # fmt: skip
+    return {"report": to_html(report), "validate": to_page(found), "sweep": table.to_html()}
+
+
+def _terminal(report: Report) -> None:
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=110, file=nowhere, force_terminal=True, highlight=False)
         console.print(f"$ {COMMAND}", style="bold")
         console.print(summary(report, "small.onnx"))
-    picture = console.export_svg(title="onnx-udfc")
-    (PICTURES / "terminal.svg").write_text(
-        re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL), encoding="utf-8"
-    )
-    _shoot(to_html(report))
-
-
-def _shoot(page: str) -> None:
-    """Take the picture of a page."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        raise SystemExit("no Chromium: report.png is not made")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "page.html"
-        path.write_text(page, encoding="utf-8")
-        shot = f"--screenshot={PICTURES / 'report.png'}"
-        subprocess.run([chromium, *FLAGS, f"--user-data-dir={folder}/profile", shot, path.as_uri()], check=True)
+    drawn = console.export_svg(title="onnx-udfc")
+    (PICTURES / "terminal.svg").write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL), encoding="utf-8")
 
 
 if __name__ == "__main__":

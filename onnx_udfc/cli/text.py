@@ -155,7 +155,8 @@ def swept(result: SweepTable) -> RenderableType:
         figures = [_share(v) for v in (r.parameters, r.macs, r.bytes)]
         quality = [_db(r.sqnr_db), _share(r.agreement), _share(r.accuracy)]
         table.add_row(r.name, *figures, *quality, r.error or ("best" if r in front else ""))
-    return table
+    chosen = result.recommended()
+    return table if chosen is None else Group(table, Text(f"recommended: {chosen.row.name}: {chosen.why}"))
 
 
 def _share(value: float | None) -> str:

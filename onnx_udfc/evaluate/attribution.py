@@ -153,7 +153,8 @@ def explain(
     except ModelError as error:
         return replace(report, warnings=(*report.warnings, f"not measured which layer lost what: {error}"))
     layers = tuple(replace(x, histogram=spread.get(x.name)) for x in report.layers)
-    return _with_times(replace(report, attribution=rows, layers=layers), original, compressed, feeds[0], parts or {})
+    one = next(iter(split(specs, few, batch=1)))
+    return _with_times(replace(report, attribution=rows, layers=layers), original, compressed, one, parts or {})
 
 
 def _with_times(
@@ -161,11 +162,10 @@ def _with_times(
 ) -> Report:
     """The report with what each layer takes; two that stand for one are added up."""
     names = [x.name for x in report.layers]
-    one = {name: value[:1] if value.ndim and len(value) > 1 else value for name, value in feed.items()}
     try:
-        before, after = layer_times(original, names, one), layer_times(compressed, [*names, *parts], one)
-    except ModelError:  # a batch that the file fixes, for one: nothing is timed that is not one input
-        return report
+        before, after = layer_times(original, names, feed), layer_times(compressed, [*names, *parts], feed)
+    except ModelError as error:
+        return replace(report, warnings=(*report.warnings, f"layers were not timed: {error}"))
     later = dict(after.layers)
     for first, name in parts.items():
         later[name] = later.get(name, 0.0) + later.pop(first, 0.0)

@@ -48,9 +48,11 @@ def test_what_two_layers_read_counts_once() -> None:
     assert layer_bytes(model(), ["n_y", "n_a", "n_b", "not there"]) == {"n_y": 22, "n_a": 18, "n_b": 0}
 
 
-def test_a_report_tells_the_bytes_of_its_layers(models: Path) -> None:
-    report = compress(models / "digits_resnet_folded.onnx", bits=8, method="udfc", threads=1).report
+def test_a_report_tells_the_bytes_and_the_time_of_its_layers(models: Path) -> None:
+    report = compress(models / "digits_resnet_folded.onnx", bits=8, method="udfc", attribution=True, threads=1).report
     assert all(x.bytes_before == 4 * x.parameters_before for x in report.layers)
     assert sum(x.bytes_before or 0 for x in report.layers) < report.before.bytes
+    assert all((x.ms_before or 0) > 0 and (x.ms_after or 0) > 0 for x in report.layers)
+    assert report.other_ms is not None
     held = sum(x.bytes_after or 0 for x in report.layers)
     assert 0.7 * report.after.bytes < held < report.after.bytes
