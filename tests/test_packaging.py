@@ -195,10 +195,11 @@ def test_every_workflow_of_the_pages_runs(installed: Path, place: Path) -> None:
     assert len(lines) >= 3
     env = on_path(installed, place)
     for line in lines:
+        if "validate" in line and not (place / "model.small.onnx").exists():  # a gate before it was not met
+            shutil.copy(place / "in.onnx", place / "model.small.onnx")
         done = run("bash", "-euo", "pipefail", "-c", line, cwd=place, **env)
         assert done.returncode in (0, 3), done.stderr
         assert "required but not met" in done.stderr or done.returncode == 0, done.stderr
-        shutil.copy(place / "in.onnx", place / "model.small.onnx")  # what a step whose gate is met leaves for the next
     assert (place / "validation.json").is_file()
 
 
