@@ -23,6 +23,7 @@ from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result
 from onnx_udfc.evaluate.report import Report
 from onnx_udfc.halved import halve
+from onnx_udfc.inputs.kinds import check_batch
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, make_inputs
 from onnx_udfc.inputs.real import with_data
 from onnx_udfc.integers import placed, ranges
@@ -203,6 +204,8 @@ def _check_possible(original: Original, options: Options) -> None:
     if options.activations is not None and options.bits != FLOAT:
         layers = [name for name in network.layers if not skipped(name, options)]
         check_activations(network, layers, options.target)
+    if options.batch is not None:
+        check_batch(input_specs_of(network), options.batch)
 
 
 def _attempt(source: Source, run: _Run, original: Original, options: Options) -> Outcome:

@@ -148,7 +148,7 @@ def _timed(
     front = {r.name for cost in ("bytes", "macs") for r in table.front(cost)}
     open_rows = [name for name, row in rows.items() if row.latency is None and not row.error]
     chosen = set(sorted(open_rows, key=lambda name: name not in front)[:MOST_TIMED])
-    feed = one_run(content, options.input_shape, options.seed) if chosen else {}
+    feed = one_run(content, options.input_shape, options.seed, options.batch) if chosen else {}
     told.stage("measure latency", None)
     for task in tasks:
         row = rows[task.name]

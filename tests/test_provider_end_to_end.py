@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 import pytest
 
-from onnx_udfc import compress, validate
+from onnx_udfc import compress, sweep, validate
+from onnx_udfc.errors import RequestError
 from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.runtime import providers
+from onnx_udfc.runtime.latency import Latency
 from onnx_udfc.runtime.providers import CPU_NAME
 from tests.decide.test_file_size import WIDE
 from tests.small_graphs import small_model
@@ -84,3 +88,25 @@ def test_validate_tells_what_the_provider_did(listed: Counter[str]) -> None:
     assert (validation.fallbacks.nodes, validation.fallbacks.copies) == ((), 0)
     assert validation.to_dict()["fallbacks"] == {"nodes": [], "operators": {}, "copies": 0}
     assert found["cuda use_tf32"] >= 4
+
+
+def test_a_batch_that_the_network_does_not_take_is_refused_before_any_work(tmp_path: Path) -> None:
+    model = small_model(WIDE)  # of one sample
+    with pytest.raises(RequestError, match="batch=5: the network takes 1 at a time"):
+        compress(model, bits=8, batch=5)
+    with pytest.raises(RequestError, match="batch=5: the network takes 1 at a time"):
+        validate(model, model, batch=5)
+    (row,) = sweep(model, tmp_path, bits=[8], batch=5, method="none", jobs=1).rows
+    assert "the network takes 1 at a time" in row.error
+
+
+def test_a_sweep_is_timed_at_the_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = []
+
+    def look(_original: Any, _model: Any, feed: dict[str, Any], *_: Any) -> Latency:
+        seen.append(feed["x"].shape)
+        return Latency(1, 1, 1, 1, 1, 3)
+
+    monkeypatch.setattr(importlib.import_module("onnx_udfc.sweep"), "timed", look)
+    sweep(small_model(OPEN), tmp_path, bits=[8], batch=5, method="none", jobs=1)
+    assert set(seen) == {(5, 3, 8, 8)}

@@ -49,18 +49,19 @@ def slower_by(
     return found.ratio
 
 
-def one_run(source: Source, input_shape: Sequence[str] = (), seed: int = 0) -> dict[str, Any]:
+def one_run(source: Source, input_shape: Sequence[str] = (), seed: int = 0, batch: int | None = None) -> dict[str, Any]:
     """Return made-up inputs for one run of a network.
 
     Args:
         source: The network.
         input_shape: Sizes that the file leaves open, as in Options.
         seed: Of the values.
+        batch: Samples; None for one, or a fixed batch.
 
     Raises:
-        UdfcError: It does not load, or an asked shape does not fit.
+        UdfcError: It does not load, or an asked shape or batch does not fit.
     """
-    return one_feed(described(source, input_specs(open_session(source)), input_shape), seed)
+    return one_feed(described(source, input_specs(open_session(source)), input_shape), seed, batch=batch)
 
 
 def timed(

@@ -11,7 +11,7 @@ of axes that the network wants, and its type.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -199,15 +199,24 @@ def one_feed(
         RequestError: the network's batch is fixed, and another.
     """
     given = [w.spec for w in wanted]
+    check_batch(given, batch)
+    samples = batch or 1
+    count = samples * RUNS if samples > 1 and any(s.by_run for s in given) else samples  # a value for each run
+    return cut(given, made(wanted, count, seed, scales or {}), batch=samples).feeds[0]
+
+
+def check_batch(given: Sequence[InputSpec], batch: int | None) -> None:
+    """Refuse a number of samples that the network does not take.
+
+    Raises:
+        RequestError: its batch is fixed, and another.
+    """
     fixed = next((s.batch for s in given if s.batch is not None), None)
     if batch is not None and fixed not in (None, batch):
         raise RequestError(
             f"--batch {batch}: the network takes {fixed} at a time, neither more nor less; leave it out, or export the"
             " network with an open batch"
         )
-    samples = batch or 1
-    count = samples * RUNS if samples > 1 and any(s.by_run for s in given) else samples  # a value for each run
-    return cut(given, made(wanted, count, seed, scales or {}), batch=samples).feeds[0]
 
 
 def to_network(z: Array, wanted: Wanted, scale: Scale) -> NDArray[Any]:
