@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.numerics.images import Array
-from onnx_udfc.numerics.picture_codec import Pixels, decode
+from onnx_udfc.numerics.picture_codec import Codes, Pixels, decode
 
 SIDES = (320, 160)  # of the pictures that are stored
 MEAN, DEVIATION = 118.0, 64.0  # of photographs, pixels 0 to 255: what normalized units mean
@@ -29,11 +29,25 @@ Double = NDArray[np.float64]
 
 
 @cache
-def pictures() -> tuple[Pixels, ...]:
-    """All pictures, (n, side, side, 3) for each of `SIDES`; read once."""
+def _codes() -> dict[str, Codes]:
+    """Codes of all pictures; read once."""
     packed = files("onnx_udfc.inputs").joinpath("data", "photographs.xz").read_bytes()
     with np.load(io.BytesIO(lzma.decompress(packed)), allow_pickle=False) as codes:
-        return tuple(decode(codes[f"luma{side}"], codes[f"chroma{side}"]) for side in SIDES)
+        return {name: codes[name] for name in codes.files}
+
+
+def stored() -> list[tuple[int, int]]:
+    """All pictures: the side of each, one of `SIDES`, and its place among those of this side."""
+    return [(side, place) for side in SIDES for place in range(_codes()[f"luma{side}"].shape[1])]
+
+
+@cache
+def picture(side: int, place: int) -> Pixels:
+    """One of the pictures (side, side, 3); decoded when it is first asked for."""
+    luma, chroma = _codes()[f"luma{side}"], _codes()[f"chroma{side}"]
+    both = [place, luma.shape[1] + place]
+    pixels: Pixels = decode(luma[:, place : place + 1], chroma[:, both])[0]
+    return pixels
 
 
 def photographs(count: int, channels: int, size: tuple[int, int], rng: np.random.Generator) -> Array:
@@ -58,14 +72,14 @@ def in_channels(colours: Array, channels: int, rng: np.random.Generator) -> Arra
 
 def _drawn(count: int, side: int, rng: np.random.Generator) -> list[Pixels]:
     """Pictures in random order, the larger ones more often where the input is large."""
-    large, small = pictures()
+    every = stored()
     if side <= SMALL:
-        every = [*large, *small]
-        return [every[k] for k in _shuffled(len(every), count, rng)]
+        return [picture(*every[k]) for k in _shuffled(len(every), count, rng)]
+    large, small = ([one for one in every if one[0] == side] for side in SIDES)
     many = round(count * _LARGE_SHARE)
     chosen = [large[k] for k in _shuffled(len(large), many, rng)]
     chosen += [small[k] for k in _shuffled(len(small), count - many, rng)]
-    return [chosen[k] for k in rng.permutation(count)]
+    return [picture(*chosen[k]) for k in rng.permutation(count)]
 
 
 def _shuffled(number: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -80,15 +94,23 @@ def _crop(picture: Pixels, size: tuple[int, int], rng: np.random.Generator) -> A
     part = side * np.exp(rng.uniform(np.log(_LEAST if max(size) <= SMALL else _LEAST_SHARP), 0))
     aspect = rng.uniform(0.75, 1.33) * size[1] / size[0]
     height, width = part * min(1, 1 / aspect), part * min(1, aspect)
-    rows = resampling(size[0], side, height, rng.uniform(0, side - height))
-    columns = resampling(size[1], side, width, rng.uniform(0, side - width))
+    top, left = rng.uniform(0, side - height), rng.uniform(0, side - width)
+    down, across = _touched(size[0], side, height, top), _touched(size[1], side, width, left)
+    rows = resampling(size[0], down.stop - down.start, height, top - down.start)
+    columns = resampling(size[1], across.stop - across.start, width, left - across.start)
     if rng.random() < 0.5:
         columns = columns[::-1]
     light = rng.uniform(0.7, 1.3) * rng.uniform(0.85, 1.15, 3)
-    pixels = np.tensordot(rows, picture.astype(np.float32), axes=(1, 0))  # (height, side, 3)
-    pixels = np.einsum("xs,ysc->yxc", columns, pixels, optimize=True) * light.astype(np.float32)
+    colours = picture[down, across].transpose(2, 0, 1).astype(np.float32)
+    pixels = (rows @ colours @ columns.T).transpose(1, 2, 0) * light.astype(np.float32)
     clipped: Array = np.clip(pixels, 0, 255)
     return clipped
+
+
+def _touched(out: int, side: int, length: float, start: float) -> slice:
+    """The pixels that `resampling` to `out` ones reads of a side."""
+    reach = max(1.0, length / out)
+    return slice(max(0, int(start - reach)), min(side, int(start + length + reach) + 1))
 
 
 def resampling(out: int, side: int, length: float, start: float) -> Array:

@@ -7,16 +7,17 @@ from importlib.resources import files
 
 import numpy as np
 
-from onnx_udfc.inputs.photographs import DEVIATION, MEAN, SIDES, photographs, pictures, resampling
+from onnx_udfc.inputs.photographs import DEVIATION, MEAN, SIDES, photographs, picture, resampling, stored
 
 DATA = files("onnx_udfc.inputs").joinpath("data")
 
 
 def test_there_are_a_hundred_and_more_different_pictures_in_little_room() -> None:
-    groups = pictures()
-    assert tuple(g.shape[1:] for g in groups) == tuple((s, s, 3) for s in SIDES)
-    assert sum(map(len, groups)) >= 120
-    thumbs = np.concatenate([g[:, 4::8, 4::8].reshape(len(g), -1)[:, :1200] for g in groups])
+    every = stored()
+    assert {side for side, _ in every} == set(SIDES)
+    assert all(picture(*one).shape == (one[0], one[0], 3) for one in every)
+    assert len(every) >= 120
+    thumbs = np.stack([picture(*one)[4::8, 4::8].ravel()[:1200] for one in every])
     assert len(np.unique(thumbs, axis=0)) == len(thumbs)
     assert len(DATA.joinpath("photographs.xz").read_bytes()) < 1_500_000
 
@@ -24,7 +25,7 @@ def test_there_are_a_hundred_and_more_different_pictures_in_little_room() -> Non
 def test_every_picture_names_its_author_and_a_licence_that_lets_it_ship() -> None:
     with DATA.joinpath("origins.csv").open(encoding="utf-8") as table:
         rows = list(csv.DictReader(table))
-    assert sum(int(r["views"]) for r in rows) == sum(map(len, pictures()))
+    assert sum(int(r["views"]) for r in rows) == len(stored())
     page = DATA.joinpath("LICENSES.md").read_text(encoding="utf-8")
     for row in rows:
         assert row["author"]
@@ -34,8 +35,14 @@ def test_every_picture_names_its_author_and_a_licence_that_lets_it_ship() -> Non
 
 
 def test_reading_needs_no_pillow() -> None:
-    code = "import sys; sys.modules['PIL'] = None\nfrom onnx_udfc.inputs.photographs import pictures; pictures()"
+    code = "import sys; sys.modules['PIL'] = None\nfrom onnx_udfc.inputs.photographs import picture; picture(320, 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_only_pictures_that_are_drawn_are_decoded() -> None:
+    picture.cache_clear()
+    photographs(3, 3, (200, 200), np.random.default_rng(0))
+    assert picture.cache_info().currsize == 3
 
 
 def test_crops_are_pixels_in_normalized_units_and_differ() -> None:
