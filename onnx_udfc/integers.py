@@ -14,6 +14,7 @@ from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.options import Options
 from onnx_udfc.repair.equalize import equalize
+from onnx_udfc.repair.harm import spared
 from onnx_udfc.repair.ranges import measure_ranges
 from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.providers import asked_provider
@@ -37,8 +38,16 @@ def placed(network: Network, plan: Plan, options: Options) -> tuple[Plan, Placem
 
 
 def ranges(
-    network: Network, placement: Placement, inputs: NetworkInputs, options: Options
-) -> dict[str, ActivationParams]:
-    """Grids of all quantized tensors, of a network whose weights are final."""
-    real = inputs.source == "calibration"
-    return measure_ranges(network, placement, inputs.values, real=real, pieces=Pieces(asked_provider(options)))
+    network: Network, plan: Plan, placement: Placement, inputs: NetworkInputs, options: Options
+) -> tuple[Placement, dict[str, ActivationParams]]:
+    """Grids of all quantized tensors of a network whose weights are final, and which tensors these are.
+
+    A placement is made so that as many layers as possible run as integers; those whose quantized activations ruin what
+    the network answers are taken out of it.
+    """
+    real, pieces = inputs.source == "calibration", Pieces(asked_provider(options))
+    grids = measure_ranges(network, placement, inputs.values, real=real, pieces=pieces)
+    left = spared(network, list(plan.bits), options.target, placement, grids, inputs.values)
+    if left is placement:
+        return placement, grids
+    return left, measure_ranges(network, left, inputs.values, real=real, pieces=pieces)

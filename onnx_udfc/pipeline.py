@@ -281,7 +281,7 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
     if placement is not None:
         # Ranges of the network as it is shipped: those of the matched domain cost MobileNetV1 20 points more.
         with run.stage("ranges"):
-            repaired.activations = ranges(pruned.network, placement, inputs, options)
+            placement, repaired.activations = ranges(pruned.network, plan, placement, inputs, options)
     return network, plan, pruned, repaired, inputs, placement
 
 
@@ -305,5 +305,5 @@ def _from_weights(run: _Run, original: Original) -> _Stages:
             limits = limited(original, options)
             made = make_inputs(network, limits.options)
             inputs = replace(made, note="; ".join(words for words in (made.note, limits.note) if words))
-            repaired.activations = ranges(pruned.network, placement, inputs, options)
+            placement, repaired.activations = ranges(pruned.network, plan, placement, inputs, options)
     return network, plan, pruned, repaired, inputs, placement

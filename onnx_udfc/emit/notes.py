@@ -119,9 +119,12 @@ def _float_notes(network: Network, weights: Mapping[str, QuantParams], placement
     if placement is None:
         return
     transposed = [n for n in weights if n not in placement.integer and network.layers[n].stuffed]
-    others = [n for n in network.layers if n not in placement.integer and n not in transposed]
+    kept = [n for n in network.layers if n in placement.kept]
+    others = [n for n in network.layers if n not in placement.integer and n not in (*transposed, *kept)]
     if transposed:
         yield f"runs in float, there is no integer kernel for ConvTranspose: {', '.join(transposed)}"
+    if kept:
+        yield f"kept in float: {', '.join(kept)}; {placement.reason}"
     if others:
         yield f"runs in float, left out of the quantization of activations: {', '.join(others)}"
 

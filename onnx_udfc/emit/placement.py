@@ -12,7 +12,7 @@ TensorRT wants pairs only at the inputs of layers and on the input of an Add tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,8 @@ class Placement:
         barriers: float nodes between a DQ and a Q, which onnxruntime would quantize by itself if it saw that.
         layout_bound: nodes that onnxruntime cannot run channels last, and turns all the same if it sees a layer behind.
         dtype: type of the codes.
+        kept: layers that could run as integers and are kept in float, for the sake of what the network answers.
+        reason: why, in words for the user; empty where none are.
     """
 
     sites: Mapping[str, tuple[str, ...] | None]
@@ -55,6 +57,8 @@ class Placement:
     barriers: tuple[str, ...] = ()
     layout_bound: tuple[str, ...] = ()
     dtype: Kind = "uint8"
+    kept: tuple[str, ...] = ()
+    reason: str = ""
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -64,6 +68,10 @@ class Placement:
     def grid_of(self, tensor: str) -> str | None:
         """The tensor whose grid a tensor is on, or None where it is not quantized."""
         return self.tied.get(tensor, tensor) if tensor in self.sites else None
+
+    def on_grid(self, grids: Collection[str]) -> frozenset[str]:
+        """The quantized tensors that are on one of the grids of these tensors."""
+        return frozenset(tensor for tensor in self.sites if self.grid_of(tensor) in grids)
 
 
 def integer_bits(network: Network, bits: Mapping[str, float], placement: Placement) -> dict[str, float]:
@@ -82,9 +90,15 @@ def integer_bits(network: Network, bits: Mapping[str, float], placement: Placeme
     return {name: min(b, WIDEST_EXACT) if name in clipped else b for name, b in bits.items()}
 
 
-def around_kernels(graph: gs.Graph, layers: Sequence[Layer]) -> Placement:
-    """Pairs around every operator that onnxruntime has an integer kernel for, from the layers backwards."""
-    integer = {layer.name: layer for layer in layers if layer.integer}
+def around_kernels(graph: gs.Graph, layers: Sequence[Layer], left: Collection[str] = frozenset()) -> Placement:
+    """Pairs around every operator that onnxruntime has an integer kernel for, from the layers backwards.
+
+    Args:
+        graph: of the network.
+        layers: that are to run as integers.
+        left: tensors that are not to be quantized, and with them nothing that reads or writes them in integers.
+    """
+    integer = {layer.name: layer for layer in layers if layer.integer and not _touches(graph, layer, left)}
     outputs = {t.name for t in graph.outputs}
     wanted = {layer.node.inputs[0].name for layer in integer.values()}
     moved_from: dict[str, str] = {}
@@ -92,10 +106,11 @@ def around_kernels(graph: gs.Graph, layers: Sequence[Layer]) -> Placement:
     for node in reversed(graph.nodes):
         if node.name in integer:
             continue
-        if _has_integer_kernel(node) and _result(node, None, outputs).name in wanted:
+        touched = [t.name for t in (*node.inputs, *node.outputs) if t.name in left]
+        if _has_integer_kernel(node) and _result(node, None, outputs).name in wanted and not touched:
             wanted.update(t.name for t in node.inputs)
             additions += [node.name] if node.op == "Sum" else []
-        elif _keeps_grid(node) and any(t.name in wanted for t in node.outputs):
+        elif _keeps_grid(node) and any(t.name in wanted for t in node.outputs) and not touched:
             wanted.add(node.inputs[0].name)
             moved_from.update({t.name: node.inputs[0].name for t in node.outputs if t.name in wanted})
     results = {name: _result(layer.node, _fused_bias(layer), outputs).name for name, layer in integer.items()}
@@ -118,18 +133,34 @@ def around_kernels(graph: gs.Graph, layers: Sequence[Layer]) -> Placement:
     )
 
 
-def before_layers(graph: gs.Graph, layers: Sequence[Layer]) -> Placement:
-    """Pairs at the inputs of layers and at the other input of the Adds behind them, as TensorRT wants them."""
+def before_layers(graph: gs.Graph, layers: Sequence[Layer], left: Collection[str] = frozenset()) -> Placement:
+    """Pairs at the inputs of layers and at the other input of the Adds behind them, as TensorRT wants them.
+
+    Args:
+        graph: of the network.
+        layers: that are to run as integers.
+        left: tensors that are not to be quantized, and with them nothing that reads them in integers.
+    """
+    layers = [layer for layer in layers if layer.node.inputs[0].name not in left]
     readers: dict[str, list[str]] = {}
     direct = {id(layer.node) for layer in layers}
     for node in graph.nodes:
         if id(node) in direct:
             readers.setdefault(node.inputs[0].name, []).append(node.name)
         residual = _residual(node, direct)
-        if residual is not None:
+        if residual is not None and residual.name not in left:
             readers.setdefault(residual.name, []).append(node.name)
     sites = {name: tuple(readers[name]) for name in _tensor_names(graph) if name in readers}
     return Placement(sites, {}, {}, tuple(layer.name for layer in layers), dtype="int8")
+
+
+def _touches(graph: gs.Graph, layer: Layer, left: Collection[str]) -> bool:
+    """Whether a layer reads one of these tensors, or writes one that it cannot leave in float."""
+    if not left or layer.node.inputs[0].name in left:
+        return bool(left)
+    if not layer.convolves and layer.bias_node is None:  # its result may stay in float
+        return False
+    return _result(layer.node, _fused_bias(layer), {t.name for t in graph.outputs}).name in left
 
 
 def _residual(node: gs.Node, direct: set[int]) -> gs.Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -40,7 +40,8 @@ class Target:
         name: the word of `--target`.
         choose: the form of a layer's weight, by its bits, whether it runs as integers, and the opset.
         table: the same of the table of a Gather; none: it stays in float.
-        place: where activations are quantized, of a graph and the layers that are to run as integers.
+        place: where activations are quantized, of a graph, the layers that are to run as integers, and the tensors that
+            are to stay in float.
         no_integers: why activations cannot be quantized for it, and what to take instead; empty where they can.
         by_input: a ConvTranspose has a scale for each input channel.
         codes_alone: whether each weight has codes of its own beside quantized activations, too.
@@ -57,7 +58,7 @@ class Target:
     name: str
     choose: Chooser
     table: Chooser | None = None
-    place: Callable[[gs.Graph, Sequence[Layer]], Placement] = around_kernels
+    place: Callable[[gs.Graph, Sequence[Layer], Collection[str]], Placement] = around_kernels
     no_integers: str = ""
     by_input: bool = False
     codes_alone: bool = False
@@ -150,20 +151,27 @@ def choose(target: Target, layer: Layer, bits: float, integer: bool, opset: int)
     return choice
 
 
-def activation_tensors(network: Network, layers: Collection[str], target: str) -> Placement:
+def activation_tensors(
+    network: Network, layers: Collection[str], target: str, left: Collection[str] = frozenset()
+) -> Placement:
     """Place Q/DQ pairs so that as many of `layers` as possible run as integers.
 
     Args:
         network: the network as it will be written.
         layers: names of the layers with quantized weights and activations; the others stay in float.
         target: one that has integer kernels.
+        left: tensors that are not to be quantized, and with them nothing that reads or writes them in integers.
 
     Raises:
         RequestError: the target has no integer kernels, or the network does not compute in float32.
     """
     check_activations(network, layers, target)
     chosen = [network.layers[name] for name in network.layers if name in set(layers)]
-    return TARGETS[target].place(network.graph, chosen)
+    placement = TARGETS[target].place(network.graph, chosen, left)
+    if not left:
+        return placement
+    possible = TARGETS[target].place(network.graph, chosen, frozenset()).integer
+    return replace(placement, kept=tuple(name for name in possible if name not in placement.integer))
 
 
 def check_activations(network: Network, layers: Collection[str], target: str) -> None:

@@ -2,12 +2,14 @@
 
 A value x is written as the code clip(round(x / s) + z, qmin, qmax) and read back as (code − z)·s. The range
 [lo, hi] always holds 0, so that padding and ReLU are exact. `whole_range` takes all of it; `search_range` clips by
-least squares: over candidate ranges inside [min, max] it keeps the one with the least E[(x − x')²].
+least squares: over candidate ranges inside [min, max] it keeps the one with the least E[(f(x) − f(x'))²], f what
+the only reader makes of the values: a hard swish does not care how well values below −3 are told apart.
 The expectation is taken over a histogram of the samples, so the cost does not grow with their number.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Read = Callable[[Floats], Floats]
 Kind = Literal["uint8", "int8"]
 
 GRID: dict[Kind, tuple[int, int]] = {"uint8": (0, 255), "int8": (-127, 127)}
 BINS = 2048
 STEPS = 24
 LOWEST_CLIP = 0.25  # least fraction of the full range that is tried
+LOWEST_READ = 1 / STEPS  # where most of the range may be the same to the reader
 MOST_SAMPLES = 1 << 18
 FLAT = 1e-30  # a range below this is not worth clipping
 _TOGETHER = 1 << 16  # values that are made float64 at once: few enough to stay in the cache
@@ -57,8 +61,17 @@ class ActivationParams:
         return found
 
 
+def as_they_are(values: Floats) -> Floats:
+    """What most readers make of values: errors count as they are."""
+    return values
+
+
 def search_range(
-    samples: NDArray[np.floating], dtype: Kind = "uint8", cap: float | None = None, headroom: float = 1.0
+    samples: NDArray[np.floating],
+    dtype: Kind = "uint8",
+    cap: float | None = None,
+    headroom: float = 1.0,
+    read: Read = as_they_are,
 ) -> ActivationParams:
     """Grid with the least squared error on the samples.
 
@@ -68,6 +81,7 @@ def search_range(
         cap: upper bound that the network itself clips to (6 for ReLU6): the range never exceeds it, or the runtime
             cannot absorb the Clip.
         headroom: factor on the best range, ≥ 1; what the samples reach is not exceeded.
+        read: what the only reader makes of the values, element by element.
 
     Returns:
         The grid; scale 1 for a tensor that is always 0 (or has no samples).
@@ -76,7 +90,7 @@ def search_range(
     if low == high:
         return ActivationParams(1.0, 0, dtype)
     if high - low > FLAT:
-        best = _best_range(*_histogram(values), low, high, dtype)
+        best = _best_range(*_histogram(values), low, high, dtype, read)
         low, high = max(low, headroom * best[0]), min(high, headroom * best[1])
     return _grid(low, high, dtype, cap)
 
@@ -110,25 +124,27 @@ def _histogram(values: NDArray[np.floating]) -> tuple[Floats, Floats]:
     return centres[used], counts[used].astype(np.float64)
 
 
-def _best_range(points: Floats, counts: Floats, low: float, high: float, dtype: Kind) -> tuple[float, float]:
+def _best_range(
+    points: Floats, counts: Floats, low: float, high: float, dtype: Kind, read: Read
+) -> tuple[float, float]:
     """Clip both ends in turn, each over factors of the full range, until they have seen each other once."""
-    factors = np.linspace(1.0, LOWEST_CLIP, STEPS)
+    exact = read(points)
+
+    def error(low: float, high: float) -> float:
+        return float(counts @ np.square(read(_grid(low, high, dtype, None).simulate(points)) - exact))
+
+    factors = np.linspace(1.0, LOWEST_CLIP if read is as_they_are else LOWEST_READ, STEPS)
     if dtype == "int8":
         bound = max(-low, high)
-        best = factors[np.argmin([_error(points, counts, -f * bound, f * bound, dtype) for f in factors])]
+        best = factors[np.argmin([error(-f * bound, f * bound) for f in factors])]
         return -best * bound, best * bound
     lowest, highest = low, high
     for _ in range(2 if low < 0 < high else 1):
         if highest > 0:
-            high = min(factors * highest, key=lambda end: _error(points, counts, low, end, dtype))
+            high = min(factors * highest, key=lambda end: error(low, end))
         if lowest < 0:
-            low = min(factors * lowest, key=lambda end: _error(points, counts, end, high, dtype))
+            low = min(factors * lowest, key=lambda end: error(end, high))
     return float(low), float(high)
-
-
-def _error(points: Floats, counts: Floats, low: float, high: float, dtype: Kind) -> float:
-    damage = _grid(low, high, dtype, None).simulate(points) - points
-    return float(counts @ np.square(damage))
 
 
 def _grid(low: float, high: float, dtype: Kind, cap: float | None) -> ActivationParams:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_udfc.numerics.activation_grids import ActivationParams, Kind, search_range, whole_range
+from onnx_udfc.numerics.activation_grids import ActivationParams, Kind, Read, as_they_are, search_range, whole_range
 from tests.memory import taken
 
 
@@ -120,3 +120,19 @@ def test_what_is_not_finite_is_left_out_of_large_tensors_too() -> None:
     spoilt = np.insert(x, [5, 5000, 90_000], [np.nan, np.inf, -np.inf])
     assert search_range(spoilt) == search_range(x)
     assert whole_range(spoilt) == whole_range(x)
+
+
+def test_what_the_reader_does_not_tell_apart_takes_no_codes() -> None:
+    x = np.random.default_rng(0).normal(size=20000) * np.where(np.arange(20000) % 2, 100.0, 2.0)
+
+    def hard_swish(v: np.ndarray) -> np.ndarray:
+        return np.asarray(v * np.clip(v / 6 + 0.5, 0, 1), np.float64)
+
+    def error(read: Read) -> float:
+        grid = search_range(np.minimum(x, 20), read=read)
+        return float(np.square(hard_swish(grid.simulate(np.minimum(x, 20))) - hard_swish(np.minimum(x, 20))).mean())
+
+    grid = search_range(np.minimum(x, 20), read=hard_swish)
+    low = -grid.zero_point * grid.scale
+    assert -20 < low < -2
+    assert error(hard_swish) < error(as_they_are) / 10

@@ -10,9 +10,11 @@ from onnx_udfc.emit.writer import activation_tensors
 from onnx_udfc.model.network import read
 from onnx_udfc.numerics.activation_grids import ActivationParams, search_range
 from onnx_udfc.pipeline import compress
-from onnx_udfc.repair.ranges import MARGIN, last_tensors, measure_ranges, watchers
+from onnx_udfc.repair.ranges import MARGIN, last_tensors, measure_ranges, read_of, watchers
 from tests.normed_graphs import CHAIN, RESIDUAL, scaled_model, settled
-from tests.quantized_graphs import Values, simulate
+from tests.quantized_graphs import Values, network_of, simulate
+
+READ = {"w1": (8, 8, 1, 1), "w2": (4, 8, 1, 1)}
 
 
 def feeds(count: int = 4) -> Values:
@@ -50,13 +52,14 @@ def test_a_watched_value_is_on_its_grid() -> None:
 def test_synthetic_ranges_have_headroom_and_the_last_one_a_margin() -> None:
     network = read(scaled_model(CHAIN))
     placement = activation_tensors(network, list(network.layers), "cpu")
-    assert last_tensors(network, placement) == {"y"}
+    assert last_tensors(network, placement) == {"y", "r2"}
     real = measure_ranges(network, placement, feeds(), real=True)
     synthetic = measure_ranges(network, placement, feeds(), real=False)
     assert all(synthetic[t].scale >= real[t].scale * 0.999 for t in placement.tensors)
-    others = replace(placement, sites={t: r for t, r in placement.sites.items() if t != "y"})
-    y = simulate(network, {}, others, synthetic, feeds())["y"]
-    assert synthetic["y"].scale * 255 == pytest.approx(MARGIN * (y.max() - y.min()), rel=1e-3)
+    for last in ("y", "r2"):
+        others = replace(placement, sites={t: r for t, r in placement.sites.items() if t != last})
+        seen = simulate(network, {}, others, synthetic, feeds())[last]
+        assert synthetic[last].scale * 255 == pytest.approx(MARGIN * (seen.max() - min(seen.min(), 0)), rel=1e-3)
 
 
 @pytest.mark.parametrize("method", ["moments", "udfc", "merge", "none"])
@@ -64,3 +67,34 @@ def test_every_method_quantizes_activations(method: str) -> None:
     result = compress(settled(scaled_model(CHAIN), feeds(64)), bits=8, activations=8, method=method)
     assert Counter(n.op_type for n in result.model.graph.node)["QuantizeLinear"] == 4
     assert (result.report.fidelity.sqnr_db or 0) > 10
+
+
+@pytest.mark.parametrize(
+    ("nodes", "value", "expected"),
+    [
+        ("h = HardSwish (a)", 3.0, 3.0),
+        ("h = HardSigmoid <alpha = 0.5, beta = 0.25> (a)", 0.5, 0.5),
+        ("h = Sigmoid (a)", 0.0, 0.5),
+        ("g = Sigmoid (a) h = Mul (a, g)", 0.0, 0.0),
+        ("g = Sigmoid (a) h = Mul (g, a)", -800.0, 0.0),
+        ("h = Tanh (a)", 0.0, 0.0),
+        ("h = LeakyRelu (a)", -7.0, -7.0),
+        ("g = Sigmoid (a) h = Add (a, g)", 5.0, 5.0),
+        ("g = HardSwish (a) h = Add (a, g)", 5.0, 5.0),
+    ],
+)
+def test_errors_count_as_the_reader_sees_them(nodes: str, value: float, expected: float) -> None:
+    network = network_of(f"(float[1,8,6,6] x) => (float y) {{ a = Conv (x, w1) {nodes} y = Conv (h, w2) }}", READ)
+    assert read_of(network, "a")(np.array([value]))[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_range_before_a_hard_swish_ends_where_that_is_flat() -> None:
+    network = network_of(
+        "(float[N,8,6,6] x) => (float y) { a = Conv (x, w1) h = HardSwish (a) y = Conv (h, w2) }", READ
+    )
+    x = {"x": 40 * np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32)}
+    placement = activation_tensors(network, list(network.layers), "cpu")
+    grid = measure_ranges(network, placement, x, real=True)["a"]
+    low, high = -grid.zero_point * grid.scale, (255 - grid.zero_point) * grid.scale
+    assert -20 < low < -2
+    assert high > 60

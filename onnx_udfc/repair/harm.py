@@ -1,0 +1,238 @@
+"""Layers whose quantized activations ruin what the network answers stay in float.
+
+The network, its weights final, runs on a few inputs with any of its tensors quantized or not. With y the answers of no
+quantized tensor, z those of some, ȳ the mean of y over the inputs, and sums over inputs and positions of a column c (a
+class, a coordinate; see `columns`),
+
+    harm = mean over columns that move of N / (N + S)       N = Σ (y − z)²,  S = Σ (y − ȳ)²
+
+0 where nothing is lost, 1/2 where the error is as large as all that the answers tell. The harm of single tensors adds
+up while it is small, so tensors leave by harm per multiply-accumulate that becomes float with them (what writes a
+tensor as integers and what reads it so leaves with it), and as many leave as make
+
+    10 log₁₀ max(harm, HARMLESS) + PRICE · share of the multiply-accumulates in float
+
+least, harm measured with what is left; none where all of them together do no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.channels.shapes import resolve
+from onnx_udfc.emit.placement import Placement
+from onnx_udfc.emit.sites import switchable
+from onnx_udfc.emit.targets import activation_tensors
+from onnx_udfc.errors import ModelError
+from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
+from onnx_udfc.model.counts import count
+from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.activation_grids import ActivationParams
+from onnx_udfc.numerics.products import each
+from onnx_udfc.runtime.runs import cut, model_specs
+from onnx_udfc.runtime.sessions import open_session, packed
+from onnx_udfc.runtime.walk import outputs_of
+
+Double = NDArray[np.float64]
+Answers = list[Double]
+
+HARMLESS = 0.01  # harm below which nothing is gained by less
+PRICE = 40.0  # dB that all of the multiply-accumulates are worth
+SAMPLES = 4  # inputs that harm is measured on; at least LEAST of a large network
+LEAST = 2
+MOST_MACS = 100e9  # of all runs together
+COLUMNS = 128  # an axis of more is no list of classes or coordinates
+STILL = 1e-5  # spread, in sizes of a column, that rounding alone makes
+NEGLIGIBLE = 0.01  # of the harm of all tensors; what does less stays
+STEP = 0.01  # of all multiply-accumulates: options nearer to each other are not told apart
+SMALL = 1e-3  # share of the multiply-accumulates that even a layer of none costs
+
+
+@dataclass(frozen=True)
+class Option:
+    """Some tensors left in float.
+
+    Attributes:
+        left: the tensors.
+        placement: what is quantized then.
+        floated: share of the integer layers' multiply-accumulates that run in float then.
+    """
+
+    left: frozenset[str]
+    placement: Placement
+    floated: float
+
+
+class Trial:
+    """A network that is run with any of its tensors quantized."""
+
+    def __init__(
+        self,
+        network: Network,
+        placement: Placement,
+        grids: Mapping[str, ActivationParams],
+        inputs: Mapping[str, NDArray[Any]],
+        samples: int,
+    ) -> None:
+        """Open it.
+
+        Args:
+            network: with the weights that the written codes stand for.
+            placement: where its activations may be quantized.
+            grids: of `placement.tensors`.
+            inputs: graph input name → values.
+            samples: how many of them to run it on.
+
+        Raises:
+            ModelError: it does not load.
+        """
+        model, self._flags = switchable(network, placement, grids)
+        specs = model_specs(model, list(inputs))
+        chosen = evenly_spaced(sample_count(specs, inputs), samples)
+        self._runs = cut(specs, take(specs, inputs, chosen), batch=1)
+        self._names = [t.name for t in network.graph.outputs if np.dtype(t.dtype or "O").kind == "f"]
+        self._tensors = placement.tensors
+        self._session = open_session(packed(model), threads=1, spin=False)
+        self._exact = self._answers(())
+
+    def harm(self, quantized: Iterable[str]) -> float | None:
+        """How much of what the answers tell is lost with these tensors quantized, 0 to 1; None if it is not known."""
+        found = [lost(y, z) for y, z in zip(self._exact, self._answers(quantized), strict=True)]
+        shares = [share for share in found if share is not None]
+        return float(np.mean(shares)) if shares else None
+
+    def _answers(self, quantized: Iterable[str]) -> Answers:
+        """Outputs (n, ...) for all samples; those whose sizes differ from run to run are empty."""
+        names = set(quantized)
+        flags = np.array([tensor in names for tensor in self._tensors])
+        runs = each(lambda x: outputs_of(self._session, self._names, x | {self._flags: flags}), self._runs.feeds)
+        columns = [[np.asarray(o, np.float64) for o in column] for column in zip(*runs, strict=True)]
+        alike = [all(o.ndim and o.shape[1:] == c[0].shape[1:] for o in c) for c in columns]
+        count = self._runs.samples
+        return [np.concatenate(c)[:count] if ok else np.zeros(0) for c, ok in zip(columns, alike, strict=True)]
+
+
+def lost(y: Double, z: Double) -> float | None:
+    """Mean of N / (N + S) over the columns of an output (n, ...) that move; None where none does."""
+    if y.shape != z.shape or len(y) < LEAST or not np.isfinite(y).all():
+        return None
+    if not np.isfinite(z).all():
+        return 1.0
+    a, b = columns(y), columns(z)
+    signal = np.square(a - a.mean(0)).sum((0, 1))
+    moving = signal > STILL**2 * np.square(a).sum((0, 1))
+    if not moving.any():
+        return None
+    noise = np.square(a - b).sum((0, 1))[moving]
+    return float((noise / (noise + signal[moving])).mean())
+
+
+def columns(values: Double) -> Double:
+    """An output (n, ...) as (n, positions, columns): its shortest axis behind the first, where there are several."""
+    if values.ndim < 3:
+        return values.reshape(len(values), -1, 1)
+    axis = min(range(1, values.ndim), key=lambda i: values.shape[i])
+    if values.shape[axis] > COLUMNS:
+        return values.reshape(len(values), -1, 1)
+    moved = np.moveaxis(values, axis, -1)
+    return moved.reshape(len(values), -1, moved.shape[-1])
+
+
+def spared(
+    network: Network,
+    layers: Sequence[str],
+    target: str,
+    placement: Placement,
+    grids: Mapping[str, ActivationParams],
+    inputs: Mapping[str, NDArray[Any]],
+) -> Placement:
+    """The placement less what ruins the network's answers; as it was where nothing does, or nothing can be measured.
+
+    Args:
+        network: with the weights that the written codes stand for.
+        layers: with quantized weights.
+        target: of the file.
+        placement: where activations are quantized.
+        grids: of `placement.tensors`.
+        inputs: graph input name → values.
+    """
+    sizes = resolve(network, network.sizes).sizes
+    macs = {name: float(count(network.layers[name], sizes).macs) for name in placement.integer}
+    total = sum(count(layer, sizes).macs for layer in network.layers.values())
+    passes = len(placement.tensors) + 3
+    samples = int(np.clip(MOST_MACS / max(1, total) / passes, LEAST, SAMPLES))
+    try:
+        trial = Trial(network, placement, grids, inputs, samples)
+        before = trial.harm(placement.tensors)
+        if before is None or before <= HARMLESS:
+            return placement
+        harms = _harms(trial, placement.tensors, before, NEGLIGIBLE * before)
+        options = _options(network, layers, target, placement, harms, macs)
+        best, after = _best(trial, options, before)
+    except ModelError:  # an operator that onnxruntime lacks, or values that it does not run on
+        return placement
+    return best.placement if best is None else _explained(best, before, after)
+
+
+def _harms(trial: Trial, tensors: Sequence[str], harm: float, least: float) -> dict[str, float]:
+    """Harm of each of some tensors; where all of them together do less than `least`, or one is left, in equal parts."""
+    if harm <= least or len(tensors) == 1:
+        return dict.fromkeys(tensors, harm / len(tensors))
+    found: dict[str, float] = {}
+    for part in (tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]):
+        found |= _harms(trial, part, trial.harm(part) or 0.0, least)
+    return found
+
+
+def _options(
+    network: Network,
+    layers: Sequence[str],
+    target: str,
+    placement: Placement,
+    harms: Mapping[str, float],
+    macs: Mapping[str, float],
+) -> list[Option]:
+    """What may be left in float: the tensor of most harm for its cost, the first two of them, the first three, ..."""
+
+    def option(tensors: Iterable[str]) -> Option:
+        left = placement.on_grid(frozenset(tensors))
+        found = activation_tensors(network, layers, target, left)
+        return Option(left, found, sum(macs[name] for name in found.kept) / max(sum(macs.values()), 1.0))
+
+    harmful = [tensor for tensor in harms if harms[tensor] > NEGLIGIBLE * sum(harms.values())]
+    worth = {tensor: harms[tensor] / (option([tensor]).floated + SMALL) for tensor in harmful}
+    order = sorted(harmful, key=lambda tensor: -worth[tensor])
+    options = [option(order[: number + 1]) for number in range(len(order))]
+    steps = [int(o.floated / STEP) for o in options]
+    return [o for o, step, after in zip(options, steps, [*steps[1:], -1], strict=True) if step != after]
+
+
+def _best(trial: Trial, options: Sequence[Option], before: float) -> tuple[Option | None, float]:
+    """The option of the least cost, None for none of them, and the harm that is left."""
+    best, least, left = None, _cost(before, 0.0), before
+    for option in options:
+        if PRICE * option.floated >= least - _cost(0.0, 0.0):
+            break
+        harm = trial.harm(option.placement.tensors)
+        if harm is not None and _cost(harm, option.floated) < least:
+            best, least, left = option, _cost(harm, option.floated), harm
+    return best, left
+
+
+def _cost(harm: float, floated: float) -> float:
+    """In dB."""
+    return 10 * float(np.log10(max(harm, HARMLESS))) + PRICE * floated
+
+
+def _explained(option: Option, before: float, after: float) -> Placement:
+    """The placement with the reason for what it leaves in float."""
+    reason = (
+        f"for the sake of the outputs: their quantized activations would lose {before:.2g} of what the outputs tell,"
+        f" in place of {after:.2g}; {option.floated:.1%} of the multiply-accumulates of integer layers"
+    )
+    return replace(option.placement, reason=reason)

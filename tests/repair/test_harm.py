@@ -1,0 +1,120 @@
+"""Layers whose quantized activations ruin the outputs stay in float, and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import pytest
+
+from onnx_udfc.emit.placement import Placement
+from onnx_udfc.emit.sites import switchable
+from onnx_udfc.emit.targets import activation_tensors
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.pipeline import compress
+from onnx_udfc.repair.harm import HARMLESS, Trial, columns, lost, spared
+from onnx_udfc.repair.ranges import measure_ranges
+from tests.normed_graphs import CHAIN, scaled_model
+from tests.quantized_graphs import Values, network_of, run, simulate
+
+LOUD = {"w0": (4, 4, 1, 1), "w1": (16, 4, 3, 3), "b1": (16,), "w2": (16, 16, 3, 3), "b2": (16,), "w3": (2, 16, 1, 1)}
+BODY = """a = Conv (x, w0) m = Abs (a) s = Add (m, tiny) l = Log (s) c = Conv (l, w1, b1) r = Relu (c)
+    d = Conv (r, w2, b2) t = Relu (d) y = Conv (t, w3)"""
+
+
+def loudness() -> Network:
+    """Three layers on the logarithm of what another one makes of an input whose values span many magnitudes."""
+    return network_of(f"(float[N,4,16,16] x) => (float y) <float tiny = {{0.000001}}> {{ {BODY} }}", LOUD)
+
+
+def sounds(count: int = 8) -> Values:
+    rng = np.random.default_rng(1)
+    levels = 10.0 ** rng.uniform(-5, 0, (count, 1, 4, 4)).repeat(4, 2).repeat(4, 3)
+    return {"x": (levels * rng.normal(size=(count, 4, 16, 16))).astype(np.float32)}
+
+
+def images(count: int = 8) -> Values:
+    return {"x": np.random.default_rng(0).normal(size=(count, 3, 12, 12)).astype(np.float32)}
+
+
+def placed(network: Network, feeds: Values, left: Collection[str] = frozenset()) -> tuple[Placement, Trial]:
+    placement = activation_tensors(network, list(network.layers), "cpu", left)
+    grids = measure_ranges(network, placement, feeds, real=True)
+    return placement, Trial(network, placement, grids, feeds, samples=8)
+
+
+def test_what_feeds_a_logarithm_stays_in_float_and_the_rest_does_not() -> None:
+    network, feeds = loudness(), sounds()
+    placement, trial = placed(network, feeds)
+    assert placement.integer == ("conv0", "conv4", "conv6", "conv8")
+    assert (trial.harm(placement.tensors) or 0) > 0.2
+    grids = measure_ranges(network, placement, feeds, real=True)
+    left = spared(network, list(network.layers), "cpu", placement, grids, feeds)
+    assert left.kept == ("conv0",)
+    assert left.integer == ("conv4", "conv6", "conv8")
+    assert left.tensors == ("l", "r", "t", "y")
+    assert (trial.harm(left.tensors) or 1) < 2 * HARMLESS
+
+
+def test_where_nothing_is_ruined_the_placement_stays_as_it_is() -> None:
+    network = read(scaled_model(CHAIN))
+    placement = activation_tensors(network, list(network.layers), "cpu")
+    grids = measure_ranges(network, placement, images(), real=True)
+    assert spared(network, list(network.layers), "cpu", placement, grids, images()) is placement
+
+
+def test_the_report_names_what_is_kept_in_float_and_why() -> None:
+    result = compress(loudness().to_model(), bits=8, activations=8, calibrate=sounds(40))
+    (note,) = (n for n in result.report.runtime.notes if n.startswith("kept in float"))
+    assert note.startswith("kept in float: conv0; for the sake of the outputs: ")
+    assert not any("left out of the quantization" in n for n in result.report.runtime.notes)
+    quantized = {n.input[0] for n in result.model.graph.node if n.op_type == "QuantizeLinear"}
+    assert not any(name.startswith(("x", "a")) for name in quantized)
+    assert (result.report.fidelity.sqnr_db or 0) > 15
+
+
+@pytest.mark.parametrize("on", [(), ("x",), ("r1", "y"), ("x", "r1", "r2", "y")])
+def test_a_tensor_goes_through_its_pair_where_its_switch_is_on(on: tuple[str, ...]) -> None:
+    network, feeds = read(scaled_model(CHAIN)), images(3)
+    placement = activation_tensors(network, list(network.layers), "cpu")
+    grids = measure_ranges(network, placement, feeds, real=True)
+    model, flags = switchable(network, placement, grids)
+    switches = np.array([tensor in on for tensor in placement.tensors])
+    (found,) = run(model, feeds | {flags: switches}, optimize=False)
+    only = Placement({t: None for t in placement.sites if t in on}, {}, {}, placement.integer)
+    expected = simulate(network, {}, only, grids, feeds)["y"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_tensor_that_is_left_takes_what_writes_and_what_reads_it_along() -> None:
+    network = loudness()
+    placement = activation_tensors(network, list(network.layers), "cpu", ["r"])
+    assert placement.kept == ("conv4", "conv6")
+    assert placement.tensors == ("x", "a", "t", "y")
+    residual = network_of(
+        "(float[1,8,6,6] x) => (float y) { a = Conv (x, w1, b1) c = Conv (x, w2, b2) s = Add (a, c) y = Conv (s, w3) }",
+        {"w1": (8, 8, 1, 1), "b1": (8,), "w2": (8, 8, 1, 1), "b2": (8,), "w3": (4, 8, 1, 1)},
+    )
+    without = activation_tensors(residual, list(residual.layers), "cpu", ["s"])
+    assert without.kept == ("conv3",)
+    assert without.tensors == ("x", "a", "c")
+
+
+def test_a_loss_is_the_error_beside_what_moves() -> None:
+    y = np.array([[1.0, 5.0], [3.0, 5.0]])
+    assert lost(y, y) == 0
+    assert lost(y, y + 1) == 4 / (4 + 2)
+    assert lost(y, y * np.nan) == 1
+    assert lost(np.ones((2, 2)), np.zeros((2, 2))) is None  # what does not move tells nothing
+    assert lost(y[:1], y[:1]) is None
+    boxes = np.stack([y, y[::-1]], axis=-1)[:, None].repeat(3, 1).reshape(2, 6, 2)
+    units = np.array([1, 100])
+    assert lost(boxes * units, (boxes + 1) * units) == pytest.approx(lost(boxes, boxes + 1) or 0, rel=1e-12)
+
+
+def test_columns_are_the_shortest_axis_where_there_are_few() -> None:
+    assert columns(np.zeros((2, 5))).shape == (2, 5, 1)
+    assert columns(np.zeros((2, 4420, 4))).shape == (2, 4420, 4)
+    assert columns(np.zeros((2, 84, 8400))).shape == (2, 8400, 84)
+    assert columns(np.zeros((2, 3, 8, 9))).shape == (2, 72, 3)
+    assert columns(np.zeros((2, 200, 300))).shape == (2, 60000, 1)
