@@ -158,7 +158,7 @@ def _answers(
     scales: Mapping[str, Scale],
     threads: int | None,
 ) -> dict[str, Answers]:
-    """What the network answers to some inputs of each kind; empty where that costs too much or it cannot be run."""
+    """What the network answers to some inputs of each kind; empty where it is too large, or cannot be rated or run."""
     number = min(PROBE, int(PROBE_MACS / max(1, _macs(network)) / len(kinds)))
     batch = max([1, *(w.spec.batch or 1 for w in wanted)])
     if number < LEAST or batch > number:
@@ -173,8 +173,8 @@ def _answers(
     for kind in kinds:
         drawn = tuple(replace(w, among=(kind,) if w is main else w.among) for w in wanted)
         answers = _run(session, names, specs, made(drawn, number, _SEED, scales))
-        if answers is None:
-            return {}
+        if answers is None or (not found and all(information(output) is None for output in answers)):
+            return {}  # what tells nothing of the first kind that could be rated tells nothing of the others
         found[kind] = answers
     return found
 

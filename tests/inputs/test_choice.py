@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -163,3 +164,20 @@ def test_formulas_stand_beside_photographs_where_batch_norm_is_in_the_file(
     settle_sizes(network, Options())
     assert choose(network, wanted_inputs(network), "auto", {}, 1)[0].kinds == kinds
     assert choose(network, wanted_inputs(network), "photographs", {}, 1)[0].kinds == ("photographs",)
+
+
+def test_answers_that_cannot_be_rated_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def counted(wanted: tuple[Wanted, ...], *rest: Any) -> dict[str, np.ndarray]:
+        drawn.append(wanted[0].among)
+        return made(wanted, *rest)
+
+    monkeypatch.setattr("onnx_udfc.inputs.choice.made", counted)
+    text = '<ir_version: 9, opset_import: ["" : 17]> g (float[N,3,32,32] x) => (float[N,3,32,32] y) { y = Neg (x) }'
+    network = read(onnx.parser.parse_model(text))
+    settle_sizes(network, Options())
+    (choice,) = choose(network, wanted_inputs(network), "auto", {}, 1)
+    assert choice.kinds == ("photographs",)
+    assert not choice.reaction
+    assert drawn == [("photographs",)]
