@@ -176,7 +176,7 @@ def spared(
         best, after = _best(trial, options, before)
     except ModelError:  # an operator that onnxruntime lacks, or values that it does not run on
         return placement
-    return best.placement if best is None else _explained(best, before, after)
+    return placement if best is None else _explained(best, before, after)
 
 
 def _harms(trial: Trial, tensors: Sequence[str], harm: float, least: float) -> dict[str, float]:

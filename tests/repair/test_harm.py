@@ -63,6 +63,14 @@ def test_where_nothing_is_ruined_the_placement_stays_as_it_is() -> None:
     assert spared(network, list(network.layers), "cpu", placement, grids, images()) is placement
 
 
+def test_what_costs_more_than_it_saves_stays_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, feeds = loudness(), sounds()
+    placement = activation_tensors(network, list(network.layers), "cpu")
+    grids = measure_ranges(network, placement, feeds, real=True)
+    monkeypatch.setattr("onnx_udfc.repair.harm.PRICE", 1e4)
+    assert spared(network, list(network.layers), "cpu", placement, grids, feeds) is placement
+
+
 def test_the_report_names_what_is_kept_in_float_and_why() -> None:
     result = compress(loudness().to_model(), bits=8, activations=8, calibrate=sounds(40))
     (note,) = (n for n in result.report.runtime.notes if n.startswith("kept in float"))
