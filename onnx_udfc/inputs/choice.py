@@ -169,7 +169,7 @@ def _answers(
         return {}
     names = [t.name for t in network.graph.outputs]
     specs = tuple(w.spec for w in wanted)
-    found = {}
+    found: dict[str, Answers] = {}
     for kind in kinds:
         drawn = tuple(replace(w, among=(kind,) if w is main else w.among) for w in wanted)
         answers = _run(session, names, specs, made(drawn, number, _SEED, scales))
