@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnx_udfc.channels.groups import Channels, find_groups
-from onnx_udfc.decide.counts_and_bits import AUTO_WIDTHS
+from onnx_udfc.decide.average_bits import widths_of
 from onnx_udfc.decide.plan import factorable, prunable
 from onnx_udfc.evaluate.final_check import BATCH
 from onnx_udfc.inputs.classes import balanced_inputs, shows_classes
@@ -31,9 +31,9 @@ SHARE_OF_MEMORY = 4  # of the machine's memory a compression takes one such part
 # What the inputs do not depend on. An option that is not named here is taken to matter: what is shared too rarely
 # costs time, what is shared too often is wrong.
 _NOT_FED = (
-    "prune", "prune_layer", "rank_layer", "bits", "activations", "float16", "target", "method", "allocate", "budget",
-    "align", "require", "select", "factor", "prune_stream", "batch", "validate", "task", "force", "attribution",
-    "verbose", "debug", "threads",
+    "prune", "prune_layer", "rank_layer", "bits", "bits_uniform", "activations", "float16", "target", "method",
+    "allocate", "budget", "align", "require", "select", "factor", "prune_stream", "batch", "validate", "task", "force",
+    "attribution", "verbose", "debug", "threads",
 )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def traced(original: Original, options: Options, advance: Callable[[str], None])
     asked, inputs = _inputs(original, limits)
     network = equalized(original.network, inputs, options)
     groups = prunable(original.channels, options)
-    names, widths = tuple(g.name for g in groups), AUTO_WIDTHS if options.bits == "auto" else ()
+    names, widths = tuple(g.name for g in groups), widths_of(options)
     last = original.trace
     split = factorable(original.network, options)
     wanted = (asked, names, widths, split)
@@ -184,7 +184,7 @@ def trace_order(options: Options) -> tuple[object, ...]:
     """A key by which settings that may share a run come to stand side by side."""
     return (
         options.prunes,
-        options.bits == "auto",
+        bool(widths_of(options)),
         options.activations or 0,
         str(options.bits) if options.activations else "",
     )

@@ -13,6 +13,7 @@ import onnx
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import Pruned, prune
+from onnx_udfc.decide.average_bits import averaged
 from onnx_udfc.decide.damage import asked_damage, damage_weights
 from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, skipped, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
@@ -265,6 +266,7 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
     )
     pruned = prune(network, channels, plan.keep)
     plan = split_layers(pruned, plan)
+    plan = averaged(pruned.network, plan, reference.rounding, options)
     plan, placement = placed(pruned.network, plan, options)
     with run.stage("compressed network", len(network.layers)):
         start = reference.network.copy()

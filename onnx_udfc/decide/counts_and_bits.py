@@ -39,7 +39,7 @@ from onnx_udfc.runtime.providers import asked_provider
 
 Double = NDArray[np.float64]
 
-AUTO_WIDTHS = (8, 6, 5, 4, 3.7, 3.46, 3.17, 3, 2.32, 2)
+AUTO_WIDTHS: tuple[float, ...] = (8, 6, 5, 4, 3.7, 3.46, 3.17, 3, 2.32, 2)
 BITS_FIRST = 1e-6  # weighs rounding so that channels go only when all layers are narrow: it was always less harmful
 COARSE, FEW_BITS = 0.1, 3  # the same for fewer bits than this, which do harm channels might do less of
 CHANNELS_HARDER = 4  # what a lost channel does beside a lost rank of the same error: it is lost to all layers behind

@@ -29,7 +29,10 @@ class Keywords(TypedDict, total=False):
     counts."""
 
     bits: Literal[2, 3, 4, 5, 6, 7, 8, 32, "auto"] | Whole
-    """Bits of each weight, 2 to 8."""
+    """Bits of a weight, 2 to 8, on average: as each layer needs, the file as small as with equal bits."""
+
+    bits_uniform: bool
+    """Every layer gets the same bits=."""
 
     activations: Literal[8] | Whole | None
     """Bits of activations; needs bits=8 or fewer."""
@@ -212,6 +215,9 @@ class SweepKeywords(TypedDict, total=False):
     rank_layer: Mapping[str, Number] | Iterable[str] | str
     """Channels between the two layers that each layer of this name (`*`, `?`) becomes; repeatable, the last match
     counts."""
+
+    bits_uniform: bool
+    """Every layer gets the same bits=."""
 
     float16: bool
     """Weights and computation in float16, for GPUs and for half of the bytes; what it cannot hold stays in float32,

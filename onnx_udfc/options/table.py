@@ -114,7 +114,7 @@ class Options(Table):
     bits: Annotated[
         int | Literal["auto"],
         Row(
-            "Bits of each weight, 2 to 8.",
+            "Bits of a weight, 2 to 8, on average: as each layer needs, the file as small as with equal bits.",
             WHAT,
             metavar="B",
             choices=BITS,
@@ -122,6 +122,7 @@ class Options(Table):
             search=(8, 6, 4),
         ),
     ] = 32
+    bits_uniform: Annotated[bool, Row("Every layer gets the same --bits.", WHAT)] = False
     activations: Annotated[
         int | None,
         Row(
@@ -397,6 +398,8 @@ def _refused_ratios(o: Options, said: Said) -> str | None:
         return f"{said.begin('factor', 'on')}: say what is to be reached, e.g. {said('prune', 0.5)}"
     if o.bits == "auto" and not o.budget:
         return f"{said.begin('bits', 'auto')} needs a {said.name('budget')} to choose by, e.g. bytes=0.1"
+    if o.bits_uniform and o.bits in (32, "auto"):
+        return f"{said.begin('bits_uniform', True)} needs a number of bits: add {said('bits', 4)}"
     if o.select == "obs" and o.method not in RUNNING:
         begin = said.begin("select", "obs")
         return f"{begin} needs {said('method', 'moments')}, which runs the network; or take {said('select', 'l2')}"
