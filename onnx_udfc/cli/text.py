@@ -139,9 +139,18 @@ def inspection(found: Inspection) -> RenderableType:
         nothing = "nothing to compress: no convolution or matrix product with constant weights"
     parts += [groups] if found.groups else [Text(nothing)]
     parts += [skips] if found.skips else []
+    parts += [Text(_lower_ranks(found))] if any(layer.stays_one is not None for layer in found.layers) else []
     parts += [coded] if coded.row_count else []
     parts += [Text(f"note: {n}") for n in found.notes]
     return Group(*parts)
+
+
+def _lower_ranks(found: Inspection) -> str:
+    """Return how many layers may become two of lower rank, and why the others do not."""
+    reasons = Counter(layer.stays_one for layer in found.layers if layer.stays_one is not None)
+    may, whole = reasons.pop("", 0), reasons.total()
+    others = "; ".join(f"{count} not ({reason})" for reason, count in reasons.most_common())
+    return f"low rank: {may} of {may + whole} layers may become two" + (f"; {others}" if others else "")
 
 
 def swept(result: SweepTable) -> RenderableType:

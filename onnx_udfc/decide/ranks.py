@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx_udfc.channels.shapes import Size
 from onnx_udfc.decide.allocate import as_one_of_many
 from onnx_udfc.decide.footprint import Footprint
-from onnx_udfc.model.factored import Factor, can_be_factored
+from onnx_udfc.model.factored import Factor, why_whole
 from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.factors import Curve, Split
@@ -25,7 +25,6 @@ from onnx_udfc.numerics.factors import Curve, Split
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-LEAST_CHANNELS = 8  # of a layer on both sides: narrower ones have nothing to save
 MOST_LEVELS = 24
 _STEPS = (16, 8, 4, 2, 1)  # what ranks are multiples of: the largest that is a sixteenth of the most at most
 
@@ -130,7 +129,7 @@ class _Point:
 
 def _points(layer: Layer, found: Curve, saving: Callable[[Split, Index], Double]) -> list[_Point]:
     """Every rank of one split that saves something."""
-    if not can_be_factored(layer) or min(layer.in_channels, layer.out_channels) < LEAST_CHANNELS:
+    if why_whole(layer):
         return []
     t1, t2 = found.split.taps
     most = min(layer.in_channels * t1, layer.out_channels * t2)

@@ -12,6 +12,7 @@ from onnx_udfc.channels.shapes import Shapes
 from onnx_udfc.evaluate.report import GroupReport, LayerReport, Size, SkipReport, plain
 from onnx_udfc.inputs.sizes import settle
 from onnx_udfc.model.counts import count
+from onnx_udfc.model.factored import why_whole
 from onnx_udfc.model.files import LoadedModel, load
 from onnx_udfc.model.inventory import INTEGER_OPS, Holding, already_quantized, inventory, left_out
 from onnx_udfc.model.named import check_named
@@ -115,6 +116,7 @@ def _layers(network: Network, shapes: Shapes) -> tuple[LayerReport, ...]:
                 channels_after=layer.out_channels,
                 macs_before=counted.macs,
                 macs_after=counted.macs,
+                stays_one=why_whole(layer),
             )
         )
     return tuple(rows)

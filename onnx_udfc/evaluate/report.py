@@ -94,6 +94,7 @@ class LayerReport:
         bytes_after: The same after, with scales.
         ms_before: Milliseconds that it takes on one thread of this machine, where that was measured.
         ms_after: The same after.
+        stays_one: Why it never becomes two of lower rank, empty where it may; None where nobody looked.
     """
 
     name: str
@@ -116,6 +117,7 @@ class LayerReport:
     bytes_after: int | None = None
     ms_before: float | None = None
     ms_after: float | None = None
+    stays_one: str | None = None
 
 
 @dataclass(frozen=True)

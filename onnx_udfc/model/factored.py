@@ -32,9 +32,23 @@ class Factor:
         return self.rank * (first * in_channels + second * out_channels)
 
 
+LEAST_CHANNELS = 8  # of a layer on both sides: narrower ones have nothing to save
+
+
 def can_be_factored(layer: Layer) -> bool:
     """Whether a layer can be replaced by two: not grouped, not transposed."""
     return not layer.stuffed and layer.groups == 1
+
+
+def why_whole(layer: Layer) -> str:
+    """Why a layer never becomes two unless it is named, in words for the user; empty where it may."""
+    if layer.kind == "conv_transpose":
+        return "transposed convolution"
+    if layer.groups > 1:
+        return "grouped channels"
+    if min(layer.in_channels, layer.out_channels) < LEAST_CHANNELS:
+        return f"fewer than {LEAST_CHANNELS} channels"
+    return ""
 
 
 def factor(network: Network, chosen: Mapping[str, Factor]) -> dict[str, str]:

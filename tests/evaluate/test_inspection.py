@@ -6,6 +6,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_udfc import compress
+from onnx_udfc.cli.text import inspection, rendered
 from onnx_udfc.evaluate.inspection import inspect_model
 from onnx_udfc.options import Options
 from onnx_udfc.runtime.sessions import open_session
@@ -74,3 +75,18 @@ def test_narrow_constants_of_others(kind: str) -> None:
     result = compress(model.SerializeToString(), Options(bits=8, prune=0.25, method="none")).model
     kept = next(t for t in result.graph.initializer if t.name == "q")
     assert kept == model.graph.initializer[-1]
+
+
+def test_what_may_become_two_layers_is_said() -> None:
+    text = """g (float[1,16,8,8] x, float[32,16,3,3] A, float[32,2,3,3] B, float[32,16,2,2] C, float[4,16,1,1] D)
+    => (float[1,4,16,16] y) { a = Conv<pads = [1,1,1,1]>(x, A) b = Conv<pads = [1,1,1,1], group = 16>(a, B)
+    c = ConvTranspose<strides = [2,2]>(b, C) y = Conv(c, D) }"""
+    found = inspect_model(small_model(text))
+    reasons = ["", "grouped channels", "transposed convolution", "fewer than 8 channels"]
+    assert [layer.stays_one for layer in found.layers] == reasons
+    text = " ".join(rendered(inspection(found)).split())  # lines are broken where the page ends
+    assert "low rank: 1 of 4 layers may become two; 1 not (" in text
+    assert all(f"1 not ({reason})" in text for reason in reasons[1:])
+    quantized = inspect_model(written(4, "cpu"))
+    assert {layer.stays_one for layer in quantized.layers} == {None}
+    assert "low rank" not in rendered(inspection(quantized))
