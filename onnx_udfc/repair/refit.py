@@ -199,6 +199,8 @@ class _Repair:
     ) -> None:
         self.matched, self.factored = matched, factored
         self.seconds = {part.whole.name for part in factored.values()}
+        # What a layer that is two now needs of its input is what the whole of them needs.
+        self.wholes = dict(matched.layers) | {first: part.whole for first, part in factored.items()}
         self.pruned, self.reference, self.bits, self.settings = pruned, reference, bits, settings
         self.model = matched.to_model(without=matched.weights)
         self.outputs = {t.name for t in matched.graph.outputs}
@@ -371,7 +373,7 @@ class _Repair:
         """What the layer and its readers see, where it lost output channels and they can be refitted together."""
         if not found.alone or layer.out_channels == len(found.gain):
             return None
-        bounds, readers = bounds_after(layer, self.outputs), readers_of(layer, self.matched.layers)
+        bounds, readers = bounds_after(layer, self.outputs), readers_of(layer, self.wholes)
         if bounds is None or not readers:
             return None
         shape = (found.shape[0], layer.out_channels, *found.shape[2:])

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from onnx_udfc.channels.groups import Channels, find_groups
 from onnx_udfc.channels.prune import Pruned, prune
+from onnx_udfc.model.factored import Factor, factor
 from onnx_udfc.model.network import Network, read
+from onnx_udfc.numerics.factors import Split
 from onnx_udfc.numerics.grids import FORMATS
 from onnx_udfc.numerics.joint_refit import Shared
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress
 from onnx_udfc.repair.absorb import absorb_copies
 from onnx_udfc.repair.reference import Reference, trace
-from onnx_udfc.repair.refit import Repaired, RepairSettings, repair
+from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
 from tests.normed_graphs import CHAIN, RESIDUAL, parameter, scaled_model, settled, with_parameters
 from tests.quantized_graphs import fetch
 
@@ -315,3 +317,25 @@ def test_what_a_reader_sees_through_a_pooling_is_what_it_computes_from(monkeypat
     keep = {group.name: np.arange(0, group.channels, 2) for group in channels.groups}
     repaired(network, traced(network, channels), channels, keep)
     assert len(seen) == 1
+
+
+def test_readers_that_are_two_layers_are_refitted_with_what_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = read(trained(CHAIN))
+    channels = find_groups(network)
+    reference = traced(network, channels)
+    keep, last = half(channels, reference), list(network.layers)[-1]
+    chosen = {last: Factor(Split("channel", (3, 3), 2), 4)}
+    pruned, matched = prune(network, channels, keep), prune(reference.network, channels, keep).network
+    start = matched.layers[last].matrix()[0]
+    parts = split_matched(matched, chosen)
+    factor(pruned.network, chosen)
+    seen: list[Shared] = []
+
+    def looked_at(shared: Shared, weight: Value, level: Value, _: object) -> tuple[Value, Value]:
+        seen.append(shared)
+        return weight, level
+
+    monkeypatch.setattr("onnx_udfc.repair.refit.refit_together", looked_at)
+    repair(pruned, matched, reference, {}, RepairSettings(), lambda _: None, parts)
+    ((reader,),) = (shared.readers for shared in seen)
+    assert np.array_equal(reader.weight, start)
