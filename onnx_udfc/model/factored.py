@@ -42,7 +42,7 @@ def can_be_factored(layer: Layer) -> bool:
 
 def why_whole(layer: Layer) -> str:
     """Why a layer never becomes two unless it is named, in words for the user; empty where it may."""
-    if layer.kind == "conv_transpose":
+    if layer.stuffed:
         return "transposed convolution"
     if layer.groups > 1:
         return "grouped channels"
