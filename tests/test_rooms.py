@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "onnx_udfc"
 ANYWHERE = {"errors", "progress", "version", "options", "escapes", "interrupts", "outputs"}
+LONGEST = 27  # modules in a chain of imports, from the command line down to errors
 ALLOWED = {
     "numerics": set[str](),
     "model": {"numerics"},
@@ -32,10 +34,13 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imported(path: Path) -> set[str]:
-    """The package's modules that a file imports, inside of functions too."""
+def imported(path: Path, types: bool = True) -> set[str]:
+    """The package's modules that a file imports, inside of functions too; for types alone only where that is wanted."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    guarded = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    skipped = set() if types else {id(n) for block in guarded for part in block.body for n in ast.walk(part)}
+    for node in (n for n in ast.walk(tree) if id(n) not in skipped):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "onnx_udfc":
             start = str(node.module).partition(".")[2]
             below = {f"{start}.{alias.name}".strip(".") for alias in node.names}
@@ -80,6 +85,18 @@ def test_no_circle() -> None:
 
     for name in MODULES:
         visit(name, ())
+
+
+@cache
+def longest_chain(name: str) -> tuple[str, ...]:
+    """The longest chain of imports from a module down, those for types alone left out."""
+    chains = (longest_chain(other) for other in imported(MODULES[name], types=False))
+    return (name, *max(chains, key=len, default=()))
+
+
+def test_the_longest_chain_of_imports() -> None:
+    chain = max((longest_chain(name) for name in MODULES), key=len)
+    assert len(chain) <= LONGEST, " > ".join(chain)
 
 
 def test_every_room_says_what_it_is_for() -> None:
