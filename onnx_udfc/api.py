@@ -233,7 +233,7 @@ def swept(
     size = Path(source).stat().st_size if isinstance(source, (str, Path)) and Path(source).is_file() else 0
     labelled = Labelled(asked.labelled, asked.labels, _preprocessing(options)) if asked.labelled else None
     grid = Grid(asked.prune, asked.bits, asked.activations)
-    return run(source, directory, grid, options, asked.jobs or fitting_jobs(size), labelled, callbacks)
+    return run(source, directory, grid, options, asked.jobs or fitting_jobs(size), labelled, callbacks, asked.executor)
 
 
 def _preprocessing(options: Options | Judging) -> Preprocessing:

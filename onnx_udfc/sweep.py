@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,17 +21,19 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_udfc.errors import UdfcError
+from onnx_udfc.errors import ModelError, UdfcError
 from onnx_udfc.evaluate.report import Report
 from onnx_udfc.evaluate.speed import one_run, timed
 from onnx_udfc.inputs.image_files import Labelled
 from onnx_udfc.interrupts import serve_parent
-from onnx_udfc.model.files import save, weight_files
+from onnx_udfc.model.external import whole
+from onnx_udfc.model.files import is_large, save, weight_files
 from onnx_udfc.options import InMemory, Options, command_line
 from onnx_udfc.original import Original, read_original, trace_order
 from onnx_udfc.outputs import share, write_text
 from onnx_udfc.pipeline import compress
 from onnx_udfc.progress import Callbacks, Silent
+from onnx_udfc.runtime import cluster
 from onnx_udfc.runtime.crew import work_through
 from onnx_udfc.runtime.machine import cores
 from onnx_udfc.runtime.providers import CPU, Provider, asked_provider
@@ -70,6 +73,7 @@ def sweep(
     jobs: int = 1,
     labelled: Labelled | None = None,
     callbacks: Callbacks | None = None,
+    executor: str | None = None,
 ) -> SweepTable:
     """Compress a network in every setting of a grid.
 
@@ -81,6 +85,7 @@ def sweep(
         jobs: processes; each is a new interpreter, so a script that asks for several needs a `__main__` guard.
         labelled: images for real accuracy.
         callbacks: told of every finished setting.
+        executor: dask://HOST:PORT of a scheduler whose workers do what processes here would.
 
     Raises:
         UdfcError: the source or the grid cannot be served; a setting that fails alone is a row with its reason.
@@ -100,7 +105,9 @@ def sweep(
     share(folder)
     told.stage("sweep", len(tasks))
     told.advance(len(tasks) - len(waiting), "done before")
-    if waiting:
+    if waiting and executor:
+        _run_elsewhere(folder, waiting, executor, worker, told)
+    elif waiting:
         _run_all(folder, waiting, jobs, worker, told)
     rows = {task.name: _finished(folder, task) or _failed(folder, task) for task in tasks}
     accuracy = None if labelled is None else accuracy_of(content, labelled, provider)
@@ -220,6 +227,61 @@ def _run_all(folder: Path, tasks: list[Task], jobs: int, worker: _Worker, told: 
         told.advance(1, task.name)
 
 
+def _run_elsewhere(folder: Path, tasks: list[Task], executor: str, worker: _Worker, told: Callbacks) -> None:
+    """Work through the tasks on a cluster; the results come back and are written here."""
+    work = _Remote(_whole(worker.content), worker.labelled)
+    worker.original = None
+    tasks = sorted(tasks, key=lambda task: trace_order(task.options))
+    for task, found, fault in cluster.work_through(executor, tasks, work):
+        row, model = found or (replace(_empty_row(task), error=f"no worker could finish it ({fault})"), b"")
+        if model:
+            save(onnx.load_from_string(model), folder / f"{task.name}.onnx")
+        _record_row(folder, task, row)
+        told.advance(1, task.name)
+
+
+def _whole(content: bytes | str) -> bytes:
+    """A model with all its weights in one, as it travels.
+
+    Raises:
+        ModelError: it is larger than what one message of protobuf holds.
+    """
+    if isinstance(content, bytes):
+        return content
+    if not weight_files(content):
+        return Path(content).read_bytes()
+    model = whole(onnx.load(content, load_external_data=False), Path(content).parent)
+    if is_large(model):
+        raise ModelError(f"{content}: above 2 GB, which --executor cannot send; use --jobs")
+    return bytes(model.SerializeToString())
+
+
+@dataclass
+class _Remote:
+    """Makes one setting after another on a worker; what it has read and run stays there with it."""
+
+    content: bytes
+    labelled: Labelled | None
+    _worker: _Worker | None = None
+    _lock: Any = None
+
+    def __getstate__(self) -> tuple[bytes, Labelled | None]:
+        """What travels."""
+        return self.content, self.labelled
+
+    def __setstate__(self, state: tuple[bytes, Labelled | None]) -> None:
+        """As it arrives; a worker of several threads makes one setting at a time, on all of them."""
+        self.content, self.labelled = state
+        self._worker, self._lock = _Worker(self.content, Path(), self.labelled), threading.Lock()
+
+    def __call__(self, task: Task) -> tuple[SweepRow, bytes]:
+        """One setting: its row, and its model; nothing where the row has an error."""
+        assert self._worker is not None
+        with self._lock:
+            row, model = _made(self.content, task, self._worker.read(task.options), self.labelled)
+        return row, b"" if model is None else bytes(model.SerializeToString())
+
+
 @dataclass
 class _Worker:
     """Makes one setting after another; reads the original when it is first needed."""
@@ -246,18 +308,28 @@ class _Worker:
 
 def _work(content: bytes | str, folder: Path, task: Task, original: Original, labelled: Labelled | None) -> None:
     """One setting: its model, then its record."""
-    start = time.perf_counter()
-    row = _empty_row(task)
+    row, model = _made(content, task, original, labelled)
+    if model is not None:
+        try:
+            save(model, folder / f"{task.name}.onnx")
+        except UdfcError as error:
+            row = replace(row, error=str(error))
+    _record_row(folder, task, row)
+
+
+def _made(
+    content: bytes | str, task: Task, original: Original, labelled: Labelled | None
+) -> tuple[SweepRow, onnx.ModelProto | None]:
+    """One setting: its row, and its model if there is one."""
+    start, row, model = time.perf_counter(), _empty_row(task), None
     try:
         result = compress(content, task.options, original=original)
-        save(result.model, folder / f"{task.name}.onnx")
-        row = _filled(row, result.report)
+        row, model = _filled(row, result.report), result.model
         if labelled is not None:
-            row = replace(row, accuracy=accuracy_of(result.model, labelled, asked_provider(task.options)))
+            row = replace(row, accuracy=accuracy_of(model, labelled, asked_provider(task.options)))
     except UdfcError as error:
         row = replace(row, error=str(error))
-    row = replace(row, seconds=round(time.perf_counter() - start, 2))
-    _record_row(folder, task, row)
+    return replace(row, seconds=round(time.perf_counter() - start, 2)), model
 
 
 def _empty_row(task: Task) -> SweepRow:

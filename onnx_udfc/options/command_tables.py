@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Annotated, Literal
@@ -34,6 +35,7 @@ from onnx_udfc.options.table import refused_scale
 from onnx_udfc.options.voice import CombinationError, OptionError, Said, Voices
 
 REPORT_SUFFIXES = (".json", ".html")
+_EXECUTOR = re.compile(r"dask://[A-Za-z0-9_.\-]+:\d{1,5}")
 
 
 def read_report(path: object) -> str:
@@ -164,6 +166,19 @@ class Judging(Table):
             raise CombinationError(refused)
 
 
+def read_executor(value: object) -> str | None:
+    """Return the address of a scheduler as it was written, or None.
+
+    Raises:
+        OptionError: It is none.
+    """
+    if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
+        return None
+    if isinstance(value, str) and _EXECUTOR.fullmatch(value.strip()):
+        return value.strip()
+    raise OptionError("executor", value, "must be dask://HOST:PORT, e.g. dask://127.0.0.1:8786")
+
+
 @dataclass(frozen=True, init=False)
 class Sweeping(Table):
     """What `sweep` has beside the options of `compress`."""
@@ -190,6 +205,18 @@ class Sweeping(Table):
     jobs: Annotated[
         Threads | None,
         Row("Processes.", RUN, metavar="N", unset="one a core, as memory allows", example="2"),
+    ] = None
+    executor: Annotated[
+        str | None,
+        Row(
+            "A scheduler of Dask whose workers do it in place of processes here.",
+            RUN,
+            metavar="URL",
+            unset="processes here",
+            since="0.3",
+            read=read_executor,
+            example="dask://127.0.0.1:8786",
+        ),
     ] = None
     labelled: Annotated[
         str | None,

@@ -334,3 +334,6 @@ class SweepKeywords(TypedDict, total=False):
 
     jobs: Whole | None
     """Processes."""
+
+    executor: str | PathLike[str] | None
+    """A scheduler of Dask whose workers do it in place of processes here."""
