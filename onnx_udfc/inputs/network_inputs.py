@@ -16,7 +16,7 @@ from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
 from onnx_udfc.inputs.real import Real, real_inputs, real_shapes
 from onnx_udfc.inputs.scale import guess_scaling
-from onnx_udfc.inputs.sizes import input_specs_of, settle, wanted_inputs
+from onnx_udfc.inputs.sizes import check_sizes, input_specs_of, settle, wanted_inputs
 from onnx_udfc.inputs.variants import with_variants
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.images import InputScaling
@@ -112,6 +112,7 @@ def make_inputs(network: Network, options: Options, seed_offset: int = 0) -> Net
     """
     if not network.sizes:
         settle_sizes(network, options)
+    check_sizes(network)
     wanted = wanted_inputs(network)
     if options.calibrate:
         return _real(wanted, options, judged=seed_offset != 0)

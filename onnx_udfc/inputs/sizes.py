@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -40,6 +40,9 @@ SOUNDS = (RATE, RATE // 2, 4096, 2048, 1024, 576, 512, 256)
 SEQUENCE = 64  # tokens, or steps of another sequence
 _COARSEST = 128  # stride above which it is no longer that of a map
 _MOST_TRIES = 6
+
+# Networks that ran with none of the sizes that were tried.
+_failed: WeakSet[Network] = WeakSet()
 
 # Of an input whose value selects a branch, the values with which each network ran.
 _chosen: WeakKeyDictionary[Network, dict[str, tuple[float, ...]]] = WeakKeyDictionary()
@@ -162,6 +165,20 @@ def settle(
         network.notes.append(f"sizes that the file leaves open were taken as {shapes}; say --input-shape otherwise")
 
 
+def check_sizes(network: Network) -> None:
+    """See to it that the network can be run with the sizes that were settled.
+
+    Raises:
+        RequestError: they were guessed, and it ran with none of those that were tried.
+    """
+    if network in _failed:
+        shapes = ", ".join(f"{name} {'x'.join(map(str, sizes))}" for name, sizes in network.sizes.items())
+        raise RequestError(
+            f"the file leaves sizes open, and the network does not run with those that were tried ({shapes}, ...); say"
+            " --input-shape"
+        )
+
+
 def _parsed(asked: Sequence[str], given: Sequence[InputSpec]) -> Sizes:
     """Asked shapes by input name."""
     found: Sizes = {}
@@ -241,6 +258,8 @@ def _guess(spec: InputSpec, use: Use, side: tuple[int, int], length: int) -> tup
         return (1, *side, channels) if channels_last(spec.shape, use) else (1, channels, *side)
     if rank == 5:
         return (1, use.channels or 3, 16, 112, 112)
+    if rank in (2, 3) and use.width and not use.convolved:
+        return (1, use.width) if rank == 2 else (1, length, use.width)
     if rank == 3 and spec.shape[2] == 1:
         return (1, length, 1)
     if rank == 3:
@@ -332,6 +351,8 @@ def _first_that_runs(network: Network, tries: Sequence[Sizes], run: bool) -> Siz
             if session is None or _runs(network, session, sizes):
                 return sizes
             fitting.append(sizes)
+    if session is not None and tries:
+        _failed.add(network)
     return fitting[0] if fitting else tries[0]
 
 

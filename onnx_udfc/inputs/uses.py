@@ -24,6 +24,10 @@ ARITHMETIC = frozenset((
     "Sub", "Add", "Mul", "Div", "Cast", "Identity", "Pad", "Clip", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Concat",
     "Neg",
 ))  # fmt: skip
+_IN_PLACE = frozenset((
+    "Cast", "Identity", "Dropout", "Clip", "Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Sqrt", "Log", "Exp", "Pow",
+    "Add", "Sub", "Mul", "Div", "Max", "Min", "Softmax", "LayerNormalization",
+))  # fmt: skip
 _COMPARISONS = frozenset(("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual"))
 _EXTENTS: dict[str, tuple[int, ...]] = {
     "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Resize": (2, 3), "ConstantOfShape": (0,), "Range": (0, 1, 2),
@@ -47,6 +51,7 @@ class Use:
         convolved: number of axes of the convolution that reads it, one for sound, two for images; 0 for none.
         channels: that this convolution expects; 0 where none reads it.
         channels_last: it is turned so that its last axis comes first after the samples.
+        width: of its last axis, as a matrix product or a vector of constants that meets it expects; 0 where none does.
     """
 
     rows: int = 0
@@ -58,6 +63,7 @@ class Use:
     convolved: int = 0
     channels: int = 0
     channels_last: bool = False
+    width: int = 0
 
 
 def use_of(network: Network, name: str) -> Use:
@@ -76,7 +82,20 @@ def use_of(network: Network, name: str) -> Use:
         extent = extent or index in _EXTENTS.get(node.op, ())
     convolved, channels, last = _convolution(tensor)
     found = tuple(sorted(choices))
-    return Use(max(0, min(tables, default=0)), first, found, flag, mask, extent, convolved, channels, last)
+    width = _width(network, tensor)
+    return Use(max(0, min(tables, default=0)), first, found, flag, mask, extent, convolved, channels, last, width)
+
+
+def _width(network: Network, tensor: gs.Tensor) -> int:
+    """Numbers in the last axis of a tensor, from the first node that can take only so many; 0 where none tells."""
+    for node, index, _ in _readers(tensor, _IN_PLACE):
+        layer = network.layers.get(node.name)
+        if layer is not None and index == 0 and not layer.kernel and not node.attrs.get("transA", 0):
+            return layer.in_channels
+        met = node.inputs[1 - index] if node.op in _IN_PLACE and index < 2 <= len(node.inputs) else None
+        if isinstance(met, gs.Constant) and met.shape and int(met.shape[-1]) > 1:
+            return int(met.shape[-1])
+    return 0
 
 
 def _readers(tensor: gs.Tensor, through: frozenset[str]) -> Iterator[tuple[gs.Node, int, int]]:

@@ -147,6 +147,35 @@ def test_a_network_that_cannot_run_gets_the_first_guess() -> None:
     assert found.sizes["x"][2] == found.sizes["x"][3]
 
 
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("g (float[N,W] x, float[24,8] K) => (float[N,8] y) { y = MatMul(x, K) }", (1, 24)),
+        (
+            "g (float[N,W] x, float[24] M, float[24,8] K) => (float[N,8] y) "
+            "{ c = Sub(x, M) r = Relu(c) y = MatMul(r, K) }",
+            (1, 24),
+        ),
+        ("g (float[N,W] x, float[8,24] K) => (float[N,8] y) { y = Gemm<transB = 1>(x, K) }", (1, 24)),
+        ("g (float[N,T,W] x, float[24,8] K) => (float[N,T,8] y) { y = MatMul(x, K) }", (1, 64, 24)),
+        ("g (float[2,W] x, float[24,8] K) => (float[2,8] y) { y = MatMul(x, K) }", (2, 24)),
+    ],
+)
+def test_a_row_is_as_wide_as_what_reads_it(text: str, shape: tuple[int, ...]) -> None:
+    found = small_network(text)
+    settle(found)
+    assert found.sizes == {"x": shape}
+
+
+def test_sizes_with_which_nothing_runs_are_refused_in_one_line() -> None:
+    text = """g (float[N,W] x, float[8,4] K) => (float[N,4] y) {
+        s = Constant<value = int64[2] {-1, 24}>() r = Reshape(x, s) c = Constant<value = int64[2] {-1, 8}>()
+        t = Reshape(r, c) y = MatMul(t, K) }"""
+    with pytest.raises(RequestError, match=r"not run with those that were tried \(x 1x64, ...\); say input_shape"):
+        compress(small_model(text), prune=0.5, bits=4, force=True, threads=1)
+    compress(small_model(text), bits=4, force=True, input_shape="1x24", threads=1)
+
+
 BRANCHES = """g (float[N,L] x, int64 sr) => (float[N,M] y) {
     e = Equal(sr, rate16)
     y = If(e) <then_branch = t () => (float[N,M] p) { p = Reshape(x, shape16) },
