@@ -7,6 +7,7 @@ every time (or none at all): agreement comes for free there, and nothing was mea
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,8 @@ class Classes:
     lead: float = 0.0
     left: float = 0.0
     _said: set[int] = field(default_factory=set)
+    _first: Counter[int] = field(default_factory=Counter)
+    _second: Counter[int] = field(default_factory=Counter)
 
     def add(self, y: Double, z: Double) -> None:
         """Take in a batch."""
@@ -40,6 +43,8 @@ class Classes:
         self.same += int((first == second).sum())
         self.total += len(y)
         self._said |= set(first.tolist())
+        self._first.update(first.tolist())
+        self._second.update(second.tolist())
         if y.shape[1] > 1:
             self.lead += float(_lead(y, first).sum())
             self.left += float(_lead(z, first).sum())
@@ -58,6 +63,11 @@ class Classes:
     def share(self) -> float | None:
         """Share of inputs with the same class."""
         return self.same / self.total if len(self._said) > 1 or self.same < self.total else None
+
+    def chance(self) -> float:
+        """Share that would agree if the answers, as frequent as they are, had nothing to do with each other."""
+        pairs = sum(n * self._second[name] for name, n in self._first.items())
+        return pairs / max(1, self.total) ** 2
 
     def margin_lost(self) -> float | None:
         """Share of the original's lead over the next class that is gone; below 0 if it grew."""

@@ -64,10 +64,12 @@ class _Output:
     noise: float = 0.0
     judged: int = 0
     broken: int = 0
+    cells: bool = False
 
     def start(self, y: NDArray[Any], kinds: Kinds) -> None:
         """Choose the figures by the original's first values."""
         self.kind = kinds.of.get(self.name, "regression")
+        self.cells = self.kind == "segmentation" and y.ndim == 3
         self.detected = kinds.reader is not None and self.name in kinds.reader.names
         self.probability = is_probability(y) and self.kind in ("classes", "segmentation", "sequence")
         if not self.detected:
@@ -173,11 +175,12 @@ class _Output:
             case Classes():
                 margin = self.answers.margin_lost()
                 share, said = self.answers.share(), self.answers.answers()
-                return replace(found, agreement=share, answers=said, margin_lost=margin)
+                return replace(found, agreement=share, answers=said, margin_lost=margin, chance=self.answers.chance())
             case Labels() | Strings():
                 return replace(found, agreement=self.answers.share(), answers=self.answers.answers())
             case Overlap():
-                return replace(found, iou=self.answers.share(), answers=self.answers.answers())
+                share, said = self.answers.share(), self.answers.answers()
+                return replace(found, iou=share, answers=said, cells=self.cells)
             case Neighbours():
                 return replace(found, neighbours=self.answers.share())
         return found

@@ -192,6 +192,8 @@ class OutputFidelity:
         matched: detection: 2·matches / boxes of both, at IoU 0.5 and the same class.
         iou: segmentation: intersection over union of what lies above the middle, or is the same class.
         neighbours: embedding: share of inputs with the same nearest other input.
+        chance: classes: share that would agree if the answers, as frequent as they are, had nothing in common.
+        cells: segmentation: whether each cell is an answer of its own (steps of a sequence, say), no part of an object.
         plain_db: Signal to noise of the values as they are, nothing removed: how near they are as numbers.
     """
 
@@ -208,6 +210,8 @@ class OutputFidelity:
     iou: float | None = None
     neighbours: float | None = None
     plain_db: float | None = None
+    chance: float | None = None
+    cells: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What the figures mean for the network's task: a predicted loss, a verdict in a word, and what would help.
 
 The relation is learnt from real losses on real tasks, and from nothing else; docs/verdict.md has the table that set the
-constants below and says how far they can be trusted. With d the share of answers that differ and s the signal to noise
+constants below and says how far they can be trusted. With d the share of answers that differ (of classes, beside the
+share that would if the networks had nothing to do with each other) and s the signal to noise
 of the movement in dB (of the worst part),
 
     log(L / (1 − L)) = a + b · log(d / (1 − d)) − c · s / 10
@@ -25,6 +26,7 @@ SLACK = 4096  # bytes that a file may grow by: names, metadata, a few nodes
 NOISE = 0.005  # a loss below is none
 
 
+MOST_FREE = 0.9  # agreement by chance that is taken off, at most: the rest is told by few inputs
 MOST_DB = 45.0  # above, nothing more is gained
 
 
@@ -41,9 +43,10 @@ class Relation:
 ANSWERED = {
     "classes": Relation(-1.2),
     "sequence": Relation(-2.0),
-    "detection": Relation(-0.5),
-    "segmentation": Relation(1.3, half=1.5),  # an object is lost long before most of its cells are
+    "detection": Relation(0.0, c=0.3),
+    "segmentation": Relation(0.5, c=0.3, half=1.5),  # an object is lost before most of its cells are
 }
+CELLS = Relation(-0.5, half=1.5)  # of maps in which each cell counts
 MOVED = Relation(-0.9, b=0.0, c=1.6, half=1.0)
 FREE = Relation(-0.9, b=0.0, c=1.6, half=2.5)  # the original's answers were the same every time
 
@@ -91,8 +94,9 @@ def _estimate(output: OutputFidelity, count: int) -> Judgement | None:
     moved = output.sqnr_db
     different = _different(output)
     if different is not None:
-        relation = ANSWERED[output.kind]
-        reason = f"{100 * different:.0f} % of the answers differ" + ("" if moved is None else f", {moved:.1f} dB")
+        relation = CELLS if output.cells else ANSWERED[output.kind]
+        told = different if output.agreement is None else 1 - output.agreement
+        reason = f"{100 * told:.0f} % of the answers differ" + ("" if moved is None else f", {moved:.1f} dB")
         least = 0.5 / max(1, min(count, output.answers or 1) if output.kind == "detection" else count)
         return _ranged(relation, min(max(different, least), 1 - least), moved, reason, sure=True)
     if moved is None:
@@ -107,8 +111,8 @@ def _different(output: OutputFidelity) -> float | None:
     """Share of answers that differ; None where they are not to be had."""
     match output.kind:
         case "classes" | "sequence":
-            said = output.answers or 0
-            return 1 - output.agreement if output.agreement is not None and said > 1 else None
+            said, free = output.answers or 0, min(output.chance or 0.0, MOST_FREE)
+            return (1 - output.agreement) / (1 - free) if output.agreement is not None and said > 1 else None
         case "detection":
             enough = (output.answers or 0) >= LEAST_BOXES
             return 1 - output.matched if output.matched is not None and enough else None

@@ -247,3 +247,19 @@ def test_networks_whose_answers_have_any_length_are_compared(name: str) -> None:
 
     found = compress(CASES / f"{name}.onnx", Options(bits=4, threads=1)).report.fidelity
     assert any(o.matched is not None and 0 < o.matched < 1 for o in found.outputs)
+
+
+def test_agreement_by_chance_is_that_of_the_frequencies() -> None:
+    y = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    z = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    found = judged(y, z)
+    assert found.agreement == 0.75
+    assert found.chance == (2 * 1 + 2 * 3) / 16
+
+
+def test_cells_of_a_sequence_are_answers_and_those_of_a_picture_are_not() -> None:
+    rng = np.random.default_rng(0)
+    for shape, cells in (((8, 20, 12), True), ((8, 1, 20, 12), False)):
+        y = (rng.uniform(size=shape) > 0.8).astype(np.float64)
+        found = judged(y, y, task="segmentation")
+        assert (found.kind, found.cells) == ("segmentation", cells)

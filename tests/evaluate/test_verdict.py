@@ -35,6 +35,33 @@ def test_a_near_result_is_good_and_a_far_one_is_unusable() -> None:
     assert near.loss < (between.loss or 0) < far.loss
 
 
+def test_agreement_by_chance_counts_for_nothing() -> None:
+    """Of two classes, half agree by chance: 75 % of the same answers are half of what there was to be said."""
+    many = judged(replace(CLASSES, sqnr_db=2.7, agreement=0.75, chance=0.02))
+    two = judged(replace(CLASSES, sqnr_db=2.7, agreement=0.75, chance=0.5, answers=2))
+    assert many.verdict == "good"
+    assert two.verdict == "degraded"
+    assert "25 % of the answers differ" in two.reason
+    half = judged(replace(CLASSES, sqnr_db=2.7, agreement=0.5, chance=0.0))
+    assert half.loss == two.loss
+
+
+def test_a_map_of_cells_is_judged_milder_than_one_of_objects() -> None:
+    objects = OutputFidelity("y", "segmentation", 5.0, 0.9, answers=4000, iou=0.5)
+    first, second = judged(objects), judged(replace(objects, cells=True))
+    assert first.loss is not None
+    assert second.loss is not None
+    assert second.loss < first.loss
+
+
+def test_boxes_that_are_gone_are_lost_however_well_the_rest_moves() -> None:
+    boxes = OutputFidelity("scores", "detection", 13.2, 0.98, answers=66, matched=0.83)
+    found = judged(boxes)
+    assert found.verdict == "degraded"  # such a detector of faces had lost 0.15 to 0.2
+    assert judged(replace(boxes, matched=0.45, sqnr_db=6.0)).verdict == "unusable"
+    assert judged(replace(boxes, matched=1.0, sqnr_db=28.0)).verdict == "good"
+
+
 def test_the_worst_output_decides() -> None:
     boxes = OutputFidelity("boxes", "regression", 40.0, 1.0)
     scores = OutputFidelity("scores", "detection", -6.0, 0.1, answers=40, matched=0.0)
