@@ -17,6 +17,7 @@ least, harm measured with what is left; none where all of them together do no ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,7 +46,9 @@ HARMLESS = 0.01  # harm below which nothing is gained by less
 PRICE = 40.0  # dB that all of the multiply-accumulates are worth
 SAMPLES = 4  # inputs that harm is measured on; at least LEAST of a large network
 LEAST = 2
-MOST_MACS = 100e9  # of all runs together
+MOST_MACS = 150e9  # of all runs together, beyond LEAST_RUNS
+LEAST_RUNS = 8
+PAIR = 80  # multiply-accumulates in whose time a value goes through a pair and its switch
 COLUMNS = 128  # an axis of more is no list of classes or coordinates
 STILL = 1e-5  # spread, in sizes of a column, that rounding alone makes
 NEGLIGIBLE = 0.01  # of the harm of all tensors; what does less stays
@@ -164,29 +167,44 @@ def spared(
     sizes = resolve(network, network.sizes).sizes
     macs = {name: float(count(network.layers[name], sizes).macs) for name in placement.integer}
     total = sum(count(layer, sizes).macs for layer in network.layers.values())
-    passes = len(placement.tensors) + 3
-    samples = int(np.clip(MOST_MACS / max(1, total) / passes, LEAST, SAMPLES))
+    total += PAIR * sum(math.prod(sizes.get(tensor, ())) for tensor in placement.sites)
+    samples = int(np.clip(MOST_MACS / max(1, total * len(placement.tensors)), LEAST, SAMPLES))
     try:
         trial = Trial(network, placement, grids, inputs, samples)
         before = trial.harm(placement.tensors)
         if before is None or before <= HARMLESS:
             return placement
-        harms = _harms(trial, placement.tensors, before, NEGLIGIBLE * before)
+        runs = int(MOST_MACS / max(1, total * samples))
+        harms = harms_of(trial, placement.tensors, before, max(LEAST_RUNS, runs * 2 // 3))
         options = _options(network, layers, target, placement, harms, macs)
-        best, after = _best(trial, options, before)
+        kept = evenly_spaced(len(options), max(LEAST_RUNS // 2, runs // 3))
+        best, after = _best(trial, [options[i] for i in kept], before)
     except ModelError:  # an operator that onnxruntime lacks, or values that it does not run on
         return placement
     return placement if best is None else _explained(best, before, after)
 
 
-def _harms(trial: Trial, tensors: Sequence[str], harm: float, least: float) -> dict[str, float]:
-    """Harm of each of some tensors; where all of them together do less than `least`, or one is left, in equal parts."""
-    if harm <= least or len(tensors) == 1:
-        return dict.fromkeys(tensors, harm / len(tensors))
-    found: dict[str, float] = {}
-    for part in (tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]):
-        found |= _harms(trial, part, trial.harm(part) or 0.0, least)
-    return found
+def harms_of(trial: Trial, tensors: Sequence[str], harm: float, runs: int) -> dict[str, float]:
+    """Harm of each of some tensors, found by halving the most harmful group again and again.
+
+    A group that does little, or that there are no runs left to halve, is taken to do its harm in equal parts.
+
+    Args:
+        trial: the network.
+        tensors: in topological order.
+        harm: of all of them.
+        runs: of the network, at most.
+    """
+    groups = [(harm, tuple(tensors))]
+    for _ in range(runs // 2):
+        of, group = max(groups, key=lambda g: g[0] if len(g[1]) > 1 else 0.0)
+        if len(group) == 1 or of <= NEGLIGIBLE * harm:
+            break
+        groups.remove((of, group))
+        halves = group[: len(group) // 2], group[len(group) // 2 :]
+        groups += [(trial.harm(half) or 0.0, half) for half in halves]
+    shares = {tensor: of / len(group) for of, group in groups for tensor in group}
+    return {tensor: shares[tensor] for tensor in tensors}
 
 
 def _options(

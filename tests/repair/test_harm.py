@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from onnx_udfc.emit.sites import switchable
 from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.pipeline import compress
-from onnx_udfc.repair.harm import HARMLESS, Trial, columns, lost, spared
+from onnx_udfc.repair.harm import HARMLESS, Trial, columns, harms_of, lost, spared
 from onnx_udfc.repair.ranges import measure_ranges
 from tests.normed_graphs import CHAIN, scaled_model
 from tests.quantized_graphs import Values, network_of, run, simulate
@@ -79,6 +80,31 @@ def test_the_report_names_what_is_kept_in_float_and_why() -> None:
     quantized = {n.input[0] for n in result.model.graph.node if n.op_type == "QuantizeLinear"}
     assert not any(name.startswith(("x", "a")) for name in quantized)
     assert (result.report.fidelity.sqnr_db or 0) > 15
+
+
+class _Additive:
+    """A trial whose harms are sums, which counts its runs."""
+
+    def __init__(self, harms: Mapping[str, float]) -> None:
+        self.harms, self.runs = harms, 0
+
+    def harm(self, quantized: Iterable[str]) -> float:
+        self.runs += 1
+        return sum(self.harms[tensor] for tensor in quantized)
+
+
+@pytest.mark.parametrize("runs", [8, 40, 1000])
+def test_harms_are_found_in_few_runs(runs: int) -> None:
+    true = {f"t{i}": 0.0 for i in range(64)} | {"t5": 0.3, "t40": 0.2}
+    trial = _Additive(true)
+    found = harms_of(cast("Trial", trial), list(true), 0.5, runs)
+    assert list(found) == list(true)
+    assert sum(found.values()) == pytest.approx(0.5)
+    assert trial.runs <= min(runs, 24)  # two paths down 64 leaves, less what they share
+    if runs >= 24:
+        assert found == pytest.approx(true)
+    else:
+        assert found["t5"] > 0.03 > found["t20"]
 
 
 @pytest.mark.parametrize("on", [(), ("x",), ("r1", "y"), ("x", "r1", "r2", "y")])
