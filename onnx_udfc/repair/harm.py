@@ -42,7 +42,7 @@ from onnx_udfc.runtime.walk import outputs_of
 Double = NDArray[np.float64]
 Answers = list[Double]
 
-HARMLESS = 0.01  # harm below which nothing is gained by less
+HARMLESS = 0.02  # harm below which nothing is gained by less
 PRICE = 40.0  # dB that all of the multiply-accumulates are worth
 SAMPLES = 4  # inputs that harm is measured on; at least LEAST of a large network
 LEAST = 2
