@@ -30,6 +30,7 @@ from onnx_udfc.options import (
     default_text,
     read_options,
     specs,
+    with_goal,
     words_of,
 )
 from onnx_udfc.options.command import validate_line
@@ -74,7 +75,8 @@ def compress(
 
     Args:
         source: A path, bytes, an open file, or a model, which is not changed.
-        options: What is asked for; the keywords replace its fields of the same names.
+        options: What is asked for; the keywords replace its fields of the same names. With neither options nor a
+            keyword that says what to do, `for_="fast"` is meant; `bits=32` changes nothing that the network computes.
         callbacks: Told of every stage; by default the logger `onnx_udfc` is.
         original: The same source, read before; its trace is shared between compressions.
         base: Folder of the external data of a source that is not a path; without it such a source has none.
@@ -86,6 +88,7 @@ def compress(
     """
     with _in_python():
         asked = replace(options or Options(), **read_options(Options, with_data(keywords)))
+        asked = asked if options is not None else with_goal(asked, keywords)
         asked.check(lambda _: PYTHON)
         return pipeline.compress(plain_source(source), asked, callbacks or Logged(), original=original, base=base)
 

@@ -33,7 +33,7 @@ SHARE_OF_MEMORY = 4  # of the machine's memory a compression takes one such part
 _NOT_FED = (
     "prune", "prune_layer", "rank_layer", "bits", "bits_uniform", "activations", "float16", "target", "method",
     "allocate", "budget", "align", "require", "select", "factor", "prune_stream", "batch", "validate", "task", "force",
-    "attribution", "verbose", "debug", "threads",
+    "for_", "max_loss", "dry_run", "attribution", "verbose", "debug", "threads",
 )  # fmt: skip
 
 

@@ -18,16 +18,19 @@ from onnx_udfc.decide.damage import asked_damage, damage_weights
 from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, skipped, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.decide.tables import rounded_tables, table_notes
+from onnx_udfc.dry_run import needs_run, plan_report
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Placement, check_activations, emit
 from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result
 from onnx_udfc.evaluate.report import Report
+from onnx_udfc.goal import planned, reached
 from onnx_udfc.halved import halve
 from onnx_udfc.inputs.kinds import check_batch
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, make_inputs
 from onnx_udfc.inputs.real import with_data
 from onnx_udfc.integers import placed, ranges
+from onnx_udfc.loss_search import smallest_within
 from onnx_udfc.model.external import whole
 from onnx_udfc.model.files import save, weight_files
 from onnx_udfc.model.network import Network
@@ -55,10 +58,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """A compressed network and what became of it."""
+    """A compressed network and what became of it; of a dry run the network as it was, and what would become of it."""
 
     model: onnx.ModelProto
     report: Report
+    planned: bool = False
 
     def __repr__(self) -> str:
         before, after = self.report.before, self.report.after
@@ -92,6 +96,8 @@ class Result:
         Raises:
             UdfcError: nothing was written.
         """
+        if self.planned:
+            raise RequestError("--dry-run makes no file: leave it out")
         return save(self.model, path, texts, moving)
 
 
@@ -162,18 +168,30 @@ def compress(
     if base is not None and not isinstance(source, str | Path):
         source = whole(source, base)
     with blamed(source), one_thread(), workers(asked.threads or cores()):
-        if asks_for_search(asked):
-            return _searched(source, asked, callbacks or Silent(), original)
-        return _compress(source, _Run(asked, callbacks or Silent(), original))
+        return _answered(source, asked, callbacks or Silent(), original)
 
 
-def _searched(source: Source, options: Options, callbacks: Callbacks, original: Original | None) -> Result:
-    """The smallest network that passes the gates, with a note of how it was found."""
-    options.check()
-    shared = original or read_original(source, options)
-    result, found, tries = smallest(options, lambda trial: _compress(source, _Run(trial, callbacks, shared)))
-    runtime = result.report.runtime
-    runtime = replace(runtime, notes=(*runtime.notes, search_note(options, found, tries)))
+def _answered(source: Source, asked: Options, callbacks: Callbacks, original: Original | None) -> Result:
+    """One compression, or the best of several where a goal or a bound is to be reached."""
+    if asked.dry_run:
+        return _compress(source, _Run(planned(asked) if asked.for_ else asked, callbacks, original))
+    if not (asked.for_ or asked.max_loss is not None or asks_for_search(asked)):
+        return _compress(source, _Run(asked, callbacks, original))
+    asked.check()
+    shared = original or read_original(source, asked)
+
+    def compressed(trial: Options) -> Result:
+        return _compress(source, _Run(trial, callbacks, shared))
+
+    if asked.for_:
+        result, notes = reached(asked, compressed)
+    elif asked.max_loss is not None:
+        result, note = smallest_within(asked, compressed)
+        notes = (note,)
+    else:
+        result, found, tries = smallest(asked, compressed)
+        notes = (search_note(asked, found, tries),)
+    runtime = replace(result.report.runtime, notes=(*notes, *result.report.runtime.notes))
     return Result(result.model, replace(result.report, runtime=runtime))
 
 
@@ -183,6 +201,8 @@ def _compress(source: Source, run: _Run) -> Result:
     with run.stage("read"):
         original = (run.original or read_original(source, run.options)).for_skip(run.options.skip)
         _check_possible(original, run.options)
+    if run.options.dry_run:
+        return _planned(source, run, original)
     outcome = _attempt(source, run, original, run.options)
     stamp(outcome.emitted.model, run.options)
     report = make_report(source, outcome, run.options, run.timings)
@@ -195,6 +215,18 @@ def _compress(source: Source, run: _Run) -> Result:
     check_requirements(run.options.require, {r.key: report.measured(r.key) for r in run.options.require})
     run.callbacks.done()
     return Result(outcome.emitted.model, report)
+
+
+def _planned(source: Source, run: _Run, original: Original) -> Result:
+    """The report of what would be done; the model is the original's."""
+    trace = None
+    if needs_run(original, run.options):
+        with run.stage("original network", len(original.network.layers)):
+            trace = traced(original, run.options, run.advance)
+    with run.stage("plan"):
+        report = plan_report(source, original, trace, run.options, run.timings)
+    run.callbacks.done()
+    return Result(original.loaded.model, report, planned=True)
 
 
 def _check_possible(original: Original, options: Options) -> None:

@@ -20,7 +20,17 @@ from onnx_udfc.cli.guards import check_argument, check_replaced
 from onnx_udfc.cli.streams import put, put_json, say, settle
 from onnx_udfc.errors import RequestError, UdfcError
 from onnx_udfc.interrupts import INTERRUPTED, Interrupts
-from onnx_udfc.options import LINE, Inspecting, Judging, Options, Sweeping, Writing, check_requirements
+from onnx_udfc.options import (
+    LINE,
+    CombinationError,
+    Inspecting,
+    Judging,
+    Options,
+    Sweeping,
+    Writing,
+    check_requirements,
+    with_goal,
+)
 from onnx_udfc.outputs import check_writable, same_file
 from onnx_udfc.runtime.machine import prepare_process
 
@@ -44,13 +54,36 @@ def compress(ctx: click.Context, /, **given: Any) -> None:
     """Compress IN to OUT (the default command)."""
     asked = opts.written(ctx, Options, Writing)
     options, writing = asked.read(Options), asked.read(Writing)
+    options = with_goal(options, {**asked.file, **asked.line})
     options.check(asked.voice)
     if writing.print_config:
         click.echo(opts.as_toml(options))
         return
-    source, out = check_argument(given["source"], "IN"), check_argument(given["out"], "OUT")
+    source = check_argument(given["source"], "IN")
+    if options.dry_run:
+        _plan(source, given["out"], options, writing)
+        return
+    out = check_argument(given["out"], "OUT")
     _check_paths(source, out, writing.report, writing.overwrite_input)
     _compress(ctx, source, out, options, writing.report, writing.quiet, writing.json)
+
+
+def _plan(source: str, out: str | None, options: Any, writing: Writing) -> None:
+    """Print what would be done; OUT may be left out."""
+    from onnx_udfc.cli.progress import Shown
+    from onnx_udfc.pipeline import compress as run
+
+    if writing.report:
+        raise CombinationError(f"--report {writing.report[0]}: --dry-run writes nothing; take --json")
+    with Shown(writing.quiet or writing.json, options.verbose) as callbacks:
+        report = run(source, options, callbacks).report
+    report = report if out is None else report.saved_as(out)
+    if writing.json:
+        put_json(report.to_dict())
+    elif not writing.quiet:
+        from onnx_udfc.cli.text import plan, rendered
+
+        put(rendered(plan(report)))
 
 
 def _compress(

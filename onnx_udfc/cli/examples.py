@@ -4,8 +4,8 @@ from __future__ import annotations
 
 EXAMPLES = {
     "compress": (
+        ("onnx-udfc model.onnx fast.onnx", "the best that is safe; it says what was chosen and why"),
         ("onnx-udfc model.onnx small.onnx --bits 8", "a quarter of the bytes, at the original's speed"),
-        ("onnx-udfc model.onnx fast.onnx --bits 8 --activations 8", "integer kernels: faster on processors"),
         (
             "onnx-udfc model.onnx pruned.onnx --prune 30% --report report.html",
             "fewer channels: faster everywhere, with a page that says what it cost",

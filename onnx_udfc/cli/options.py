@@ -26,6 +26,7 @@ from onnx_udfc.options import (
     UnknownOptionError,
     Voice,
     default_text,
+    field_name,
     specs,
     unknown_option,
 )
@@ -197,6 +198,7 @@ def written(ctx: click.Context, *tables: type[Table]) -> Written:
     path = str(line.get("config") or "")
     file = read_config(path) if path else {}
     known = [name for table in tables for name in specs(table) if name != "config"]
+    file = {field_name(key, known): value for key, value in file.items()}
     for key in file:
         if key not in known:
             raise UnknownOptionError(unknown_option(key, known, Voice("file", path)))
@@ -227,7 +229,7 @@ def as_toml(options: Options) -> str:
     """Return all options as TOML that --config reads; what is not set is a comment."""
     lines = []
     for key, value in options.to_dict().items():
-        name = key.replace("_", "-")
+        name = specs(Options)[key].flag
         lines.append(f"# {name} is not set" if value is None else f"{name} = {_toml(value)}")
     return "\n".join(lines)
 

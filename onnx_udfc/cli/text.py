@@ -56,6 +56,26 @@ def summary(report: Report, written: str | None = None) -> RenderableType:
     return Group(*parts)
 
 
+def plan(report: Report) -> RenderableType:
+    """Return what a dry run found: sizes, what would go where, notes."""
+    report = visible_all(report)
+    pruned = _table("channels", "before", "after", right=(1, 2))
+    for group in report.groups:
+        if group.status == "pruned":
+            pruned.add_row(group.name, str(group.channels), str(group.kept))
+    layers = _table("layer", "bits", "parameters", "after", "form", right=(1, 2, 3))
+    for layer in report.layers:
+        rank = f", rank {layer.rank}" if layer.rank is not None else ""
+        sizes = f"{layer.parameters_before:,}", f"{layer.parameters_after:,}"
+        layers.add_row(layer.name, f"{layer.bits:g}", *sizes, (layer.form or "float") + rank)
+    blank = Text()
+    parts: list[RenderableType] = [layers, blank, _sizes(report), blank]
+    parts = [pruned, blank, *parts] if pruned.row_count else parts
+    parts += [Text(f"note: {n}") for n in report.runtime.notes]
+    parts += [Text(f"warning: {w}", style="yellow") for w in report.warnings]
+    return Group(*parts)
+
+
 def _sizes(report: Report) -> Table:
     table = _table("", "before", "after", "ratio", right=(1, 2, 3))
     for name, before, after in (

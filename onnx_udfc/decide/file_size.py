@@ -18,7 +18,7 @@ from onnx_udfc.decide.placeholders import of_layers, of_tables
 from onnx_udfc.decide.ranks import Ranks
 from onnx_udfc.emit.float16 import to_float16
 from onnx_udfc.emit.stamp import stamp
-from onnx_udfc.emit.writer import activation_tensors, emit
+from onnx_udfc.emit.writer import Emitted, activation_tensors, emit
 from onnx_udfc.model.files import model_bytes
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.activation_grids import ActivationParams
@@ -104,20 +104,25 @@ def with_biases(network: Network) -> Network:
     return copy
 
 
-def written(network: Network, bits: Mapping[str, float], options: Options) -> onnx.ModelProto:
-    """The file that a network would make, with codes that mean nothing."""
+def drafted(network: Network, bits: Mapping[str, float], options: Options) -> Emitted:
+    """The network as it would be written, with codes that mean nothing."""
     params = of_layers(network, {name: b for name, b in bits.items() if b != FLOAT})
     tables = of_tables(network, options, len(network.layers))
     if options.activations is None or not params:
-        model = emit(network, params, None, options.target, tables=tables).model
+        emitted = emit(network, params, None, options.target, tables=tables)
     else:
         placement = activation_tensors(network, params, options.target)
         grids = {t: ActivationParams(1.0, 0, placement.dtype) for t in placement.sites}
-        model = emit(network, params, grids, options.target, placement, tables).model
+        emitted = emit(network, params, grids, options.target, placement, tables)
     if options.float16:
-        model = to_float16(model, {}).model
-    stamp(model, options)
-    return model
+        to_float16(emitted.model, {})
+    stamp(emitted.model, options)
+    return emitted
+
+
+def written(network: Network, bits: Mapping[str, float], options: Options) -> onnx.ModelProto:
+    """The file that it would make."""
+    return drafted(network, bits, options).model
 
 
 def written_bytes(network: Network, bits: Mapping[str, float], options: Options) -> int:

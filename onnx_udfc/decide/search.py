@@ -43,13 +43,18 @@ def smallest(options: Options, compressed: Callable[[Options], R]) -> tuple[R, O
     low, high = 0.0, 1.0
     for _ in range(TRIES):
         middle = (low + high) / 2
-        trial = replace(options, budget={b.key: _amount(b, middle) for b in options.budgets()})
+        trial = scaled(options, middle)
         try:
             best, found = compressed(trial), trial
             high = middle
         except (GateError, RequestError):
             low = middle
     return best, found, TRIES + 1
+
+
+def scaled(options: Options, factor: float) -> Options:
+    """The same with budgets times a factor."""
+    return replace(options, budget={b.key: _amount(b, factor) for b in options.budgets()})
 
 
 def _amount(budget: Budget, factor: float) -> str:

@@ -15,10 +15,10 @@ from onnx_udfc.options.goals import (
     parse_requirement,
 )
 from onnx_udfc.options.providers import PROVIDERS
-from onnx_udfc.options.reading import Table, expected, read_options, read_value, unknown_option, words_of
+from onnx_udfc.options.reading import Table, expected, field_name, read_options, read_value, unknown_option, words_of
 from onnx_udfc.options.row import GROUPS, InMemory, Row, Spec, specs
 from onnx_udfc.options.shared_rows import TASKS
-from onnx_udfc.options.table import Options, options_from
+from onnx_udfc.options.table import Options, options_from, with_goal
 from onnx_udfc.options.voice import (
     LINE,
     PYTHON,
@@ -65,6 +65,7 @@ __all__ = [
     "command_line",
     "default_text",
     "expected",
+    "field_name",
     "options_from",
     "parse_budget",
     "parse_requirement",
@@ -72,5 +73,6 @@ __all__ = [
     "read_value",
     "specs",
     "unknown_option",
+    "with_goal",
     "words_of",
 ]

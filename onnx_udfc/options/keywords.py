@@ -17,6 +17,14 @@ Values = SupportsFloat | SupportsIndex | Iterable[SupportsFloat | SupportsIndex 
 class Keywords(TypedDict, total=False):
     """Every option of `compress` by its type."""
 
+    for_: Literal["fast", "small", "tiny", "gpu"] | str | None
+    """What is wanted, where you do not say what to do: settings are tried until the result is good, and what was
+    chosen is said. bits=32 in its place changes nothing that a network computes."""
+
+    max_loss: Number | None
+    """Search the smallest file whose predicted loss stays below, or whose real one does with labels in validate=;
+    at most eight are made. A budget= is shrunk; without one it is that of bytes."""
+
     prune: Number
     """Fraction of the channels removed; which layers lose how many, allocate= says."""
 
@@ -126,6 +134,9 @@ class Keywords(TypedDict, total=False):
     batch: Whole | None
     """Samples of a run whose time is taken."""
 
+    dry_run: bool
+    """Say what would be done, and how large the file would be, without repair; nothing is written."""
+
     attribution: bool
     """Measure which layer loses what; always on with an HTML report."""
 
@@ -207,6 +218,14 @@ class JudgingKeywords(TypedDict, total=False):
 
 class SweepKeywords(TypedDict, total=False):
     """Every option of `sweep` by its type."""
+
+    for_: Literal["fast", "small", "tiny", "gpu"] | str | None
+    """What is wanted, where you do not say what to do: settings are tried until the result is good, and what was
+    chosen is said. bits=32 in its place changes nothing that a network computes."""
+
+    max_loss: Number | None
+    """Search the smallest file whose predicted loss stays below, or whose real one does with labels in validate=;
+    at most eight are made. A budget= is shrunk; without one it is that of bytes."""
 
     prune_layer: Mapping[str, Number] | Iterable[str] | str
     """Fraction of the channels that the layers of this name (`*`, `?`) write; `prune=` is for all others;
@@ -307,6 +326,9 @@ class SweepKeywords(TypedDict, total=False):
 
     batch: Whole | None
     """Samples of a run whose time is taken."""
+
+    dry_run: bool
+    """Say what would be done, and how large the file would be, without repair; nothing is written."""
 
     attribution: bool
     """Measure which layer loses what; always on with an HTML report."""

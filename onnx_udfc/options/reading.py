@@ -10,7 +10,7 @@ import difflib
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,13 +41,19 @@ def read(table: type, given: Mapping[str, object], voices: Voices) -> dict[str, 
     known = specs(table)
     values: dict[str, Any] = {}
     for name, value in given.items():
-        key = name.replace("-", "_")
+        key = field_name(name, known)
         if key not in known:
             raise UnknownOptionError(unknown_option(name, known, voices(name)))
         if key in values:
             raise UnknownOptionError(f"{voices(key).place}{voices(key).name(key)} is given twice, with - and with _")
         values[key] = read_value(known[key], value, voices(key))
     return values
+
+
+def field_name(name: str, known: Container[str]) -> str:
+    """The field that a name means: - or _ between words, and `for` for `for_`."""
+    key = name.replace("-", "_")
+    return f"{key}_" if key not in known and f"{key}_" in known else key
 
 
 def read_options(table: type, given: Mapping[str, object]) -> dict[str, Any]:

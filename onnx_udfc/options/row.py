@@ -23,6 +23,7 @@ MOST_THREADS = 1024
 LARGEST = 2**63 - 1  # whole numbers of TOML and JSON
 
 Ratio = Annotated[float, Meta(ge=0, lt=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Whole = Annotated[int, Meta(ge=0, le=LARGEST)]
@@ -93,8 +94,8 @@ class Spec:
 
     @property
     def flag(self) -> str:
-        """The name with dashes, as in TOML and after `--`."""
-        return self.name.replace("_", "-")
+        """The name with dashes, as in TOML and after `--`; `for_` is `for`, which Python keeps for itself."""
+        return self.name.rstrip("_").replace("_", "-")
 
     @property
     def metavar(self) -> str:

@@ -5,7 +5,7 @@ Importing this costs little: no numpy, no onnx.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
@@ -21,8 +21,8 @@ from onnx_udfc.options.goals import (
     size_in_bytes,
 )
 from onnx_udfc.options.providers import refused_settings
-from onnx_udfc.options.reading import Table, clean
-from onnx_udfc.options.row import HOW, INPUT, MUST, RUN, TOLD, WHAT, Count, InMemory, Ratio, Row, specs
+from onnx_udfc.options.reading import Table, clean, field_name
+from onnx_udfc.options.row import HOW, INPUT, MUST, RUN, TOLD, WHAT, Count, InMemory, Ratio, Row, Share, specs
 from onnx_udfc.options.shared_rows import (
     Batch,
     Debug,
@@ -48,6 +48,12 @@ if TYPE_CHECKING:
 
     from onnx_udfc.options.keywords import Keywords
 
+GOALS = {
+    "fast": "8-bit weights and activations, where that does no harm; else weights alone",
+    "small": "4 bits a weight, or as few as keep the result good",
+    "tiny": "as few bytes as keep the result good",
+    "gpu": "float16",
+}
 ALLOCATIONS = {
     "auto": "global with a budget or with --method moments, else uniform",
     "uniform": "the same ratio in every group",
@@ -70,6 +76,10 @@ IMAGES = {
     "sound": "notes, speech, sweeps and noise, or their spectrograms",
     "formula": "leaves, noise and gratings by formula, nothing else",
 }
+WORK = (
+    "for_", "max_loss", "prune", "prune_layer", "rank_layer", "bits", "activations", "float16", "budget", "factor",
+)  # fmt: skip
+"""Names of the options that say what to do; where none of them is given, `for_` is the target's."""
 LARGEST_INPUT = 1e9  # what a pixel may become at a network's input; more overflows within a few layers
 
 
@@ -80,6 +90,30 @@ Images = Literal["auto", "photographs", "text", "sound", "formula"]
 class Options(Table):
     """Everything that decides the compressed network; each field is explained by its row and in docs/options.md."""
 
+    for_: Annotated[
+        str | None,
+        Row(
+            "What is wanted, where you do not say what to do: settings are tried until the result is good, and what was"
+            " chosen is said. --bits 32 in its place changes nothing that a network computes.",
+            WHAT,
+            metavar="GOAL",
+            choices=GOALS,
+            unset="fast, or gpu with --target cuda or tensorrt, where nothing is asked",
+            effect=False,
+        ),
+    ] = None
+    max_loss: Annotated[
+        Share | None,
+        Row(
+            "Search the smallest file whose predicted loss stays below, or whose real one does with labels in"
+            " --validate; at most eight are made. A --budget is shrunk; without one it is that of bytes.",
+            WHAT,
+            metavar="L",
+            unset="no search",
+            example="0.01",
+            effect=False,
+        ),
+    ] = None
     prune: Annotated[
         Ratio,
         Row(
@@ -228,6 +262,14 @@ class Options(Table):
             effect=False,
         ),
     ] = False
+    dry_run: Annotated[
+        bool,
+        Row(
+            "Say what would be done, and how large the file would be, without repair; nothing is written.",
+            TOLD,
+            effect=False,
+        ),
+    ] = False
     images: Annotated[
         Annotated[int, Count.__metadata__[0]] | Images,
         Row(
@@ -358,8 +400,20 @@ class Scale(Protocol):
 
 def _refused(o: Options, said: Said) -> str | None:
     """What does not go together, in one line; None where all is well."""
-    checks = (refused_settings, refused_scale, _refused_ratios, _refused_activations, _refused_gates)
+    checks = (refused_settings, refused_scale, _refused_goals, _refused_ratios, _refused_activations, _refused_gates)
     return next((line for line in (check(o, said) for check in checks) if line), None)
+
+
+def _refused_goals(o: Options, said: Said) -> str | None:
+    """A goal chooses what else would be said; a search has no plan before it has files."""
+    default = Options()
+    if o.for_ is not None:
+        others = [n for n in WORK if n != "for_" and getattr(o, n) != getattr(default, n)]
+        if others:
+            return f"{said.begin('for_', o.for_)} chooses what is done: leave {said.name(others[0])} out"
+    if o.max_loss is not None and o.dry_run:
+        return f"{said.begin('dry_run', True)}: a search by {said.name('max_loss')} has no plan; leave one of them out"
+    return None
 
 
 def _refused_gates(o: Options, said: Said) -> str | None:
@@ -415,6 +469,18 @@ def _refused_activations(o: Options, said: Said) -> str | None:
         instead = why.replace("--target tensorrt", said("target", "tensorrt"))
         return f"{said.begin('activations', 8)} with {said('target', o.target)}: {instead}"
     return None
+
+
+def with_goal(options: Options, given: Iterable[str]) -> Options:
+    """The same, or with the target's goal where nothing that is to be done was said.
+
+    Args:
+        options: As they were read.
+        given: Names of the options that were written by somebody; `bits` may say that nothing is to be done.
+    """
+    if any(field_name(name, WORK) in WORK for name in given):
+        return options
+    return replace(options, for_="gpu" if options.target in ("cuda", "tensorrt") else "fast")
 
 
 def options_from(values: Mapping[str, Any], voices: Voices | Voice = PYTHON) -> Options:

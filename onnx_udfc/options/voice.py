@@ -25,7 +25,7 @@ class Voice:
 
     def name(self, key: str) -> str:
         """The option's name alone, e.g. `--input-mean`, `input-mean` or `input_mean=`."""
-        dashed = key.replace("_", "-")
+        dashed = key.rstrip("_").replace("_", "-")
         return {"line": f"--{dashed}", "file": f"`{dashed}`", "python": f"{key.replace('-', '_')}="}[self.kind]
 
     def said(self, key: str, value: object) -> str:
@@ -34,7 +34,7 @@ class Voice:
             return self.name(key) if value is True else f"{self.name(key)} {_cut(_worded(value))}"
         if self.kind == "python":
             return self.name(key) + _cut(repr(value))
-        return f"{key.replace('_', '-')} = {_cut(_toml(value))}"
+        return f"{key.rstrip('_').replace('_', '-')} = {_cut(_toml(value))}"
 
     @property
     def place(self) -> str:
@@ -59,6 +59,7 @@ class Voice:
 
     def _renamed(self, found: re.Match[str], words: Mapping[str, frozenset[str]]) -> str:
         key, value = found[1].replace("-", "_"), found[2]
+        key = f"{key}_" if f"{key}_" in words else key
         if key not in words:
             return found[0]
         if value is None or not (value in words[key] or value[0].isdigit()):

@@ -34,7 +34,7 @@ def kinds(model: onnx.ModelProto) -> dict[str, int]:
 
 def test_nothing_asked_changes_nothing() -> None:
     model = stored_in_half()
-    result = compress(model).model
+    result = compress(model, bits=32).model
     x = {"x": np.random.default_rng(0).standard_normal((2, 3, 12, 12)).astype(np.float32)}
     np.testing.assert_array_equal(run(model, x)[0], run(result, x)[0])
     assert result.ByteSize() < 1.02 * model.ByteSize() + 500
@@ -59,5 +59,5 @@ def test_values_that_16_bits_cannot_hold_stay() -> None:
     next(t for t in model.graph.initializer if t.name == "B").CopyFrom(
         onnx.numpy_helper.from_array(np.full(8, 1e6, np.float32), "B")
     )
-    result = compress(model).model  # the folded batch norm makes the weights larger than 65,504
+    result = compress(model, bits=32).model  # the folded batch norm makes the weights larger than 65,504
     assert set(kinds(result).values()) == {TensorProto.FLOAT}

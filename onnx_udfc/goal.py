@@ -1,0 +1,136 @@
+"""What is done for who says what is wanted, and not how: settings are tried until one is safe.
+
+`fast`, `small` and `gpu` have a list of settings, the most rewarding first; the first whose result is safe is taken.
+For `tiny` budgets of bytes are lowered as long as the result stays good. Where nothing is safe, nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+from onnx_udfc.errors import CheckError, GateError, RequestError
+from onnx_udfc.evaluate.report import Report
+from onnx_udfc.options import Options, as_words, specs
+
+SAFE_LOSS = 0.02  # most that may be lost, as predicted, where nobody said that anything may
+FEWEST = (0.14, 0.11, 0.09, 0.07, 0.055, 0.045)  # of the bytes, one after another, for `tiny`
+NOTHING: Mapping[str, Any] = {"bits": 32}
+
+
+class Reported(Protocol):
+    """A compression's result."""
+
+    @property
+    def report(self) -> Report:
+        """What became of the network."""
+
+
+R = TypeVar("R", bound=Reported)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is tried, and what must hold.
+
+    Attributes:
+        settings: Options, the most rewarding first.
+        loss: Most that may be lost, as predicted.
+    """
+
+    settings: tuple[Mapping[str, Any], ...]
+    loss: float = SAFE_LOSS
+
+
+LADDER = tuple({"bits": bits} for bits in (4, 5, 6, 8))
+GOALS = {
+    "fast": Goal(({"bits": 8, "activations": 8}, {"bits": 8})),
+    "small": Goal(LADDER, 1.0),
+    "tiny": Goal(LADDER, 1.0),
+    "gpu": Goal(({"float16": True},)),
+}
+
+
+@dataclass
+class _Tries:
+    """What was tried and not taken, in words."""
+
+    told: list[str] = field(default_factory=list)
+
+    def add(self, changes: Mapping[str, Any], why: str) -> None:
+        """One more."""
+        self.told.append(f"{words(changes)} ({why})")
+
+
+def reached(options: Options, compressed: Callable[[Options], R]) -> tuple[R, tuple[str, ...]]:
+    """The result for a goal, and notes that say what was chosen and why.
+
+    Args:
+        options: With a goal in `for_`.
+        compressed: Compresses by some options.
+
+    Raises:
+        UdfcError: Not even the unchanged network can be written, or a gate is met by nothing.
+    """
+    assert options.for_ is not None
+    tries, base = _Tries(), replace(options, for_=None)
+    found = _fewest(base, compressed, tries) if options.for_ == "tiny" else None
+    found = found or next(_good(base, GOALS[options.for_], compressed, tries), None)
+    if found is None:
+        found = NOTHING, compressed(replace(base, **NOTHING))
+    changes, result = found
+    what = f"--for {options.for_}: {words(changes)} was chosen" if changes != NOTHING else _nothing(options.for_)
+    return result, (what, *([f"tried before it and not taken: {', '.join(tries.told)}"] if tries.told else []))
+
+
+def planned(options: Options) -> Options:
+    """The options that a goal tries first."""
+    assert options.for_ is not None
+    return replace(options, for_=None, **GOALS[options.for_].settings[0])
+
+
+def words(changes: Mapping[str, Any]) -> str:
+    """Options as they are written on the command line."""
+    return " ".join(word for name, value in changes.items() for word in as_words(specs(Options)[name], value))
+
+
+def _nothing(goal: str) -> str:
+    return f"--for {goal}: nothing that was tried is safe for this network, so what it computes was left as it is"
+
+
+def _good(
+    base: Options, goal: Goal, compressed: Callable[[Options], R], tries: _Tries
+) -> Iterator[tuple[Mapping[str, Any], R]]:
+    """The results that are safe."""
+    for changes in goal.settings:
+        try:
+            result = compressed(replace(base, **changes))
+        except (RequestError, CheckError, GateError) as error:
+            tries.add(changes, str(error).partition(";")[0])
+            continue
+        why = _unsafe(result.report, goal.loss)
+        if not why:
+            yield changes, result
+        tries.add(changes, why)
+
+
+def _fewest(base: Options, compressed: Callable[[Options], R], tries: _Tries) -> tuple[Mapping[str, Any], R] | None:
+    """The result of fewest bytes that is good; None where the largest of FEWEST is not."""
+    best: tuple[Mapping[str, Any], R] | None = None
+    for share in FEWEST:
+        goal = Goal(({"bits": "auto", "budget": {"bytes": f"{share:g}"}},), 1.0)
+        found = next(_good(base, goal, compressed, tries), None)
+        if found is None:
+            break
+        best = found
+    return best
+
+
+def _unsafe(report: Report, loss: float) -> str:
+    """Why a result is not safe; empty where it is."""
+    if report.verdict != "good":
+        return report.verdict
+    if report.predicted_loss is not None and report.predicted_loss > loss:
+        return f"{100 * report.predicted_loss:.1f} % of the score would be lost"
+    return ""
