@@ -73,7 +73,9 @@ def test_what_is_refused_is_passed_over(report: Report, error: Exception) -> Non
 
 
 def test_small_takes_as_few_bits_as_are_good(report: Report) -> None:
-    found, _ = reached(Options(for_="small"), maker(report, lambda o: ("degraded" if o.bits in (4, 5) else "good", 0.08)))
+    found, _ = reached(
+        Options(for_="small"), maker(report, lambda o: ("degraded" if o.bits in (4, 5) else "good", 0.08))
+    )
     assert found.options.bits == 6
 
 
