@@ -18,7 +18,7 @@ from onnx_udfc.decide.damage import asked_damage, damage_weights
 from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, skipped, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.decide.tables import rounded_tables, table_notes
-from onnx_udfc.dry_run import needs_run, plan_report
+from onnx_udfc.dry_run import Subject, needs_run, plan_report
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Placement, check_activations, emit
 from onnx_udfc.errors import CheckError, ModelError, RequestError
@@ -219,12 +219,13 @@ def _compress(source: Source, run: _Run) -> Result:
 
 def _planned(source: Source, run: _Run, original: Original) -> Result:
     """The report of what would be done; the model is the original's."""
-    trace = None
-    if needs_run(original, run.options):
+    subject = Subject(original.loaded, original.network, original.channels)
+    if needs_run(original.network, run.options):
         with run.stage("original network", len(original.network.layers)):
             trace = traced(original, run.options, run.advance)
+        subject = replace(subject, network=trace.network, reference=trace.reference)
     with run.stage("plan"):
-        report = plan_report(source, original, trace, run.options, run.timings)
+        report = plan_report(source, subject, run.options, run.timings)
     run.callbacks.done()
     return Result(original.loaded.model, report, planned=True)
 

@@ -77,7 +77,8 @@ IMAGES = {
     "formula": "leaves, noise and gratings by formula, nothing else",
 }
 WORK = (
-    "for_", "max_loss", "prune", "prune_layer", "rank_layer", "bits", "activations", "float16", "budget", "factor",
+    "for_", "max_loss", "prune", "prune_layer", "rank_layer", "bits", "bits_uniform", "activations", "float16",
+    "budget", "factor",
 )  # fmt: skip
 """Names of the options that say what to do; where none of them is given, `for_` is the target's."""
 LARGEST_INPUT = 1e9  # what a pixel may become at a network's input; more overflows within a few layers
