@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,7 +25,9 @@ from onnx_udfc.channels.shapes import Shapes, Size, constant_value, is_closed
 from onnx_udfc.channels.targets import Target, adapts, editable, pieces_of
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.lossless import peek
-from onnx_udfc.model.network import Network
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
 
 Ids = NDArray[np.int64]
 COUNTED = "the number of its channels is used in a computation"

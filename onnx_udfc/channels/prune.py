@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.groups import Channels
-from onnx_udfc.channels.labels import Ids, Link
 from onnx_udfc.channels.replay import Replay, replay
 from onnx_udfc.model.layers import Layer, position, unique_name
-from onnx_udfc.model.network import Network
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.groups import Channels
+    from onnx_udfc.channels.labels import Ids, Link
+    from onnx_udfc.model.network import Network
 
 Keep = Mapping[str, NDArray[np.int64]]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -21,9 +21,11 @@ from onnx_udfc.errors import ModelError
 from onnx_udfc.model.export import export_model, value_info
 from onnx_udfc.model.inference import infer, known_sizes
 from onnx_udfc.model.layers import kind_of
-from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import subgraphs
 from onnx_udfc.runtime.sessions import run_limited
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
 
 Size = tuple[int, ...]
 LARGE = 1024  # constants with more elements hold weights, not shapes

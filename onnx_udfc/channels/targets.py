@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
 from onnx_udfc.channels.arithmetic import OPEN, UNKNOWN, Numbers, counted
-from onnx_udfc.channels.shapes import Size
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.shapes import Size
 
 READS_SIZES: Mapping[str, tuple[int, ...]] = {"Expand": (1,), "Reshape": (1,), "Resize": (2, 3), "Upsample": (1,)}
 PASSING = ("Cast", "Identity")

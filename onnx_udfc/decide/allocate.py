@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.groups import ChannelGroup
-from onnx_udfc.numerics.elimination import Removal
+if TYPE_CHECKING:
+    from onnx_udfc.channels.groups import ChannelGroup
+    from onnx_udfc.numerics.elimination import Removal
 
 Index = NDArray[np.int64]
 Double = NDArray[np.float64]

@@ -8,14 +8,17 @@ keep. Nothing is rebuilt to count.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.groups import ChannelGroup, Channels
 from onnx_udfc.model.counts import count
-from onnx_udfc.model.layers import Layer
-from onnx_udfc.model.network import Network
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.groups import ChannelGroup, Channels
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.model.network import Network
 
 Double = NDArray[np.float64]
 

@@ -13,25 +13,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnx_udfc.channels.groups import Channels
-from onnx_udfc.channels.shapes import Size
-from onnx_udfc.decide.footprint import Footprint
-from onnx_udfc.decide.ranks import Ranks
 from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.model.factored import Factor, factor
-from onnx_udfc.model.layers import Layer
-from onnx_udfc.model.network import Network
-from onnx_udfc.numerics.factors import Split
 from onnx_udfc.runtime.latency import Run, paired_latency
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.sessions import open_session
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.groups import Channels
+    from onnx_udfc.channels.shapes import Size
+    from onnx_udfc.decide.footprint import Footprint
+    from onnx_udfc.decide.ranks import Ranks
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.numerics.factors import Split
 
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]

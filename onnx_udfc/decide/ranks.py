@@ -10,17 +10,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.shapes import Size
 from onnx_udfc.decide.allocate import as_one_of_many
-from onnx_udfc.decide.footprint import Footprint
 from onnx_udfc.model.factored import Factor, why_whole
-from onnx_udfc.model.layers import Layer
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.factors import Curve, Split
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.shapes import Size
+    from onnx_udfc.decide.footprint import Footprint
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.model.network import Network
 
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.model.names import matches
-from onnx_udfc.model.network import Network
 from onnx_udfc.model.tables import Table, find_tables
 from onnx_udfc.numerics.grids import FORMATS, QuantParams, round_nearest, search_scale, width_of
-from onnx_udfc.options import Options
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.options import Options
 
 FLOAT, AUTO = 32, 8  # bits: nothing repairs a table, so that budgets take none of its bits
 

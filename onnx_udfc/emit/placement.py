@@ -14,13 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_udfc.model.layers import kind_of
-from onnx_udfc.model.network import Layer, Network
-from onnx_udfc.numerics.activation_grids import Kind
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Layer, Network
+    from onnx_udfc.numerics.activation_grids import Kind
 
 INTEGER_OPS = ("Add", "Sum", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
 WIDEST_EXACT = 7  # weight bits beside uint8 activations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from onnx_udfc.model.checks import all_finite
 from onnx_udfc.model.layers import Array, is_dense
 from onnx_udfc.model.lossless import peek
-from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import inner_reads
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
 
 LEAST = 4096  # values from which on a table is worth the nodes that give it back
 NARROW = 32  # values of a row below which its scale would outweigh what its codes save

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.groups import ChannelGroup, Channels
-from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.lossless import peek
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.reconstruct import Method, Producer
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.groups import ChannelGroup, Channels
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.model.network import Network
 
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
