@@ -9,6 +9,7 @@ import onnx
 
 from onnx_udfc.emit.float16 import Halved, to_float16
 from onnx_udfc.emit.half_nodes import tensor_types
+from onnx_udfc.emit.notes import AS_ORIGINAL
 from onnx_udfc.emit.writer import Emitted
 from onnx_udfc.inputs.feeds import evenly_spaced, take
 from onnx_udfc.inputs.network_inputs import NetworkInputs, batch_of, input_specs_of, make_inputs
@@ -40,9 +41,11 @@ def halve(emitted: Emitted, network: Network, inputs: NetworkInputs, options: Op
         if name in halved.nodes:
             forms[name] = f"{forms[name]}, computed in float16" if name in forms else "float16"
     form = emitted.form if emitted.form != "float" else ""
+    told = [note.replace(AS_ORIGINAL, "memory and speed are those of float16") for note in emitted.notes]
+    saved = sum(taken // 2 for name, taken in emitted.wide.items() if name in halved.nodes)
     return replace(
         emitted, model=halved.model, forms=forms, form="; ".join([*([form] if form else []), "float16"]),
-        notes=(*emitted.notes, *_notes(halved, network, options.target)),
+        notes=(*told, *_notes(halved, network, options.target)), weight_memory=emitted.weight_memory - saved,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ INTEGERS_ON_CUDA = (
     "on CUDA slower than the float original: onnxruntime has no integer convolution there, so that layers stay in float"
     " between pairs of nodes that only round; for a GPU leave --activations out, and take --target cuda with --float16"
 )
+AS_ORIGINAL = "memory and speed are the original's"
 PACKED = 0  # stands for the bits of a code that has no type of its own
 
 
@@ -57,8 +58,8 @@ def form_notes(
     notes = [*_storage_notes(stored, target, placement, forms), *_float_notes(network, weights, placement)]
     if any("Mul" in form for form in forms.values()):
         notes.append(
-            "weights are folded to float when the model is loaded: the file is small, memory and speed are the"
-            " original's; simplifiers (onnxslim, onnxsim) fold them too and undo the file size"
+            f"weights are folded to float when the model is loaded: the file is small, {AS_ORIGINAL}; simplifiers"
+            " (onnxslim, onnxsim) fold them too and undo the file size"
         )
     if slower:
         notes.append(

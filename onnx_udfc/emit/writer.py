@@ -11,8 +11,8 @@ input scale · weight scale, so a channel with tiny weights and a real bias woul
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import numpy as np
@@ -50,6 +50,7 @@ class Emitted:
         onnxruntime_min: the oldest onnxruntime that runs it.
         slower: whether it is expected to run slower than the float original on its target.
         weight_memory: bytes of all layers' weights once the model is loaded.
+        wide: layer name → how many of them are its float32 weights'.
     """
 
     model: onnx.ModelProto
@@ -59,6 +60,7 @@ class Emitted:
     onnxruntime_min: str
     slower: bool
     weight_memory: int
+    wide: Mapping[str, int] = field(default_factory=dict)
 
 
 def emit(
@@ -93,7 +95,7 @@ def emit(
     replaced: list[Layer | Table] = [*(network.layers[name] for name in weights), *gathers.values()]
     draft = Draft(network.to_model(without={one.constant.name for one in replaced}))
     _keep_halves(draft, network, lossless=not replaced and not network.reshaped)
-    forms, memory = {}, _float_memory(network, weights)
+    forms, memory = {}, {name: float(layer.weight_bytes) for name, layer in network.layers.items()}
     twins: dict[Hashable, str] = {}
     for name in (name for name in draft.nodes if name in weights or name in gathers):
         if name in gathers:
@@ -112,13 +114,21 @@ def emit(
         if placement is not None and grid is not None and name in placement.float_outputs:
             _write_int32_bias(draft, layer, stored, grid)
         forms[name] = describe(choice.form, stored)
-        memory += WEIGHT_FORMS[choice.form].memory(stored.bits, stored.broadcast_scale.itemsize) * stored.codes.size
+        taken = WEIGHT_FORMS[choice.form].memory(stored.bits, stored.broadcast_scale.itemsize)
+        memory[name] = taken * stored.codes.size
     if placement is not None and activations is not None:
         write_sites(draft, placement, activations)
     model = draft.finish()
     slower, notes = form_notes(network, weights, tables or {}, placement, row, forms)
     form = "; ".join([*dict.fromkeys(forms.values()), *([f"activations {placement.dtype}"] if placement else [])])
-    return Emitted(model, form or "float", forms, notes, oldest_onnxruntime(model), slower, round(memory))
+    oldest, whole = oldest_onnxruntime(model), round(sum(memory.values()))
+    wide = {name: round(taken) for name, taken in memory.items() if _is_float32(network.layers[name], taken)}
+    return Emitted(model, form or "float", forms, notes, oldest, slower, whole, wide)
+
+
+def _is_float32(layer: Layer, taken: float) -> bool:
+    """Whether the bytes that a weight takes are those of float32, not of codes."""
+    return layer.constant.dtype == np.float32 and taken == layer.weight_bytes
 
 
 def _stored(
@@ -241,8 +251,3 @@ def _write_int32_bias(draft: Draft, layer: Layer, stored: StoredWeight, grid: Ac
     draft.before(
         layer.name, [draft.node("DequantizeLinear", f"{tensor.name}.dequantize", inputs, tensor.name, {"axis": 0})]
     )
-
-
-def _float_memory(network: Network, weights: Collection[str]) -> float:
-    """Bytes of the weights that stay in float."""
-    return float(sum(layer.weight_bytes for name, layer in network.layers.items() if name not in weights))

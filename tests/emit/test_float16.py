@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, numpy_helper
 
 from onnx_udfc import compress
 from onnx_udfc.emit.float16 import to_float16
 from onnx_udfc.numerics.halves import Span
+from tests.emit.test_notes_against_the_loaded_graph import loaded, loaded_graph
 from tests.quantized_graphs import run
 from tests.small_graphs import small_model
 
@@ -135,3 +139,21 @@ def test_a_budget_of_bytes_counts_halves() -> None:
     before, after = result.report.before, result.report.after
     assert 0.43 * before.bytes < after.bytes <= 0.451 * before.bytes
     assert after.parameters > 0.8 * before.parameters
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda", "portable", "tensorrt"])
+@pytest.mark.parametrize("bits", [32, 8, 4])
+def test_what_is_said_of_memory_and_speed_is_that_of_float16(target: str, bits: int) -> None:
+    text = CHAIN.replace("8,3,3,3] W1", "64,3,3,3] W1").replace("[8] B1", "[64] B1").replace("4,8,3,3", "4,64,3,3")
+    asked: dict[str, Any] = {"float16": True, "target": target, "method": "none", "threads": 1, "force": True}
+    whole, result = (compress(small_model(text), bits=b, **asked) for b in (32, bits))
+    graph = loaded_graph(result.model, level=ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
+    held = [t for t in graph.initializer if len(t.dims) == 4]
+    assert len(held) == 2
+    assert sum(len(t.raw_data) for t in held) == result.report.runtime.weight_memory
+    same = loaded(result.model) == loaded(whole.model)
+    notes = " ".join(result.report.runtime.notes)
+    assert ("small, memory and speed are those of float16" in notes) == (same and bits < 32)
+    assert ("slower than the float original" in notes) == (not same)
+    assert "the original's" not in notes
+    assert ("processors widen it" in notes) == (target in ("cpu", "portable"))
