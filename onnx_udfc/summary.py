@@ -28,8 +28,9 @@ from onnx_udfc.evaluate.report import (
     Runtime,
     Size,
     SkipReport,
+    ratio,
 )
-from onnx_udfc.evaluate.verdict import Asked, advice, certain_fault, judge
+from onnx_udfc.evaluate.verdict import Asked, advice, certain_fault, doubted, judge
 from onnx_udfc.inputs.choice import Choice
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of
 from onnx_udfc.model.counts import Count, count, totals
@@ -98,6 +99,10 @@ def make_report(source: Source, outcome: Outcome, options: Options, timings: Map
     sum_before, sum_after = totals(before), totals(after)
     near = checked.fidelity or Fidelity("synthetic", None, None, None, unmeasured="; ".join(checked.notes))
     judgement = judge(near, checked.accuracy)
+    if checked.accuracy is None:
+        widths = outcome.plan.bits.values()
+        mean = sum(widths) / len(widths) if widths else FLOAT
+        judgement = doubted(judgement, near, ratio(sum_after.macs, sum_before.macs), mean)
     return Report(
         tool=this_tool(),
         options=options.to_dict(),

@@ -24,6 +24,7 @@ SAME_DB = 60.0  # a network in which nothing was asked to change is nearer than 
 LEAST_BOXES, LEAST_CELLS = 4, 16  # fewer say too little
 SLACK = 4096  # bytes that a file may grow by: names, metadata, a few nodes
 NOISE = 0.005  # a loss below is none
+LEAST_MACS, LEAST_BITS = 0.15, 3  # of a network of which less is left, made-up inputs say nothing good
 
 
 MOST_FREE = 0.9  # agreement by chance that is taken off, at most: the rest is told by few inputs
@@ -44,7 +45,7 @@ ANSWERED = {
     "classes": Relation(-1.2),
     "sequence": Relation(-2.0),
     "detection": Relation(0.0, c=0.3),
-    "segmentation": Relation(0.5, c=0.3, half=1.5),  # an object is lost before most of its cells are
+    "segmentation": Relation(1.3, c=0.3, half=1.5),  # an object is lost before most of its cells are
 }
 CELLS = Relation(-0.5, half=1.5)  # of maps in which each cell counts
 MOVED = Relation(-0.9, b=0.0, c=1.6, half=1.0)
@@ -79,6 +80,22 @@ def judge(fidelity: Fidelity, accuracy: Accuracy | None = None) -> Judgement:
     reason = f"{output.name}: {estimate.reason}" if len(fidelity.outputs) > 1 else estimate.reason
     loss = None if estimate.verdict == "unknown" else estimate.loss
     return Judgement(estimate.verdict, loss, estimate.span if loss is not None else None, reason)
+
+
+def doubted(judgement: Judgement, fidelity: Fidelity, macs_left: float, bits: float) -> Judgement:
+    """Return the judgement, or that it is unknown: of so little of a network, made-up inputs tell too much good.
+
+    Args:
+        judgement: By the figures.
+        fidelity: What was compared, and on which inputs.
+        macs_left: Share of the original's MACs that is left.
+        bits: Of the weights.
+    """
+    far = macs_left < LEAST_MACS or bits < LEAST_BITS
+    if fidelity.inputs != "synthetic" or not far or judgement.verdict not in ("good", "degraded"):
+        return judgement
+    left = f"{100 * macs_left:.0f} % of the work is left" if macs_left < LEAST_MACS else f"weights have {bits:g} bits"
+    return Judgement("unknown", reason=f"{left}, and of so little made-up inputs tell too much good")
 
 
 def _measured(accuracy: Accuracy) -> Judgement:

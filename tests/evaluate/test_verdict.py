@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from onnx_udfc.errors import CheckError, GateError
 from onnx_udfc.evaluate.report import Accuracy, Fidelity, OutputFidelity, PartFidelity
-from onnx_udfc.evaluate.verdict import Asked, Judgement, advice, certain_fault, judge
+from onnx_udfc.evaluate.verdict import Asked, Judgement, advice, certain_fault, doubted, judge
 from onnx_udfc.options import Options, check_requirements, parse_requirement
 from onnx_udfc.pipeline import compress
 from tests.normed_graphs import CHAIN, scaled_model
@@ -60,6 +62,28 @@ def test_boxes_that_are_gone_are_lost_however_well_the_rest_moves() -> None:
     assert found.verdict == "degraded"  # such a detector of faces had lost 0.15 to 0.2
     assert judged(replace(boxes, matched=0.45, sqnr_db=6.0)).verdict == "unusable"
     assert judged(replace(boxes, matched=1.0, sqnr_db=28.0)).verdict == "good"
+
+
+@pytest.mark.parametrize(("source", "left", "bits", "verdict"), [
+    ("synthetic", 0.5, 4, "good"), ("synthetic", 0.1, 32, "unknown"), ("synthetic", 1.0, 2, "unknown"),
+    ("calibration", 0.1, 2, "good"), ("validation", 0.1, 2, "good"),
+])  # fmt: skip
+def test_made_up_inputs_say_nothing_good_of_what_is_nearly_gone(
+    source: Any, left: float, bits: float, verdict: str
+) -> None:
+    fidelity = Fidelity(source, None, None, None, 64, outputs=(CLASSES,))
+    assert doubted(judge(fidelity), fidelity, left, bits).verdict == verdict
+    dead = Fidelity(source, None, None, None, 64, outputs=(replace(CLASSES, sqnr_db=-3.0, agreement=0.05),))
+    assert doubted(judge(dead), dead, left, bits).verdict == "unusable"
+
+
+def test_a_network_of_a_tenth_is_not_called_good() -> None:
+    """Its agreement on made-up inputs is 0.7, that on digits below 0.5."""
+    report = compress(
+        Path(__file__).parents[2] / "models/digits_resnet_folded.onnx", prune=0.9, bits=2, threads=1
+    ).report
+    assert report.verdict == "unknown"
+    assert report.predicted_loss is None
 
 
 def test_the_worst_output_decides() -> None:
