@@ -25,16 +25,16 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 SETS = {"oldest": "lowest-direct", "newest": "highest"}
 TESTERS = ("pytest>=8", "hypothesis>=6.100", "jsonschema>=4.20")
 SHOWN = ("numpy", "onnx", "onnxruntime", "msgspec", "click", "rich", "pillow")
-# what depends most on others' versions: files, sessions, quantized forms, numerics, images, the front doors
+# what depends most on others' versions: files, sessions, integer kernels, numerics, images, and the whole in a notebook
 TESTS = (
     "tests/evaluate/test_report.py",
     "tests/inputs/test_image_files.py",
-    "tests/inputs/test_network_inputs.py",
     "tests/model/test_export.py",
+    "tests/model/test_layer_bytes.py",
     "tests/numerics/test_products.py",
     "tests/numerics/test_moments.py",
     "tests/runtime/test_layer_times.py",
-    "tests/test_api.py",
+    "tests/test_examples.py",
 )
 
 
