@@ -481,7 +481,7 @@ def with_goal(options: Options, given: Iterable[str]) -> Options:
     """
     if any(field_name(name, WORK) in WORK for name in given):
         return options
-    return replace(options, for_="gpu" if options.target in ("cuda", "tensorrt") else "fast")
+    return replace(options, for_="gpu" if options.target in ON_GPU else "fast")
 
 
 def options_from(values: Mapping[str, Any], voices: Voices | Voice = PYTHON) -> Options:
