@@ -85,7 +85,10 @@ class Runner:
         if name not in ort.get_available_providers():
             sys.exit(f"this onnxruntime has no {name}: install onnxruntime-gpu")
         chain = [(name, settings), *([PROVIDERS["cpu"]] if name != PROVIDERS["cpu"] else [])]
-        session = ort.InferenceSession(str(self.folder / file), options, providers=chain, enable_fallback=0)
+        try:
+            session = ort.InferenceSession(str(self.folder / file), options, providers=chain, enable_fallback=0)
+        except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+            sys.exit(f"{name} makes no session of {file}: {' '.join(str(error).split())[:300]}")
         if session.get_providers()[0] != name:
             sys.exit(f"{name} is in this onnxruntime but does not load: look for its libraries, device and driver")
         return session
@@ -127,6 +130,8 @@ class Runner:
 def run(folder: Path, provider: str, batches: Sequence[int], minutes: float, seconds: float) -> int:
     """Print the table; the exit code is 1 where there was no time for all of it."""
     runner = Runner(folder, provider, batches, time.monotonic() + 60 * minutes, seconds)
+    if not (folder / LIST).exists():
+        sys.exit(f"{folder}: no {LIST}; make the files first")
     networks = json.loads((folder / LIST).read_text("utf-8"))
     columns = (
         "network",

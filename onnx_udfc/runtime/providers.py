@@ -67,6 +67,18 @@ class Provider:
                 f"--provider {self.name}: this onnxruntime has no {self.chain[0]}; install onnxruntime-gpu"
             )
 
+    def refused(self, model: str, why: str) -> RequestError:
+        """The error of a session that it did not make: the library that it lacks, where that is the reason.
+
+        Args:
+            model: how the model is called.
+            why: what onnxruntime says.
+        """
+        name = self.chain[0]
+        if missing_library(name):
+            return RequestError(f"--provider {self.name}: {name} is in this onnxruntime, but {missing_part(name)}")
+        return RequestError(f"{self.begin}: no session of {model} ({why})")
+
     def check_runs(self, session: ort.InferenceSession) -> None:
         """Refuse a session of another provider: one that does not load is passed over in silence.
 
@@ -93,6 +105,14 @@ def provider_of(given: Provider | str) -> Provider:
 
 def missing_part(name: str) -> str:
     """What keeps an execution provider from being loaded, in words that follow a comma and a "but"."""
+    library = missing_library(name)
+    if library:
+        return f"{library} is missing: install it, or put its folder into the loader's path"
+    return "it does not load: look for its device and driver, and for the libraries that it is made for"
+
+
+def missing_library(name: str) -> str:
+    """The first library that an execution provider lacks, by its file's name; empty where none is known."""
     kind = name.removesuffix("ExecutionProvider").lower()
     folder = Path(ort.__file__).parent / "capi"
     for library in sorted(folder.glob(f"*onnxruntime_providers_{kind}.*")):
@@ -101,5 +121,5 @@ def missing_part(name: str) -> str:
         except OSError as error:
             found = re.match(r"(\S+): cannot open shared object", str(error))
             if found and not found[1].startswith(str(folder)):
-                return f"{found[1]} is missing: install it, or put its folder into the loader's path"
-    return "it does not load: look for its device and driver, and for the libraries that it is made for"
+                return found[1]
+    return ""

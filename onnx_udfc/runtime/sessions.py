@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_udfc.errors import ModelError, RequestError
+from onnx_udfc.errors import ModelError
 from onnx_udfc.model.files import is_large, model_bytes, save, serialized
 from onnx_udfc.model.quiet import quiet_options
 from onnx_udfc.outputs import temporary_folder
@@ -78,7 +78,7 @@ def made_session(model: Source, options: ort.SessionOptions, provider: Provider)
     except Exception as error:
         # onnxruntime's exceptions share no base class but Exception
         if provider != CPU:
-            raise RequestError(f"{provider.begin}: no session of {described(model)} ({one_line(error)})") from error
+            raise provider.refused(described(model), one_line(error)) from error
         raise ModelError(f"{described(model)}: onnxruntime cannot load it ({one_line(error)})") from error
     provider.check_runs(session)
     return session

@@ -118,6 +118,22 @@ def test_the_command_line_is_exit_1_with_one_line(
     assert not out.exists()
 
 
+def test_an_error_for_want_of_a_library_names_it(compiled_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with TensorRT, whose registration fails where its libraries are not."""
+    (compiled_in / "libonnxruntime_providers_tensorrt.so").write_bytes(b"")
+
+    def load(path: str) -> None:
+        raise OSError(f"libnvinfer.so.10: cannot open shared object file: needed by {path}")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Please install TensorRT libraries")
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(ort, "InferenceSession", fails)
+    with pytest.raises(RequestError, match=r"TensorrtExecutionProvider is in .*, but libnvinfer\.so\.10 is missing"):
+        open_session(model(), "tensorrt")
+
+
 def test_settings_go_to_the_provider_that_has_them() -> None:
     settings = {"device_id": "1", "trt_fp16_enable": "1", "use_tf32": "0"}
     assert Provider("tensorrt", settings).listed() == [
