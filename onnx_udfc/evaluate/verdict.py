@@ -48,6 +48,8 @@ ANSWERED = {
     "segmentation": Relation(1.3, c=0.3, half=1.5),  # an object is lost before most of its cells are
 }
 CELLS = Relation(-0.5, half=1.5)  # of maps in which each cell counts
+LOST_BY_MOVEMENT = Relation(1.3, b=0.0, c=1.9)  # share of a detector's boxes that is gone, by s alone
+PRIOR_BOXES = 4  # as many boxes does that count for
 MOVED = Relation(-0.9, b=0.0, c=1.6, half=1.0)
 FREE = Relation(-0.9, b=0.0, c=1.6, half=2.5)  # the original's answers were the same every time
 
@@ -112,7 +114,8 @@ def _estimate(output: OutputFidelity, count: int) -> Judgement | None:
     different = _different(output)
     if different is not None:
         relation = CELLS if output.cells else ANSWERED[output.kind]
-        told = different if output.agreement is None else 1 - output.agreement
+        same = output.agreement if output.agreement is not None else output.matched
+        told = different if same is None else 1 - same
         reason = f"{100 * told:.0f} % of the answers differ" + ("" if moved is None else f", {moved:.1f} dB")
         least = 0.5 / max(1, min(count, output.answers or 1) if output.kind == "detection" else count)
         return _ranged(relation, min(max(different, least), 1 - least), moved, reason, sure=True)
@@ -132,11 +135,21 @@ def _different(output: OutputFidelity) -> float | None:
             return (1 - output.agreement) / (1 - free) if output.agreement is not None and said > 1 else None
         case "detection":
             enough = (output.answers or 0) >= LEAST_BOXES
-            return 1 - output.matched if output.matched is not None and enough else None
+            return _boxes_lost(output) if output.matched is not None and enough else None
         case "segmentation":
             enough = (output.answers or 0) >= LEAST_CELLS
             return 1 - 2 * output.iou / (1 + output.iou) if output.iou is not None and enough else None
     return None
+
+
+def _boxes_lost(output: OutputFidelity) -> float:
+    """Share of boxes that are gone; where they are few, what boxes lose that move so counts beside them."""
+    assert output.matched is not None
+    lost, boxes = 1 - output.matched, output.answers or 0
+    if output.sqnr_db is None:
+        return lost
+    usual = _share(LOST_BY_MOVEMENT.a - LOST_BY_MOVEMENT.c * output.sqnr_db / 10)
+    return (lost * boxes + usual * PRIOR_BOXES) / (boxes + PRIOR_BOXES)
 
 
 def _ranged(relation: Relation, d: float, moved: float | None, reason: str, *, sure: bool) -> Judgement:

@@ -64,6 +64,14 @@ def test_boxes_that_are_gone_are_lost_however_well_the_rest_moves() -> None:
     assert judged(replace(boxes, matched=1.0, sqnr_db=28.0)).verdict == "good"
 
 
+def test_of_a_few_boxes_how_they_move_counts_too() -> None:
+    few = OutputFidelity("scores", "detection", 4.5, 0.9, answers=5, matched=0.9)
+    many = replace(few, answers=500)
+    assert judged(few).verdict == "degraded"  # 0.3 of the faces were lost
+    assert judged(many).verdict == "good"
+    assert judged(replace(few, sqnr_db=32.0, matched=1.0)).verdict == "good"
+
+
 @pytest.mark.parametrize(("source", "left", "bits", "verdict"), [
     ("synthetic", 0.5, 4, "good"), ("synthetic", 0.1, 32, "unknown"), ("synthetic", 1.0, 2, "unknown"),
     ("calibration", 0.1, 2, "good"), ("validation", 0.1, 2, "good"),
