@@ -25,7 +25,7 @@ from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import Removal
 from onnx_udfc.numerics.factors import Curve, curve, splits
-from onnx_udfc.numerics.layer_fit import WIDEST_GRAM, summable
+from onnx_udfc.numerics.layer_fit import summable
 from onnx_udfc.numerics.moments import (
     Array,
     Window,
@@ -39,7 +39,7 @@ from onnx_udfc.numerics.moments import (
 )
 from onnx_udfc.repair.matching import affine, matching, no_matching
 from onnx_udfc.repair.ordering import Ordering
-from onnx_udfc.repair.rounding import rounding_damage
+from onnx_udfc.repair.rounding import MOST_SAMPLES, rounding_damage
 from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.walk import Value, Walk
@@ -268,7 +268,7 @@ class _Tracer:
             return
         seen = patches(x.astype(np.float32, copy=False), window, found.shape, found.positions)
         wanted = self.ordering.wanted(layer)
-        both = self.widths and wanted and seen.shape[2] <= WIDEST_GRAM
+        both = self.widths and wanted and seen.shape[2] <= MOST_SAMPLES
         gram = covariance(seen) if both else None  # where two want it
         if self.widths:
             self.reference.rounding[layer.name] = rounding_damage(matrix, seen, found.variance, self.widths, gram)

@@ -15,17 +15,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_udfc.numerics.grids import FORMATS, round_nearest, search_scale
-from onnx_udfc.numerics.layer_fit import WIDEST_GRAM
-from onnx_udfc.numerics.moments import Array, Double, covariance
+from onnx_udfc.numerics.moments import Array, Double, column_means, covariance
+from onnx_udfc.numerics.products import stacked
 
 LEFT = 0.25  # of the error of rounding to nearest, after rounding with the Gram and repair
+MOST_ROWS, MOST_SAMPLES = 128, 1024  # of a layer's outputs in a group, and of its samples, that the error is taken on
 MEASURED = (2, 3, 4, 8)  # bits; between them the logarithm of the error is nearly a line over that of the levels
 
 
 def rounding_damage(
     matrix: Double, patches: Array, variance: float, widths: Sequence[float], gram: Double | None = None
 ) -> dict[float, float]:
-    """Error of rounding a layer to each of some widths.
+    """Error of rounding a layer to each of some widths, of a wide layer that of some of its outputs on some samples.
 
     Args:
         matrix: (g, o, d) weights.
@@ -36,24 +37,32 @@ def rounding_damage(
     """
     if not widths:
         return {}
-    groups, out, unknowns = matrix.shape
-    wide = unknowns > WIDEST_GRAM
-    gram = None if wide else covariance(patches) if gram is None else gram
-    spread = patches.var(axis=1, dtype=np.float64) if wide else None
-    logs = [np.log(max(_error(matrix, bits, gram, spread), 1e-300)) for bits in MEASURED]
+    rows = matrix[:, :: -(-matrix.shape[1] // MOST_ROWS)]
+    groups, out, unknowns = rows.shape
+    if gram is None and unknowns <= MOST_SAMPLES:  # where it is wider, samples times rows are less work
+        gram = covariance(patches)
+    seen = _centered(patches) if gram is None else None
+    logs = [np.log(max(_error(rows, bits, gram, seen), 1e-300)) for bits in MEASURED]
     between = np.interp([_levels(b) for b in widths], [_levels(b) for b in MEASURED], logs)
     shares = LEFT * np.exp(between) / (variance * groups * out)
     return {bits: float(share) for bits, share in zip(widths, shares, strict=True)}
 
 
-def _error(matrix: Double, bits: float, gram: Double | None, spread: Double | None) -> float:
-    """Σ_o (Q − W)_o G (Q − W)_oᵀ of rounding to nearest; G (g, d, d), or its diagonal (g, d) alone."""
+def _centered(patches: Array) -> Array:
+    """(g, n, d) evenly spaced samples of the patches, mean free."""
+    seen = patches[:, :: -(-patches.shape[1] // MOST_SAMPLES)]
+    return np.asarray(seen - column_means(seen)[:, None].astype(np.float32), np.float32)
+
+
+def _error(matrix: Double, bits: float, gram: Double | None, seen: Array | None) -> float:
+    """Σ_o (Q − W)_o G (Q − W)_oᵀ of rounding to nearest; G (g, d, d), or that of samples (g, n, d), mean free."""
     scale = search_scale(matrix, FORMATS[bits])
     damage = round_nearest(matrix, scale, FORMATS[bits]) * scale[..., None] - matrix
     if gram is not None:
         return float(np.einsum("god,gde,goe->", damage, gram, damage, optimize=True))
-    assert spread is not None
-    return float(np.square(damage).sum(1).ravel() @ spread.ravel())
+    assert seen is not None
+    moved = stacked(seen, damage.transpose(0, 2, 1).astype(np.float32))
+    return float(np.square(moved, dtype=np.float64).sum() / seen.shape[1])
 
 
 def _levels(bits: float) -> float:
