@@ -308,8 +308,11 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
         settings = RepairSettings(
             solve=METHODS[options.method].solve, damage=asked_damage(options), spared=options.skip
         )
-        parts = split_matched(matched, plan.factors)
-        repaired = repair(pruned, matched, reference, plan.bits, settings, run.advance, parts)
+        parts, alone = split_matched(matched, plan.factors), run.original is None
+        if alone:  # nobody else will ask for the trace, which is spent layer by layer
+            original.trace = None
+        del start, run_of_it
+        repaired = repair(pruned, matched, reference, plan.bits, settings, run.advance, parts, spend=alone)
     repaired.fallbacks |= {
         f"channels of {name}": f"ordered by their weights alone: {why}" for name, why in reference.unordered.items()
     }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from onnx_udfc.evaluate.final_check import check_result
 from onnx_udfc.options import Options, parse_requirement
 from onnx_udfc.original import Original, Trace, read_original, trace_order, traced
 from onnx_udfc.pipeline import compress
+from onnx_udfc.repair.reference import LayerReference
 from tests.repair.test_equalize import model
 
 BASE = Options(prune=0.25, bits=8, images=8, threads=1)
@@ -79,3 +82,26 @@ def test_settings_that_share_a_run_stand_side_by_side() -> None:
     kinds = [trace_order(o) for o in sorted(options, key=trace_order)]
     assert len(set(kinds)) == 6
     assert all(kinds.index(k) + kinds.count(k) > i for i, k in enumerate(kinds))
+
+
+def test_a_trace_of_one_compression_is_gone_before_the_check_and_a_shared_one_stays(
+    original: Original, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What layers should give is most of what a compression holds; it is not needed beside two whole networks."""
+    alive: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        gc.collect()
+        alive.append(sum(isinstance(thing, LayerReference) for thing in gc.get_objects()) - before)
+        return check_result(*given)
+
+    monkeypatch.setattr("onnx_udfc.pipeline.check_result", counted)
+    gc.collect()
+    before = sum(isinstance(thing, LayerReference) for thing in gc.get_objects())
+    alone = compress(model(), BASE).model
+    assert alive == [0]
+    shared = [compress(model(), BASE, original=original).model for _ in range(2)]
+    assert original.trace is not None
+    assert alive[1:] == [len(original.network.layers)] * 2
+    assert original.trace.reference.layers.keys() == original.network.layers.keys()
+    assert [m.SerializeToString() for m in shared] == [alone.SerializeToString()] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from onnx_udfc.evaluate.wording import answer_words, headline, output_lines, ver
 
 if TYPE_CHECKING:
     from onnx_udfc.evaluate.inspection import Inspection
-    from onnx_udfc.evaluate.validate import Validation
+    from onnx_udfc.evaluate.validate import Slowest, Validation
     from onnx_udfc.sweep_table import SweepTable
 
 _MOST_REASONS = 6
@@ -223,7 +224,17 @@ def validation(v: Validation) -> RenderableType:
     parts += [Text(f"{v.changes} inputs have another class; --report lists them")] if v.changes else []
     parts.append(_verdict(v))
     parts += [Text(line) for line in (*_kernels(v), *_fallbacks(v))]
+    parts += [_slowest(v.slowest)] if v.slowest else []
     return Group(*parts)
+
+
+def _slowest(found: Slowest) -> Table:
+    """The slowest nodes of both, side by side."""
+    table = _table("slowest nodes of the original", "ms", "of the compressed", "ms", right=(1, 3))
+    for first, second in itertools.zip_longest(found.original, found.compressed):
+        cells = [(f"{n.op_type} {n.name}", f"{n.milliseconds:.3f}") if n else ("", "") for n in (first, second)]
+        table.add_row(*cells[0], *cells[1])
+    return table
 
 
 def _kernels(v: Validation) -> list[str]:

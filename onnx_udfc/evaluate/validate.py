@@ -29,6 +29,7 @@ from onnx_udfc.runtime.kernels import check_runtime
 from onnx_udfc.runtime.latency import Latency
 from onnx_udfc.runtime.providers import CPU, Provider, provider_of
 from onnx_udfc.runtime.sessions import Source, as_file, file_bytes, open_session
+from onnx_udfc.runtime.slowest import NodeTime, slowest
 from onnx_udfc.version import Tool, this_tool
 
 SYNTHETIC = 32
@@ -41,6 +42,14 @@ class Pair:
 
     original: int
     compressed: int
+
+
+@dataclass(frozen=True)
+class Slowest:
+    """The slowest nodes of both networks, as onnxruntime runs them."""
+
+    original: tuple[NodeTime, ...]
+    compressed: tuple[NodeTime, ...]
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ class Validation:
         changes: How many there are.
         provider_option: Settings of the provider.
         fallbacks: What the provider leaves to another, of the second network; None on the processor.
+        slowest: Where both spend their time, measured with the latency.
         classes: Of each class, how many inputs it has and how many each network gives it.
         source: The first network.
         result: The second.
@@ -102,6 +112,7 @@ class Validation:
     changes: int = 0
     provider_option: Mapping[str, str] = field(default_factory=dict)
     fallbacks: Fallbacks | None = None
+    slowest: Slowest | None = None
     classes: tuple[ClassCount, ...] = ()
     source: FileReport | None = None
     result: FileReport | None = None
@@ -222,6 +233,7 @@ def validate(
         changes=gathered.changes,
         provider_option=where.settings,
         fallbacks=elsewhere,
+        slowest=Slowest(*(slowest(m, feed, where, threads) for m in (original, compressed))) if latency else None,
         classes=gathered.classes(),
         boxes=gathered.boxes((preprocessing or Preprocessing()).colour),
     )

@@ -101,8 +101,9 @@ def _notes(length: int, rng: Rng) -> Double:
         chord = np.array([0, *rng.choice([3, 4, 7, 12], rng.integers(0, 4), replace=False)])
         pitch = 440 * 2 ** ((base + chord[rng.random(len(chord)) < 0.9] - 69) / 12)
         envelope = np.minimum(1, t / rng.uniform(0.002, 0.08)) * np.exp(-t / rng.uniform(0.15, 1.5))
-        envelope *= t < rng.uniform(0.1, 2.0)
-        sound[start:] += envelope * _harmonics(t, pitch, rng.uniform(0.7, 2.5), rng)
+        heard = np.count_nonzero(t < rng.uniform(0.1, 2.0))
+        wave = _harmonics(t[:heard], pitch, rng.uniform(0.7, 2.5), rng)
+        sound[start : start + heard] += envelope[:heard] * wave
     return sound
 
 
@@ -111,8 +112,16 @@ def _harmonics(t: Double, pitch: Double, fall: float, rng: Rng) -> Double:
     number = np.arange(1, _HARMONICS + 1)
     frequency = np.outer(pitch, number).ravel()
     amplitude = np.tile(number**-fall, len(pitch)) * rng.uniform(0.3, 1, frequency.size) * (frequency < RATE / 2)
-    wave = np.sin(2 * np.pi * frequency[:, None] * t + rng.uniform(0, 2 * np.pi, (frequency.size, 1)))
-    return np.asarray(amplitude @ wave, np.float64)
+    phase = rng.uniform(0, 2 * np.pi, frequency.size)
+    sound = np.zeros(len(t))
+    # Overtones are powers of their tone z = exp(2πi f t): Σ_k a_k zᵏ by Horner's rule is one sine in place of many.
+    for base, factors in zip(pitch, (amplitude * np.exp(1j * phase)).reshape(-1, _HARMONICS), strict=True):
+        tone, total = np.exp(2j * np.pi * base * t), np.zeros(len(t), complex)
+        for factor in np.trim_zeros(factors, "b")[::-1]:
+            total += factor
+            total *= tone
+        sound += total.imag
+    return sound
 
 
 def _speech(length: int, rng: Rng) -> Double:

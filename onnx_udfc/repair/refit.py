@@ -136,6 +136,8 @@ def repair(
     settings: RepairSettings,
     advance: Callable[[str], None],
     factored: Mapping[str, Factored] | None = None,
+    *,
+    spend: bool = False,
 ) -> Repaired:
     """Refit and round every layer of a pruned network in place.
 
@@ -147,11 +149,14 @@ def repair(
         settings: see there.
         advance: called with each layer's name when it is done.
         factored: what became of the layers that are two now in both networks, by the name of the first of the two.
+        spend: nobody else needs the trace: what it holds of a layer goes as soon as that is done.
     """
     work = _Repair(pruned, matched, reference, bits, settings, factored or {})
     for node in matched.graph.nodes:
         if node.name in matched.layers:
             work.layer(matched.layers[node.name])
+            if spend:  # all that write what it reads were refitted before
+                reference.layers.pop(node.name, None)
             advance(node.name)
         elif work.dirty & {t.name for t in node.inputs}:
             work.dirty |= {t.name for t in node.outputs}

@@ -22,6 +22,7 @@ from onnx_udfc.errors import ModelError
 from onnx_udfc.model.external import values
 from onnx_udfc.model.protos import dense
 from onnx_udfc.numerics.products import each
+from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.runs import cut, model_specs
 from onnx_udfc.runtime.sessions import one_line
@@ -156,6 +157,7 @@ class Walk:
         written = [name for node in nodes for name in node.output if name]
         outputs = [n for n in written if n == wanted or n in self._watched or self._users.get(n, set()) - inside]
         constants = [self._constants[name] for name in sorted(read) if name in self._constants and name not in inputs]
+        release()
         self._compute(nodes, inputs, outputs, constants)
         self._done(indices, keep=wanted)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnx_udfc.inputs.sounds import RATE, SIGNALS, notes, spectrograms, speech
+from onnx_udfc.inputs.sounds import _HARMONICS, RATE, SIGNALS, _harmonics, notes, spectrograms, speech
 
 
 @pytest.mark.parametrize("name", SIGNALS)
@@ -36,3 +36,16 @@ def test_a_tone_lights_the_band_of_its_pitch() -> None:
     np.testing.assert_allclose(z.mean((1, 2, 3)), 0, atol=1e-4)
     np.testing.assert_allclose(z.std((1, 2, 3)), 1, rtol=1e-4)
     assert spectrograms(2, 1, (100, 40), np.random.default_rng(1)).shape == (2, 1, 100, 40)
+
+
+def test_overtones_are_the_sum_of_their_sines() -> None:
+    t, pitch = np.arange(4000) / RATE, np.array([110.0, 523.25])
+    found = _harmonics(t, pitch, 1.5, np.random.default_rng(0))
+    rng, number = np.random.default_rng(0), np.arange(1, _HARMONICS + 1)
+    strength, phase = rng.uniform(0.3, 1, 2 * _HARMONICS), rng.uniform(0, 2 * np.pi, 2 * _HARMONICS)
+    naive = np.zeros(len(t))
+    for i, (base, k) in enumerate((base, k) for base in pitch for k in number):
+        if base * k < RATE / 2:
+            naive += k**-1.5 * strength[i] * np.sin(2 * np.pi * base * k * t + phase[i])
+    np.testing.assert_allclose(found, naive, rtol=0, atol=1e-9)
+    assert not _harmonics(t, np.zeros(0), 1.5, np.random.default_rng(0)).any()  # a chord may lose all of its tones
