@@ -20,6 +20,7 @@ from onnx_udfc.inputs.real import with_data
 from onnx_udfc.model.sources import Model, plain_source
 from onnx_udfc.options import (
     PYTHON,
+    CombinationError,
     Inspecting,
     Judging,
     OptionError,
@@ -231,12 +232,18 @@ def swept(
     Raises:
         UdfcError: As `sweep`.
     """
+    from onnx_udfc.sweep import pick
     from onnx_udfc.sweep import sweep as run
+
+    if options.for_ is not None or options.max_loss is not None or options.dry_run:
+        raise CombinationError("--for, --max-loss and --dry-run are for one file; sweep has --pick")
 
     size = Path(source).stat().st_size if isinstance(source, (str, Path)) and Path(source).is_file() else 0
     labelled = Labelled(asked.labelled, asked.labels, _preprocessing(options)) if asked.labelled else None
     grid = Grid(asked.prune, asked.bits, asked.activations)
-    return run(source, directory, grid, options, asked.jobs or fitting_jobs(size), labelled, callbacks, asked.executor)
+    jobs = asked.jobs or fitting_jobs(size)
+    table = run(source, directory, grid, options, jobs, labelled, callbacks, asked.executor)
+    return pick(table, directory, asked.pick) if asked.pick else table
 
 
 def _preprocessing(options: Options | Judging) -> Preprocessing:

@@ -12,7 +12,7 @@ import json
 import shlex
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,8 +27,8 @@ from onnx_udfc.evaluate.speed import one_run, timed
 from onnx_udfc.inputs.image_files import Labelled
 from onnx_udfc.interrupts import serve_parent
 from onnx_udfc.model.external import whole
-from onnx_udfc.model.files import is_large, save, weight_files
-from onnx_udfc.options import InMemory, Options, command_line
+from onnx_udfc.model.files import is_large, load, save, weight_files
+from onnx_udfc.options import InMemory, Options, Requirement, command_line
 from onnx_udfc.original import Original, read_original, trace_order
 from onnx_udfc.outputs import share, write_text
 from onnx_udfc.pipeline import compress
@@ -44,6 +44,7 @@ from onnx_udfc.sweep_table import SweepRow, SweepTable
 from onnx_udfc.version import this_tool, versions
 
 _BATCH = 32
+PICKED = "picked.onnx"
 MOST_TIMED = 50  # settings, those that nothing beats first
 SECONDS = 0.2  # for each
 
@@ -164,6 +165,17 @@ def _timed(
             row = replace(row, latency=round(timed(content, model, feed, 1, SECONDS, provider).ratio, 4))
             _record_row(folder, task, row)
         yield row
+
+
+def pick(table: SweepTable, directory: str | Path, wanted: Sequence[Requirement]) -> SweepTable:
+    """Write the smallest file that meets what is wanted as picked.onnx; returns the table that says which.
+
+    Raises:
+        GateError: none does.
+    """
+    folder, row = Path(directory), table.pick(wanted)
+    save(load(folder / f"{row.name}.onnx").model, folder / PICKED)
+    return replace(table, picked=row.name)
 
 
 def _content(source: Source) -> bytes | str:

@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from typing import Any, Literal
 
+from onnx_udfc.errors import GateError
 from onnx_udfc.escapes import visible_all
 from onnx_udfc.evaluate.page import card, facts, files_and_versions, page, table
 from onnx_udfc.evaluate.report import FileReport, plain
 from onnx_udfc.evaluate.scatter import Dot, scatter
 from onnx_udfc.evaluate.wording import percent
+from onnx_udfc.options import VERDICTS, Requirement
 from onnx_udfc.version import this_tool
 
 LEAST_LOST = 0.01  # of the accuracy: what a recommended setting may lose
@@ -80,6 +82,7 @@ class SweepTable:
         command: That makes the table again.
         versions: Of Python and of the packages that results depend on.
         created: When, as `2026-01-31T12:00:00+00:00`.
+        picked: Name of the setting that `--pick` chose.
     """
 
     source: str
@@ -89,6 +92,30 @@ class SweepTable:
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
+    picked: str = ""
+
+    def measured(self, row: SweepRow, key: str) -> float | None:
+        """Return what `--pick` names: `loss` is that of accuracy where it is known, else the predicted one."""
+        if key == "loss" and self.accuracy and row.accuracy is not None:
+            return max(0.0, 1 - row.accuracy / self.accuracy)
+        if key == "verdict":
+            return VERDICTS.get(row.verdict)
+        named = {"loss": "predicted_loss", "sqnr": "sqnr_db", "params": "parameters"}
+        found: float | None = getattr(row, named.get(key, key))
+        return found
+
+    def pick(self, wanted: Sequence[Requirement]) -> SweepRow:
+        """Return the smallest file that meets all.
+
+        Raises:
+            GateError: None does.
+        """
+        made = [row for row in self.rows if not row.error and row.bytes is not None]
+        met = [row for row in made if all(gate.met(self.measured(row, gate.key)) for gate in wanted)]
+        if not met:
+            asked = ", ".join(str(gate) for gate in wanted)
+            raise GateError(f"--pick {asked}: no setting meets it; the table is in the folder")
+        return min(met, key=lambda row: (row.bytes or 0.0, row.name))
 
     def quality(self) -> str:
         """Return what rows are compared by: accuracy where any is known, else agreement, else SQNR."""

@@ -16,7 +16,7 @@ import click
 
 from onnx_udfc.cli import options as opts
 from onnx_udfc.cli.examples import EXAMPLES
-from onnx_udfc.cli.guards import check_argument, check_replaced
+from onnx_udfc.cli.guards import check_argument, check_replaced, check_swapped
 from onnx_udfc.cli.streams import put, put_json, say, settle
 from onnx_udfc.errors import RequestError, UdfcError
 from onnx_udfc.interrupts import INTERRUPTED, Interrupts
@@ -64,6 +64,7 @@ def compress(ctx: click.Context, /, **given: Any) -> None:
         _plan(source, given["out"], options, writing)
         return
     out = check_argument(given["out"], "OUT")
+    check_swapped(source, out)
     _check_paths(source, out, writing.report, writing.overwrite_input)
     _compress(ctx, source, out, options, writing.report, writing.quiet, writing.json)
 

@@ -32,6 +32,16 @@ def check_replaced(source: str, out: str) -> None:
     raise RequestError(f"{out} is there and was not written by onnx-udfc; name another file, or add --force")
 
 
+def check_swapped(source: str, out: str) -> None:
+    """Refuse an IN that is not there beside an OUT that is.
+
+    Raises:
+        RequestError: It is so.
+    """
+    if not Path(source).exists() and Path(out).is_file():
+        raise RequestError(f"{source}: no such file, and {out} is there: are IN and OUT swapped?")
+
+
 def is_result(path: Path) -> bool:
     """Whether a file was written by this tool; False for what cannot be read."""
     with (

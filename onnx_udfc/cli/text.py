@@ -163,6 +163,7 @@ def inspection(found: Inspection) -> RenderableType:
     parts += [Text(_lower_ranks(found))] if any(layer.stays_one is not None for layer in found.layers) else []
     parts += [coded] if coded.row_count else []
     parts += [Text(f"note: {n}") for n in found.notes]
+    parts += [Text(f"advice: {line}") for line in found.advice]
     return Group(*parts)
 
 
@@ -186,7 +187,10 @@ def swept(result: SweepTable) -> RenderableType:
         quality = [_db(r.sqnr_db), _share(r.agreement), _share(r.accuracy)]
         table.add_row(r.name, *figures, *quality, r.error or ("best" if r in front else ""))
     chosen = result.recommended()
-    return table if chosen is None else Group(table, Text(f"recommended: {chosen.row.name}: {chosen.why}"))
+    parts: list[RenderableType] = [table]
+    parts += [] if chosen is None else [Text(f"recommended: {chosen.row.name}: {chosen.why}")]
+    parts += [Text(f"picked: {result.picked}, written as picked.onnx", style="bold")] if result.picked else []
+    return Group(*parts)
 
 
 def _share(value: float | None) -> str:

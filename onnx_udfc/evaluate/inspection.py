@@ -25,6 +25,7 @@ from onnx_udfc.runtime.sessions import Source
 from onnx_udfc.version import Tool, this_tool
 
 FLOAT = 32
+LITTLE = 0.1  # of the bytes are float weights: compressing them is hardly worth it
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Inspection:
     layers: tuple[LayerReport, ...]
     skips: tuple[SkipReport, ...]
     notes: tuple[str, ...]
+    advice: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-clean values."""
@@ -71,7 +73,9 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
     channels = find_groups(network, skip)
     held = inventory(loaded.model)
     tables = find_tables(network, lambda name: matches(name, skip))
-    layers = (*_layers(network, channels.shapes), *_quantized(held, network, channels.shapes))
+    plain_layers = _layers(network, channels.shapes)
+    layers = (*plain_layers, *_quantized(held, network, channels.shapes))
+    compact = is_compact([layer.groups for layer in network.layers.values()], len(plain_layers))
     return Inspection(
         tool=this_tool(),
         size=Size(
@@ -91,7 +95,39 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
             *left_out(held, loaded.bytes),
             *table_lines(tables, loaded.bytes),
         ),
+        advice=advice_for(plain_layers, len(channels.groups), loaded.bytes, compact=compact),
     )  # fmt: skip
+
+
+def is_compact(groups: Sequence[int], layers: int) -> bool:
+    """Whether a fifth of the layers or more are depthwise, by the groups of all of them: little is redundant."""
+    return layers > 0 and sum(1 for count in groups if count > 1) >= layers / 5
+
+
+def advice_for(layers: Sequence[LayerReport], groups: int, size: int, *, compact: bool) -> tuple[str, ...]:
+    """Return two lines: what to begin with, and what to think of next.
+
+    Args:
+        layers: That are in float.
+        groups: Groups of channels that can be pruned.
+        size: Bytes of the file.
+        compact: Whether little in it is redundant.
+    """
+    held = sum(layer.parameters_before for layer in layers) * 4 / max(size, 1)
+    if not layers or held < LITTLE:
+        share = f"{100 * held:.0f} % of the bytes" if layers else "none"
+        return (
+            f"little can be gained: {share} are float weights of layers",
+            "look at what else is in the file: tables, constants, or weights that are quantized already",
+        )
+    first = (
+        "begin with `onnx-udfc IN OUT`: 8-bit weights and activations where they do no harm; --for small saves bytes"
+    )
+    if compact:
+        return first, "the network is compact: take bits before channels, and no more than --prune 0.2"
+    if not groups:
+        return first, "no channels can go: --for small or --budget bytes=0.1, and --float16 for a GPU"
+    return first, f"{groups} groups of channels may lose some: --budget macs=0.5 takes them where they do least"
 
 
 def _kind(kind: str) -> Any:

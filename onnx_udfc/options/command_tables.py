@@ -34,6 +34,7 @@ from onnx_udfc.options.shared_rows import (
 from onnx_udfc.options.table import refused_scale
 from onnx_udfc.options.voice import CombinationError, OptionError, Said, Voices
 
+PICKED_BY = ("loss", "verdict", "accuracy", "agreement", "sqnr", "cosine", "macs", "params", "bytes", "latency")
 REPORT_SUFFIXES = (".json", ".html")
 _EXECUTOR = re.compile(r"dask://[A-Za-z0-9_.\-]+:\d{1,5}")
 
@@ -56,6 +57,18 @@ def read_gate(text: object) -> Requirement:
         OptionError: The form or the key is unknown.
     """
     return parse_requirement(text, VALIDATE_REQUIREMENTS)
+
+
+def read_pick(text: object) -> Requirement:
+    """Return what a setting of `sweep` must meet.
+
+    Raises:
+        OptionError: The form or the key is unknown.
+    """
+    try:
+        return parse_requirement(text, PICKED_BY)
+    except OptionError as error:
+        raise OptionError("pick", text, error.why) from None
 
 
 @dataclass(frozen=True, init=False)
@@ -223,6 +236,19 @@ class Sweeping(Table):
         Row("Labelled images, for real accuracy in the table and the plot.", INPUT, metavar="DATA", example="images/"),
     ] = None
     labels: Labels = None
+    pick: Annotated[
+        tuple[Requirement, ...],
+        Row(
+            "Write the smallest file that meets it as picked.onnx: loss, accuracy, agreement, sqnr, cosine, macs,"
+            " params, bytes, latency, verdict=good; none is exit 3; repeatable. Quote it.",
+            MUST,
+            metavar="KEY<=VALUE",
+            repeat=True,
+            read=read_pick,
+            since="0.3",
+            example="loss<=0.01",
+        ),
+    ] = ()
     config: Annotated[
         str | None, Row("Options from a TOML file; the command line wins.", RUN, metavar="FILE", example="udfc.toml")
     ] = None

@@ -354,6 +354,10 @@ class SweepKeywords(TypedDict, total=False):
     labels: str | PathLike[str] | None
     """Rows `name,label` in a CSV, where names and folders do not tell."""
 
+    pick: str | Iterable[str]
+    """Write the smallest file that meets it as picked.onnx: loss, accuracy, agreement, sqnr, cosine, macs, params,
+    bytes, latency, verdict=good; none is exit 3; repeatable. Quote it."""
+
     jobs: Whole | None
     """Processes."""
 
