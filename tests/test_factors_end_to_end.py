@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from onnx_udfc import Options, compress
 from onnx_udfc.channels.shapes import resolve
@@ -15,6 +16,7 @@ from onnx_udfc.model.counts import count
 from onnx_udfc.model.network import read
 from onnx_udfc.runtime.kernels import check_runtime
 from onnx_udfc.runtime.sessions import open_session
+from tests.small_graphs import small_model
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits_resnet_folded.onnx"
 IMAGES = DIGITS.with_name("digits_test.npz")
@@ -87,3 +89,32 @@ def test_attribution_counts_both_parts_as_one_layer(original: onnx.ModelProto) -
     rows = {row.name: row for row in compress(original, options).report.attribution}
     assert len(rows) == len(read(original).layers)
     assert min(row.own_db for row in rows.values() if row.own_db is not None) > 3
+
+
+NARROW = """g (float[N,16,12,12] x, float[32,16,3,3] W0, float[32] B0, float[32,32,3,3] W1, float[32] B1,
+float[10,32] W2, float[10] B2) => (float[N,10] y) { a = Conv<pads = [1,1,1,1]>(x, W0, B0) r = Relu(a)
+c = Conv<pads = [1,1,1,1]>(r, W1, B1) s = Relu(c) p = GlobalAveragePool(s) f = Flatten(p)
+y = Gemm<transB = 1>(f, W2, B2) }"""
+
+
+@pytest.mark.parametrize("kind", ["channel", "separable"])
+def test_what_is_of_low_rank_by_construction_is_found_and_costs_nothing(kind: str) -> None:
+    model = small_model(NARROW)
+    rng, rank = np.random.default_rng(3), 8
+    first = rng.standard_normal((rank, 32, 3, 3 if kind == "channel" else 1))
+    second = rng.standard_normal((32, rank, 1, 1 if kind == "channel" else 3))
+    weight = (np.einsum("or,rikl->oikl", second[:, :, 0, 0], first) if kind == "channel" else
+              np.einsum("orl,rik->oikl", second[:, :, 0], first[..., 0])) / 32  # fmt: skip
+    next(t for t in model.graph.initializer if t.name == "W1").CopyFrom(
+        numpy_helper.from_array(weight.astype(np.float32), "W1")
+    )
+    whole = 32 * 16 * 9 + 32 * 32 * 9 + 320 / 144
+    left = 32 * 16 * 9 + rank * (32 * 9 + 32 if kind == "channel" else 32 * 3 * 2) + 320 / 144
+    options = Options(budget={"macs": f"{1.001 * left / whole:.6f}"}, factor="on", threads=1, image_count=16)
+    result = compress(model, options)
+    (split,) = (layer for layer in result.report.layers if layer.kind == "factored")
+    assert split.rank == rank
+    assert all(group.status != "pruned" for group in result.report.groups)
+    feed = {"x": np.random.default_rng(0).standard_normal((4, 16, 12, 12)).astype(np.float32)}
+    before, after = (open_session(m, "cpu", 1).run(None, feed)[0] for m in (model, result.model))
+    assert np.square(after - before).mean() < 1e-7 * before.var()  # what sums in float32 leave; a rank less: 1e-3
