@@ -35,6 +35,7 @@ from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.numerics.knapsack import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options import Budget, Options
+from onnx_udfc.repair.reference import residual_operand
 from onnx_udfc.runtime.providers import asked_provider
 
 Double = NDArray[np.float64]
@@ -42,7 +43,8 @@ Double = NDArray[np.float64]
 AUTO_WIDTHS: tuple[float, ...] = (8, 6, 5, 4, 3.7, 3.46, 3.17, 3, 2.32, 2)
 BITS_FIRST = 1e-6  # weighs rounding so that channels go only when all layers are narrow: it was always less harmful
 COARSE, FEW_BITS = 0.1, 3  # the same for fewer bits than this, which do harm channels might do less of
-CHANNELS_HARDER = 4  # what a lost channel does beside a lost rank of the same error: it is lost to all layers behind
+# What a lost channel does beside a lost rank of the same error: it is lost to all layers behind, or in its block alone.
+CHANNELS_HARDER, HARDER_IN_BLOCKS = 4.0, 2.0
 SLACK = 0.01  # room that is worth an unaligned count
 CORRECTIONS = 6  # how often a limit is moved until what is really written or timed meets it
 _WITHIN = {"bytes": (0.99, 1.0), "latency": (0.95, 1.03)}  # of the limit: what is near enough
@@ -185,11 +187,18 @@ class _Decider:
     def _levels(self, align: Align) -> Levels:
         rows = group_levels(self.subject.groups, self.subject.removals, align)
         if self.subject.curves:
-            rows = [(n, CHANNELS_HARDER * d) for n, d in rows]
+            rows = [(n, self._harder(g) * d) for (n, d), g in zip(rows, self.subject.groups, strict=True)]
         held = [not self.streams and group.kind == "stream" for group in self.subject.groups]
         rows = [(n[:1], d[:1]) if hold else (n, d) for (n, d), hold in zip(rows, held, strict=True)]
         ranks = [(np.arange(len(d), dtype=np.float64), d) for d in self.ranks.damage]
         return levels([*rows, *ranks, *self._bit_rows()])
+
+    def _harder(self, group: ChannelGroup) -> float:
+        """How dear a channel is beside ranks: cheaper where all that read it only add to a residual stream."""
+        network = self.subject.network
+        outputs = {tensor.name for tensor in network.graph.outputs}
+        added = [residual_operand(network.layers[name], outputs) for name in group.consumers if name in network.layers]
+        return HARDER_IN_BLOCKS if added and None not in added else CHANNELS_HARDER
 
     def _bit_rows(self) -> list[tuple[Double, Double]]:
         """Bits of each layer of the network: free ones start at the widest."""

@@ -10,13 +10,14 @@ import pytest
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import prune
 from onnx_udfc.decide import counts_and_bits
-from onnx_udfc.decide.counts_and_bits import Subject, decide
+from onnx_udfc.decide.counts_and_bits import CHANNELS_HARDER, HARDER_IN_BLOCKS, Subject, _Decider, decide
 from onnx_udfc.decide.file_size import with_biases, written_bytes
 from onnx_udfc.decide.footprint import footprint
 from onnx_udfc.decide.latency_table import LatencyTable, Times
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import Removal
+from onnx_udfc.numerics.factors import Curve, Split
 from onnx_udfc.options import Options
 from tests.decide.test_file_size import WIDE
 from tests.small_graphs import small_network
@@ -172,3 +173,27 @@ def test_why_a_group_is_whole_is_what_decided(subject: Subject) -> None:
     free = decide(subject, Options(prune=0.02, allocate="global"))
     assert free.counts[first.name] == 64
     assert free.why[first.name] == "what was asked for is reached without it"
+
+
+BLOCK = """g (float[1,8,6,6] x, float[16,8,3,3] W0, float[8,16,3,3] W1, float[16,8,3,3] W2, float[4,16,3,3] W3)
+=> (float[1,4,6,6] y) { a = Conv<pads = [1,1,1,1]>(x, W0) r = Relu(a) b = Conv<pads = [1,1,1,1]>(r, W1)
+s = Add(x, b) t = Relu(s) c = Conv<pads = [1,1,1,1]>(t, W2) u = Relu(c) y = Conv<pads = [1,1,1,1]>(u, W3) }"""
+
+
+def test_channels_are_dearer_beside_ranks_where_no_stream_carries_on() -> None:
+    network = small_network(BLOCK)
+    channels = find_groups(network)
+    groups = tuple(g for g in channels.groups if g.kind == "inner")
+    removals = {g.name: Removal(np.arange(g.channels), np.linspace(0.01, 0.1, g.channels)) for g in groups}
+    subject = Subject(network, channels, groups, removals, (), {}, 10000)
+    layers = list(network.layers)
+    in_block, plain = (next(g for g in groups if layers[i] in g.producers) for i in (0, 2))
+    split = Split("separable", (3, 3), 1)
+    curves = {layers[1]: [Curve(split, np.linspace(1.0, 0.0, 25))]}
+    alone, beside = (_Decider(replace(subject, curves=c), Options(budget={"macs": "0.5"})) for c in ({}, curves))
+    for group, harder in ((in_block, HARDER_IN_BLOCKS), (plain, CHANNELS_HARDER)):
+        row = groups.index(group)
+        known = np.isfinite(alone.table.damage[row])
+        np.testing.assert_array_equal(beside.table.damage[row][: len(known)][known],
+                                      harder * alone.table.damage[row][known])  # fmt: skip
+    assert HARDER_IN_BLOCKS < CHANNELS_HARDER
