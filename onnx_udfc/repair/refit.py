@@ -203,7 +203,7 @@ class _Repair:
         factored: Mapping[str, Factored],
     ) -> None:
         self.matched, self.factored = matched, factored
-        self.seconds = {part.whole.name for part in factored.values()}
+        self.seconds = {part.whole.name: part.whole for part in factored.values()}
         # What a layer that is two now needs of its input is what the whole of them needs.
         self.wholes = dict(matched.layers) | {first: part.whole for first, part in factored.items()}
         self.pruned, self.reference, self.bits, self.settings = pruned, reference, bits, settings
@@ -375,14 +375,15 @@ class _Repair:
         return refitted, sight.error(start), sight.error(refitted)
 
     def _shared(self, layer: Layer, found: LayerReference, x: Value) -> Shared | None:
-        """What the layer and its readers see, where it lost output channels and they can be refitted together."""
-        if not found.alone or layer.out_channels == len(found.gain):
+        """What the layer and its readers see, where it lost outputs or rank and they can be refitted together."""
+        lost = layer.out_channels < len(found.gain) or layer.name in self.seconds
+        if not found.alone or not lost:
             return None
         bounds, readers = bounds_after(layer, self.outputs), readers_of(layer, self.wholes)
         if bounds is None or not readers:
             return None
         shape = (found.shape[0], layer.out_channels, *found.shape[2:])
-        width = layer.in_channels * int(np.prod(layer.kernel))
+        width = self.seconds.get(layer.name, layer).matrix_shape[2]  # what one that is two now would take as a whole
         taps = max(int(np.prod(reader.kernel)) for reader, _ in readers)
         views = [self._view(reader, pooling, shape, JOINT_VALUES // width, taps) for reader, pooling in readers]
         if any(v is None or len(v.taps) < v.taps.shape[1] * layer.out_channels for v in views):

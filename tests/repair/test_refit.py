@@ -339,3 +339,24 @@ def test_readers_that_are_two_layers_are_refitted_with_what_they_read(monkeypatc
     repair(pruned, matched, reference, {}, RepairSettings(), lambda _: None, parts)
     ((reader,),) = (shared.readers for shared in seen)
     assert np.array_equal(reader.weight, start)
+
+
+def test_a_layer_that_is_two_is_refitted_with_its_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = read(trained(CHAIN))
+    reference = traced(network, find_groups(network))
+    _, second, last = network.layers
+    chosen = {second: Factor(Split("separable", (3, 3), 1), 6)}
+    pruned, matched = prune(network, find_groups(network), {}), reference.network.copy()
+    start, parts = matched.layers[last].matrix()[0], split_matched(matched, chosen)
+    factor(pruned.network, chosen)
+    seen: list[Shared] = []
+
+    def looked_at(shared: Shared, weight: Value, level: Value, _: object) -> tuple[Value, Value]:
+        seen.append(shared)
+        return weight, level
+
+    monkeypatch.setattr("onnx_udfc.repair.refit.refit_together", looked_at)
+    repair(pruned, matched, reference, {}, RepairSettings(), lambda _: None, parts)
+    (shared,) = seen
+    assert shared.patches.shape[1] == 6 * 3  # what the second of the two reads
+    assert np.array_equal(shared.readers[0].weight, start)
