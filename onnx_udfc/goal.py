@@ -37,15 +37,18 @@ class Goal:
     Attributes:
         settings: Options, the most rewarding first.
         loss: Most that may be lost, as predicted.
+        most: Of the bytes, where only weights are quantized: above it the next setting is tried, too, and taken if it
+            stays below.
     """
 
     settings: tuple[Mapping[str, Any], ...]
     loss: float = SAFE_LOSS
+    most: float = 1.0
 
 
 LADDER = tuple({"bits": bits} for bits in (4, 5, 6, 8))
 GOALS = {
-    "fast": Goal(({"bits": 8, "activations": 8}, {"bits": 8})),
+    "fast": Goal(({"bits": 8, "activations": 8}, {"bits": 8}, {"bits": 6}), most=0.3),
     "small": Goal(LADDER, 1.0),
     "tiny": Goal(LADDER, 1.0),
     "gpu": Goal(({"float16": True},)),
@@ -76,7 +79,7 @@ def reached(options: Options, compressed: Callable[[Options], R]) -> tuple[R, tu
     assert options.for_ is not None
     tries, base = _Tries(), replace(options, for_=None)
     found = _fewest(base, compressed, tries) if options.for_ == "tiny" else None
-    found = found or next(_good(base, GOALS[options.for_], compressed, tries), None)
+    found = found or _rewarding(base, GOALS[options.for_], compressed, tries)
     if found is None:
         found = NOTHING, compressed(replace(base, **NOTHING))
     changes, result = found
@@ -99,6 +102,21 @@ def _nothing(goal: str) -> str:
     return f"--for {goal}: nothing that was tried is safe for this network, so what it computes was left as it is"
 
 
+def _rewarding(
+    base: Options, goal: Goal, compressed: Callable[[Options], R], tries: _Tries
+) -> tuple[Mapping[str, Any], R] | None:
+    """The first safe result; where it is worth little, a later one that is worth more; None where none is safe."""
+    first: tuple[Mapping[str, Any], R] | None = None
+    for changes, result in _good(base, goal, compressed, tries):
+        share = result.report.measured("bytes") or 0.0
+        if "activations" in changes or share <= goal.most:
+            if first is not None:
+                tries.add(first[0], f"more than {100 * goal.most:.0f} % of the bytes")
+            return changes, result
+        first = first or (changes, result)
+    return first
+
+
 def _good(
     base: Options, goal: Goal, compressed: Callable[[Options], R], tries: _Tries
 ) -> Iterator[tuple[Mapping[str, Any], R]]:
@@ -110,9 +128,10 @@ def _good(
             tries.add(changes, str(error).partition(";")[0])
             continue
         why = _unsafe(result.report, goal.loss)
-        if not why:
+        if why:
+            tries.add(changes, why)
+        else:
             yield changes, result
-        tries.add(changes, why)
 
 
 def _fewest(base: Options, compressed: Callable[[Options], R], tries: _Tries) -> tuple[Mapping[str, Any], R] | None:

@@ -94,6 +94,9 @@ class SweepTable:
     created: str = ""
     picked: str = ""
 
+    def __repr__(self) -> str:
+        return f"SweepTable({self.source!r}, {len(self.rows)} settings, front {[r.name for r in self.front()]})"
+
     def measured(self, row: SweepRow, key: str) -> float | None:
         """Return what `--pick` names: `loss` is that of accuracy where it is known, else the predicted one."""
         if key == "loss" and self.accuracy and row.accuracy is not None:

@@ -46,6 +46,11 @@ def maker(report: Report, judged: Callable[[Options], tuple[Verdict, float | Non
     return make
 
 
+def small(report: Report) -> Report:
+    """The same of a file of a quarter of the bytes."""
+    return replace(report, after=replace(report.after, bytes=report.before.bytes // 4))
+
+
 def test_the_first_that_is_safe_is_taken(report: Report) -> None:
     found, notes = reached(Options(for_="fast"), maker(report, lambda _: ("good", 0.0)))
     assert (found.options.bits, found.options.activations, found.options.for_) == (8, 8, None)
@@ -54,7 +59,9 @@ def test_the_first_that_is_safe_is_taken(report: Report) -> None:
 
 @pytest.mark.parametrize("first", [("degraded", 0.2), ("good", 0.05), ("unknown", None)])
 def test_what_is_not_safe_is_not_taken_and_told(report: Report, first: tuple[Verdict, float | None]) -> None:
-    found, notes = reached(Options(for_="fast"), maker(report, lambda o: first if o.activations else ("good", 0.0)))
+    found, notes = reached(
+        Options(for_="fast"), maker(small(report), lambda o: first if o.activations else ("good", 0.0))
+    )
     assert (found.options.bits, found.options.activations) == (8, None)
     assert notes[0] == "--for fast: --bits 8 was chosen"
     assert "--bits 8 --activations 8 (" in notes[1]
@@ -70,6 +77,21 @@ def test_what_is_refused_is_passed_over(report: Report, error: Exception) -> Non
     found, notes = reached(Options(for_="fast"), maker(report, judged))
     assert found.options.changed() == {}
     assert "nothing that was tried is safe" in notes[0]
+
+
+@pytest.mark.parametrize(("six", "bits"), [(0.29, 6), (0.31, 8)])
+def test_weights_of_fewer_bits_are_taken_where_that_is_worth_it(report: Report, six: float, bits: int) -> None:
+    """8 bits take 0.4 of the bytes; 6 are taken if they take less than 0.3."""
+
+    def make(options: Options) -> Made:
+        share = six if options.bits == 6 else 0.4
+        after = replace(report.after, bytes=int(share * 10_000))
+        sized = replace(report, before=replace(report.before, bytes=10_000), after=after, predicted_loss=0.0)
+        return Made(options, replace(sized, verdict="degraded" if options.activations else "good"))
+
+    found, notes = reached(Options(for_="fast"), make)
+    assert found.options.bits == bits
+    assert ("--bits 8 (more than 30 % of the bytes)" in notes[1]) is (bits == 6)
 
 
 def test_small_takes_as_few_bits_as_are_good(report: Report) -> None:

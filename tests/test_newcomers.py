@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import onnx_udfc
@@ -12,7 +13,7 @@ from onnx_udfc.cli.guards import check_swapped
 from onnx_udfc.errors import GateError, RequestError
 from onnx_udfc.evaluate.inspection import advice_for, is_compact
 from onnx_udfc.evaluate.report import LayerReport
-from onnx_udfc.options import CombinationError, OptionError, parse_requirement
+from onnx_udfc.options import CombinationError, OptionError, Options, parse_requirement
 from onnx_udfc.options.command_tables import Sweeping
 from onnx_udfc.sweep_table import SweepRow, SweepTable
 
@@ -91,3 +92,14 @@ def test_a_sweep_writes_what_was_picked(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "sweep.json").read_text())["rows"]
     with pytest.raises(CombinationError, match="for one file"):
         onnx_udfc.sweep(MODEL, tmp_path, max_loss=0.01)
+
+
+def test_what_a_notebook_shows_is_a_line() -> None:
+    result = onnx_udfc.compress(MODEL, method="none", bits=np.int64(8), threads=1)
+    assert repr(Options(bits=8, prune="50%")) == "Options(prune=0.5, bits=8)"
+    assert repr(Options()) == "Options()"
+    assert repr(result).startswith("Result(bytes 1,571,620 -> ")
+    assert repr(result.report).startswith(f"Report({result.report.verdict}, ")
+    assert repr(onnx_udfc.inspect(MODEL)).startswith("Inspection(")
+    assert repr(TABLE) == "SweepTable('m', 4 settings, front ['small', 'middle', 'large'])"
+    assert result._repr_html_().startswith("<table>")

@@ -42,6 +42,9 @@ class Inspection:
     notes: tuple[str, ...]
     advice: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Inspection({len(self.layers)} layers, {len(self.groups)} groups, {self.size.bytes:,} bytes)"
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-clean values."""
         result = plain(self)

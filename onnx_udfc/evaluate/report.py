@@ -364,6 +364,10 @@ class Report:
         names = [f.name or default for f, default in ((self.source, "IN.onnx"), (made, "OUT.onnx")) if f is not None]
         return replace(self, result=made, command=command_line(self.options, *names))
 
+    def __repr__(self) -> str:
+        lost = "" if self.predicted_loss is None else f", {100 * self.predicted_loss:.1f} % lost"
+        return f"Report({self.verdict}{lost}, bytes {self.before.bytes:,} -> {self.after.bytes:,})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dictionaries, strings and finite numbers (what is not finite becomes None)."""
         result = plain(self)

@@ -90,6 +90,12 @@ class Table:
         made._fill(read(cls, given, voices))
         return made
 
+    def __repr__(self) -> str:
+        """What differs from the defaults, as one would write it."""
+        rows = specs(type(self)).items()
+        told = [f"{n}={getattr(self, n)!r}" for n, spec in rows if clean(getattr(self, n)) != clean(spec.default)]
+        return f"{type(self).__name__}({', '.join(told)})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-clean values under the names of the fields; requirements as their text."""
         return {name: clean(getattr(self, name)) for name in specs(type(self))}

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from onnx_udfc.options.keywords import Keywords
 
 GOALS = {
-    "fast": "8-bit weights and activations, where that does no harm; else weights alone",
+    "fast": "8-bit weights and activations, where that does no harm; else weights alone, of 8 bits or 6",
     "small": "4 bits a weight, or as few as keep the result good",
     "tiny": "as few bytes as keep the result good",
     "gpu": "float16",
@@ -87,7 +87,7 @@ LARGEST_INPUT = 1e9  # what a pixel may become at a network's input; more overfl
 Images = Literal["auto", "photographs", "text", "sound", "formula"]
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class Options(Table):
     """Everything that decides the compressed network; each field is explained by its row and in docs/options.md."""
 
