@@ -199,7 +199,7 @@ def validate(
     callbacks.stage("compare outputs", real.total)
     told = None if task == "auto" else task
     gathered = gather(
-        sessions, _advancing(real.runs, callbacks), told, real.labels, real.names, told=labels is not None
+        sessions, _advancing(real.runs, callbacks), told, real.labels, real.names, told=_labelled(images, labels)
     )
     latency = _latency(original, compressed, feed, where, threads, latency_seconds, callbacks)
     used = _memory(original, compressed, feed, where, threads, callbacks) if memory else None
@@ -237,6 +237,13 @@ def validate(
         classes=gathered.classes(),
         boxes=gathered.boxes((preprocessing or Preprocessing()).colour),
     )
+
+
+def _labelled(images: str | Path | ImageSet | None, labels: str | Path | None) -> bool:
+    """Whether labels were given, and not only read off the names of images or folders."""
+    if labels is not None or isinstance(images, ImageSet):
+        return True
+    return images is not None and Path(images).suffix == ".npz"
 
 
 def _runs(
