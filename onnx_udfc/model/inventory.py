@@ -27,19 +27,25 @@ INTEGER_OPS = (
 BIAS_SLOTS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "QLinearConv": 8, "QGemm": 6}
 RECURRENT = ("LSTM", "GRU", "RNN")
 TABLES = ("Gather",)
+_KNOWN = dict(TensorProto.DataType.items())  # those of two bits came with onnx 1.20
 CODE_BITS: Mapping[int, int] = {
-    TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2,
-    TensorProto.UINT2: 2, TensorProto.INT16: 16, TensorProto.UINT16: 16, TensorProto.FLOAT8E4M3FN: 8,
-    TensorProto.FLOAT8E4M3FNUZ: 8, TensorProto.FLOAT8E5M2: 8, TensorProto.FLOAT8E5M2FNUZ: 8,
-    TensorProto.FLOAT4E2M1: 4,
-}  # fmt: skip
+    _KNOWN[name]: bits
+    for bits, names in {
+        16: ("INT16", "UINT16"),
+        8: ("INT8", "UINT8", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ"),
+        4: ("INT4", "UINT4", "FLOAT4E2M1"),
+        2: ("INT2", "UINT2"),
+    }.items()
+    for name in names
+    if name in _KNOWN
+}
 FLOAT_BITS: Mapping[int, int] = {
     TensorProto.FLOAT: 32,
     TensorProto.DOUBLE: 64,
     TensorProto.FLOAT16: 16,
     TensorProto.BFLOAT16: 16,
 }
-SIGNED: tuple[int, ...] = (TensorProto.INT8, TensorProto.INT4, TensorProto.INT2)
+SIGNED = tuple(_KNOWN[name] for name in ("INT8", "INT4", "INT2") if name in _KNOWN)
 SMALL = 1024  # elements below which a constant of a node that is no layer is not a weight
 MENTIONED = 0.01
 MOST_READ = 1 << 26  # codes whose values are looked at

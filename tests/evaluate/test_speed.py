@@ -42,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         ratio = second() / first()
         return Latency(first(), second(), ratio, 0.9 * ratio, 1.1 * ratio, 20)
 
-    monkeypatch.setattr(speed, "open_session", lambda given, *_: Session(given))
+    monkeypatch.setattr(speed, "open_session", lambda given, *_, **__: Session(given))
     monkeypatch.setattr(speed, "paired_latency", paired)
     return looks
 
