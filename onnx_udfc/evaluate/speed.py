@@ -20,7 +20,7 @@ from onnx_udfc.runtime.sessions import Source, open_session
 if TYPE_CHECKING:
     import onnx
 
-MARGIN = 1.1  # times the original's time, at the lower end of the interval, from which on a result is slower
+MARGIN = 1.2  # times the original's time, at the lower end of the interval, from which on a result is slower
 LOOKS = (0.4, 2.0)  # seconds of the short look and of the longer one
 SHORTEST = 0.2  # milliseconds
 
