@@ -14,7 +14,7 @@ from onnx_udfc.errors import CheckError, GateError, RequestError
 from onnx_udfc.evaluate.report import Report
 from onnx_udfc.options import Options, as_words, specs
 
-SAFE_LOSS = 0.02  # most that may be lost, as predicted, where nobody said that anything may
+SAFE_LOSS = 0.01  # most that may be lost, as predicted, where nobody said that anything may
 FEWEST = (0.14, 0.11, 0.09, 0.07, 0.055, 0.045)  # of the bytes, one after another, for `tiny`
 NOTHING: Mapping[str, Any] = {"bits": 32}
 
