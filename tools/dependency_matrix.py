@@ -103,7 +103,7 @@ def versions_in(python: Path) -> str:
 
 def passes(python: Path, tests: Sequence[str]) -> tuple[bool, str]:
     """Return whether the tests pass there, and the last line that pytest printed, or all of it."""
-    words = (str(python), "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests)
+    words = (str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests)
     done = _run(words, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
     lines = done.stdout.strip().splitlines()
     if done.returncode:

@@ -126,6 +126,8 @@ def test_every_type_of_attribute(attribute: onnx.AttributeProto) -> None:
 @pytest.mark.parametrize("dtype", [ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.int2, ml_dtypes.bfloat16,
                                    ml_dtypes.float8_e4m3fn, np.float16, np.bool_, np.int8, np.object_])  # fmt: skip
 def test_every_type_of_weight_is_read_and_written(dtype: type) -> None:
+    if dtype is ml_dtypes.int2 and "INT2" not in TensorProto.DataType.keys():  # noqa: SIM118
+        pytest.skip("this onnx knows no numbers of two bits")
     array = np.array(["a", "b", "c"], object) if dtype is np.object_ else np.array([1, 0, 1]).astype(dtype)
     model = parser.parse_model('<ir_version: 10, opset_import: ["": 21, "my": 1]> g (float[2] x) => (float[2] y) '
                                "{ [n] y = my.Foo(x, k) }")  # fmt: skip
