@@ -45,7 +45,7 @@ from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
 from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
 from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.blas import one_thread
-from onnx_udfc.runtime.machine import cores, release
+from onnx_udfc.runtime.machine import cores, keeping, release
 from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source, check_provider
 from onnx_udfc.summary import Outcome, asks_for_repair, certain, input_reports, make_report
@@ -167,7 +167,7 @@ def compress(
     asked = replace(options or Options(), **read_options(Options, with_data(keywords)))
     if base is not None and not isinstance(source, str | Path):
         source = whole(source, base)
-    with blamed(source), one_thread(), workers(asked.threads or cores()):
+    with blamed(source), one_thread(), workers(asked.threads or cores()), keeping(asked.memory_bound):
         return _answered(source, asked, callbacks or Silent(), original)
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 MOST_JOBS = 8
 FILE_FACTOR, BASE = 8, 600_000_000  # bytes that one compression takes: times the file, and what any takes
 _SLEEP = "20"  # log2 of the clock ticks that a thread of OpenBLAS waits awake: the cores are onnxruntime's, too
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = (-3, 1 << 28), (-1, 1 << 29)  # parameters of glibc's mallopt and values, bytes
+ROOMY = 600e6  # bytes that a process may hold before it gives back what it has freed
 _RESIDENT = Path("/proc/self/statm")
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+_kept: ContextVar[float] = ContextVar("kept", default=ROOMY)
 
 
 def cores() -> int:
@@ -53,13 +60,23 @@ def resident() -> int:
         return 0
 
 
-def release(above: int = 300_000_000) -> None:
-    """Give memory that was freed back to the system where this process holds more than so many bytes.
+@contextlib.contextmanager
+def keeping(bound: float | None) -> Iterator[None]:
+    """Inside, freed memory goes back from so much on that a bound (bytes) is kept; from ROOMY on without one."""
+    token = _kept.set(ROOMY if bound is None else min(ROOMY, 0.7 * bound))
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def release(above: float | None = None) -> None:
+    """Give memory that was freed back to the system where this process holds more than so many bytes, or `keeping`'s.
 
     What lives on between large tensors that were freed keeps their places from being joined: without this, networks
     of large activations take twice what they need. To get pages again takes 3 ms for each 100 MB.
     """
-    if resident() > above:
+    if resident() > (_kept.get() if above is None else above):
         library = ctypes.CDLL(None)
         if hasattr(library, "malloc_trim"):
             library.malloc_trim(0)
