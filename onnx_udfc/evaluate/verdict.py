@@ -24,6 +24,7 @@ SAME_DB = 60.0  # a network in which nothing was asked to change is nearer than 
 LEAST_BOXES, LEAST_CELLS = 4, 16  # fewer say too little
 SLACK = 4096  # bytes that a file may grow by: names, metadata, a few nodes
 NOISE = 0.005  # a loss below is none
+LEAST = 1e-6  # no share is taken as less
 LEAST_MACS, LEAST_BITS = 0.15, 3  # of a network of which less is left, made-up inputs say nothing good
 
 
@@ -118,6 +119,8 @@ def _estimate(output: OutputFidelity, count: int) -> Judgement | None:
         told = different if same is None else 1 - same
         reason = f"{100 * told:.0f} % of the answers differ" + ("" if moved is None else f", {moved:.1f} dB")
         least = 0.5 / max(1, min(count, output.answers or 1) if output.kind == "detection" else count)
+        if moved is not None and relation.c < 1:  # a few answers that all stayed say less than how little moved
+            least = min(least, max(LEAST, _odds(LOST_BY_MOVEMENT.a - LOST_BY_MOVEMENT.c * moved / 10)))
         return _ranged(relation, min(max(different, least), 1 - least), moved, reason, sure=True)
     if moved is None:
         return None
@@ -162,8 +165,13 @@ def _ranged(relation: Relation, d: float, moved: float | None, reason: str, *, s
     return Judgement(verdict, loss, (low, high), reason)
 
 
+def _odds(value: float) -> float:
+    """Return the share of which `value` is the logarithm of the odds."""
+    return 1 / (1 + math.exp(-min(50.0, max(-50.0, value))))
+
+
 def _share(value: float) -> float:
-    share = 1 / (1 + math.exp(-min(50.0, max(-50.0, value))))
+    share = _odds(value)
     return 0.0 if share < NOISE else round(share, 4)
 
 

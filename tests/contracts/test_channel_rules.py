@@ -49,7 +49,7 @@ SQUEEZE = "s = GlobalAveragePool(a) u = Conv(s, W3) t = Relu(u) v = Conv(t, W4) 
 SQUEEZE_WEIGHTS = "float[4,8,1,1] W3, float[8,4,1,1] W4"
 
 ROWS = [
-    *(Row(op, f"p = Sigmoid(a) b = {op}(p)") for op in PASSING if op not in UNARY_ON_BOOL | {"Acosh"}),
+    *(Row(op, f"p = Sigmoid(a) b = {op}(p)") for op in sorted(PASSING) if op not in UNARY_ON_BOOL | {"Acosh"}),
     Row("Acosh", "one = Constant<value_float = 1.5>() p = Exp(a) r = Add(p, one) b = Acosh(r)"),
     Row("Not", f"{TO_BOOL} q = Not(p) {FROM_ANY}"),
     Row("BitwiseNot", f"{TO_INT} q = BitwiseNot(p) {FROM_ANY}"),
@@ -60,13 +60,13 @@ ROWS = [
     Row("Clip", "lo = Constant<value_float = 0.0>() hi = Constant<value_float = 6.0>() b = Clip(a, lo, hi)"),
     *(
         Row(op, f"{TO_POSITIVE} b = {op}(p, S)", weights="float[8,1,1] S")
-        for op in (*ELEMENTWISE, *RESIDUAL)
+        for op in sorted((*ELEMENTWISE, *RESIDUAL))
         if op not in LOGIC | BITS | COMPARE | {"Where", "Mod", "Sum", "Mean"}
     ),
     *(Row(op, f"{TO_POSITIVE} b = {op}(p, a, S)", weights="float[1,8,1,1] S") for op in ("Sum", "Mean", "Max", "Min")),
-    *(Row(op, f"{TO_BOOL} r = Less(a, S) q = {op}(p, r) {FROM_ANY}", weights="float[8,1,1] S") for op in LOGIC),
-    *(Row(op, f"{TO_INT} two = Abs(p) q = {op}(p, two) {FROM_ANY}") for op in BITS),
-    *(Row(op, f"q = {op}(a, S) {FROM_ANY}", weights="float[8,1,1] S") for op in COMPARE),
+    *(Row(op, f"{TO_BOOL} r = Less(a, S) q = {op}(p, r) {FROM_ANY}", weights="float[8,1,1] S") for op in sorted(LOGIC)),
+    *(Row(op, f"{TO_INT} two = Abs(p) q = {op}(p, two) {FROM_ANY}") for op in sorted(BITS)),
+    *(Row(op, f"q = {op}(a, S) {FROM_ANY}", weights="float[8,1,1] S") for op in sorted(COMPARE)),
     Row("Mod", "b = Mod<fmod = 1>(a, S)", weights="float[8,1,1] S"),
     Row("Where", f"{TO_BOOL} b = Where(p, a, S)", weights="float[8,1,1] S"),
     Row("Mul", f"{SQUEEZE} b = Mul(a, w)", weights=SQUEEZE_WEIGHTS, groups=2),
@@ -76,7 +76,7 @@ ROWS = [
     Row("Swish", "b = Swish(a)", opset=24),
     *(
         Row(op, f"p = Abs(a) axes = Constant<value_ints = [2, 3]>() b = {op}(p, axes)")
-        for op in REDUCTION
+        for op in sorted(REDUCTION)
         if op != "ReduceSum"
     ),
     Row("ReduceSum", "axes = Constant<value_ints = [-1]>() b = ReduceSum(a, axes)"),

@@ -37,6 +37,18 @@ def test_a_near_result_is_good_and_a_far_one_is_unusable() -> None:
     assert near.loss < (between.loss or 0) < far.loss
 
 
+@pytest.mark.parametrize("kind", ["detection", "segmentation"])
+def test_few_answers_that_all_stayed_are_no_loss_where_nothing_moved(kind: Any) -> None:
+    """Four boxes cannot tell that less than an eighth is lost; 60 dB can."""
+    output = OutputFidelity("y", kind, 60.0, 1.0, answers=20 if kind == "segmentation" else 4, matched=1.0, iou=1.0)
+    losses = [judged(replace(output, sqnr_db=db)).loss for db in (60.0, 30.0, 15.0, 5.0)]
+    assert losses[0] == 0
+    assert None not in losses
+    assert losses == sorted(losses, key=lambda loss: loss or 0.0)
+    assert losses[-1] is not None
+    assert losses[-1] > 0.02
+
+
 def test_agreement_by_chance_counts_for_nothing() -> None:
     """Of two classes, half agree by chance: 80 % of the same answers are three fifths of what there was to be said."""
     many = judged(replace(CLASSES, sqnr_db=2.7, agreement=0.8, chance=0.02))
