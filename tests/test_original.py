@@ -25,7 +25,8 @@ SAME: list[dict[str, Any]] = [
 ]  # fmt: skip
 OTHER: list[dict[str, Any]] = [
     {"bits": 4}, {"prune": 0.0}, {"activations": 8}, {"activations": 8, "bits": 4},
-    {"bits": "auto", "budget": {"bytes": "0.2"}}, {"seed": 1}, {"images": 9}, {"input_mean": (0.1,)}, {"prune_stream": "off", "prune": 0.0},
+    {"bits": "auto", "budget": {"bytes": "0.2"}}, {"seed": 1}, {"images": 9},
+    {"input_mean": (0.1,)}, {"prune_stream": "off", "prune": 0.0},
 ]  # fmt: skip
 
 
