@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from onnx_udfc.channels.groups import Channels
 from onnx_udfc.channels.prune import Pruned, prune
 from onnx_udfc.decide.average_bits import averaged, widths_of
 from onnx_udfc.decide.file_size import drafted
 from onnx_udfc.decide.plan import FLOAT, Plan, factorable, make_plan, prunable, removals, split_layers
 from onnx_udfc.evaluate.final_check import Checked
-from onnx_udfc.evaluate.report import Report
 from onnx_udfc.inputs.network_inputs import image_count, wanted_inputs
 from onnx_udfc.integers import placed
-from onnx_udfc.model.files import LoadedModel
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import MEASURED
 from onnx_udfc.numerics.reconstruct import METHODS
-from onnx_udfc.options import Options
-from onnx_udfc.repair.reference import Reference
 from onnx_udfc.repair.refit import Repaired
-from onnx_udfc.runtime.sessions import Source
 from onnx_udfc.summary import Outcome, make_report
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.groups import Channels
+    from onnx_udfc.evaluate.report import Report
+    from onnx_udfc.model.files import LoadedModel
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.options import Options
+    from onnx_udfc.repair.reference import Reference
+    from onnx_udfc.runtime.sessions import Source
 
 DRY = "a dry run: nothing was repaired, run or written"
 START, EACH_LAYER, RATE = 2.0, 0.1, 2e9  # seconds, and multiply-accumulates a second of all that is done to an image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from onnx_udfc.decide.plan import factorable, prunable
 from onnx_udfc.evaluate.final_check import BATCH
 from onnx_udfc.inputs.classes import balanced_inputs, shows_classes
 from onnx_udfc.inputs.network_inputs import REAL, NetworkInputs, image_count, settle_sizes, wanted_inputs
+from onnx_udfc.inputs.sizes import can_be_made
 from onnx_udfc.integers import equalized
 from onnx_udfc.model.files import LoadedModel, load
 from onnx_udfc.model.named import check_named
@@ -22,7 +24,9 @@ from onnx_udfc.repair.reference import Reference, trace
 from onnx_udfc.repair.room import needs_of
 from onnx_udfc.runtime.machine import memory
 from onnx_udfc.runtime.providers import asked_provider
-from onnx_udfc.runtime.sessions import Source
+
+if TYPE_CHECKING:
+    from onnx_udfc.runtime.sessions import Source
 
 SAMPLES, MOST_SAMPLES = 8192, 24576  # output positions of a layer that the repair looks at
 MANY_LAYERS = 56  # from here on SAMPLES
@@ -153,14 +157,10 @@ class Limits:
 
 
 def limited(original: Original, options: Options) -> Limits:
-    """Inputs and positions, fewer where they need more memory than `--memory`, or a quarter of the machine's.
-
-    Raises:
-        RequestError: The network's inputs cannot be made up.
-    """
+    """Inputs and positions, fewer where they need more memory than `--memory`, or a quarter of the machine's."""
     positions = samples_for(len(original.network.layers))
     bound = options.memory_bound or memory() / SHARE_OF_MEMORY
-    if not bound:
+    if not bound or not can_be_made(original.network):
         return Limits(options, positions)
     needs = needs_of(original.network, original.channels.shapes)
     usual = options.number or (REAL if options.calibrate else image_count(wanted_inputs(original.network)))

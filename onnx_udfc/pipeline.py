@@ -23,7 +23,6 @@ from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Placement, check_activations, emit
 from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result
-from onnx_udfc.evaluate.report import Report
 from onnx_udfc.goal import planned, reached
 from onnx_udfc.halved import halve
 from onnx_udfc.inputs.kinds import check_batch
@@ -53,6 +52,7 @@ from onnx_udfc.summary import Outcome, asks_for_repair, certain, input_reports, 
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from onnx_udfc.evaluate.report import Report
     from onnx_udfc.options.keywords import Keywords
 
 

@@ -7,16 +7,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
-from onnx_udfc.channels.groups import ChannelGroup, Channels
-from onnx_udfc.channels.prune import Pruned
 from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.decide.damage import asked_damage
 from onnx_udfc.decide.plan import FLOAT, Plan
-from onnx_udfc.emit.writer import Emitted
-from onnx_udfc.evaluate.final_check import Checked
 from onnx_udfc.evaluate.report import (
     Fidelity,
     FileReport,
@@ -31,20 +28,26 @@ from onnx_udfc.evaluate.report import (
     ratio,
 )
 from onnx_udfc.evaluate.verdict import Asked, advice, certain_fault, doubted, judge
-from onnx_udfc.inputs.choice import Choice
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of
 from onnx_udfc.model.counts import Count, count, totals
 from onnx_udfc.model.files import ROOMY, LoadedModel, model_bytes, serialized, weight_bytes
 from onnx_udfc.model.inventory import already_quantized, inventory, left_out
 from onnx_udfc.model.layer_bytes import layer_bytes
-from onnx_udfc.model.layers import Layer
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.options import Options, command_line
-from onnx_udfc.repair.refit import Repaired
-from onnx_udfc.runtime.runs import InputSpec
-from onnx_udfc.runtime.sessions import Source
 from onnx_udfc.version import this_tool, versions
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.groups import ChannelGroup, Channels
+    from onnx_udfc.channels.prune import Pruned
+    from onnx_udfc.emit.writer import Emitted
+    from onnx_udfc.evaluate.final_check import Checked
+    from onnx_udfc.inputs.choice import Choice
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.repair.refit import Repaired
+    from onnx_udfc.runtime.runs import InputSpec
+    from onnx_udfc.runtime.sessions import Source
 
 HALF = 16  # bits of a weight in float16
 

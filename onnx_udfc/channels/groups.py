@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,7 +18,9 @@ from onnx_udfc.channels.rules.table import propagate
 from onnx_udfc.channels.shapes import Shapes, check_fit, resolve
 from onnx_udfc.model.layers import LAYERS
 from onnx_udfc.model.names import matches
-from onnx_udfc.model.network import Network
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
 
 TRIALS = 5
 

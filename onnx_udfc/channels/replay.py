@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.arithmetic import Numbers
 from onnx_udfc.channels.labels import Cut, Flow, Ids, Link, MisfitError, RuleWarning, carried
 from onnx_udfc.channels.rules.table import propagate
-from onnx_udfc.channels.shapes import Size
 from onnx_udfc.channels.targets import Piece, Target, adapts, editable, pieces_of
 from onnx_udfc.errors import ModelError
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.arithmetic import Numbers
+    from onnx_udfc.channels.shapes import Size
 
 
 class MisalignedError(ModelError):

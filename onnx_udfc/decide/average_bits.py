@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.decide.counts_and_bits import AUTO_WIDTHS, CORRECTIONS
 from onnx_udfc.decide.file_size import with_biases, written, written_bytes
-from onnx_udfc.decide.plan import Plan
 from onnx_udfc.model.factored import bits_of_parts
 from onnx_udfc.model.files import model_bytes
 from onnx_udfc.model.layer_bytes import layer_bytes
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.knapsack import Demand, UnreachableError, levels, solve
 from onnx_udfc.numerics.reconstruct import METHODS
-from onnx_udfc.options import Options
+
+if TYPE_CHECKING:
+    from onnx_udfc.decide.plan import Plan
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.options import Options
 
 Double = NDArray[np.float64]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.groups import ChannelGroup, Channels
 from onnx_udfc.channels.prune import prune
 from onnx_udfc.decide.allocate import (
     Align,
@@ -28,15 +28,18 @@ from onnx_udfc.decide.ranks import Ranks, Saving, rank_levels, saved_macs, saved
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, bits_of_parts, factor
 from onnx_udfc.model.names import matches
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import MEASURED, Removal
-from onnx_udfc.numerics.factors import Curve
 from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.numerics.knapsack import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
 from onnx_udfc.numerics.reconstruct import METHODS
-from onnx_udfc.options import Budget, Options
 from onnx_udfc.repair.reference import residual_operand
 from onnx_udfc.runtime.providers import asked_provider
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.groups import ChannelGroup, Channels
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.numerics.factors import Curve
+    from onnx_udfc.options import Budget, Options
 
 Double = NDArray[np.float64]
 

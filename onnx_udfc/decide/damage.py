@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.model.names import matches
-from onnx_udfc.model.network import Network
-from onnx_udfc.options import Options
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.options import Options
 
 Double = NDArray[np.float64]
 Harm = Callable[[Double, Double | None], Double]

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from onnx_udfc.decide.placeholders import of_layers, of_tables
-from onnx_udfc.decide.ranks import Ranks
 from onnx_udfc.emit.float16 import to_float16
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Emitted, activation_tensors, emit
 from onnx_udfc.model.files import model_bytes
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.activation_grids import ActivationParams
-from onnx_udfc.options import Options
+
+if TYPE_CHECKING:
+    from onnx_udfc.decide.ranks import Ranks
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.options import Options
 
 Double = NDArray[np.float64]
 FLOAT = 32

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnx_udfc.decide.tables import bits_of_tables, tables_to_round
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.grids import QuantParams
-from onnx_udfc.options import Options
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.options import Options
 
 DIGITS = 12  # of a number to the base 3: enough for half a million weights
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.groups import ChannelGroup, Channels
-from onnx_udfc.channels.prune import Pruned
 from onnx_udfc.decide.allocate import allowed_counts, keep_sets
 from onnx_udfc.decide.counts_and_bits import Subject, decide
 from onnx_udfc.decide.tables import tables_to_round
@@ -18,12 +17,16 @@ from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, bits_of_parts, can_be_factored, factor
 from onnx_udfc.model.names import matches
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import CRITERIA, MEASURED, Removal, removal_by_score, shares_by_score
-from onnx_udfc.numerics.factors import Curve
 from onnx_udfc.numerics.reconstruct import METHODS
-from onnx_udfc.options import Options
 from onnx_udfc.repair.absorb import producer_of
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.groups import ChannelGroup, Channels
+    from onnx_udfc.channels.prune import Pruned
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.numerics.factors import Curve
+    from onnx_udfc.options import Options
 
 FLOAT = 32
 

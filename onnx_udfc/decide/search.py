@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from onnx_udfc.errors import GateError, RequestError
-from onnx_udfc.options import Budget, Options
+
+if TYPE_CHECKING:
+    from onnx_udfc.options import Budget, Options
 
 R = TypeVar("R")
 

@@ -165,6 +165,15 @@ def settle(
         network.notes.append(f"sizes that the file leaves open were taken as {shapes}; say --input-shape otherwise")
 
 
+def can_be_made(network: Network) -> bool:
+    """Whether values can be made up for all inputs: they are tensors of numbers that have a shape."""
+    try:
+        input_specs_of(network)
+    except RequestError:
+        return False
+    return True
+
+
 def check_sizes(network: Network) -> None:
     """See to it that the network can be run with the sizes that were settled.
 

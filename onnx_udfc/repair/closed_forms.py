@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_udfc.channels.groups import ChannelGroup, Channels
 from onnx_udfc.channels.prune import Keep, Pruned, prune
 from onnx_udfc.model.coded import Coded
-from onnx_udfc.model.layers import Layer
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.grids import FORMATS, QuantParams, round_nearest, search_scale
 from onnx_udfc.numerics.reconstruct import Method, rescale_quantized
 from onnx_udfc.repair.absorb import absorb, input_rows, layer_producer, with_weights
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.groups import ChannelGroup, Channels
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.model.network import Network
 
 
 def absorb_and_prune(network: Network, channels: Channels, keep: Keep, method: Method) -> Pruned:

@@ -17,17 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_udfc.model.layers import Layer
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.activation_grids import GRID
 from onnx_udfc.numerics.grids import FORMATS
-from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.walk import Value, Walk
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.runtime.pieces import Pieces
 
 Double = NDArray[np.float64]
 

@@ -20,24 +20,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.channels.shapes import resolve
-from onnx_udfc.emit.placement import Placement
 from onnx_udfc.emit.sites import switchable
 from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
 from onnx_udfc.model.counts import count
-from onnx_udfc.model.network import Network
-from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.products import each
 from onnx_udfc.runtime.runs import cut, model_specs
 from onnx_udfc.runtime.sessions import open_session, packed
 from onnx_udfc.runtime.walk import outputs_of
+
+if TYPE_CHECKING:
+    from onnx_udfc.emit.placement import Placement
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.numerics.activation_grids import ActivationParams
 
 Double = NDArray[np.float64]
 Answers = list[Double]

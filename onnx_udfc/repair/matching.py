@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.model.layers import Layer
 from onnx_udfc.numerics.moments import channel_statistics
-from onnx_udfc.runtime.walk import Value
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.runtime.walk import Value
 
 Double = NDArray[np.float64]
 

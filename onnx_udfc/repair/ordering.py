@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.groups import ChannelGroup
-from onnx_udfc.model.layers import Layer
 from onnx_udfc.numerics.elimination import ConsumerInput, Removal, eliminate
 from onnx_udfc.numerics.layer_fit import summable
 from onnx_udfc.numerics.leading import narrowed
-from onnx_udfc.numerics.moments import Array
 from onnx_udfc.numerics.shrinkage import shrunk_covariance
 from onnx_udfc.repair.absorb import input_rows
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.groups import ChannelGroup
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.numerics.moments import Array
 
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]

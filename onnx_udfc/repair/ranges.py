@@ -13,15 +13,18 @@ of 0.85.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.emit.placement import Placement
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.activation_grids import ActivationParams, Floats, Read, as_they_are, search_range, whole_range
-from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.walk import Value, Walk
+
+if TYPE_CHECKING:
+    from onnx_udfc.emit.placement import Placement
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.runtime.pieces import Pieces
 
 HEADROOM = 1.25
 MARGIN = 1.5  # of the logits that synthetic images cause: photographs are classified with more confidence

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_udfc.model.layers import Layer
 from onnx_udfc.numerics.joint_refit import Reader
 from onnx_udfc.numerics.layer_fit import Bounds
-from onnx_udfc.numerics.moments import Array
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.numerics.moments import Array
 
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]

@@ -14,16 +14,12 @@ import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.groups import ChannelGroup
-from onnx_udfc.model.layers import Layer
-from onnx_udfc.model.network import Network
-from onnx_udfc.numerics.elimination import Removal
 from onnx_udfc.numerics.factors import Curve, curve, splits
 from onnx_udfc.numerics.layer_fit import summable
 from onnx_udfc.numerics.moments import (
@@ -44,6 +40,12 @@ from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.walk import Value, Walk
 from onnx_udfc.runtime.windows import run_layer, window_of
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.groups import ChannelGroup
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.numerics.elimination import Removal
 
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]

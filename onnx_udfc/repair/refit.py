@@ -16,31 +16,33 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.prune import Pruned
 from onnx_udfc.model.coded import Coded
 from onnx_udfc.model.factored import Factor, factor
-from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.names import matches
-from onnx_udfc.model.network import Network
-from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.factors import factors, first_gram
-from onnx_udfc.numerics.grids import QuantParams
 from onnx_udfc.numerics.joint_refit import Shared, refit_together
 from onnx_udfc.numerics.layer_fit import Sight
 from onnx_udfc.numerics.moments import Array, covariance, patches, sample_targets, tap_positions
-from onnx_udfc.numerics.reconstruct import Solver
 from onnx_udfc.numerics.rounding import quantize_layer
 from onnx_udfc.repair.ordering import TOO_LARGE
 from onnx_udfc.repair.readers import View, affordable, bounds_after, readers_of
 from onnx_udfc.repair.reference import LayerReference, Reference, channel_mean, own_bias
 from onnx_udfc.runtime.walk import Value, Walk
 from onnx_udfc.runtime.windows import pooled_shape, pooling_window, run_layer, window_of
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.prune import Pruned
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.numerics.activation_grids import ActivationParams
+    from onnx_udfc.numerics.grids import QuantParams
+    from onnx_udfc.numerics.reconstruct import Solver
 
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]

@@ -11,14 +11,17 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.channels.shapes import Shapes, Size
 from onnx_udfc.inputs.sizes import input_specs_of
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.layer_fit import WIDEST_GRAM
 from onnx_udfc.repair.reference import residual_operand, sample_limit
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.shapes import Shapes, Size
+    from onnx_udfc.model.network import Network
 
 BASE = 170_000_000  # bytes of the interpreter, its libraries and what is made once
 COPIES = 4.5  # of the weights: as read, as changed, traced, pruned, written

