@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -61,7 +62,7 @@ def spans(model: onnx.ModelProto, network: Network, inputs: NetworkInputs) -> di
     wanted = {name for name, kind in tensor_types(model).items() if kind == onnx.TensorProto.FLOAT}
     found: dict[str, Span] = {}
 
-    def watcher(name: str) -> object:
+    def watcher(name: str) -> Callable[[Value], Value]:
         def watch(value: Value) -> Value:
             if isinstance(value, np.ndarray) and value.dtype == np.float32:
                 found[name] = span_of(value).joined(found.get(name, Span()))
@@ -73,7 +74,7 @@ def spans(model: onnx.ModelProto, network: Network, inputs: NetworkInputs) -> di
     pieces = Pieces()
     for sample in evenly_spaced(batch_of(network, inputs.values), SAMPLES):
         values = take(specs, inputs.values, np.array([sample]))
-        walk = Walk(model, values, [], watched, pieces)  # type: ignore[arg-type]  # each is a function
+        walk = Walk(model, values, [], watched, pieces)
         outputs = [name for node in model.graph.node for name in node.output if name]
         for name in (*outputs[::AT_ONCE], *(o.name for o in model.graph.output)):
             if walk.available(name):  # else it has been there, and nobody reads it any more

@@ -64,14 +64,26 @@ def said(emitted: Emitted, words: str) -> bool:
     return any(words in note for note in emitted.notes)
 
 
-@pytest.mark.parametrize("opset", [21, 13])
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("real", TYPES)
-@pytest.mark.parametrize("kind", LAYERS)
-def test_weights_are_folded_where_it_is_said(kind: str, real: str, target: str, opset: int) -> None:
-    network = layer_of(kind, real, opset)
+@pytest.fixture(params=[21, 13])
+def opset(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=[(kind, real) for kind in LAYERS for real in TYPES], ids="-".join)
+def network(request: pytest.FixtureRequest, opset: int) -> Network:
+    """A network of one layer, of every kind and type that onnxruntime has a kernel for."""
+    kind, real = request.param
     if real == "double" and kind not in ("gemm", "plain gemm", "matmul"):
         pytest.skip("onnxruntime has no such kernel")
+    return layer_of(kind, real, opset)
+
+
+def test_weights_are_folded_where_it_is_said(network: Network, target: str) -> None:
     original = loaded(network.to_model())
     for bits in (8, 6, 4, 3):
         emitted = emit(network, nearest(network, bits), None, target)
@@ -86,14 +98,7 @@ def test_weights_are_folded_where_it_is_said(kind: str, real: str, target: str, 
         assert same == (target in ("cpu", "cuda") or not emitted.form.startswith("DequantizeLinear"))
 
 
-@pytest.mark.parametrize("opset", [21, 13])
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("real", TYPES)
-@pytest.mark.parametrize("kind", LAYERS)
-def test_weights_take_the_memory_that_is_said(kind: str, real: str, target: str, opset: int) -> None:
-    network = layer_of(kind, real, opset)
-    if real == "double" and kind not in ("gemm", "plain gemm", "matmul"):
-        pytest.skip("onnxruntime has no such kernel")
+def test_weights_take_the_memory_that_is_said(network: Network, target: str) -> None:
     for bits in (8, 6, 4, 3):
         emitted = emit(network, nearest(network, bits), None, target)
         graph = loaded_graph(emitted.model, level=ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
@@ -102,8 +107,6 @@ def test_weights_take_the_memory_that_is_said(kind: str, real: str, target: str,
         assert sum(len(t.raw_data) for t in held) == emitted.weight_memory
 
 
-@pytest.mark.parametrize("opset", [21, 13])
-@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("real", TYPES)
 def test_weights_take_the_bits_of_the_file_that_are_said(real: str, target: str, opset: int) -> None:
     network = layer_of("conv" if real != "double" else "gemm", real, opset)

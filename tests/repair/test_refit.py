@@ -319,7 +319,20 @@ def test_what_a_reader_sees_through_a_pooling_is_what_it_computes_from(monkeypat
     assert len(seen) == 1
 
 
-def test_readers_that_are_two_layers_are_refitted_with_what_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Shared]:
+    """What is to be refitted together, which then stays as it is."""
+    found: list[Shared] = []
+
+    def looked_at(shared: Shared, weight: Value, level: Value, _: object) -> tuple[Value, Value]:
+        found.append(shared)
+        return weight, level
+
+    monkeypatch.setattr("onnx_udfc.repair.refit.refit_together", looked_at)
+    return found
+
+
+def test_readers_that_are_two_layers_are_refitted_with_what_they_read(seen: list[Shared]) -> None:
     network = read(trained(CHAIN))
     channels = find_groups(network)
     reference = traced(network, channels)
@@ -329,19 +342,12 @@ def test_readers_that_are_two_layers_are_refitted_with_what_they_read(monkeypatc
     start = matched.layers[last].matrix()[0]
     parts = split_matched(matched, chosen)
     factor(pruned.network, chosen)
-    seen: list[Shared] = []
-
-    def looked_at(shared: Shared, weight: Value, level: Value, _: object) -> tuple[Value, Value]:
-        seen.append(shared)
-        return weight, level
-
-    monkeypatch.setattr("onnx_udfc.repair.refit.refit_together", looked_at)
     repair(pruned, matched, reference, {}, RepairSettings(), lambda _: None, parts)
     ((reader,),) = (shared.readers for shared in seen)
     assert np.array_equal(reader.weight, start)
 
 
-def test_a_layer_that_is_two_is_refitted_with_its_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_is_two_is_refitted_with_its_readers(seen: list[Shared]) -> None:
     network = read(trained(CHAIN))
     reference = traced(network, find_groups(network))
     _, second, last = network.layers
@@ -349,13 +355,6 @@ def test_a_layer_that_is_two_is_refitted_with_its_readers(monkeypatch: pytest.Mo
     pruned, matched = prune(network, find_groups(network), {}), reference.network.copy()
     start, parts = matched.layers[last].matrix()[0], split_matched(matched, chosen)
     factor(pruned.network, chosen)
-    seen: list[Shared] = []
-
-    def looked_at(shared: Shared, weight: Value, level: Value, _: object) -> tuple[Value, Value]:
-        seen.append(shared)
-        return weight, level
-
-    monkeypatch.setattr("onnx_udfc.repair.refit.refit_together", looked_at)
     repair(pruned, matched, reference, {}, RepairSettings(), lambda _: None, parts)
     (shared,) = seen
     assert shared.patches.shape[1] == 6 * 3  # what the second of the two reads
