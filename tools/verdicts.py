@@ -1,7 +1,7 @@
 """Predicted against real losses: makes compressed files, judges them, and prints the table and the bar.
 
-    python -m tools.verdicts make CACHE [--network NAME …] [--setting b8 …]     compress and score (hours)
-    python -m tools.verdicts judge CACHE [--network NAME …]                     predict the loss of each file (minutes)
+    python -m tools.verdicts make CACHE [--network NAME …] [--setting b8 …]     compress, judge and score (hours)
+    python -m tools.verdicts judge CACHE [--network NAME …]                     judge anew what is not judged (minutes)
     python -m tools.verdicts table CACHE                                        print the table and the bar
 
 Everything is kept under CACHE, and what is there is not done again: delete a file to have it made anew. Files and real
@@ -68,11 +68,13 @@ def make(cache: Path, chosen: Sequence[RealNetwork], settings: Sequence[str], ca
 
 
 def _made(network: RealNetwork, setting: str, with_data: bool, path: Path, original: Original) -> dict[str, Any]:
-    """Write one file, where it is not there, and what it really scores."""
+    """Write one file, where it is not there, what the tool says of it, and what it really scores."""
     signal.alarm(PATIENCE)
     try:
         if not path.exists():
             result = compress(network.path, network.asked(setting, with_data), original=original)
+            judged = {"fidelity": plain(result.report.fidelity)}
+            path.with_suffix(".judged.json").write_text(json.dumps(judged))
             path.write_bytes(result.model.SerializeToString())
         signal.alarm(0)
         before, after = real_scores(network, path)
