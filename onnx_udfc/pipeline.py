@@ -18,6 +18,7 @@ from onnx_udfc.decide.damage import asked_damage, damage_weights
 from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, skipped, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.decide.tables import rounded_tables, table_notes
+from onnx_udfc.decide.unseen import rounded_unseen, unseen_notes
 from onnx_udfc.dry_run import Subject, needs_run, plan_report
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Placement, check_activations, emit
@@ -250,9 +251,9 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
         network, plan, pruned, repaired, inputs, placement = _from_weights(run, original)
     original.network.lighten()
     with run.stage("write"):
-        tables = rounded_tables(pruned.network, options)
+        tables, unseen = rounded_tables(pruned.network, options), rounded_unseen(pruned.network, options)
         emitted = emit(
-            pruned.network, repaired.weights, repaired.activations or None, options.target, placement, tables
+            pruned.network, repaired.weights, repaired.activations or None, options.target, placement, tables, unseen
         )
     if options.float16:
         with run.stage("float16"):
@@ -262,8 +263,9 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
         limits = limited(original, options)
         judged = limits.options if options.calibrate else options
         checked = check_result(source, original.network, emitted.model, judged, limits.batch)
-    about_tables = table_notes(pruned.network, options, emitted.forms)
-    notes = (*((inputs.note,) if inputs.note else ()), *repaired.notes(), *about_tables)
+    rounded = (table_notes, unseen_notes)
+    about = [note for told in rounded for note in told(pruned.network, options, emitted.forms)]
+    notes = (*((inputs.note,) if inputs.note else ()), *repaired.notes(), *about)
     return Outcome(
         original.loaded, network, original.channels, plan, pruned, repaired, emitted, notes, checked,
         inputs=input_reports(original.network, inputs),

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_udfc.decide.placeholders import of_layers, of_tables
+from onnx_udfc.decide.placeholders import of_layers, of_tables, of_unseen
 from onnx_udfc.emit.float16 import to_float16
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Emitted, activation_tensors, emit
@@ -111,12 +111,13 @@ def drafted(network: Network, bits: Mapping[str, float], options: Options) -> Em
     """The network as it would be written, with codes that mean nothing."""
     params = of_layers(network, {name: b for name, b in bits.items() if b != FLOAT})
     tables = of_tables(network, options, len(network.layers))
+    unseen = of_unseen(network, options, len(network.layers) + len(tables))
     if options.activations is None or not params:
-        emitted = emit(network, params, None, options.target, tables=tables)
+        emitted = emit(network, params, None, options.target, tables=tables, unseen=unseen)
     else:
         placement = activation_tensors(network, params, options.target)
         grids = {t: ActivationParams(1.0, 0, placement.dtype) for t in placement.sites}
-        emitted = emit(network, params, grids, options.target, placement, tables)
+        emitted = emit(network, params, grids, options.target, placement, tables, unseen)
     if options.float16:
         to_float16(emitted.model, {})
     stamp(emitted.model, options)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_udfc.decide.tables import bits_of_tables, tables_to_round
+from onnx_udfc.decide.unseen import unseen_to_round
+from onnx_udfc.model.unseen import RoundedUnseen
 from onnx_udfc.numerics.grids import QuantParams
 
 if TYPE_CHECKING:
@@ -48,6 +50,20 @@ def of_tables(network: Network, options: Options, taken: int) -> dict[str, Quant
     for name, table in tables_to_round(network, options).items():
         number = taken + numbers.setdefault(table.label, len(numbers))
         found[name] = _codes(bits_of_tables(options), table.matrix_shape, number)
+    return found
+
+
+def of_unseen(network: Network, options: Options, taken: int) -> dict[str, RoundedUnseen]:
+    """The same of unseen weights; arguments as of `of_tables`."""
+    shared = network.origin.shared
+    numbers: dict[str, int] = {}
+    found = {}
+    for key, weight in unseen_to_round(network, options).items():
+        name = weight.constant.name
+        label = key if weight.path else shared.get(name, name)
+        number = taken + numbers.setdefault(label, len(numbers))
+        shape = (1, *weight.sizes(weight.axes))
+        found[key] = RoundedUnseen(weight, _codes(bits_of_tables(options), shape, number))
     return found
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx_udfc.decide.allocate import allowed_counts, keep_sets
 from onnx_udfc.decide.counts_and_bits import Subject, decide
 from onnx_udfc.decide.tables import tables_to_round
+from onnx_udfc.decide.unseen import unseen_to_round
 from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, bits_of_parts, can_be_factored, factor
@@ -119,7 +120,7 @@ def make_plan(
     keep = keep_sets(groups, orders, decision.counts)
     keep = {name: kept for name, kept in keep.items() if len(kept) < channels[name].channels}
     why = {g.name: _why_not_asked(options) for g in channels.groups} | dict(decision.why)
-    quantizable = (*layers, *tables_to_round(network, options))
+    quantizable = (*layers, *tables_to_round(network, options), *unseen_to_round(network, options))
     warnings = (*_too_narrow(groups, options), *_nothing_done(quantizable, keep, why, options))
     whole = {name: why[name] for name in why if name not in keep}
     factors = dict(decision.factors) | _named_factors(network, curves or {}, options)

@@ -22,12 +22,19 @@ CODE_TYPES = {8: TensorProto.INT8, 4: TensorProto.INT4}
 class Draft:
     """Collects changes to a model; `finish` puts them in."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        """Start from a model, which `finish` changes in place; its nodes have unique names."""
+    def __init__(self, model: onnx.ModelProto, inside: tuple[onnx.GraphProto, Draft] | None = None) -> None:
+        """Start from a model, which `finish` changes in place; its nodes have unique names.
+
+        Args:
+            model: the model.
+            inside: a graph inside of a node, to change that in place of the model's own; and a draft of the model,
+                whose names new ones differ from.
+        """
         self.model = model
-        self.nodes = {node.name: node for node in model.graph.node}
-        self.constants = {t.name: t for t in model.graph.initializer}
-        self._taken = Taken(_names(model.graph))
+        self.graph = model.graph if inside is None else inside[0]
+        self.nodes = {node.name: node for node in self.graph.node}
+        self.constants = {t.name: t for t in self.graph.initializer}
+        self._taken: Taken = Taken(_names(model.graph)) if inside is None else inside[1]._taken
         self._added: list[onnx.TensorProto] = []
         self._contents: dict[tuple[int, tuple[int, ...], bytes], str] = {}
         self._dropped: set[str] = set()
@@ -94,7 +101,7 @@ class Draft:
         return tensor.name
 
     def drop_constant(self, name: str) -> None:
-        """Remove an initializer; a node of the same output name may take its place."""
+        """Remove an initializer, or a Constant node; a node of the same output name may take its place."""
         self._dropped.add(name)
 
     def node(
@@ -119,13 +126,15 @@ class Draft:
 
     def finish(self) -> onnx.ModelProto:
         """Write everything into the model and return it."""
-        graph = self.model.graph
+        graph = self.graph
         for index in reversed(range(len(graph.initializer))):
             if graph.initializer[index].name in self._dropped:
                 del graph.initializer[index]
         graph.initializer.extend(self._added)
         nodes = list(self._first)
         for node in graph.node:
+            if node.op_type == "Constant" and self._dropped.issuperset(node.output):
+                continue
             nodes += [*self._before.get(node.name, []), node, *self._after.get(node.name, [])]
         ordered = onnx.GraphProto(node=nodes)  # copies: the nodes of the list may be the graph's own
         del graph.node[:]

@@ -25,6 +25,7 @@ from onnx import NodeProto, TensorProto, helper
 from onnx_udfc.emit.draft import CODE_TYPES, Draft
 from onnx_udfc.model.network import Layer
 from onnx_udfc.model.tables import Table
+from onnx_udfc.model.unseen import Unseen
 from onnx_udfc.numerics.grids import FORMATS, Codes, Floats, QuantFormat, QuantParams
 from onnx_udfc.numerics.words import best_count, pack_words, powers
 
@@ -211,3 +212,13 @@ def stored_table(table: Table, params: QuantParams, bits: int, float_type: int) 
     codes = np.ascontiguousarray(table.layout(params.codes))
     fmt = FORMATS[params.bits]
     return StoredWeight(table.constant.name, codes, params.scale.reshape(-1), table.axis, bits, fmt, float_type)
+
+
+def stored_unseen(unseen: Unseen, params: QuantParams, bits: int, float_type: int) -> StoredWeight:
+    """Lay codes and scales out as an unseen weight: arguments as of `stored_weight`, in `Unseen.matrix`."""
+    axes, fmt = unseen.axes, FORMATS[params.bits]
+    codes = np.ascontiguousarray(unseen.layout(params.codes, axes))
+    if len(axes) == 1:
+        return StoredWeight(unseen.constant.name, codes, params.scale.reshape(-1), axes[0], bits, fmt, float_type)
+    scale = params.scale.reshape([n if a in axes else 1 for a, n in enumerate(codes.shape)])
+    return StoredWeight(unseen.constant.name, codes, scale, None, bits, fmt, float_type)

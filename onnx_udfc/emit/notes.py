@@ -10,6 +10,7 @@ from onnx import TensorProto
 from onnx_udfc.emit.placement import WIDEST_EXACT, Placement
 from onnx_udfc.emit.targets import Target
 from onnx_udfc.model.network import Network
+from onnx_udfc.model.protos import all_graphs
 from onnx_udfc.numerics.grids import FORMATS, QuantParams
 from onnx_udfc.numerics.words import packed_bits
 
@@ -27,9 +28,9 @@ def oldest_onnxruntime(model: onnx.ModelProto) -> str:
     """Return the first onnxruntime release that runs a model, e.g. "1.23"."""
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     needed = [version for least, version in BY_OPSET if opset >= least][:1] or [(1, 18)]
-    types = {t.name: t.data_type for t in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Cast" and types.get(node.input[0]) == TensorProto.INT4:
+    for graph in all_graphs(model.graph):
+        types = {t.name: t.data_type for t in graph.initializer}
+        if any(node.op_type == "Cast" and types.get(node.input[0]) == TensorProto.INT4 for node in graph.node):
             needed.append(INT4_CAST)
     return ".".join(str(part) for part in max(needed))
 
@@ -47,10 +48,10 @@ def form_notes(
     Args:
         network: the network that was written.
         weights: what was quantized.
-        tables: name of a Gather → its quantized table.
+        tables: name of a Gather, or key of an unseen weight → the quantized one.
         placement: of the activations, None where only weights are quantized.
         target: the target.
-        forms: name of a layer or a Gather → the form of its weight, in words.
+        forms: name of a layer, a Gather or an unseen weight → its form, in words.
     """
     in_every_run = placement is None and any(form.startswith("DequantizeLinear") for form in forms.values())
     slower = target.in_every_run and in_every_run

@@ -12,6 +12,7 @@ from onnx_udfc.emit.placement import Placement, around_kernels, before_layers
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.network import Layer, Network
 from onnx_udfc.model.tables import Table
+from onnx_udfc.model.unseen import Unseen
 from onnx_udfc.numerics.grids import FORMATS, QuantParams
 from onnx_udfc.options import words
 from onnx_udfc.options.words import NO_INTEGERS, ON_GPU, TIMED, Rows
@@ -29,7 +30,7 @@ class Choice:
     bits: int
 
 
-Chooser = Callable[[Layer | Table, float, bool, int], Choice]
+Chooser = Callable[[Layer | Table | Unseen, float, bool, int], Choice]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Target:
     Attributes:
         name: the word of `--target`.
         choose: the form of a layer's weight, by its bits, whether it runs as integers, and the opset.
-        table: the same of the table of a Gather; none: it stays in float.
+        table: the same of the table of a Gather and of an unseen weight; none: they stay in float.
         place: where activations are quantized, of a graph, the layers that are to run as integers, and the tensors that
             are to stay in float.
         no_integers: why activations cannot be quantized for it, and what to take instead; empty where they can.
@@ -72,12 +73,12 @@ class Target:
     text: str = ""
 
 
-def folded(_layer: Layer | Table, bits: float, _integer: bool, opset: int) -> Choice:
+def folded(_layer: Layer | Table | Unseen, bits: float, _integer: bool, opset: int) -> Choice:
     """Cast and Mul in the smallest type: a float weight once the file is loaded."""
     return Choice("cast_mul", FORMATS[bits].storage if opset >= INT4_OPSET else 8)
 
 
-def _cpu(layer: Layer | Table, bits: float, integer: bool, opset: int) -> Choice:
+def _cpu(layer: Layer | Table | Unseen, bits: float, integer: bool, opset: int) -> Choice:
     size, storage = int(np.prod(layer.constant.shape)), FORMATS[bits].storage
     packs = FORMATS[bits].packs or (storage == 4 and opset < INT4_OPSET)
     if packs and opset >= MOD_OPSET and LEAST_PACKED <= size <= MOST_PACKED:
@@ -88,11 +89,11 @@ def _cpu(layer: Layer | Table, bits: float, integer: bool, opset: int) -> Choice
     return Choice("dq" if stored == 8 else "cast_dq", stored)
 
 
-def _portable(_layer: Layer | Table, bits: float, integer: bool, opset: int) -> Choice:
+def _portable(_layer: Layer | Table | Unseen, bits: float, integer: bool, opset: int) -> Choice:
     return Choice("dq", 8 if integer or opset < INT4_OPSET else FORMATS[bits].storage)
 
 
-def _tensorrt(_layer: Layer | Table, _bits: float, _integer: bool, _opset: int) -> Choice:
+def _tensorrt(_layer: Layer | Table | Unseen, _bits: float, _integer: bool, _opset: int) -> Choice:
     return Choice("dq", 8)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 
 import numpy as np
 import onnx
@@ -22,14 +21,17 @@ from numpy.typing import NDArray
 from onnx_udfc.emit.draft import Draft
 from onnx_udfc.emit.forms import WEIGHT_FORMS, StoredWeight, describe, stored_table, stored_weight
 from onnx_udfc.emit.notes import form_notes, oldest_onnxruntime
+from onnx_udfc.emit.once import rescaled, write_once
 from onnx_udfc.emit.placement import Placement
 from onnx_udfc.emit.sites import write_sites
 from onnx_udfc.emit.targets import TARGETS, Choice, Target, activation_tensors, check_activations, choose
+from onnx_udfc.emit.unseen import Written, write_unseen
 from onnx_udfc.model.external import values
 from onnx_udfc.model.network import Layer, Network
 from onnx_udfc.model.tables import Table, table_of
+from onnx_udfc.model.unseen import RoundedUnseen
 from onnx_udfc.numerics.activation_grids import ActivationParams
-from onnx_udfc.numerics.grids import FORMATS, Floats, QuantParams, storable
+from onnx_udfc.numerics.grids import FORMATS, QuantParams, storable
 
 __all__ = ["TARGETS", "Emitted", "Placement", "activation_tensors", "check_activations", "emit"]
 
@@ -45,7 +47,7 @@ class Emitted:
     Attributes:
         model: the model.
         form: its form in words.
-        forms: layer name, or name of a Gather → the form of its weight or table.
+        forms: layer name, name of a Gather, or key of an unseen weight → its form in words.
         notes: what a user should know.
         onnxruntime_min: the oldest onnxruntime that runs it.
         slower: whether it is expected to run slower than the float original on its target.
@@ -70,6 +72,7 @@ def emit(
     target: str,
     placement: Placement | None = None,
     tables: Mapping[str, QuantParams] | None = None,
+    unseen: Mapping[str, RoundedUnseen] | None = None,
 ) -> Emitted:
     """Write a network with quantized weights, and activations if there are any.
 
@@ -80,6 +83,7 @@ def emit(
         target: key of TARGETS.
         placement: where activations are quantized; by default everywhere that `weights` allows.
         tables: name of a Gather → codes and scales of its table, as of `Table.matrix`; for a target that takes them.
+        unseen: key of `find_unseen` → codes and scales; the same.
 
     Raises:
         RequestError: the target cannot run activations in integers, or the network cannot hold them.
@@ -93,8 +97,11 @@ def emit(
         placement = activation_tensors(network, weights, target)
     gathers = {node.name: table_of(network, node) for node in network.graph.nodes if node.name in (tables or {})}
     replaced: list[Layer | Table] = [*(network.layers[name] for name in weights), *gathers.values()]
-    draft = Draft(network.to_model(without={one.constant.name for one in replaced}))
-    _keep_halves(draft, network, lossless=not replaced and not network.reshaped)
+    inner = unseen or {}
+    recurrent = {one.weight.constant.name for one in inner.values() if one.weight.slot is not None}
+    draft = Draft(network.to_model(without={one.constant.name for one in replaced} | recurrent))
+    _keep_halves(draft, network, lossless=not replaced and not inner and not network.reshaped)
+    written: dict[str, Written] = {}
     forms, memory = {}, {name: float(layer.weight_bytes) for name, layer in network.layers.items()}
     twins: dict[Hashable, str] = {}
     for name in (name for name in draft.nodes if name in weights or name in gathers):
@@ -110,7 +117,8 @@ def emit(
             source=network.source_of(layer.constant),
             alone=choice.form == "dq" and (not integer or row.codes_alone),
         )
-        _write(draft, name, WEIGHT_SLOT, stored, choice.form, twins)
+        write_once(draft, name, WEIGHT_SLOT, stored, choice.form, twins)
+        written.setdefault(network.origin.shared.get(stored.name, stored.name), Written(stored, choice.form))
         if placement is not None and grid is not None and name in placement.float_outputs:
             _write_int32_bias(draft, layer, stored, grid)
         forms[name] = describe(choice.form, stored)
@@ -118,8 +126,10 @@ def emit(
         memory[name] = taken * stored.codes.size
     if placement is not None and activations is not None:
         write_sites(draft, placement, activations)
+    forms |= write_unseen(draft, network, inner, row, written, twins)
     model = draft.finish()
-    slower, notes = form_notes(network, weights, tables or {}, placement, row, forms)
+    plain = {**(tables or {}), **{key: one.params for key, one in inner.items() if key in forms}}
+    slower, notes = form_notes(network, weights, plain, placement, row, forms)
     form = "; ".join([*dict.fromkeys(forms.values()), *([f"activations {placement.dtype}"] if placement else [])])
     oldest, whole = oldest_onnxruntime(model), round(sum(memory.values()))
     wide = {name: round(taken) for name, taken in memory.items() if _is_float32(network.layers[name], taken)}
@@ -138,7 +148,7 @@ def _stored(
     dtype = layer.constant.dtype
     float_type = onnx.helper.np_dtype_to_tensor_dtype(dtype)
     if dtype == np.float16:  # a scale found for float32 may vanish there
-        params = _rescaled(params, storable(params.scale, dtype))
+        params = rescaled(params, storable(params.scale, dtype))
     if target.by_input and layer.stuffed and choice.form == "dq":
         return _per_input_channel(layer, params, float_type)
     if grid is not None:
@@ -158,17 +168,7 @@ def _input_grid(
 def _bias_in_range(params: QuantParams, bias: NDArray[np.floating], input_scale: float) -> QuantParams:
     """Raise the scale of channels whose bias would overflow int32 at the step input_scale·scale."""
     least = np.abs(bias.reshape(params.scale.shape).astype(np.float64)) / (input_scale * WIDEST_BIAS)
-    return _rescaled(params, storable(np.maximum(params.scale, least), np.float32))
-
-
-def _rescaled(params: QuantParams, scale: Floats) -> QuantParams:
-    """The same weights with another scale: codes are rounded again where it differs."""
-    if np.array_equal(scale, params.scale):
-        return params
-    fmt = FORMATS[params.bits]
-    moved = fmt.decode(params.codes) * (params.scale / scale)[..., None]
-    codes = fmt.encode(fmt.nearest(moved, out=moved)).astype(np.int8)
-    return replace(params, codes=codes, scale=scale)
+    return rescaled(params, storable(np.maximum(params.scale, least), np.float32))
 
 
 def _per_input_channel(layer: Layer, params: QuantParams, float_type: int) -> StoredWeight:
@@ -211,28 +211,14 @@ def _write_table(
     assert target.table is not None
     choice = target.table(table, params.bits, False, network.graph.opset)
     dtype = table.constant.dtype
-    params = _rescaled(params, storable(params.scale, dtype))
+    params = rescaled(params, storable(params.scale, dtype))
     float_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     stored = replace(
         stored_table(table, params, choice.bits, float_type),
         source=network.source_of(table.constant),
     )
-    _write(draft, table.node.name, TABLE_SLOT, stored, choice.form, twins)
+    write_once(draft, table.node.name, TABLE_SLOT, stored, choice.form, twins)
     return describe(choice.form, stored)
-
-
-def _write(draft: Draft, node: str, slot: int, stored: StoredWeight, form: str, twins: dict[Hashable, str]) -> None:
-    """The weight that a node reads by its input `slot`, once for all nodes that have the same.
-
-    A DequantizeLinear has one reader, as integer kernels want it; its inputs may be shared.
-    """
-    digest = sha256(stored.codes.tobytes() + stored.scale.tobytes()).digest()
-    key = (form, stored.axis, stored.bits, stored.format, stored.float_type, stored.codes.shape, digest)
-    if key not in twins or form.endswith("dq"):
-        draft.drop_constant(stored.name)
-        draft.before(node, WEIGHT_FORMS[form].write(draft, stored))
-        twins[key] = stored.name
-    draft.nodes[node].input[slot] = twins[key]
 
 
 def _write_int32_bias(draft: Draft, layer: Layer, stored: StoredWeight, grid: ActivationParams) -> None:

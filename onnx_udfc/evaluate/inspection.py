@@ -19,6 +19,7 @@ from onnx_udfc.model.named import check_named
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.model.tables import find_tables, table_lines
+from onnx_udfc.model.unseen import find_unseen, unseen_lines
 from onnx_udfc.options.shared_rows import read_shape
 from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.sessions import Source
@@ -76,6 +77,7 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
     channels = find_groups(network, skip)
     held = inventory(loaded.model)
     tables = find_tables(network, lambda name: matches(name, skip))
+    unseen = find_unseen(network, lambda name: matches(name, skip))
     plain_layers = _layers(network, channels.shapes)
     layers = (*plain_layers, *_quantized(held, network, channels.shapes))
     compact = is_compact([layer.groups for layer in network.layers.values()], len(plain_layers))
@@ -96,7 +98,7 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
         notes=(
             *loaded.notes, *network.notes, *channels.notes, *already_quantized(held, loaded.bytes),
             *left_out(held, loaded.bytes),
-            *table_lines(tables, loaded.bytes),
+            *table_lines(tables, loaded.bytes), *unseen_lines(unseen, loaded.bytes),
         ),
         advice=advice_for(plain_layers, len(channels.groups), loaded.bytes, compact=compact),
     )  # fmt: skip

@@ -8,6 +8,7 @@ or another tool's, is found.
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.external import values
-from onnx_udfc.model.protos import all_tensors, reads, subgraphs, tensor_bytes
+from onnx_udfc.model.protos import all_tensors, subgraphs, tensor_bytes
+from onnx_udfc.model.unseen import RECURRENT, Path, inner_weights
 
 MATMULS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER_OPS = (
@@ -25,7 +27,6 @@ INTEGER_OPS = (
     "DynamicQuantizeMatMul", "MatMulNBits", "MatMulBnb4", "QAttention", "GatherBlockQuantized", "DynamicQuantizeLSTM",
 )  # fmt: skip
 BIAS_SLOTS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "QLinearConv": 8, "QGemm": 6}
-RECURRENT = ("LSTM", "GRU", "RNN")
 TABLES = ("Gather",)
 _KNOWN = dict(TensorProto.DataType.items())  # those of two bits came with onnx 1.20
 CODE_BITS: Mapping[int, int] = {
@@ -46,6 +47,7 @@ FLOAT_BITS: Mapping[int, int] = {
     TensorProto.BFLOAT16: 16,
 }
 SIGNED = tuple(_KNOWN[name] for name in ("INT8", "INT4", "INT2") if name in _KNOWN)
+Key = tuple[Path, str]  # a tensor: where its graph stands, its name
 SMALL = 1024  # elements below which a constant of a node that is no layer is not a weight
 MENTIONED = 0.01
 MOST_READ = 1 << 26  # codes whose values are looked at
@@ -84,25 +86,40 @@ class Holding:
 
 
 def inventory(model: onnx.ModelProto) -> tuple[Holding, ...]:
-    """The weights of a model, node by node; a constant that several nodes read is counted where it is read first."""
-    graph = _Constants(model.graph)
-    used: set[str] = set()
+    """The weights of a model, node by node; a constant that several nodes read is counted where it is read first.
+
+    Nodes inside of others are among them, after the one that holds them.
+    """
+    steps = [str(i) for i in range(len(model.graph.node))]
+    unseen = frozenset((one.path, one.constant.name) for one in inner_weights(model.graph, steps))
     functions = {(f.domain, f.name): f for f in model.functions}
-    found = []
-    for node in model.graph.node:
-        inside = [t for inner in subgraphs(node) for t in _tensors(inner)]
-        outer = dict.fromkeys(reads(node)[len(node.input) :])
-        inside += [graph.tensors[name] for name in outer if name in graph.tensors and name not in used]
-        used.update(outer)
+    return tuple(_of_graph(_Constants(model.graph), functions, unseen, set()))
+
+
+def _of_graph(
+    graph: _Constants, functions: dict[tuple[str, str], onnx.FunctionProto], unseen: frozenset[Key], used: set[Key]
+) -> Iterator[Holding]:
+    """The rows of a graph and of those inside of its nodes.
+
+    Args:
+        graph: the graph.
+        functions: of the model, those left whose weights were not counted yet.
+        unseen: weights inside of nodes that can be compressed.
+        used: tensors that were counted.
+    """
+    for i, node in enumerate(graph.graph.node):
         function = functions.pop((node.domain, node.op_type), None)
         if function is not None:
-            inside += _tensors(onnx.GraphProto(node=function.node))
-        if _weigh(inside):
-            reason = f"weights inside {'a function' if function is not None else node.op_type} are not compressed"
-            found.append(_inner(node, inside, reason))
+            inside = _tensors(onnx.GraphProto(node=function.node))
+            if _weigh(inside):
+                yield _inner(node, inside, "weights inside a function are not compressed")
         if node.output and not graph.is_constant(node.output[0]):
-            found += _read_by(node, graph, used)
-    return tuple(found)
+            yield from _read_by(node, graph, unseen, used)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                step = (i if graph.place else str(i), attribute.name)
+                inner = _Constants(attribute.g, graph, (*graph.place, step))
+                yield from _of_graph(inner, functions, unseen, used)
 
 
 def left_out(holdings: tuple[Holding, ...], total: int) -> tuple[str, ...]:
@@ -140,24 +157,41 @@ def _some(names: list[str], most: int = 3) -> str:
 
 
 class _Constants:
-    """The tensors of a graph that depend on nothing but constants."""
+    """The tensors of a graph that depend on nothing but constants, and of the graphs around it."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.tensors: dict[str, TensorProto] = {t.name: t for t in graph.initializer}
-        self.writers: dict[str, onnx.NodeProto] = {}
-        self.divided = {node.input[0] for node in graph.node if node.op_type == "Div" and node.input}
-        self._constant = set(self.tensors) | {s.values.name for s in graph.sparse_initializer}
+    def __init__(self, graph: onnx.GraphProto, outer: _Constants | None = None, path: Path = ()) -> None:
+        self.graph, self.outer, self.place = graph, outer, path
+        self.own: dict[str, TensorProto] = {t.name: t for t in graph.initializer}
+        self.tensors: ChainMap[str, TensorProto] = ChainMap(self.own)
+        self.writers: ChainMap[str, onnx.NodeProto] = ChainMap()
+        self.divided: set[str] = {node.input[0] for node in graph.node if node.op_type == "Div" and node.input}
+        if outer is not None:
+            self.tensors.maps.extend(outer.tensors.maps)
+            self.writers.maps.extend(outer.writers.maps)
+            self.divided |= outer.divided
+        # A name of this graph hides that of one around it.
+        self._variable = {i.name for i in graph.input if outer is not None} - set(self.own)
+        self._constant = set(self.own) | {s.values.name for s in graph.sparse_initializer}
         for node in graph.node:
             value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
             if node.op_type == "Constant" and value is not None:
-                self.tensors[node.output[0]] = value
+                self.own[node.output[0]] = value
             self.writers.update({name: node for name in node.output if name})
-            if not subgraphs(node) and all(name in self._constant for name in node.input if name):
-                self._constant.update(node.output if node.input or node.op_type == "Constant" else [])
+            known = not subgraphs(node) and all(self.is_constant(name) for name in node.input if name)
+            if known and (node.input or node.op_type == "Constant"):
+                self._constant.update(node.output)
+            else:
+                self._variable.update(node.output)
 
     def is_constant(self, name: str) -> bool:
         """Whether a tensor depends on constants only."""
-        return name in self._constant
+        if name in self._constant or name in self._variable or self.outer is None:
+            return name in self._constant
+        return self.outer.is_constant(name)
+
+    def key(self, name: str) -> Key:
+        """The name of a stored tensor, with where it stands."""
+        return (self.place, name) if name in self.own or self.outer is None else self.outer.key(name)
 
     def roots(self, name: str) -> dict[str, TensorProto]:
         """The stored tensors that a constant one is computed from."""
@@ -182,7 +216,7 @@ class _Constants:
         return path[::-1]
 
 
-def _read_by(node: onnx.NodeProto, graph: _Constants, used: set[str]) -> Iterator[Holding]:
+def _read_by(node: onnx.NodeProto, graph: _Constants, unseen: frozenset[Key], used: set[Key]) -> Iterator[Holding]:
     """The row of a node; none where it reads no weights."""
     constant = [name for name in dict.fromkeys(node.input) if name and graph.is_constant(name)]
     roots = {name: graph.roots(name) for name in constant}
@@ -199,12 +233,13 @@ def _read_by(node: onnx.NodeProto, graph: _Constants, used: set[str]) -> Iterato
     count = _count(path, graph) if words is not None else math.prod(stored[main].dims)
     if count < SMALL and node.op_type not in (*MATMULS, *INTEGER_OPS):
         return
-    bytes_ = sum(tensor_bytes(t) for k, t in stored.items() if k not in used)
-    used.update(stored)
+    bytes_ = sum(tensor_bytes(t) for k, t in stored.items() if graph.key(k) not in used)
+    used.update(graph.key(k) for k in stored)
     bits, form = _bits(node, stored[main], words), _form(node, stored[main], path, words)
     if node.op_type == "MatMulNBits":
         count = math.prod(int(a.i) for a in node.attribute if a.name in ("K", "N"))
-    left, biases = _why_left(node, kind, bool(form)), _biases(node, graph)
+    free = not graph.place or graph.key(main) in unseen
+    left, biases = _why_left(node, kind, bool(form), free), _biases(node, graph)
     yield Holding(_name(node), node.op_type, tensor, bits, count, bytes_, form, left, biases)
 
 
@@ -221,19 +256,26 @@ def _biases(node: onnx.NodeProto, graph: _Constants) -> int:
     return max((math.prod(t.dims) for t in graph.roots(name).values()), default=0) if graph.is_constant(name) else 0
 
 
-def _why_left(node: onnx.NodeProto, kind: int, computed: bool) -> str:
-    """Why the weights of a node cannot be made smaller here."""
-    if node.op_type in RECURRENT or node.op_type == "DynamicQuantizeLSTM":
-        return "recurrent layers are not compressed"
+def _why_left(node: onnx.NodeProto, kind: int, computed: bool, free: bool) -> str:
+    """Why the weights of a node cannot be made smaller here.
+
+    Args:
+        node: that reads them.
+        kind: type in which they are stored.
+        computed: whether they become the tensor by nodes that compute.
+        free: whether nobody needs them in float, as far as the node stands inside of another.
+    """
     if node.op_type in INTEGER_OPS:
         return f"{node.op_type} holds integers already and is not compressed further"
-    if kind in CODE_BITS or computed or node.op_type in (*MATMULS, *TABLES):
+    if kind in CODE_BITS or computed:
         return ""
+    if node.op_type in (*MATMULS, *TABLES, *RECURRENT):
+        return "" if free else "weights that other nodes inside of branches and loops need are not compressed"
     return "constants of other operators are not compressed"
 
 
 def _inner(node: onnx.NodeProto, tensors: list[TensorProto], reason: str) -> Holding:
-    """The row of a node whose weights are inside it."""
+    """The row of a function whose weights are inside it."""
     floats = [t for t in tensors if t.data_type in FLOAT_BITS or t.data_type in CODE_BITS]
     count = sum(math.prod(t.dims) for t in floats)
     largest = max(floats, key=tensor_bytes)

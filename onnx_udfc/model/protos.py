@@ -83,6 +83,15 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
 
 
+def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and those inside of its nodes, at any depth."""
+    pending = [graph]
+    while pending:
+        current = pending.pop()
+        yield current
+        pending.extend(inner for node in current.node for inner in subgraphs(node))
+
+
 def reads(node: onnx.NodeProto) -> list[str]:
     """The names of the tensors a node reads from its graph, in its subgraphs too, at any depth."""
     names = list(node.input)

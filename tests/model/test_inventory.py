@@ -63,20 +63,34 @@ def test_weights_of_a_blocked_kernel_of_onnxruntime() -> None:
 
 
 def test_what_is_not_compressed_is_named_with_its_share() -> None:
-    text = """g (float[5,1,32] x, float[1,64,32] W, float[1,64,16] R, float[32,64] V, bool c) => (float[5,1,32] y) {
+    text = """g (float[5,1,32] x, float[1,64,32] W, float[1,64,16] R, float[32,64] V, float[5,1,64] U, float[64,32] T,
+               bool c) => (float[5,1,32] y) {
         h, l = LSTM<hidden_size = 16>(x, W, R) t = Identity(h)
-        y = If(c)<then_branch = a () => (float[5,1,32] p) { m = MatMul(x, V) n = Identity(m) p = Identity(x) },
-                  else_branch = b () => (float[5,1,32] o) { o = Identity(x) }>
+        y = If(c)<
+            then_branch = a () => (float[5,1,32] p) { m = MatMul(x, V) n = Add(m, U) s = Abs(V) p = MatMul(n, T) },
+            else_branch = b () => (float[5,1,32] o) { o = Identity(x) }>
     }"""
     model = small_model(text)
+    add = next(t for t in model.graph.initializer if t.name == "U")
+    add.CopyFrom(numpy_helper.from_array(np.ones((16, 1, 64), np.float32), "U"))
     rows = inventory(model)
-    assert [(r.op_type, r.parameters, r.bytes) for r in rows] == [("LSTM", 2048, 12288), ("If", 2048, 8192)]
+    found = [("LSTM", 2048, 12288), ("MatMul", 2048, 8192), ("Add", 1024, 4096), ("MatMul", 2048, 8192)]
+    assert [(r.op_type, r.parameters, r.bytes) for r in rows] == found
     assert left_out(rows, 40960) == (
-        "recurrent layers are not compressed: n0 (30 % of the file's bytes)",
-        "weights inside If are not compressed: n2 (20 % of the file's bytes)",
+        "weights that other nodes inside of branches and loops need are not compressed: m (20 % of the file's bytes)",
+        "constants of other operators are not compressed: n (10 % of the file's bytes)",
     )
     assert left_out(rows, 10**7) == ()
     assert already_quantized(rows, 40960) == ()
+
+
+def test_weights_of_two_inner_graphs_by_one_name_are_counted_both() -> None:
+    model = small_model("""g (float[N,32] x, bool c) => (float[N,32] y) {
+        y = If(c)<then_branch = a () => (float[N,32] p) { p = MatMul(x, W) },
+                  else_branch = b () => (float[N,32] o) { o = MatMul(x, W) }> }""")
+    for attribute in model.graph.node[0].attribute:
+        attribute.g.initializer.append(numpy_helper.from_array(np.ones((32, 32), np.float32), "W"))
+    assert [(r.node, r.bytes, r.left) for r in inventory(model)] == [("p", 4096, ""), ("o", 4096, "")]
 
 
 def test_a_constant_of_two_nodes_is_counted_once() -> None:

@@ -1,0 +1,122 @@
+"""Writes unseen weights (`model.unseen`) as codes, in the graphs that hold them.
+
+They get the form of tables, which onnxruntime folds when it loads the file, inside of branches and loop bodies too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_udfc.emit.draft import Draft
+from onnx_udfc.emit.forms import WEIGHT_FORMS, StoredWeight, describe, stored_unseen
+from onnx_udfc.emit.once import rescaled, write_once
+from onnx_udfc.emit.targets import Target
+from onnx_udfc.model.lossless import Stored, peek
+from onnx_udfc.model.network import Network
+from onnx_udfc.model.unseen import Path, RoundedUnseen, Unseen
+from onnx_udfc.numerics.grids import storable
+
+NEAR = 4.0  # times the squared error of the nearest codes: how far the codes of a layer may be from its weight
+
+
+@dataclass(frozen=True)
+class Written:
+    """A weight of a layer as it was written, and its form."""
+
+    stored: StoredWeight
+    form: str
+
+
+def write_unseen(
+    draft: Draft,
+    network: Network,
+    rounded: Mapping[str, RoundedUnseen],
+    target: Target,
+    layers: Mapping[str, Written],
+    twins: dict[Hashable, str],
+) -> dict[str, str]:
+    """Write unseen weights, those of inner graphs from the innermost outwards.
+
+    Args:
+        draft: of the model, all of whose layers are written.
+        network: that is written.
+        rounded: key of an unseen weight → its codes.
+        target: has a form for tables.
+        layers: name of an initializer → what a layer that was read from it has become.
+        twins: what stands in the network's own graph already.
+
+    Returns:
+        Key → the form, in words, of those that were written: one that another node needs in float is not.
+    """
+    forms = {}
+    inner: dict[Path, dict[str, RoundedUnseen]] = {}
+    needed = {name for node in draft.nodes.values() for name in node.input}
+    for key, one in rounded.items():
+        if one.weight.path:
+            inner.setdefault(one.weight.path, {})[key] = one
+            continue
+        name, slot = one.weight.constant.name, one.weight.slot
+        plain = _written(network, one, target)
+        if slot is not None:
+            write_once(draft, *slot, plain.stored, plain.form, twins)
+        elif name in needed:
+            continue
+        else:
+            plain = _as_layer(layers.get(name), plain, one.weight)
+            draft.drop_constant(name)
+            draft.first(WEIGHT_FORMS[plain.form].write(draft, plain.stored))
+        forms[key] = describe(plain.form, plain.stored)
+    for path in sorted(inner, key=len, reverse=True):
+        inside = Draft(draft.model, (_graph_at(draft, path), draft))
+        for key, one in inner[path].items():
+            plain = _written(network, one, target)
+            inside.drop_constant(one.weight.constant.name)
+            inside.first(WEIGHT_FORMS[plain.form].write(inside, plain.stored))
+            forms[key] = describe(plain.form, plain.stored)
+        inside.finish()
+    return {key: forms[key] for key in rounded if key in forms}
+
+
+def _written(network: Network, one: RoundedUnseen, target: Target) -> Written:
+    """The weight as the file holds it, and its form: that of tables, or as layers have it where there is none."""
+    dtype = one.weight.constant.dtype
+    params = rescaled(one.params, storable(one.params.scale, dtype))
+    choice = (target.table or target.choose)(one.weight, params.bits, False, network.graph.opset)
+    stored = stored_unseen(one.weight, params, choice.bits, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    held = one.weight.constant._values
+    source, alone = held.source if isinstance(held, Stored) else None, choice.form == "dq"
+    return Written(replace(stored, source=source, alone=alone), choice.form)
+
+
+def _as_layer(layer: Written | None, plain: Written, weight: Unseen) -> Written:
+    """The codes of a layer that shares the weight, where they still stand for it; then they are in the file once.
+
+    A repair moves the weights of a layer: not far where its inputs are nearly what they were.
+    """
+    if layer is None or layer.form.endswith("dq") or layer.stored.codes.shape != plain.stored.codes.shape:
+        return plain
+    values = np.asarray(peek(weight.constant), np.float64)
+    lost, least = (float(np.square(_values(w.stored) - values).sum()) for w in (layer, plain))
+    shared = replace(layer.stored, name=plain.stored.name, source=plain.stored.source)
+    return Written(shared, layer.form) if lost <= NEAR * least else plain
+
+
+def _values(stored: StoredWeight) -> NDArray[Any]:
+    """The weights that codes stand for."""
+    values: NDArray[Any] = stored.format.decode(stored.codes) * np.asarray(stored.broadcast_scale, np.float64)
+    return values
+
+
+def _graph_at(draft: Draft, path: Path) -> onnx.GraphProto:
+    """The graph that a path leads to."""
+    graph = draft.graph
+    for step, name in path:
+        node = draft.nodes[step] if isinstance(step, str) else graph.node[step]
+        graph = next(a.g for a in node.attribute if a.name == name)
+    return graph

@@ -1,0 +1,304 @@
+"""Unseen weights: of recurrent layers, and of whatever stands in branches and loop bodies. No run shows their inputs.
+
+A weight may lie in the graph that reads it, in one around it, and may pass nodes that only move it (Slice, Concat,
+Unsqueeze …) on its way to the node that computes with it: exporters store the gates of an LSTM in another order than
+ONNX has. What is stored is what becomes codes, so that all of that stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnx_udfc.model.checks import all_finite
+from onnx_udfc.model.layers import FLOATS, Array, is_dense
+from onnx_udfc.model.lossless import Stored, peek, standard
+from onnx_udfc.model.protos import inner_reads
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.numerics.grids import QuantParams
+
+LEAST = 1024  # values from which on a weight is worth the nodes that give it back
+NARROW = 32  # values below which a scale would outweigh what their codes save
+RECURRENT = ("LSTM", "GRU", "RNN")
+# The inputs of an operator that are weights where they are constant, and the operators that only move values.
+SLOTS = dict.fromkeys(RECURRENT, (1, 2)) | dict.fromkeys(("Gemm", "MatMul"), (0, 1)) | dict.fromkeys(
+    ("Conv", "ConvTranspose"), (1,)) | {"Gather": (0,)}  # fmt: skip
+MOVES = frozenset(("Slice", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Split", "Flatten"))
+
+Path = tuple[tuple[str | int, str], ...]  # node (by name in the network's own graph, by place below), attribute
+
+
+class Reader(NamedTuple):
+    """A node that computes with a weight: its name and operator, and the node of the network's own graph it is in."""
+
+    name: str
+    op: str
+    within: str
+
+
+@dataclass(frozen=True, eq=False)
+class Unseen:
+    """A weight whose inputs nobody sees.
+
+    Attributes:
+        constant: its values, by the name that it has in the graph that holds it.
+        path: from the network's graph to that graph; () is the network's own.
+        readers: the nodes that compute with it.
+        slot: the node of the network's own graph that reads it, and the input that it is there; None elsewhere.
+    """
+
+    constant: gs.Constant
+    path: Path
+    readers: tuple[Reader, ...]
+    slot: tuple[str, int] | None = None
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes along which scales run.
+
+        The squared error of nearest codes grows with that of their step, and the step with the largest value that
+        shares it: of the axes whose scales do not outweigh the codes, those with the least sum of squared steps.
+        """
+        largest = np.abs(np.asarray(peek(self.constant), np.float64))
+        shape, every = largest.shape, tuple(range(largest.ndim))
+        ways: list[tuple[int, ...]] = [(axis,) for axis in every] + ([(0, 1)] if len(every) > 2 else [])
+        fit = [way for way in ways if largest.size >= NARROW * np.prod([shape[a] for a in way])]
+        costs = {way: float(np.square(largest.max(axis=tuple(a for a in every if a not in way))).mean()) for way in fit}
+        return min(costs, key=lambda way: (costs[way], len(way))) if costs else (int(np.argmin(shape)),)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the values."""
+        return int(np.prod(self.constant.shape)) * int(np.dtype(self.constant.dtype).itemsize)
+
+    @property
+    def text(self) -> str:
+        """The weight in words: name and shape."""
+        return f"{self.constant.name} ({' x '.join(str(int(n)) for n in self.constant.shape)})"
+
+    def matrix(self, axes: tuple[int, ...]) -> NDArray[np.float64]:
+        """The weight (1, n, d) with what shares a scale, one for each index along the axes, in a row."""
+        values = np.asarray(peek(self.constant), np.float64)
+        return np.moveaxis(values, axes, range(len(axes))).reshape(1, *self.sizes(axes))
+
+    def sizes(self, axes: tuple[int, ...]) -> tuple[int, int]:
+        """Number of scales, and of the values of each."""
+        rows = int(np.prod([self.constant.shape[a] for a in axes]))
+        return rows, int(np.prod(self.constant.shape)) // rows
+
+    def layout(self, matrix: Array, axes: tuple[int, ...]) -> Array:
+        """The inverse of `matrix()`: (1, n, d) to the weight's own shape."""
+        shape = tuple(int(n) for n in self.constant.shape)
+        moved = [shape[a] for a in axes] + [n for a, n in enumerate(shape) if a not in axes]
+        laid: Array = np.moveaxis(matrix.reshape(moved), range(len(axes)), axes)
+        return laid
+
+
+@dataclass(frozen=True)
+class RoundedUnseen:
+    """An unseen weight with its codes and scales, as of `Unseen.matrix`."""
+
+    weight: Unseen
+    params: QuantParams
+
+
+def find_unseen(network: Network, skipped: Callable[[str], bool]) -> dict[str, Unseen]:
+    """A key of its own → each unseen weight: those of the network's own recurrent layers, then those inside of nodes.
+
+    A weight that something needs in float, too, is none: codes beside it would only be more.
+
+    Args:
+        network: in canonical form.
+        skipped: whether a node or tensor of this name is to be left alone.
+    """
+    found = {one.constant.name: one for one in _recurrent(network, skipped)}
+    for one in inner_weights(network.origin.model.graph, list(network.origin.nodes)):
+        names = {one.constant.name, *(r.name for r in one.readers), *(r.within for r in one.readers)}
+        if not any(skipped(name) for name in names):
+            found["/".join([*(f"{node}.{attribute}" for node, attribute in one.path), one.constant.name])] = one
+    return {key: one for key, one in found.items() if all_finite(peek(one.constant))}
+
+
+def _recurrent(network: Network, skipped: Callable[[str], bool]) -> Iterator[Unseen]:
+    """The weights of recurrent layers in the network's own graph."""
+    shared = network.origin.shared
+    needed = {t.name for t in network.graph.outputs}
+    taken: list[tuple[Unseen, str]] = []
+    for node in network.graph.nodes:
+        recurrent = node.op in RECURRENT and not node.domain
+        left = skipped(node.name) or not (recurrent or node.name in network.layers)
+        for slot, tensor in enumerate(node.inputs):
+            if not isinstance(tensor, gs.Constant):
+                continue
+            label = shared.get(tensor.name, tensor.name)
+            if left or skipped(label):
+                needed.add(label)
+            elif recurrent and slot in SLOTS[node.op] and is_dense(tensor) and np.prod(tensor.shape) >= LEAST:
+                taken.append((Unseen(tensor, (), (Reader(node.name, node.op, node.name),), (node.name, slot)), label))
+    yield from (one for one, label in taken if label not in needed)
+
+
+@dataclass
+class _Scope:
+    """A graph, and where it stands.
+
+    Attributes:
+        graph: the graph.
+        path: to it.
+        outer: the scope around it.
+        stored: name → float tensor that it holds.
+        own: all names that it defines.
+        uses: name → the nodes, with the input, that read the tensor of this scope from here or from inside.
+    """
+
+    graph: onnx.GraphProto
+    path: Path
+    outer: _Scope | None
+    stored: dict[str, TensorProto]
+    own: set[str]
+    uses: dict[str, list[_Use]] = field(default_factory=dict)
+
+    def defines(self, name: str) -> _Scope | None:
+        """The scope in which a name is defined that is read here."""
+        scope: _Scope | None = self
+        while scope is not None and name not in scope.own:
+            scope = scope.outer
+        return scope
+
+
+@dataclass(frozen=True)
+class _Use:
+    """Who reads a tensor.
+
+    Attributes:
+        scope: the graph.
+        node: the node; None where the tensor is an output of the graph.
+        name: of the node, or of the output.
+        slot: the input that it is.
+    """
+
+    scope: _Scope
+    node: onnx.NodeProto | None
+    name: str
+    slot: int
+
+
+def inner_weights(graph: onnx.GraphProto, names: list[str]) -> Iterator[Unseen]:
+    """The weights that nodes with graphs inside hold, or read from around them.
+
+    Args:
+        graph: of the model.
+        names: of its nodes, in their order.
+    """
+    scopes = _scopes(graph, names)
+    for scope in scopes:
+        _note_uses(scope, names if not scope.path else [])
+    outside = inner_reads(graph)
+    for scope in scopes:
+        for name, tensor in scope.stored.items():
+            if scope.path or name in outside:
+                readers = _readers(scope, name)
+                if readers:
+                    yield Unseen(gs.Constant(name, Stored(_named(tensor, name))), scope.path, readers)
+
+
+def _named(tensor: TensorProto, name: str) -> TensorProto:
+    """The tensor of a Constant node by the name of what it gives."""
+    if tensor.name == name:
+        return tensor
+    named = TensorProto()
+    named.CopyFrom(tensor)
+    named.name = name
+    return named
+
+
+def _scopes(graph: onnx.GraphProto, names: list[str]) -> list[_Scope]:
+    """The graph and those inside of its nodes, each after the one around it."""
+    found = [_scope(graph, (), None)]
+    for outer in found:
+        for i, node in enumerate(outer.graph.node):
+            step = i if outer.path else names[i]
+            found += [_scope(a.g, (*outer.path, (step, a.name)), outer) for a in node.attribute if a.HasField("g")]
+    return found
+
+
+def _scope(graph: onnx.GraphProto, path: Path, outer: _Scope | None) -> _Scope:
+    inputs = {i.name for i in graph.input}
+    held = [(t.name, t) for t in graph.initializer if t.name not in inputs]
+    constants = [node for node in graph.node if node.op_type == "Constant" and len(node.attribute) == 1]
+    held += [
+        (name, node.attribute[0].t) for node in constants for name in node.output if node.attribute[0].HasField("t")
+    ]
+    own = inputs | {name for name, _ in held} | {name for node in graph.node for name in node.output if name}
+    return _Scope(graph, path, outer, {name: t for name, t in held if _large(t)}, own)
+
+
+def _large(tensor: TensorProto) -> bool:
+    known = {onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind)) for kind in FLOATS if kind != "bfloat16"}
+    kinds = known | {int(TensorProto.BFLOAT16)}
+    return tensor.data_type in kinds and len(tensor.dims) > 1 and int(np.prod(tensor.dims)) >= LEAST
+
+
+def _note_uses(scope: _Scope, names: list[str]) -> None:
+    """Tell the scopes around what this one reads of theirs."""
+    read = [
+        _Use(scope, node, names[i] if names else node.name or next(iter(node.output), ""), slot)
+        for i, node in enumerate(scope.graph.node)
+        for slot in range(len(node.input))
+    ]
+    for use in chain(read, (_Use(scope, None, o.name, 0) for o in scope.graph.output)):
+        name = use.name if use.node is None else use.node.input[use.slot]
+        home = scope.defines(name) if name else None
+        if home is not None:
+            home.uses.setdefault(name, []).append(use)
+
+
+def _readers(scope: _Scope, name: str) -> tuple[Reader, ...]:
+    """The nodes inside of others that compute with a stored tensor; none where something else needs it.
+
+    What the nodes of the network's own graph need is known when they are written.
+    """
+    found: dict[Reader, None] = {}
+    pending, seen = [(scope, name)], {(id(scope), name)}
+    while pending:
+        home, tensor = pending.pop()
+        for use in home.uses.get(tensor, []):
+            if use.node is None:
+                return ()
+            if not use.scope.path:
+                continue
+            if not standard(use.node.domain):
+                return ()
+            op = use.node.op_type
+            if use.slot in SLOTS.get(op, ()):
+                found[Reader(use.name, op, str(use.scope.path[0][0]))] = None
+            elif op in MOVES and (use.slot == 0 or op == "Concat"):
+                fresh = [(use.scope, out) for out in use.node.output if (id(use.scope), out) not in seen]
+                seen.update((id(home), out) for home, out in fresh)
+                pending += fresh
+            else:
+                return ()
+    return tuple(found)
+
+
+def unseen_lines(unseen: dict[str, Unseen], total: int) -> tuple[str, ...]:
+    """A line for each kind of reader, with the share of its weights in the file's `total` bytes."""
+    kinds: dict[str, list[Unseen]] = {}
+    for one in unseen.values():
+        kinds.setdefault(one.readers[0].op, []).append(one)
+    return tuple(
+        f"weights of {op}{'' if all(not one.path and one.slot for one in rows) else ' inside of branches or loops'}:"
+        f" {', '.join(one.text for one in rows)}, {sum(one.bytes for one in rows)} bytes,"
+        f" {100 * sum(one.bytes for one in rows) / max(total, 1):.0f} % of the file's; --bits makes them smaller"
+        for op, rows in kinds.items()
+    )
