@@ -11,9 +11,10 @@ b move against the gradient g = a' ∘ Σ_r U_rᵀ e_r, e_r = t_r − U_r a, in 
     ΔW = gᵀ P (G + λI)⁻¹        Δb = Σ g        step = ⟨e, U Δa⟩ / ‖U Δa‖²,  Δa = a' ∘ (ΔW p + Δb)
 
 which is the exact minimum along the direction of the problem made linear. Where a max pooling lies between, a is the
-largest of a window and g goes to the place that it came from. Only W and b are handed back: the readers are
-refitted when their turn comes, to what the layer gives once it is rounded. On ResNets half of the gain comes in the
-first step, and nothing measurable after the third.
+largest of a window and g goes to the place that it came from. Where a reader sees other layers' channels beside a (of
+a Concat), they stand in its regression and do not move. Only W and b are handed back: the readers are refitted when
+their turn comes, to what the layer gives once it is rounded. On ResNets half of the gain comes in the first step, and
+nothing measurable after the third.
 """
 
 from __future__ import annotations
@@ -46,12 +47,16 @@ class Reader:
         weight: (o, K·k) where its ridge pulls to, tap index fastest.
         windows: (q, w) rows of the producer's patches of whose outputs each place is the largest, m for one outside of
             the image; None where the places are the m rows themselves.
+        beside: (n, f) what else it sees, mean free or not; None where there is nothing.
+        beside_weight: (o, f) where its ridge pulls the weights of that to.
     """
 
     taps: Index
     targets: Array
     weight: Double
     windows: Index | None = None
+    beside: Array | None = None
+    beside_weight: Double | None = None
 
 
 @dataclass(frozen=True)
@@ -71,10 +76,21 @@ class Shared:
 
 @dataclass(frozen=True)
 class _Aim:
-    """A reader's targets (n, o), mean free, and the weights (k·K, o) its ridge pulls to, both over the deviation."""
+    """What stays the same of a reader, over the deviation of its targets.
+
+    Attributes:
+        wanted: (n, o) targets, mean free.
+        start: (k·K + f, o) weights that its ridge pulls to.
+        beside: (n, f) what it sees beside, mean free.
+        gram: (f, f) of that.
+        cross: (f, o) of that and the targets.
+    """
 
     wanted: Array
     start: Double
+    beside: Array
+    gram: Array
+    cross: Array
 
 
 @dataclass(frozen=True)
@@ -134,6 +150,12 @@ def refit_together(shared: Shared, weight: Double, level: Double, factor: Factor
     return now.astype(np.float64), height.astype(np.float64)
 
 
+def places_of(values: Array, windows: Index | None) -> Array:
+    """(q + 1, K) what taps see of values (m, K), directly or the largest of windows, zeros in the last row."""
+    padded = _padded(values)
+    return _places(padded, _sources(padded, windows))
+
+
 def _padded(values: Array) -> Array:
     """(m + 1, K) with a row of zeros at the end: what taps outside of the image see."""
     return np.concatenate([values, np.zeros((1, values.shape[1]), np.float32)])
@@ -165,23 +187,34 @@ def _aim(reader: Reader, channels: int) -> _Aim:
     deviation = max(float(np.sqrt(column_variances(reader.targets).sum() * len(reader.targets))), 1e-30)
     by_channel = reader.weight.reshape(len(reader.weight), channels, -1)
     start = by_channel.transpose(2, 1, 0).reshape(-1, len(reader.weight)) / deviation
-    return _Aim((reader.targets - reader.targets.mean(0)) / np.float32(deviation), start)
+    wanted = (reader.targets - reader.targets.mean(0)) / np.float32(deviation)
+    beside = np.zeros((len(wanted), 0), np.float32)
+    if reader.beside is not None and reader.beside_weight is not None:
+        start = np.concatenate([start, reader.beside_weight.T / deviation])
+        beside = reader.beside - column_means(reader.beside).astype(np.float32)
+    return _Aim(wanted, start, beside, products.gram(beside), products.product(beside.T, wanted))
 
 
 def _fitted(places: Array, taps: Index, aim: _Aim) -> _Fit:
-    """The ridge regression of a reader on what its taps see (q + 1, K)."""
+    """The ridge regression of a reader on what its taps see (q + 1, K) and what it sees beside."""
     seen = _seen(places, taps)
-    gram = products.gram(seen).astype(np.float64)
+    across = products.product(seen.T, aim.beside)
+    gram = np.block([[products.gram(seen), across], [across.T, aim.gram]]).astype(np.float64)
     strength = RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
     gram.flat[:: len(gram) + 1] += strength
-    right = products.product(seen.T, aim.wanted).astype(np.float64) + strength * aim.start
-    weight = np.linalg.solve(gram, right).astype(np.float32)
+    right = np.concatenate([products.product(seen.T, aim.wanted), aim.cross]) + strength * aim.start
+    both = np.linalg.solve(gram, right).astype(np.float32)
+    weight, fixed = both[: seen.shape[1]], both[seen.shape[1] :]
     if weight.shape[0] < weight.shape[1]:
         inner = products.product(weight, weight.T)
         back = products.product(aim.wanted, weight.T)
         back -= products.product(seen, inner)
+        if len(fixed):
+            back -= products.product(aim.beside, products.product(fixed, weight.T))
         return _Fit(back, inner, True)
     errors = aim.wanted - products.product(seen, weight)
+    if len(fixed):
+        errors -= products.product(aim.beside, fixed)
     return _Fit(products.product(errors, weight.T), weight, False)
 
 

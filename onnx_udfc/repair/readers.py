@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_udfc.numerics.joint_refit import Reader
+from onnx_udfc.numerics.joint_refit import Reader, places_of
 from onnx_udfc.numerics.layer_fit import Bounds
 
 if TYPE_CHECKING:
@@ -42,28 +42,61 @@ class View:
         """The positions of the layer's output."""
         return self.taps if self.windows is None else self.windows
 
-    def reader(self, rows: Index, weight: Double) -> Reader:
-        """The same by indices of these positions of the layer's output, ascending."""
-        if self.used is None or self.windows is None:
-            return Reader(_indices(self.taps, rows), self.targets, weight)
-        return Reader(_indices(self.taps, self.used), self.targets, weight, _indices(self.windows, rows))
+    def reader(self, rows: Index, weight: Double, beside: Beside | None = None) -> Reader:
+        """The same by indices of these positions of the layer's output, ascending.
+
+        Args:
+            rows: the positions.
+            weight: (o, I·k) of the reader, tap index fastest.
+            beside: what stands beside the layer's channels at the rows, where the reader sees more than these.
+        """
+        taps, windows = _indices(self.taps, rows if self.used is None else self.used), None
+        if self.windows is not None:
+            windows = _indices(self.windows, rows)
+        if beside is None:
+            return Reader(taps, self.targets, weight, windows)
+        by_channel = weight.reshape(len(weight), beside.own.size, -1)
+        own, other = (by_channel[:, mine].reshape(len(weight), -1) for mine in (beside.own, ~beside.own))
+        seen = places_of(beside.values, windows)[taps].transpose(0, 2, 1).reshape(len(taps), -1)
+        return Reader(taps, self.targets, own, windows, seen, other)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a Concat puts beside a layer's channels.
+
+    Attributes:
+        own: (I,) which of the channels that come out are the layer's.
+        values: (m, I − K) the others, in their order, at positions of the layer's output.
+    """
+
+    own: NDArray[np.bool_]
+    values: Array
 
 
 def readers_of(layer: Layer, layers: Mapping[str, Layer]) -> list[tuple[Layer, gs.Node | None]]:
     """The plain convolutions that alone read a convolution behind its activation, and the max pooling between, if any.
 
-    Empty if there are other readers.
+    They may read it through a Concat (see `concat_behind`). Empty if there are other readers.
     """
     users = layer.node.outputs[0].outputs
     if not layer.convolves or layer.groups != 1 or len(users) != 1:
         return []
     found: list[tuple[gs.Node, gs.Node | None]] = []
-    for node in users[0].outputs[0].outputs:
+    for node in (concat_behind(layer) or users[0]).outputs[0].outputs:
         pooled = node.op == "MaxPool" and len(node.outputs) == 1
         found += [(n, node) for n in node.outputs[0].outputs] if pooled else [(node, None)]
     readers = [(layers.get(node.name), pooling) for node, pooling in found]
     plain = [(r, pooling) for r, pooling in readers if r is not None and r.convolves and r.groups == 1]
     return plain if len(plain) == len(readers) else []
+
+
+def concat_behind(layer: Layer) -> gs.Node | None:
+    """The Concat of channels that alone reads what the layer's activation passes on, once."""
+    users = layer.node.outputs[0].outputs
+    after = users[0].outputs[0].outputs if len(users) == 1 else []
+    joins = len(after) == 1 and after[0].op == "Concat" and after[0].attrs.get("axis") in (1, -1 - len(layer.kernel))
+    return after[0] if joins and [t is users[0].outputs[0] for t in after[0].inputs].count(True) == 1 else None
 
 
 def affordable(total: int, allowed: int, taps: int) -> int:

@@ -16,25 +16,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_udfc.model.coded import Coded
 from onnx_udfc.model.factored import Factor, factor
 from onnx_udfc.model.names import matches
 from onnx_udfc.numerics.factors import factors, first_gram
-from onnx_udfc.numerics.joint_refit import Shared, refit_together
+from onnx_udfc.numerics.joint_refit import refit_together
 from onnx_udfc.numerics.layer_fit import Sight
-from onnx_udfc.numerics.moments import Array, covariance, patches, sample_targets, tap_positions
+from onnx_udfc.numerics.moments import Array, covariance, patches, sample_targets
 from onnx_udfc.numerics.rounding import quantize_layer
 from onnx_udfc.repair.ordering import TOO_LARGE
-from onnx_udfc.repair.readers import View, affordable, bounds_after, readers_of
+from onnx_udfc.repair.readers import bounds_after
 from onnx_udfc.repair.reference import LayerReference, Reference, channel_mean, own_bias
+from onnx_udfc.repair.together import Together
 from onnx_udfc.runtime.walk import Value, Walk
-from onnx_udfc.runtime.windows import pooled_shape, pooling_window, run_layer, window_of
+from onnx_udfc.runtime.windows import run_layer, window_of
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.prune import Pruned
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-JOINT_VALUES = 8_000_000  # of the patches that a joint refit looks at
 _NAMED = 3  # names in a note
 SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
 
@@ -206,13 +205,14 @@ class _Repair:
     ) -> None:
         self.matched, self.factored = matched, factored
         self.seconds = {part.whole.name: part.whole for part in factored.values()}
-        # What a layer that is two now needs of its input is what the whole of them needs.
-        self.wholes = dict(matched.layers) | {first: part.whole for first, part in factored.items()}
         self.pruned, self.reference, self.bits, self.settings = pruned, reference, bits, settings
         self.model = matched.to_model(without=matched.weights)
         self.outputs = {t.name for t in matched.graph.outputs}
         self.result = Repaired()
         self.walk = Walk(self.model, reference.inputs, list(matched.layers), pieces=reference.pieces)
+        # What a layer that is two now needs of its input is what the whole of them needs.
+        wholes = dict(matched.layers) | {first: part.whole for first, part in factored.items()} | self.seconds
+        self.together = Together(self.model, self.walk, pruned, reference, wholes, self.outputs)
         self.dirty: set[str] = set()
         self.roots, self.ties = tied_layers(matched), dict[tuple[str, float | None], list[Tie]]()
 
@@ -244,7 +244,7 @@ class _Repair:
     def _unpaired(self, layer: Layer, found: LayerReference, x: Value) -> Value:
         """A layer that gets more or fewer inputs than in the original, boxes say: no two of them belong together."""
         self.result.fallbacks[layer.name] = "not refitted: how much reaches it hangs on what is found before it"
-        matrix, gain = layer.matrix(), self._kept(layer, found.gain).reshape(layer.groups, -1)
+        matrix, gain = layer.matrix(), self.together.kept(layer, found.gain).reshape(layer.groups, -1)
         target = self.pruned.network.layers[layer.name]
         if self._harms(layer):
             real = self._damaged(layer, _per_row(np.divide, matrix, gain), None)
@@ -266,7 +266,7 @@ class _Repair:
         sight, _ = self._sight(part.whole, found, x)
         weight = sight.fit(part.whole.matrix(), self.settings.ridge_factored)[0]
         gram = covariance(sight.patches)[0] if sight.measured is None else sight.measured.gram[0]
-        unit = self._kept(part.whole, found.unit)[:, None]
+        unit = self.together.kept(part.whole, found.unit)[:, None]
         first, second = factors(weight / unit, gram, part.factor.split, part.factor.rank)
         target, seen = self.pruned.network.layers[layer.name], first_gram(gram, part.factor.split)[None]
         matrix = self._damaged(layer, first[None], seen)
@@ -309,7 +309,7 @@ class _Repair:
         sight, mean = self._sight(layer, found, x)
         if sight.overflown:
             self.result.fallbacks[layer.name] = f"not refitted: its input or output {TOO_LARGE}"
-        gain = self._kept(layer, found.gain).reshape(layer.groups, -1)
+        gain = self.together.kept(layer, found.gain).reshape(layer.groups, -1)
         tie = self._tie(layer, gain)
         if tie is not None and tie.done is not None:
             real, params = tie.done
@@ -334,7 +334,7 @@ class _Repair:
         response, wanted = channel_mean(y, layer), mean + sight.moved.reshape(-1)
         errors = LayerRepair(before, refit, sight.error(matrix))
         self.result.layers[layer.name] = errors
-        shipped = wanted - response / gain.reshape(-1) + errors.explained * self._kept(layer, found.drift)
+        shipped = wanted - response / gain.reshape(-1) + errors.explained * self.together.kept(layer, found.drift)
         target = self.pruned.network.layers[layer.name]
         bias = shipped + (target.bias if layer.bias_apart else 0.0)
         if params is None:
@@ -369,79 +369,18 @@ class _Repair:
         ridge = self.settings.ridge_pruned if cut else self.settings.drift_ridge(sight.error(start))
         if layer.name in self.seconds:
             ridge = self.settings.ridge_factored
-        shared = self._shared(layer, found, x)
+        shape = (found.shape[0], layer.out_channels, *found.shape[2:])
+        lost = layer.out_channels < len(found.gain) or layer.name in self.seconds
+        shared = self.together.shared(layer, x, shape) if lost and found.alone else None
         refitted = sight.fit(start, ridge, through=shared is None, solve=self.settings.solve)
         if shared is not None and sight.factor is not None:
             weight, level = refit_together(shared, refitted[0], mean, sight.factor)
             refitted, sight.moved = weight[None], (level - mean)[None]
         return refitted, sight.error(start), sight.error(refitted)
 
-    def _shared(self, layer: Layer, found: LayerReference, x: Value) -> Shared | None:
-        """What the layer and its readers see, where it lost outputs or rank and they can be refitted together."""
-        lost = layer.out_channels < len(found.gain) or layer.name in self.seconds
-        if not found.alone or not lost:
-            return None
-        bounds, readers = bounds_after(layer, self.outputs), readers_of(layer, self.wholes)
-        if bounds is None or not readers:
-            return None
-        shape = (found.shape[0], layer.out_channels, *found.shape[2:])
-        width = self.seconds.get(layer.name, layer).matrix_shape[2]  # what one that is two now would take as a whole
-        taps = max(int(np.prod(reader.kernel)) for reader, _ in readers)
-        views = [self._view(reader, pooling, shape, JOINT_VALUES // width, taps) for reader, pooling in readers]
-        if any(v is None or len(v.taps) < v.taps.shape[1] * layer.out_channels for v in views):
-            return None
-        known = [v for v in views if v is not None]
-        rows = np.unique(np.concatenate([v.rows.ravel() for v in known]))
-        rows = rows[rows >= 0]
-        joined = [v.reader(rows, reader.matrix()[0]) for v, (reader, _) in zip(known, readers, strict=True)]
-        p = patches(x.astype(np.float32, copy=False), window_of(layer, x.shape, shape), shape, rows)[0]
-        return Shared(p, bounds, joined)
-
-    def _view(
-        self, reader: Layer, pooling: gs.Node | None, shape: tuple[int, ...], allowed: int, taps: int
-    ) -> View | None:
-        """What a layer sees of an output of this shape, directly or through a pooling, at about `allowed` places.
-
-        The taps are those of the largest of the readers: their positions are the same then, and so is what they touch.
-        """
-        seen = shape if pooling is None else pooled_shape(self.model, pooling, shape)
-        window = None if pooling is None else pooling_window(pooling, shape, seen)
-        places = shape[0] * int(np.prod(seen[2:]))
-        each = 1 if window is None else int(np.prod(window.kernel))
-        wanted = self._wanted(reader, seen, affordable(places, max(1, allowed // each), taps))
-        if wanted is None or window is None:
-            return None if wanted is None else View(*wanted)
-        used = np.unique(wanted[0])
-        used = used[used >= 0]
-        return View(*wanted, used, tap_positions(window, shape, seen, used))
-
-    def _wanted(self, reader: Layer, shape: tuple[int, ...], most: int) -> tuple[Index, Array] | None:
-        """Positions (n, taps) that a layer reads of an input of this shape, and what it should give there (n, o)."""
-        found = self.reference.layers.get(reader.name)
-        if found is None:
-            return None
-        window = window_of(reader, shape, found.shape)
-        chosen = np.unique(np.linspace(0, len(found.positions) - 1, max(1, most)).astype(np.int64))
-        positions, t = found.positions[chosen], found.target[chosen]
-        if found.addend is not None and found.stream is not None:
-            if not self.walk.available(found.addend):
-                return None
-            value = self.walk.get(found.addend).astype(np.float32, copy=False)
-            if len(value) != found.shape[0] or value.shape[2:] != found.shape[2:]:
-                return None
-            t = self._kept(reader, t + found.stream[chosen]) - sample_targets(value, window, positions)
-        else:
-            t = self._kept(reader, t)
-        return tap_positions(window, shape, found.shape, positions), t
-
-    def _kept(self, layer: Layer, values: NDArray[Any]) -> NDArray[Any]:
-        """The part (..., |K|) of values (..., O) that belongs to the output channels that are left."""
-        kept = self.pruned.kept_out.get(layer.name)
-        return values if kept is None else np.take(values, kept, axis=-1)
-
     def _sight(self, layer: Layer, found: LayerReference, x: Value) -> tuple[Sight, Double]:
         """What the layer sees, and the mean (O,) that its output should have over all positions."""
-        t, mean = self._kept(layer, found.target), self._kept(layer, found.mean)
+        t, mean = self.together.kept(layer, found.target), self.together.kept(layer, found.mean)
         shape = (*found.shape[:-1], t.shape[1]) if not layer.kernel else (found.shape[0], t.shape[1], *found.shape[2:])
         window = window_of(layer, x.shape, shape)
         p = patches(x.astype(np.float32, copy=False), window, shape, found.positions)
@@ -450,8 +389,8 @@ class _Repair:
             value = self.walk.get(found.addend).astype(np.float32, copy=False)
             if value.shape == shape:
                 now = sample_targets(value, window, found.positions)
-                t = t + self._kept(layer, found.stream) - now
-                mean = mean + self._kept(layer, found.stream_mean) - channel_mean(value, layer)
+                t = t + self.together.kept(layer, found.stream) - now
+                mean = mean + self.together.kept(layer, found.stream_mean) - channel_mean(value, layer)
                 stream = _by_group(now, layer.groups)
         # What is added before the activation must be known, or nobody knows what passes it.
         bounds = bounds_after(layer, self.outputs) if stream is not None or found.alone else None

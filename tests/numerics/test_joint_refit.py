@@ -38,10 +38,14 @@ class Case:
         for reader in self.readers:
             places = padded(outputs if reader.windows is None else largest(outputs, reader.windows))
             seen = np.stack([np.concatenate([places[t, c] for c in range(len(weight))]) for t in reader.taps])
+            start = reader.weight.T
+            if reader.beside is not None and reader.beside_weight is not None:
+                seen = np.concatenate([seen, reader.beside], axis=1)
+                start = np.concatenate([start, reader.beside_weight.T])
             seen, t = seen - seen.mean(0), reader.targets - reader.targets.mean(0)
             gram = seen.T @ seen
             ridge = RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
-            fit = np.linalg.solve(gram + ridge, seen.T @ t + ridge @ reader.weight.T)
+            fit = np.linalg.solve(gram + ridge, seen.T @ t + ridge @ start)
             total += np.square(t - seen @ fit).sum() / np.square(t).sum()
         return total
 
@@ -85,6 +89,33 @@ def test_readers_are_served_better(taps: int, readers: int, bounds: Bounds, pool
     after = sum(c.error(*c.refitted()) for c in found)
     most = 0.85 if not pooled else 0.9 if bounds is RELU else 0.97  # the largest is often at the bound of the clip
     assert after < most * before
+
+
+@pytest.mark.parametrize("outputs", [5, 40], ids=["few outputs", "many outputs"])
+def test_channels_beside_are_part_of_the_regression(outputs: int) -> None:
+    for seed in range(3):
+        given, rng = case(2, seed=seed), np.random.default_rng(seed)
+        (own,) = given.readers
+        widened, read = rng.normal(size=(outputs, 5)), 3 * rng.normal(size=(outputs, 3))
+        beside = rng.normal(1, 1, (len(own.targets), 3)).astype(np.float32)
+        targets = (own.targets @ widened.T + beside @ read.T).astype(np.float32)
+        seen = replace(given, readers=[Reader(own.taps, targets, widened @ own.weight, None, beside, read)])
+        assert seen.error(*seen.refitted()) < 0.85 * seen.error(seen.weight, seen.level)
+
+
+@pytest.mark.parametrize("outputs", [3, 40], ids=["few outputs", "many outputs"])
+def test_what_is_exact_with_channels_beside_stays(outputs: int) -> None:
+    """What stands beside is of the same patches, and most of the targets: without it the weights would have to move."""
+    given, rng = case(), np.random.default_rng(1)
+    p = given.patches
+    y = np.maximum((p - p.mean(0)) @ given.weight.T + given.level, 0)
+    beside = np.maximum(p @ rng.normal(size=(6, 3)) + 1, 0).astype(np.float32)
+    read, other = rng.normal(size=(outputs, 4)), 3 * rng.normal(size=(outputs, 3))
+    targets = (y @ read.T + beside @ other.T).astype(np.float32)
+    exact = replace(given, readers=[Reader(np.arange(len(p))[:, None], targets, read, None, beside, other)])
+    weight, level = exact.refitted()
+    np.testing.assert_allclose(weight, given.weight, atol=1e-4)
+    np.testing.assert_allclose(level, given.level, atol=1e-4)
 
 
 def test_what_is_already_exact_stays() -> None:

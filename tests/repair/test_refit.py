@@ -21,7 +21,7 @@ from onnx_udfc.pipeline import compress
 from onnx_udfc.repair.absorb import absorb_copies
 from onnx_udfc.repair.reference import Reference, trace
 from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
-from tests.normed_graphs import CHAIN, RESIDUAL, parameter, scaled_model, settled, with_parameters
+from tests.normed_graphs import CHAIN, RESIDUAL, norm, parameter, scaled_model, settled, with_parameters
 from tests.quantized_graphs import fetch
 
 Value = NDArray[Any]
@@ -317,6 +317,79 @@ def test_what_a_reader_sees_through_a_pooling_is_what_it_computes_from(monkeypat
     keep = {group.name: np.arange(0, group.channels, 2) for group in channels.groups}
     repaired(network, traced(network, channels), channels, keep)
     assert len(seen) == 1
+
+
+FIRE = f"""g (float[N,3,12,12] x, float[6,3,1,1] W1, {norm("1", 6)}, float[8,6,1,1] W2, {norm("2", 8)},
+    float[12,6,3,3] W3, {norm("3", 12)}, float[5,20,1,1] W4, float[5] B4) => (float[N,5,12,12] y) {{
+    a1 = Conv(x, W1) b1 = BatchNormalization(a1, S1, D1, M1, V1) r1 = Relu(b1)
+    a2 = Conv(r1, W2) b2 = BatchNormalization(a2, S2, D2, M2, V2) r2 = Relu(b2)
+    a3 = Conv<pads = [1,1,1,1]>(r1, W3) b3 = BatchNormalization(a3, S3, D3, M3, V3) r3 = Relu(b3)
+    c = Concat<axis = 1>(r2, r3) y = Conv(c, W4, B4) }}"""
+
+
+@pytest.mark.parametrize("order", ["r2, r3", "r3, r2"])
+@pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pooled"])
+@pytest.mark.parametrize("axis", [1, -3])
+def test_branches_of_a_concat_are_refitted_beside_each_other(
+    monkeypatch: pytest.MonkeyPatch, order: str, pooled: bool, axis: int
+) -> None:
+    """Where only dead channels went, the reader's own weights give its targets, of both branches together."""
+    text = FIRE.replace("axis = 1", f"axis = {axis}").replace("r2, r3", order)
+    if pooled:
+        text = text.replace("y = Conv(c,", "m = MaxPool<kernel_shape = [3, 3]>(c) y = Conv(m,")
+        text = text.replace("(float[N,5,12,12] y)", "(float[N,5,10,10] y)")
+    model = trained(text)
+    even = {name: parameter(model, name) for name in ("S1", "D1", "S2", "D2", "S3", "D3")}
+    for values in even.values():
+        values[1::2] = 0
+    network = read(with_parameters(model, even))
+    channels = find_groups(network)
+    seen: list[int] = []
+
+    def looked_at(shared: Shared, weight: Value, level: Value, _: object) -> tuple[Value, Value]:
+        if len(shared.readers) == 2:  # of what both branches read
+            return weight, level
+        y = np.maximum((shared.patches - shared.patches.mean(0)) @ weight.T + level, 0)
+        (reader,) = shared.readers
+        assert reader.beside is not None
+        assert reader.beside_weight is not None
+        if reader.windows is not None:
+            y = np.concatenate([y, np.full((1, y.shape[1]), -np.inf)])[reader.windows].max(1)
+        found = y[reader.taps[:, 0]] @ reader.weight.T + reader.beside @ reader.beside_weight.T
+        np.testing.assert_allclose(found - found.mean(0), reader.targets - reader.targets.mean(0), atol=1e-3)
+        seen.append(reader.beside.shape[1])
+        return weight, level
+
+    monkeypatch.setattr("onnx_udfc.repair.refit.refit_together", looked_at)
+    keep = {group.name: np.arange(0, group.channels, 2) for group in channels.groups}
+    repaired(network, traced(network, channels), channels, keep)
+    assert seen == [6, 4]
+
+
+def test_branches_of_a_concat_are_repaired_better_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained(FIRE)
+    network = read(model)
+    channels = find_groups(network)
+    reference = traced(network, channels)
+    found = []
+    for joint in (True, False):
+        if not joint:
+            monkeypatch.setattr("onnx_udfc.repair.together.Together._others", lambda *_: None)
+        pruned, _ = repaired(network, reference, channels, half(channels, reference))
+        found.append(error(pruned.network.to_model(), model))
+    assert found[0] < 0.96 * found[1]
+
+
+def test_a_branch_whose_neighbour_is_not_known_yet_is_refitted_alone(seen: list[Shared]) -> None:
+    """What stands beside reads a layer that comes later: only the last branch sees all."""
+    deeper = FIRE.replace("c = Concat", "a5 = Conv(r3, W5) r5 = Relu(a5) c = Concat").replace("(r2, r3)", "(r2, r5)")
+    model = trained(deeper.replace("float[5] B4)", "float[5] B4, float[12,12,1,1] W5)"))
+    network = read(model)
+    channels = find_groups(network)
+    keep = {g.name: np.arange(0, g.channels, 2) for g in channels.groups}
+    repaired(network, traced(network, channels), channels, keep)
+    beside = [[reader.beside is not None for reader in shared.readers] for shared in seen]
+    assert beside.count([True]) == 1
 
 
 @pytest.fixture
