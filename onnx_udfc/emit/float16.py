@@ -10,12 +10,15 @@ import onnx
 from onnx import TensorProto
 
 from onnx_udfc.emit.draft import Draft
-from onnx_udfc.emit.half_nodes import PAIRS, Halves, constant_nodes, delicate_nodes, half_nodes, tensor_types
+from onnx_udfc.emit.half_nodes import LAYERS, PAIRS, Halves, constant_nodes, delicate_nodes, half_nodes, tensor_types
+from onnx_udfc.emit.unseen import halve_inside
 from onnx_udfc.model.external import values
 from onnx_udfc.model.protos import inner_reads, reads
 from onnx_udfc.numerics.halves import Span, holds
 
 LEAST = 32  # values of a constant from which on it is worth a Cast where its reader computes in float32
+LEAST_FIXED = 256  # the same of two nodes
+WIDEST = 2**15 - 1  # code of 16 bits
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ def to_float16(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Halved:
     """
     chosen = half_nodes(model, spans)
     kinds = tensor_types(model)
-    exact = constant_nodes(model.graph) | delicate_nodes(model.graph, spans)
-    _Rewriter(model, chosen, kinds, exact).write()
+    delicate = delicate_nodes(model.graph, spans)
+    _Rewriter(model, chosen, kinds, constant_nodes(model.graph), delicate).write()
+    halve_inside(model)
     wide = [
         node.name for node in model.graph.node
         if node.name not in chosen and node.op_type != "Cast"
@@ -56,7 +60,12 @@ class _Rewriter:
     """Gives every float32 tensor the type in which it is written, and casts it where it is read in the other."""
 
     def __init__(
-        self, model: onnx.ModelProto, chosen: Mapping[str, Halves], kinds: Mapping[str, int], exact: Collection[str]
+        self,
+        model: onnx.ModelProto,
+        chosen: Mapping[str, Halves],
+        kinds: Mapping[str, int],
+        exact: Collection[str],
+        delicate: Collection[str],
     ) -> None:
         """Take a model.
 
@@ -64,9 +73,11 @@ class _Rewriter:
             model: changed by `write`.
             chosen: what computes in float16.
             kinds: types of tensors.
-            exact: names of the nodes whose constants stay as they are: scales of codes, and where small values count.
+            exact: names of the nodes whose constants stay as they are: scales of codes.
+            delicate: names of the nodes where small values count: their weights become codes of 16 bits, which are
+                finer than a float16.
         """
-        self.exact = exact
+        self.exact, self.delicate = {*exact, *delicate}, delicate
         self.draft, self.chosen, self.graph = Draft(model), chosen, model.graph
         inner = inner_reads(model.graph)
         self.pinned = inner | {o.name for o in model.graph.output} | {i.name for i in model.graph.input}
@@ -75,6 +86,7 @@ class _Rewriter:
         self.as_float = {o.name for o in model.graph.output} | set(self._read_wide(kinds))
         self.stored = set(self._storable())
         self.half = written | self.stored
+        self.fixed = frozenset(self._fixable())
 
     def _read_wide(self, kinds: Mapping[str, int]) -> Iterable[str]:
         """The float32 tensors that are read as such."""
@@ -93,6 +105,23 @@ class _Rewriter:
             if tensor.name in self.as_half or large:
                 yield tensor.name
 
+    def _fixable(self) -> Iterable[str]:
+        """The weights that only delicate nodes read."""
+        readers: dict[str, set[str]] = {}
+        for node in self.graph.node:
+            for name in reads(node):
+                readers.setdefault(name, set()).add(node.name if node.op_type in LAYERS else "")
+        for tensor in self.graph.initializer:
+            large = len(tensor.dims) > 1 and int(np.prod(tensor.dims)) >= LEAST_FIXED
+            free = tensor.name not in self.stored and tensor.name not in self.pinned
+            if (
+                large
+                and free
+                and tensor.data_type == TensorProto.FLOAT
+                and readers.get(tensor.name, {""}) <= {*self.delicate}
+            ):
+                yield tensor.name
+
     def write(self) -> None:
         """Change the model."""
         half_names = {name: self._half_name(name) for name in sorted(self.half | self.as_half)}
@@ -100,6 +129,8 @@ class _Rewriter:
         for tensor in list(self.graph.initializer):
             if tensor.name in self.stored:
                 self._store(tensor, half_names[tensor.name], float_names.get(tensor.name))
+            elif tensor.name in self.fixed:
+                self._fix(tensor)
         for info in self.graph.input:
             if info.name in self.as_half:
                 self.draft.first([self._cast(info.name, half_names[info.name], TensorProto.FLOAT16)])
@@ -133,6 +164,23 @@ class _Rewriter:
         tensor.CopyFrom(stored)
         if float_name is not None:
             self.draft.first([self._cast(half_name, float_name, TensorProto.FLOAT)])
+
+    def _fix(self, tensor: TensorProto) -> None:
+        """A weight as codes of 16 bits, with a scale for each index of its first axis."""
+        weight = np.asarray(values(tensor), np.float64)
+        largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
+        scale = np.where(largest > 0, largest / WIDEST, 1.0).astype(np.float32)
+        codes = np.clip(np.rint(weight / scale), -WIDEST, WIDEST).astype(np.int16)
+        self.draft.drop_constant(tensor.name)
+        wide = self.draft.name(f"{tensor.name}.wide")
+        inputs = [
+            self.draft.constant(f"{tensor.name}.codes", codes, tensor),
+            self.draft.constant(f"{tensor.name}.scale", scale),
+        ]
+        self.draft.first([
+            self._cast(inputs[0], wide, TensorProto.FLOAT),
+            self.draft.node("Mul", f"{tensor.name}.rescale", [wide, inputs[1]], tensor.name),
+        ])  # fmt: skip
 
     def _node(self, node: onnx.NodeProto, half_names: Mapping[str, str], float_names: Mapping[str, str]) -> None:
         """The names that a node reads and writes, and the Casts behind it."""

@@ -14,13 +14,14 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_udfc.emit.draft import Draft
-from onnx_udfc.emit.forms import WEIGHT_FORMS, StoredWeight, describe, stored_unseen
+from onnx_udfc.emit.forms import StoredWeight, describe, stored_unseen, write_weight
 from onnx_udfc.emit.once import rescaled, write_once
 from onnx_udfc.emit.targets import Target
 from onnx_udfc.model.lossless import Stored, peek
 from onnx_udfc.model.network import Network
-from onnx_udfc.model.unseen import Path, RoundedUnseen, Unseen
+from onnx_udfc.model.unseen import Path, RoundedUnseen, Unseen, inner_weights
 from onnx_udfc.numerics.grids import storable
+from onnx_udfc.numerics.halves import holds
 
 NEAR = 4.0  # times the squared error of the nearest codes: how far the codes of a layer may be from its weight
 
@@ -70,17 +71,36 @@ def write_unseen(
         else:
             plain = _as_layer(layers.get(name), plain, one.weight)
             draft.drop_constant(name)
-            draft.first(WEIGHT_FORMS[plain.form].write(draft, plain.stored))
+            draft.first(write_weight(draft, plain.stored, plain.form))
         forms[key] = describe(plain.form, plain.stored)
     for path in sorted(inner, key=len, reverse=True):
         inside = Draft(draft.model, (_graph_at(draft, path), draft))
         for key, one in inner[path].items():
             plain = _written(network, one, target)
             inside.drop_constant(one.weight.constant.name)
-            inside.first(WEIGHT_FORMS[plain.form].write(inside, plain.stored))
+            inside.first(write_weight(inside, plain.stored, plain.form))
             forms[key] = describe(plain.form, plain.stored)
         inside.finish()
     return {key: forms[key] for key in rounded if key in forms}
+
+
+def halve_inside(model: onnx.ModelProto) -> None:
+    """Store the float32 weights of inner graphs as float16, in place; what computes with them stays in float32.
+
+    Args:
+        model: nodes of a name of their own.
+    """
+    draft, inner = Draft(model), dict[Path, list[Unseen]]()
+    for one in inner_weights(model.graph, list(draft.nodes)):
+        if one.path and one.constant.dtype == np.float32 and holds(peek(one.constant)):
+            inner.setdefault(one.path, []).append(one)
+    for path in sorted(inner, key=len, reverse=True):
+        inside = Draft(model, (_graph_at(draft, path), draft))
+        for name, weight in ((one.constant.name, peek(one.constant)) for one in inner[path]):
+            inside.drop_constant(name)
+            stored = inside.constant(f"{name}.half", weight.astype(np.float16), inside.constants.get(name))
+            inside.first([inside.node("Cast", f"{name}.widen", [stored], name, {"to": onnx.TensorProto.FLOAT})])
+        inside.finish()
 
 
 def _written(network: Network, one: RoundedUnseen, target: Target) -> Written:
@@ -110,7 +130,7 @@ def _as_layer(layer: Written | None, plain: Written, weight: Unseen) -> Written:
 def _values(stored: StoredWeight) -> NDArray[Any]:
     """The weights that codes stand for."""
     values: NDArray[Any] = stored.format.decode(stored.codes) * np.asarray(stored.broadcast_scale, np.float64)
-    return values
+    return values if stored.finer is None else values + _values(stored.finer)
 
 
 def _graph_at(draft: Draft, path: Path) -> onnx.GraphProto:

@@ -21,7 +21,7 @@ from onnx import TensorProto
 from onnx_udfc.model.checks import all_finite
 from onnx_udfc.model.layers import FLOATS, Array, is_dense
 from onnx_udfc.model.lossless import Stored, peek, standard
-from onnx_udfc.model.protos import inner_reads
+from onnx_udfc.model.protos import inner_reads, subgraphs
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
@@ -200,6 +200,8 @@ def inner_weights(graph: onnx.GraphProto, names: list[str]) -> Iterator[Unseen]:
         graph: of the model.
         names: of its nodes, in their order.
     """
+    if not any(subgraphs(node) for node in graph.node):
+        return
     scopes = _scopes(graph, names)
     for scope in scopes:
         _note_uses(scope, names if not scope.path else [])

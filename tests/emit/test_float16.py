@@ -12,9 +12,11 @@ from onnx import TensorProto, numpy_helper
 
 from onnx_udfc import compress
 from onnx_udfc.emit.float16 import to_float16
+from onnx_udfc.model.files import model_bytes
 from onnx_udfc.numerics.halves import Span
 from tests.emit.test_notes_against_the_loaded_graph import loaded, loaded_graph
 from tests.quantized_graphs import run
+from tests.repair.test_finer import floor, spectrum
 from tests.small_graphs import small_model
 
 CHAIN = """g (float[N,3,8,8] x, float[8,3,3,3] W1, float[8] B1, float[4,8,3,3] W2) => (float[N,4,4,4] y) {
@@ -158,3 +160,14 @@ def test_what_is_said_of_memory_and_speed_is_that_of_float16(target: str, bits: 
     assert ("slower than the float original" in notes) == (not same)
     assert "the original's" not in notes
     assert ("processors widen it" in notes) == (target in ("cpu", "portable"))
+
+
+def test_weights_before_a_logarithm_become_codes_of_16_bits() -> None:
+    """A float16 would leave 11 bits of them, and be heard in silence."""
+    model = spectrum()
+    result = compress(model, float16=True, target="cuda", images=8).model
+    stored = {t.name: t.data_type for t in result.graph.initializer}
+    assert (stored["C.codes"], stored["S.codes"]) == (onnx.TensorProto.INT16, onnx.TensorProto.INT16)
+    assert model_bytes(result) < 0.54 * model_bytes(model)
+    assert floor(model) < -120.0
+    assert floor(result) < -107.0  # of float16 -92

@@ -296,6 +296,18 @@ def test_four_bits_in_a_branch_name_the_onnxruntime_that_runs_them() -> None:
     assert oldest_onnxruntime(result) == "1.23"
 
 
+@pytest.mark.parametrize("place", ["around", "initializer", "Constant"])
+def test_float16_halves_them(place: str) -> None:
+    model = branched("p = MatMul(x, A)", "e = MatMul(x, C)")
+    if place != "around":
+        inside(inside(model, "A", node=place == "Constant"), "C", node=place == "Constant")
+    result = compress(model, float16=True, target="cuda", method="none", force=True).model
+    assert model_bytes(result) < 0.56 * model_bytes(model)
+    for c in (True, False):
+        feed = {**ROWS, "c": np.array(c)}
+        assert sqnr(run(model, feed)[0], run(result, feed)[0]) > 60.0
+
+
 def test_nothing_asked_leaves_them_alone() -> None:
     model = recurrent("LSTM")
     result = compress(model, Options(method="none")).model
