@@ -10,13 +10,14 @@ from onnx_udfc.channels.prune import Pruned, prune
 from onnx_udfc.decide.average_bits import averaged, widths_of
 from onnx_udfc.decide.file_size import drafted
 from onnx_udfc.decide.plan import FLOAT, Plan, factorable, make_plan, prunable, removals, split_layers
+from onnx_udfc.emit.short_names import shorten_names
 from onnx_udfc.evaluate.final_check import Checked
 from onnx_udfc.inputs.network_inputs import image_count, wanted_inputs
 from onnx_udfc.integers import placed
 from onnx_udfc.numerics.elimination import MEASURED
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.repair.refit import Repaired
-from onnx_udfc.summary import Outcome, make_report
+from onnx_udfc.summary import Outcome, asks_for_work, make_report
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.groups import Channels
@@ -70,6 +71,8 @@ def plan_report(source: Source, subject: Subject, options: Options, timings: Map
     network, channels = subject.network, subject.channels
     plan, pruned = _plan(subject, options)
     emitted = drafted(pruned.network, plan.bits, options)
+    if asks_for_work(options):
+        shorten_names(emitted.model, pruned.network.layers)
     checked = Checked(None, (DRY,))
     outcome = Outcome(subject.loaded, network, channels, plan, pruned, Repaired(), emitted, (), checked)
     report = make_report(source, outcome, options, timings)

@@ -9,6 +9,7 @@ from onnx_udfc.decide.plan import FLOAT, Plan
 from onnx_udfc.emit.placement import Placement, integer_bits
 from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.inputs.network_inputs import NetworkInputs
+from onnx_udfc.model.loudness import before_logarithm
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.grids import width_of
@@ -33,7 +34,7 @@ def placed(network: Network, plan: Plan, options: Options) -> tuple[Plan, Placem
     """Where activations are quantized, and the plan with the weight bits that integer kernels compute exactly."""
     if options.activations is None:
         return plan, None
-    placement = activation_tensors(network, plan.bits, options.target)
+    placement = activation_tensors(network, _integers(network, plan), options.target)
     return replace(plan, bits=integer_bits(network, plan.bits, placement)), placement
 
 
@@ -47,7 +48,13 @@ def ranges(
     """
     real, pieces = inputs.source == "calibration", Pieces(asked_provider(options))
     grids = measure_ranges(network, placement, inputs.values, real=real, pieces=pieces)
-    left = spared(network, list(plan.bits), options.target, placement, grids, inputs.values)
+    left = spared(network, _integers(network, plan), options.target, placement, grids, inputs.values)
     if left is placement:
         return placement, grids
     return left, measure_ranges(network, left, inputs.values, real=real, pieces=pieces)
+
+
+def _integers(network: Network, plan: Plan) -> list[str]:
+    """The layers that may run as integers: not those for which eight bits are too few."""
+    quiet = before_logarithm(network)
+    return [name for name in plan.bits if name not in quiet]

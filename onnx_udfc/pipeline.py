@@ -15,11 +15,13 @@ from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import Pruned, prune
 from onnx_udfc.decide.average_bits import averaged
 from onnx_udfc.decide.damage import asked_damage, damage_weights
+from onnx_udfc.decide.finer import finer_layers
 from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, skipped, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.decide.tables import rounded_tables, table_notes
 from onnx_udfc.decide.unseen import rounded_unseen, unseen_notes
 from onnx_udfc.dry_run import Subject, needs_run, plan_report
+from onnx_udfc.emit.short_names import SHORTENED, shorten_names
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Placement, check_activations, emit
 from onnx_udfc.errors import CheckError, ModelError, RequestError
@@ -48,7 +50,7 @@ from onnx_udfc.runtime.blas import one_thread
 from onnx_udfc.runtime.machine import cores, keeping, release
 from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source, check_provider
-from onnx_udfc.summary import Outcome, asks_for_repair, certain, input_reports, make_report
+from onnx_udfc.summary import Outcome, asks_for_repair, asks_for_work, certain, input_reports, make_report
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -258,6 +260,8 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
     if options.float16:
         with run.stage("float16"):
             emitted = halve(emitted, original.network, inputs, options)
+    if asks_for_work(options) and shorten_names(emitted.model, pruned.network.layers):
+        emitted = replace(emitted, notes=(*emitted.notes, SHORTENED))
     with run.stage("check"):
         # Which of the real inputs are held out hangs on how many were taken.
         limits = limited(original, options)
@@ -308,7 +312,10 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
         absorb_copies(start, network, channels, plan.keep)
         matched = prune(start, channels, plan.keep).network
         settings = RepairSettings(
-            solve=METHODS[options.method].solve, damage=asked_damage(options), spared=options.skip
+            solve=METHODS[options.method].solve,
+            damage=asked_damage(options),
+            spared=options.skip,
+            finer=finer_layers(pruned.network, options),
         )
         parts, alone = split_matched(matched, plan.factors), run.original is None
         if alone:  # nobody else will ask for the trace, which is spent layer by layer
@@ -338,7 +345,8 @@ def _from_weights(run: _Run, original: Original) -> _Stages:
         damage_weights(pruned.network, options)
         plan, placement = placed(pruned.network, plan, options)
         left = find_groups(pruned.network).groups if method.rescales and plan.bits else ()
-        repaired = Repaired(quantize_weights(pruned.network, left, plan.bits, method))
+        finer = finer_layers(pruned.network, options)
+        repaired = Repaired(quantize_weights(pruned.network, left, plan.bits, method, finer))
     inputs = NetworkInputs({}, "synthetic")
     if placement is not None:
         with run.stage("ranges"):

@@ -244,10 +244,12 @@ def layer_reports(outcome: Outcome, before: Mapping[str, Count], after: Mapping[
 
 def _layer(outcome: Outcome, layer: Layer, before: Count, after: Count) -> LayerReport:
     repaired, form = outcome.repaired.layers.get(layer.name), outcome.emitted.forms.get(layer.name, "")
+    codes = outcome.repaired.weights.get(layer.name)
+    planned = outcome.plan.bits.get(layer.name, HALF if form == "float16" else FLOAT)
     return LayerReport(
         name=layer.name,
         op_type=str(layer.node.op),
-        bits=outcome.plan.bits.get(layer.name, HALF if form == "float16" else FLOAT),
+        bits=planned if codes is None or codes.finer is None else codes.bits_in_all,
         parameters_before=before.parameters,
         parameters_after=after.parameters,
         relative_error=None if repaired is None else repaired.error_after,

@@ -15,11 +15,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnx_udfc.decide.finer import finer_layers
 from onnx_udfc.decide.placeholders import of_layers, of_tables, of_unseen
 from onnx_udfc.emit.float16 import to_float16
+from onnx_udfc.emit.short_names import shorten_names
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Emitted, activation_tensors, emit
 from onnx_udfc.model.files import model_bytes
+from onnx_udfc.model.loudness import before_logarithm
 from onnx_udfc.numerics.activation_grids import ActivationParams
 
 if TYPE_CHECKING:
@@ -82,7 +85,7 @@ def file_size(network: Network, ranks: Ranks, widths: Sequence[float], options: 
     if options.float16:
         stored *= [0.5 if layer.constant.dtype == np.float32 else 1.0 for layer in layers]
     biased = with_biases(network)
-    base = written_bytes(biased, {}, options) - float(stored.sum()) - out * _SCALE_BYTES
+    base = model_bytes(written(biased, {}, options)) - float(stored.sum()) - out * _SCALE_BYTES
     weight: dict[float, Double] = {FLOAT: stored / entries}
     layer: dict[float, float] = {FLOAT: 0.0}
     for bits in widths:
@@ -109,13 +112,15 @@ def with_biases(network: Network) -> Network:
 
 def drafted(network: Network, bits: Mapping[str, float], options: Options) -> Emitted:
     """The network as it would be written, with codes that mean nothing."""
-    params = of_layers(network, {name: b for name, b in bits.items() if b != FLOAT})
+    chosen = {name: b for name, b in bits.items() if b != FLOAT}
+    params = of_layers(network, chosen, finer_layers(network, options))
     tables = of_tables(network, options, len(network.layers))
     unseen = of_unseen(network, options, len(network.layers) + len(tables))
     if options.activations is None or not params:
         emitted = emit(network, params, None, options.target, tables=tables, unseen=unseen)
     else:
-        placement = activation_tensors(network, params, options.target)
+        quiet = before_logarithm(network)
+        placement = activation_tensors(network, [name for name in params if name not in quiet], options.target)
         grids = {t: ActivationParams(1.0, 0, placement.dtype) for t in placement.sites}
         emitted = emit(network, params, grids, options.target, placement, tables, unseen)
     if options.float16:
@@ -131,4 +136,6 @@ def written(network: Network, bits: Mapping[str, float], options: Options) -> on
 
 def written_bytes(network: Network, bits: Mapping[str, float], options: Options) -> int:
     """Size of that file."""
-    return model_bytes(written(network, bits, options))
+    model = written(network, bits, options)
+    shorten_names(model, network.layers)
+    return model_bytes(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from onnx_udfc.decide.tables import bits_of_tables, tables_to_round
 from onnx_udfc.decide.unseen import unseen_to_round
 from onnx_udfc.model.unseen import RoundedUnseen
 from onnx_udfc.numerics.grids import QuantParams
+from onnx_udfc.numerics.rounding import FINER
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
@@ -19,12 +21,13 @@ if TYPE_CHECKING:
 DIGITS = 12  # of a number to the base 3: enough for half a million weights
 
 
-def of_layers(network: Network, bits: Mapping[str, float]) -> dict[str, QuantParams]:
+def of_layers(network: Network, bits: Mapping[str, float], finer: frozenset[str]) -> dict[str, QuantParams]:
     """Codes and scales of layers: the same for layers that share their weight, others for every other.
 
     Args:
         network: the network.
         bits: layer name → weight bits.
+        finer: names of layers that get more.
     """
     shared = network.origin.shared
     numbers: dict[str, int] = {}
@@ -34,6 +37,8 @@ def of_layers(network: Network, bits: Mapping[str, float]) -> dict[str, QuantPar
         source = shared.get(layer.constant.name, layer.constant.name)
         number = numbers.setdefault(source, len(numbers))
         found[name] = _codes(width, layer.matrix_shape, number)
+        if name in finer:
+            found[name] = replace(found[name], finer=_codes(FINER, layer.matrix_shape, number))
     return found
 
 

@@ -15,7 +15,7 @@ itself stays as it is. What onnxruntime makes of each form (tools/form_latency.p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class StoredWeight:
         format: of the codes.
         float_type: the ONNX type of the float tensor.
         source: the initializer that the weight was read from, for its doc string and metadata.
+        finer: of what these codes leave of the weight, where they are not enough; added to them.
         alone: whether its initializers have to be its own: onnxruntime makes another kernel of a DequantizeLinear and
             its layer, takes the codes away, and fails at the next reader.
     """
@@ -58,6 +59,7 @@ class StoredWeight:
     float_type: int
     source: TensorProto | None = None
     alone: bool = False
+    finer: StoredWeight | None = None
 
     @property
     def compute_type(self) -> int:
@@ -91,6 +93,19 @@ class WeightForm:
     write: Callable[[Draft, StoredWeight], list[NodeProto]]
     text: str
     memory: Callable[[int, int], float]
+
+
+def write_weight(draft: Draft, weight: StoredWeight, form: str) -> list[NodeProto]:
+    """Add the initializers of a weight to a draft, and return the nodes that give it, by a row of WEIGHT_FORMS."""
+    write = WEIGHT_FORMS[form].write
+    if weight.finer is None:
+        return write(draft, weight)
+    parts = [
+        replace(part, name=draft.name(f"{weight.name}.{word}"), finer=None, alone=weight.alone)
+        for word, part in (("coarse", weight), ("fine", weight.finer))
+    ]
+    nodes = [node for part in parts for node in write(draft, part)]
+    return [*nodes, draft.node("Add", f"{weight.name}.sum", [part.name for part in parts], weight.name)]
 
 
 def _cast_mul(draft: Draft, weight: StoredWeight) -> list[NodeProto]:
@@ -185,6 +200,8 @@ def describe(form: str, weight: StoredWeight) -> str:
     text = WEIGHT_FORMS[form].text.format(type=kind, float=real, levels=weight.format.levels)
     if weight.format.values:
         text = text.replace("→Mul", f"→Gather({weight.format.levels} values)→Mul")
+    if weight.finer is not None:
+        text = f"{text} + {describe(form, weight.finer)}"
     narrowed = text.endswith("Mul") and weight.compute_type != weight.float_type
     return f"{text}→Cast({names[weight.float_type]})" if narrowed else text
 
@@ -204,7 +221,12 @@ def stored_weight(layer: Layer, params: QuantParams, bits: int, float_type: int)
     if axis is None:
         per_row = np.repeat(params.scale, codes.shape[0] // layer.groups, axis=0)
         scale = per_row.reshape(*codes.shape[:2], *[1] * (codes.ndim - 2))
-    return StoredWeight(layer.constant.name, codes, scale, axis, bits, FORMATS[params.bits], float_type)
+    stored = StoredWeight(layer.constant.name, codes, scale, axis, bits, FORMATS[params.bits], float_type)
+    if params.finer is None:
+        return stored
+    return replace(
+        stored, finer=stored_weight(layer, params.finer, min(bits, FORMATS[params.finer.bits].storage), float_type)
+    )
 
 
 def stored_table(table: Table, params: QuantParams, bits: int, float_type: int) -> StoredWeight:

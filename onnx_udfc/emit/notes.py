@@ -112,8 +112,9 @@ def _storage_notes(
 
 
 def _bits_taken(form: str) -> int:
-    """Bits of the type that codes have in the file; PACKED in words."""
-    return PACKED if form.startswith("words") else 4 if "INT4" in form else 8
+    """Bits of the type that codes have in the file, without those of finer ones; PACKED in words."""
+    first = form.split(" + ")[0]
+    return PACKED if first.startswith("words") else 4 if "INT4" in first else 8
 
 
 def _float_notes(network: Network, weights: Mapping[str, QuantParams], placement: Placement | None) -> Iterator[str]:

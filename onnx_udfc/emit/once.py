@@ -9,7 +9,7 @@ from hashlib import sha256
 import numpy as np
 
 from onnx_udfc.emit.draft import Draft
-from onnx_udfc.emit.forms import WEIGHT_FORMS, StoredWeight
+from onnx_udfc.emit.forms import StoredWeight, write_weight
 from onnx_udfc.numerics.grids import FORMATS, Floats, QuantParams
 
 
@@ -18,11 +18,12 @@ def write_once(draft: Draft, node: str, slot: int, stored: StoredWeight, form: s
 
     A DequantizeLinear has one reader, as integer kernels want it; its inputs may be shared.
     """
-    digest = sha256(stored.codes.tobytes() + stored.scale.tobytes()).digest()
+    parts = [stored, *([stored.finer] if stored.finer is not None else [])]
+    digest = sha256(b"".join(part.codes.tobytes() + part.scale.tobytes() for part in parts)).digest()
     key = (form, stored.axis, stored.bits, stored.format, stored.float_type, stored.codes.shape, digest)
     if key not in twins or form.endswith("dq"):
         draft.drop_constant(stored.name)
-        draft.before(node, WEIGHT_FORMS[form].write(draft, stored))
+        draft.before(node, write_weight(draft, stored, form))
         twins[key] = stored.name
     draft.nodes[node].input[slot] = twins[key]
 

@@ -246,7 +246,7 @@ def _read_by(node: onnx.NodeProto, graph: _Constants, unseen: frozenset[Key], us
 def _weight_like(tensor: TensorProto, graph: _Constants) -> tuple[bool, bool, int]:
     """What comes first among the tensors that a weight is made of: packed words, then codes, then the largest."""
     words = tensor.data_type == TensorProto.INT64 and tensor.name in graph.divided
-    return words, tensor.data_type in CODE_BITS, math.prod(tensor.dims)
+    return words, tensor.data_type in CODE_BITS, tensor_bytes(tensor)
 
 
 def _biases(node: onnx.NodeProto, graph: _Constants) -> int:

@@ -139,16 +139,23 @@ class QuantParams:
         bits: key of FORMATS.
         codes: int8 (groups, O/groups, d), within the format's qmin..qmax.
         scale: float (groups, O/groups), > 0, exactly representable in the type that the weight has in the file.
+        finer: codes of what these codes leave of the weights, where they are not enough.
     """
 
     bits: float
     codes: Codes
     scale: Floats
+    finer: QuantParams | None = None
 
     def dequantize(self) -> Floats:
         """Return the weights that the codes stand for, float64 (groups, O/groups, d)."""
         weight: Floats = FORMATS[self.bits].decode(self.codes) * self.scale[..., None]
-        return weight
+        return weight if self.finer is None else weight + self.finer.dequantize()
+
+    @property
+    def bits_in_all(self) -> float:
+        """Width of a code, with that of the finer one."""
+        return self.bits + (0 if self.finer is None else self.finer.bits)
 
 
 class Rounding(NamedTuple):

@@ -15,6 +15,8 @@ Against rounding alone this takes 12 to 20 % off E at 2 to 4 bits (ResNet-20 and
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +41,7 @@ from onnx_udfc.numerics.grids import (
 FACTORS = (1.0, 0.9, 1.1, 0.8, 1.2, 0.7, 1.35)  # the first is kept where all are equal
 MOST_CANDIDATES = 1 << 23  # weights times factors that are rounded at once; a larger layer tries its own scale only
 SWEEPS = 3
+FINER = 4  # bits
 UNSEEN = 0.1  # of the mean second moment, for an input that never varied
 
 
@@ -63,6 +66,27 @@ def quantize_layer(weight: Floats, gram: Floats | None, bits: float, dtype: np.d
         return QuantParams(bits, round_nearest(weight, scale, fmt), scale), ""
     refined = quantize_with_gram(weight, fmt, _as_if_all_moved(gram), dtype=dtype)
     return QuantParams(bits, refined.codes, refined.scale), refined.reason or ""
+
+
+def quantize_finely(weight: Floats, bits: float, dtype: np.dtype[Any]) -> QuantParams:
+    """Round weights (g, o, d) to nearest in two steps: codes that clip nothing, and FINER bits for what they leave.
+
+    At 8 bits the error is a twelfth of that of the codes alone: half a step is seven of the finer ones.
+    """
+    first, second = (_unclipped(FORMATS[width]) for width in (bits, FINER))
+    coarse = first(weight, dtype)
+    return replace(coarse, finer=second(weight - coarse.dequantize(), dtype))
+
+
+def _unclipped(fmt: QuantFormat) -> Callable[[Floats, np.dtype[Any]], QuantParams]:
+    """Rounds weights (g, o, d) to nearest, with the scale by which the largest of a row is the last code."""
+
+    def rounded(weight: Floats, dtype: np.dtype[Any]) -> QuantParams:
+        largest = np.abs(weight).max(axis=-1, initial=0.0)
+        scale = storable(np.where(largest > 0, largest / fmt.reach, 1.0), dtype)
+        return QuantParams(fmt.bits, round_nearest(weight, scale, fmt), scale)
+
+    return rounded
 
 
 def _as_if_all_moved(gram: Floats) -> Floats:

@@ -9,8 +9,9 @@ import numpy as np
 
 from onnx_udfc.channels.prune import Keep, Pruned, prune
 from onnx_udfc.model.coded import Coded
-from onnx_udfc.numerics.grids import FORMATS, QuantParams, round_nearest, search_scale
+from onnx_udfc.numerics.grids import QuantParams
 from onnx_udfc.numerics.reconstruct import Method, rescale_quantized
+from onnx_udfc.numerics.rounding import quantize_finely, quantize_layer
 from onnx_udfc.repair.absorb import absorb, input_rows, layer_producer, with_weights
 
 if TYPE_CHECKING:
@@ -35,7 +36,11 @@ def absorb_and_prune(network: Network, channels: Channels, keep: Keep, method: M
 
 
 def quantize_weights(
-    network: Network, groups: tuple[ChannelGroup, ...], bits: Mapping[str, float], method: Method
+    network: Network,
+    groups: tuple[ChannelGroup, ...],
+    bits: Mapping[str, float],
+    method: Method,
+    finer: frozenset[str] = frozenset(),
 ) -> dict[str, QuantParams]:
     """Round every layer of the mapping, in place, in topological order.
 
@@ -44,6 +49,7 @@ def quantize_weights(
         groups: its channel groups, found in this very network.
         bits: layer name → weight bits.
         method: `rescales` is read.
+        finer: names of layers that get more bits.
 
     Returns:
         Layer name → codes and scales.
@@ -52,10 +58,11 @@ def quantize_weights(
     for name, layer in network.layers.items():
         if name not in bits:
             continue
-        fmt = FORMATS[bits[name]]
-        matrix = layer.matrix()
-        scale = search_scale(matrix, fmt)
-        weights[name] = QuantParams(bits[name], round_nearest(matrix, scale, fmt), scale)
+        matrix, dtype = layer.matrix(), np.dtype(layer.constant.dtype)
+        if name in finer:
+            weights[name] = quantize_finely(matrix, bits[name], dtype)
+        else:
+            weights[name], _ = quantize_layer(matrix, None, bits[name], np.dtype(np.float32))
         layer.constant.values = Coded(layer, weights[name])
         if method.rescales:
             factor = rescale_quantized(layer_producer(layer), with_weights(layer, matrix))

@@ -28,7 +28,7 @@ from onnx_udfc.numerics.factors import factors, first_gram
 from onnx_udfc.numerics.joint_refit import refit_together
 from onnx_udfc.numerics.layer_fit import Sight
 from onnx_udfc.numerics.moments import Array, covariance, patches, sample_targets
-from onnx_udfc.numerics.rounding import quantize_layer
+from onnx_udfc.numerics.rounding import quantize_finely, quantize_layer
 from onnx_udfc.repair.ordering import TOO_LARGE
 from onnx_udfc.repair.readers import bounds_after
 from onnx_udfc.repair.reference import LayerReference, Reference, channel_mean, own_bias
@@ -63,6 +63,7 @@ class RepairSettings:
         solve: the method's own way to fit a layer, if it has one.
         damage: what is done to weights (g, o, d) before they are rounded, by the Gram (g, d, d) if it was measured.
         spared: patterns of names of layers that stay undamaged.
+        finer: names of layers that get more bits than asked, and stay as they are but for these (`model.loudness`).
     """
 
     ridge_pruned: float = 0.01
@@ -72,10 +73,19 @@ class RepairSettings:
     solve: Solver | None = None
     damage: Callable[[Double, Double | None], Double] | None = None
     spared: tuple[str, ...] = ()
+    finer: frozenset[str] = frozenset()
 
     def drift_ridge(self, error: float) -> float:
         """λ of a drifted layer: the less there is to repair, the nearer it stays to the original weights."""
         return min(10 * self.ridge_drifted, max(self.ridge_drifted, SMALL_DRIFT / max(error, 1e-9)))
+
+
+def finer_note(params: QuantParams) -> str:
+    """Why a layer has more bits than asked."""
+    return (
+        f"{params.bits_in_all:g} bits, for a logarithm follows, and quiet inputs count there as much as loud ones; not"
+        " refitted"
+    )
 
 
 @dataclass(frozen=True)
@@ -232,6 +242,9 @@ class _Repair:
         if len(x) != found.shape[0]:
             y = self._unpaired(layer, found, x)
             self.dirty.add(layer.node.outputs[0].name)
+        elif layer.name in self.settings.finer and layer.name in self.bits and not cut:
+            y = self._finely(layer, found, x)
+            self.dirty.add(layer.node.outputs[0].name)
         elif cut or drifted or layer.name in self.bits or self._harms(layer):
             y = self._improve(layer, found, x, cut, drifted)
             self.dirty.add(layer.node.outputs[0].name)
@@ -254,6 +267,17 @@ class _Repair:
             params = self._rounded(layer, _per_row(np.divide, matrix, gain), None)
             target.constant.values = Coded(target, params)
             matrix = _per_row(np.multiply, params.dequantize(), gain)
+        return run_layer(self.model, layer, x, matrix, own_bias(layer), self.walk.pieces)
+
+    def _finely(self, layer: Layer, found: LayerReference, x: Value) -> Value:
+        """A layer before a logarithm: its weights in more bits; no bias, which would be heard where all is silent."""
+        sight, gain = self._sight(layer, found, x)[0], self.together.kept(layer, found.gain).reshape(layer.groups, -1)
+        start, target = layer.matrix(), self.pruned.network.layers[layer.name]
+        params = self._rounded(layer, _per_row(np.divide, start, gain), None)
+        target.constant.values = Coded(target, params)
+        matrix = _per_row(np.multiply, params.dequantize(), gain)
+        error = sight.error(start)
+        self.result.layers[layer.name] = LayerRepair(error, error, sight.error(matrix))
         return run_layer(self.model, layer, x, matrix, own_bias(layer), self.walk.pieces)
 
     def _first(self, layer: Layer, part: Factored) -> None:
@@ -293,7 +317,11 @@ class _Repair:
     def _rounded(self, layer: Layer, matrix: Double, gram: Double | None) -> QuantParams:
         """The layer's weights (g, o, d) in its bits, with the Gram (g, d, d) where it is of use."""
         seen = None if self._harms(layer) else gram  # what was taken away must not come back
-        params, reason = quantize_layer(matrix, seen, self.bits[layer.name], layer.constant.dtype)
+        if layer.name in self.settings.finer:
+            params, reason = quantize_finely(matrix, self.bits[layer.name], layer.constant.dtype), ""
+            self.result.fallbacks[layer.name] = finer_note(params)
+        else:
+            params, reason = quantize_layer(matrix, seen, self.bits[layer.name], layer.constant.dtype)
         if reason:
             self.result.fallbacks[layer.name] = f"rounded to nearest: {reason}"
         self.result.weights[layer.name] = params

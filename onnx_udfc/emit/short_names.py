@@ -1,0 +1,89 @@
+"""Numbers in place of names, where names are much of a file: small weights do not pay for them.
+
+Converters join the paths of all that became one node, and give a tensor that name wherever it is written or read. What
+others know a file by stays: inputs and outputs, and the nodes of layers, which reports are about.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+
+import onnx
+
+from onnx_udfc.model.files import model_bytes
+from onnx_udfc.model.names import Taken, unique_name
+from onnx_udfc.model.protos import all_graphs
+
+NUMBER = 4  # characters that a number takes
+WORTH = 0.25  # share of the file's bytes that has to be saved
+
+SHORTENED = (
+    "names of inner tensors, and of nodes that are no layers, would be a quarter of the file or more: they are numbers"
+)
+
+Renaming = Callable[[str], str]
+
+
+def shorten_names(model: onnx.ModelProto, kept: Collection[str]) -> bool:
+    """Name tensors t1, t2, … and nodes n1, n2, …, in place; returns whether it was worth it.
+
+    Args:
+        model: nodes of a name of their own.
+        kept: names of nodes that stay.
+    """
+    ends = {value.name for value in (*model.graph.input, *model.graph.output)} | {""}
+    counts: tuple[Counter[str], Counter[str]] = Counter(), Counter()  # of nodes, of tensors
+    for graph in all_graphs(model.graph):
+        _rename(graph, *(_counting(count) for count in counts))
+    nodes, tensors = (
+        [name for name in c if name not in left] for c, left in zip(counts, ({*kept, ""}, ends), strict=True)
+    )
+    saved = sum(
+        c[name] * (len(name) - NUMBER) for c, names in zip(counts, (nodes, tensors), strict=True) for name in names
+    )
+    if saved < WORTH * model_bytes(model):
+        return False
+    taken = Taken({*kept, *ends})
+    numbers = [
+        {name: unique_name(f"{letter}{i}", taken) for i, name in enumerate(names)}
+        for letter, names in (("n", nodes), ("t", tensors))
+    ]
+    for graph in all_graphs(model.graph):
+        _rename(graph, *(partial(_numbered, given) for given in numbers))
+    return True
+
+
+def _numbered(numbers: Mapping[str, str], name: str) -> str:
+    return numbers.get(name, name)
+
+
+def _counting(counter: Counter[str]) -> Renaming:
+    def count(name: str) -> str:
+        counter[name] += 1
+        return name
+
+    return count
+
+
+def _rename(graph: onnx.GraphProto, node_name: Renaming, tensor_name: Renaming) -> None:
+    """Rename the nodes and the tensors of one graph, but not inside of its nodes."""
+    for node in graph.node:
+        node.name = node_name(node.name)
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = tensor_name(name)
+    for thing in _named(graph):
+        thing.name = tensor_name(thing.name)
+    for note in graph.quantization_annotation:
+        note.tensor_name = tensor_name(note.tensor_name)
+        for entry in note.quant_parameter_tensor_names:
+            entry.value = tensor_name(entry.value)
+
+
+def _named(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto | onnx.ValueInfoProto]:
+    """What has a tensor's name."""
+    yield from graph.initializer
+    yield from (sparse.values for sparse in graph.sparse_initializer)
+    yield from (*graph.input, *graph.output, *graph.value_info)
