@@ -253,7 +253,7 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
         network, plan, pruned, repaired, inputs, placement = _from_weights(run, original)
     original.network.lighten()
     with run.stage("write"):
-        tables, unseen = rounded_tables(pruned.network, options), rounded_unseen(pruned.network, options)
+        tables, unseen = rounded_tables(pruned.network, options), rounded_unseen(pruned.network, options, plan.bits)
         emitted = emit(
             pruned.network, repaired.weights, repaired.activations or None, options.target, placement, tables, unseen
         )

@@ -115,7 +115,7 @@ def drafted(network: Network, bits: Mapping[str, float], options: Options) -> Em
     chosen = {name: b for name, b in bits.items() if b != FLOAT}
     params = of_layers(network, chosen, finer_layers(network, options))
     tables = of_tables(network, options, len(network.layers))
-    unseen = of_unseen(network, options, len(network.layers) + len(tables))
+    unseen = of_unseen(network, options, chosen, len(network.layers) + len(tables))
     if options.activations is None or not params:
         emitted = emit(network, params, None, options.target, tables=tables, unseen=unseen)
     else:

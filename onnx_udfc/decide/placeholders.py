@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_udfc.decide.tables import bits_of_tables, tables_to_round
-from onnx_udfc.decide.unseen import unseen_to_round
+from onnx_udfc.decide.unseen import bits_of_unseen, unseen_to_round
 from onnx_udfc.model.unseen import RoundedUnseen
 from onnx_udfc.numerics.grids import QuantParams
 from onnx_udfc.numerics.rounding import FINER
@@ -58,17 +58,18 @@ def of_tables(network: Network, options: Options, taken: int) -> dict[str, Quant
     return found
 
 
-def of_unseen(network: Network, options: Options, taken: int) -> dict[str, RoundedUnseen]:
-    """The same of unseen weights; arguments as of `of_tables`."""
+def of_unseen(network: Network, options: Options, bits: Mapping[str, float], taken: int) -> dict[str, RoundedUnseen]:
+    """The same of unseen weights; arguments as of `of_tables`, and of `of_layers`."""
     shared = network.origin.shared
     numbers: dict[str, int] = {}
-    found = {}
-    for key, weight in unseen_to_round(network, options).items():
+    found, unseen = {}, unseen_to_round(network, options)
+    widths = bits_of_unseen(network, unseen, options, bits)
+    for key, weight in unseen.items():
         name = weight.constant.name
         label = key if weight.path else shared.get(name, name)
         number = taken + numbers.setdefault(label, len(numbers))
         shape = (1, *weight.sizes(weight.axes))
-        found[key] = RoundedUnseen(weight, _codes(bits_of_tables(options), shape, number))
+        found[key] = RoundedUnseen(weight, _codes(widths[key], shape, number))
     return found
 
 

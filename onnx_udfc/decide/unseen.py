@@ -12,6 +12,8 @@ from onnx_udfc.model.names import matches
 from onnx_udfc.model.unseen import RECURRENT, RoundedUnseen, Unseen, find_unseen
 from onnx_udfc.numerics.grids import FORMATS, QuantParams, round_nearest, search_scale
 
+Bits = Mapping[str, float]
+
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
     from onnx_udfc.options import Options
@@ -38,16 +40,35 @@ def _multiplied(weight: Unseen) -> bool:
     return len(weight.axes) == 1 and not any(r.op in (*RECURRENT, *TABLES) for r in weight.readers)
 
 
-def rounded_unseen(network: Network, options: Options) -> dict[str, RoundedUnseen]:
+def bits_of_unseen(network: Network, unseen: Mapping[str, Unseen], options: Options, bits: Bits) -> dict[str, float]:
+    """Key of an unseen weight → its bits: those of the layer that shares it, or else those of tables.
+
+    Args:
+        network: as it will be written.
+        unseen: its unseen weights.
+        options: what was asked for.
+        bits: layer name → its bits.
+    """
+    shared = network.origin.shared
+    roots = {shared.get(network.layers[n].constant.name): b for n, b in bits.items() if n in network.layers}
+    return {
+        key: bits_of_tables(options) if one.path else roots.get(key, bits_of_tables(options))
+        for key, one in unseen.items()
+    }
+
+
+def rounded_unseen(network: Network, options: Options, bits: Bits) -> dict[str, RoundedUnseen]:
     """Key → unseen weight with its codes, rounded to nearest with the scales of least error.
 
     Args:
         network: as it will be written; it is left as it is.
         options: `bits`, `skip` and `target` are read.
+        bits: layer name → its bits.
     """
-    found = {}
-    for key, weight in unseen_to_round(network, options).items():
-        matrix, fmt = weight.matrix(weight.axes), FORMATS[bits_of_tables(options)]
+    found, unseen = {}, unseen_to_round(network, options)
+    widths = bits_of_unseen(network, unseen, options, bits)
+    for key, weight in unseen.items():
+        matrix, fmt = weight.matrix(weight.axes), FORMATS[widths[key]]
         scale = search_scale(matrix, fmt)
         found[key] = RoundedUnseen(weight, QuantParams(fmt.bits, round_nearest(matrix, scale, fmt), scale))
     return found

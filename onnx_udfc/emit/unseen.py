@@ -23,7 +23,8 @@ from onnx_udfc.model.unseen import Path, RoundedUnseen, Unseen, inner_weights
 from onnx_udfc.numerics.grids import storable
 from onnx_udfc.numerics.halves import holds
 
-NEAR = 4.0  # times the squared error of the nearest codes: how far the codes of a layer may be from its weight
+FOLDED = {"dq": "cast_mul", "cast_dq": "cast_mul", "packed_dq": "packed_mul"}  # for a reader that is no integer kernel
+NEAR = 9.0  # times the squared error of the nearest codes: how far the codes of a layer may be from its weight
 
 
 @dataclass(frozen=True)
@@ -119,12 +120,13 @@ def _as_layer(layer: Written | None, plain: Written, weight: Unseen) -> Written:
 
     A repair moves the weights of a layer: not far where its inputs are nearly what they were.
     """
-    if layer is None or layer.form.endswith("dq") or layer.stored.codes.shape != plain.stored.codes.shape:
+    if layer is None or layer.stored.codes.shape != plain.stored.codes.shape:
         return plain
     values = np.asarray(peek(weight.constant), np.float64)
     lost, least = (float(np.square(_values(w.stored) - values).sum()) for w in (layer, plain))
     shared = replace(layer.stored, name=plain.stored.name, source=plain.stored.source)
-    return Written(shared, layer.form) if lost <= NEAR * least else plain
+    form = layer.form if plain.form == "dq" else FOLDED.get(layer.form, layer.form)
+    return Written(shared, form) if lost <= NEAR * least else plain
 
 
 def _values(stored: StoredWeight) -> NDArray[Any]:

@@ -234,6 +234,22 @@ def test_a_weight_that_a_branch_shares_with_a_layer_is_written_once(
         assert sqnr(before, after) > least
 
 
+@pytest.mark.parametrize("budget", ["0.3", "0.25"])
+def test_a_budget_knows_what_a_shared_weight_takes(budget: str) -> None:
+    model = small_model(SHARED)
+    result = compress(model, bits="auto", budget={"bytes": budget}).model
+    assert model_bytes(result) < 1.03 * float(budget) * model_bytes(model)
+
+
+def test_a_shared_weight_is_written_once_where_its_layer_runs_as_integers() -> None:
+    model = small_model(SHARED)
+    result = compress(model, bits=8, activations=8, images=16).model
+    assert [tuple(t.dims) for t in codes_of(result) if len(t.dims) == 2] == [(64, 64)]
+    assert "QuantizeLinear" in {n.op_type for n in result.graph.node}
+    for before, after in zip(run(model, ROWS), run(result, ROWS), strict=True):
+        assert sqnr(before, after) > 25.0
+
+
 @pytest.mark.parametrize("target", ["portable", "tensorrt"])
 def test_a_shared_weight_never_makes_a_file_larger(target: str) -> None:
     model = small_model(SHARED)
