@@ -25,8 +25,9 @@ Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 _TOGETHER = 1 << 20  # values that statistics are summed over at once
-_SPARSE = 2  # times as large an input as its patches is not laid out anew for them
+_SPARSE = 12  # times as large an input as its patches is not laid out anew for them: gathering alone takes as long
 STILL = 1e-5  # deviation of an input, of its mean, below which it does not vary
+_OUTSIDE = -(1 << 60)  # a place whose sum with others stays below 0
 _LAID_OUT = 1 << 18  # values of the input that are laid out anew at once, or one channel
 _ROW = 1 << 12  # values that are summed in float32
 _CACHED = 1 << 17  # values that several operations in a row are done on
@@ -139,11 +140,14 @@ def tap_positions(
     window: Window, input_shape: tuple[int, ...], output_shape: tuple[int, ...], positions: Index
 ) -> Index:
     """(n, taps) flat positions (image, *space) of the input that each tap reads at output positions; -1 outside."""
-    rows = []
-    for image, coordinates, valid in _taps(window, input_shape, output_shape, positions):
-        flat = np.ravel_multi_index((image, *coordinates), input_shape[:1] + input_shape[2:])
-        rows.append(np.where(valid, flat, -1))
-    return np.stack(rows, axis=1)
+    image, *space = np.unravel_index(positions, output_shape[:1] + output_shape[2:])
+    flat, step = image * int(np.prod(input_shape[2:])), int(np.prod(input_shape[2:]))
+    for i, at in enumerate(space):
+        step //= input_shape[2 + i]
+        coordinate, valid = _tap_coordinates(window, i, at, input_shape[2 + i])
+        flat = flat[..., None, :] + np.where(valid, coordinate * step, _OUTSIDE)
+    np.maximum(flat, -1, out=flat)
+    return flat.reshape(-1, len(positions)).T
 
 
 def _taps(

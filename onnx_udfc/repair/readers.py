@@ -108,7 +108,17 @@ def affordable(total: int, allowed: int, taps: int) -> int:
 
 def _indices(positions: Index, known: Index) -> Index:
     """Where the positions stand in the known ones, ascending; their number for -1."""
-    return np.where(positions < 0, len(known), np.searchsorted(known, positions))
+    places = np.full(int(known[-1]) + 2 if len(known) else 1, len(known), np.int64)  # the last is that of -1
+    places[known] = np.arange(len(known))
+    return np.take(places, positions)
+
+
+def touched(*positions: Index) -> Index:
+    """The positions, ascending, each once; -1 is none. They are dense: to sort them takes ten times as long."""
+    seen = np.zeros(max(int(p.max(initial=-1)) for p in positions) + 2, np.bool_)
+    for some in positions:
+        seen[some] = True
+    return np.flatnonzero(seen[:-1])
 
 
 def bounds_after(layer: Layer, outputs: Collection[str]) -> Bounds | None:

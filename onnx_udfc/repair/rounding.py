@@ -59,7 +59,7 @@ def _error(matrix: Double, bits: float, gram: Double | None, seen: Array | None)
     scale = search_scale(matrix, FORMATS[bits])
     damage = round_nearest(matrix, scale, FORMATS[bits]) * scale[..., None] - matrix
     if gram is not None:
-        return float(np.einsum("god,gde,goe->", damage, gram, damage, optimize=True))
+        return float(np.vdot(damage @ gram, damage))
     assert seen is not None
     moved = stacked(seen, damage.transpose(0, 2, 1).astype(np.float32))
     return float(np.square(moved, dtype=np.float64).sum() / seen.shape[1])

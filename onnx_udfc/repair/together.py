@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx_udfc.numerics import products
 from onnx_udfc.numerics.joint_refit import Shared
 from onnx_udfc.numerics.moments import Array, Window, patches, sample_targets, tap_positions
-from onnx_udfc.repair.readers import Beside, View, affordable, bounds_after, concat_behind, readers_of
+from onnx_udfc.repair.readers import Beside, View, affordable, bounds_after, concat_behind, readers_of, touched
 from onnx_udfc.repair.reference import Reference, own_bias
 from onnx_udfc.runtime.windows import pooled_shape, pooling_window, window_of
 
@@ -76,8 +76,7 @@ class Together:
         if any(v is None or len(v.taps) < v.taps.shape[1] * seen for v in views):
             return None
         known = [v for v in views if v is not None]
-        rows = np.unique(np.concatenate([v.rows.ravel() for v in known]))
-        rows = rows[rows >= 0]
+        rows = touched(*(v.rows for v in known))
         beside = _beside(others, rows, layer.out_channels) if others else None
         joined = [v.reader(rows, reader.matrix()[0], beside) for v, (reader, _) in zip(known, readers, strict=True)]
         return Shared(_patches(layer, x, shape, rows), bounds, joined)
@@ -141,8 +140,7 @@ class Together:
         wanted = self._wanted(reader, seen, affordable(places, max(1, allowed // each), taps))
         if wanted is None or window is None:
             return None if wanted is None else View(*wanted)
-        used = np.unique(wanted[0])
-        used = used[used >= 0]
+        used = touched(wanted[0])
         return View(*wanted, used, tap_positions(window, shape, seen, used))
 
     def _wanted(self, reader: Layer, shape: tuple[int, ...], most: int) -> tuple[Index, Array] | None:
