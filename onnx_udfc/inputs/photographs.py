@@ -21,6 +21,7 @@ from onnx_udfc.numerics.picture_codec import Codes, Pixels, decode
 SIDES = (320, 160)  # of the pictures that are stored
 MEAN, DEVIATION = 118.0, 64.0  # of photographs, pixels 0 to 255: what normalized units mean
 SMALL = 96  # pixels; for inputs of such a side all pictures are sharp enough
+_TINY = 48  # pixels; half of the larger pictures is sharp enough: the smallest crop of them has 56
 _LEAST, _LEAST_SHARP = 0.35, 0.5  # of the side of a picture that a crop takes, and where the input is larger
 _LARGE_SHARE = 0.75  # of crops for larger inputs that are from the larger pictures
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -42,11 +43,11 @@ def stored() -> list[tuple[int, int]]:
 
 
 @cache
-def picture(side: int, place: int) -> Pixels:
-    """One of the pictures (side, side, 3); decoded when it is first asked for."""
+def picture(side: int, place: int, halved: bool = False) -> Pixels:
+    """One of the pictures (side, side, 3), or at half of its side; decoded when it is first asked for."""
     luma, chroma = _codes()[f"luma{side}"], _codes()[f"chroma{side}"]
     both = [place, luma.shape[1] + place]
-    pixels: Pixels = decode(luma[:, place : place + 1], chroma[:, both])[0]
+    pixels: Pixels = decode(luma[:, place : place + 1], chroma[:, both], halved=halved)[0]
     return pixels
 
 
@@ -74,7 +75,8 @@ def _drawn(count: int, side: int, rng: np.random.Generator) -> list[Pixels]:
     """Pictures in random order, the larger ones more often where the input is large."""
     every = stored()
     if side <= SMALL:
-        return [picture(*every[k]) for k in _shuffled(len(every), count, rng)]
+        drawn = [every[k] for k in _shuffled(len(every), count, rng)]
+        return [picture(*one, one[0] == SIDES[0] and side <= _TINY) for one in drawn]
     large, small = ([one for one in every if one[0] == side] for side in SIDES)
     many = round(count * _LARGE_SHARE)
     chosen = [large[k] for k in _shuffled(len(large), many, rng)]

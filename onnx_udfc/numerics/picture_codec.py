@@ -35,31 +35,42 @@ def encode(pixels: Pixels) -> tuple[Codes, Codes]:
     return _codes(planes[0] - 128, 1.0), _codes(np.concatenate(halved), _CHROMA)
 
 
-def decode(luma: Codes, chroma: Codes) -> Pixels:
-    """Pictures (n, side, side, 3) of the codes that `encode` gives, but for the rounding; a few at a time."""
-    number, side = luma.shape[1], BLOCK * luma.shape[2]
-    pixels: Pixels = np.empty((number, side, side, 3), np.uint8)
+def decode(luma: Codes, chroma: Codes, *, halved: bool = False) -> Pixels:
+    """Pictures of the codes that `encode` gives, but for the rounding; a few at a time.
+
+    Args:
+        luma: (64, n, side/8, side/8).
+        chroma: (64, 2n, side/16, side/16).
+        halved: at half of their side: finer coefficients, three in four, are left out.
+
+    Returns:
+        (n, side, side, 3), each colour contiguous, or (n, side/2, side/2, 3).
+    """
+    number, side = luma.shape[1], (BLOCK // 2 if halved else BLOCK) * luma.shape[2]
+    pixels: Pixels = np.empty((number, 3, side, side), np.uint8)
     halves = chroma.reshape(len(chroma), 2, number, *chroma.shape[2:])
     step = max(1, _TOGETHER // side**2)
     for start in range(0, number, step):
         part = slice(start, start + step)
-        pixels[part] = _decoded(luma[:, part], halves[:, :, part].reshape(len(chroma), -1, *chroma.shape[2:]))
+        colours = halves[:, :, part].reshape(len(chroma), -1, *chroma.shape[2:])
+        pixels[part] = _decoded(luma[:, part], colours, halved).swapaxes(0, 1)
+    return np.moveaxis(pixels, 1, -1)
+
+
+def _decoded(luma: Codes, chroma: Codes, halved: bool) -> Pixels:
+    """Colours (3, n, side, side)."""
+    light, colour = _plane(luma, 1.0, BLOCK // 2 if halved else BLOCK), _plane(chroma, _CHROMA, BLOCK)
+    light += 128
+    planes = np.concatenate([light[None], (colour if halved else _doubled(colour)).reshape(2, *light.shape)])
+    rgb = np.linalg.inv(_TO_LUMA).astype(np.float32) @ planes.reshape(3, -1)
+    pixels: Pixels = np.clip(np.rint(rgb, out=rgb), 0, 255, out=rgb).astype(np.uint8).reshape(planes.shape)
     return pixels
 
 
-def _decoded(luma: Codes, chroma: Codes) -> Pixels:
-    light = _plane(luma, 1.0) + 128
-    colour = _doubled(_plane(chroma, _CHROMA)).reshape(2, *light.shape)
-    planes = np.stack([light, *colour], axis=-1)
-    rgb = planes @ np.linalg.inv(_TO_LUMA).T.astype(np.float32)
-    pixels: Pixels = np.clip(np.rint(rgb, out=rgb), 0, 255, out=rgb).astype(np.uint8)
-    return pixels
-
-
-def _basis() -> NDArray[np.float64]:
-    """Orthonormal cosine basis (frequency, place)."""
-    at = np.arange(BLOCK)
-    basis = np.cos(np.pi * at[:, None] * (2 * at + 1) / (2 * BLOCK)) * np.sqrt(2 / BLOCK)
+def _basis(size: int = BLOCK) -> NDArray[np.float64]:
+    """Orthonormal cosine basis (frequency, place), or its values at fewer places of a block."""
+    at, places = np.arange(BLOCK)[:, None], 2 * np.arange(size) + 1
+    basis = np.cos(np.pi * at * places / (2 * size)) * np.sqrt(2 / BLOCK)
     basis[0] /= np.sqrt(2)
     return np.asarray(basis, np.float64)
 
@@ -88,23 +99,26 @@ def _codes(plane: NDArray[np.float64], factor: float) -> Codes:
     return ordered
 
 
-def _plane(codes: Codes, factor: float) -> Array:
-    """The inverse of `_codes`, in float32."""
+def _plane(codes: Codes, factor: float, size: int) -> Array:
+    """The inverse of `_codes`, in float32; blocks of fewer pixels a side show as many frequencies."""
     _, n, rows, columns = codes.shape
-    found = np.empty(codes.shape, np.float32)
-    found[_order()] = codes
-    found = found.reshape(BLOCK, BLOCK, n, rows, columns) * _steps(factor).astype(np.float32)[:, :, None, None, None]
-    basis = _basis().astype(np.float32)
-    plane = np.einsum("ui,uvnab,vj->naibj", basis, found, basis, optimize=True)
-    return np.asarray(plane.reshape(n, rows * BLOCK, columns * BLOCK), np.float32)
+    basis, order = _basis(size), _order()
+    shown = order[(order // BLOCK < size) & (order % BLOCK < size)]
+    blocks = np.einsum("ui,vj,uv->ijuv", basis, basis, _steps(factor)).reshape(size * size, -1)[:, shown]
+    some = codes[np.isin(order, shown)].reshape(len(shown), -1)
+    pixels = blocks.astype(np.float32) @ some.astype(np.float32)
+    parts = pixels.reshape(size, size, n, rows, columns).transpose(2, 3, 0, 4, 1)
+    return parts.reshape(n, rows * size, columns * size)
 
 
 def _doubled(plane: Array) -> Array:
     """Planes (n, h, w) at twice the side, linear between the centres of pixels."""
     for axis in (1, 2):
-        first, last = np.take(plane, [0], axis), np.take(plane, [-1], axis)
-        before = np.concatenate([first, plane], axis).take(range(plane.shape[axis]), axis)
-        after = np.concatenate([plane, last], axis).take(range(1, plane.shape[axis] + 1), axis)
-        both = np.stack([0.75 * plane + 0.25 * before, 0.75 * plane + 0.25 * after], axis + 1)
-        plane = both.reshape(*plane.shape[:axis], -1, *plane.shape[axis + 1 :]).astype(np.float32)
+        at = np.arange(plane.shape[axis])
+        both = np.empty((*plane.shape[: axis + 1], 2, *plane.shape[axis + 1 :]), np.float32)
+        near, far = np.float32(0.75) * plane, np.float32(0.25) * plane
+        ahead: tuple[slice, ...] = (slice(None),) * (axis + 1)
+        both[(*ahead, 0)] = near + far.take(np.maximum(at - 1, 0), axis)
+        both[(*ahead, 1)] = near + far.take(np.minimum(at + 1, at[-1]), axis)
+        plane = both.reshape(*plane.shape[:axis], -1, *plane.shape[axis + 1 :])
     return plane

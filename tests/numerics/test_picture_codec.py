@@ -41,3 +41,14 @@ def test_many_pictures_take_hardly_more_memory_than_their_pixels_and_each_is_wha
     for i in (0, 17, 39):
         alone = decode(luma[:, i : i + 1], chroma[:, [i, 40 + i]])
         np.testing.assert_array_equal(back[i], alone[0])
+
+
+def test_halved_pictures_are_the_means_of_four_pixels_where_these_change_slowly() -> None:
+    y, x = np.mgrid[:64, :64]
+    picture = np.stack([96 + 60 * np.sin(x / 9), 128 + 50 * np.cos(y / 7), 90 + x + 0 * y], -1)[None]
+    codes = encode(picture.astype(np.uint8))
+    half, whole = decode(*codes, halved=True), decode(*codes).astype(float)
+    assert half.shape == (1, 32, 32, 3)
+    means = whole.reshape(1, 32, 2, 32, 2, 3).mean((2, 4))
+    assert np.abs(half - means).mean() < 1
+    assert np.abs(half - means).max() < 6
