@@ -107,18 +107,15 @@ def _plane(codes: Codes, factor: float, size: int) -> Array:
     blocks = np.einsum("ui,vj,uv->ijuv", basis, basis, _steps(factor)).reshape(size * size, -1)[:, shown]
     some = codes[np.isin(order, shown)].reshape(len(shown), -1)
     pixels = blocks.astype(np.float32) @ some.astype(np.float32)
-    parts = pixels.reshape(size, size, n, rows, columns).transpose(2, 3, 0, 4, 1)
+    parts: Array = pixels.reshape(size, size, n, rows, columns).transpose(2, 3, 0, 4, 1)
     return parts.reshape(n, rows * size, columns * size)
 
 
 def _doubled(plane: Array) -> Array:
     """Planes (n, h, w) at twice the side, linear between the centres of pixels."""
     for axis in (1, 2):
-        at = np.arange(plane.shape[axis])
-        both = np.empty((*plane.shape[: axis + 1], 2, *plane.shape[axis + 1 :]), np.float32)
+        at, last = np.arange(plane.shape[axis]), plane.shape[axis] - 1
         near, far = np.float32(0.75) * plane, np.float32(0.25) * plane
-        ahead: tuple[slice, ...] = (slice(None),) * (axis + 1)
-        both[(*ahead, 0)] = near + far.take(np.maximum(at - 1, 0), axis)
-        both[(*ahead, 1)] = near + far.take(np.minimum(at + 1, at[-1]), axis)
-        plane = both.reshape(*plane.shape[:axis], -1, *plane.shape[axis + 1 :])
+        sides = [near + far.take(np.clip(at + step, 0, last), axis) for step in (-1, 1)]
+        plane = np.stack(sides, axis + 1).reshape(*plane.shape[:axis], -1, *plane.shape[axis + 1 :])
     return plane
