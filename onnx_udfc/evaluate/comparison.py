@@ -8,7 +8,7 @@ number of inputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -401,30 +401,34 @@ def fidelity(
     inputs: Source = "synthetic",
     task: str | None = None,
     lenient: bool = False,
+    states: Collection[str] = (),
 ) -> Fidelity:
     """Return the worst output's figures over all feeds (see `feeds.split` to cut arrays into runs).
+
+    Outputs that are `states`, which the compressed network has been fed back, do not count beside others.
 
     Raises:
         CheckError: Outputs differ in name or shape, or are not finite.
     """
     comparator = comparator_for(original, compressed, task, lenient)
     count = _run(original, compressed, feeds, comparator)
-    return worst(comparator, inputs, count)
+    return worst(comparator, inputs, count, states)
 
 
-def worst(comparator: Comparator, inputs: Source, count: int) -> Fidelity:
-    """Summarize outputs by the worst of each figure."""
-    outputs = comparator.results()
-    agreements = [o.agreement for o in outputs if o.agreement is not None]
+def worst(comparator: Comparator, inputs: Source, count: int, states: Collection[str] = ()) -> Fidelity:
+    """Summarize outputs by the worst of each figure; of states only where there is nothing else."""
+    outputs = tuple(replace(o, state=o.name in states) for o in comparator.results())
+    answering = [o for o in outputs if not o.state] or outputs
+    agreements = [o.agreement for o in answering if o.agreement is not None]
     unmeasured = comparator.unmeasured()
-    judged = [o for o in outputs if o.sqnr_db is not None]
+    judged = [o for o in answering if o.sqnr_db is not None]
     return Fidelity(
         inputs=inputs,
         sqnr_db=None if unmeasured else worst_of(o.sqnr_db for o in judged),
         cosine=None if unmeasured else worst_of(o.cosine for o in judged),
         agreement=min(agreements, default=None),
         count=count,
-        max_difference=max((o.max_difference for o in outputs), default=0.0),
+        max_difference=max((o.max_difference for o in answering), default=0.0),
         outputs=outputs,
         unmeasured=unmeasured,
     )

@@ -29,6 +29,7 @@ from onnx_udfc.inputs.network_inputs import (
     settle_sizes,
     wanted_inputs,
 )
+from onnx_udfc.inputs.rollout import Stepping
 from onnx_udfc.model.export import SHAPES
 from onnx_udfc.model.files import ROOMY, weight_bytes
 from onnx_udfc.model.network import Network
@@ -109,7 +110,8 @@ def _checked(original: Source, network: Network, model: onnx.ModelProto, options
         return Checked(None, (f"not run for its check: {error}",))
     try:
         inputs = _other_inputs(network, options)
-        feeds = list(split(input_specs(first), inputs.values, batch))
+        rollout = inputs.rollout if inputs.rollout and inputs.rollout.batch <= batch else None
+        feeds = list(split(input_specs(first), inputs.values, rollout.batch if rollout else batch))
         if not feeds:
             raise ModelError("there are fewer inputs than its batch holds")
         first = _answers(first, feeds, np.inf if heavy else LARGE)
@@ -122,7 +124,9 @@ def _checked(original: Source, network: Network, model: onnx.ModelProto, options
         )
     except ModelError as error:
         raise CheckError(f"the compressed network does not load, so nothing was written: {error}") from error
-    return Checked(None, (fault,)) if first is None else _compared(first, second, feeds, inputs, options)
+    if first is None:
+        return Checked(None, (fault,))
+    return _compared(first, Stepping(second, rollout) if rollout else second, feeds, inputs, options)
 
 
 def _on_real_inputs(original: Source, network: Network, model: onnx.ModelProto, options: Options) -> Checked:
@@ -235,7 +239,8 @@ def _run(session: Any, names: list[str], feed: Any) -> list[Any]:
 
 def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs, options: Options) -> Checked:
     try:
-        found = fidelity(first, second, _releasing(feeds), inputs.source, options.task, options.force)
+        states = second.states if isinstance(second, Stepping) else ()
+        found = fidelity(first, second, _releasing(feeds), inputs.source, options.task, options.force, states)
         return Checked(replace(found, held_out=inputs.held_out))
     except ModelError as error:
         return Checked(None, (f"not run for its check: {error}",))
@@ -255,8 +260,10 @@ def _few(network: Network, inputs: NetworkInputs, count: int = MOST_IMAGES) -> N
     """At most so many of them, and at most MOST_IMAGES, but a whole batch where it is fixed."""
     specs = input_specs_of(network)
     most = max([min(count, MOST_IMAGES), *(spec.batch or 1 for spec in specs)])
-    chosen = evenly_spaced(batch_of(network, inputs.values), most)
-    return replace(inputs, values=take(specs, inputs.values, chosen))
+    given = batch_of(network, inputs.values)
+    chosen = evenly_spaced(given, most)
+    rollout = inputs.rollout if len(chosen) == given else None  # what is left out of a sequence breaks it
+    return replace(inputs, values=take(specs, inputs.values, chosen), rollout=rollout)
 
 
 def _valid(original: Source, model: onnx.ModelProto) -> None:

@@ -195,6 +195,7 @@ class OutputFidelity:
         chance: classes: share that would agree if the answers, as frequent as they are, had nothing in common.
         cells: segmentation: whether each cell is an answer of its own (steps of a sequence, say), no part of an object.
         plain_db: Signal to noise of the values as they are, nothing removed: how near they are as numbers.
+        state: Whether it is fed back: each network went on with its own, so what it costs is seen in the other outputs.
     """
 
     name: str
@@ -212,6 +213,7 @@ class OutputFidelity:
     plain_db: float | None = None
     chance: float | None = None
     cells: bool = False
+    state: bool = False
 
 
 @dataclass(frozen=True)

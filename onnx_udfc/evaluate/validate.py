@@ -20,6 +20,7 @@ from onnx_udfc.evaluate.verdict import judge
 from onnx_udfc.inputs.feeds import input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from onnx_udfc.inputs.kinds import Scale, Wanted, made, one_feed
+from onnx_udfc.inputs.rollout import Rollout, Stepping, rollout_of, stepped
 from onnx_udfc.inputs.sizes import described
 from onnx_udfc.model.files import check_source
 from onnx_udfc.options import VERDICTS
@@ -195,17 +196,19 @@ def validate(
     data = open_images(images, labels) if isinstance(images, str | Path) and len(specs) == 1 else images
     wanted = described(original, specs, input_shape, shapes_of(specs, data))
     feed = one_feed(wanted, seed, {s.name: Scale(preprocessing) for s in specs}, batch)
-    real = _runs(wanted, data, preprocessing, limit, seed)
+    real, rollout = _runs(sessions[0], wanted, data, preprocessing, limit, seed)
     callbacks.stage("compare outputs", real.total)
     told = None if task == "auto" else task
+    compared = (sessions[0], Stepping(sessions[1], rollout) if rollout else sessions[1])
     gathered = gather(
-        sessions, _advancing(real.runs, callbacks), told, real.labels, real.names, told=_labelled(images, labels)
+        compared, _advancing(real.runs, callbacks), told, real.labels, real.names, told=_labelled(images, labels)
     )
     latency = _latency(original, compressed, feed, where, threads, latency_seconds, callbacks)
     used = _memory(original, compressed, feed, where, threads, callbacks) if memory else None
     elsewhere = None if where.name == "cpu" else fallbacks(compressed, feed, where, threads)
     callbacks.done()
-    near = worst(gathered.comparator, "synthetic" if images is None else "validation", gathered.count)
+    states = rollout.outputs.values() if rollout else ()
+    near = worst(gathered.comparator, "synthetic" if images is None else "validation", gathered.count, states)
     judgement = judge(near, gathered.accuracy())
     shares = [o.matched for o in near.outputs if o.matched is not None]
     return Validation(
@@ -247,19 +250,25 @@ def _labelled(images: str | Path | ImageSet | None, labels: str | Path | None) -
 
 
 def _runs(
+    session: Any,
     wanted: tuple[Wanted, ...],
     data: Any,
     preprocessing: Preprocessing | None,
     limit: int | None,
     seed: int,
-) -> RealData:
-    """Real inputs, or made-up ones where there are none."""
+) -> tuple[RealData, Rollout | None]:
+    """Real inputs, or made-up ones where there are none: in sequences, where the original carries states along."""
     if data is not None:
-        return open_real(wanted, data, preprocessing or Preprocessing(), limit, seed)
+        return open_real(wanted, data, preprocessing or Preprocessing(), limit, seed), None
     specs = tuple(w.spec for w in wanted)
-    arrays = made(wanted, SYNTHETIC if limit is None else limit, seed, {s.name: Scale(preprocessing) for s in specs})
-    feeds = split(specs, arrays)
-    return RealData(((feed, sample_count(specs, feed)) for feed in feeds), sample_count(specs, arrays))
+    count, scales = SYNTHETIC if limit is None else limit, {s.name: Scale(preprocessing) for s in specs}
+    rollout = rollout_of(wanted, count)
+    arrays = stepped(session, wanted, rollout, count, seed, scales) if rollout else None
+    if rollout is None or arrays is None:
+        rollout, arrays = None, made(wanted, count, seed, scales)
+    feeds = split(specs, arrays, rollout.batch) if rollout else split(specs, arrays)
+    runs = ((feed, sample_count(specs, feed)) for feed in feeds)
+    return RealData(runs, sample_count(specs, arrays)), rollout
 
 
 def _advancing(runs: Runs, callbacks: Callbacks) -> Runs:

@@ -74,7 +74,8 @@ def judge(fidelity: Fidelity, accuracy: Accuracy | None = None) -> Judgement:
     """
     if accuracy is not None and accuracy.original > 0:
         return _measured(accuracy)
-    found = [(o, e) for o in fidelity.outputs if (e := _estimate(o, fidelity.count)) is not None]
+    answering = [o for o in fidelity.outputs if not o.state] or fidelity.outputs
+    found = [(o, e) for o in answering if (e := _estimate(o, fidelity.count)) is not None]
     if not found:
         return Judgement("unknown", reason=fidelity.unmeasured or "nothing was measured")
     output, estimate = max(found, key=lambda pair: pair[1].loss or 0.0)

@@ -27,7 +27,7 @@ from onnx_udfc.runtime.runs import InputSpec, cut
 
 Kind = Literal[
     "picture", "bytes", "signal", "features", "tokens", "choices", "positions", "ones", "flags", "length", "size",
-    "numbers", "scalars",
+    "numbers", "scalars", "state",
 ]  # fmt: skip
 
 RUNS = 8  # values of an input that has one in each run
@@ -116,6 +116,8 @@ def kind_of(spec: InputSpec, shape: tuple[int, ...], use: Use) -> Kind:
         shape: its settled sizes.
         use: what the graph does with it.
     """
+    if use.carried:
+        return "state"
     if spec.dtype.kind == "b":
         return "ones" if use.mask or "mask" in spec.name.lower() else "flags"
     if spec.dtype.kind in "iu":
@@ -347,8 +349,13 @@ def _scalars(wanted: Wanted, count: int, _seed: int) -> NDArray[Any]:
     return np.broadcast_to(steps.reshape(-1, *[1] * len(wanted.sample)), (count, *wanted.sample))
 
 
+def _state(wanted: Wanted, count: int, _seed: int) -> NDArray[Any]:
+    """What a network that is run step by step begins with; what it goes on with, it gives itself (see `rollout`)."""
+    return np.zeros((count, *wanted.sample))
+
+
 MAKERS: dict[Kind, Callable[[Wanted, int, int], NDArray[Any]]] = {
     "picture": _picture, "bytes": _picture, "signal": _signal, "features": _features, "tokens": _tokens,
     "choices": _choices, "positions": _positions, "ones": _ones, "flags": _flags, "length": _length, "size": _size,
-    "numbers": _numbers, "scalars": _scalars,
+    "numbers": _numbers, "scalars": _scalars, "state": _state,
 }  # fmt: skip

@@ -15,6 +15,7 @@ from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
 from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
 from onnx_udfc.inputs.real import Real, real_inputs, real_shapes
+from onnx_udfc.inputs.rollout import Rollout, rolled, rolled_over, rollout_of
 from onnx_udfc.inputs.scale import guess_scaling
 from onnx_udfc.inputs.sizes import check_sizes, input_specs_of, settle, wanted_inputs
 from onnx_udfc.inputs.variants import with_variants
@@ -55,6 +56,7 @@ class NetworkInputs:
         note: what was assumed, in words for the user; empty if nothing was.
         held_out: how many real inputs are not fitted on but kept for the check; None where none are real.
         choices: which kinds were made up, and why.
+        rollout: how samples follow one another where the network carries states along.
     """
 
     values: dict[str, NDArray[Any]]
@@ -62,6 +64,7 @@ class NetworkInputs:
     note: str = ""
     held_out: int | None = None
     choices: tuple[Choice, ...] = ()
+    rollout: Rollout | None = None
 
 
 def settle_sizes(network: Network, options: Options) -> None:
@@ -115,15 +118,26 @@ def make_inputs(network: Network, options: Options, seed_offset: int = 0) -> Net
     check_sizes(network)
     wanted = wanted_inputs(network)
     if options.calibrate:
-        return _real(wanted, options, judged=seed_offset != 0)
+        return _real(network, wanted, options, judged=seed_offset != 0)
     count = options.number or image_count(wanted)
     scales, notes = _scales(network, wanted, options)
     notes += _not_applied(wanted, options)
     choices = chosen_kinds(network, wanted, scales, options)
     among = {c.name: c.kinds for c in choices}
     wanted = tuple(replace(w, among=among.get(w.spec.name, ())) for w in wanted)
-    values = made(wanted, count, options.seed + seed_offset, scales)
-    return NetworkInputs(values, "synthetic", "; ".join(notes), choices=choices)
+    rollout, seed = rollout_of(wanted, count), options.seed + seed_offset
+    if rollout is not None:
+        values = rolled(network, wanted, rollout, count, seed, scales)
+        if values is not None:
+            notes.append(_carried(rollout))
+            return NetworkInputs(values, "synthetic", "; ".join(notes), choices=choices, rollout=rollout)
+    return NetworkInputs(made(wanted, count, seed, scales), "synthetic", "; ".join(notes), choices=choices)
+
+
+def _carried(rollout: Rollout) -> str:
+    """What is said of states."""
+    pairs = ", ".join(f"{name} is what {output} was" for name, output in rollout.outputs.items())
+    return f"run in sequences of {rollout.steps} steps in which {pairs} in the step before"
 
 
 def _scales(network: Network, wanted: tuple[Wanted, ...], options: Options) -> tuple[dict[str, Scale], list[str]]:
@@ -179,16 +193,18 @@ def _not_applied(wanted: tuple[Wanted, ...], options: Options) -> list[str]:
     return [f"--input-mean, --input-std and --input-range are not applied: {names} {reason}"]
 
 
-def _real(wanted: tuple[Wanted, ...], options: Options, *, judged: bool) -> NetworkInputs:
+def _real(network: Network, wanted: tuple[Wanted, ...], options: Options, *, judged: bool) -> NetworkInputs:
     """Real inputs: those that are fitted on, or those that were held out to be judged on."""
     fitted_on = options.number or REAL
     found = real_inputs(wanted, options.calibrate, _pixels(options), fitted_on + fitted_on // (HELD_OUT - 1))
     specs = tuple(w.spec for w in wanted)
-    values = found.values | _made_up(wanted, found, options.seed)
+    values = _with_states(network, wanted, found.values | _made_up(wanted, found, options.seed), found)
     fit, held = hold_out(found.samples, options.seed)
     notes = _not_applied(wanted, options) if any(w.kind in ("picture", "bytes") for w in wanted) else []
     if found.missing:
-        notes.append(f"{', '.join(found.missing)}: not among the real inputs, so made up")
+        states = all(w.use.carried for w in wanted if w.spec.name in found.missing)
+        instead = "carried along by the network from one to the next" if states else "made up"
+        notes.append(f"{', '.join(found.missing)}: not among the real inputs, so {instead}")
     if not len(held):
         notes.append(
             f"{found.samples} real inputs are too few to keep some for the check ({2 * HELD_OUT} would do):"
@@ -199,6 +215,17 @@ def _real(wanted: tuple[Wanted, ...], options: Options, *, judged: bool) -> Netw
     if not judged:
         values = with_variants(wanted, values, options.number or image_count(wanted), options.seed)
     return NetworkInputs(values, "calibration", "; ".join(notes), len(held))
+
+
+def _with_states(
+    network: Network, wanted: tuple[Wanted, ...], values: dict[str, NDArray[Any]], found: Real
+) -> dict[str, NDArray[Any]]:
+    """Values with the states that real inputs lack: those that the network goes through over them in their order."""
+    outputs = {w.spec.name: w.use.carried for w in wanted if w.use.carried and w.spec.name in found.missing}
+    if not outputs:
+        return values
+    batch = max([1, *(w.spec.batch or 1 for w in wanted)])
+    return rolled_over(network, wanted, values, Rollout(outputs, found.samples // batch, batch)) or values
 
 
 def hold_out(samples: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

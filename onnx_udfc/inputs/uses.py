@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_udfc.inputs.carried import carried
 from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.network import Network
 
@@ -52,6 +53,7 @@ class Use:
         channels: that this convolution expects; 0 where none reads it.
         channels_last: it is turned so that its last axis comes first after the samples.
         width: of its last axis, as a matrix product or a vector of constants that meets it expects; 0 where none does.
+        carried: the output that is fed back to it in the next run (see `carried`); empty where none is.
     """
 
     rows: int = 0
@@ -64,6 +66,7 @@ class Use:
     channels: int = 0
     channels_last: bool = False
     width: int = 0
+    carried: str = ""
 
 
 def use_of(network: Network, name: str) -> Use:
@@ -83,7 +86,10 @@ def use_of(network: Network, name: str) -> Use:
     convolved, channels, last = _convolution(tensor)
     found = tuple(sorted(choices))
     width = _width(network, tensor)
-    return Use(max(0, min(tables, default=0)), first, found, flag, mask, extent, convolved, channels, last, width)
+    return Use(
+        max(0, min(tables, default=0)), first, found, flag, mask, extent, convolved, channels, last, width,
+        carried(network).get(name, ""),
+    )  # fmt: skip
 
 
 def _width(network: Network, tensor: gs.Tensor) -> int:
