@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from onnx import TensorProto, helper
 
 from onnx_udfc.inputs.carried import carried
 from onnx_udfc.model.network import Network, read
 
-Declared = tuple[str, list[int | str]]
+Declared = tuple[str, Sequence[int | str]]
 
 
 def network(inputs: list[Declared], outputs: list[Declared]) -> Network:
@@ -32,8 +34,8 @@ def network(inputs: list[Declared], outputs: list[Declared]) -> Network:
     ],
 )  # fmt: skip
 def test_names_of_a_state_and_of_the_next_one(before: str, after: str) -> None:
-    x, y, size = ("x", ["n", 8]), ("y", ["n", 4]), [2, "n", 16]
-    assert carried(network([x, (before, size)], [y, (after, size)])) == {before: after}
+    size: Sequence[int | str] = [2, "n", 16]
+    assert carried(network([("x", ["n", 8]), (before, size)], [("y", ["n", 4]), (after, size)])) == {before: after}
 
 
 @pytest.mark.parametrize(
@@ -51,9 +53,9 @@ def test_what_is_no_state(inputs: list[Declared], outputs: list[Declared]) -> No
 
 
 def test_names_that_differ_least_come_first() -> None:
-    size: list[int | str] = [1, 4]
-    inputs = [("x", ["n", 8]), ("cached_key_0", size), ("cached_key_1", size)]
-    outputs = [("new_cached_key_1", size), ("new_cached_key_0", size)]
+    size: Sequence[int | str] = [1, 4]
+    inputs: list[Declared] = [("x", ["n", 8]), ("cached_key_0", size), ("cached_key_1", size)]
+    outputs: list[Declared] = [("new_cached_key_1", size), ("new_cached_key_0", size)]
     assert carried(network(inputs, outputs)) == {
         "cached_key_0": "new_cached_key_0",
         "cached_key_1": "new_cached_key_1",

@@ -87,14 +87,17 @@ def test_a_step_goes_on_from_its_own_state() -> None:
     class Doubles:
         """A session of one number: what is fed, and twice the state and one."""
 
-        get_outputs = get_inputs = staticmethod(list)
+        def get_outputs(self) -> list[Any]:
+            return []
+
+        get_inputs = get_outputs
 
         def run(self, names: list[str], feed: dict[str, Any]) -> list[Any]:
             return [{"y": feed["x"] + feed["s"], "sn": 2 * feed["s"] + 1}[name] for name in names]
 
     session = Stepping(Doubles(), Rollout({"s": "sn"}, 3, 1))
-    fed = [{"x": np.float32(0), "s": np.float32(100 if i % 3 else 0)} for i in range(6)]
-    assert [float(session.run(["y"], feed)[0]) for feed in fed] == [0, 1, 3, 0, 1, 3]
+    fed = [{"x": np.zeros(1), "s": np.full(1, 100.0 if i % 3 else 0.0)} for i in range(6)]
+    assert [session.run(["y"], feed)[0].item() for feed in fed] == [0, 1, 3, 0, 1, 3]
 
 
 def test_what_goes_wrong_little_by_little_is_seen() -> None:
