@@ -34,7 +34,7 @@ def guess_scaling(network: Network, wanted: Wanted) -> tuple[InputScaling, str]:
     normalized images apart, but those of deviation 64, expects pixels less their mean.
     """
     first = _first_layer(network, wanted.spec.name)
-    if first is None or len(wanted.shape) != 4:
+    if first is None or len(wanted.shape) != 4 or first.in_channels != wanted.channels:
         return InputScaling(), "input assumed normalized (mean 0, deviation 1); say --input-mean, --input-std otherwise"
     size = tuple(min(d, 128) for d in wanted.size)
     z = synthetic_images(8, first.in_channels, size, seed=1)

@@ -134,6 +134,13 @@ def test_the_scale_is_read_off_the_first_batch_norm(mean: float, std: float) -> 
     assert "batch norm" in note
 
 
+def test_a_declared_input_of_other_channels_than_its_first_layer_has_no_scale_of_theirs() -> None:
+    network = small_network(FIRST.replace("N,3,32,32", "N,7,32,32"))
+    scaling, note = guess_scaling(network, wanted_inputs(network)[0])
+    assert (scaling, note.split(" (")[0]) == (InputScaling(), "input assumed normalized")
+    assert scaling.apply(np.zeros((1, 7, 32, 32), np.float32)).shape == (1, 7, 32, 32)
+
+
 def test_batch_norm_that_says_nothing_gives_finite_values() -> None:
     model = scaled_model(FIRST)
     values = {name: np.zeros(parameter(model, name).shape) for name in ("W1", "S1", "V1")}
