@@ -87,7 +87,7 @@ def test_readers_are_served_better(taps: int, readers: int, bounds: Bounds, pool
     found = [case(taps, readers, bounds, seed, pooled=pooled) for seed in range(3)]
     before = sum(c.error(c.weight, c.level) for c in found)
     after = sum(c.error(*c.refitted()) for c in found)
-    most = 0.85 if not pooled else 0.9 if bounds is RELU else 0.98  # the largest is often at the bound of the clip
+    most = 0.85 if not pooled else 0.9 if bounds is RELU else 0.97  # the largest is often at the bound of the clip
     assert after < most * before
 
 
