@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.numerics.inverses import inverse
 from onnx_udfc.numerics.products import product
 from onnx_udfc.numerics.reconstruct import Producer
 
@@ -145,6 +146,14 @@ def eliminate(consumers: list[ConsumerInput], channels: int, ridge: float) -> Re
     return Removal(np.array([*order, int(alive[0])]), np.array([*cost, np.inf]), shares)
 
 
+def _inverse(system: Double) -> Double:
+    """The inverse of a Gram with its ridge; of one that rounding has made indefinite, too."""
+    try:
+        return inverse(system)
+    except np.linalg.LinAlgError:
+        return np.asarray(np.linalg.inv(system), np.float64)
+
+
 class _Elimination:
     """The shrinking inverse Gram of one consumer, and S = W Wᵀ of its weights: all that costs depend on.
 
@@ -160,7 +169,7 @@ class _Elimination:
         d = len(consumer.gram)
         weight = consumer.weight.astype(np.float64)
         self.strength = ridge * max(float(np.trace(consumer.gram)) / d, 1e-30)
-        self.inverse, self.spread = np.linalg.inv(consumer.gram + self.strength * np.eye(d)), weight @ weight.T
+        self.inverse, self.spread = _inverse(consumer.gram + self.strength * np.eye(d)), weight @ weight.T
         self.rows, self.count = consumer.rows.copy(), consumer.count
         self.present = self.rows[:, 0] >= 0
         self.gone = np.zeros(d, bool)

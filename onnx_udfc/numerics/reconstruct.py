@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.numerics import products
+from onnx_udfc.numerics.inverses import inverse
 from onnx_udfc.numerics.moments import Array, Moments, column_variances, moments
 from onnx_udfc.options import words
 from onnx_udfc.options.words import RUNNING, Rows
@@ -196,7 +197,7 @@ class Factor:
         """
         levels = _levels(np.einsum("gii->g", gram) / gram.shape[1])
         found = [_regularized_inverse(part, ridge * level) for part, level in zip(gram, levels.tolist(), strict=True)]
-        self._inverse = np.stack([inverse for inverse, _ in found])
+        self._inverse = np.stack([inverted for inverted, _ in found])
         self._strength = np.array([strength for _, strength in found])[:, None, None]
 
     def solve(self, cross: Double, prior: Double) -> Double:
@@ -229,11 +230,11 @@ def _regularized_inverse(gram: Double, strength: float) -> tuple[Double, float]:
         system = gram.copy()
         system.flat[:: len(gram) + 1] += strength
         try:
-            inverse: Double = np.asarray(np.linalg.inv(system), np.float64)
+            found = inverse(system)
         except np.linalg.LinAlgError:
-            inverse = np.full_like(gram, np.nan)
-        if np.isfinite(inverse).all():
-            return inverse, strength
+            found = np.full_like(gram, np.nan)
+        if np.isfinite(found).all():
+            return found, strength
         strength *= 10
     flat: Double = np.eye(len(gram)) / strength
     return flat, strength
