@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ FILE_FACTOR, BASE = 8, 600_000_000  # bytes that one compression takes: times th
 _SLEEP = "20"  # log2 of the clock ticks that a thread of OpenBLAS waits awake: the cores are onnxruntime's, too
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = (-3, 1 << 28), (-1, 1 << 29)  # parameters of glibc's mallopt and values, bytes
 ROOMY = 600e6  # bytes that a process may hold before it gives back what it has freed
+FREED, LITTLE = 200e6, 300e6  # more than this freed goes back before that, but of a process that holds little
 _RESIDENT = Path("/proc/self/statm")
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
@@ -74,12 +76,35 @@ def release(above: float | None = None) -> None:
     """Give memory that was freed back to the system where this process holds more than so many bytes, or `keeping`'s.
 
     What lives on between large tensors that were freed keeps their places from being joined: without this, networks
-    of large activations take twice what they need. To get pages again takes 3 ms for each 100 MB.
+    of large activations take twice what they need. To get pages again takes 3 ms for each 100 MB, so below that bound
+    it is done only where much was freed.
     """
-    if resident() > (_kept.get() if above is None else above):
+    held, most = resident(), _kept.get() if above is None else above
+    if held > most or (held > LITTLE and above is None and held - in_use() > FREED):
         library = ctypes.CDLL(None)
         if hasattr(library, "malloc_trim"):
             library.malloc_trim(0)
+
+
+class _Use(ctypes.Structure):
+    """What mallinfo2 of glibc tells, in bytes."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+def in_use() -> float:
+    """Bytes that were asked of the C library and not freed; infinite where that cannot be known."""
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallinfo2"):
+        return math.inf
+    library.mallinfo2.restype = _Use
+    found = library.mallinfo2()
+    return float(found.uordblks + found.hblkhd)
 
 
 def fitting_jobs(file_bytes: int) -> int:

@@ -171,7 +171,8 @@ class Walk:
         """Run the nodes on all samples; run after run where what they read differs from run to run."""
         if not any(name in self._lengths for name in inputs):
             found = run_nodes(self._model, nodes, inputs, outputs, constants, self.pieces)
-            self.values |= {name: self._seen(name, value) for name, value in found.items()}
+            for name in outputs:  # of a watched tensor what it was goes before the next one is changed
+                self.values[name] = self._seen(name, found.pop(name))
             return
         first = {name: self._part(name, value, 0) for name, value in inputs.items()}
         segment = self.pieces.piece(_segment(self._model, nodes, first, outputs, constants))

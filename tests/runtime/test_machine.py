@@ -83,3 +83,24 @@ def test_what_was_freed_below_a_block_in_use_goes_back_to_the_system_once_it_is_
     assert before > 300e6
     assert kept > 300e6
     assert after < 100e6
+
+
+MUCH_FREED = """
+from onnx_udfc.runtime import machine
+machine.prepare_process()
+blocks = [bytearray(40_000_000) for _ in range(12)]
+all_used = machine.in_use()
+del blocks[:-1]
+machine.release()
+print(all_used, machine.in_use(), machine.resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc keeps what was freed in this way")
+def test_much_that_was_freed_goes_back_before_the_process_holds_too_much() -> None:
+    """480 MB are below the bound; what stays is a block and what every process holds."""
+    done = subprocess.run([sys.executable, "-c", MUCH_FREED], capture_output=True, text=True, check=True, timeout=60)
+    used, left, resident = map(float, done.stdout.split())
+    assert 480e6 <= used < machine.ROOMY
+    assert left < used - 430e6
+    assert resident < 150e6
