@@ -100,7 +100,10 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
             *left_out(held, loaded.bytes),
             *table_lines(tables, loaded.bytes), *unseen_lines(unseen, loaded.bytes),
         ),
-        advice=advice_for(plain_layers, len(channels.groups), loaded.bytes, compact=compact),
+        advice=advice_for(
+            plain_layers, len(channels.groups), loaded.bytes, compact=compact,
+            besides=sum({one.text: one.bytes for one in (*tables.values(), *unseen.values())}.values()),
+        ),
     )  # fmt: skip
 
 
@@ -109,7 +112,9 @@ def is_compact(groups: Sequence[int], layers: int) -> bool:
     return layers > 0 and sum(1 for count in groups if count > 1) >= layers / 5
 
 
-def advice_for(layers: Sequence[LayerReport], groups: int, size: int, *, compact: bool) -> tuple[str, ...]:
+def advice_for(
+    layers: Sequence[LayerReport], groups: int, size: int, *, compact: bool, besides: int = 0
+) -> tuple[str, ...]:
     """Return two lines: what to begin with, and what to think of next.
 
     Args:
@@ -117,8 +122,14 @@ def advice_for(layers: Sequence[LayerReport], groups: int, size: int, *, compact
         groups: Groups of channels that can be pruned.
         size: Bytes of the file.
         compact: Whether little in it is redundant.
+        besides: Bytes of tables, and of weights of recurrent layers and branches.
     """
     held = sum(layer.parameters_before for layer in layers) * 4 / max(size, 1)
+    if besides > held * size and besides >= LITTLE * size:
+        return (
+            "begin with `onnx-udfc IN OUT`: 8-bit weights where they do no harm; --for small saves more bytes",
+            "most weights are of tables, recurrent layers or branches: --bits rounds them, and no channels go",
+        )
     if not layers or held < LITTLE:
         share = f"{100 * held:.0f} % of the bytes" if layers else "none"
         return (

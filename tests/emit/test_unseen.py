@@ -280,6 +280,7 @@ def test_inspect_lists_them_with_their_share() -> None:
         f"weights of LSTM: W (1 x 128 x 48), R (1 x 128 x 32), 40960 bytes, {share} % of the file's; --bits makes them"
         " smaller",
     )
+    assert "begin with" in inspect_model(model).advice[0]
     inner = inspect_model(branched("p = MatMul(x, A)", "e = MatMul(x, C)")).notes
     assert len(inner) == 1
     assert inner[0].startswith("weights of MatMul inside of branches or loops: A (64 x 64), C (64 x 64), 32768 bytes")
