@@ -16,6 +16,7 @@ from onnx_udfc.options import Options, as_words, specs
 
 SAFE_LOSS = 0.01  # most that may be lost, as predicted, where nobody said that anything may
 FEWEST = (0.14, 0.11, 0.09, 0.07, 0.055, 0.045)  # of the bytes, one after another, for `tiny`
+QUICK = 0.6  # of the original's time: what takes no more is worth having, whatever its bytes
 NOTHING: Mapping[str, Any] = {"bits": 32}
 
 
@@ -37,8 +38,8 @@ class Goal:
     Attributes:
         settings: Options, the most rewarding first.
         loss: Most that may be lost, as predicted.
-        most: Of the bytes, where only weights are quantized: above it the next setting is tried, too, and taken if it
-            stays below.
+        most: Of the bytes: above it, and where nothing is won in time either, the next setting is tried, too, and taken
+            if it stays below.
     """
 
     settings: tuple[Mapping[str, Any], ...]
@@ -66,12 +67,15 @@ class _Tries:
         self.told.append(f"{words(changes)} ({why})")
 
 
-def reached(options: Options, compressed: Callable[[Options], R]) -> tuple[R, tuple[str, ...]]:
+def reached(
+    options: Options, compressed: Callable[[Options], R], share_of_time: Callable[[R], float | None] = lambda _: None
+) -> tuple[R, tuple[str, ...]]:
     """The result for a goal, and notes that say what was chosen and why.
 
     Args:
         options: With a goal in `for_`.
         compressed: Compresses by some options.
+        share_of_time: How long a result takes on this machine, as a share of the original's time; None where unknown.
 
     Raises:
         UdfcError: Not even the unchanged network can be written, or a gate is met by nothing.
@@ -79,7 +83,7 @@ def reached(options: Options, compressed: Callable[[Options], R]) -> tuple[R, tu
     assert options.for_ is not None
     tries, base = _Tries(), replace(options, for_=None)
     found = _fewest(base, compressed, tries) if options.for_ == "tiny" else None
-    found = found or _rewarding(base, GOALS[options.for_], compressed, tries)
+    found = found or _rewarding(base, GOALS[options.for_], compressed, tries, share_of_time)
     if found is None:
         found = NOTHING, compressed(replace(base, **NOTHING))
     changes, result = found
@@ -103,15 +107,22 @@ def _nothing(goal: str) -> str:
 
 
 def _rewarding(
-    base: Options, goal: Goal, compressed: Callable[[Options], R], tries: _Tries
+    base: Options,
+    goal: Goal,
+    compressed: Callable[[Options], R],
+    tries: _Tries,
+    share_of_time: Callable[[R], float | None],
 ) -> tuple[Mapping[str, Any], R] | None:
     """The first safe result; where it is worth little, a later one that is worth more; None where none is safe."""
     first: tuple[Mapping[str, Any], R] | None = None
     for changes, result in _good(base, goal, compressed, tries):
         share = result.report.measured("bytes") or 0.0
-        if "activations" in changes or share <= goal.most:
+        time = share_of_time(result) if "activations" in changes and share > goal.most else None
+        quick = "activations" in changes and (time is None or time <= QUICK)
+        if quick or share <= goal.most:
             if first is not None:
-                tries.add(first[0], f"more than {100 * goal.most:.0f} % of the bytes")
+                slow = f" and {100 * QUICK:.0f} % of the time" if "activations" in first[0] else ""
+                tries.add(first[0], f"more than {100 * goal.most:.0f} % of the bytes{slow}")
             return changes, result
         first = first or (changes, result)
     return first

@@ -25,7 +25,7 @@ from onnx_udfc.emit.short_names import SHORTENED, shorten_names
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Placement, check_activations, emit
 from onnx_udfc.errors import CheckError, ModelError, RequestError
-from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result
+from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result, share_of_time
 from onnx_udfc.goal import planned, reached
 from onnx_udfc.halved import halve
 from onnx_udfc.inputs.kinds import check_batch
@@ -187,7 +187,9 @@ def _answered(source: Source, asked: Options, callbacks: Callbacks, original: Or
         return _compress(source, _Run(trial, callbacks, shared))
 
     if asked.for_:
-        result, notes = reached(asked, compressed)
+        result, notes = reached(
+            asked, compressed, lambda found: share_of_time(source, shared.network, found.model, asked)
+        )
     elif asked.max_loss is not None:
         result, note = smallest_within(asked, compressed)
         notes = (note,)

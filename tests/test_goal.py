@@ -57,6 +57,24 @@ def test_the_first_that_is_safe_is_taken(report: Report) -> None:
     assert notes == ("--for fast: --bits 8 --activations 8 was chosen",)
 
 
+@pytest.mark.parametrize(("time", "bits"), [(0.5, (8, 8)), (0.9, (8, None)), (None, (8, 8))])
+def test_integers_that_win_neither_time_nor_bytes_are_not_taken(
+    report: Report, time: float | None, bits: tuple[int, int | None]
+) -> None:
+    judged = maker(report, lambda _: ("good", 0.0))
+
+    def make(options: Options) -> Made:
+        made = judged(options)
+        return made if options.activations else replace(made, report=small(made.report))
+
+    large = replace(report, after=replace(report.after, bytes=report.before.bytes // 3))
+    judged = maker(large, lambda _: ("good", 0.0))
+    found, notes = reached(Options(for_="fast"), make, lambda _: time)
+    assert (found.options.bits, found.options.activations) == bits
+    refused = "--bits 8 --activations 8 (more than 30 % of the bytes and 60 % of the time)"
+    assert any(refused in note for note in notes) == (bits[1] is None)
+
+
 @pytest.mark.parametrize("first", [("degraded", 0.2), ("good", 0.05), ("unknown", None)])
 def test_what_is_not_safe_is_not_taken_and_told(report: Report, first: tuple[Verdict, float | None]) -> None:
     found, notes = reached(

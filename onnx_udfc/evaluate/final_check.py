@@ -15,7 +15,7 @@ from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.evaluate.comparison import fidelity, worst
 from onnx_udfc.evaluate.report import Accuracy, Fidelity
 from onnx_udfc.evaluate.side_by_side import gather, open_real
-from onnx_udfc.evaluate.speed import slower_by
+from onnx_udfc.evaluate.speed import LOOKS, SHORTEST, slower_by, timed
 from onnx_udfc.inputs.feeds import evenly_spaced, input_specs, split, take
 from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import one_feed
@@ -77,6 +77,23 @@ def check_result(
         return replace(found, slower_by=slower_by(original, model, feed, options.threads or 1, provider))
     except ModelError:  # one that does not run on this input is another check's business
         return found
+
+
+def share_of_time(source: Source, network: Network, model: onnx.ModelProto, options: Options) -> float | None:
+    """The time of a result on this machine as a share of the original's; None where it cannot be taken.
+
+    Args:
+        source: the original.
+        network: the same in canonical form.
+        model: the result.
+        options: seed, batch, threads and provider are read.
+    """
+    feed, provider = one_feed(wanted_inputs(network), options.seed, batch=options.batch), asked_provider(options)
+    try:
+        found = timed(source, model, feed, options.threads or 1, LOOKS[0], provider)
+    except ModelError:
+        return None
+    return found.ratio if found.original_ms >= SHORTEST else None
 
 
 def asks_for_speed(options: Options) -> bool:

@@ -78,6 +78,8 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
     held = inventory(loaded.model)
     tables = find_tables(network, lambda name: matches(name, skip))
     unseen = find_unseen(network, lambda name: matches(name, skip))
+    sizes = {one.text: one.bytes for one in tables.values()} | {one.text: one.bytes for one in unseen.values()}
+    besides = sum(sizes.values())
     plain_layers = _layers(network, channels.shapes)
     layers = (*plain_layers, *_quantized(held, network, channels.shapes))
     compact = is_compact([layer.groups for layer in network.layers.values()], len(plain_layers))
@@ -102,7 +104,7 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
         ),
         advice=advice_for(
             plain_layers, len(channels.groups), loaded.bytes, compact=compact,
-            besides=sum({one.text: one.bytes for one in (*tables.values(), *unseen.values())}.values()),
+            besides=besides,
         ),
     )  # fmt: skip
 
