@@ -5,7 +5,8 @@ mixtures of two of them (see `reaction`). Photographs are what networks on pictu
 clearly better; a second kind must add something. Where the answers cannot be rated, photographs are taken, sounds of
 all kinds, contents of files for bytes. Where batch norm is still in the file half of the photographs give way to
 formulas: its statistics are matched to the training's whatever the inputs are, and variety is what counts (measured);
-without it the statistics are those of the inputs, and photographs have the right ones.
+without it the statistics are those of the inputs, and photographs have the right ones. The same where inputs are so
+small, and so many are made, that each photograph would come more than once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
+from onnx_udfc.inputs.photographs import stored
 from onnx_udfc.inputs.reaction import Answers, information, mixed, ratings
 from onnx_udfc.inputs.sources import FORMULA, GROUPS, SIGNALS, fitting_codes, fitting_pictures
 from onnx_udfc.model.counts import count, totals
@@ -71,7 +73,12 @@ def fitting(wanted: Wanted, asked: str) -> tuple[str, ...]:
 
 
 def choose(
-    network: Network, wanted: Sequence[Wanted], asked: str, scales: Mapping[str, Scale], threads: int | None
+    network: Network,
+    wanted: Sequence[Wanted],
+    asked: str,
+    scales: Mapping[str, Scale],
+    threads: int | None,
+    count: int = 0,
 ) -> tuple[Choice, ...]:
     """The kinds for every input that can be of several; only the largest of them is tried out.
 
@@ -81,10 +88,16 @@ def choose(
         asked: auto, or one of GROUPS.
         scales: of its pictures.
         threads: of onnxruntime.
+        count: how many inputs a network of this size is usually run on.
     """
     choices = _choices(network, wanted, asked, scales, threads)
     matched = any(layer.batch_norm is not None for layer in network.layers.values())
-    return tuple(_varied(c, wanted, asked) for c in choices) if matched else choices
+    return tuple(_varied(c, wanted, asked) if matched or _repeats(c, count) else c for c in choices)
+
+
+def _repeats(chosen: Choice, count: int) -> bool:
+    """Whether so many inputs show some photograph more than once."""
+    return chosen.kinds == ("photographs",) and count > len(stored())
 
 
 def _choices(

@@ -161,7 +161,8 @@ def chosen_kinds(
     key = (options.kinds, tuple(w.shape for w in wanted))
     known = _choices.setdefault(network, {})
     if key not in known:
-        known[key] = choose(network, wanted, options.kinds, scales, options.threads)
+        count = image_count(wanted)
+        known[key] = choose(network, wanted, options.kinds, scales, options.threads, count)
     return known[key]
 
 

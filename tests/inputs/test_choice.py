@@ -12,7 +12,8 @@ from onnx import numpy_helper
 
 from onnx_udfc.inputs.choice import best, choose, fitting
 from onnx_udfc.inputs.kinds import Wanted, made
-from onnx_udfc.inputs.network_inputs import make_inputs, settle_sizes
+from onnx_udfc.inputs.network_inputs import image_count, make_inputs, settle_sizes
+from onnx_udfc.inputs.photographs import stored
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.inputs.sources import CODES, GROUPS, PICTURES, SIGNALS, fitting_codes, fitting_pictures
 from onnx_udfc.inputs.uses import Use
@@ -164,6 +165,18 @@ def test_formulas_stand_beside_photographs_where_batch_norm_is_in_the_file(
     settle_sizes(network, Options())
     assert choose(network, wanted_inputs(network), "auto", {}, 1)[0].kinds == kinds
     assert choose(network, wanted_inputs(network), "photographs", {}, 1)[0].kinds == ("photographs",)
+
+
+@pytest.mark.parametrize(("side", "kinds"), [(32, ("photographs", "formula")), (224, ("photographs",))])
+def test_formulas_stand_beside_photographs_where_each_would_come_more_than_once(
+    side: int, kinds: tuple[str, ...]
+) -> None:
+    network = read(_network(3, side, np.zeros((2, 3, 3, 3))))
+    settle_sizes(network, Options())
+    (wanted,) = wanted_inputs(network)
+    assert (image_count((wanted,)) > len(stored())) == (len(kinds) > 1)
+    assert make_inputs(network, Options()).choices[0].kinds == kinds
+    assert make_inputs(network, Options(images="photographs")).choices[0].kinds == ("photographs",)
 
 
 def test_answers_that_cannot_be_rated_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
