@@ -22,6 +22,8 @@ def _fed(f: Fidelity) -> str:
     """What the inputs are."""
     if f.inputs == "synthetic":
         return "made-up inputs"
+    if f.inputs == "validation":
+        return "real inputs that nothing was fitted on"
     return "real inputs that were held out" if f.held_out else "real inputs, the same that were fitted"
 
 

@@ -84,6 +84,7 @@ def test_the_headline_says_which_inputs_were_looked_at() -> None:
         ("calibration", 6, "on 6 real inputs that were held out"),
         ("calibration", 0, "the same that were fitted"),
         ("synthetic", None, "on 6 made-up inputs"),
+        ("validation", None, "on 6 real inputs that nothing was fitted on"),
     ):
         assert words in headline(Fidelity(inputs, 30.0, 0.9, 0.9, 6, held_out=held))  # type: ignore[arg-type]
 
