@@ -17,7 +17,7 @@ from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import all_graphs
 
 NUMBER = 4  # characters that a number takes
-WORTH = 0.25  # share of the file's bytes that has to be saved
+WORTH, LEAST = 0.25, 2048  # share of the file's bytes, and bytes, that have to be saved
 
 SHORTENED = (
     "names of inner tensors, and of nodes that are no layers, would be a quarter of the file or more: they are numbers"
@@ -43,7 +43,7 @@ def shorten_names(model: onnx.ModelProto, kept: Collection[str]) -> bool:
     saved = sum(
         c[name] * (len(name) - NUMBER) for c, names in zip(counts, (nodes, tensors), strict=True) for name in names
     )
-    if saved < WORTH * model_bytes(model):
+    if saved < max(LEAST, WORTH * model_bytes(model)):
         return False
     taken = Taken({*kept, *ends})
     numbers = [

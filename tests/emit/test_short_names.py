@@ -14,7 +14,7 @@ from onnx_udfc.options import Options
 from tests.quantized_graphs import run
 from tests.small_graphs import small_model
 
-PATH = "model/block_{}/" * 8
+PATH = "model/block_{}/" * 12
 TEXT = """g (float[N,64] x, bool c, float[64,64] A, float[64,64] B) => (float[N,64] y) {
     m = MatMul(x, A) r = Relu(m) t = Tanh(r)
     y = If(c)<then_branch = v () => (float[N,64] p) { q = Identity(t) p = MatMul(q, B) },
@@ -22,7 +22,7 @@ TEXT = """g (float[N,64] x, bool c, float[64,64] A, float[64,64] B) => (float[N,
 FEEDS = {"x": np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32), "c": np.array(True)}
 
 
-def long_names(text: str = TEXT, length: int = 90) -> onnx.ModelProto:
+def long_names(text: str = TEXT, length: int = 140) -> onnx.ModelProto:
     """A model whose inner names are long, in the branches of an If too."""
     model = small_model(text)
     ends = {v.name for v in (*model.graph.input, *model.graph.output)}
@@ -58,6 +58,12 @@ def test_a_file_that_is_mostly_names_gets_numbers() -> None:
     for c in (True, False):
         feeds = FEEDS | {"c": np.array(c)}
         assert np.array_equal(run(model, feeds)[0], run(short, feeds)[0])
+
+
+def test_names_of_a_tiny_file_stay() -> None:
+    model = long_names("g (float[N,8] x) => (float[N,8] y) { a = Relu(x) y = Tanh(a) }")
+    assert model_bytes(model) < 1000
+    assert not shorten_names(model, ())
 
 
 def test_names_that_are_little_of_a_file_stay() -> None:
