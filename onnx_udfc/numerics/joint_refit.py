@@ -13,8 +13,8 @@ b move against the gradient g = a' ∘ Σ_r U_rᵀ e_r, e_r = t_r − U_r a, in 
 which is the exact minimum along the direction of the problem made linear. Where a max pooling lies between, a is the
 largest of a window and g goes to the place that it came from. Where a reader sees other layers' channels beside a (of
 a Concat), they stand in its regression and do not move. Only W and b are handed back: the readers are refitted when
-their turn comes, to what the layer gives once it is rounded. On ResNets half of the gain comes in the first step, and
-nothing measurable after the third.
+their turn comes, to what the layer gives once it is rounded. On ResNets half of the gain comes in the first step. A
+third takes another hundredth off the error on the samples, but nothing off that of the network.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from onnx_udfc.numerics.reconstruct import Factor
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-ROUNDS = 3
+ROUNDS = 2
 RIDGE = 0.03  # of the readers' regressions, relative to mean(diag G)
 
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-WIDE = 512  # patches that are wider are sampled less: their Grams cost more
+WIDE = 512  # values of patches that are sampled most; Grams of wider ones cost more
 _QUIETEST = 0.01  # of the mean variance: channels below it are not minded more
 
 
@@ -160,7 +160,7 @@ def trace(
         provider: that runs the network.
     """
     ordering = Ordering(groups, few=few)
-    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, widths, factorable, Pieces(provider))
+    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, widths, factorable, Pieces(provider), few)
     for node in network.graph.nodes:
         if node.name in network.layers:
             tracer.layer(network.layers[node.name])
@@ -176,9 +176,14 @@ def is_norm(node: gs.Node) -> bool:
     return node.op == "BatchNormalization" and all(isinstance(t, gs.Constant) for t in node.inputs[1:5])
 
 
-def sample_limit(samples: int, width: int) -> int:
-    """Positions to sample for patches of `width` values: `samples` up to WIDE, then fewer, never below 4,096."""
-    return max(min(samples, 4096), samples * WIDE // max(width, WIDE))
+def sample_limit(samples: int, width: int, *, few: bool = True) -> int:
+    """Positions to sample for patches of `width` values: `samples` at WIDE, fewer above, never below 4,096.
+
+    Below WIDE they are fewer in proportion, as the unknowns are, but where the inputs show little of what the network
+    tells apart (few).
+    """
+    narrower = 1.0 if few else min(1.0, width / WIDE)
+    return max(min(samples, 4096), int(narrower * (samples * WIDE // max(width, WIDE))))
 
 
 def layer_seed(name: str, seed: int) -> int:
@@ -200,7 +205,9 @@ class _Tracer:
         widths: tuple[float, ...],
         factorable: Collection[str],
         pieces: Pieces,
+        few: bool,
     ) -> None:
+        self.few = few
         self.reference = Reference(network.copy(), inputs=dict(inputs), pieces=pieces)
         self.matched, self.samples, self.seed = matched, samples, seed
         self.model = network.to_model(without=network.weights)  # the layers are run with weights at hand
@@ -222,7 +229,7 @@ class _Tracer:
         if moved:
             affine(y, gain, shift)
         window = window_of(layer, x.shape, y.shape)
-        limit = sample_limit(self.samples, matrix.shape[2])
+        limit = sample_limit(self.samples, matrix.shape[2], few=self.few)
         positions = sample_positions(y.shape, window, limit, layer_seed(layer.name, self.seed))
         target = sample_targets(y, window, positions)
         addend, stream, stream_mean = self._stream(layer, window, positions, y.shape)

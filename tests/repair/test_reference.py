@@ -13,7 +13,7 @@ from onnx_udfc.numerics import moments
 from onnx_udfc.numerics.elimination import ConsumerInput, eliminate
 from onnx_udfc.repair import reference
 from onnx_udfc.repair.ordering import RIDGE
-from onnx_udfc.repair.reference import Reference, layer_seed, trace
+from onnx_udfc.repair.reference import Reference, layer_seed, sample_limit, trace
 from tests.normed_graphs import CHAIN, RESIDUAL, norm, parameter, scaled_model
 from tests.quantized_graphs import fetch
 
@@ -227,3 +227,17 @@ def test_patches_are_gathered_once_a_layer_and_their_covariance_is_taken_once(mo
     assert counts == {"patches": len(network.layers), "gram": len(network.layers)}
     for name, removal in plain.removals.items():
         np.testing.assert_array_equal(removal.cost, found.removals[name].cost)
+
+
+@pytest.mark.parametrize(
+    ("samples", "width", "few", "limit"),
+    [
+        (8192, 512, True, 8192), (8192, 512, False, 8192), (8192, 1024, False, 4096), (8192, 4608, True, 4096),
+        (8192, 144, True, 8192), (24576, 144, True, 24576), (24576, 256, False, 12288), (24576, 27, False, 4096),
+        (24576, 1024, True, 12288), (1000, 144, False, 1000),
+    ],
+)  # fmt: skip
+def test_positions_are_in_proportion_to_the_unknowns_where_the_inputs_show_every_class(
+    samples: int, width: int, few: bool, limit: int
+) -> None:
+    assert sample_limit(samples, width, few=few) == limit
