@@ -71,7 +71,7 @@ class Together:
         width = self.whole[layer.name].matrix_shape[2]  # what one that is two now would take as a whole
         seen = readers[0][0].in_channels if others else layer.out_channels
         taps = max(int(np.prod(reader.kernel)) for reader, _ in readers)
-        most = VALUES // (2 * max(width, seen) if others else width)  # what stands beside costs as much again
+        most = VALUES // (max(width, seen) if others else width)
         views = [self._view(reader, pooling, shape, most, taps) for reader, pooling in readers]
         if any(v is None or len(v.taps) < v.taps.shape[1] * seen for v in views):
             return None

@@ -13,7 +13,7 @@ from onnx_udfc.emit.sites import switchable
 from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.pipeline import compress
-from onnx_udfc.repair.harm import HARMLESS, Trial, columns, harms_of, lost, spared
+from onnx_udfc.repair.harm import HARMLESS, PAIR, Trial, _options, borders, columns, harms_of, lost, spared
 from onnx_udfc.repair.ranges import measure_ranges
 from tests.normed_graphs import CHAIN, scaled_model
 from tests.quantized_graphs import Values, network_of, run, simulate
@@ -142,6 +142,24 @@ def test_a_tensor_that_is_left_takes_what_writes_and_what_reads_it_along() -> No
     without = activation_tensors(residual, list(residual.layers), "cpu", ["s"])
     assert without.kept == ("conv3",)
     assert without.tensors == ("x", "a", "c")
+
+
+def test_borders_are_what_stands_next_to_a_layer_in_float() -> None:
+    network = loudness()
+    for left, expected in ((), set()), (["r"], {"t"}), (["t"], {"r"}), (["a"], set()), (["l"], {"r"}):
+        assert borders(network, activation_tensors(network, list(network.layers), "cpu", left)) == expected
+
+
+def test_values_at_borders_have_their_price() -> None:
+    network = loudness()
+    names = list(network.layers)
+    placement = activation_tensors(network, names, "cpu")
+    harms = dict.fromkeys(placement.tensors, 0.0) | {"r": 0.5}
+    macs = dict(zip(placement.integer, (1.0, 2.0, 3.0, 4.0), strict=True))
+    (option,) = _options(network, names, "cpu", placement, harms, macs, dict.fromkeys(placement.sites, 7))
+    assert option.placement.kept == ("conv4", "conv6")
+    assert option.floated == 0.5
+    assert option.price == 0.5 + PAIR * 7 / 10  # those of t
 
 
 def test_a_loss_is_the_error_beside_what_moves() -> None:
