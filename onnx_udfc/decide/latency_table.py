@@ -61,6 +61,11 @@ class Timing:
     provider: Provider = CPU
     batch: int | None = None
 
+    @property
+    def one_thread(self) -> bool:
+        """Whether the thread that asks for a run does all of it."""
+        return self.threads == 1 and self.provider.name == "cpu"
+
 
 @dataclass(frozen=True)
 class Times:
@@ -236,7 +241,7 @@ def _seconds(model: onnx.ModelProto, feeds: Feeds, timing: Timing) -> float:
 
 def _shortest(run: Callable[[], object], timing: Timing) -> float:
     """Seconds of the quickest run; of one thread its processor time, which others on the machine do not lengthen."""
-    clock = time.thread_time if timing.threads == 1 and timing.provider.name == "cpu" else time.perf_counter
+    clock = time.thread_time if timing.one_thread else time.perf_counter
     run()
     times = []
     for _ in range(ROUNDS):
@@ -286,4 +291,4 @@ def measured_ratio(original: Network, small: Network, timing: Timing) -> float:
             return _runner(original, timing), second
         return _runner(original, timing), _runner(small, timing)
 
-    return paired_latency(make, SECONDS).ratio
+    return paired_latency(make, SECONDS, one_thread=timing.one_thread).ratio

@@ -4,7 +4,8 @@ Each round times A and B back to back, the first alternating; the figure is the 
 which the system took the processor away (the thread's own time falls short of the time that passed) are left out where
 enough others remain: on a busy machine they fall on one of the two by accident. The spread is the distribution-free
 95 % interval of a median: the order statistics at n/2 ± 0.98·√n. Sessions are made anew a few times, because where a
-session's memory happens to lie moves its time by some percent.
+session's memory happens to lie moves its time by some percent. Where one thread computes all, and nothing but the ratio
+is wanted, its processor time is the figure.
 """
 
 from __future__ import annotations
@@ -58,7 +59,11 @@ Run = Callable[[], object]
 
 
 def paired_latency(
-    make: Callable[[bool], tuple[Run, Run]], seconds: float = 4.0, longest: float | None = None
+    make: Callable[[bool], tuple[Run, Run]],
+    seconds: float = 4.0,
+    longest: float | None = None,
+    *,
+    one_thread: bool = False,
 ) -> Latency:
     """Time two runs in turn for about `seconds`.
 
@@ -66,15 +71,19 @@ def paired_latency(
         make: Given whether B is made first, returns fresh (run A, run B).
         seconds: Time to spend, without the making.
         longest: Time to spend at most where there are not enough undisturbed rounds yet; None is `seconds`.
+        one_thread: The calling thread alone computes, so that its processor time counts, which nothing disturbs.
     """
     rounds: list[Round] = []
     for restart in range(RESTARTS):
         first, second = make(restart % 2 == 1)
-        rounds += _rounds(first, second, seconds / RESTARTS, (longest or seconds) / RESTARTS)
+        timed = _processor if one_thread else _timed
+        rounds += _rounds(first, second, timed, seconds / RESTARTS, (longest or seconds) / RESTARTS)
     return summarize(rounds)
 
 
-def _rounds(first: Run, second: Run, seconds: float, longest: float) -> list[Round]:
+def _rounds(
+    first: Run, second: Run, timed: Callable[[Run], tuple[float, bool]], seconds: float, longest: float
+) -> list[Round]:
     """Return rounds in alternating order, after a warm-up."""
     for run in (first, second) * 2:
         run()
@@ -82,9 +91,9 @@ def _rounds(first: Run, second: Run, seconds: float, longest: float) -> list[Rou
     start, calm = time.perf_counter(), 0
     while len(result) < MIN_ROUNDS or time.perf_counter() - start < (seconds if calm >= ENOUGH else longest):
         if len(result) % 2:
-            b, a = _timed(second), _timed(first)
+            b, a = timed(second), timed(first)
         else:
-            a, b = _timed(first), _timed(second)
+            a, b = timed(first), timed(second)
         result.append(Round(a[0], b[0], a[1] or b[1]))
         calm += not result[-1].disturbed
     return result
@@ -97,6 +106,13 @@ def _timed(run: Run) -> tuple[float, bool]:
     passed = time.perf_counter() - start
     busy = time.thread_time() - busy
     return passed, passed - busy > TAKEN_AWAY * passed + CLOCK
+
+
+def _processor(run: Run) -> tuple[float, bool]:
+    """Return the seconds that this thread had the processor for one run; never disturbed."""
+    start = time.thread_time()
+    run()
+    return max(time.thread_time() - start, 1e-9), False
 
 
 def summarize(rounds: Sequence[Round]) -> Latency:

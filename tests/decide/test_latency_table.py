@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -11,7 +13,7 @@ import pytest
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.decide import latency_table as module
 from onnx_udfc.decide.footprint import footprint
-from onnx_udfc.decide.latency_table import SHARES, Timing, _fit, latency_table, layer_times
+from onnx_udfc.decide.latency_table import SHARES, Timing, _fit, latency_table, layer_times, measured_ratio
 from onnx_udfc.decide.ranks import rank_levels
 from tests.decide.test_file_size import WIDE
 from tests.decide.test_footprint import DEPTHWISE
@@ -71,3 +73,18 @@ def test_layers_are_timed_at_the_batch(
     monkeypatch.setattr(module, "_seconds", look)
     layer_times(network, channels, footprint(network, channels, channels.groups), {}, Timing(batch=batch))
     assert set(seen) == {rows}
+
+
+def test_what_else_the_machine_does_is_not_in_the_ratio_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def runner(network: str, _: Timing) -> Callable[[], None]:
+        def run() -> None:
+            until = time.thread_time() + (0.001 if network == "original" else 0.002)
+            while time.thread_time() < until:
+                pass
+            time.sleep(0.01 if network == "original" else 0)
+
+        return run
+
+    monkeypatch.setattr(module, "_runner", runner)
+    monkeypatch.setattr(module, "SECONDS", 0.2)
+    assert measured_ratio("original", "small", Timing(threads=1)) == pytest.approx(2, rel=0.1)  # type: ignore[arg-type]
