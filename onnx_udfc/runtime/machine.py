@@ -16,7 +16,7 @@ FILE_FACTOR, BASE = 8, 600_000_000  # bytes that one compression takes: times th
 _SLEEP = "20"  # log2 of the clock ticks that a thread of OpenBLAS waits awake: the cores are onnxruntime's, too
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = (-3, 1 << 28), (-1, 1 << 29)  # parameters of glibc's mallopt and values, bytes
 ROOMY = 600e6  # bytes that a process may hold before it gives back what it has freed
-FREED, LITTLE = 200e6, 300e6  # more than this freed goes back before that, but of a process that holds little
+FREED, LITTLE = 260e6, 300e6  # so much more than is in use (90e6 always are) goes back before that, but of a little
 _RESIDENT = Path("/proc/self/statm")
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
