@@ -335,12 +335,13 @@ class _Decider:
     def _corrected(self, demands: Sequence[Demand]) -> Double:
         """Values (V,) that meet the limits in truth, too.
 
-        Where a prediction is off, its limit is moved by as much. All limits are looked at in every round, since what
-        one of them moves, moves the others.
+        Where a prediction is off, its limit is moved by as much, but not beyond what is known to be too much or too
+        little. All limits are looked at in every round, since what one of them moves, moves the others.
         """
         asked, moved = [d for d in demands if d.key in _WITHIN], list(demands)
         values = self._solved(moved)
         best: tuple[float, Double] | None = None
+        spans = {d.key: _Span() for d in asked}
         for _ in range(CORRECTIONS if asked else 0):
             true = self._true([d.key for d in asked], values)
             used = [true[d.key] / d.limit for d in asked]
@@ -349,7 +350,10 @@ class _Decider:
                 best = (max(used), values)
             if fits and any(share >= _WITHIN[d.key][0] for d, share in zip(asked, used, strict=True)):
                 break
-            moved = [_moved(d, float(d.size(values)), true[d.key]) if d in asked else d for d in demands]
+            moved = [
+                spans[d.key].next(m, d, float(d.size(values)), true[d.key]) if d in asked else d
+                for m, d in zip(moved, demands, strict=True)
+            ]
             try:
                 again = self._solved(moved)
             except RequestError:
@@ -390,9 +394,29 @@ class _Decider:
         )
 
 
-def _moved(asked: Demand, predicted: float, true: float) -> Demand:
-    """A limit on the prediction under which the truth meets what was asked for."""
-    return replace(asked, limit=asked.limit * sum(_WITHIN[asked.key]) / 2 * predicted / max(true, 1e-30))
+@dataclass
+class _Span:
+    """What is known of the limit on a prediction under which the truth meets what was asked for.
+
+    Attributes:
+        low: The largest that was tried and met it.
+        high: The smallest prediction that did not.
+    """
+
+    low: float = 0.0
+    high: float = np.inf
+
+    def next(self, tried: Demand, asked: Demand, predicted: float, true: float) -> Demand:
+        """The limit to try next: off by as much as the prediction was, or between those known, where that is not."""
+        share = _WITHIN[asked.key]
+        if true <= share[1] * asked.limit:
+            self.low = max(self.low, tried.limit)
+        else:
+            self.high = min(self.high, predicted)
+        limit = asked.limit * sum(share) / 2 * predicted / max(true, 1e-30)
+        if not self.low < limit < self.high and 0 < self.low < self.high < np.inf:
+            limit = float(np.sqrt(self.low * self.high))
+        return replace(asked, limit=limit)
 
 
 def _up(share: float) -> str:

@@ -14,6 +14,7 @@ from onnx_udfc.decide.counts_and_bits import CHANNELS_HARDER, HARDER_IN_BLOCKS, 
 from onnx_udfc.decide.file_size import with_biases, written_bytes
 from onnx_udfc.decide.footprint import footprint
 from onnx_udfc.decide.latency_table import LatencyTable, Times
+from onnx_udfc.decide.ranks import saved_weights
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import Removal
@@ -160,6 +161,30 @@ def test_both_budgets_hold_in_truth_where_meeting_one_moves_the_other(
     first, second = (counts[g.name] for g in subject.groups)
     assert second / 96 <= 0.41 * 1.03
     assert 4 * (first * 27 + first * second * 9 + second * 10) * 1.33 <= 0.5 * whole.bytes
+
+
+def test_a_prediction_that_is_off_by_more_the_smaller_the_network_is_closed_in_on(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What half of the MACs is said to take half of takes a sixteenth of it: a limit moved by as much is beyond 1."""
+    size = footprint(subject.network, subject.channels, subject.groups)
+    whole = float(size.macs(size.channels))
+    monkeypatch.setattr(_Decider, "_layer_times", lambda _: None)
+    monkeypatch.setattr(_Decider, "_latency_meter", lambda self: (lambda v: self._macs_meter()[0](v) / whole, 1.0))
+    monkeypatch.setattr(_Decider, "_saving", lambda self: saved_weights(self.size))
+
+    def ratio(_original: Network, small: Network, _timing: object) -> float:
+        return float(share_of_macs(subject, small) ** 4)
+
+    monkeypatch.setattr(counts_and_bits, "measured_ratio", ratio)
+    counts = decide(subject, Options(budget={"latency": "0.5"}, align=1)).counts
+    assert 0.46 <= share(subject, dict(counts), "macs") ** 4 <= 0.52
+
+
+def share_of_macs(subject: Subject, small: Network) -> float:
+    """MACs of a smaller network as a share."""
+    names = {g.name: small.layers[g.producers[0]].out_channels for g in subject.groups}
+    return share(subject, names, "macs")
 
 
 def test_why_a_group_is_whole_is_what_decided(subject: Subject) -> None:
