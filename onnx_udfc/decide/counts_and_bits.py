@@ -50,6 +50,7 @@ COARSE, FEW_BITS = 0.1, 3  # the same for fewer bits than this, which do harm ch
 CHANNELS_HARDER, HARDER_IN_BLOCKS = 4.0, 2.0
 SLACK = 0.01  # room that is worth an unaligned count
 CORRECTIONS = 6  # how often a limit is moved until what is really written or timed meets it
+_LEAST = 1e-9  # above the least that is predicted: the least again
 _WITHIN = {"bytes": (0.99, 1.0), "latency": (0.95, 1.03)}  # of the limit: what is near enough
 
 
@@ -339,7 +340,7 @@ class _Decider:
         little. All limits are looked at in every round, since what one of them moves, moves the others.
         """
         asked, moved = [d for d in demands if d.key in _WITHIN], list(demands)
-        values = self._solved(moved)
+        values = self._nearest(moved)
         best: tuple[float, Double] | None = None
         spans = {d.key: _Span() for d in asked}
         for _ in range(CORRECTIONS if asked else 0):
@@ -365,6 +366,17 @@ class _Decider:
             worst = int(np.argmax(used))
             raise self._impossible(asked[worst], true[asked[worst].key])
         return values if best is None else best[1]
+
+    def _nearest(self, demands: Sequence[Demand]) -> Double:
+        """As `_solved`; but a latency that nothing is predicted to meet is a guess: as little as there is, then."""
+        try:
+            return self._solved(demands)
+        except RequestError as error:
+            cause = error.__cause__
+            if not isinstance(cause, UnreachableError) or cause.demand.key != "latency":
+                raise
+            least = cause.least * (1 + _LEAST)
+            return self._solved([replace(d, limit=least) if d.key == "latency" else d for d in demands])
 
     def _true(self, keys: Sequence[str], values: Double) -> dict[str, float]:
         """What really comes out: the size of the file in bytes, the ratio of latencies."""
