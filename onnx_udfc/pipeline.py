@@ -16,7 +16,7 @@ from onnx_udfc.channels.prune import Pruned, prune
 from onnx_udfc.decide.average_bits import averaged
 from onnx_udfc.decide.damage import asked_damage, damage_weights
 from onnx_udfc.decide.finer import finer_layers
-from onnx_udfc.decide.plan import FLOAT, Plan, make_plan, prunable, removals, skipped, split_layers
+from onnx_udfc.decide.plan import FLOAT, Plan, factorable, make_plan, prunable, removals, skipped, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.decide.tables import rounded_tables, table_notes
 from onnx_udfc.decide.unseen import rounded_unseen, unseen_notes
@@ -249,7 +249,7 @@ def _check_possible(original: Original, options: Options) -> None:
 
 def _attempt(source: Source, run: _Run, original: Original, options: Options) -> Outcome:
     """Plan, repair, write and check by these options."""
-    if METHODS[options.method].measured and asks_for_repair(options) and original.network.layers:
+    if METHODS[options.method].measured and asks_for_repair(options) and _can_change(original, options):
         network, plan, pruned, repaired, inputs, placement = _measured(run, original, options)
     else:
         network, plan, pruned, repaired, inputs, placement = _from_weights(run, original)
@@ -276,6 +276,14 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
         original.loaded, network, original.channels, plan, pruned, repaired, emitted, notes, checked,
         inputs=input_reports(original.network, inputs),
     )  # fmt: skip
+
+
+def _can_change(original: Original, options: Options) -> bool:
+    """Whether there is anything that layers are refitted after: else the network need not be run for it."""
+    network, channels = original.network, original.channels
+    if options.bits != FLOAT or asked_damage(options) is not None:
+        return bool(network.layers)
+    return bool(prunable(channels, options) or factorable(network, options))
 
 
 def _explained(report: Report, outcome: Outcome, original: Network, options: Options) -> Report:

@@ -32,6 +32,7 @@ __all__ = ["Comparator", "compare", "decibels", "fidelity", "looks_like_scores",
 Feeds = Iterable[Mapping[str, "NDArray[Any]"]]
 Answers = Classes | Labels | Strings | Overlap | Neighbours
 FIRST = 8  # inputs that the kinds are guessed from
+MANY = 1 << 24  # or fewer, if they have so many values
 SAME_DB = 60.0  # outputs that do not move are the same from here on
 
 
@@ -266,7 +267,8 @@ class Comparator:
             return
         self._first.append(({k: v.copy() for k, v in y.items()}, {k: v.copy() for k, v in z.items()}, count))
         self._held += count
-        if self._held >= FIRST:
+        elements = sum(v.size for outputs, _, _ in self._first for v in outputs.values())
+        if self._held >= FIRST or (self._held > 1 and elements > MANY):
             self._start()
 
     def _start(self) -> None:

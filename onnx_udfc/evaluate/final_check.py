@@ -45,6 +45,7 @@ MOST_IMAGES = 96
 MORE = 2  # times as many made-up inputs as are fitted on: a judgement costs little and is counted in answers
 BATCH = 8  # samples of a run, if the memory allows
 HEAVY = 1 << 28  # bytes of weights above which two networks are not in memory together
+MANY = 1 << 24  # elements of a run's outputs above which one sample is compared at a time
 LARGE = 1 << 26  # bytes of outputs above which they are not kept, but for a heavy network
 
 
@@ -131,6 +132,8 @@ def _checked(original: Source, network: Network, model: onnx.ModelProto, options
         feeds = list(split(input_specs(first), inputs.values, rollout.batch if rollout else batch))
         if not feeds:
             raise ModelError("there are fewer inputs than its batch holds")
+        if rollout is None and _elements(first, feeds[0]) > MANY:
+            feeds = list(split(input_specs(first), inputs.values, 1))
         first = _answers(first, feeds, np.inf if heavy else LARGE)
     except (RequestError, ModelError) as error:
         first, fault = None, f"not run for its check: {error}"
@@ -180,6 +183,16 @@ def _answers(session: Any, feeds: list[Any], most: float) -> _Original | _Rememb
     return _Remembered(
         _Declared.of(session), [_own(first), *(_own(_run(session, names, feed)) for feed in _releasing(feeds[1:]))]
     )
+
+
+def _elements(session: Any, feed: Any) -> int:
+    """Elements of all outputs of a run.
+
+    Raises:
+        ModelError: the network does not run.
+    """
+    names = [output.name for output in session.get_outputs()]
+    return sum(value.size for value in _run(session, names, feed) if isinstance(value, np.ndarray))
 
 
 def _releasing(feeds: Iterable[Any]) -> Iterator[Any]:

@@ -33,6 +33,7 @@ from onnx_udfc.runtime.walk import outputs_of
 
 PROBE, LEAST = 16, 4  # inputs of each kind; below, nothing is rated
 PROBE_MACS = 60e9  # of all runs: a few seconds
+MOST_ELEMENTS = 1 << 20  # of an output for one input that are looked at
 PREFERRED = 1.5  # as many times as much must another kind move the network than photographs do
 ADDS = 1.1  # and a mixture of two kinds as many times as much as the one
 SECOND = ("turned text",)  # kinds that are only taken beside another one
@@ -198,14 +199,23 @@ def _run(
     """All outputs for all samples, where their first axis is the samples'; None if the network fails."""
     runs = cut(specs, values, _BATCH)
     try:
-        outputs = [outputs_of(session, names, feed) for feed in runs.feeds]
+        outputs = [[_thinned(np.asarray(o)) for o in outputs_of(session, names, feed)] for feed in runs.feeds]
     except Exception:  # onnxruntime's exceptions share no base class but Exception
         return None
-    columns = [[np.asarray(o) for o in column] for column in zip(*outputs, strict=True)]
+    columns = list(zip(*outputs, strict=True))
     return [
         np.concatenate(c)[: runs.samples] if all(o.ndim and o.shape[1:] == c[0].shape[1:] for o in c) else np.zeros(1)
         for c in columns
     ]
+
+
+def _thinned(output: NDArray[Any]) -> NDArray[Any]:
+    """Fewer rows or columns of large maps (n, ...): a part of the places tells as much as all."""
+    step = -(-output[:1].size // MOST_ELEMENTS)
+    if output.ndim < 4 or step < 2:
+        return output
+    axis = 3 if output.shape[3] > max(output.shape[1:3]) else 2
+    return output.take(np.arange(0, output.shape[axis], step), axis).copy()
 
 
 def _macs(network: Network) -> int:

@@ -23,6 +23,7 @@ _BURIED = 0.03  # a first layer whose biases outweigh its response by more than 
 _JUDGES = 8  # images on which two scales are compared
 _LITTLE = 0.2  # of the information that answers could carry: 0.06 in SqueezeNet at the wrong scale, 0.3 and more else
 _CLEAR = 3.0  # times as much at another scale
+_LEAST_STD = 1e-9  # of an input; below, or above its inverse, a batch norm tells nothing
 
 
 def guess_scaling(network: Network, wanted: Wanted) -> tuple[InputScaling, str]:
@@ -101,6 +102,10 @@ def _from_batch_norm(layer: Layer, variance: Double) -> tuple[InputScaling, str]
     factor = norm.gamma / np.sqrt(norm.var + norm.epsilon)
     seen = (variance > 1e-12) & (factor != 0)
     std = float(np.sqrt(np.median((norm.var * factor**2)[seen] / variance[seen]))) if seen.any() else 1.0
+    if not _LEAST_STD < std < 1 / _LEAST_STD:
+        return InputScaling(), (
+            "input assumed normalized: the first batch norm has no variance; say --input-mean, --input-std otherwise"
+        )
     weight = 1 / np.maximum(abs(norm.gamma), 1e-3)
     sums = layer.matrix()[0].reshape(layer.out_channels, layer.in_channels, -1).sum(-1)
     prior = 0.3 / std * np.eye(layer.in_channels)  # toward 0: few layers tell the mean exactly

@@ -155,6 +155,8 @@ def _run(node: gs.Node, graph: gs.Graph, origin: Origin, budget: _Budget) -> lis
         if elements > limit or steps > MOST_STEPS:
             return None
         results = _reference(origin.nodes[node.name], graph.opset, arrays)
+        if any(r.dtype == object for r in results):  # of an input that is missing
+            return None
     except Exception:  # the reference implementations raise anything; onnxruntime says later what is wrong
         return None
     budget.elements -= sum(r.size for r in results)

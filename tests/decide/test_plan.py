@@ -56,6 +56,12 @@ def test_a_ratio_or_multiple_that_removes_nothing_is_said() -> None:
     assert any("--align 64" in w and "too narrow" in w for w in report.warnings)
 
 
+def test_a_network_that_nothing_can_go_from_is_not_run_for_the_repair() -> None:
+    model = scaled_model("g (float[N,3,4,4] x, float[4,3,1,1] W) => (float[N,4,4,4] y) { y = Conv(x, W) }")
+    assert "original network" not in compress(model, prune=0.5).report.timings
+    assert "original network" in compress(model, prune=0.5, bits=8).report.timings
+
+
 def test_a_network_without_anything_to_compress_says_so() -> None:
     model = scaled_model("g (float[N,3,4,4] x) => (float[N,3,4,4] y) { y = Relu(x) }")
     warnings = compress(model, prune=0.5, bits=8).report.warnings

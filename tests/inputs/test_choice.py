@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnx_udfc.inputs.choice import best, choose, fitting
+from onnx_udfc.inputs.choice import _thinned, best, choose, fitting
 from onnx_udfc.inputs.kinds import Wanted, made
 from onnx_udfc.inputs.network_inputs import image_count, make_inputs, settle_sizes
 from onnx_udfc.inputs.photographs import stored
@@ -194,3 +194,20 @@ def test_answers_that_cannot_be_rated_are_asked_for_once(monkeypatch: pytest.Mon
     assert choice.kinds == ("photographs",)
     assert not choice.reaction
     assert drawn == [("photographs",)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "left"),
+    [
+        ((2, 3, 1024, 1024), (2, 3, 342, 1024)),
+        ((2, 1, 8, 1 << 21), (2, 1, 8, 1 << 17)),
+        ((2, 3, 64, 64), (2, 3, 64, 64)),
+        ((2, 1 << 21), (2, 1 << 21)),
+    ],
+)
+def test_of_large_maps_a_part_is_looked_at(shape: tuple[int, ...], left: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    found = _thinned(values)
+    assert found.shape == left
+    steps = [-(-a // b) for a, b in zip(shape, left, strict=True)]
+    np.testing.assert_array_equal(found, values[tuple(slice(None, None, s) for s in steps)])

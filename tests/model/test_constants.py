@@ -99,6 +99,7 @@ def test_constant_nodes(attribute: str, dtype: type) -> None:
         ("k = Mul(a, b) y = Add(x, k)", {"a": normal(9999, 1), "b": normal(1, 9999)}, 2),
         ("k = my.Twice(w) y = Conv(x, k)", WEIGHT, 2),
         ("s = Shape(x) y = Reshape(x, s)", {}, 2),
+        ("k = Unsqueeze() y = Add(x, k)", {}, 2),
     ],
 )  # fmt: skip
 def test_what_is_left_alone(body: str, arrays: dict[str, NDArray[Any]], left: int) -> None:
