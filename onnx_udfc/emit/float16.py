@@ -13,8 +13,9 @@ from onnx_udfc.emit.draft import Draft
 from onnx_udfc.emit.half_nodes import LAYERS, PAIRS, Halves, constant_nodes, delicate_nodes, half_nodes, tensor_types
 from onnx_udfc.emit.unseen import halve_inside
 from onnx_udfc.model.external import values
+from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.protos import inner_reads, reads
-from onnx_udfc.numerics.halves import Span, holds
+from onnx_udfc.numerics.halves import Span, holds, rounded_filters
 
 LEAST = 32  # values of a constant from which on it is worth a Cast where its reader computes in float32
 LEAST_FIXED = 256  # the same of two nodes
@@ -85,6 +86,7 @@ class _Rewriter:
         self.as_half = {name for half in chosen.values() for name in half.inputs}
         self.as_float = {o.name for o in model.graph.output} | set(self._read_wide(kinds))
         self.stored = set(self._storable())
+        self.filters = {n.input[1] for n in model.graph.node if kind_of(n.op_type).convolves}
         self.half = written | self.stored
         self.fixed = frozenset(self._fixable())
 
@@ -158,7 +160,9 @@ class _Rewriter:
         """A constant in float16, and its Cast where somebody wants float32."""
         with np.errstate(over="ignore", under="ignore"):
             stored = TensorProto(name=half_name, data_type=TensorProto.FLOAT16, dims=tensor.dims)
-            stored.raw_data = np.ascontiguousarray(values(tensor), np.float32).astype("<f2").tobytes()
+            real = np.ascontiguousarray(values(tensor), np.float32)
+            half = rounded_filters(real) if tensor.name in self.filters else real
+            stored.raw_data = half.astype("<f2").tobytes()
         stored.doc_string = tensor.doc_string
         stored.metadata_props.extend(tensor.metadata_props)
         tensor.CopyFrom(stored)

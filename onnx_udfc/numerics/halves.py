@@ -64,6 +64,22 @@ def span_of(values: NDArray[Any]) -> Span:
     return Span(largest, bool((flat == np.rint(flat)).all()), lost)
 
 
+def rounded_filters(weight: NDArray[Any]) -> NDArray[np.float16]:
+    """Filters (o, i, *kernel) rounded; those of one channel so that each keeps its sum.
+
+    What a filter gives on a constant is its sum. Where large taps of both signs meet an input that hardly moves, the
+    rounding of them moves the output more than the input does; so the smallest tap, which is the finest, takes what is
+    left: MobileNetV1 keeps 32 dB in place of 23. Of filters over many channels such errors are drowned by others.
+    """
+    wide = np.asarray(weight, np.float64).reshape(*weight.shape[:2], -1)
+    half: NDArray[np.float16] = wide.astype(np.float16)
+    if wide.shape[-1] > 1 == wide.shape[1]:
+        smallest = np.abs(wide).argmin(-1)[..., None]
+        left = (wide - half).sum(-1, keepdims=True)
+        np.put_along_axis(half, smallest, (np.take_along_axis(half, smallest, -1) + left).astype(np.float16), -1)
+    return half.reshape(weight.shape)
+
+
 def holds(values: NDArray[Any]) -> bool:
     """Whether float16 holds constants, up to its rounding."""
     real = np.asarray(values, np.float32).reshape(-1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from onnx_udfc.numerics.halves import Span, holds, span_of
+from onnx_udfc.numerics.halves import Span, holds, rounded_filters, span_of
 
 
 def test_span_by_hand() -> None:
@@ -41,3 +42,22 @@ def test_constants() -> None:
     assert not holds(np.array([1e-8], np.float32))  # would be 0: an epsilon
     assert not holds(np.array([7e4], np.float32))
     assert holds(np.array([0.0], np.float32))
+
+
+def test_rounded_filters_keep_their_sums() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.normal(0, 20, (32, 1, 3, 3)).astype(np.float32)
+    weight[:, :, 1, 1] -= weight.sum((2, 3))  # they give nothing on a constant
+    weight[:, :, 0, 0] = 1e-2
+    plain, found = (half.astype(np.float64) for half in (weight.astype(np.float16), rounded_filters(weight)))
+    exact = weight.astype(np.float64).sum((2, 3))
+    assert np.abs(found.sum((2, 3)) - exact).max() < 1e-3 * np.abs(plain.sum((2, 3)) - exact).max()
+    others = np.ones((3, 3), bool)
+    others[0, 0] = False
+    np.testing.assert_array_equal(found[..., others], plain[..., others])
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1, 1), (8, 4, 1, 1), (8, 4, 3, 3)])
+def test_other_filters_are_rounded_to_the_nearest(shape: tuple[int, ...]) -> None:
+    weight = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    np.testing.assert_array_equal(rounded_filters(weight), weight.astype(np.float16))
