@@ -19,7 +19,7 @@ from onnx_udfc.evaluate.answers import Classes, Labels, Neighbours, Overlap, Row
 from onnx_udfc.evaluate.detection import Matched, known_reader
 from onnx_udfc.evaluate.kinds import Kind, Kinds, guess, is_probability, logits
 from onnx_udfc.evaluate.movement import ROUNDING, Movement, decibels
-from onnx_udfc.evaluate.report import Fidelity, OutputFidelity, PartFidelity, Source
+from onnx_udfc.evaluate.report import Fidelity, OutputFidelity, PartFidelity, Source, answers_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ __all__ = ["Comparator", "compare", "decibels", "fidelity", "looks_like_scores",
 Feeds = Iterable[Mapping[str, "NDArray[Any]"]]
 Answers = Classes | Labels | Strings | Overlap | Neighbours
 FIRST = 8  # inputs that the kinds are guessed from
-MANY = 1 << 24  # or fewer, if they have so many values
+MANY = 1 << 24  # values of outputs that are not held, or compared, together where fewer inputs will do
 SAME_DB = 60.0  # outputs that do not move are the same from here on
 
 
@@ -420,7 +420,7 @@ def fidelity(
 def worst(comparator: Comparator, inputs: Source, count: int, states: Collection[str] = ()) -> Fidelity:
     """Summarize outputs by the worst of each figure; of states only where there is nothing else."""
     outputs = tuple(replace(o, state=o.name in states) for o in comparator.results())
-    answering = [o for o in outputs if not o.state] or outputs
+    answering = answers_of(outputs)
     agreements = [o.agreement for o in answering if o.agreement is not None]
     unmeasured = comparator.unmeasured()
     judged = [o for o in answering if o.sqnr_db is not None]

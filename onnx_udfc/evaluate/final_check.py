@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from onnx_udfc.errors import CheckError, ModelError, RequestError
-from onnx_udfc.evaluate.comparison import fidelity, worst
+from onnx_udfc.evaluate.comparison import MANY, fidelity, worst
 from onnx_udfc.evaluate.report import Accuracy, Fidelity
 from onnx_udfc.evaluate.side_by_side import gather, open_real
 from onnx_udfc.evaluate.speed import LOOKS, SHORTEST, slower_by, timed
@@ -45,7 +45,6 @@ MOST_IMAGES = 96
 MORE = 2  # times as many made-up inputs as are fitted on: a judgement costs little and is counted in answers
 BATCH = 8  # samples of a run, if the memory allows
 HEAVY = 1 << 28  # bytes of weights above which two networks are not in memory together
-MANY = 1 << 24  # elements of a run's outputs above which one sample is compared at a time
 LARGE = 1 << 26  # bytes of outputs above which they are not kept, but for a heavy network
 
 
@@ -132,9 +131,10 @@ def _checked(original: Source, network: Network, model: onnx.ModelProto, options
         feeds = list(split(input_specs(first), inputs.values, rollout.batch if rollout else batch))
         if not feeds:
             raise ModelError("there are fewer inputs than its batch holds")
-        if rollout is None and _elements(first, feeds[0]) > MANY:
-            feeds = list(split(input_specs(first), inputs.values, 1))
-        first = _answers(first, feeds, np.inf if heavy else LARGE)
+        given = _run(first, [output.name for output in first.get_outputs()], feeds[0])
+        singly = rollout is None and _elements(given) > MANY
+        feeds = list(split(input_specs(first), inputs.values, 1)) if singly else feeds
+        first = _answers(first, feeds, np.inf if heavy else LARGE, None if singly else given)
     except (RequestError, ModelError) as error:
         first, fault = None, f"not run for its check: {error}"
     try:
@@ -169,15 +169,21 @@ def _on_real_inputs(original: Source, network: Network, model: onnx.ModelProto, 
     return Checked(worst(found.comparator, "validation", found.count), accuracy=found.accuracy())
 
 
-def _answers(session: Any, feeds: list[Any], most: float) -> _Original | _Remembered:
+def _answers(session: Any, feeds: list[Any], most: float, given: list[Any] | None) -> _Original | _Remembered:
     """The outputs for all feeds, so that no feed is run twice; the session itself where they take more bytes than that.
+
+    Args:
+        session: of the original.
+        feeds: what it is run on.
+        most: bytes.
+        given: the outputs for the first of the feeds, where they are known.
 
     Raises:
         ModelError: the network does not run.
     """
     names = [output.name for output in session.get_outputs()]
     release()
-    first = _run(session, names, feeds[0])
+    first = _run(session, names, feeds[0]) if given is None else given
     if sum(value.nbytes for value in first if isinstance(value, np.ndarray)) * len(feeds) > most:
         return _Original(session)
     return _Remembered(
@@ -185,14 +191,9 @@ def _answers(session: Any, feeds: list[Any], most: float) -> _Original | _Rememb
     )
 
 
-def _elements(session: Any, feed: Any) -> int:
-    """Elements of all outputs of a run.
-
-    Raises:
-        ModelError: the network does not run.
-    """
-    names = [output.name for output in session.get_outputs()]
-    return sum(value.size for value in _run(session, names, feed) if isinstance(value, np.ndarray))
+def _elements(outputs: list[Any]) -> int:
+    """Elements of all outputs of a run."""
+    return sum(value.size for value in outputs if isinstance(value, np.ndarray))
 
 
 def _releasing(feeds: Iterable[Any]) -> Iterator[Any]:

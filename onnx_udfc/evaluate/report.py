@@ -216,6 +216,11 @@ class OutputFidelity:
     state: bool = False
 
 
+def answers_of(outputs: Sequence[OutputFidelity]) -> Sequence[OutputFidelity]:
+    """The outputs that are judged: all but states, which are seen in the others; those too where there is no other."""
+    return [o for o in outputs if not o.state] or outputs
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """Top-1 of both, as shares of `images`."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from onnx_udfc.evaluate.report import Accuracy, Fidelity, OutputFidelity, Verdict
+from onnx_udfc.evaluate.report import Accuracy, Fidelity, OutputFidelity, Verdict, answers_of
 
 GOOD, UNUSABLE = 0.1, 0.4  # the largest loss that is good, the least that is unusable
 SAME_DB = 60.0  # a network in which nothing was asked to change is nearer than this
@@ -74,8 +74,7 @@ def judge(fidelity: Fidelity, accuracy: Accuracy | None = None) -> Judgement:
     """
     if accuracy is not None and accuracy.original > 0:
         return _measured(accuracy)
-    answering = [o for o in fidelity.outputs if not o.state] or fidelity.outputs
-    found = [(o, e) for o in answering if (e := _estimate(o, fidelity.count)) is not None]
+    found = [(o, e) for o in answers_of(fidelity.outputs) if (e := _estimate(o, fidelity.count)) is not None]
     if not found:
         return Judgement("unknown", reason=fidelity.unmeasured or "nothing was measured")
     output, estimate = max(found, key=lambda pair: pair[1].loss or 0.0)

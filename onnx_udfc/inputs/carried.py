@@ -43,9 +43,8 @@ def _may_be_equal(first: Sequence[Any] | None, second: Sequence[Any] | None) -> 
     """Whether declared shapes may be one; what is known of neither may be anything, but a state is no scalar."""
     if first is None or second is None:
         return first is not None and len(first) > 0
-    fixed = (int, float)
     return len(first) == len(second) > 0 and all(
-        a == b for a, b in zip(first, second, strict=True) if isinstance(a, fixed) and isinstance(b, fixed)
+        a == b for a, b in zip(first, second, strict=True) if isinstance(a, int) and isinstance(b, int)
     )
 
 

@@ -121,8 +121,8 @@ def _joined(spec: InputSpec, runs: list[NDArray[Any]]) -> NDArray[Any]:
 
 def _steps(wanted: Sequence[Wanted], rollout: Rollout, groups: int, seed: int, scales: Mapping[str, Scale]) -> Feed:
     """Values for all steps of all sequences, run after run, the states zero."""
-    values = made(tuple(wanted), groups * rollout.samples(), seed, scales)
     sounds = [w for w in wanted if w.kind == "signal" and not w.spec.by_run]
+    values = made(tuple(w for w in wanted if w not in sounds), groups * rollout.samples(), seed, scales)
     for i, w in enumerate(sounds):
         longer = replace(w, shape=tuple(d * rollout.steps if d == max(w.shape) else d for d in w.shape))
         drawn = made((longer,), groups * rollout.batch, seed + i, scales)[w.spec.name]

@@ -22,13 +22,13 @@ from onnx_udfc.model.checks import all_finite
 from onnx_udfc.model.layers import FLOATS, Array, is_dense
 from onnx_udfc.model.lossless import Stored, peek, standard
 from onnx_udfc.model.protos import inner_reads, subgraphs
+from onnx_udfc.model.tables import NARROW
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
     from onnx_udfc.numerics.grids import QuantParams
 
 LEAST = 1024  # values from which on a weight is worth the nodes that give it back
-NARROW = 32  # values below which a scale would outweigh what their codes save
 RECURRENT = ("LSTM", "GRU", "RNN")
 # The inputs of an operator that are weights where they are constant, and the operators that only move values.
 SLOTS = dict.fromkeys(RECURRENT, (1, 2)) | dict.fromkeys(("Gemm", "MatMul"), (0, 1)) | dict.fromkeys(

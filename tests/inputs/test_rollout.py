@@ -17,7 +17,7 @@ from onnx_udfc.inputs.rollout import STEPS, Rollout, Stepping
 from onnx_udfc.model.network import read
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress
-from onnx_udfc.runtime.runs import split
+from onnx_udfc.runtime.runs import input_specs, split
 from onnx_udfc.runtime.sessions import open_session
 
 WIDTH, UNITS = 512, 24
@@ -105,7 +105,7 @@ def test_what_goes_wrong_little_by_little_is_seen() -> None:
     first, second = recurrent(keeps=0.5), recurrent(keeps=0.5)
     keep = next(t for t in second.graph.initializer if t.name == "keep")
     keep.CopyFrom(numpy_helper.from_array(np.asarray(np.float32(0.9)), "keep"))
-    feeds = list(split(_specs(first), make_inputs(read(first), Options(images=2 * STEPS)).values, 2))
+    feeds = list(split(input_specs(open_session(first)), make_inputs(read(first), Options(images=2 * STEPS)).values, 2))
     apart = _difference(first, second, feeds, carry=False)
     together = _difference(first, second, feeds, carry=True)
     assert together > 3 * apart
@@ -120,12 +120,6 @@ def test_the_report_says_which_output_is_a_state() -> None:
     assert {o.name: o.state for o in report.fidelity.outputs} == {"said": False, "stateN": True}
     assert report.fidelity.sqnr_db == next(o.sqnr_db for o in report.fidelity.outputs if o.name == "said")
     assert any("sequences of" in note for note in report.runtime.notes)
-
-
-def _specs(model: onnx.ModelProto) -> Any:
-    from onnx_udfc.runtime.runs import input_specs
-
-    return input_specs(open_session(model))
 
 
 def _difference(first: onnx.ModelProto, second: onnx.ModelProto, feeds: Feeds, *, carry: bool) -> float:

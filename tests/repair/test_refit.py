@@ -291,14 +291,18 @@ def test_more_bits_are_nearer(name: str) -> None:
     assert quality[2] > 25
 
 
+def half_dead(model: onnx.ModelProto, *names: str) -> Network:
+    """The network with 0 in every second place of these parameters of its batch norms."""
+    even = {name: parameter(model, name) for name in names}
+    for values in even.values():
+        values[1::2] = 0
+    return read(with_parameters(model, even))
+
+
 def test_what_a_reader_sees_through_a_pooling_is_what_it_computes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only dead channels went, the reader's own weights give its targets."""
     pooled = CHAIN.replace("y = Conv(r2,", "m2 = MaxPool<kernel_shape = [2, 2]>(r2) y = Conv(m2,")
-    model = trained(pooled.replace("[N,5,6,6]", "[N,5,5,5]"))
-    even = {name: parameter(model, name) for name in ("S1", "D1", "S2", "D2")}
-    for values in even.values():
-        values[1::2] = 0
-    network = read(with_parameters(model, even))
+    network = half_dead(trained(pooled.replace("[N,5,6,6]", "[N,5,5,5]")), "S1", "D1", "S2", "D2")
     channels = find_groups(network)
     seen: list[Shared] = []
 
@@ -338,11 +342,7 @@ def test_branches_of_a_concat_are_refitted_beside_each_other(
     if pooled:
         text = text.replace("y = Conv(c,", "m = MaxPool<kernel_shape = [3, 3]>(c) y = Conv(m,")
         text = text.replace("(float[N,5,12,12] y)", "(float[N,5,10,10] y)")
-    model = trained(text)
-    even = {name: parameter(model, name) for name in ("S1", "D1", "S2", "D2", "S3", "D3")}
-    for values in even.values():
-        values[1::2] = 0
-    network = read(with_parameters(model, even))
+    network = half_dead(trained(text), "S1", "D1", "S2", "D2", "S3", "D3")
     channels = find_groups(network)
     seen: list[int] = []
 
