@@ -18,7 +18,7 @@ import pytest
 
 from onnx_udfc import Options, compress
 from onnx_udfc.inputs.image_files import open_images
-from tools.catalog import Classifier, classifiers
+from tools.catalog import Classifier, classifiers, image_sets
 from tools.evaluate import accuracy_on
 from tools.reproduce import options_for, paper_settings
 
@@ -82,9 +82,8 @@ def test_top1(assets: Path, row: Row) -> None:
 
 
 def test_wide_layers_of_nearly_dead_channels_are_solved_exactly_enough(models: Path, assets: Path) -> None:
-    found = classifiers(["vgg16_cifar10_bn"], roots=(models, assets))  # the assets have one of this name, too
-    (network,) = (c for c in found if c.path.is_relative_to(models))
-    assert top1(network, Options(prune=0.5, allocate="uniform", align=1, threads=1)) >= 78
+    (network,) = classifiers(["vgg16_cifar10_bn"], image_sets((models, assets)), roots=(models,))
+    assert top1(network, Options(prune=0.5, allocate="uniform", align=1, threads=1)) >= 76  # 78.8; with inverses that are not exact enough 9.4
 
 
 def test_the_closed_forms_are_as_weak_as_published(assets: Path) -> None:

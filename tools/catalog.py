@@ -67,20 +67,22 @@ def classifiers(
 ) -> list[Classifier]:
     """The classifiers whose file name matches one of the patterns, in the order of the manifests.
 
+    A name that several roots have is the same network, in models/ stored in fewer bits: given once, from the last.
+
     Args:
         patterns: As for a file name, e.g. `resnet*_bn.onnx`; a name without its ending will do.
         images: Dataset name → images, in place of the manifests'.
         roots: Folders with a manifest.
     """
     sets = image_sets(roots) | dict(images or {})
-    found = []
+    found: dict[str, Classifier] = {}
     for root, manifest in _manifests(roots):
         for row in manifest["models"]:
             path = root / row["file"]
             wanted = any(path.match(pattern) or path.with_suffix("").match(pattern) for pattern in patterns)
             if wanted and row.get("mean") is not None and row.get("dataset") in sets and path.exists():
-                found.append(Classifier(path, row["dataset"], sets[row["dataset"]], manifest_preprocessing(row)))
-    return found
+                found[path.name] = Classifier(path, row["dataset"], sets[row["dataset"]], manifest_preprocessing(row))
+    return list(found.values())
 
 
 def prepared(name: str, path: Path, folder: Path) -> Path:

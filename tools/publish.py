@@ -7,8 +7,6 @@ from the written files, with onnxruntime.
 """
 
 import argparse
-import hashlib
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,21 +14,15 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import helper, numpy_helper
 
-from onnx_udfc.inputs.image_files import ImageSet, open_images
+from onnx_udfc.inputs.image_files import open_images
 from tools import labelled
-from tools.evaluate import ASSETS, DEV_IMAGES, MODELS, accuracy_on, manifest_preprocessing
+from tools.adopt import CIFAR_TEST, measure, put, read_manifest, sha256, store_in_half, write_manifest
+from tools.evaluate import MODELS
 from tools.export import InputSpec, to_onnx
 from tools.networks import NETWORKS
 
-CIFAR_TEST = ASSETS / DEV_IMAGES["cifar10"]
 DIGITS_TEST = MODELS / "digits_test.npz"
-
-
-def sha256(path: Path) -> str:
-    """The hexadecimal digest of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def spec_of(recipe: dict[str, Any]) -> InputSpec:
@@ -96,45 +88,6 @@ def write_digits_test() -> dict[str, Any]:
     }
 
 
-def read_manifest() -> dict[str, Any]:
-    """The manifest, or an empty one."""
-    path = MODELS / "manifest.json"
-    if path.exists():
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return manifest
-    return {
-        "format": 1,
-        "preprocessing": "value = (pixel * scale - mean) / std, pixel 0..255, channels in the order of `color`",
-        "top1_key": "top1_dev",
-        "top1_note": "percent, onnxruntime CPU, on the images with eval=true of that dataset, here or in the assets",
-        "models": [],
-        "images": [],
-    }
-
-
-def put(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
-    """Replaces the row of the same file, or appends."""
-    rows[:] = [other for other in rows if other["file"] != row["file"]] + [row]
-
-
-def store_in_half(path: Path) -> None:
-    """Stores the weights of two or more dimensions as float16; a Cast, which onnxruntime folds, makes them float32."""
-    model = onnx.load(path)
-    casts = []
-    for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.ndim < 2 or values.dtype != np.float32:
-            continue
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
-        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], f"{name}_cast", to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-
-
 def publish(recipe_name: str, name: str, weights: Path, *, fold: bool, half: bool, notes: str) -> list[dict[str, Any]]:
     """Writes models/NAME_bn.onnx, and NAME_folded.onnx with `fold`; returns their rows with measured accuracy."""
     saved = torch.load(weights, map_location="cpu", weights_only=True)
@@ -154,11 +107,6 @@ def publish(recipe_name: str, name: str, weights: Path, *, fold: bool, half: boo
     return rows
 
 
-def measure(path: Path, images: ImageSet, row: dict[str, Any]) -> float:
-    """Top-1 in percent, from the file."""
-    return round(accuracy_on(path, images, manifest_preprocessing(row)).percent, 2)
-
-
 def main() -> None:
     """Publishes one network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -176,8 +124,7 @@ def main() -> None:
     for row in publish(args.recipe, args.name, weights, fold=args.fold, half=args.half, notes=args.notes):
         put(manifest["models"], row)
         print(f"{row['file']}: {row['bytes']} bytes, top-1 {row['top1_dev']}")
-    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    (MODELS / "manifest.json").write_text(text, encoding="utf-8")
+    write_manifest(manifest)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ def test_images_of_ones_own_replace_and_add(root: Path) -> None:
     mine = {"imagenet": root / "val", "cifar10": root / "mine.npz"}
     found = classifiers(images=mine, roots=[root])
     assert [(c.name, c.images.name) for c in found] == [("a_bn", "mine.npz"), ("b_bn", "val")]
+
+
+def test_a_network_that_several_folders_have_is_given_once(root: Path, tmp_path: Path) -> None:
+    shipped = tmp_path / "shipped"
+    shutil.copytree(root, shipped, ignore=shutil.ignore_patterns("shipped"))
+    (found,) = classifiers(roots=[shipped, root])
+    assert found.path == root / "models" / "a_bn.onnx"
 
 
 @pytest.mark.parametrize("pattern", ["a_bn", "a_bn.onnx", "a*", "models/*_bn.onnx"])
