@@ -8,14 +8,14 @@ from onnx_udfc.runtime.sessions import open_session
 
 torch = pytest.importorskip("torch")
 
-from tools import publish  # noqa: E402  # after torch is known to be there
+from tools import adopt, publish  # noqa: E402  # after torch is known to be there
 from tools.networks import NETWORKS  # noqa: E402
 from tools.train import RECIPES  # noqa: E402
 
 
 def test_a_row_replaces_the_row_of_its_file() -> None:
     rows = [{"file": "a", "bytes": 1}, {"file": "b", "bytes": 2}]
-    publish.put(rows, {"file": "a", "bytes": 3})
+    adopt.put(rows, {"file": "a", "bytes": 3})
     assert rows == [{"file": "b", "bytes": 2}, {"file": "a", "bytes": 3}]
 
 
