@@ -21,12 +21,12 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_udfc.channels.arithmetic import LARGEST, OPEN, Numbers, calculate, counted, plain, tensor_mark, unknown
-from onnx_udfc.channels.shapes import Shapes, Size, constant_value, is_closed
 from onnx_udfc.channels.targets import Target, adapts, editable, pieces_of
 from onnx_udfc.errors import ModelError
-from onnx_udfc.model.lossless import peek
+from onnx_udfc.model.graph import is_closed, peek
 
 if TYPE_CHECKING:
+    from onnx_udfc.channels.shapes import Shapes, Size
     from onnx_udfc.model.network import Network
 
 Ids = NDArray[np.int64]
@@ -239,7 +239,7 @@ class Flow:
         if index >= len(node.inputs) or node.inputs[index].is_empty():
             return plain(np.zeros(0, np.int64))
         numbers = self._known_numbers(node.inputs[index])
-        if numbers is None and (values := constant_value(node.inputs[index], self.shapes)) is not None:
+        if numbers is None and (values := self.shapes.value(node.inputs[index])) is not None:
             return Numbers(values, np.full(values.shape, OPEN, object))
         return numbers
 

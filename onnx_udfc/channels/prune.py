@@ -12,7 +12,9 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_udfc.channels.replay import Replay, replay
-from onnx_udfc.model.layers import Layer, position, unique_name
+from onnx_udfc.model.graph import position
+from onnx_udfc.model.layers import Layer
+from onnx_udfc.model.names import unique_name
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.groups import Channels

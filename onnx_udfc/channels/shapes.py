@@ -19,6 +19,7 @@ from onnx import helper, shape_inference
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.export import export_model, value_info
+from onnx_udfc.model.graph import is_closed
 from onnx_udfc.model.inference import infer, known_sizes
 from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.protos import subgraphs
@@ -53,6 +54,10 @@ class Shapes:
     sizes: Mapping[str, Size]
     values: Mapping[str, NDArray[Any]]
     unbounded: str = ""
+
+    def value(self, tensor: gs.Tensor) -> NDArray[Any] | None:
+        """The value of a tensor, if it is a constant or known to be computed from shapes; None otherwise."""
+        return np.asarray(tensor.values) if isinstance(tensor, gs.Constant) else self.values.get(tensor.name)
 
 
 def resolve(network: Network, inputs: Mapping[str, Size] | None = None) -> Shapes:
@@ -108,11 +113,6 @@ def _expected(network: Network, node: gs.Node) -> tuple[int, int]:
     ):
         return 1, int(node.inputs[1].shape[0])
     return 0, 0
-
-
-def is_closed(shape: Any) -> bool:
-    """Whether a shape is fixed."""
-    return shape is not None and all(isinstance(d, int | np.integer) and d >= 0 for d in shape)
 
 
 def fits(network: Network, inputs: Mapping[str, Size]) -> bool:
@@ -296,10 +296,3 @@ def _measure(
         return {}, {}
     sizes = {name: tuple(int(d) for d in shape) for name, shape in zip(unsized, results, strict=False)}
     return sizes, dict(zip(unvalued, results[len(unsized) :], strict=True))
-
-
-def constant_value(tensor: gs.Tensor, shapes: Shapes) -> NDArray[Any] | None:
-    """The value of a tensor, if it is a constant or known to be computed from shapes; None otherwise."""
-    if isinstance(tensor, gs.Constant):
-        return np.asarray(tensor.values)
-    return shapes.values.get(tensor.name)

@@ -12,9 +12,9 @@ from onnx import TensorProto
 from onnx_udfc.emit.draft import Draft
 from onnx_udfc.emit.half_nodes import LAYERS, PAIRS, Halves, constant_nodes, delicate_nodes, half_nodes, tensor_types
 from onnx_udfc.emit.unseen import halve_inside
-from onnx_udfc.model.external import values
 from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.protos import inner_reads, reads
+from onnx_udfc.model.values import values
 from onnx_udfc.numerics.halves import Span, holds, rounded_filters
 
 LEAST = 32  # values of a constant from which on it is worth a Cast where its reader computes in float32

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, defs
 
-from onnx_udfc.model.external import values
 from onnx_udfc.model.inference import infer
 from onnx_udfc.model.protos import reads, skeleton, subgraphs
+from onnx_udfc.model.values import values
 from onnx_udfc.numerics.halves import Span, holds
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Einsum")

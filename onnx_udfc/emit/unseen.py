@@ -17,7 +17,8 @@ from onnx_udfc.emit.draft import Draft
 from onnx_udfc.emit.forms import StoredWeight, describe, stored_unseen, write_weight
 from onnx_udfc.emit.once import rescaled, write_once
 from onnx_udfc.emit.targets import Target
-from onnx_udfc.model.lossless import Stored, peek
+from onnx_udfc.model.graph import peek
+from onnx_udfc.model.lossless import Stored
 from onnx_udfc.model.network import Network
 from onnx_udfc.model.unseen import Path, RoundedUnseen, Unseen, inner_weights
 from onnx_udfc.numerics.grids import storable

@@ -15,9 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 
-from onnx_udfc.model.external import values
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import skeleton
+from onnx_udfc.model.values import values
 
 Ints = NDArray[np.int64]
 Dims = tuple[int | None, ...]

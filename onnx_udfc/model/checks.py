@@ -5,21 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, defs
 
 from onnx_udfc.errors import ModelError
-from onnx_udfc.model.external import values
 from onnx_udfc.model.protos import reads, subgraphs, tensor_bytes
+from onnx_udfc.model.values import all_finite, has_nan, values
 from onnx_udfc.model.weights_fit import misfit
 
 Array = NDArray[Any]
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-CHUNK = 1 << 22
 LARGEST = 1 << 34  # elements
 LARGEST_OPSET = 1000
 REMARKS = ("doc_string", "producer_name", "producer_version", "key", "value")
@@ -187,15 +185,3 @@ def _check_finite(tensor: TensorProto, array: Array) -> None:
     if has_nan(array):
         raise ModelError(f"weight '{tensor.name}' holds NaN; the model was broken before, train or export it again")
     raise ModelError(f"weight '{tensor.name}' holds infinite values; train or export the model again")
-
-
-def has_nan(array: Array) -> bool:
-    """Whether any value is NaN; a memory-mapped array is read piece by piece."""
-    flat = array.reshape(-1)
-    return any(bool(np.isnan(flat[i : i + CHUNK]).any()) for i in range(0, flat.size, CHUNK))
-
-
-def all_finite(array: Array) -> bool:
-    """Whether all values are finite."""
-    flat = array.reshape(-1)
-    return all(bool(np.isfinite(flat[i : i + CHUNK]).all()) for i in range(0, flat.size, CHUNK))

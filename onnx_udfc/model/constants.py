@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
-from onnx_udfc.model.export import sorted_nodes
+from onnx_udfc.model.graph import sorted_nodes
 from onnx_udfc.model.layers import LAYERS
 from onnx_udfc.model.lossless import Origin, Stored
 from onnx_udfc.model.names import Taken, unique_name

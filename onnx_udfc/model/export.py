@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
-from onnx_udfc.errors import ModelError
+from onnx_udfc.model.graph import sorted_nodes, standard
 from onnx_udfc.model.inference import infer
-from onnx_udfc.model.lossless import Origin, Stored, standard
+from onnx_udfc.model.lossless import Origin, Stored
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import copy_except, inner_reads, skeleton
 
@@ -55,39 +55,6 @@ def export_model(graph: gs.Graph, origin: Origin, without: Collection[str] = ())
     _export_constants(model.graph, constants, graph, origin)
     _export_shapes(model, graph, origin, left_out)
     return model
-
-
-def sorted_nodes(graph: gs.Graph) -> list[gs.Node]:
-    """The nodes in an order in which every tensor is written before it is read; unchanged where it is one already.
-
-    Raises:
-        ModelError: the graph has a cycle.
-    """
-    ids = {id(node) for node in graph.nodes}
-    needs = {id(n): [p for t in tensors_read(n) for p in t.inputs if id(p) in ids] for n in graph.nodes}
-    done: dict[int, gs.Node] = {}
-    for root in graph.nodes:
-        stack, active = [(root, False)], set()
-        while stack:
-            node, ready = stack.pop()
-            if ready:
-                done[id(node)] = node
-                active.discard(id(node))
-            elif id(node) not in done:
-                if id(node) in active:
-                    raise ModelError(f"node '{node.name}' depends on its own output; export the model again")
-                active.add(id(node))
-                stack.append((node, True))
-                stack.extend((p, False) for p in reversed(needs[id(node)]) if id(p) not in done)
-    return list(done.values())
-
-
-def tensors_read(node: gs.Node) -> list[gs.Tensor]:
-    """The tensors a node reads, those read inside its subgraphs included."""
-    tensors = list(node.inputs)
-    for subgraph in node.subgraphs(recursive=True):
-        tensors.extend(t for inner in subgraph.nodes for t in inner.inputs)
-    return tensors
 
 
 def _export_node(node: gs.Node, origin: Origin, aliases: dict[str, str]) -> onnx.NodeProto:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.protos import all_tensors, copy_except, tensor_bytes
-
-Array = NDArray[Any]
 
 INLINE_TOTAL = 1 << 30
 INLINE_TENSOR = 1 << 20
@@ -166,38 +161,6 @@ def _inline(tensor: TensorProto, path: Path, offset: int, length: int) -> None:
         tensor.raw_data = file.read(length)
     del tensor.external_data[:]
     tensor.ClearField("data_location")
-
-
-def values(tensor: TensorProto) -> Array:
-    """The values of a tensor, read-only; a view on its file if it is in one that `resolve` has left alone.
-
-    Raises:
-        ModelError: there are more or fewer values than the shape says.
-    """
-    try:
-        if tensor.data_location != TensorProto.EXTERNAL:
-            array = numpy_helper.to_array(tensor)
-        else:
-            entries = {e.key: e.value for e in tensor.external_data}
-            dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-            span = np.memmap(entries["location"], np.uint8, "r", int(entries["offset"]), (int(entries["length"]),))
-            array = span.view(dtype).reshape(tuple(tensor.dims))
-    except (ValueError, TypeError, KeyError, OverflowError, MemoryError, OSError) as error:
-        raise ModelError(f"tensor '{tensor.name}' is damaged ({_line(error)}); export the model again") from error
-    array.flags.writeable = False
-    return array
-
-
-def forget(array: Array) -> None:
-    """Gives back the memory that a view on a file takes; the values are read again when they are needed."""
-    mapped = getattr(array, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:100]
 
 
 def write_external(model: onnx.ModelProto, data_path: Path) -> onnx.ModelProto:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.model.layers import Layer, position, unique_name
+from onnx_udfc.model.graph import position
+from onnx_udfc.model.layers import Layer
+from onnx_udfc.model.names import unique_name
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.factors import Split
 

@@ -8,7 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_udfc.model.layers import BatchNorm, Layer, constant_input, is_dense
+from onnx_udfc.model.graph import constant_input, is_dense
+from onnx_udfc.model.layers import BatchNorm, Layer
 
 Array = NDArray[Any]
 

@@ -17,9 +17,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.errors import ModelError
-from onnx_udfc.model.external import values
 from onnx_udfc.model.protos import all_tensors, subgraphs, tensor_bytes
 from onnx_udfc.model.unseen import RECURRENT, Path, inner_weights
+from onnx_udfc.model.values import values
 
 MATMULS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER_OPS = (

@@ -9,12 +9,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_udfc.model.lossless import peek
-from onnx_udfc.model.names import unique_name as unique_name
+from onnx_udfc.model.graph import constant_input, is_dense, peek, position
+from onnx_udfc.model.names import unique_name
 
 Array = NDArray[Any]
-
-FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -361,24 +359,6 @@ def _added_bias(layer: Layer, kept: set[str]) -> gs.Node | None:
     if constant is None or not is_dense(constant) or tuple(constant.shape)[-1:] != (channels,):
         return None
     return add if int(np.prod(constant.shape)) == channels else None
-
-
-def constant_input(node: gs.Node) -> gs.Constant | None:
-    """The only constant among the two inputs of an element-wise node, or None."""
-    constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
-    return constants[0] if len(node.inputs) == 2 and len(constants) == 1 else None
-
-
-def is_dense(tensor: gs.Tensor) -> bool:
-    """Whether the tensor is a constant of a float type, stored densely."""
-    if not isinstance(tensor, gs.Constant) or isinstance(tensor._values, gs.ir.tensor.SparseValues):
-        return False
-    return str(tensor.dtype) in FLOATS
-
-
-def position(graph: gs.Graph, node: gs.Node) -> int:
-    """The index of this very node in the graph (list.index would compare whole nodes)."""
-    return next(i for i, other in enumerate(graph.nodes) if other is node)
 
 
 def _computable(values: Array) -> Array:

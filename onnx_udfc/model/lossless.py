@@ -22,9 +22,10 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from onnx_udfc.errors import ModelError
-from onnx_udfc.model.external import values
+from onnx_udfc.model.graph import standard
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import dense, tensor_bytes
+from onnx_udfc.model.values import values
 from onnx_udfc.model.weights_fit import LISTS
 
 Array = NDArray[Any]
@@ -79,13 +80,6 @@ class StoredSparse(SparseValues):  # type: ignore[misc]
         return values(dense(self.tensor))
 
 
-def peek(constant: gs.Constant) -> Array:
-    """The values of a constant, which does not keep them where it can read them again."""
-    held = constant._values
-    array: Array = held.load() if isinstance(held, LazyValues) else constant.values
-    return array
-
-
 @dataclass
 class Origin:
     """What the graph was read from; shared by all copies of a network and not changed once it is read.
@@ -124,11 +118,6 @@ def import_graph(model: onnx.ModelProto) -> tuple[gs.Graph, Origin]:
     outputs = [tensors[o.name] for o in proto.output]
     graph = gs.Graph(nodes, inputs, outputs, proto.name, proto.doc_string, opset, domains, ir_version=model.ir_version)
     return graph, origin
-
-
-def standard(domain: str | None) -> bool:
-    """Whether the domain is the one of the standard operators, which has two names."""
-    return not domain or domain == "ai.onnx"
 
 
 def _import_tensors(proto: onnx.GraphProto, origin: Origin) -> OrderedDict[str, gs.Tensor]:

@@ -14,15 +14,15 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.activations import join_activations
-from onnx_udfc.model.checks import all_finite
 from onnx_udfc.model.constants import fold_constants, unshare
-from onnx_udfc.model.export import SHAPES, export_model, sorted_nodes, tensors_read
-from onnx_udfc.model.external import forget
+from onnx_udfc.model.export import SHAPES, export_model
 from onnx_udfc.model.fold import fold_into_layer, plain_gemm
+from onnx_udfc.model.graph import sorted_nodes, tensors_read
 from onnx_udfc.model.layers import BatchNorm, Layer, find_layers
 from onnx_udfc.model.lossless import Origin, Stored, import_graph
 from onnx_udfc.model.pads import fold_pads
 from onnx_udfc.model.protos import inner_reads, skeleton
+from onnx_udfc.model.values import all_finite, forget
 
 __all__ = ["BatchNorm", "Layer", "Network", "read"]
 

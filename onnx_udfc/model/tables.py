@@ -10,10 +10,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_udfc.model.checks import all_finite
-from onnx_udfc.model.layers import Array, is_dense
-from onnx_udfc.model.lossless import peek
+from onnx_udfc.model.graph import is_dense, peek
+from onnx_udfc.model.layers import Array
 from onnx_udfc.model.protos import inner_reads
+from onnx_udfc.model.values import all_finite
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network

@@ -18,11 +18,12 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnx_udfc.model.checks import all_finite
-from onnx_udfc.model.layers import FLOATS, Array, is_dense
-from onnx_udfc.model.lossless import Stored, peek, standard
+from onnx_udfc.model.graph import FLOATS, is_dense, peek, standard
+from onnx_udfc.model.layers import Array
+from onnx_udfc.model.lossless import Stored
 from onnx_udfc.model.protos import inner_reads, subgraphs
 from onnx_udfc.model.tables import NARROW
+from onnx_udfc.model.values import all_finite
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network

@@ -1,18 +1,27 @@
-"""Models of older opsets converted to the one the package works with; whatever the converter drops is put back."""
+"""Models of older opsets converted to the one the package works with; whatever the converter drops is put back.
+
+It drops names and remarks, and changes meanings. Before opset 11, Upsample and Resize computed the source position of
+output i as i / scale (now called asymmetric), and onnxruntime took its floor where a dimension grew and its ceiling
+where it shrank. From 11 on the default is another, and the converter leaves it at that. Before opset 13, Hardmax worked
+on all axes from `axis` on.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
-from onnx import version_converter
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper, version_converter
 
-from onnx_udfc.model.protos import copy_except, skeleton
+from onnx_udfc.model.protos import copy_except, reads, skeleton, sort_nodes, subgraphs
 from onnx_udfc.model.quiet import quiet_options
-from onnx_udfc.model.upgrade_nodes import highest_faithful, mend_nodes, with_masks
 
 OPSET = 21
 IR = 10
 TARGETS = (21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9)
 LARGEST = 1 << 14  # bytes of an initializer that an operator may need to know
+
+Scales = NDArray[np.floating]
 
 
 def opset(model: onnx.ModelProto) -> int | None:
@@ -118,3 +127,128 @@ def _loads(model: onnx.ModelProto) -> bool:
     except Exception:  # its exceptions share no base class
         return False
     return True
+
+
+def mend_nodes(converted: onnx.GraphProto, original: onnx.GraphProto, version: int, target: int) -> None:
+    """Gives the nodes of a converted graph what those of the original had; in place, subgraphs included.
+
+    Args:
+        converted: changed in place.
+        original: as it was at opset `version`.
+        version: of the original.
+        target: of the converted graph.
+    """
+    writers = {name: node for node in converted.node for name in node.output if name}
+    written = {tuple(node.output): node for node in converted.node}
+    known = {name for node in original.node for name in node.output}
+    for source in original.node:
+        writer = written.get(tuple(source.output))
+        node = None if writer is None else _successor(source, writer, writers, known)
+        if node is None:
+            continue
+        if node.op_type == "Resize" and version < 11 <= target:
+            _make_asymmetric(node, _shrinks(source, original))
+        copy_except(node, source, {"input", "output", "attribute", "op_type", "domain"})
+        inner = {a.name: a.g for a in source.attribute if a.HasField("g")}
+        for attribute in (a for a in node.attribute if a.HasField("g") and a.name in inner):
+            mend_nodes(attribute.g, inner[attribute.name], version, target)
+
+
+def _successor(
+    source: onnx.NodeProto, writer: onnx.NodeProto, writers: dict[str, onnx.NodeProto], known: set[str]
+) -> onnx.NodeProto | None:
+    """The converted node that does what `source` did.
+
+    The one that writes its output now may be new: Softmax below opset 13 becomes Flatten → Softmax → Reshape. What has
+    the name, and the remarks, of the old node is the Softmax.
+
+    Args:
+        source: a node of the original.
+        writer: the converted node that writes its outputs.
+        writers: tensor → the converted node that writes it.
+        known: tensors of the original; behind them are other nodes of it.
+    """
+    while writer.op_type != source.op_type and (source.op_type, writer.op_type) != ("Upsample", "Resize"):
+        before = writers.get(writer.input[0]) if writer.input and writer.input[0] not in known else None
+        if before is None:
+            return None
+        writer = before
+    return writer
+
+
+def _make_asymmetric(node: onnx.NodeProto, shrinks: bool) -> None:
+    """Writes out what Resize meant before opset 11."""
+    new = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil" if shrinks else "floor"}
+    kept = [attribute for attribute in node.attribute if attribute.name not in new]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *(helper.make_attribute(key, value) for key, value in new.items())])
+
+
+def _shrinks(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
+    """Whether an old Resize is known to make its input smaller."""
+    scales = _scales(node, graph)
+    return scales is not None and bool((scales < 1).any())
+
+
+def _scales(node: onnx.NodeProto, graph: onnx.GraphProto) -> Scales | None:
+    """The scales of an old Upsample or Resize, None where they are computed."""
+    for attribute in node.attribute:
+        if attribute.name == "scales":
+            return np.array(attribute.floats)
+    constants = [t for t in graph.initializer if t.name in node.input[1:2]]
+    nodes = [n for n in graph.node if n.op_type == "Constant" and list(n.output) == list(node.input[1:2])]
+    constants += [attribute.t for n in nodes for attribute in n.attribute if attribute.name == "value"]
+    return numpy_helper.to_array(constants[0]) if constants else None
+
+
+def with_masks(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """The model with every mask of a Dropout that is read computed by a node of its own; the same if there is none.
+
+    Args:
+        model: at opset `version`; not changed.
+        version: from 7 to 11 the masks are 0; at others nothing is done.
+    """
+    if not 7 <= version < 12 or not any(_read_masks(graph) for graph in _graphs(model.graph)):
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for graph in _graphs(result.graph):
+        for node in _read_masks(graph):
+            data, mask = node.input[0], node.output.pop()
+            name = f"{node.name or mask}.mask"
+            if version < 10:  # of the type of the data
+                graph.node.append(helper.make_node("Clip", [data], [mask], name, min=0.0, max=0.0))
+            else:
+                graph.node.append(helper.make_node("Less", [data, data], [mask], name))
+        ordered = sort_nodes(graph)
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+        del graph.node[:]
+        graph.node.extend(copies)
+    return result
+
+
+def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """The graph and all inside it."""
+    return [graph, *(g for node in graph.node for inner in subgraphs(node) for g in _graphs(inner))]
+
+
+def _read_masks(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The Dropout nodes of a graph whose mask is used."""
+    used = {name for node in graph.node for name in reads(node)} | {output.name for output in graph.output}
+    dropouts = (n for n in graph.node if n.op_type == "Dropout" and n.domain in ("", "ai.onnx"))
+    return [node for node in dropouts if len(node.output) > 1 and node.output[1] in used]
+
+
+def highest_faithful(graph: onnx.GraphProto, version: int) -> int:
+    """The highest opset up to 21 in which all nodes can compute what they compute at opset `version`."""
+    limits = [OPSET]
+    for node in graph.node:
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
+        if node.op_type == "Hardmax" and version < 13 and attributes.get("axis", 1) != -1:
+            limits.append(12)
+        if node.op_type == "Resize" and version < 11 and attributes.get("mode", b"nearest") == b"nearest":
+            scales = _scales(node, graph)
+            mixed = scales is not None and bool((scales < 1).any() and (scales > 1).any())
+            limits.extend([10] if mixed else [])
+        limits.extend(highest_faithful(inner, version) for inner in subgraphs(node))
+    return min(limits)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.model.lossless import peek
+from onnx_udfc.model.graph import peek
 from onnx_udfc.numerics.reconstruct import Method, Producer
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_udfc.errors import ModelError
-from onnx_udfc.model.external import values
 from onnx_udfc.model.protos import dense
+from onnx_udfc.model.values import values
 from onnx_udfc.numerics.products import each
 from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.pieces import Pieces

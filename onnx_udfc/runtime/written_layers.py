@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_udfc.model.external import values
 from onnx_udfc.model.layers import LAYERS
+from onnx_udfc.model.values import values
 from onnx_udfc.runtime.sessions import open_session
 
 if TYPE_CHECKING:

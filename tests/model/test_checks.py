@@ -9,7 +9,8 @@ from onnx import numpy_helper, parser
 
 from onnx_udfc import compress
 from onnx_udfc.errors import ModelError
-from onnx_udfc.model.checks import CHUNK, all_finite, check, has_nan
+from onnx_udfc.model.checks import check
+from onnx_udfc.model.values import CHUNK, all_finite, has_nan
 from onnx_udfc.runtime.sessions import open_session
 from tests.small_graphs import small_model
 

@@ -15,8 +15,9 @@ from onnx_udfc.errors import ModelError
 from onnx_udfc.evaluate.validate import validate
 from onnx_udfc.model import files as model_io
 from onnx_udfc.model import network as graph
-from onnx_udfc.model.external import resolve, values, write_external
+from onnx_udfc.model.external import resolve, write_external
 from onnx_udfc.model.protos import tensor_bytes
+from onnx_udfc.model.values import values
 
 TEXT = """<ir_version: 8, opset_import: ["" : 21]>
 g (float[1,600] x) => (float[1,600] y) { a = MatMul(x, w) s = Add(a, b) y = MatMul(s, v) }"""
