@@ -27,3 +27,8 @@ class CheckError(UdfcError):
     """The compressed network failed its final check; nothing was written."""
 
     exit_code = 3
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's text on one line of sensible length."""
+    return " ".join(str(error).split())[:300]

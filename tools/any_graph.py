@@ -28,10 +28,10 @@ import numpy as np
 import onnx
 
 from onnx_udfc import cli
-from onnx_udfc.errors import UdfcError
+from onnx_udfc.errors import UdfcError, one_line
 from onnx_udfc.inputs.feeds import input_specs, split
 from onnx_udfc.inputs.sizes import synthetic_feeds
-from onnx_udfc.runtime.sessions import one_line, open_session
+from onnx_udfc.runtime.sessions import open_session
 
 PACKAGE = Path(onnx.__file__).parent / "backend" / "test" / "data"
 SHARED = Path(__file__).resolve().parents[2] / "shared"

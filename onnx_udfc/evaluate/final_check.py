@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_udfc.errors import CheckError, ModelError, RequestError
+from onnx_udfc.errors import CheckError, ModelError, RequestError, one_line
 from onnx_udfc.evaluate.comparison import MANY, fidelity, worst
 from onnx_udfc.evaluate.report import Accuracy, Fidelity
 from onnx_udfc.evaluate.side_by_side import gather, open_real
@@ -38,7 +38,7 @@ from onnx_udfc.options import Options
 from onnx_udfc.options.words import TIMED
 from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.providers import asked_provider
-from onnx_udfc.runtime.sessions import Source, one_line, open_session
+from onnx_udfc.runtime.sessions import Source, open_session
 
 OTHER_IMAGES = 1000  # added to the seed: the check does not look at the images that the repair has seen
 MOST_IMAGES = 96

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_udfc.errors import ModelError, RequestError
+from onnx_udfc.errors import ModelError, RequestError, one_line
 from onnx_udfc.evaluate.comparison import Comparator, comparator_for, looks_like_scores
 from onnx_udfc.evaluate.report import Accuracy
 from onnx_udfc.evaluate.shown_boxes import Album, ShownBoxes
@@ -19,7 +19,6 @@ from onnx_udfc.inputs.kinds import Wanted
 from onnx_udfc.inputs.network_inputs import real_values
 from onnx_udfc.inputs.real import image_shapes, real_shapes
 from onnx_udfc.runtime.runs import InputSpec
-from onnx_udfc.runtime.sessions import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -27,9 +27,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from onnx_udfc.errors import RequestError
+from onnx_udfc.errors import RequestError, one_line
 from onnx_udfc.inputs.image_labels import labels_from_names, read_labels
-from onnx_udfc.runtime.sessions import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_udfc.errors import RequestError
-from onnx_udfc.runtime.sessions import one_line
+from onnx_udfc.errors import RequestError, one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

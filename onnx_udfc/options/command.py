@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from onnx_udfc.options.command_tables import Judging
 from onnx_udfc.options.row import InMemory, Spec, specs
 from onnx_udfc.options.table import Options
+
+if TYPE_CHECKING:
+    from onnx_udfc.options.command_tables import Judging
 
 
 def command_line(options: Mapping[str, Any], source: str = "IN.onnx", out: str = "OUT.onnx") -> str:
@@ -24,8 +26,8 @@ def command_line(options: Mapping[str, Any], source: str = "IN.onnx", out: str =
 
 def validate_line(asked: Judging, source: str, out: str) -> str:
     """Return the command of a comparison by its options; data that were given in memory are left out."""
-    default, words = Judging(), ["onnx-udfc", "validate", source, out]
-    for name, spec in specs(Judging).items():
+    default, words = type(asked)(), ["onnx-udfc", "validate", source, out]
+    for name, spec in specs(type(asked)).items():
         value = getattr(asked, name)
         if spec.row.printed and value != getattr(default, name) and not isinstance(value, InMemory):
             words += as_words(spec, value)

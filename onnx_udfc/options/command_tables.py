@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from onnx_udfc.options.goals import VALIDATE_REQUIREMENTS, Requirement, parse_requirement
-from onnx_udfc.options.lists import read_activations, read_bits, read_ratios
-from onnx_udfc.options.providers import refused_settings
-from onnx_udfc.options.reading import Table
-from onnx_udfc.options.row import INPUT, MUST, RUN, TOLD, WHAT, Count, Row, Seconds, Threads
+from onnx_udfc.options.providers import Provider, ProviderOption, refused_settings
+from onnx_udfc.options.reading import Table, read_value
+from onnx_udfc.options.row import INPUT, MUST, RUN, TOLD, WHAT, Count, Row, Seconds, Threads, specs
 from onnx_udfc.options.shared_rows import (
     TASKS,
     AsJson,
@@ -23,20 +23,20 @@ from onnx_udfc.options.shared_rows import (
     InputShape,
     InputStd,
     Labels,
-    Provider,
-    ProviderOption,
     Quiet,
     Seed,
     Skip,
     Verbose,
     Workers,
 )
-from onnx_udfc.options.table import refused_scale
-from onnx_udfc.options.voice import CombinationError, OptionError, Said, Voices
+from onnx_udfc.options.table import Options, refused_scale
+from onnx_udfc.options.voice import LINE, CombinationError, OptionError, Said, Voices
 
 PICKED_BY = ("loss", "verdict", "accuracy", "agreement", "sqnr", "cosine", "macs", "params", "bytes", "latency")
 REPORT_SUFFIXES = (".json", ".html")
 _EXECUTOR = re.compile(r"dask://[A-Za-z0-9_.\-]+:\d{1,5}")
+
+MOST_VALUES = 1000  # each is a file, and minutes of work
 
 
 def read_report(path: object) -> str:
@@ -254,3 +254,59 @@ class Sweeping(Table):
     ] = None
     quiet: Quiet = False
     json: AsJson = False
+
+
+def read_ratios(value: Any) -> tuple[float, ...]:
+    """Read `0.1,0.3` or `0.1:0.7:0.1` (first:last:step, the last included), or a list.
+
+    Raises:
+        OptionError: It is neither, or too long.
+    """
+    if isinstance(value, str) and ":" in value:
+        return _each("prune", _steps(value))
+    return _each("prune", _items(value))
+
+
+def read_bits(value: Any) -> tuple[int | Literal["auto"], ...]:
+    """Read `8,6,4`, `32` or `auto`, or a list.
+
+    Raises:
+        OptionError: A part is neither a width nor `auto`.
+    """
+    return _each("bits", _items(value))
+
+
+def read_activations(value: Any) -> tuple[int | None, ...]:
+    """Read `none,8`, or a list.
+
+    Raises:
+        OptionError: A part is neither `none` nor 8.
+    """
+    return _each("activations", _items(value))
+
+
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return value.split(",")
+    return value if isinstance(value, list) else [value]
+
+
+def _each(name: str, items: list[Any]) -> tuple[Any, ...]:
+    """Every item as the option itself reads it; one that stands twice is one."""
+    if not 1 <= len(items) <= MOST_VALUES:
+        raise OptionError(name, None, f"must be 1 to {MOST_VALUES} values with commas between")
+    return tuple(dict.fromkeys(read_value(specs(Options)[name], item, LINE) for item in items))
+
+
+def _steps(text: str) -> list[Any]:
+    """The numbers of `first:last:step`."""
+    try:
+        first, last, step = (float(part) for part in text.split(":"))
+        count = (last - first) / step + 1e-6
+    except (ValueError, ZeroDivisionError):
+        count, first, last, step = math.nan, 0.0, 0.0, 0.0
+    if not (0 < step < math.inf and 0 <= count < math.inf):
+        raise OptionError("prune", text, "must be first:last:step, e.g. 0.1:0.7:0.1")
+    if count >= MOST_VALUES:
+        raise OptionError("prune", text, f"these are more than {MOST_VALUES} values; take a larger step")
+    return [round(first + i * step, 10) for i in range(int(count) + 1)]

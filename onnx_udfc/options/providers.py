@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Annotated, Protocol
 
+from onnx_udfc.options.row import RUN, Row
 from onnx_udfc.options.voice import OptionError, Said
 
 PROVIDERS = {"cpu": "the processor", "cuda": "an NVIDIA GPU", "tensorrt": "TensorRT on an NVIDIA GPU"}
@@ -75,6 +76,19 @@ def read_provider_option(key: str, value: object) -> tuple[str, str]:
     if not text:
         raise OptionError("provider_option", f"{key}={value}", f"{key} must be {wanted}")
     return key, text
+
+
+Provider = Annotated[str, Row("Execution provider that runs the networks.", RUN, metavar="P", choices=PROVIDERS)]
+ProviderOption = Annotated[
+    Mapping[str, str],
+    Row(
+        "A setting of the execution provider by its name in onnxruntime, e.g. prefer_nhwc=1; repeatable.",
+        RUN,
+        metavar="KEY=VALUE",
+        example="use_tf32=0",
+        read=read_provider_option,
+    ),
+]
 
 
 def refused_settings(o: Running, said: Said) -> str | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
-from onnx_udfc.options.providers import PROVIDERS, read_provider_option
 from onnx_udfc.options.row import HOW, INPUT, MUST, RUN, TOLD, WHAT, Count, InMemory, Positive, Row, Threads, Whole
 from onnx_udfc.options.voice import OptionError
 
@@ -101,17 +99,6 @@ Skip = Annotated[
 ]
 Task = Annotated[
     str | None, Row("What the outputs say.", MUST, metavar="KIND", choices=TASKS, unset="guessed", effect=False)
-]
-Provider = Annotated[str, Row("Execution provider that runs the networks.", RUN, metavar="P", choices=PROVIDERS)]
-ProviderOption = Annotated[
-    Mapping[str, str],
-    Row(
-        "A setting of the execution provider by its name in onnxruntime, e.g. prefer_nhwc=1; repeatable.",
-        RUN,
-        metavar="KEY=VALUE",
-        example="use_tf32=0",
-        read=read_provider_option,
-    ),
 ]
 Batch = Annotated[
     Count | None,

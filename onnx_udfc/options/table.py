@@ -20,7 +20,7 @@ from onnx_udfc.options.goals import (
     read_memory,
     size_in_bytes,
 )
-from onnx_udfc.options.providers import refused_settings
+from onnx_udfc.options.providers import Provider, ProviderOption, refused_settings
 from onnx_udfc.options.reading import Table, clean, field_name
 from onnx_udfc.options.row import HOW, INPUT, MUST, RUN, TOLD, WHAT, Count, InMemory, Ratio, Row, Share, specs
 from onnx_udfc.options.shared_rows import (
@@ -31,8 +31,6 @@ from onnx_udfc.options.shared_rows import (
     InputRange,
     InputShape,
     InputStd,
-    Provider,
-    ProviderOption,
     Seed,
     Skip,
     Task,

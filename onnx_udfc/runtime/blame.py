@@ -10,9 +10,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_udfc.errors import ModelError, UdfcError
+from onnx_udfc.errors import ModelError, UdfcError, one_line
 from onnx_udfc.runtime.runs import input_specs
-from onnx_udfc.runtime.sessions import Source, described, one_line, open_session
+from onnx_udfc.runtime.sessions import Source, described, open_session
 
 UNEXPECTED = (
     ArithmeticError,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnx_udfc.errors import ModelError
+from onnx_udfc.errors import ModelError, one_line
 from onnx_udfc.outputs import temporary_folder
 from onnx_udfc.runtime.providers import Provider
-from onnx_udfc.runtime.sessions import Source, described, made_session, one_line, session_options
+from onnx_udfc.runtime.sessions import Source, described, made_session, session_options
 
 KERNEL = "_kernel_time"  # ends the name of a node's event
 

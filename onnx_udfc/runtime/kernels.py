@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnx_udfc.errors import CheckError, ModelError
+from onnx_udfc.errors import CheckError, ModelError, one_line
 from onnx_udfc.model.quiet import quiet_options
 from onnx_udfc.outputs import temporary_folder
 from onnx_udfc.runtime.providers import CPU, Provider
-from onnx_udfc.runtime.sessions import Source, made_session, one_line
+from onnx_udfc.runtime.sessions import Source, made_session
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER_KERNELS = (

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_udfc.errors import ModelError
+from onnx_udfc.errors import ModelError, one_line
 from onnx_udfc.model.quiet import quiet_options
 from onnx_udfc.outputs import temporary_folder
-from onnx_udfc.runtime.sessions import loadable, one_line
+from onnx_udfc.runtime.sessions import loadable
 
 if TYPE_CHECKING:
     import onnx

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_udfc.errors import ModelError
+from onnx_udfc.errors import ModelError, one_line
 from onnx_udfc.model.files import is_large, model_bytes, save, serialized
 from onnx_udfc.model.quiet import quiet_options
 from onnx_udfc.outputs import temporary_folder
@@ -183,11 +183,6 @@ def loadable(model: Source) -> Iterator[str | bytes]:
 def described(model: Source) -> str:
     """Return how to call a model in a message."""
     return str(model) if isinstance(model, str | Path) else "the model"
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception's text on one line of sensible length."""
-    return " ".join(str(error).split())[:300]
 
 
 def file_bytes(model: Source) -> int:

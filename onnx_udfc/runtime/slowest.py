@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnx_udfc.errors import ModelError
+from onnx_udfc.errors import ModelError, one_line
 from onnx_udfc.outputs import temporary_folder
 from onnx_udfc.runtime.layer_times import KERNEL, LEAST, MOST
 from onnx_udfc.runtime.providers import CPU, Provider
-from onnx_udfc.runtime.sessions import Source, described, made_session, one_line, session_options
+from onnx_udfc.runtime.sessions import Source, described, made_session, session_options
 
 COUNT = 10
 

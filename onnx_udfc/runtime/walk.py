@@ -18,14 +18,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnx_udfc.errors import ModelError
+from onnx_udfc.errors import ModelError, one_line
 from onnx_udfc.model.protos import dense
 from onnx_udfc.model.values import values
 from onnx_udfc.numerics.products import each
 from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.runs import cut, model_specs
-from onnx_udfc.runtime.sessions import one_line
 
 Value = NDArray[Any]
 
