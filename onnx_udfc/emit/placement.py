@@ -13,7 +13,7 @@ TensorRT wants pairs only at the inputs of layers and on the input of an Add tha
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from onnx_udfc.model.network import Layer, Network
     from onnx_udfc.numerics.activation_grids import Kind
 
-INTEGER_OPS = ("Add", "Sum", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
+GATES = ("HardSigmoid", "HardSwish")  # written as an Add whose codes saturate, and for the second a Mul
+INTEGER_OPS = ("Add", "Sum", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", *GATES)
 WIDEST_EXACT = 7  # weight bits beside uint8 activations
 TIED = (
     "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "Expand", "Tile", "Split",
@@ -44,7 +45,10 @@ class Placement:
         integer: layers that run as integers.
         float_outputs: integer layers whose output is not quantized (the last Gemm): their bias must be int32.
         additions: Sum nodes of two tensors; onnxruntime has an integer kernel for Add only.
-        barriers: float nodes between a DQ and a Q, which onnxruntime would quantize by itself if it saw that.
+        gates: hard sigmoid or hard swish between quantized tensors → (α, β) of its clip(α·x + β, 0, 1); onnxruntime has
+            an integer kernel for neither.
+        barriers: float nodes between a DQ and a Q, or before a Q, which onnxruntime would quantize by itself if it saw
+            that.
         layout_bound: nodes that onnxruntime cannot run channels last, and turns all the same if it sees a layer behind.
         dtype: type of the codes.
         kept: layers that could run as integers and are kept in float, for the sake of what the network answers.
@@ -57,6 +61,7 @@ class Placement:
     integer: tuple[str, ...]
     float_outputs: tuple[str, ...] = ()
     additions: tuple[str, ...] = ()
+    gates: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     barriers: tuple[str, ...] = ()
     layout_bound: tuple[str, ...] = ()
     dtype: Kind = "uint8"
@@ -103,37 +108,70 @@ def around_kernels(graph: gs.Graph, layers: Sequence[Layer], left: Collection[st
     """
     integer = {layer.name: layer for layer in layers if layer.integer and not _touches(graph, layer, left)}
     outputs = {t.name for t in graph.outputs}
-    wanted = {layer.node.inputs[0].name for layer in integer.values()}
-    moved_from: dict[str, str] = {}
-    additions = []
+    found = _Wanted({layer.node.inputs[0].name for layer in integer.values()})
     for node in reversed(graph.nodes):
-        if node.name in integer:
-            continue
-        touched = [t.name for t in (*node.inputs, *node.outputs) if t.name in left]
-        if _has_integer_kernel(node) and _result(node, None, outputs).name in wanted and not touched:
-            wanted.update(t.name for t in node.inputs)
-            additions += [node.name] if node.op == "Sum" else []
-        elif _keeps_grid(node) and any(t.name in wanted for t in node.outputs) and not touched:
-            wanted.add(node.inputs[0].name)
-            moved_from.update({t.name: node.inputs[0].name for t in node.outputs if t.name in wanted})
+        before_one = kind_of(node.op).convolves or any(t.name in found.convolved for t in node.outputs)
+        found.convolved.update(t.name for t in node.inputs if before_one)
+        if node.name not in integer:
+            found.look_at(node, outputs, left)
     results = {name: _result(layer.node, _fused_bias(layer), outputs).name for name, layer in integer.items()}
     left_float = tuple(
         name
         for name, layer in integer.items()
-        if results[name] not in wanted and not layer.convolves and layer.bias_node is None
+        if results[name] not in found.tensors and not layer.convolves and layer.bias_node is None
     )
-    sites = wanted | {result for name, result in results.items() if name not in left_float}
-    tied = {t: source for t, source in moved_from.items() if t in sites}
+    sites = found.tensors | {result for name, result in results.items() if name not in left_float}
+    tied = {t: source for t, source in found.moved_from.items() if t in sites}
     return Placement(
         {name: None for name in _tensor_names(graph) if name in sites},
         {t: _root(t, tied) for t in tied},
         {t: cap for t, cap in _caps(graph) if t in sites},
         tuple(integer),
         left_float,
-        tuple(additions),
-        tuple(_barriers(graph, set(integer), sites, outputs)),
+        tuple(found.additions),
+        found.gates,
+        (*_barriers(graph, set(integer), sites, outputs), *(found.pools if integer else ())),
         tuple(_layout_bound(graph, outputs)) if integer else (),
     )
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What integer kernels want, met on the way backwards.
+
+    Attributes:
+        tensors: that are to be quantized.
+        moved_from: one of them that only moves values → where they come from.
+        convolved: tensors that a convolution comes after.
+        additions: as of Placement.
+        gates: as of Placement.
+        pools: that are to stay in float.
+    """
+
+    tensors: set[str]
+    moved_from: dict[str, str] = field(default_factory=dict)
+    convolved: set[str] = field(default_factory=set)
+    additions: list[str] = field(default_factory=list)
+    gates: dict[str, tuple[float, float]] = field(default_factory=dict)
+    pools: list[str] = field(default_factory=list)
+
+    def look_at(self, node: gs.Node, outputs: set[str], left: Collection[str]) -> None:
+        """Take in a node that is no layer, all behind it being known."""
+        behind_all = not any(t.name in self.convolved for t in node.outputs)
+        if node.op == "MaxPool" and behind_all and not _behind_convolution(node):
+            self.pools.append(node.name)
+            return
+        if any(t.name in left for t in (*node.inputs, *node.outputs)):
+            return
+        if _has_integer_kernel(node) and _result(node, None, outputs).name in self.tensors:
+            self.tensors.update(t.name for t in node.inputs)
+            if node.op == "Sum":
+                self.additions.append(node.name)
+            if node.op in GATES:
+                self.gates[node.name] = hard_sigmoid(node)
+        elif _keeps_grid(node) and any(t.name in self.tensors for t in node.outputs):
+            self.tensors.add(node.inputs[0].name)
+            self.moved_from.update({t.name: node.inputs[0].name for t in node.outputs if t.name in self.tensors})
 
 
 def before_layers(graph: gs.Graph, layers: Sequence[Layer], left: Collection[str] = frozenset()) -> Placement:
@@ -181,7 +219,32 @@ def _has_integer_kernel(node: gs.Node) -> bool:
     data = all(not isinstance(t, gs.Constant) and not t.is_empty() for t in node.inputs)
     if node.op == "Sum" and len(node.inputs) != 2:
         return False
+    if node.op == "HardSigmoid" and (hard_sigmoid(node)[0] <= 0 or _absorbs(node)):  # another scale stands behind it
+        return False
     return node.op in INTEGER_OPS and not node.domain and data and len(node.outputs) == 1
+
+
+def _behind_convolution(node: gs.Node) -> bool:
+    """Whether a convolution writes what a node reads, or an Add does, with nothing but a Relu or Clip between.
+
+    Elsewhere behind the last convolution onnxruntime does not pool channels last, and has no quick kernel for codes.
+    """
+    writers = node.inputs[0].inputs
+    while writers and writers[0].op in ("Relu", "Clip"):
+        writers = writers[0].inputs[0].inputs
+    return bool(writers) and (writers[0].op == "Add" or kind_of(writers[0].op).convolves)
+
+
+def _absorbs(node: gs.Node) -> bool:
+    """Whether an activation after the node would be taken for a part of its kernel."""
+    return _result(node, None, set()) is not node.outputs[0]
+
+
+def hard_sigmoid(node: gs.Node) -> tuple[float, float]:
+    """α and β of clip(α·x + β, 0, 1), which a hard swish multiplies x by."""
+    if node.op == "HardSwish":
+        return 1 / 6, 0.5
+    return float(node.attrs.get("alpha", 0.2)), float(node.attrs.get("beta", 0.5))
 
 
 def _keeps_grid(node: gs.Node) -> bool:
@@ -229,7 +292,7 @@ def _clip_cap(node: gs.Node) -> float | None:
 
 def _caps(graph: gs.Graph) -> Iterator[tuple[str, float]]:
     for node in graph.nodes:
-        cap = _clip_cap(node) if node.op == "Clip" else None
+        cap = 1.0 if node.op == "HardSigmoid" else _clip_cap(node) if node.op == "Clip" else None
         if cap is not None and np.isfinite(cap):
             yield node.outputs[0].name, cap
 

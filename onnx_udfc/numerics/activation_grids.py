@@ -84,11 +84,11 @@ def search_range(
         read: what the only reader makes of the values, element by element.
 
     Returns:
-        The grid; scale 1 for a tensor that is always 0 (or has no samples).
+        The grid; for a tensor that is always 0 (or has no samples) scale 1, or what the cap allows.
     """
     values, low, high = _extent(samples, cap)
     if low == high:
-        return ActivationParams(1.0, 0, dtype)
+        return _grid(0.0, 1.0, dtype, cap) if cap is not None else ActivationParams(1.0, 0, dtype)
     if high - low > FLAT:
         best = _best_range(*_histogram(values), low, high, dtype, read)
         low, high = max(low, headroom * best[0]), min(high, headroom * best[1])
@@ -101,7 +101,7 @@ def whole_range(
     """Grid of `margin` times the whole range of the samples, not above `cap`; arguments as of `search_range`."""
     _, low, high = _extent(samples, cap)
     if low == high:
-        return ActivationParams(1.0, 0, dtype)
+        return _grid(0.0, 1.0, dtype, cap) if cap is not None else ActivationParams(1.0, 0, dtype)
     return _grid(margin * low, margin * high if cap is None else min(margin * high, cap), dtype, cap)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_udfc.emit.placement import hard_sigmoid
 from onnx_udfc.numerics.activation_grids import ActivationParams, Floats, Read, as_they_are, search_range, whole_range
 from onnx_udfc.runtime.walk import Value, Walk
 
@@ -102,7 +103,7 @@ def _silu(x: Floats) -> Floats:
 
 
 def _hard_sigmoid(node: gs.Node) -> Read:
-    alpha, beta = float(node.attrs.get("alpha", 0.2)), float(node.attrs.get("beta", 0.5))
+    alpha, beta = hard_sigmoid(node)
     return lambda x: np.clip(alpha * x + beta, 0, 1)
 
 

@@ -177,3 +177,36 @@ def test_networks_in_other_types_are_refused_with_the_reason() -> None:
     network = network_of("(float16[1,8,6,6] x) => (float16 y) { y = Conv (x, w1, b1) }", CONV, np.float16)
     with pytest.raises(RequestError, match="computes in float16"):
         place(network)
+
+
+def test_gates_between_quantized_tensors_run_as_integers() -> None:
+    body = "a = Conv (x, w1, b1) s = HardSigmoid <alpha=0.25, beta=0.375> (a) r = HardSwish (a) m = Mul (s, r)"
+    placement = place(image_network(f"{body} y = Conv (m, w2, b2)"))
+    assert placement.gates == {"hardsigmoid1": (0.25, 0.375), "hardswish2": (1 / 6, 0.5)}
+    assert list(placement.sites) == ["x", "a", "s", "r", "m", "y"]
+    assert placement.caps == {"s": 1.0}
+
+
+@pytest.mark.parametrize("nodes", ["HardSigmoid <alpha=-0.25> (a)", "HardSigmoid (a) t = Relu (s)"])
+def test_a_gate_that_an_addition_cannot_stand_for_stays_in_float(nodes: str) -> None:
+    read = "t" if "t =" in nodes else "s"
+    placement = place(image_network(f"a = Conv (x, w1, b1) s = {nodes} y = Conv ({read}, w2, b2)"))
+    assert placement.gates == {}
+    assert read in placement.sites
+
+
+POOL = "m = MaxPool <kernel_shape=[2,2], strides=[2,2]>"
+
+
+@pytest.mark.parametrize(
+    ("body", "pooled_in_float"),
+    [
+        (f"a = Conv (x, w1, b1) h = HardSwish (a) {POOL} (h) f = Flatten (m) y = Gemm <transB=1> (f, wg)", True),
+        (f"a = Conv (x, w1, b1) h = Relu (a) {POOL} (h) f = Flatten (m) y = Gemm <transB=1> (f, wg)", False),
+        (f"a = Conv (x, w1, b1) h = HardSwish (a) {POOL} (h) y = Conv (m, w3)", False),
+    ],
+)
+def test_a_pool_for_whose_codes_there_is_no_quick_kernel_stays_in_float(body: str, pooled_in_float: bool) -> None:
+    placement = place(image_network(body, {**CONV, "wg": (5, 32), "w3": (8, 8, 1, 1)}))
+    assert placement.barriers == (("maxpool2",) if pooled_in_float else ())
+    assert ("h" in placement.sites) == (not pooled_in_float)

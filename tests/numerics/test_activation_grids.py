@@ -136,3 +136,12 @@ def test_what_the_reader_does_not_tell_apart_takes_no_codes() -> None:
     low = -grid.zero_point * grid.scale
     assert -20 < low < -2
     assert error(hard_swish) < error(as_they_are) / 10
+
+
+@pytest.mark.parametrize("cap", [6.0, 1.0])
+def test_a_tensor_that_is_always_zero_stays_within_its_cap(cap: float) -> None:
+    still = np.zeros(10)
+    for params in (search_range(still, cap=cap), whole_range(still, cap=cap)):
+        assert np.float32(params.scale) * np.float32(255) <= np.float32(cap)
+        assert params.zero_point == 0
+    assert search_range(still).scale == 1.0
