@@ -82,10 +82,10 @@ def _write_gate(draft: Draft, node: onnx.NodeProto, slope: float, shift: float) 
         node.input.append(added[-1].output[0])
         draft.before(node.name, added)
         return
-    step = np.float32(1 / GATE_STEPS)
-    zero = draft.constant(f"{node.name}.zero_point", np.uint8(0))
-    entered = draft.constant(f"{node.name}.gate_entered", np.float32(step / slope))
-    read = draft.constant(f"{node.name}.gate_scale", step)
+    step = 1 / GATE_STEPS
+    zero = draft.constant(f"{node.name}.zero_point", np.array(0, np.uint8))
+    entered = draft.constant(f"{node.name}.gate_entered", np.array(step / slope, np.float32))
+    read = draft.constant(f"{node.name}.gate_scale", np.array(step, np.float32))
     total, codes, gate = (draft.name(f"{node.name}.{end}") for end in ("sum", "gate_codes", "gate"))
     added += [
         draft.node("Add", f"{node.name}.add", [node.input[0], added[-1].output[0]], total),
@@ -100,11 +100,10 @@ def _write_gate(draft: Draft, node: onnx.NodeProto, slope: float, shift: float) 
 def _codes_of(draft: Draft, name: str, value: float) -> list[onnx.NodeProto]:
     """A node that reads a number, as an integer kernel of two inputs wants it, from the code at an end of a grid."""
     code, zero = (GATE_STEPS, 0) if value >= 0 else (0, GATE_STEPS)
-    scale = np.float32(abs(value) / GATE_STEPS or 1.0)
     parts = [
-        draft.constant(f"{name}.code", np.uint8(code if value else zero)),
-        draft.constant(f"{name}.scale", scale),
-        draft.constant(f"{name}.zero_point", np.uint8(zero)),
+        draft.constant(f"{name}.code", np.array(code if value else zero, np.uint8)),
+        draft.constant(f"{name}.scale", np.array(abs(value) / GATE_STEPS or 1.0, np.float32)),
+        draft.constant(f"{name}.zero_point", np.array(zero, np.uint8)),
     ]
     return [draft.node("DequantizeLinear", f"{name}.dequantize", parts, draft.name(name))]
 
