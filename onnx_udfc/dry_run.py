@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnx_udfc.channels.prune import Pruned, prune
-from onnx_udfc.decide.average_bits import averaged, widths_of
+from onnx_udfc.decide.asked import Plan, factorable, prunable, widths_of
+from onnx_udfc.decide.average_bits import averaged
 from onnx_udfc.decide.file_size import drafted
-from onnx_udfc.decide.plan import FLOAT, Plan, factorable, make_plan, prunable, removals, split_layers
+from onnx_udfc.decide.plan import make_plan, placed, removals, split_layers
 from onnx_udfc.emit.short_names import shorten_names
-from onnx_udfc.evaluate.final_check import Checked
+from onnx_udfc.evaluate.report import Checked
 from onnx_udfc.inputs.network_inputs import image_count, wanted_inputs
-from onnx_udfc.integers import placed
 from onnx_udfc.numerics.elimination import MEASURED
 from onnx_udfc.numerics.reconstruct import METHODS
+from onnx_udfc.options.words import FLOAT
 from onnx_udfc.repair.refit import Repaired
 from onnx_udfc.summary import Outcome, asks_for_work, make_report
 

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_udfc.channels.groups import Channels, find_groups
-from onnx_udfc.decide.average_bits import widths_of
-from onnx_udfc.decide.plan import factorable, prunable
-from onnx_udfc.evaluate.final_check import BATCH
+from onnx_udfc.decide.asked import AUTO_WIDTHS, factorable, prunable, widths_of
 from onnx_udfc.inputs.classes import balanced_inputs, shows_classes
-from onnx_udfc.inputs.network_inputs import REAL, NetworkInputs, image_count, settle_sizes, wanted_inputs
+from onnx_udfc.inputs.network_inputs import BATCH, REAL, NetworkInputs, image_count, settle_sizes, wanted_inputs
 from onnx_udfc.inputs.sizes import can_be_made
-from onnx_udfc.integers import equalized
 from onnx_udfc.model.files import LoadedModel, load
 from onnx_udfc.model.named import check_named
 from onnx_udfc.model.network import Network, read
+from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.options import Options
+from onnx_udfc.options.words import FLOAT
+from onnx_udfc.repair.equalize import equalize
 from onnx_udfc.repair.reference import Reference, trace
 from onnx_udfc.repair.room import needs_of
 from onnx_udfc.runtime.machine import memory
+from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.providers import asked_provider
 
 if TYPE_CHECKING:
@@ -207,3 +208,12 @@ def _same_scale(first: Network, second: Network) -> bool:
     return first.scale.keys() == second.scale.keys() and all(
         np.array_equal(factor, second.scale[tensor]) for tensor, factor in first.scale.items()
     )
+
+
+def equalized(network: Network, inputs: NetworkInputs, options: Options) -> Network:
+    """The network itself, or a copy with the channels of its activations equalized where they are to be quantized."""
+    if options.activations is None or options.bits == FLOAT:
+        return network
+    changed = network.copy()
+    bits = max(AUTO_WIDTHS) if options.bits == "auto" else width_of(options.bits)
+    return changed if equalize(changed, inputs.values, bits, Pieces(asked_provider(options))) else network

@@ -13,13 +13,13 @@ import onnx
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import Pruned, prune
+from onnx_udfc.decide.asked import Plan, factorable, prunable, skipped
 from onnx_udfc.decide.average_bits import averaged
 from onnx_udfc.decide.damage import asked_damage, damage_weights
 from onnx_udfc.decide.finer import finer_layers
-from onnx_udfc.decide.plan import FLOAT, Plan, factorable, make_plan, prunable, removals, skipped, split_layers
+from onnx_udfc.decide.plan import integer_layers, make_plan, placed, removals, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
-from onnx_udfc.decide.tables import rounded_tables, table_notes
-from onnx_udfc.decide.unseen import rounded_unseen, unseen_notes
+from onnx_udfc.decide.unrepaired import rounded_tables, rounded_unseen, table_notes, unseen_notes
 from onnx_udfc.dry_run import Subject, needs_run, plan_report
 from onnx_udfc.emit.short_names import SHORTENED, shorten_names
 from onnx_udfc.emit.stamp import stamp
@@ -31,23 +31,27 @@ from onnx_udfc.halved import halve
 from onnx_udfc.inputs.kinds import check_batch
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, make_inputs
 from onnx_udfc.inputs.real import with_data
-from onnx_udfc.integers import placed, ranges
 from onnx_udfc.loss_search import smallest_within
 from onnx_udfc.model.external import whole
 from onnx_udfc.model.files import save, weight_files
 from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.products import workers
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options import Options, check_requirements, read_options
+from onnx_udfc.options.words import FLOAT
 from onnx_udfc.original import Original, limited, read_original, traced
 from onnx_udfc.outputs import same_file
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.repair.absorb import absorb_copies
 from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
+from onnx_udfc.repair.harm import spared
+from onnx_udfc.repair.ranges import measure_ranges
 from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
 from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.blas import one_thread
 from onnx_udfc.runtime.machine import cores, keeping, release
+from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source, check_provider
 from onnx_udfc.summary import Outcome, asks_for_repair, asks_for_work, certain, input_reports, make_report
@@ -338,7 +342,7 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
     if placement is not None:
         # Ranges of the network as it is shipped: those of the matched domain cost MobileNetV1 20 points more.
         with run.stage("ranges"):
-            placement, repaired.activations = ranges(pruned.network, plan, placement, inputs, options)
+            placement, repaired.activations = _ranges(pruned.network, plan, placement, inputs, options)
     return network, plan, pruned, repaired, inputs, placement
 
 
@@ -363,5 +367,21 @@ def _from_weights(run: _Run, original: Original) -> _Stages:
             limits = limited(original, options)
             made = make_inputs(network, limits.options)
             inputs = replace(made, note="; ".join(words for words in (made.note, limits.note) if words))
-            placement, repaired.activations = ranges(pruned.network, plan, placement, inputs, options)
+            placement, repaired.activations = _ranges(pruned.network, plan, placement, inputs, options)
     return network, plan, pruned, repaired, inputs, placement
+
+
+def _ranges(
+    network: Network, plan: Plan, placement: Placement, inputs: NetworkInputs, options: Options
+) -> tuple[Placement, dict[str, ActivationParams]]:
+    """Grids of all quantized tensors of a network whose weights are final, and which tensors these are.
+
+    A placement is made so that as many layers as possible run as integers; those whose quantized activations ruin what
+    the network answers are taken out of it.
+    """
+    real, pieces = inputs.source == "calibration", Pieces(asked_provider(options))
+    grids = measure_ranges(network, placement, inputs.values, real=real, pieces=pieces)
+    left = spared(network, integer_layers(network, plan), options.target, placement, grids, inputs.values)
+    if left is placement:
+        return placement, grids
+    return left, measure_ranges(network, left, inputs.values, real=real, pieces=pieces)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import onnx
 
 from onnx_udfc.channels.shapes import resolve
+from onnx_udfc.decide.asked import Plan
 from onnx_udfc.decide.damage import asked_damage
-from onnx_udfc.decide.plan import FLOAT, Plan
 from onnx_udfc.evaluate.report import (
     Fidelity,
     FileReport,
@@ -35,13 +35,14 @@ from onnx_udfc.model.inventory import already_quantized, inventory, left_out
 from onnx_udfc.model.layer_bytes import layer_bytes
 from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.options import Options, command_line
+from onnx_udfc.options.words import FLOAT
 from onnx_udfc.version import this_tool, versions
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.groups import ChannelGroup, Channels
     from onnx_udfc.channels.prune import Pruned
     from onnx_udfc.emit.writer import Emitted
-    from onnx_udfc.evaluate.final_check import Checked
+    from onnx_udfc.evaluate.report import Checked
     from onnx_udfc.inputs.choice import Choice
     from onnx_udfc.model.layers import Layer
     from onnx_udfc.model.network import Network

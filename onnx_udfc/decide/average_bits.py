@@ -13,37 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.decide.counts_and_bits import AUTO_WIDTHS, CORRECTIONS
-from onnx_udfc.decide.file_size import with_biases, written, written_bytes
+from onnx_udfc.decide.asked import is_average, widths_of
+from onnx_udfc.decide.file_size import CORRECTIONS, with_biases, written, written_bytes
 from onnx_udfc.model.factored import bits_of_parts
 from onnx_udfc.model.files import model_bytes
 from onnx_udfc.model.layer_bytes import layer_bytes
 from onnx_udfc.numerics.knapsack import Demand, UnreachableError, levels, solve
-from onnx_udfc.numerics.reconstruct import METHODS
 
 if TYPE_CHECKING:
-    from onnx_udfc.decide.plan import Plan
+    from onnx_udfc.decide.asked import Plan
     from onnx_udfc.model.network import Network
     from onnx_udfc.options import Options
 
 Double = NDArray[np.float64]
-
-
-def is_average(options: Options) -> bool:
-    """Whether the bits asked for may be spent freely: where the network is run, and between the least and the most.
-
-    Integer kernels compute all weights in 8 bits, and a codebook is meant as it is.
-    """
-    asked, measured = options.bits, METHODS[options.method].measured
-    free = isinstance(asked, int) and min(AUTO_WIDTHS) < asked < max(AUTO_WIDTHS)
-    return free and measured and not options.bits_uniform and options.activations is None
-
-
-def widths_of(options: Options) -> tuple[float, ...]:
-    """Bits that a layer may get where they are free, falling; () where they are not."""
-    asked = {options.bits} if isinstance(options.bits, int) else set[int]()
-    free = options.bits == "auto" or is_average(options)
-    return tuple(sorted({*AUTO_WIDTHS, *asked}, reverse=True)) if free else ()
 
 
 def averaged(network: Network, plan: Plan, rounding: Mapping[str, Mapping[float, float]], options: Options) -> Plan:

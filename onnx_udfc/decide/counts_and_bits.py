@@ -21,7 +21,8 @@ from onnx_udfc.decide.allocate import (
     left_by,
     why_whole,
 )
-from onnx_udfc.decide.file_size import FLOAT, file_size, with_biases, written_bytes
+from onnx_udfc.decide.asked import AUTO_WIDTHS
+from onnx_udfc.decide.file_size import CORRECTIONS, file_size, with_biases, written_bytes
 from onnx_udfc.decide.footprint import Footprint, footprint
 from onnx_udfc.decide.latency_table import Times, Timing, latency_table, layer_times, measured_ratio
 from onnx_udfc.decide.ranks import Ranks, Saving, rank_levels, saved_macs, saved_weights
@@ -32,6 +33,7 @@ from onnx_udfc.numerics.elimination import MEASURED, Removal
 from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.numerics.knapsack import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
 from onnx_udfc.numerics.reconstruct import METHODS
+from onnx_udfc.options.words import FLOAT
 from onnx_udfc.repair.reference import residual_operand
 from onnx_udfc.runtime.providers import asked_provider
 
@@ -43,13 +45,11 @@ if TYPE_CHECKING:
 
 Double = NDArray[np.float64]
 
-AUTO_WIDTHS: tuple[float, ...] = (8, 6, 5, 4, 3.7, 3.46, 3.17, 3, 2.32, 2)
 BITS_FIRST = 1e-6  # weighs rounding so that channels go only when all layers are narrow: it was always less harmful
 COARSE, FEW_BITS = 0.1, 3  # the same for fewer bits than this, which do harm channels might do less of
 # What a lost channel does beside a lost rank of the same error: it is lost to all layers behind, or in its block alone.
 CHANNELS_HARDER, HARDER_IN_BLOCKS = 4.0, 2.0
 SLACK = 0.01  # room that is worth an unaligned count
-CORRECTIONS = 6  # how often a limit is moved until what is really written or timed meets it
 _LEAST = 1e-9  # above the least that is predicted: the least again
 _WITHIN = {"bytes": (0.99, 1.0), "latency": (0.95, 1.03)}  # of the limit: what is near enough
 

@@ -24,6 +24,7 @@ from onnx_udfc.emit.writer import Emitted, activation_tensors, emit
 from onnx_udfc.model.files import model_bytes
 from onnx_udfc.model.loudness import before_logarithm
 from onnx_udfc.numerics.activation_grids import ActivationParams
+from onnx_udfc.options.words import FLOAT
 
 if TYPE_CHECKING:
     from onnx_udfc.decide.ranks import Ranks
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from onnx_udfc.options import Options
 
 Double = NDArray[np.float64]
-FLOAT = 32
+
 _SCALE_BYTES = 4
 _NODE_BYTES = 150  # of one more node with its names; what is written in the end is measured
+
+CORRECTIONS = 6  # how often a limit is moved until what is really written or timed meets it
 
 
 @dataclass(frozen=True)

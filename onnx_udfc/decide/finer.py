@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_udfc.decide.tables import FLOAT
 from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.model.loudness import before_logarithm
+from onnx_udfc.options.words import FLOAT
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_udfc.decide.tables import bits_of_tables, tables_to_round
-from onnx_udfc.decide.unseen import bits_of_unseen, unseen_to_round
+from onnx_udfc.decide.unrepaired import bits_of_tables, bits_of_unseen, tables_to_round, unseen_to_round
 from onnx_udfc.model.unseen import RoundedUnseen
 from onnx_udfc.numerics.grids import QuantParams
 from onnx_udfc.numerics.rounding import FINER

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.decide.allocate import allowed_counts, keep_sets
+from onnx_udfc.decide.asked import Plan, ranks_by_name, skipped
 from onnx_udfc.decide.counts_and_bits import Subject, decide
-from onnx_udfc.decide.tables import tables_to_round
-from onnx_udfc.decide.unseen import unseen_to_round
-from onnx_udfc.emit.targets import TARGETS
+from onnx_udfc.decide.unrepaired import tables_to_round, unseen_to_round
+from onnx_udfc.emit.placement import Placement, integer_bits
+from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.errors import RequestError
-from onnx_udfc.model.factored import Factor, bits_of_parts, can_be_factored, factor
-from onnx_udfc.model.names import matches
+from onnx_udfc.model.factored import Factor, bits_of_parts, factor
+from onnx_udfc.model.loudness import before_logarithm
+from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import CRITERIA, MEASURED, Removal, removal_by_score, shares_by_score
 from onnx_udfc.numerics.reconstruct import METHODS
+from onnx_udfc.options import Options
+from onnx_udfc.options.words import FLOAT
 from onnx_udfc.repair.absorb import producer_of
 
 if TYPE_CHECKING:
@@ -28,37 +32,6 @@ if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
     from onnx_udfc.numerics.factors import Curve
     from onnx_udfc.options import Options
-
-FLOAT = 32
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The decision.
-
-    Attributes:
-        keep: group name → sorted channels that stay, for the groups that lose some.
-        bits: layer name → weight bits, for the layers that are quantized.
-        why: group name → why it stays whole, in words for the user.
-        warnings: what was asked for and is not done at all, in words for the user.
-        factors: layer name → what it is split into, for the layers that are split.
-        parts: name of the first of two layers that stand for one → name of that one.
-    """
-
-    keep: Mapping[str, NDArray[np.int64]]
-    bits: Mapping[str, float]
-    why: Mapping[str, str]
-    warnings: tuple[str, ...] = ()
-    factors: Mapping[str, Factor] = field(default_factory=dict)
-    parts: Mapping[str, str] = field(default_factory=dict)
-
-
-def prunable(channels: Channels, options: Options) -> tuple[ChannelGroup, ...]:
-    """The groups that may lose channels: residual streams only where asked for, or where time is to be saved."""
-    if not options.prunes:
-        return ()
-    streams = options.prune_stream == "on" or (options.prune_stream == "auto" and "latency" in options.budget)
-    return tuple(g for g in channels.groups if g.kind == "inner" or streams)
 
 
 def removals(
@@ -165,25 +138,10 @@ def split_layers(pruned: Pruned, plan: Plan) -> Plan:
     return replace(plan, bits=bits_of_parts(plan.bits, parts), parts=parts)
 
 
-def _ranks_by_name(network: Network, options: Options) -> dict[str, int]:
-    """Ranks that the user gave layers by their names.
-
-    Raises:
-        RequestError: a name is nowhere, or its layer cannot be split.
-    """
-    ranks: dict[str, int] = {}
-    for pattern, rank in options.rank_layer.items():
-        named = {n: rank for n, layer in network.layers.items() if can_be_factored(layer) and matches(n, (pattern,))}
-        if not named:
-            raise RequestError(f"--rank-layer {pattern}: no layer of this name can become two; see onnx-udfc inspect")
-        ranks |= named
-    return ranks
-
-
 def _named_factors(network: Network, curves: Mapping[str, Sequence[Curve]], options: Options) -> dict[str, Factor]:
     """What the layers that the user gave a rank become: split in the way that loses least."""
     chosen = {}
-    for name, rank in _ranks_by_name(network, options).items():
+    for name, rank in ranks_by_name(network, options).items():
         losses = [(float(c.lost[min(rank, len(c.lost) - 1)]), i) for i, c in enumerate(curves.get(name, ()))]
         layer = network.layers[name]
         if losses:
@@ -193,21 +151,15 @@ def _named_factors(network: Network, curves: Mapping[str, Sequence[Curve]], opti
     return chosen
 
 
-def _may_pay(options: Options) -> bool:
-    """Whether fewer multiplications are less time, or time is measured: on a GPU two kernels often take longer."""
-    return not TARGETS[options.target].few_kernels or ("latency" in options.budget and options.provider != "cpu")
+def placed(network: Network, plan: Plan, options: Options) -> tuple[Plan, Placement | None]:
+    """Where activations are quantized, and the plan with the weight bits that integer kernels compute exactly."""
+    if options.activations is None:
+        return plan, None
+    placement = activation_tensors(network, integer_layers(network, plan), options.target)
+    return replace(plan, bits=integer_bits(network, plan.bits, placement)), placement
 
 
-def factorable(network: Network, options: Options) -> tuple[str, ...]:
-    """Names of the layers that may be split in two."""
-    if options.rank_layer:
-        return tuple(_ranks_by_name(network, options))
-    free = options.factor == "on" or (options.factor == "auto" and bool(options.budget) and _may_pay(options))
-    if not free or options.allocate == "uniform" or options.prune_layer or not METHODS[options.method].measured:
-        return ()
-    return tuple(n for n, layer in network.layers.items() if can_be_factored(layer) and not skipped(n, options))
-
-
-def skipped(name: str, options: Options) -> bool:
-    """Whether the user wants this node left alone."""
-    return matches(name, options.skip)
+def integer_layers(network: Network, plan: Plan) -> list[str]:
+    """The layers that may run as integers: not those for which eight bits are too few."""
+    quiet = before_logarithm(network)
+    return [name for name in plan.bits if name not in quiet]

@@ -13,13 +13,14 @@ import onnx
 
 from onnx_udfc.errors import CheckError, ModelError, RequestError, one_line
 from onnx_udfc.evaluate.comparison import MANY, fidelity, worst
-from onnx_udfc.evaluate.report import Accuracy, Fidelity
+from onnx_udfc.evaluate.report import Checked
 from onnx_udfc.evaluate.side_by_side import gather, open_real
 from onnx_udfc.evaluate.speed import LOOKS, SHORTEST, slower_by, timed
 from onnx_udfc.inputs.feeds import evenly_spaced, input_specs, split, take
 from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.inputs.network_inputs import (
+    BATCH,
     NetworkInputs,
     batch_of,
     image_count,
@@ -43,26 +44,8 @@ from onnx_udfc.runtime.sessions import Source, open_session
 OTHER_IMAGES = 1000  # added to the seed: the check does not look at the images that the repair has seen
 MOST_IMAGES = 96
 MORE = 2  # times as many made-up inputs as are fitted on: a judgement costs little and is counted in answers
-BATCH = 8  # samples of a run, if the memory allows
 HEAVY = 1 << 28  # bytes of weights above which two networks are not in memory together
 LARGE = 1 << 26  # bytes of outputs above which they are not kept, but for a heavy network
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What the check found.
-
-    Attributes:
-        fidelity: how near the outputs are; None where the original itself cannot be run.
-        notes: why something was not checked.
-        accuracy: of both on the labelled inputs of --validate.
-        slower_by: time as a share of the original's where speed was asked for and the result is clearly slower.
-    """
-
-    fidelity: Fidelity | None
-    notes: tuple[str, ...] = ()
-    accuracy: Accuracy | None = None
-    slower_by: float | None = None
 
 
 def check_result(

@@ -437,3 +437,20 @@ def read_report(path: Path) -> dict[str, Any]:
     """Return a JSON report as plain values."""
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the check found.
+
+    Attributes:
+        fidelity: how near the outputs are; None where the original itself cannot be run.
+        notes: why something was not checked.
+        accuracy: of both on the labelled inputs of --validate.
+        slower_by: time as a share of the original's where speed was asked for and the result is clearly slower.
+    """
+
+    fidelity: Fidelity | None
+    notes: tuple[str, ...] = ()
+    accuracy: Accuracy | None = None
+    slower_by: float | None = None

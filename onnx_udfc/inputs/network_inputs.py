@@ -41,6 +41,8 @@ LINE = (48, 192)  # of a picture that may be a line of text
 CLEARLY = 1.5  # times as much must lines of text say to a classifier as pictures of the size that was guessed
 HELD_OUT = 4  # one in so many real inputs is only judged on, at least so many of them, where there are twice as many
 
+BATCH = 8  # samples of a run, if the memory allows
+
 # What was guessed for each network and input: the check asks for the same as the repair.
 _choices: WeakKeyDictionary[Network, dict[tuple[Any, ...], tuple[Choice, ...]]] = WeakKeyDictionary()
 _guesses: WeakKeyDictionary[Network, dict[tuple[Any, ...], tuple[InputScaling, str]]] = WeakKeyDictionary()

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.protos import all_tensors, subgraphs, tensor_bytes
+from onnx_udfc.model.tables import TABLES
 from onnx_udfc.model.unseen import RECURRENT, Path, inner_weights
 from onnx_udfc.model.values import values
 
@@ -27,7 +28,6 @@ INTEGER_OPS = (
     "DynamicQuantizeMatMul", "MatMulNBits", "MatMulBnb4", "QAttention", "GatherBlockQuantized", "DynamicQuantizeLSTM",
 )  # fmt: skip
 BIAS_SLOTS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "QLinearConv": 8, "QGemm": 6}
-TABLES = ("Gather",)
 _KNOWN = dict(TensorProto.DataType.items())  # those of two bits came with onnx 1.20
 CODE_BITS: Mapping[int, int] = {
     _KNOWN[name]: bits

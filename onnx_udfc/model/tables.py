@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LEAST = 4096  # values from which on a table is worth the nodes that give it back
 NARROW = 32  # values of a row below which its scale would outweigh what its codes save
 
+TABLES = ("Gather",)
+
 
 @dataclass(frozen=True, eq=False)
 class Table:

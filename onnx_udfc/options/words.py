@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Any, TypeVar
 
+FLOAT = 32  # bits of what stays in float
+
 Key = TypeVar("Key", bound=Hashable)
 Row = TypeVar("Row")
 

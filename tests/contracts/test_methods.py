@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from onnx_udfc import options
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import prune
-from onnx_udfc.decide.plan import prunable, removals
+from onnx_udfc.decide.asked import prunable
+from onnx_udfc.decide.plan import removals
 from onnx_udfc.model.network import read
 from onnx_udfc.numerics.elimination import CRITERIA, MEASURED
 from onnx_udfc.numerics.reconstruct import METHODS, Producer

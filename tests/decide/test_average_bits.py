@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from onnx_udfc import Options, Result, compress
-from onnx_udfc.decide.average_bits import _spent, _worth, widths_of
+from onnx_udfc.decide.asked import widths_of
+from onnx_udfc.decide.average_bits import _spent, _worth
 from onnx_udfc.options.voice import CombinationError
 
 DIGITS = Path(__file__).resolve().parents[2] / "models" / "digits_resnet_folded.onnx"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_udfc.decide.counts_and_bits import AUTO_WIDTHS
+from onnx_udfc.decide.asked import AUTO_WIDTHS
 from onnx_udfc.numerics.grids import FORMATS, round_nearest, search_scale
 from onnx_udfc.numerics.moments import covariance
 from onnx_udfc.repair.rounding import LEFT, MEASURED, rounding_damage

@@ -1,0 +1,104 @@
+"""What the options say of each layer and group by themselves, and the plan that comes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.emit.targets import TARGETS
+from onnx_udfc.errors import RequestError
+from onnx_udfc.model.factored import Factor, can_be_factored
+from onnx_udfc.model.names import matches
+from onnx_udfc.numerics.reconstruct import METHODS
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.groups import ChannelGroup, Channels
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.options import Options
+
+AUTO_WIDTHS: tuple[float, ...] = (8, 6, 5, 4, 3.7, 3.46, 3.17, 3, 2.32, 2)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decision.
+
+    Attributes:
+        keep: group name → sorted channels that stay, for the groups that lose some.
+        bits: layer name → weight bits, for the layers that are quantized.
+        why: group name → why it stays whole, in words for the user.
+        warnings: what was asked for and is not done at all, in words for the user.
+        factors: layer name → what it is split into, for the layers that are split.
+        parts: name of the first of two layers that stand for one → name of that one.
+    """
+
+    keep: Mapping[str, NDArray[np.int64]]
+    bits: Mapping[str, float]
+    why: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    factors: Mapping[str, Factor] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+
+def prunable(channels: Channels, options: Options) -> tuple[ChannelGroup, ...]:
+    """The groups that may lose channels: residual streams only where asked for, or where time is to be saved."""
+    if not options.prunes:
+        return ()
+    streams = options.prune_stream == "on" or (options.prune_stream == "auto" and "latency" in options.budget)
+    return tuple(g for g in channels.groups if g.kind == "inner" or streams)
+
+
+def skipped(name: str, options: Options) -> bool:
+    """Whether the user wants this node left alone."""
+    return matches(name, options.skip)
+
+
+def ranks_by_name(network: Network, options: Options) -> dict[str, int]:
+    """Ranks that the user gave layers by their names.
+
+    Raises:
+        RequestError: a name is nowhere, or its layer cannot be split.
+    """
+    ranks: dict[str, int] = {}
+    for pattern, rank in options.rank_layer.items():
+        named = {n: rank for n, layer in network.layers.items() if can_be_factored(layer) and matches(n, (pattern,))}
+        if not named:
+            raise RequestError(f"--rank-layer {pattern}: no layer of this name can become two; see onnx-udfc inspect")
+        ranks |= named
+    return ranks
+
+
+def _may_pay(options: Options) -> bool:
+    """Whether fewer multiplications are less time, or time is measured: on a GPU two kernels often take longer."""
+    return not TARGETS[options.target].few_kernels or ("latency" in options.budget and options.provider != "cpu")
+
+
+def factorable(network: Network, options: Options) -> tuple[str, ...]:
+    """Names of the layers that may be split in two."""
+    if options.rank_layer:
+        return tuple(ranks_by_name(network, options))
+    free = options.factor == "on" or (options.factor == "auto" and bool(options.budget) and _may_pay(options))
+    if not free or options.allocate == "uniform" or options.prune_layer or not METHODS[options.method].measured:
+        return ()
+    return tuple(n for n, layer in network.layers.items() if can_be_factored(layer) and not skipped(n, options))
+
+
+def is_average(options: Options) -> bool:
+    """Whether the bits asked for may be spent freely: where the network is run, and between the least and the most.
+
+    Integer kernels compute all weights in 8 bits, and a codebook is meant as it is.
+    """
+    asked, measured = options.bits, METHODS[options.method].measured
+    free = isinstance(asked, int) and min(AUTO_WIDTHS) < asked < max(AUTO_WIDTHS)
+    return free and measured and not options.bits_uniform and options.activations is None
+
+
+def widths_of(options: Options) -> tuple[float, ...]:
+    """Bits that a layer may get where they are free, falling; () where they are not."""
+    asked = {options.bits} if isinstance(options.bits, int) else set[int]()
+    free = options.bits == "auto" or is_average(options)
+    return tuple(sorted({*AUTO_WIDTHS, *asked}, reverse=True)) if free else ()
