@@ -242,7 +242,7 @@ def swept(
     labelled = Labelled(asked.labelled, asked.labels, _preprocessing(options)) if asked.labelled else None
     grid = Grid(asked.prune, asked.bits, asked.activations)
     jobs = asked.jobs or fitting_jobs(size)
-    table = run(source, directory, grid, options, jobs, labelled, callbacks, asked.executor)
+    table = run(source, directory, grid, options, jobs, labelled, callbacks, asked.executor, compress=pipeline.compress)
     return pick(table, directory, asked.pick) if asked.pick else table
 
 

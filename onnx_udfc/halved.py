@@ -18,8 +18,7 @@ from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.halves import Span, span_of
 from onnx_udfc.options import Options
 from onnx_udfc.options.words import ON_GPU
-from onnx_udfc.runtime.pieces import Pieces
-from onnx_udfc.runtime.walk import Value, Walk
+from onnx_udfc.runtime.walk import Pieces, Value, Walk
 
 SAMPLES = 8  # whose values are looked at, one after another
 AT_ONCE = 24  # nodes between two of which values are freed

@@ -23,8 +23,8 @@ from onnx_udfc.repair.equalize import equalize
 from onnx_udfc.repair.reference import Reference, trace
 from onnx_udfc.repair.room import needs_of
 from onnx_udfc.runtime.machine import memory
-from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.providers import asked_provider
+from onnx_udfc.runtime.walk import Pieces
 
 if TYPE_CHECKING:
     from onnx_udfc.runtime.sessions import Source

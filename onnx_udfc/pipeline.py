@@ -51,9 +51,9 @@ from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_match
 from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.blas import one_thread
 from onnx_udfc.runtime.machine import cores, keeping, release
-from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source, check_provider
+from onnx_udfc.runtime.walk import Pieces
 from onnx_udfc.summary import Outcome, asks_for_repair, asks_for_work, certain, input_reports, make_report
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx
@@ -31,7 +31,6 @@ from onnx_udfc.model.files import is_large, load, save, weight_files
 from onnx_udfc.options import InMemory, Options, Requirement, command_line
 from onnx_udfc.original import Original, read_original, trace_order
 from onnx_udfc.outputs import share, write_text
-from onnx_udfc.pipeline import compress
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime import cluster
 from onnx_udfc.runtime.crew import work_through
@@ -43,12 +42,21 @@ from onnx_udfc.sweep_grid import Grid
 from onnx_udfc.sweep_table import SweepRow, SweepTable
 from onnx_udfc.version import this_tool, versions
 
+if TYPE_CHECKING:
+    from onnx_udfc.pipeline import Result
+
 _BATCH = 32
 PICKED = "picked.onnx"
 MOST_TIMED = 50  # settings, those that nothing beats first
 SECONDS = 0.2  # for each
 
 __all__ = ["SweepRow", "SweepTable", "sweep"]
+
+
+class Compress(Protocol):
+    """What makes one setting: `compress` of the pipeline; named by its module, it passes between processes."""
+
+    def __call__(self, source: Source, options: Options, *, original: Original) -> Result: ...
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ def sweep(
     labelled: Labelled | None = None,
     callbacks: Callbacks | None = None,
     executor: str | None = None,
+    *,
+    compress: Compress,
 ) -> SweepTable:
     """Compress a network in every setting of a grid.
 
@@ -87,6 +97,7 @@ def sweep(
         labelled: images for real accuracy.
         callbacks: told of every finished setting.
         executor: dask://HOST:PORT of a scheduler whose workers do what processes here would.
+        compress: makes each of them.
 
     Raises:
         UdfcError: the source or the grid cannot be served; a setting that fails alone is a row with its reason.
@@ -99,7 +110,7 @@ def sweep(
     data = _data_digest(content, options or Options(), labelled)
     tasks = [Task(name, point, _key(data, point, labelled)) for name, point in points]
     waiting = [task for task in tasks if _finished(folder, task) is None]
-    worker = _Worker(content, folder, labelled)
+    worker = _Worker(content, folder, labelled, compress)
     if waiting:
         worker.read(waiting[0].options)  # refuses a bad file before there is a folder, or a process
     folder.mkdir(parents=True, exist_ok=True)
@@ -241,7 +252,7 @@ def _run_all(folder: Path, tasks: list[Task], jobs: int, worker: _Worker, told: 
 
 def _run_elsewhere(folder: Path, tasks: list[Task], executor: str, worker: _Worker, told: Callbacks) -> None:
     """Work through the tasks on a cluster; the results come back and are written here."""
-    work = _Remote(_whole(worker.content), worker.labelled)
+    work = _Remote(_whole(worker.content), worker.labelled, worker.compress)
     worker.original = None
     tasks = sorted(tasks, key=lambda task: trace_order(task.options))
     for task, found, fault in cluster.work_through(executor, tasks, work):
@@ -274,23 +285,25 @@ class _Remote:
 
     content: bytes
     labelled: Labelled | None
+    compress: Compress
     _worker: _Worker | None = None
     _lock: Any = None
 
-    def __getstate__(self) -> tuple[bytes, Labelled | None]:
+    def __getstate__(self) -> tuple[bytes, Labelled | None, Compress]:
         """What travels."""
-        return self.content, self.labelled
+        return self.content, self.labelled, self.compress
 
-    def __setstate__(self, state: tuple[bytes, Labelled | None]) -> None:
+    def __setstate__(self, state: tuple[bytes, Labelled | None, Compress]) -> None:
         """As it arrives; a worker of several threads makes one setting at a time, on all of them."""
-        self.content, self.labelled = state
-        self._worker, self._lock = _Worker(self.content, Path(), self.labelled), threading.Lock()
+        self.content, self.labelled, self.compress = state
+        self._worker = _Worker(self.content, Path(), self.labelled, self.compress)
+        self._lock = threading.Lock()
 
     def __call__(self, task: Task) -> tuple[SweepRow, bytes]:
         """One setting: its row, and its model; nothing where the row has an error."""
         assert self._worker is not None
         with self._lock:
-            row, model = _made(self.content, task, self._worker.read(task.options), self.labelled)
+            row, model = self._worker.made(task)
         return row, b"" if model is None else bytes(model.SerializeToString())
 
 
@@ -301,6 +314,7 @@ class _Worker:
     content: bytes | str
     folder: Path
     labelled: Labelled | None
+    compress: Compress
     original: Original | None = None
 
     def read(self, options: Options) -> Original:
@@ -314,34 +328,27 @@ class _Worker:
         return self.original
 
     def __call__(self, task: Task) -> None:
-        """One setting."""
-        _work(self.content, self.folder, task, self.read(task.options), self.labelled)
+        """One setting: its model, then its record."""
+        row, model = self.made(task)
+        if model is not None:
+            try:
+                save(model, self.folder / f"{task.name}.onnx")
+            except UdfcError as error:
+                row = replace(row, error=str(error))
+        _record_row(self.folder, task, row)
 
-
-def _work(content: bytes | str, folder: Path, task: Task, original: Original, labelled: Labelled | None) -> None:
-    """One setting: its model, then its record."""
-    row, model = _made(content, task, original, labelled)
-    if model is not None:
+    def made(self, task: Task) -> tuple[SweepRow, onnx.ModelProto | None]:
+        """One setting: its row, and its model if there is one."""
+        original = self.read(task.options)
+        start, row, model = time.perf_counter(), _empty_row(task), None
         try:
-            save(model, folder / f"{task.name}.onnx")
+            result = self.compress(self.content, task.options, original=original)
+            row, model = _filled(row, result.report), result.model
+            if self.labelled is not None:
+                row = replace(row, accuracy=accuracy_of(model, self.labelled, asked_provider(task.options)))
         except UdfcError as error:
             row = replace(row, error=str(error))
-    _record_row(folder, task, row)
-
-
-def _made(
-    content: bytes | str, task: Task, original: Original, labelled: Labelled | None
-) -> tuple[SweepRow, onnx.ModelProto | None]:
-    """One setting: its row, and its model if there is one."""
-    start, row, model = time.perf_counter(), _empty_row(task), None
-    try:
-        result = compress(content, task.options, original=original)
-        row, model = _filled(row, result.report), result.model
-        if labelled is not None:
-            row = replace(row, accuracy=accuracy_of(model, labelled, asked_provider(task.options)))
-    except UdfcError as error:
-        row = replace(row, error=str(error))
-    return replace(row, seconds=round(time.perf_counter() - start, 2)), model
+        return replace(row, seconds=round(time.perf_counter() - start, 2)), model
 
 
 def _empty_row(task: Task) -> SweepRow:

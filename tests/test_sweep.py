@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,13 @@ from onnx_udfc.inputs.image_files import Labelled
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress
 from onnx_udfc.runtime.sessions import open_session
-from onnx_udfc.sweep import accuracy_of, sweep
+from onnx_udfc.sweep import accuracy_of
+from onnx_udfc.sweep import sweep as sweep_with
 from onnx_udfc.sweep_grid import Grid
 from tests.command_line import CLI, call, small_classifier
 from tests.repair.test_equalize import model as uneven
 
+sweep = partial(sweep_with, compress=compress)
 GRID = Grid((0.0, 0.5), (8, 4), (None,))
 OPTIONS = Options(threads=1)
 FEW = Options(threads=1, images=8)

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ import pytest
 
 from onnx_udfc.errors import RequestError
 from onnx_udfc.options import OptionError, Options, Sweeping
+from onnx_udfc.pipeline import compress
 from onnx_udfc.progress import Silent
-from onnx_udfc.sweep import sweep
+from onnx_udfc.sweep import sweep as sweep_with
 from onnx_udfc.sweep_grid import Grid
 from tests.command_line import small_classifier
 
 needs_dask = pytest.mark.skipif(
     importlib.util.find_spec("distributed") is None, reason="Dask is not installed (the extra `dask`)"
 )
+sweep = partial(sweep_with, compress=compress)
 GRID = Grid(prune=(0.0, 0.25, 0.5), bits=(32, 8, 4, 2))
 SHARED = Options(images=8, threads=1)
 

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_udfc.escapes import visible_all
-from onnx_udfc.evaluate.report import MAX_DB, SYNTHETIC_CAVEAT, GroupReport, LayerLoss, Report, SkipReport, ratio
+from onnx_udfc.evaluate.movement import MAX_DB
+from onnx_udfc.evaluate.report import SYNTHETIC_CAVEAT, GroupReport, LayerLoss, Report, SkipReport, ratio
 from onnx_udfc.evaluate.wording import answer_words, headline, output_lines, verdict_words
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from onnx_udfc.evaluate.shown_boxes import Album, ShownBoxes
 from onnx_udfc.inputs.feeds import image_feeds, input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from onnx_udfc.inputs.kinds import Wanted
-from onnx_udfc.inputs.network_inputs import real_values
-from onnx_udfc.inputs.real import image_shapes, real_shapes
+from onnx_udfc.inputs.real import image_shapes, real_shapes, real_values
 from onnx_udfc.runtime.runs import InputSpec
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.inputs.choice import Choice, choose, strength
-from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
+from onnx_udfc.inputs.feeds import sample_count, take
 from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
-from onnx_udfc.inputs.real import Real, real_inputs, real_shapes
+from onnx_udfc.inputs.real import Real, made_up, real_inputs, real_shapes
 from onnx_udfc.inputs.rollout import Rollout, rolled, rolled_over, rollout_of
 from onnx_udfc.inputs.scale import guess_scaling
 from onnx_udfc.inputs.sizes import check_sizes, input_specs_of, settle, wanted_inputs
@@ -201,7 +201,7 @@ def _real(network: Network, wanted: tuple[Wanted, ...], options: Options, *, jud
     fitted_on = options.number or REAL
     found = real_inputs(wanted, options.calibrate, _pixels(options), fitted_on + fitted_on // (HELD_OUT - 1))
     specs = tuple(w.spec for w in wanted)
-    values = _with_states(network, wanted, found.values | _made_up(wanted, found, options.seed), found)
+    values = _with_states(network, wanted, found.values | made_up(wanted, found, options.seed), found)
     fit, held = hold_out(found.samples, options.seed)
     notes = _not_applied(wanted, options) if any(w.kind in ("picture", "bytes") for w in wanted) else []
     if found.missing:
@@ -249,29 +249,6 @@ def _whole(chosen: NDArray[np.int64], wanted: tuple[Wanted, ...]) -> NDArray[np.
     """Positions repeated until they fill a fixed batch."""
     batch = max([1, *(w.spec.batch or 1 for w in wanted)])
     return chosen if len(chosen) >= batch else np.resize(chosen, batch)
-
-
-def real_values(
-    wanted: tuple[Wanted, ...], data: Any, preprocessing: Preprocessing, most: int | None, seed: int
-) -> dict[str, NDArray[Any]]:
-    """Real inputs, and made-up ones for the inputs that they lack; see `real_inputs`.
-
-    Raises:
-        RequestError: they cannot be read, or do not fit.
-    """
-    found = real_inputs(wanted, data, preprocessing, most)
-    return found.values | _made_up(wanted, found, seed)
-
-
-def _made_up(wanted: tuple[Wanted, ...], found: Real, seed: int) -> dict[str, NDArray[Any]]:
-    """Values for the inputs that real ones lack."""
-    rest = tuple(w for w in wanted if w.spec.name in found.missing)
-    if not rest:
-        return {}
-    values = made(rest, found.samples, seed, {})
-    return take(
-        [w.spec for w in rest], values, evenly_spaced(sample_count([w.spec for w in rest], values), found.samples)
-    )
 
 
 def learn_scaling(network: Network, options: Options) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.inputs.feeds import evenly_spaced
+from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
 from onnx_udfc.inputs.image_files import (
     ImageSet,
     Preprocessing,
@@ -30,7 +30,7 @@ from onnx_udfc.inputs.image_files import (
     open_images,
     read_arrays,
 )
-from onnx_udfc.inputs.kinds import Wanted
+from onnx_udfc.inputs.kinds import Wanted, made
 from onnx_udfc.options import InMemory
 from onnx_udfc.runtime.runs import InputSpec
 
@@ -337,3 +337,26 @@ def _complete(wanted: Sequence[Wanted], values: dict[str, NDArray[Any]]) -> Real
     if not samples:
         raise RequestError("there is not one sample among the real inputs")
     return Real(values, samples, tuple(w.spec.name for w in wanted if w.spec.name not in values))
+
+
+def real_values(
+    wanted: tuple[Wanted, ...], data: Any, preprocessing: Preprocessing, most: int | None, seed: int
+) -> dict[str, NDArray[Any]]:
+    """Real inputs, and made-up ones for the inputs that they lack; see `real_inputs`.
+
+    Raises:
+        RequestError: they cannot be read, or do not fit.
+    """
+    found = real_inputs(wanted, data, preprocessing, most)
+    return found.values | made_up(wanted, found, seed)
+
+
+def made_up(wanted: tuple[Wanted, ...], found: Real, seed: int) -> dict[str, NDArray[Any]]:
+    """Values for the inputs that real ones lack."""
+    rest = tuple(w for w in wanted if w.spec.name in found.missing)
+    if not rest:
+        return {}
+    values = made(rest, found.samples, seed, {})
+    return take(
+        [w.spec for w in rest], values, evenly_spaced(sample_count([w.spec for w in rest], values), found.samples)
+    )

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
-from onnx_udfc.model.graph import sorted_nodes
 from onnx_udfc.model.layers import LAYERS
-from onnx_udfc.model.lossless import Origin, Stored
+from onnx_udfc.model.lossless import Origin, Stored, sorted_nodes
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import inner_reads
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
-from onnx_udfc.model.graph import sorted_nodes, standard
+from onnx_udfc.model.graph import standard
 from onnx_udfc.model.inference import infer
-from onnx_udfc.model.lossless import Origin, Stored
+from onnx_udfc.model.lossless import Origin, Stored, sorted_nodes
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import copy_except, inner_reads, skeleton
 

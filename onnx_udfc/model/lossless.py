@@ -188,3 +188,36 @@ def _import_attributes(
         if attribute.name not in imported:
             carried.add(attribute.name)
     return carried
+
+
+def sorted_nodes(graph: gs.Graph) -> list[gs.Node]:
+    """The nodes in an order in which every tensor is written before it is read; unchanged where it is one already.
+
+    Raises:
+        ModelError: the graph has a cycle.
+    """
+    ids = {id(node) for node in graph.nodes}
+    needs = {id(n): [p for t in tensors_read(n) for p in t.inputs if id(p) in ids] for n in graph.nodes}
+    done: dict[int, gs.Node] = {}
+    for root in graph.nodes:
+        stack, active = [(root, False)], set()
+        while stack:
+            node, ready = stack.pop()
+            if ready:
+                done[id(node)] = node
+                active.discard(id(node))
+            elif id(node) not in done:
+                if id(node) in active:
+                    raise ModelError(f"node '{node.name}' depends on its own output; export the model again")
+                active.add(id(node))
+                stack.append((node, True))
+                stack.extend((p, False) for p in reversed(needs[id(node)]) if id(p) not in done)
+    return list(done.values())
+
+
+def tensors_read(node: gs.Node) -> list[gs.Tensor]:
+    """The tensors a node reads, those read inside its subgraphs included."""
+    tensors = list(node.inputs)
+    for subgraph in node.subgraphs(recursive=True):
+        tensors.extend(t for inner in subgraph.nodes for t in inner.inputs)
+    return tensors

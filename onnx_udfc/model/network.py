@@ -17,9 +17,8 @@ from onnx_udfc.model.activations import join_activations
 from onnx_udfc.model.constants import fold_constants, unshare
 from onnx_udfc.model.export import SHAPES, export_model
 from onnx_udfc.model.fold import fold_into_layer, plain_gemm
-from onnx_udfc.model.graph import sorted_nodes, tensors_read
 from onnx_udfc.model.layers import BatchNorm, Layer, find_layers
-from onnx_udfc.model.lossless import Origin, Stored, import_graph
+from onnx_udfc.model.lossless import Origin, Stored, import_graph, sorted_nodes, tensors_read
 from onnx_udfc.model.pads import fold_pads
 from onnx_udfc.model.protos import inner_reads, skeleton
 from onnx_udfc.model.values import all_finite, forget

@@ -30,7 +30,7 @@ from onnx_udfc.runtime.walk import Value, Walk
 if TYPE_CHECKING:
     from onnx_udfc.model.layers import Layer
     from onnx_udfc.model.network import Network
-    from onnx_udfc.runtime.pieces import Pieces
+    from onnx_udfc.runtime.walk import Pieces
 
 Double = NDArray[np.float64]
 

@@ -25,7 +25,7 @@ from onnx_udfc.runtime.walk import Value, Walk
 if TYPE_CHECKING:
     from onnx_udfc.emit.placement import Placement
     from onnx_udfc.model.network import Network
-    from onnx_udfc.runtime.pieces import Pieces
+    from onnx_udfc.runtime.walk import Pieces
 
 HEADROOM = 1.25
 MARGIN = 1.5  # of the logits that synthetic images cause: photographs are classified with more confidence

@@ -36,9 +36,8 @@ from onnx_udfc.numerics.moments import (
 from onnx_udfc.repair.matching import affine, matching, no_matching
 from onnx_udfc.repair.ordering import Ordering
 from onnx_udfc.repair.rounding import MOST_SAMPLES, rounding_damage
-from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.providers import CPU, Provider
-from onnx_udfc.runtime.walk import Value, Walk
+from onnx_udfc.runtime.walk import Pieces, Value, Walk
 from onnx_udfc.runtime.windows import run_layer, window_of
 
 if TYPE_CHECKING:

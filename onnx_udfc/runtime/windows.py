@@ -13,8 +13,7 @@ from onnx import helper, numpy_helper
 from onnx_udfc.model.layers import Layer, kind_of
 from onnx_udfc.numerics import products
 from onnx_udfc.numerics.moments import Window
-from onnx_udfc.runtime.pieces import Pieces
-from onnx_udfc.runtime.walk import Value, run_nodes
+from onnx_udfc.runtime.walk import Pieces, Value, run_nodes
 
 Floats = NDArray[Any]
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
 from onnx_udfc.evaluate.attribution import advice, attribute, histogram
-from onnx_udfc.evaluate.report import MAX_DB, LayerReport
+from onnx_udfc.evaluate.movement import MAX_DB
+from onnx_udfc.evaluate.report import LayerReport
 from onnx_udfc.model.network import read
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress

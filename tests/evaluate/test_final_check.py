@@ -11,7 +11,7 @@ from onnx import parser
 from onnx_udfc.errors import CheckError, GateError
 from onnx_udfc.evaluate import final_check
 from onnx_udfc.evaluate.final_check import check_result
-from onnx_udfc.evaluate.report import MAX_DB
+from onnx_udfc.evaluate.movement import MAX_DB
 from onnx_udfc.model.network import read
 from onnx_udfc.options import Options, parse_requirement
 from onnx_udfc.pipeline import compress

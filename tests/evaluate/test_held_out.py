@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from onnx_udfc import compress
-from onnx_udfc.evaluate.report import MAX_DB, Fidelity
+from onnx_udfc.evaluate.movement import MAX_DB
+from onnx_udfc.evaluate.report import Fidelity
 from onnx_udfc.evaluate.wording import decibel, headline
 from onnx_udfc.options import Options
 from onnx_udfc.runtime.sessions import open_session

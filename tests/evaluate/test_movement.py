@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_udfc.evaluate.movement import Movement
-from onnx_udfc.evaluate.report import MAX_DB
+from onnx_udfc.evaluate.movement import MAX_DB, Movement
 
 RNG = np.random.default_rng(0)
 

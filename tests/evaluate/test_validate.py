@@ -16,7 +16,7 @@ from onnx import numpy_helper, parser
 
 from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.evaluate.comparison import compare, decibels, fidelity
-from onnx_udfc.evaluate.report import MAX_DB
+from onnx_udfc.evaluate.movement import MAX_DB
 from onnx_udfc.evaluate.validate import Validation, validate
 from onnx_udfc.inputs.feeds import input_specs, split
 from onnx_udfc.inputs.image_files import Preprocessing

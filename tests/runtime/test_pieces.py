@@ -10,7 +10,7 @@ from onnx import parser
 
 from onnx_udfc import compress
 from onnx_udfc.options import Options
-from onnx_udfc.runtime.pieces import MOST, Piece, Pieces
+from onnx_udfc.runtime.walk import MOST, Piece, Pieces
 from tests.normed_graphs import CHAIN, scaled_model
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21]>\n'

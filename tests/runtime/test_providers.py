@@ -21,9 +21,9 @@ from onnx_udfc.evaluate.peak_memory import peak_memory
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.runtime.fallbacks import fallbacks
 from onnx_udfc.runtime.kernels import check_runtime
-from onnx_udfc.runtime.pieces import Pieces
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.sessions import open_session
+from onnx_udfc.runtime.walk import Pieces
 from tests.small_graphs import small_model
 
 ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
