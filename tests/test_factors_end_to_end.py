@@ -118,3 +118,10 @@ def test_what_is_of_low_rank_by_construction_is_found_and_costs_nothing(kind: st
     feed = {"x": np.random.default_rng(0).standard_normal((4, 16, 12, 12)).astype(np.float32)}
     before, after = (open_session(m, "cpu", 1).run(None, feed)[0] for m in (model, result.model))
     assert np.square(after - before).mean() < 1e-7 * before.var()  # what sums in float32 leave; a rank less: 1e-3
+
+
+def test_ranks_between_integer_kernels_fill_their_blocks(original: onnx.ModelProto) -> None:
+    asked = Options(budget={"macs": "0.5"}, factor="on", bits=8, activations=8, threads=1)
+    ranks = [layer.rank for layer in compress(original, asked).report.layers if layer.kind == "factored"]
+    assert ranks
+    assert [rank for rank in ranks if rank % 8] == []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnx_udfc.channels.prune import prune
@@ -22,10 +23,12 @@ from onnx_udfc.decide.allocate import (
     why_whole,
 )
 from onnx_udfc.decide.asked import AUTO_WIDTHS
-from onnx_udfc.decide.file_size import CORRECTIONS, file_size, with_biases, written_bytes
+from onnx_udfc.decide.file_size import CORRECTIONS, file_size, with_biases, written, written_bytes
 from onnx_udfc.decide.footprint import Footprint, footprint
+from onnx_udfc.decide.integer_layers import OnIntegers, fills_blocks, liked_anywhere, saving_of
 from onnx_udfc.decide.latency_table import Times, Timing, latency_table, layer_times, measured_ratio
 from onnx_udfc.decide.ranks import Ranks, Saving, rank_levels, saved_macs, saved_weights
+from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, bits_of_parts, factor
 from onnx_udfc.model.names import matches
@@ -155,6 +158,7 @@ class _Decider:
         self.subject, self.options = subject, options
         self.size: Footprint = footprint(subject.network, subject.channels, subject.groups)
         self.split = len(subject.groups)
+        self.on_integers = options.activations is not None and not TARGETS[options.target].gpu
         self.bits_at = self.split + len(subject.network.layers)
         self.times = self._layer_times() if "latency" in options.budget else None
         sizes = subject.channels.shapes.sizes
@@ -166,19 +170,28 @@ class _Decider:
     def _layer_times(self) -> Times:
         subject = self.subject
         splits = {name: [c.split for c in curves] for name, curves in subject.curves.items()}
-        return layer_times(subject.network, subject.channels, self.size, splits, self._timing())
+        integers = None
+        if self.on_integers and self._timing().provider.name == "cpu":
+            bits = dict.fromkeys(subject.layers, 8.0)  # fewer take the same time
+            integers = OnIntegers(frozenset(subject.layers), self._written(subject.network, bits))
+        return layer_times(subject.network, subject.channels, self.size, splits, self._timing(), integers)
 
     def _timing(self) -> Timing:
         options = self.options
         return Timing(options.threads or 1, asked_provider(options), options.batch)
 
+    def _written(self, network: Network, bits: Mapping[str, float]) -> onnx.ModelProto:
+        return written(with_biases(network), bits, self.options)
+
     def _saving(self) -> Saving:
         """What a split is to save: time, multiply-accumulates or weights, whatever is asked for first."""
         if self.times is not None:
-            return self.times.saved
+            return saving_of(self.times.saved, fills_blocks) if self.times.on_integers else self.times.saved
         if "macs" in self.options.budget or not self.options.budget:
-            return saved_macs(self.subject.network, self.subject.channels.shapes.sizes, self.size)
-        return saved_weights(self.size)
+            saving = saved_macs(self.subject.network, self.subject.channels.shapes.sizes, self.size)
+        else:
+            saving = saved_weights(self.size)
+        return saving_of(saving, liked_anywhere) if self.on_integers else saving
 
     def decide(self, budgets: Sequence[Budget]) -> Decision:
         """Solve, look at what really comes out, and move the limits until it fits."""
@@ -384,12 +397,12 @@ class _Decider:
         keep = keep_sets(self.subject.groups, self.subject.removals, decision.counts)
         small = prune(self.subject.network, self.subject.channels, keep).network
         names = factor(small, decision.factors)
-        found = {}
+        found, bits = {}, bits_of_parts(decision.bits, names)
         if "bytes" in keys:
-            bits = bits_of_parts(decision.bits, names)
             found["bytes"] = float(written_bytes(with_biases(small), bits, self.options))
         if "latency" in keys:
-            found["latency"] = measured_ratio(self.subject.network, small, self._timing())
+            model = self._written(small, bits) if self.times is not None and self.times.on_integers else None
+            found["latency"] = measured_ratio(self.subject.network, small, self._timing(), model)
         return found
 
     def _impossible(self, demand: Demand, least: float) -> RequestError:

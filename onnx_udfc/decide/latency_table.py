@@ -4,8 +4,9 @@ Each distinct layer is timed alone in onnxruntime at a few widths, and its time 
 
     t(out, in) = a + b·out + c·in + d·out·in      a, b, c, d ≥ 0
 
-(calls, reading, writing, arithmetic). What the whole network takes beyond its layers is left as it is. The table is a
-guide for the allocation; `measured_ratio` is the truth.
+(calls, reading, writing, arithmetic). Layers that are to run on integer kernels are timed on those
+(`integer_layers`). What the whole network takes beyond its layers is left as it is. The table is a guide for the
+allocation; `measured_ratio` is the truth.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from onnx_udfc.decide.integer_layers import OnIntegers, alone, near, stated
 from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.model.factored import Factor, factor
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
-Feeds = Mapping[str, NDArray[np.float32]]
+Feeds = Mapping[str, NDArray[np.generic]]
 
 SHARES = ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.5, 0.5), (0.25, 0.25))  # of output and input channels
 RANK_SHARES = ((0.5, 1.0), (0.25, 1.0), (0.125, 1.0), (0.25, 0.5))  # of the ranks between and the layer's own
@@ -75,13 +77,20 @@ class Times:
         size: lengths of the layers.
         terms: (L, 4) a, b, c, d in seconds.
         splits: layer name → kind of split → (2, 4) terms of both parts.
-        rest: seconds of the original that belong to no layer.
+        rest: seconds that belong to no layer.
+        original: seconds of the original in float; none: what all of the above add up to.
     """
 
     size: Footprint
     terms: Double
     splits: Mapping[str, Mapping[str, Double]]
     rest: float
+    original: float | None = None
+
+    @property
+    def on_integers(self) -> bool:
+        """Whether layers were timed on integer kernels, so that the original's own time is another."""
+        return self.original is not None
 
     def saved(self, at: int, split: Split, ranks: Index) -> Double:
         """Seconds (n,) that splitting a layer of the original saves, at these ranks (n,)."""
@@ -117,7 +126,7 @@ class LatencyTable:
     def ratio(self, kept: Double, level: Double) -> Double:
         """Predicted share (...) of the original's time."""
         whole = self.seconds(self.times.size.channels, np.zeros(len(self.times.terms)))
-        return np.asarray(self.seconds(kept, level) / whole)
+        return np.asarray(self.seconds(kept, level) / (whole if self.times.original is None else self.times.original))
 
 
 def _seconds_of(terms: Double, out: Double | Index, into: Double | Index) -> Double:
@@ -136,7 +145,12 @@ def latency_table(times: Times, ranks: Ranks) -> LatencyTable:
 
 
 def layer_times(
-    network: Network, channels: Channels, size: Footprint, splits: Mapping[str, Sequence[Split]], timing: Timing
+    network: Network,
+    channels: Channels,
+    size: Footprint,
+    splits: Mapping[str, Sequence[Split]],
+    timing: Timing,
+    integers: OnIntegers | None = None,
 ) -> Times:
     """Time every distinct layer of the network, whole and split, and the network.
 
@@ -146,6 +160,7 @@ def layer_times(
         size: of its layers.
         splits: layer name → how it may be split.
         timing: how runs are timed.
+        integers: the layers that will run on integer kernels, if any.
 
     Raises:
         RequestError: the provider does not load, or the network's batch is fixed and another.
@@ -157,16 +172,21 @@ def layer_times(
         ends = (layer.node.inputs[0].name, layer.node.outputs[0].name)
         source, target = (_times(channels.shapes.sizes.get(name), longer) for name in ends)
         kinds = tuple(splits.get(name, ()))
-        key = (layer.node.op, layer.constant.shape, source, layer.groups, str(layer.node.attrs), kinds)
+        coded = integers is not None and name in integers.names
+        key = (layer.node.op, layer.constant.shape, source, layer.groups, str(layer.node.attrs), kinds, coded)
         if key not in known:
-            whole = np.zeros(4) if source is None else _fit(_timed_widths(layer, source, timing, SHARES))
+            whole = np.zeros(4) if source is None else _fit(_timed_widths(layer, source, timing, SHARES, coded))
             sizes = None if source is None or target is None else (source, target)
-            parts: dict[str, Double] = {s.kind: _timed_parts(network, name, s, sizes, timing) for s in kinds}
+            parts: dict[str, Double] = {s.kind: _timed_parts(network, name, s, sizes, timing, coded) for s in kinds}
             known[key] = whole, parts
         found[name] = known[key]
     terms = np.array([whole for whole, _ in found.values()]).reshape(-1, 4)
-    layers = float(_seconds_of(terms, size.out, size.into).sum())
-    return Times(size, terms, {n: parts for n, (_, parts) in found.items()}, max(0.0, _whole(network, timing) - layers))
+    layers, original = float(_seconds_of(terms, size.out, size.into).sum()), _whole(network, timing)
+    by_split = {n: parts for n, (_, parts) in found.items()}
+    if integers is None:
+        return Times(size, terms, by_split, max(0.0, original - layers))
+    coded_whole = _shortest(_runner(network, timing, integers.model), timing)
+    return Times(size, terms, by_split, max(0.0, coded_whole - layers), original)
 
 
 def _longer(network: Network, timing: Timing) -> int:
@@ -179,7 +199,9 @@ def _times(size: Size | None, longer: int) -> Size | None:
     return size if size is None or longer == 1 else (size[0] * longer, *size[1:])
 
 
-def _timed_parts(network: Network, name: str, split: Split, sizes: tuple[Size, Size] | None, timing: Timing) -> Double:
+def _timed_parts(
+    network: Network, name: str, split: Split, sizes: tuple[Size, Size] | None, timing: Timing, coded: bool
+) -> Double:
     """Terms (2, 4) of both layers of a split, timed at some ranks; nothing is saved where the shapes are unknown."""
     if sizes is None:
         return np.array([[np.inf, 0.0, 0.0, 0.0]] * 2)
@@ -192,21 +214,27 @@ def _timed_parts(network: Network, name: str, split: Split, sizes: tuple[Size, S
     if layer.convolves:
         between = (source[0], rank, *target[2 : 2 + split.leading], *source[2 + split.leading :])
     narrow = [
-        _timed_widths(copy.layers[first], source, timing, RANK_SHARES),
-        _timed_widths(copy.layers[name], between, timing, [(b, a) for a, b in RANK_SHARES]),
+        _timed_widths(copy.layers[first], source, timing, RANK_SHARES, coded),
+        _timed_widths(copy.layers[name], between, timing, [(b, a) for a, b in RANK_SHARES], coded),
     ]
     return np.array([_fit(points) for points in narrow])
 
 
 def _timed_widths(
-    layer: Layer, source: Size, timing: Timing, shares: Sequence[tuple[float, float]]
+    layer: Layer, source: Size, timing: Timing, shares: Sequence[tuple[float, float]], coded: bool
 ) -> list[tuple[float, float, float]]:
-    """(out, in / groups, seconds) at some widths; a grouped layer keeps its shape."""
+    """(out, in / groups, seconds) at some widths; a grouped layer keeps its shape.
+
+    Integer kernels are timed at widths that fill their blocks: others take longer than more channels would.
+    """
     found = []
     for out_share, in_share in shares if layer.groups == 1 else ((1.0, 1.0),):
         out = max(1, round(layer.out_channels * out_share))
         into = max(1, round(layer.in_channels * in_share))
-        found.append((float(out), into / layer.groups, _seconds(*_alone(layer, source, out, into), timing)))
+        if coded and layer.groups == 1:
+            out, into = near(out, layer.out_channels), near(into, layer.in_channels)
+        model, feeds = (coded and alone(layer, source, out, into)) or _alone(layer, source, out, into)
+        found.append((float(out), into / layer.groups, _seconds(model, feeds, timing)))
     return found
 
 
@@ -221,16 +249,11 @@ def _alone(layer: Layer, source: Size, out: int, into: int) -> tuple[onnx.ModelP
     random = np.random.default_rng(0)
     values = numpy_helper.from_array(random.standard_normal(weight).astype(np.float32), "w")
     node = helper.make_node(str(layer.node.op), ["x", "w"], ["y"])
-    stated = {key: _plain(value) for key, value in layer.node.attrs.items()}
-    node.attribute.extend(helper.make_attribute(key, value) for key, value in stated.items() if value != [])
+    node.attribute.extend(helper.make_attribute(key, value) for key, value in stated(layer).items())
     declared = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
     graph = helper.make_graph([node], "layer", [declared], [onnx.ValueInfoProto(name="y")], [values])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     return model, {"x": random.standard_normal(shape).astype(np.float32)}
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple | list | np.ndarray) else value
 
 
 def _seconds(model: onnx.ModelProto, feeds: Feeds, timing: Timing) -> float:
@@ -267,9 +290,9 @@ def _fit(points: list[tuple[float, float, float]]) -> Double:
     return np.asarray(x / scale)
 
 
-def _runner(network: Network, timing: Timing) -> Run:
-    """A run of the whole network on one batch."""
-    session = open_session(network.to_model(), timing.provider, timing.threads, arena=True)
+def _runner(network: Network, timing: Timing, model: onnx.ModelProto | None = None) -> Run:
+    """A run of the whole network on one batch, or of the model that is to be written of it."""
+    session = open_session(model or network.to_model(), timing.provider, timing.threads, arena=True)
     feeds = one_feed(wanted_inputs(network), batch=timing.batch)
     return lambda: session.run(None, feeds)
 
@@ -278,17 +301,26 @@ def _whole(network: Network, timing: Timing) -> float:
     return _shortest(_runner(network, timing), timing)
 
 
-def measured_ratio(original: Network, small: Network, timing: Timing) -> float:
+def measured_ratio(original: Network, small: Network, timing: Timing, model: onnx.ModelProto | None = None) -> float:
     """Time of a network as a share of the original's, both timed in turn.
+
+    Args:
+        original: the network as it is.
+        small: what becomes of it.
+        timing: how runs are timed.
+        model: the same as it would be written, where that runs on other kernels.
 
     Raises:
         RequestError: as `layer_times`.
     """
 
+    def run_of_small() -> Run:
+        return _runner(small, timing) if model is None else _runner(small, timing, model)
+
     def make(second_first: bool) -> tuple[Run, Run]:
         if second_first:
-            second = _runner(small, timing)
+            second = run_of_small()
             return _runner(original, timing), second
-        return _runner(original, timing), _runner(small, timing)
+        return _runner(original, timing), run_of_small()
 
     return paired_latency(make, SECONDS, one_thread=timing.one_thread).ratio

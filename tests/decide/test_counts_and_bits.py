@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 from onnx_udfc.channels.groups import find_groups
@@ -13,6 +14,7 @@ from onnx_udfc.decide import counts_and_bits
 from onnx_udfc.decide.counts_and_bits import CHANNELS_HARDER, HARDER_IN_BLOCKS, Subject, _Decider, decide
 from onnx_udfc.decide.file_size import with_biases, written_bytes
 from onnx_udfc.decide.footprint import footprint
+from onnx_udfc.decide.integer_layers import OnIntegers
 from onnx_udfc.decide.latency_table import LatencyTable, Times
 from onnx_udfc.decide.ranks import saved_weights
 from onnx_udfc.errors import RequestError
@@ -149,7 +151,7 @@ def test_both_budgets_hold_in_truth_where_meeting_one_moves_the_other(
         parameters = first * 27 + first * second * 9 + second * 10
         return 4 * parameters * (1.33 if second < 45 else 1.0)
 
-    def ratio(_original: Network, small: Network, _threads: int) -> float:
+    def ratio(_original: Network, small: Network, *_: object) -> float:
         return widths(small)[1] / 96
 
     times = Times(footprint(subject.network, subject.channels, subject.groups), np.zeros((3, 4)), {}, 1.0)
@@ -178,12 +180,37 @@ def test_latencies_that_are_predicted_badly_are_closed_in_on(
     def predicted(macs: Meter) -> Meter:
         return lambda values: least + (1 - least) * macs(values) / whole
 
-    def ratio(_original: Network, small: Network, _timing: object) -> float:
+    def ratio(_original: Network, small: Network, *_: object) -> float:
         return float(share_of_macs(subject, small) ** power)
 
     monkeypatch.setattr(counts_and_bits, "measured_ratio", ratio)
     counts = decide(subject, Options(budget={"latency": "0.5"}, align=1)).counts
     assert 0.46 <= share(subject, dict(counts), "macs") ** power <= 0.52
+
+
+def test_where_activations_are_quantized_time_is_that_of_integer_kernels(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8-bit kernels take half of the time as it is: nothing has to go for 0.6 of it."""
+    size, seen = footprint(subject.network, subject.channels, subject.groups), []
+
+    def timed(*given: object) -> Times:
+        integers = given[5]
+        assert isinstance(integers, OnIntegers)
+        seen.append(integers.model)
+        assert integers.names == frozenset(subject.layers)
+        return Times(size, np.tile([0.0, 0.0, 0.0, 1e-6], (3, 1)), {}, 0.0, 2e-6 * float(np.sum(size.out * size.into)))
+
+    def ratio(_original: Network, small: Network, _timing: object, model: onnx.ModelProto) -> float:
+        seen.append(model)
+        return 0.5 * share_of_macs(subject, small)
+
+    monkeypatch.setattr(counts_and_bits, "layer_times", timed)
+    monkeypatch.setattr(counts_and_bits, "measured_ratio", ratio)
+    asked = Options(budget={"latency": "0.6"}, bits=8, activations=8)
+    assert [decide(subject, asked).counts[g.name] for g in subject.groups] == [64, 96]
+    for model in seen:
+        assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) >= 3
 
 
 def share_of_macs(subject: Subject, small: Network) -> float:
