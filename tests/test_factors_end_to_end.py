@@ -124,4 +124,4 @@ def test_ranks_between_integer_kernels_fill_their_blocks(original: onnx.ModelPro
     asked = Options(budget={"macs": "0.5"}, factor="on", bits=8, activations=8, threads=1)
     ranks = [layer.rank for layer in compress(original, asked).report.layers if layer.kind == "factored"]
     assert ranks
-    assert [rank for rank in ranks if rank % 8] == []
+    assert [rank for rank in ranks if rank is None or rank % 8] == []
