@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from onnx_udfc.errors import CheckError, GateError, RequestError
-from onnx_udfc.evaluate.report import Report
 from onnx_udfc.options import Options, as_words, specs
+
+if TYPE_CHECKING:
+    from onnx_udfc.evaluate.report import Report
 
 SAFE_LOSS = 0.01  # most that may be lost, as predicted, where nobody said that anything may
 FEWEST = (0.14, 0.11, 0.09, 0.07, 0.055, 0.045)  # of the bytes, one after another, for `tiny`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -11,14 +12,16 @@ import onnx
 from onnx_udfc.emit.float16 import Halved, to_float16
 from onnx_udfc.emit.half_nodes import tensor_types
 from onnx_udfc.emit.notes import AS_ORIGINAL
-from onnx_udfc.emit.writer import Emitted
 from onnx_udfc.inputs.feeds import evenly_spaced, take
 from onnx_udfc.inputs.network_inputs import NetworkInputs, batch_of, input_specs_of, make_inputs
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.halves import Span, span_of
 from onnx_udfc.options import Options
 from onnx_udfc.options.words import ON_GPU
 from onnx_udfc.runtime.walk import Pieces, Value, Walk
+
+if TYPE_CHECKING:
+    from onnx_udfc.emit.writer import Emitted
+    from onnx_udfc.model.network import Network
 
 SAMPLES = 8  # whose values are looked at, one after another
 AT_ONCE = 24  # nodes between two of which values are freed

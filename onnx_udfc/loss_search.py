@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from onnx_udfc.decide.search import scaled
 from onnx_udfc.errors import CheckError, GateError, RequestError
-from onnx_udfc.evaluate.report import Report
-from onnx_udfc.goal import R
-from onnx_udfc.options import Options
+
+if TYPE_CHECKING:
+    from onnx_udfc.evaluate.report import Report
+    from onnx_udfc.goal import R
+    from onnx_udfc.options import Options
 
 TRIES = 8
 LEAST, MOST = 0.03, 0.6  # of the bytes: between them the answer is looked for, where there is no budget

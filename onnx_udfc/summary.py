@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import onnx
 
 from onnx_udfc.channels.shapes import resolve
-from onnx_udfc.decide.asked import Plan
 from onnx_udfc.decide.damage import asked_damage
 from onnx_udfc.evaluate.report import (
     Fidelity,
@@ -41,6 +40,7 @@ from onnx_udfc.version import this_tool, versions
 if TYPE_CHECKING:
     from onnx_udfc.channels.groups import ChannelGroup, Channels
     from onnx_udfc.channels.prune import Pruned
+    from onnx_udfc.decide.asked import Plan
     from onnx_udfc.emit.writer import Emitted
     from onnx_udfc.evaluate.report import Checked
     from onnx_udfc.inputs.choice import Choice

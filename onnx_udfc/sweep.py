@@ -22,9 +22,7 @@ import numpy as np
 import onnx
 
 from onnx_udfc.errors import ModelError, UdfcError
-from onnx_udfc.evaluate.report import Report
 from onnx_udfc.evaluate.speed import one_run, timed
-from onnx_udfc.inputs.image_files import Labelled
 from onnx_udfc.interrupts import serve_parent
 from onnx_udfc.model.external import whole
 from onnx_udfc.model.files import is_large, load, save, weight_files
@@ -43,6 +41,8 @@ from onnx_udfc.sweep_table import SweepRow, SweepTable
 from onnx_udfc.version import this_tool, versions
 
 if TYPE_CHECKING:
+    from onnx_udfc.evaluate.report import Report
+    from onnx_udfc.inputs.image_files import Labelled
     from onnx_udfc.pipeline import Result
 
 _BATCH = 32

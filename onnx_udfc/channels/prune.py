@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from onnx_udfc.channels.replay import Replay, replay
 from onnx_udfc.model.graph import position
-from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.names import unique_name
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.groups import Channels
     from onnx_udfc.channels.labels import Ids, Link
+    from onnx_udfc.model.layers import Layer
     from onnx_udfc.model.network import Network
 
 Keep = Mapping[str, NDArray[np.int64]]

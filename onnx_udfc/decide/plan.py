@@ -19,7 +19,6 @@ from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, bits_of_parts, factor
 from onnx_udfc.model.loudness import before_logarithm
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.elimination import CRITERIA, MEASURED, Removal, removal_by_score, shares_by_score
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options import Options

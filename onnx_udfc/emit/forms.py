@@ -16,18 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
 from onnx_udfc.emit.draft import CODE_TYPES, Draft
-from onnx_udfc.model.network import Layer
-from onnx_udfc.model.tables import Table
-from onnx_udfc.model.unseen import Unseen
 from onnx_udfc.numerics.grids import FORMATS, Codes, Floats, QuantFormat, QuantParams
 from onnx_udfc.numerics.words import best_count, pack_words, powers
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.model.tables import Table
+    from onnx_udfc.model.unseen import Unseen
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 

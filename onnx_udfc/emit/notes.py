@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import onnx
 from onnx import TensorProto
 
 from onnx_udfc.emit.placement import WIDEST_EXACT, Placement
-from onnx_udfc.emit.targets import Target
-from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import all_graphs
 from onnx_udfc.numerics.grids import FORMATS, QuantParams
 from onnx_udfc.numerics.words import packed_bits
+
+if TYPE_CHECKING:
+    from onnx_udfc.emit.targets import Target
+    from onnx_udfc.model.network import Network
 
 BY_OPSET = ((24, (1, 24)), (23, (1, 23)), (22, (1, 22)), (21, (1, 20)))  # the first release that takes an opset
 INT4_CAST = (1, 23)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_udfc.emit.placement import Placement, around_kernels, before_layers
 from onnx_udfc.errors import RequestError
-from onnx_udfc.model.layers import Layer
-from onnx_udfc.model.tables import Table
-from onnx_udfc.model.unseen import Unseen
 from onnx_udfc.numerics.grids import FORMATS, QuantParams
 from onnx_udfc.options import words
 from onnx_udfc.options.words import NO_INTEGERS, ON_GPU, TIMED, Rows
 
 if TYPE_CHECKING:
+    from onnx_udfc.model.layers import Layer
     from onnx_udfc.model.network import Network
+    from onnx_udfc.model.tables import Table
+    from onnx_udfc.model.unseen import Unseen
 
 INT4_OPSET, HALF_SCALE_OPSET, PER_AXIS_OPSET, MOD_OPSET = 21, 19, 13, 10  # PER_AXIS: scales may run along an axis
 MOST_PACKED = 1 << 24  # weights of a layer: at load, unpacking takes 30 bytes for each of them for a moment
@@ -34,7 +34,7 @@ class Choice:
     bits: int
 
 
-Chooser = Callable[[Layer | Table | Unseen, float, bool, int], Choice]
+Chooser: TypeAlias = "Callable[[Layer | Table | Unseen, float, bool, int], Choice]"
 
 
 @dataclass(frozen=True)

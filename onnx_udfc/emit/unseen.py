@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from onnx_udfc.emit.draft import Draft
 from onnx_udfc.emit.forms import StoredWeight, describe, stored_unseen, write_weight
 from onnx_udfc.emit.once import rescaled, write_once
-from onnx_udfc.emit.targets import Target
 from onnx_udfc.model.graph import peek
 from onnx_udfc.model.lossless import Stored
-from onnx_udfc.model.network import Network
 from onnx_udfc.model.unseen import Path, RoundedUnseen, Unseen, inner_weights
 from onnx_udfc.numerics.grids import storable
 from onnx_udfc.numerics.halves import holds
+
+if TYPE_CHECKING:
+    from onnx_udfc.emit.targets import Target
+    from onnx_udfc.model.network import Network
 
 FOLDED = {"dq": "cast_mul", "cast_dq": "cast_mul", "packed_dq": "packed_mul"}  # for a reader that is no integer kernel
 NEAR = 9.0  # times the squared error of the nearest codes: how far the codes of a layer may be from its weight

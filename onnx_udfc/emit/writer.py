@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -26,12 +27,14 @@ from onnx_udfc.emit.placement import Placement
 from onnx_udfc.emit.sites import write_sites
 from onnx_udfc.emit.targets import TARGETS, Choice, Target, activation_tensors, check_activations, choose
 from onnx_udfc.emit.unseen import Written, write_unseen
-from onnx_udfc.model.network import Layer, Network
 from onnx_udfc.model.tables import Table, table_of
-from onnx_udfc.model.unseen import RoundedUnseen
 from onnx_udfc.model.values import values
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.grids import FORMATS, QuantParams, storable
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Layer, Network
+    from onnx_udfc.model.unseen import RoundedUnseen
 
 __all__ = ["TARGETS", "Emitted", "Placement", "activation_tensors", "check_activations", "emit"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -33,13 +33,15 @@ from onnx_udfc.inputs.network_inputs import (
 from onnx_udfc.inputs.rollout import Stepping
 from onnx_udfc.model.export import SHAPES
 from onnx_udfc.model.files import ROOMY, weight_bytes
-from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import skeleton
 from onnx_udfc.options import Options
 from onnx_udfc.options.words import TIMED
 from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source, open_session
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
 
 OTHER_IMAGES = 1000  # added to the seed: the check does not look at the images that the repair has seen
 MOST_IMAGES = 96

@@ -15,13 +15,14 @@ from onnx_udfc.evaluate.report import Accuracy
 from onnx_udfc.evaluate.shown_boxes import Album, ShownBoxes
 from onnx_udfc.inputs.feeds import image_feeds, input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
-from onnx_udfc.inputs.kinds import Wanted
 from onnx_udfc.inputs.real import image_shapes, real_shapes, real_values
-from onnx_udfc.runtime.runs import InputSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnxruntime import InferenceSession
+
+    from onnx_udfc.inputs.kinds import Wanted
+    from onnx_udfc.runtime.runs import InputSpec
 
 Runs = Iterator[tuple[dict[str, Any], int]]  # a feed, and how many of its samples count
 MOST_CHANGED = 200  # changed answers that are listed

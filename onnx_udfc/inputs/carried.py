@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from onnx_udfc.model.network import Network
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
+
 
 _PLACES = frozenset(("in", "out", "input", "output", "inputs", "outputs"))  # images go in and out, too
 _TIMES = frozenset((

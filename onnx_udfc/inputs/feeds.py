@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.inputs.image_files import ImageSet, Preprocessing
 from onnx_udfc.runtime.runs import BATCH, InputSpec, input_specs, sample_count, split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from onnx_udfc.inputs.image_files import ImageSet, Preprocessing
 
 __all__ = ["InputSpec", "evenly_spaced", "image_feeds", "input_specs", "sample_count", "split", "take"]
 

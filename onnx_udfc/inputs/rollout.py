@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
-from onnx_udfc.model.network import Network
 from onnx_udfc.runtime.runs import InputSpec, cut
 from onnx_udfc.runtime.sessions import open_session, packed
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
 
 STEPS = 16  # of a sequence
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from onnx_udfc.channels.shapes import fits
 from onnx_udfc.errors import ModelError, RequestError, UdfcError
-from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import RATE, Scale, Wanted, channels_last, made, one_feed
 from onnx_udfc.inputs.uses import Use, use_of
 from onnx_udfc.model.files import load
@@ -28,6 +27,9 @@ from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.runtime.runs import InputSpec, specs
 from onnx_udfc.runtime.sessions import Source, open_session, packed
+
+if TYPE_CHECKING:
+    from onnx_udfc.inputs.image_files import Preprocessing
 
 Sizes = dict[str, tuple[int, ...]]
 

@@ -7,13 +7,15 @@ the answers on other digits wrong; with their variants 1 in 60.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.inputs.kinds import Wanted
 from onnx_udfc.numerics.breeding import children
+
+if TYPE_CHECKING:
+    from onnx_udfc.inputs.kinds import Wanted
 
 
 def with_variants(

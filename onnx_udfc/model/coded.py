@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from onnx_udfc.model.layers import Layer
-from onnx_udfc.numerics.grids import QuantParams
+if TYPE_CHECKING:
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.numerics.grids import QuantParams
 
 
 class Coded(LazyValues):  # type: ignore[misc]

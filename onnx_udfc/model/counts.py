@@ -10,8 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from onnx_udfc.model.layers import Layer
+if TYPE_CHECKING:
+    from onnx_udfc.model.layers import Layer
+
 
 Size = tuple[int, ...]
 

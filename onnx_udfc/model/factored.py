@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_udfc.model.graph import position
-from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.names import unique_name
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.factors import Split
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.model.network import Network
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import onnx
 
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.names import matches
-from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import subgraphs
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
 
 _LOOKED_AT = 2000  # names that are compared with one that nothing has
 

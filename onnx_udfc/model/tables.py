@@ -11,11 +11,11 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_udfc.model.graph import is_dense, peek
-from onnx_udfc.model.layers import Array
 from onnx_udfc.model.protos import inner_reads
 from onnx_udfc.model.values import all_finite
 
 if TYPE_CHECKING:
+    from onnx_udfc.model.layers import Array
     from onnx_udfc.model.network import Network
 
 LEAST = 4096  # values from which on a table is worth the nodes that give it back

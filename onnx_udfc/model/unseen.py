@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnx_udfc.model.graph import FLOATS, is_dense, peek, standard
-from onnx_udfc.model.layers import Array
 from onnx_udfc.model.lossless import Stored
 from onnx_udfc.model.protos import inner_reads, subgraphs
 from onnx_udfc.model.tables import NARROW
 from onnx_udfc.model.values import all_finite
 
 if TYPE_CHECKING:
+    from onnx_udfc.model.layers import Array
     from onnx_udfc.model.network import Network
     from onnx_udfc.numerics.grids import QuantParams
 
