@@ -248,7 +248,7 @@ def swept(
 
 def _preprocessing(options: Options | Judging) -> Preprocessing:
     span = options.input_range or (0.0, 1.0)
-    return Preprocessing(options.input_mean, options.input_std, span, options.input_colour)
+    return Preprocessing(options.input_mean, options.input_std, span, options.input_colour or "rgb")
 
 
 @contextlib.contextmanager

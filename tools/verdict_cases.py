@@ -186,7 +186,7 @@ def _top1(network: RealNetwork, model: Path, shared: Path) -> float:
     assert options.input_range is not None
     dataset = _dataset(network)
     images = open_images(shared / "assets" / DEV_IMAGES[dataset])
-    taken = Preprocessing(options.input_mean, options.input_std, options.input_range, options.input_colour)
+    taken = Preprocessing(options.input_mean, options.input_std, options.input_range, options.input_colour or "rgb")
     answers, used = predictions(model, images, taken), _scored(dataset, images, shared)
     assert images.labels is not None
     return float((answers == images.labels)[used].mean())

@@ -173,7 +173,7 @@ def _answers(
     threads: int | None,
 ) -> dict[str, Answers]:
     """What the network answers to some inputs of each kind; empty where it is too large, or cannot be rated or run."""
-    number = min(PROBE, int(PROBE_MACS / max(1, _macs(network)) / len(kinds)))
+    number = min(PROBE, affordable(network) // len(kinds))
     batch = max([1, *(w.spec.batch or 1 for w in wanted)])
     if number < LEAST or batch > number:
         return {}
@@ -218,6 +218,8 @@ def _thinned(output: NDArray[Any]) -> NDArray[Any]:
     return output.take(np.arange(0, output.shape[axis], step), axis).copy()
 
 
-def _macs(network: Network) -> int:
+def affordable(network: Network) -> int:
+    """How many inputs may be run through the network to find out what it expects."""
     sizes = resolve(network, network.sizes).sizes
-    return totals({name: count(layer, sizes) for name, layer in network.layers.items()}).macs
+    macs = totals({name: count(layer, sizes) for name, layer in network.layers.items()}).macs
+    return int(PROBE_MACS / max(1, macs))

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.channels.groups import Channels
+from onnx_udfc.inputs.classifier import class_scores
 from onnx_udfc.inputs.feeds import split, take
 from onnx_udfc.inputs.network_inputs import (
     NetworkInputs,
@@ -67,7 +68,7 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
     learn_scaling(network, options)
     judge = _judge(network)
     if judge is None:
-        return _as_they_come(network, options) if _scores(network) else make_inputs(network, options)
+        return _as_they_come(network, options) if class_scores(network) else make_inputs(network, options)
     pool = make_inputs(network, options.counted(wanted * times))
     scores = judge(pool.values)
     if scores is None:
@@ -91,7 +92,7 @@ def _as_they_come(network: Network, options: Options) -> NetworkInputs:
 
 def shows_classes(network: Network, inputs: NetworkInputs) -> bool:
     """Whether the network is a classifier and the inputs are enough to show it each of its classes a few times."""
-    shape = _scores(network)
+    shape = class_scores(network)
     return bool(shape) and batch_of(network, inputs.values) >= FEW * shape[1]
 
 
@@ -155,21 +156,13 @@ def _affordable(network: Network, channels: Channels) -> tuple[int, int]:
     return int(POOL_MACS // macs) if macs else 0, int(POOL_PIXELS // pixels) if pixels else 0
 
 
-def _scores(network: Network) -> tuple[Any, ...]:
-    """Shape (n, C, ...) of the network's first output if that can be the scores of classes, else ()."""
-    shape = tuple(network.graph.outputs[0].shape or ())
-    if len(shape) < 2 or not isinstance(shape[1], int) or shape[1] < 2 or any(d != 1 for d in shape[2:]):
-        return ()
-    return shape
-
-
 def _judge(network: Network) -> Judge | None:
     """What gives the scores (n, C) of the network's first output; None if it is no classifier, or cannot be run.
 
     The function gives None if the scores are no finite numbers, or not one row for each sample.
     """
     tensor = network.graph.outputs[0]
-    if not _scores(network):
+    if not class_scores(network):
         return None
     specs = input_specs_of(network)
     try:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.inputs.choice import Choice, choose, strength
+from onnx_udfc.inputs.colours import BLUE_FIRST, expects_blue_first
 from onnx_udfc.inputs.feeds import sample_count, take
 from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
@@ -20,7 +21,6 @@ from onnx_udfc.inputs.scale import guess_scaling
 from onnx_udfc.inputs.sizes import check_sizes, input_specs_of, settle, wanted_inputs
 from onnx_udfc.inputs.variants import with_variants
 from onnx_udfc.model.network import Network
-from onnx_udfc.numerics.images import InputScaling
 from onnx_udfc.options import Options
 
 __all__ = [
@@ -45,7 +45,7 @@ BATCH = 8  # samples of a run, if the memory allows
 
 # What was guessed for each network and input: the check asks for the same as the repair.
 _choices: WeakKeyDictionary[Network, dict[tuple[Any, ...], tuple[Choice, ...]]] = WeakKeyDictionary()
-_guesses: WeakKeyDictionary[Network, dict[tuple[Any, ...], tuple[InputScaling, str]]] = WeakKeyDictionary()
+_guesses: WeakKeyDictionary[Network, dict[tuple[Any, ...], tuple[Scale, str]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,11 @@ def _scales(network: Network, wanted: tuple[Wanted, ...], options: Options) -> t
     known = preprocessing(options)
     scales, notes = {}, []
     for w in wanted:
-        if w.kind == "picture" and known is None:
-            scaling, note = _guessed(network, w)
-            scales[w.spec.name] = Scale(scaling, options.input_colour)
-            notes.append(note)
-        else:
-            scales[w.spec.name] = Scale(known, options.input_colour)
+        scale = Scale(known, options.input_colour or "rgb")
+        if known is None and w.kind in ("picture", "bytes"):
+            scale, note = _guessed(network, w, options.input_colour)
+            notes += [note] if note else []
+        scales[w.spec.name] = scale
     return scales, notes
 
 
@@ -179,12 +178,13 @@ def preprocessing(options: Options) -> Preprocessing | None:
     """What the user says of pixels; None where that is nothing."""
     if not (options.input_mean or options.input_std or options.input_range):
         return None
-    return Preprocessing(options.input_mean, options.input_std, options.input_range or (0.0, 1.0), options.input_colour)
+    colour = options.input_colour or "rgb"
+    return Preprocessing(options.input_mean, options.input_std, options.input_range or (0.0, 1.0), colour)
 
 
 def _pixels(options: Options) -> Preprocessing:
     """What becomes of the pixels of real images."""
-    return preprocessing(options) or Preprocessing(colour=options.input_colour)
+    return preprocessing(options) or Preprocessing(colour=options.input_colour or "rgb")
 
 
 def _not_applied(wanted: tuple[Wanted, ...], options: Options) -> list[str]:
@@ -253,17 +253,19 @@ def _whole(chosen: NDArray[np.int64], wanted: tuple[Wanted, ...]) -> NDArray[np.
 
 def learn_scaling(network: Network, options: Options) -> None:
     """Guesses what `make_inputs` will need to know, so that no session of its own is open beside another one later."""
-    if not options.calibrate and preprocessing(options) is None:
-        for wanted in wanted_inputs(network):
-            if wanted.kind == "picture":
-                _guessed(network, wanted)
+    if not options.calibrate:
+        _scales(network, wanted_inputs(network), options)
 
 
-def _guessed(network: Network, wanted: Wanted) -> tuple[InputScaling, str]:
-    """`guess_scaling`, once for each network."""
-    guesses, key = _guesses.setdefault(network, {}), (wanted.spec.name, wanted.shape)
+def _guessed(network: Network, wanted: Wanted, colour: str | None) -> tuple[Scale, str]:
+    """What was guessed of an input's scale, and of its colours where they are not told; once for each network."""
+    guesses, key = _guesses.setdefault(network, {}), (wanted.spec.name, wanted.shape, colour)
     if key not in guesses:
-        guesses[key] = guess_scaling(network, wanted)
+        scaling, note = guess_scaling(network, wanted) if wanted.kind == "picture" else (None, "")
+        scale = Scale(scaling, colour or "rgb")
+        if colour is None and expects_blue_first(network, wanted, scale):
+            scale, note = replace(scale, colour="bgr"), f"{note}; {BLUE_FIRST}" if note else BLUE_FIRST
+        guesses[key] = scale, note
     return guesses[key]
 
 

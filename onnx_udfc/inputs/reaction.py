@@ -34,6 +34,15 @@ def information(values: NDArray[Any]) -> float | None:
     return None if p is None else float(_entropy(p.mean(0, keepdims=True))[0] - _entropy(p).mean())
 
 
+def informations(p: Double) -> Double:
+    """What each row of probabilities p (m, C) says beyond their mean, in nats: KL(p(x) ‖ E p), (m,).
+
+    Their mean is the mutual information.
+    """
+    shared = np.log(np.maximum(p.mean(0), 1e-30))
+    return np.asarray(-_entropy(p) - np.maximum(p, 0) @ shared, np.float64)
+
+
 def probabilities(values: Double) -> Double | None:
     """Values (n, ...) as rows of probabilities (m, C) for inputs and positions, or None."""
     count = len(values)

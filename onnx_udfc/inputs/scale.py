@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.inputs.classifier import asked
 from onnx_udfc.inputs.kinds import RAW_MEAN, RAW_STD, Scale, Wanted, to_network
+from onnx_udfc.inputs.reaction import informations
 from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.images import InputScaling, synthetic_images
 from onnx_udfc.numerics.moments import channel_statistics
-from onnx_udfc.runtime.runs import InputSpec, cut
-from onnx_udfc.runtime.sessions import open_session, packed
-from onnx_udfc.runtime.walk import outputs_of
 from onnx_udfc.runtime.windows import run_layer
 
 Double = NDArray[np.float64]
@@ -57,43 +54,15 @@ def guess_scaling(network: Network, wanted: Wanted) -> tuple[InputScaling, str]:
 
 def _blind(network: Network, wanted: Wanted) -> bool:
     """Whether a classifier's answers depend on images of deviation RAW_STD, but hardly on those of deviation 1."""
-    outputs = network.graph.outputs
-    if len(outputs) != 1 or len(network.graph.inputs) != 1 or np.dtype(outputs[0].dtype or "O").kind != "f":
+    ask = asked(network, wanted.spec)
+    if ask is None:
         return False
     z = synthetic_images(_JUDGES, wanted.channels, wanted.size, seed=1)
-    x = to_network(np.concatenate([z, z * np.float32(RAW_STD)]), wanted, Scale()).astype(wanted.spec.dtype)
-    scores = _answers(network, wanted.spec, x, outputs[0].name)
-    if scores.ndim < 2 or len(scores) != len(x) or scores.shape[1] < 2 or scores[0].size != scores.shape[1]:
+    p = ask(to_network(np.concatenate([z, z * np.float32(RAW_STD)]), wanted, Scale()))
+    if not p.size:
         return False
-    plain, wide = (_information(part.reshape(len(z), -1)) for part in np.split(scores.astype(np.float64), 2))
-    return plain < _LITTLE < wide and wide > _CLEAR * plain
-
-
-def _answers(network: Network, spec: InputSpec, x: NDArray[Any], output: str) -> NDArray[Any]:
-    """An output for inputs x, in the network's fixed batches where it has one; nothing where its size varies."""
-    session = open_session(packed(network.to_model()), threads=1, spin=False)
-    runs = [outputs_of(session, [output], feed)[0] for feed in cut((spec,), {spec.name: x}).feeds]
-    if any(run.ndim == 0 or run.shape[1:] != runs[0].shape[1:] for run in runs):
-        return np.zeros(0)
-    return np.concatenate(runs)[: len(x)]
-
-
-def _information(p: Double) -> float:
-    """How much a classifier's answers (n, classes) say about which image it was, as a fraction of what they could.
-
-    That is H(E p) - E H(p) over log(min(images, classes)), p the answer's probabilities.
-    """
-    if p.min() < 0 or abs(p.sum(1) - 1).max() > 1e-2:
-        p = np.exp(p - p.max(1, keepdims=True))
-        p /= p.sum(1, keepdims=True)
-    shared, own = _entropy(p.mean(0, keepdims=True)), _entropy(p)
-    return float(shared.mean() - own.mean()) / float(np.log(min(p.shape)))
-
-
-def _entropy(p: Double) -> Double:
-    """Of the rows of p, in nats."""
-    entropy: Double = -(p * np.log(np.maximum(p, 1e-30))).sum(1)
-    return entropy
+    plain, wide = (float(informations(part).mean()) / np.log(min(part.shape)) for part in np.split(p, 2))
+    return bool(plain < _LITTLE < wide and wide > _CLEAR * plain)
 
 
 def _from_batch_norm(layer: Layer, variance: Double) -> tuple[InputScaling, str]:

@@ -129,7 +129,7 @@ class Judging(Table):
     input_mean: InputMean = ()
     input_std: InputStd = ()
     input_range: InputRange = None
-    input_colour: InputColour = "rgb"
+    input_colour: InputColour = None
     seed: Seed = 0
     report: Annotated[
         tuple[str, ...],

@@ -105,7 +105,7 @@ class Keywords(TypedDict, total=False):
     input_range: Numbers | None
     """Values that pixels 0 and 255 become."""
 
-    input_colour: Literal["rgb", "bgr", "gray"] | str
+    input_colour: Literal["rgb", "bgr", "gray"] | str | None
     """Order of the colour channels."""
 
     task: Literal["classes", "detection", "segmentation", "sequence", "embedding", "regression"] | str | None
@@ -184,7 +184,7 @@ class JudgingKeywords(TypedDict, total=False):
     input_range: Numbers | None
     """Values that pixels 0 and 255 become."""
 
-    input_colour: Literal["rgb", "bgr", "gray"] | str
+    input_colour: Literal["rgb", "bgr", "gray"] | str | None
     """Order of the colour channels."""
 
     task: Literal["auto", "classes", "detection", "segmentation", "sequence", "embedding", "regression"] | str
@@ -298,7 +298,7 @@ class SweepKeywords(TypedDict, total=False):
     input_range: Numbers | None
     """Values that pixels 0 and 255 become."""
 
-    input_colour: Literal["rgb", "bgr", "gray"] | str
+    input_colour: Literal["rgb", "bgr", "gray"] | str | None
     """Order of the colour channels."""
 
     task: Literal["classes", "detection", "segmentation", "sequence", "embedding", "regression"] | str | None

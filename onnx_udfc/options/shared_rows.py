@@ -84,7 +84,10 @@ InputRange = Annotated[
     tuple[float, float] | None,
     Row("Values that pixels 0 and 255 become.", INPUT, metavar="LOW,HIGH", unset="guessed", example="0,1"),
 ]
-InputColour = Annotated[str, Row("Order of the colour channels.", INPUT, metavar="C", choices=COLOURS)]
+InputColour = Annotated[
+    str | None,
+    Row("Order of the colour channels.", INPUT, metavar="C", choices=COLOURS, unset="rgb, or guessed with the scale"),
+]
 
 Seed = Annotated[Whole, Row("Seed of everything random.", HOW, metavar="N", example="1")]
 Skip = Annotated[

@@ -286,7 +286,7 @@ class Options(Table):
     input_mean: InputMean = ()
     input_std: InputStd = ()
     input_range: InputRange = None
-    input_colour: InputColour = "rgb"
+    input_colour: InputColour = None
 
     require: Annotated[
         tuple[Requirement, ...],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnx_udfc.inputs.reaction import information, mixed, probabilities, ratings
+from onnx_udfc.inputs.reaction import information, informations, mixed, probabilities, ratings
 
 
 def test_sure_and_different_answers_say_all_and_equal_ones_nothing() -> None:
@@ -59,3 +59,10 @@ def test_each_output_counts_alike_and_those_that_say_nothing_do_not() -> None:
 def test_a_mixture_has_half_of_each() -> None:
     first, second = np.array([[1.0], [2.0], [3.0], [4.0]]), np.array([[5.0], [6.0], [7.0], [8.0]])
     np.testing.assert_array_equal(mixed([first], [second])[0].ravel(), [1, 3, 6, 8])
+
+
+def test_what_single_answers_say_has_the_mutual_information_as_its_mean() -> None:
+    p = np.random.default_rng(1).dirichlet(np.ones(5), 7)
+    exact = (p * np.log(p / p.mean(0))).sum(1)
+    np.testing.assert_allclose(informations(p), exact, rtol=1e-9)
+    assert information(p) == pytest.approx(exact.mean(), rel=1e-9)
