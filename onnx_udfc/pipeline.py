@@ -16,6 +16,7 @@ from onnx_udfc.channels.prune import Pruned, prune
 from onnx_udfc.decide.asked import Plan, factorable, prunable, skipped
 from onnx_udfc.decide.average_bits import averaged
 from onnx_udfc.decide.damage import asked_damage, damage_weights
+from onnx_udfc.decide.filling import filled
 from onnx_udfc.decide.finer import finer_layers
 from onnx_udfc.decide.plan import integer_layers, make_plan, placed, removals, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
@@ -258,7 +259,10 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
     else:
         network, plan, pruned, repaired, inputs, placement = _from_weights(run, original)
     original.network.lighten()
+    told = ""
     with run.stage("write"):
+        if placement is not None and not options.budget:
+            pruned, repaired.weights, told = filled(pruned, repaired.weights, placement, options.target)
         tables, unseen = rounded_tables(pruned.network, options), rounded_unseen(pruned.network, options, plan.bits)
         emitted = emit(
             pruned.network, repaired.weights, repaired.activations or None, options.target, placement, tables, unseen
@@ -275,7 +279,7 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
         checked = check_result(source, original.network, emitted.model, judged, limits.batch)
     rounded = (table_notes, unseen_notes)
     about = [note for told in rounded for note in told(pruned.network, options, emitted.forms)]
-    notes = (*((inputs.note,) if inputs.note else ()), *repaired.notes(), *about)
+    notes = (*(words for words in (inputs.note, told) if words), *repaired.notes(), *about)
     return Outcome(
         original.loaded, network, original.channels, plan, pruned, repaired, emitted, notes, checked,
         inputs=input_reports(original.network, inputs),

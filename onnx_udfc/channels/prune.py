@@ -16,7 +16,7 @@ from onnx_udfc.model.graph import position
 from onnx_udfc.model.names import unique_name
 
 if TYPE_CHECKING:
-    from onnx_udfc.channels.groups import Channels
+    from onnx_udfc.channels.groups import ChannelGroup, Channels
     from onnx_udfc.channels.labels import Ids, Link
     from onnx_udfc.model.layers import Layer
     from onnx_udfc.model.network import Network
@@ -62,6 +62,55 @@ def prune(network: Network, channels: Channels, keep: Keep) -> Pruned:
         if layer.batch_norm is not None and len(kept_out[name]) < network.layers[name].out_channels:
             layer.batch_norm = layer.batch_norm.take(kept_out[name])
     return Pruned(copy, kept_out, kept_in)
+
+
+def widen(network: Network, channels: Channels, counts: Mapping[str, int]) -> Pruned:
+    """Add channels to groups of a copy of the network: repetitions of the last one, which no consumer reads.
+
+    Args:
+        network: the one that `channels` was found in.
+        channels: its groups.
+        counts: name of a group that `may_widen` → channels that it is to have.
+    """
+    copy = network.copy()
+    nodes, taken = {node.name: node for node in copy.graph.nodes}, set(copy.graph.tensors())
+    before = {node.name: [t.name for t in node.inputs] for node in network.graph.nodes}
+    kept_out = {name: np.arange(layer.out_channels) for name, layer in network.layers.items()}
+    kept_in = {name: np.arange(layer.in_channels) for name, layer in network.layers.items()}
+    for name, count in counts.items():
+        group = channels[name]
+        picks = np.minimum(np.arange(count), group.channels - 1)
+        for slot in group.slots:
+            index = before[slot.node].index(slot.tensor)
+            values = np.take(nodes[slot.node].inputs[index].values, picks, slot.axis)
+            if slot.role == "consumer":
+                np.moveaxis(values, slot.axis, 0)[group.channels :] = 0
+            _set_constant(nodes[slot.node], index, values, taken)
+            if slot.node in kept_out and index == 1:
+                kept_out |= {slot.node: picks} if slot.role != "consumer" else {}
+                kept_in |= {slot.node: picks} if slot.role != "producer" else {}
+                nodes[slot.node].attrs.update({"group": count} if slot.role == "link" else {})
+    _forget_shapes(copy)
+    for name, layer in copy.layers.items():
+        if layer.batch_norm is not None and len(kept_out[name]) > network.layers[name].out_channels:
+            layer.batch_norm = layer.batch_norm.take(kept_out[name])
+    return Pruned(copy, kept_out, kept_in)
+
+
+def may_widen(network: Network, channels: Channels, group: ChannelGroup) -> bool:
+    """Whether nothing but the places in constants, all along one axis, and depthwise layers know how many there are."""
+    count = group.channels
+    for slot in group.slots:
+        layer = network.layers.get(slot.node)
+        if slot.groups != 1 or not np.array_equal(slot.members, np.arange(count)[:, None]):
+            return False
+        if layer is not None and not layer.depthwise and (slot.role == "link" or layer.groups > 1):
+            return False
+    if count == 1 or group.cells.any():
+        return False
+    walk = replay(channels.flow, channels.root, kept_roots(channels, {group.name: np.arange(count - 1)}))
+    lengths = {len(link.ids) for link, left in walk.indices if len(left) < len(link.ids)}
+    return lengths == {count} and {key for _, key in walk.attributes} <= {"group"} and not walk.inputs | walk.gathers
 
 
 def kept_roots(channels: Channels, keep: Keep) -> NDArray[np.bool_]:

@@ -53,6 +53,7 @@ class Target:
         wide: whether all codes are stored as int8, by whether activations are quantized.
         in_every_run: whether its runtime computes weights from their codes in every run, if nobody forbids it.
         few_kernels: whether two small kernels often take longer than one large one.
+        depthwise_step: channels that a depthwise layer of integers takes at a time; those left over go one by one.
         gpu: whether it has tensor cores.
         timed: whether this machine's processor stands for it.
         notes: more for the user, of the network and what is quantized of it.
@@ -70,6 +71,7 @@ class Target:
     wide: Callable[[bool], bool] = lambda _: False
     in_every_run: bool = False
     few_kernels: bool = False
+    depthwise_step: int = 1
     gpu: bool = False
     timed: bool = False
     notes: Callable[[Network, Mapping[str, QuantParams]], Iterator[str]] = lambda _network, _weights: iter(())
@@ -126,7 +128,7 @@ class _Targets(Rows[str, Target]):
 TARGETS = _Targets(
     words.TARGETS,
     [
-        ("cpu", Target("cpu", _cpu, table=_cpu, timed=True)),
+        ("cpu", Target("cpu", _cpu, table=_cpu, depthwise_step=16, timed=True)),
         ("cuda", Target("cuda", folded, table=folded, no_integers=NO_INTEGERS["cuda"], few_kernels=True, gpu=True)),
         (
             "portable",
