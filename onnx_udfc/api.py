@@ -6,21 +6,17 @@ import contextlib
 import inspect as signatures
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_udfc import pipeline
 from onnx_udfc.errors import UdfcError
-from onnx_udfc.escapes import json_text
 from onnx_udfc.evaluate import inspection
-from onnx_udfc.evaluate import validate as validation
-from onnx_udfc.inputs.image_files import Labelled, Preprocessing
 from onnx_udfc.inputs.real import with_data
+from onnx_udfc.judging import judged
 from onnx_udfc.model.sources import Model, plain_source
 from onnx_udfc.options import (
     PYTHON,
-    CombinationError,
     Inspecting,
     Judging,
     OptionError,
@@ -34,18 +30,10 @@ from onnx_udfc.options import (
     with_goal,
     words_of,
 )
-from onnx_udfc.options.command import validate_line
 from onnx_udfc.original import Original
-from onnx_udfc.outputs import check_writable, write_text
 from onnx_udfc.pipeline import Result
 from onnx_udfc.progress import Callbacks, Logged
-from onnx_udfc.runtime.machine import fitting_jobs
-from onnx_udfc.runtime.providers import asked_provider
-from onnx_udfc.runtime.sessions import Source
-from onnx_udfc.summary import file_report
-from onnx_udfc.sweep_grid import Grid
 from onnx_udfc.sweep_table import SweepTable
-from onnx_udfc.version import versions
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -142,59 +130,6 @@ def validate(
         return found
 
 
-def judged(original: Source, compressed: Source, asked: Judging, callbacks: Callbacks | None = None) -> Validation:
-    """Compare two networks by checked options; gates are the caller's.
-
-    Raises:
-        UdfcError: As `validate`, but for gates.
-    """
-    for path in asked.report:
-        check_writable(path)
-    found = validation.validate(
-        original,
-        compressed,
-        images=asked.images,
-        labels=asked.labels,
-        preprocessing=_preprocessing(asked),
-        input_shape=asked.input_shape,
-        provider=asked_provider(asked),
-        task=asked.task,
-        threads=asked.threads or 1,
-        limit=asked.limit,
-        latency_seconds=asked.seconds,
-        memory=asked.memory,
-        seed=asked.seed,
-        batch=asked.batch,
-        callbacks=callbacks,
-    )
-    names = [_name(source) or default for source, default in ((original, "IN.onnx"), (compressed, "OUT.onnx"))]
-    found = replace(
-        found,
-        source=file_report(original, found.bytes.original),
-        result=file_report(compressed, found.bytes.compressed),
-        versions=versions(),
-        command=validate_line(asked, *names),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    for path in asked.report:
-        write_text(path, _page(found, path))
-    return found
-
-
-def _name(source: Source) -> str:
-    """The name of a model's file; empty for what is in memory."""
-    return Path(source).name if isinstance(source, str | Path) else ""
-
-
-def _page(found: Validation, path: str) -> str:
-    """A validation as what the path's ending says."""
-    if path.lower().endswith(".html"):
-        from onnx_udfc.evaluate.validation_page import to_page
-
-        return to_page(found)
-    return json_text(found.to_dict()) + "\n"
-
-
 def sweep(
     source: Model,
     directory: str | Path,
@@ -216,39 +151,15 @@ def sweep(
     Raises:
         UdfcError: The source or the options cannot be served; a setting that fails alone is a row with its reason.
     """
+    from onnx_udfc.sweep import swept
+
     with _in_python():
         own = {k: v for k, v in keywords.items() if k in specs(Sweeping)}
         asked = Sweeping(**own)
         rest: dict[str, Any] = {k: v for k, v in keywords.items() if k not in own}
         shared = replace(options or Options(), **read_options(Options, with_data(rest)))
-        return swept(plain_source(source), directory, shared, asked, callbacks or Logged())
-
-
-def swept(
-    source: Source, directory: str | Path, options: Options, asked: Sweeping, callbacks: Callbacks | None = None
-) -> SweepTable:
-    """Compress in many settings by checked options.
-
-    Raises:
-        UdfcError: As `sweep`.
-    """
-    from onnx_udfc.sweep import pick
-    from onnx_udfc.sweep import sweep as run
-
-    if options.for_ is not None or options.max_loss is not None or options.dry_run:
-        raise CombinationError("--for, --max-loss and --dry-run are for one file; sweep has --pick")
-
-    size = Path(source).stat().st_size if isinstance(source, (str, Path)) and Path(source).is_file() else 0
-    labelled = Labelled(asked.labelled, asked.labels, _preprocessing(options)) if asked.labelled else None
-    grid = Grid(asked.prune, asked.bits, asked.activations)
-    jobs = asked.jobs or fitting_jobs(size)
-    table = run(source, directory, grid, options, jobs, labelled, callbacks, asked.executor, compress=pipeline.compress)
-    return pick(table, directory, asked.pick) if asked.pick else table
-
-
-def _preprocessing(options: Options | Judging) -> Preprocessing:
-    span = options.input_range or (0.0, 1.0)
-    return Preprocessing(options.input_mean, options.input_std, span, options.input_colour or "rgb")
+        told = callbacks or Logged()
+        return swept(plain_source(source), directory, shared, asked, told, compress=pipeline.compress)
 
 
 @contextlib.contextmanager

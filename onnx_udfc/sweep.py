@@ -23,16 +23,24 @@ import onnx
 
 from onnx_udfc.errors import ModelError, UdfcError
 from onnx_udfc.evaluate.speed import one_run, timed
+from onnx_udfc.inputs.image_files import Labelled, asked_preprocessing
 from onnx_udfc.interrupts import serve_parent
 from onnx_udfc.model.external import whole
 from onnx_udfc.model.files import is_large, load, save, weight_files
-from onnx_udfc.options import InMemory, Options, Requirement, command_line
+from onnx_udfc.options import (
+    CombinationError,
+    InMemory,
+    Options,
+    Requirement,
+    Sweeping,
+    command_line,
+)
 from onnx_udfc.original import Original, read_original, trace_order
 from onnx_udfc.outputs import share, write_text
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime import cluster
 from onnx_udfc.runtime.crew import work_through
-from onnx_udfc.runtime.machine import cores
+from onnx_udfc.runtime.machine import cores, fitting_jobs
 from onnx_udfc.runtime.providers import CPU, Provider, asked_provider
 from onnx_udfc.runtime.sessions import Source, check_provider, file_bytes, open_session
 from onnx_udfc.summary import file_report
@@ -427,3 +435,28 @@ def _classes(session: Any, name: str, x: np.ndarray, size: int) -> np.ndarray:
     full = np.concatenate([x, np.repeat(x[-1:], size - len(x), axis=0)])
     answers: np.ndarray = session.run(None, {name: full})[0].reshape(size, -1).argmax(1)[: len(x)]
     return answers
+
+
+def swept(
+    source: Source,
+    directory: str | Path,
+    options: Options,
+    asked: Sweeping,
+    callbacks: Callbacks | None = None,
+    *,
+    compress: Compress,
+) -> SweepTable:
+    """Compress in many settings by checked options.
+
+    Raises:
+        UdfcError: As `sweep`.
+    """
+    if options.for_ is not None or options.max_loss is not None or options.dry_run:
+        raise CombinationError("--for, --max-loss and --dry-run are for one file; sweep has --pick")
+
+    size = Path(source).stat().st_size if isinstance(source, (str, Path)) and Path(source).is_file() else 0
+    labelled = Labelled(asked.labelled, asked.labels, asked_preprocessing(options)) if asked.labelled else None
+    grid = Grid(asked.prune, asked.bits, asked.activations)
+    jobs = asked.jobs or fitting_jobs(size)
+    table = sweep(source, directory, grid, options, jobs, labelled, callbacks, asked.executor, compress=compress)
+    return pick(table, directory, asked.pick) if asked.pick else table

@@ -168,7 +168,7 @@ def validate(ctx: click.Context, /, original: str, compressed: str, **_: Any) ->
 
     asked = opts.written(ctx).read(Judging)
     asked.check(lambda _: LINE)
-    from onnx_udfc.api import judged  # only now: what is refused is refused quickly
+    from onnx_udfc.judging import judged  # only now: what is refused is refused quickly
 
     with Shown(asked.quiet or asked.json, asked.verbose) as callbacks:
         found = judged(original, compressed, asked, callbacks)
@@ -194,11 +194,12 @@ def sweep(ctx: click.Context, /, source: str, directory: str, **_: Any) -> None:
     written = opts.written(ctx, Options, Writing, Sweeping)
     options, asked = written.read(Options, SWEPT), written.only_line().read(Sweeping)
     options.check(written.voice)
-    from onnx_udfc.api import swept as run  # only now: what is refused is refused quickly
+    from onnx_udfc.pipeline import compress  # only now: what is refused is refused quickly
+    from onnx_udfc.sweep import swept as run
 
     _interrupts(ctx).told(f"what was finished is in {directory}, and the same command goes on from there")
     with Shown(asked.quiet or asked.json, options.verbose) as callbacks:
-        table = run(source, directory, options, asked, callbacks)
+        table = run(source, directory, options, asked, callbacks, compress=compress)
     if asked.json:
         put_json(table.to_dict(), needed=False)
     elif not asked.quiet:

@@ -33,6 +33,8 @@ from onnx_udfc.inputs.image_labels import labels_from_names, read_labels
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
+    from onnx_udfc.options import Judging, Options
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"})
 COLOURS = ("rgb", "bgr", "gray")
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -464,3 +466,9 @@ def _resize(pixels: NDArray[np.uint8], height: int | None, width: int | None) ->
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     resized = np.asarray(image.resize(size, Image.Resampling.BILINEAR)).reshape(size[1], size[0], pixels.shape[-1])
     return resized[top : top + height, left : left + width]
+
+
+def asked_preprocessing(options: Options | Judging) -> Preprocessing:
+    """What becomes of the pixels of images, as the user says or by default."""
+    span = options.input_range or (0.0, 1.0)
+    return Preprocessing(options.input_mean, options.input_std, span, options.input_colour or "rgb")

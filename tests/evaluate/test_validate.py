@@ -214,7 +214,7 @@ def test_the_shipped_network_is_as_good_as_its_manifest_says(models: Path) -> No
 
 
 def test_a_validation_is_a_page_with_the_answers_that_changed(weight: NDArray[np.float32], tmp_path: Path) -> None:
-    from onnx_udfc import api
+    from onnx_udfc.judging import judged
     from onnx_udfc.options import Judging
 
     y = np.arange(40) % 5
@@ -225,7 +225,7 @@ def test_a_validation_is_a_page_with_the_answers_that_changed(weight: NDArray[np
         images=str(tmp_path / "data.npz"), seconds=0, memory=False, threads=1,
         report=(str(tmp_path / "v.html"), str(tmp_path / "v.json")),
     )  # fmt: skip
-    found = api.judged(str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx"), asked)
+    found = judged(str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx"), asked)
     assert found.accuracy is not None
     assert found.changes == round(40 * (1 - (found.agreement or 0)))
     assert found.changes > 0
