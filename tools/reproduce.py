@@ -1,7 +1,7 @@
 """The paper's rows on the networks that are here: methods × ratios × bits, with parameters, MACs, bytes and top-1.
 
     python -m tools.reproduce --networks "resnet*_bn" --out out/reproduce
-    python -m tools.reproduce --networks "vgg16*_bn" --paper                     (also the paper's VGG-16 setting)
+    python -m tools.reproduce --networks "vgg16*_bn" --paper                     (also the paper's settings)
     python -m tools.reproduce --data cifar10=cifar-10-python.tar.gz --data imagenet=val --networks "*"
 
 Every row is written to OUT/rows.json as soon as it is there, and not computed again by a later run; --fresh forgets
@@ -9,7 +9,8 @@ them. The table goes to OUT/table.md. Networks are those of models/ and of the t
 
 The paper (UDFC, ICCV 2023) gives VGG-16 at "80 %" with 6 bits and memory about 28 times smaller. Two readings of it:
 `paper-channels` prunes 80 % of the last six convolutions and half of the first, `paper-parameters` leaves 20 % of all
-parameters, allocated by damage.
+parameters, allocated by damage. Read strictly it leaves 20 % of the MACs and of the parameters at once, which is
+`paper-strict`; `paper-memory` is a file 28 times smaller with bits that are free. These two are asked of every network.
 """
 
 import argparse
@@ -31,8 +32,9 @@ from onnx_udfc.original import Original, read_original
 from onnx_udfc.pipeline import compress
 from tools.catalog import Classifier, classifiers, dataset_path, prepared
 
-METHODS = ("none", "merge", "udfc", "moments", "moments-global")
+METHODS = ("none", "merge", "udfc", "moments", "moments-global", "moments-factors")
 GLOBAL = "-global"  # the same method, with ratios by damage at the MACs of the uniform ones
+FACTORS = "-factors"  # the same, and layers may become two
 FLOAT = 32
 
 
@@ -42,7 +44,7 @@ class Setting:
 
     method: str
     prune: float
-    bits: int
+    bits: int | str
     name: str = "uniform"
     layers: tuple[tuple[str, float], ...] = ()
     budget: tuple[tuple[str, str], ...] = ()
@@ -56,7 +58,7 @@ class Row:
     name: str
     method: str
     prune: float
-    bits: int
+    bits: int | str
     top1: float | None = None
     parameters: float | None = None
     macs: float | None = None
@@ -69,7 +71,9 @@ class Row:
 def grid(methods: Sequence[str], ratios: Iterable[float], bits: Iterable[int]) -> list[Setting]:
     """Every method at every ratio and bits; the uncompressed corner is left out."""
     points = [(r, b) for r, b in itertools.product(ratios, bits) if r or b != FLOAT]
-    return [Setting(method, r, b) for r, b in points for method in methods if r or not method.endswith(GLOBAL)]
+    return [
+        Setting(method, r, b) for r, b in points for method in methods if r or not method.endswith((GLOBAL, FACTORS))
+    ]
 
 
 def convolutions(path: Path) -> list[str]:
@@ -79,9 +83,9 @@ def convolutions(path: Path) -> list[str]:
 
 
 def paper_settings(path: Path, methods: Sequence[str], bits: int = 6) -> list[Setting]:
-    """Both readings of the paper's VGG-16 setting."""
+    """The first two readings of the paper's VGG-16 setting, where only channels go."""
     convs = convolutions(path)
-    methods = [method for method in methods if not method.endswith(GLOBAL)]
+    methods = [method for method in methods if not method.endswith((GLOBAL, FACTORS))]
     layers = ((convs[0], 0.5), *((name, 0.8) for name in convs[-6:]))
     channels = [Setting(method, 0.0, bits, "paper-channels", layers) for method in methods]
     return channels + [
@@ -89,12 +93,22 @@ def paper_settings(path: Path, methods: Sequence[str], bits: int = 6) -> list[Se
     ]
 
 
+def strict_settings(methods: Sequence[str], bits: int = 6) -> list[Setting]:
+    """The strict reading, and memory alone, of any network."""
+    methods = [m for m in methods if m + GLOBAL not in METHODS]  # with a budget ratios are by damage
+    both, memory = (("macs", "0.2"), ("params", "0.2")), (("bytes", "0.036"),)
+    strict = [Setting(method, 0.0, bits, "paper-strict", budget=both) for method in methods]
+    return strict + [Setting(method, 0.0, "auto", "paper-memory", budget=memory) for method in methods]
+
+
 def options_for(network: Classifier, setting: Setting, threads: int | None) -> Options:
     """The options of one row; what the network expects at its input is told, as its owner would."""
     expects = network.preprocessing
-    method = setting.method.removesuffix(GLOBAL)
+    factors = setting.method.endswith(FACTORS)
+    method = setting.method.removesuffix(GLOBAL).removesuffix(FACTORS)
     values: dict[str, Any] = {"prune": setting.prune, "bits": setting.bits, "method": method, "allocate": "uniform"}
-    if setting.method.endswith(GLOBAL):
+    values["factor"] = "on" if factors else "off"
+    if factors or setting.method.endswith(GLOBAL):
         values["allocate"] = "global"
     if setting.layers:
         values |= {"prune_layer": dict(setting.layers), "align": 1}  # the ratios of the paper, not a multiple near them
@@ -222,7 +236,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--ratios", nargs="+", type=float, default=[0.0, 0.3, 0.5, 0.7])
     parser.add_argument("--bits", nargs="+", type=int, default=[32, 6, 4])
-    parser.add_argument("--paper", action="store_true", help="for VGG-16: also the paper's setting, in both readings")
+    parser.add_argument("--paper", action="store_true", help="also the paper's settings")
     parser.add_argument("--out", type=Path, default=Path("out/reproduce"))
     parser.add_argument("--limit", type=int, help="at most so many images a network")
     parser.add_argument("--fresh", action="store_true", help="forget the rows of earlier runs")
@@ -244,6 +258,7 @@ def main() -> None:
         settings = grid(args.methods, args.ratios, args.bits)
         if args.paper and network.name.startswith("vgg16"):
             settings += paper_settings(network.path, args.methods)
+        settings += strict_settings(args.methods) if args.paper else []
         for setting in settings:
             key = key_of(network, setting, args.limit)
             if key not in store.rows:

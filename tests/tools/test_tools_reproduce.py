@@ -41,6 +41,17 @@ def test_the_paper_prunes_the_first_and_the_last_six_convolutions(tmp_path: Path
     assert parameters.budget == (("params", "0.2"),)
 
 
+def test_read_strictly_macs_and_parameters_go_at_once_and_bits_are_free_where_memory_alone_counts() -> None:
+    settings = reproduce.strict_settings(["udfc", "moments", "moments-global", "moments-factors"])
+    assert [s.method for s in settings] == ["udfc", "moments-global", "moments-factors"] * 2
+    strict, split_memory = settings[1], settings[-1]
+    network = classifiers(["digits_resnet_bn"])[0]
+    asked, allowed = (reproduce.options_for(network, s, 1) for s in (strict, split_memory))
+    assert (asked.factor, allowed.factor) == ("off", "on")
+    assert (asked.bits, asked.budget) == (6, {"macs": "0.2", "params": "0.2"})
+    assert (allowed.bits, allowed.budget, allowed.method) == ("auto", {"bytes": "0.036"}, "moments")
+
+
 def test_packed_memory_counts_bits() -> None:
     layers = [
         {"parameters_before": 100, "parameters_after": 50, "bits": 4},
