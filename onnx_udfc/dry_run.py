@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from onnx_udfc.channels.prune import Pruned, prune
 from onnx_udfc.decide.asked import Plan, factorable, prunable, widths_of
 from onnx_udfc.decide.average_bits import averaged
+from onnx_udfc.decide.counts_and_bits import make_plan
 from onnx_udfc.decide.file_size import drafted
-from onnx_udfc.decide.plan import make_plan, placed, removals, split_layers
+from onnx_udfc.decide.plan import placed, removals, split_layers
 from onnx_udfc.emit.short_names import shorten_names
 from onnx_udfc.evaluate.report import Checked
 from onnx_udfc.inputs.network_inputs import image_count, wanted_inputs

@@ -15,10 +15,11 @@ from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import Pruned, prune
 from onnx_udfc.decide.asked import Plan, factorable, prunable, skipped
 from onnx_udfc.decide.average_bits import averaged
+from onnx_udfc.decide.counts_and_bits import make_plan
 from onnx_udfc.decide.damage import asked_damage, damage_weights
 from onnx_udfc.decide.filling import filled
 from onnx_udfc.decide.finer import finer_layers
-from onnx_udfc.decide.plan import integer_layers, make_plan, placed, removals, split_layers
+from onnx_udfc.decide.plan import integer_layers, placed, removals, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.decide.unrepaired import rounded_tables, rounded_unseen, table_notes, unseen_notes
 from onnx_udfc.dry_run import Subject, needs_run, plan_report
@@ -33,9 +34,10 @@ from onnx_udfc.inputs.kinds import check_batch
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, make_inputs
 from onnx_udfc.inputs.real import with_data
 from onnx_udfc.loss_search import smallest_within
-from onnx_udfc.model.external import whole
-from onnx_udfc.model.files import save, weight_files
+from onnx_udfc.model.files import weight_files
 from onnx_udfc.model.network import Network
+from onnx_udfc.model.protos import whole
+from onnx_udfc.model.saving import save
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.products import workers
 from onnx_udfc.numerics.reconstruct import METHODS

@@ -29,9 +29,10 @@ from onnx_udfc.evaluate.report import (
 from onnx_udfc.evaluate.verdict import Asked, advice, certain_fault, doubted, judge
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of
 from onnx_udfc.model.counts import Count, count, totals
-from onnx_udfc.model.files import ROOMY, LoadedModel, model_bytes, serialized, weight_bytes
+from onnx_udfc.model.files import LoadedModel
 from onnx_udfc.model.inventory import already_quantized, inventory, left_out
 from onnx_udfc.model.layer_bytes import layer_bytes
+from onnx_udfc.model.saving import ROOMY, model_bytes, serialized, weight_bytes
 from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.options import Options, command_line
 from onnx_udfc.options.words import FLOAT

@@ -25,8 +25,9 @@ from onnx_udfc.errors import ModelError, UdfcError
 from onnx_udfc.evaluate.speed import one_run, timed
 from onnx_udfc.inputs.image_files import Labelled, asked_preprocessing
 from onnx_udfc.interrupts import serve_parent
-from onnx_udfc.model.external import whole
-from onnx_udfc.model.files import is_large, load, save, weight_files
+from onnx_udfc.model.files import load, weight_files
+from onnx_udfc.model.protos import whole
+from onnx_udfc.model.saving import is_large, save
 from onnx_udfc.options import (
     CombinationError,
     InMemory,

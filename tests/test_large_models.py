@@ -17,8 +17,8 @@ from onnx import numpy_helper, parser
 from onnx_udfc.errors import CheckError
 from onnx_udfc.evaluate import final_check
 from onnx_udfc.evaluate.validate import validate
-from onnx_udfc.model import external
 from onnx_udfc.model import files as model_io
+from onnx_udfc.model import protos, saving
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import Result, compress
 from onnx_udfc.runtime.sessions import open_session
@@ -59,9 +59,9 @@ def lowered(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("model.files", "evaluate.final_check"):
         monkeypatch.setattr(importlib.import_module(f"onnx_udfc.{module}"), "ROOMY", 1)
     monkeypatch.setattr(final_check, "HEAVY", 1)
-    monkeypatch.setattr(external, "INLINE_TENSOR", 1 << 14)
-    monkeypatch.setattr(model_io, "resolve", functools.partial(external.resolve, inline_total=0))
-    monkeypatch.setattr(model_io, "LARGEST_FILE", MIB // 2)
+    monkeypatch.setattr(protos, "INLINE_TENSOR", 1 << 14)
+    monkeypatch.setattr(model_io, "resolve", functools.partial(protos.resolve, inline_total=0))
+    monkeypatch.setattr(saving, "LARGEST_FILE", MIB // 2)
 
 
 def options(setting: dict[str, object]) -> Options:

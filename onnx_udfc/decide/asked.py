@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ from onnx_udfc.numerics.reconstruct import METHODS
 if TYPE_CHECKING:
     from onnx_udfc.channels.groups import ChannelGroup, Channels
     from onnx_udfc.model.network import Network
+    from onnx_udfc.numerics.elimination import Removal
+    from onnx_udfc.numerics.factors import Curve
     from onnx_udfc.options import Options
 
 AUTO_WIDTHS: tuple[float, ...] = (8, 6, 5, 4, 3.7, 3.46, 3.17, 3, 2.32, 2)
@@ -102,3 +104,45 @@ def widths_of(options: Options) -> tuple[float, ...]:
     asked = {options.bits} if isinstance(options.bits, int) else set[int]()
     free = options.bits == "auto" or is_average(options)
     return tuple(sorted({*AUTO_WIDTHS, *asked}, reverse=True)) if free else ()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The answer.
+
+    Attributes:
+        counts: group name → channels it keeps.
+        bits: layer name → bits, for the layers that are quantized.
+        why: group name → why it keeps all channels, in words for the user, for the groups that do.
+        factors: layer name → what it is split into, for the layers that are split.
+    """
+
+    counts: Mapping[str, int]
+    bits: Mapping[str, float]
+    why: Mapping[str, str] = field(default_factory=dict)
+    factors: Mapping[str, Factor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be decided about.
+
+    Attributes:
+        network: the original.
+        channels: its channels.
+        groups: those that may lose channels.
+        removals: nested order and costs of each of them.
+        layers: names of the layers that may be quantized.
+        rounding: layer name → bits → damage of rounding; needed for `--bits auto`.
+        bytes: size of the original's file.
+        curves: layer name → what each way to split it loses, for the layers that may be split.
+    """
+
+    network: Network
+    channels: Channels
+    groups: tuple[ChannelGroup, ...]
+    removals: Mapping[str, Removal]
+    layers: tuple[str, ...]
+    rounding: Mapping[str, Mapping[float, float]]
+    bytes: int
+    curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)

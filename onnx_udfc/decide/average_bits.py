@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx_udfc.decide.asked import is_average, widths_of
 from onnx_udfc.decide.file_size import CORRECTIONS, with_biases, written, written_bytes
 from onnx_udfc.model.factored import bits_of_parts
-from onnx_udfc.model.files import model_bytes
 from onnx_udfc.model.layer_bytes import layer_bytes
+from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.numerics.knapsack import Demand, UnreachableError, levels, solve
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,11 +22,12 @@ from onnx_udfc.decide.allocate import (
     left_by,
     why_whole,
 )
-from onnx_udfc.decide.asked import AUTO_WIDTHS
+from onnx_udfc.decide.asked import AUTO_WIDTHS, Decision, Plan, Subject, skipped
 from onnx_udfc.decide.file_size import CORRECTIONS, file_size, with_biases, written, written_bytes
 from onnx_udfc.decide.footprint import Footprint, footprint
 from onnx_udfc.decide.integer_layers import OnIntegers, fills_blocks, liked_anywhere, saving_of
 from onnx_udfc.decide.latency_table import Times, Timing, latency_table, layer_times, measured_ratio
+from onnx_udfc.decide.plan import plan_of
 from onnx_udfc.decide.ranks import Ranks, Saving, rank_levels, saved_macs, saved_weights
 from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.errors import RequestError
@@ -57,46 +58,34 @@ _LEAST = 1e-9  # above the least that is predicted: the least again
 _WITHIN = {"bytes": (0.99, 1.0), "latency": (0.95, 1.03)}  # of the limit: what is near enough
 
 
-@dataclass(frozen=True)
-class Decision:
-    """The answer.
+def make_plan(
+    network: Network,
+    channels: Channels,
+    groups: tuple[ChannelGroup, ...],
+    orders: Mapping[str, Removal],
+    options: Options,
+    rounding: Mapping[str, Mapping[float, float]] | None = None,
+    file_bytes: int = 0,
+    curves: Mapping[str, Sequence[Curve]] | None = None,
+) -> Plan:
+    """Decide what every group keeps and every layer gets.
 
-    Attributes:
-        counts: group name → channels it keeps.
-        bits: layer name → bits, for the layers that are quantized.
-        why: group name → why it keeps all channels, in words for the user, for the groups that do.
-        factors: layer name → what it is split into, for the layers that are split.
-    """
-
-    counts: Mapping[str, int]
-    bits: Mapping[str, float]
-    why: Mapping[str, str] = field(default_factory=dict)
-    factors: Mapping[str, Factor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is to be decided about.
-
-    Attributes:
+    Args:
         network: the original.
         channels: its channels.
-        groups: those that may lose channels.
-        removals: nested order and costs of each of them.
-        layers: names of the layers that may be quantized.
-        rounding: layer name → bits → damage of rounding; needed for `--bits auto`.
-        bytes: size of the original's file.
+        groups: those that may lose some.
+        orders: their nested orders of removal.
+        options: what was asked for.
+        rounding: layer name → bits → damage, for `--bits auto`.
+        file_bytes: size of the original's file, for budgets in bytes.
         curves: layer name → what each way to split it loses, for the layers that may be split.
-    """
 
-    network: Network
-    channels: Channels
-    groups: tuple[ChannelGroup, ...]
-    removals: Mapping[str, Removal]
-    layers: tuple[str, ...]
-    rounding: Mapping[str, Mapping[float, float]]
-    bytes: int
-    curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
+    Raises:
+        RequestError: the budget cannot be met.
+    """
+    layers = tuple(name for name in network.layers if not skipped(name, options))
+    subject = Subject(network, channels, groups, orders, layers, rounding or {}, file_bytes, curves or {})
+    return plan_of(subject, decide(subject, options), options)
 
 
 def decide(subject: Subject, options: Options) -> Decision:

@@ -21,8 +21,8 @@ from onnx_udfc.emit.float16 import to_float16
 from onnx_udfc.emit.short_names import shorten_names
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Emitted, activation_tensors, emit
-from onnx_udfc.model.files import model_bytes
 from onnx_udfc.model.loudness import before_logarithm
+from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.options.words import FLOAT
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.decide.allocate import allowed_counts, keep_sets
-from onnx_udfc.decide.asked import Plan, ranks_by_name, skipped
-from onnx_udfc.decide.counts_and_bits import Subject, decide
+from onnx_udfc.decide.asked import Plan, ranks_by_name
 from onnx_udfc.decide.unrepaired import tables_to_round, unseen_to_round
 from onnx_udfc.emit.placement import Placement, integer_bits
 from onnx_udfc.emit.targets import activation_tensors
@@ -21,13 +20,13 @@ from onnx_udfc.model.factored import Factor, bits_of_parts, factor
 from onnx_udfc.model.loudness import before_logarithm
 from onnx_udfc.numerics.elimination import CRITERIA, MEASURED, Removal, removal_by_score, shares_by_score
 from onnx_udfc.numerics.reconstruct import METHODS
-from onnx_udfc.options import Options
 from onnx_udfc.options.words import FLOAT
 from onnx_udfc.repair.absorb import producer_of
 
 if TYPE_CHECKING:
-    from onnx_udfc.channels.groups import ChannelGroup, Channels
+    from onnx_udfc.channels.groups import ChannelGroup
     from onnx_udfc.channels.prune import Pruned
+    from onnx_udfc.decide.asked import Decision, Subject
     from onnx_udfc.model.network import Network
     from onnx_udfc.numerics.factors import Curve
     from onnx_udfc.options import Options
@@ -60,42 +59,16 @@ def _score(network: Network, group: ChannelGroup, criterion: str) -> NDArray[np.
     return CRITERIA[criterion](producer_of(network, group))
 
 
-def make_plan(
-    network: Network,
-    channels: Channels,
-    groups: tuple[ChannelGroup, ...],
-    orders: Mapping[str, Removal],
-    options: Options,
-    rounding: Mapping[str, Mapping[float, float]] | None = None,
-    file_bytes: int = 0,
-    curves: Mapping[str, Sequence[Curve]] | None = None,
-) -> Plan:
-    """Decide what every group keeps and every layer gets.
-
-    Args:
-        network: the original.
-        channels: its channels.
-        groups: those that may lose some.
-        orders: their nested orders of removal.
-        options: what was asked for.
-        rounding: layer name → bits → damage, for `--bits auto`.
-        file_bytes: size of the original's file, for budgets in bytes.
-        curves: layer name → what each way to split it loses, for the layers that may be split.
-
-    Raises:
-        RequestError: the budget cannot be met.
-    """
-    layers = tuple(name for name in network.layers if not skipped(name, options))
-    decision = decide(
-        Subject(network, channels, groups, orders, layers, rounding or {}, file_bytes, curves or {}), options
-    )
-    keep = keep_sets(groups, orders, decision.counts)
-    keep = {name: kept for name, kept in keep.items() if len(kept) < channels[name].channels}
-    why = {g.name: _why_not_asked(options) for g in channels.groups} | dict(decision.why)
-    quantizable = (*layers, *tables_to_round(network, options), *unseen_to_round(network, options))
+def plan_of(subject: Subject, decision: Decision, options: Options) -> Plan:
+    """The plan by what was decided, with what the user named, and what is told of it."""
+    network, groups = subject.network, subject.groups
+    keep = keep_sets(groups, subject.removals, decision.counts)
+    keep = {name: kept for name, kept in keep.items() if len(kept) < subject.channels[name].channels}
+    why = {g.name: _why_not_asked(options) for g in subject.channels.groups} | dict(decision.why)
+    quantizable = (*subject.layers, *tables_to_round(network, options), *unseen_to_round(network, options))
     warnings = (*_too_narrow(groups, options), *_nothing_done(quantizable, keep, why, options))
     whole = {name: why[name] for name in why if name not in keep}
-    factors = dict(decision.factors) | _named_factors(network, curves or {}, options)
+    factors = dict(decision.factors) | _named_factors(network, subject.curves, options)
     return Plan(keep, decision.bits, whole, warnings, factors)
 
 

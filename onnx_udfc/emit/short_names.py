@@ -12,9 +12,9 @@ from functools import partial
 
 import onnx
 
-from onnx_udfc.model.files import model_bytes
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import all_graphs
+from onnx_udfc.model.saving import model_bytes
 
 NUMBER = 4  # characters that a number takes
 WORTH, LEAST = 0.25, 2048  # share of the file's bytes, and bytes, that have to be saved

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import onnx
 
-from onnx_udfc.options import Options, specs
+from onnx_udfc.options.row import specs
+from onnx_udfc.options.table import Options
 from onnx_udfc.version import this_tool
 
 PREFIX = "onnx_udfc."

@@ -32,8 +32,8 @@ from onnx_udfc.inputs.network_inputs import (
 )
 from onnx_udfc.inputs.rollout import Stepping
 from onnx_udfc.model.export import SHAPES
-from onnx_udfc.model.files import ROOMY, weight_bytes
 from onnx_udfc.model.protos import skeleton
+from onnx_udfc.model.saving import ROOMY, weight_bytes
 from onnx_udfc.options import Options
 from onnx_udfc.options.words import TIMED
 from onnx_udfc.runtime.machine import release

@@ -1,30 +1,29 @@
-"""Loading a model from wherever it is, and writing one without ever leaving half a file."""
+"""Loading a model from wherever it is."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import TensorProto
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.axes import write_axes
 from onnx_udfc.model.checks import check
-from onnx_udfc.model.external import check_external, external_files, linked_folder, resolve, write_external
 from onnx_udfc.model.foreign import ending, refuse_folder, refuse_foreign, refuse_url
 from onnx_udfc.model.functions import check_functions
 from onnx_udfc.model.names import Taken, unique_name
-from onnx_udfc.model.protos import copy_except, sort_nodes, tensor_bytes
+from onnx_udfc.model.protos import (
+    check_external,
+    copy_except,
+    external_files,
+    linked_folder,
+    resolve,
+    sort_nodes,
+)
 from onnx_udfc.model.upgrade import opset, upgrade
-from onnx_udfc.outputs import destination, move, remove_stale, temporary_file, temporary_folder
-
-LARGEST_FILE = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB; the rest is for names and shapes
-ROOMY = 1 << 30  # bytes of a model above which memory comes before speed
 
 
 @dataclass(frozen=True)
@@ -142,72 +141,6 @@ def _separate_names(graph: onnx.GraphProto) -> None:
         seen.update([node.name] if node.name else [])
 
 
-def save(
-    model: onnx.ModelProto,
-    path: str | Path,
-    texts: Mapping[str, str] | None = None,
-    moving: AbstractContextManager[None] | None = None,
-) -> list[str]:
-    """Writes the model, all of it or nothing, and texts beside it that appear only with it.
-
-    A model of more than 2 GiB gets its weights in a file beside it, `<name>.data`. Everything is written under
-    temporary names first; whatever goes wrong there, an interrupt too, leaves nothing and changes nothing. Where
-    `path` is a symlink, what it leads to is replaced; a file that is replaced gives its permissions to the new one.
-
-    Args:
-        model: not changed.
-        path: of the file to write.
-        texts: path → content (UTF-8) of other files.
-        moving: entered while the finished files are moved into place.
-
-    Returns:
-        What could not be moved into place after the model was; one line for each.
-
-    Raises:
-        RequestError: a path is not that of a file.
-        ModelError: the file system refuses.
-    """
-    target = destination(path)
-    others = {text: destination(text) for text in texts or {}}
-    with _writing(target), ExitStack() as stack:
-        remove_stale(target.parent)
-        folder = stack.enter_context(temporary_folder(target.parent))
-        _write(model, folder / target.name)
-        written = {name: stack.enter_context(temporary_file(to.parent)) for name, to in others.items()}
-        for name, file in written.items():
-            with _writing(others[name]):
-                file.write_text((texts or {})[name], encoding="utf-8")
-        with moving or nullcontext():
-            for made in sorted(folder.iterdir(), key=lambda f: f.name == target.name):  # the weights first
-                move(made, target.with_name(made.name))
-            return [line for name, file in written.items() for line in _moved(file, others[name], name)]
-
-
-def _moved(written: Path, target: Path, name: str) -> list[str]:
-    """Moves a text into place; the line to say if that fails."""
-    try:
-        move(written, target)
-    except OSError as error:
-        return [f"{name} could not be written ({error.strerror})"]
-    return []
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusals into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise ModelError(f"{path} cannot be written ({error.strerror}); choose another folder or make room") from error
-
-
-def _write(model: onnx.ModelProto, path: Path) -> None:
-    """Writes the model, with the large weights in a file beside it where one file cannot hold it."""
-    if is_large(model):
-        model = write_external(model, path.with_name(f"{path.name}.data"))
-    path.write_bytes(serialized(model))
-
-
 def check_source(source: str | Path | bytes | onnx.ModelProto) -> None:
     """Refuses a model of the user's that refers to files which it must not read; onnxruntime reads them unasked.
 
@@ -230,33 +163,3 @@ def weight_files(path: str | Path) -> set[Path]:
         ModelError: it is not there or not a model.
     """
     return external_files(_parse(_content(Path(path)), str(path)), Path(path).parent)
-
-
-def is_large(model: onnx.ModelProto) -> bool:
-    """Whether one file cannot hold the model."""
-    return weight_bytes(model) > LARGEST_FILE
-
-
-def weight_bytes(model: onnx.ModelProto) -> int:
-    """Bytes of the initializers, in the model or in other files."""
-    return sum(tensor_bytes(t) for t in model.graph.initializer if t.data_type != TensorProto.STRING)
-
-
-def model_bytes(model: onnx.ModelProto) -> int:
-    """Size of the files that the model makes; nothing is serialized where that would take as much memory again."""
-    if weight_bytes(model) < ROOMY:
-        return int(model.ByteSize())
-    slim = onnx.ModelProto()
-    copy_except(slim, model, {"graph"})
-    copy_except(slim.graph, model.graph, {"initializer"})
-    return int(slim.ByteSize()) + weight_bytes(model)
-
-
-def serialized(model: onnx.ModelProto) -> bytes:
-    """The bytes of a model that `is_large` says no of; weights that are still in the original's files are read in."""
-    if any(t.external_data and Path(t.external_data[0].value).is_absolute() for t in model.graph.initializer):
-        whole = onnx.ModelProto()
-        whole.CopyFrom(model)
-        resolve(whole, None, LARGEST_FILE)
-        model = whole
-    return bytes(model.SerializeToString(deterministic=True))

@@ -1,8 +1,13 @@
-"""Walking over protobuf models, and copying parts of them."""
+"""Walking over protobuf models and copying parts of them; their weights in files beside them.
+
+Such weights are read into the model where they are small, and memory-mapped where they are big.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +15,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.errors import ModelError
+
+INLINE_TOTAL = 1 << 30
+INLINE_TENSOR = 1 << 20
+LARGEST_MESSAGE = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB
 
 
 def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
@@ -156,3 +165,195 @@ def sort_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
                 needs = [producer[name] for name in reads(graph.node[i]) if name in producer]
                 stack.extend((p, False) for p in reversed(needs) if p not in done)
     return [graph.node[i] for i in done]
+
+
+def resolve(
+    model: onnx.ModelProto, folder: Path | None, inline_total: int = INLINE_TOTAL, linked: Path | None = None
+) -> int:
+    """Reads external data into the model; in place.
+
+    Above `inline_total` bytes in all, initializers of a mebibyte and more stay in their files, and their location
+    becomes an absolute path.
+
+    Args:
+        model: changed in place.
+        folder: where the model file is; None for a model that this function has been through.
+        inline_total: bytes.
+        linked: as `linked_folder` gives it.
+
+    Returns:
+        Bytes of all external data.
+
+    Raises:
+        ModelError: a file is missing, too short, or outside the folder of the model.
+    """
+    external = [t for t in all_tensors(model) if t.data_location == TensorProto.EXTERNAL]
+    spans = [_span(tensor, folder, linked) for tensor in external]
+    total = sum(length for _, _, length in spans)
+    top = {id(t) for t in model.graph.initializer}
+    for tensor, (path, offset, length) in zip(external, spans, strict=True):
+        if total > inline_total and length >= INLINE_TENSOR and id(tensor) in top:
+            _point(tensor, str(path.absolute()), offset, length)
+        else:
+            _inline(tensor, path, offset, length)
+    return total
+
+
+def _span(tensor: TensorProto, folder: Path | None, linked: Path | None = None) -> tuple[Path, int, int]:
+    """File, offset and length in bytes of an external tensor, checked."""
+    entries = {e.key: e.value for e in tensor.external_data}
+    location = entries.get("location", "")
+    path = _safe_path(tensor, location, folder, linked)
+    try:
+        offset, size = int(entries.get("offset", 0)), path.stat().st_size
+        length = int(entries.get("length", size - offset))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"tensor '{tensor.name}' is in the file '{location}', which cannot be read; put it beside the model"
+        ) from error
+    if offset < 0 or length < tensor_bytes(tensor) or offset + length > size or tensor.data_type == TensorProto.STRING:
+        raise ModelError(f"tensor '{tensor.name}' reaches past the end of '{location}'; copy that file again")
+    return path, offset, tensor_bytes(tensor)
+
+
+def _safe_path(tensor: TensorProto, location: str, folder: Path | None, linked: Path | None) -> Path:
+    """The external file: a regular one in the model's folder, also after all links have been followed.
+
+    Without a folder the model is one that `resolve` has been through, and its locations are absolute.
+    """
+    if folder is None:
+        assert Path(location).is_absolute(), "resolve has not seen this model"
+        return Path(location)
+    normal = Path(os.path.normpath(location))
+    if not location or "\0" in location or normal.is_absolute() or normal.parts[:1] in ((), ("..",)):
+        raise ModelError(f"tensor '{tensor.name}' refers to '{location}', outside the folder of the model; refused")
+    path = Path(os.path.realpath(folder / normal))
+    if not any(path.is_relative_to(os.path.realpath(home)) for home in (folder, linked or folder)):
+        raise ModelError(
+            f"tensor '{tensor.name}' refers to '{location}', a link that leads outside the folder of the model; copy "
+            "the file there"
+        )
+    if path.exists() and not path.is_file():
+        raise ModelError(f"tensor '{tensor.name}' refers to '{location}', which is no regular file; refused")
+    return path
+
+
+def linked_folder(path: Path) -> Path | None:
+    """The folder of what a model file leads to if it is a link: links beside it may lead there, too.
+
+    Caches of downloads keep a model and its weights as links to files that lie side by side elsewhere.
+    """
+    return Path(os.path.realpath(path)).parent if path.is_symlink() else None
+
+
+def check_external(model: onnx.ModelProto, folder: Path | None, linked: Path | None = None) -> None:
+    """Refuses a model of the user's whose external data are not regular files in its folder; reads none of them.
+
+    Args:
+        model: not changed.
+        folder: where the model file is; None for a model that did not come from a file, which has no external data.
+        linked: as `linked_folder` gives it.
+
+    Raises:
+        ModelError: one line.
+    """
+    for tensor in all_tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            if folder is None:
+                raise ModelError(
+                    f"tensor '{tensor.name}' is in an external file; give the path of the model, or the folder of "
+                    "that file as base"
+                )
+            _span(tensor, folder, linked)
+
+
+def external_files(model: onnx.ModelProto, folder: Path) -> set[Path]:
+    """Where the model says that its external data are; nothing is checked."""
+    tensors = (t for t in all_tensors(model) if t.data_location == TensorProto.EXTERNAL)
+    return {folder / e.value for t in tensors for e in t.external_data if e.key == "location"}
+
+
+def whole(source: bytes | onnx.ModelProto, base: str | Path) -> onnx.ModelProto:
+    """A model that did not come from a file, with its external data read from a folder.
+
+    Args:
+        source: content of a file, or a model; not changed.
+        base: the folder.
+
+    Raises:
+        ModelError: the data are missing, outside the folder, or more than a model in memory can hold.
+    """
+    model = onnx.ModelProto()
+    if isinstance(source, bytes):
+        model.ParseFromString(source)
+    else:
+        model.CopyFrom(source)
+    check_external(model, Path(base))
+    total = sum(tensor_bytes(t) for t in all_tensors(model) if t.data_type != TensorProto.STRING)
+    if total > LARGEST_MESSAGE:
+        raise ModelError("the weights take more than 2 GiB; give the path of the model")
+    resolve(model, Path(base), LARGEST_MESSAGE)
+    return model
+
+
+def _point(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    """Lets the tensor refer to a span of a file."""
+    del tensor.external_data[:]
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+    tensor.data_location = TensorProto.EXTERNAL
+
+
+def _inline(tensor: TensorProto, path: Path, offset: int, length: int) -> None:
+    """Moves the span of the file into the tensor."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        tensor.raw_data = file.read(length)
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+
+
+def write_external(model: onnx.ModelProto, data_path: Path) -> onnx.ModelProto:
+    """Streams the large initializers of a model into a file.
+
+    Args:
+        model: not changed.
+        data_path: the file to write; the model will refer to it by its name.
+
+    Returns:
+        The model with its large initializers outside.
+    """
+    slim = onnx.ModelProto()
+    copy_except(slim, model, {"graph"})
+    copy_except(slim.graph, model.graph, {"initializer"})
+    with data_path.open("wb") as file:
+        for tensor in model.graph.initializer:
+            moved = slim.graph.initializer.add()
+            if tensor.data_type == TensorProto.STRING or tensor_bytes(tensor) < INLINE_TENSOR:
+                moved.CopyFrom(tensor)
+                continue
+            copy_except(moved, tensor, {"raw_data", "float_data", "int32_data", "int64_data", "double_data",
+                                        "uint64_data", "external_data"})  # fmt: skip
+            file.write(b"\0" * (-file.tell() % 4096))
+            offset = file.tell()
+            _stream(tensor, file)
+            _point(moved, data_path.name, offset, file.tell() - offset)
+    return slim
+
+
+def _stream(tensor: TensorProto, file: Any) -> None:
+    """Appends the bytes of a tensor to a file, in pieces where they come from another file."""
+    if tensor.data_location == TensorProto.EXTERNAL:
+        entries = {e.key: e.value for e in tensor.external_data}
+        left = int(entries["length"])
+        with Path(entries["location"]).open("rb") as source:
+            source.seek(int(entries["offset"]))
+            while left > 0:
+                piece = source.read(min(left, 1 << 24))
+                assert piece, f"{entries['location']} became shorter"
+                file.write(piece)
+                left -= len(piece)
+    elif tensor.HasField("raw_data"):
+        file.write(tensor.raw_data)
+    else:
+        file.write(numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data)

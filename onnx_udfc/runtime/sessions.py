@@ -15,8 +15,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_udfc.errors import ModelError, one_line
-from onnx_udfc.model.files import is_large, model_bytes, save, serialized
 from onnx_udfc.model.quiet import quiet_options
+from onnx_udfc.model.saving import is_large, model_bytes, save, serialized
 from onnx_udfc.outputs import temporary_folder
 from onnx_udfc.runtime.providers import CPU, Provider, provider_of
 

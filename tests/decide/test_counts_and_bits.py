@@ -11,7 +11,8 @@ import pytest
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import prune
 from onnx_udfc.decide import counts_and_bits
-from onnx_udfc.decide.counts_and_bits import CHANNELS_HARDER, HARDER_IN_BLOCKS, Subject, _Decider, decide
+from onnx_udfc.decide.asked import Subject
+from onnx_udfc.decide.counts_and_bits import CHANNELS_HARDER, HARDER_IN_BLOCKS, _Decider, decide
 from onnx_udfc.decide.file_size import with_biases, written_bytes
 from onnx_udfc.decide.footprint import footprint
 from onnx_udfc.decide.integer_layers import OnIntegers

@@ -11,7 +11,8 @@ from onnx_udfc import compress
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.decide.allocate import damage_of
 from onnx_udfc.decide.asked import factorable, prunable
-from onnx_udfc.decide.plan import make_plan, removals
+from onnx_udfc.decide.counts_and_bits import make_plan
+from onnx_udfc.decide.plan import removals
 from onnx_udfc.numerics.elimination import Removal
 from onnx_udfc.options import Options
 from tests.decide.test_file_size import WIDE

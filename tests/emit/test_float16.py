@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 
 from onnx_udfc import compress
 from onnx_udfc.emit.float16 import to_float16
-from onnx_udfc.model.files import model_bytes
+from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.numerics.halves import Span
 from tests.emit.test_notes_against_the_loaded_graph import loaded, loaded_graph
 from tests.quantized_graphs import run

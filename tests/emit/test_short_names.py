@@ -8,8 +8,8 @@ import pytest
 
 from onnx_udfc import compress
 from onnx_udfc.emit.short_names import SHORTENED, shorten_names
-from onnx_udfc.model.files import model_bytes
 from onnx_udfc.model.protos import all_graphs
+from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.options import Options
 from tests.quantized_graphs import run
 from tests.small_graphs import small_model

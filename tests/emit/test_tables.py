@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from onnx_udfc import compress
 from onnx_udfc.evaluate.inspection import inspect_model
-from onnx_udfc.model.files import model_bytes
+from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import Result
 from tests.emit.test_notes_against_the_loaded_graph import loaded

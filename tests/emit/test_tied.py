@@ -8,7 +8,7 @@ import pytest
 
 from onnx_udfc import compress
 from onnx_udfc.evaluate.inspection import inspect_model
-from onnx_udfc.model.files import model_bytes
+from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.options import Options
 from tests.quantized_graphs import run
 from tests.small_graphs import small_model

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_udfc import compress
 from onnx_udfc.emit.notes import oldest_onnxruntime
 from onnx_udfc.evaluate.inspection import inspect_model
-from onnx_udfc.model.files import model_bytes
 from onnx_udfc.model.network import read
 from onnx_udfc.model.protos import all_graphs
+from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.model.unseen import find_unseen
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import Result

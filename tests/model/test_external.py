@@ -15,8 +15,8 @@ from onnx_udfc.errors import ModelError
 from onnx_udfc.evaluate.validate import validate
 from onnx_udfc.model import files as model_io
 from onnx_udfc.model import network as graph
-from onnx_udfc.model.external import resolve, write_external
-from onnx_udfc.model.protos import tensor_bytes
+from onnx_udfc.model.protos import resolve, tensor_bytes, write_external
+from onnx_udfc.model.saving import save
 from onnx_udfc.model.values import values
 
 TEXT = """<ir_version: 8, opset_import: ["" : 21]>
@@ -59,7 +59,7 @@ def test_big_files_are_mapped_and_never_copied_while_unchanged(tmp_path: Path) -
     written = {t.name: t for t in network.to_model().graph.initializer}
     assert [written[name].HasField("raw_data") for name in ("w", "b", "v")] == [False, True, True]
 
-    model_io.save(network.to_model(), tmp_path / "out.onnx")  # small enough for one file
+    save(network.to_model(), tmp_path / "out.onnx")  # small enough for one file
     read = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "out.onnx").graph.initializer}
     expected = {t.name: numpy_helper.to_array(t) for t in model().graph.initializer}
     assert np.array_equal(read["w"], expected["w"])

@@ -16,6 +16,8 @@ from onnx import numpy_helper, parser
 from onnx_udfc.errors import ModelError, UdfcError
 from onnx_udfc.model import files as model_io
 from onnx_udfc.model import network as graph
+from onnx_udfc.model import saving
+from onnx_udfc.model.saving import save
 from onnx_udfc.runtime.sessions import open_session
 
 SMALL = """<ir_version: 8, opset_import: ["" : 13]>
@@ -118,7 +120,7 @@ def test_deeply_nested_subgraphs(depth: int) -> None:
 def test_save_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     out.write_bytes(b"old")
-    model_io.save(small_model(), out)
+    save(small_model(), out)
     assert onnx.load(out) == small_model()
     assert list(tmp_path.iterdir()) == [out]
 
@@ -128,7 +130,7 @@ def test_what_a_killed_run_left_goes_when_it_is_old(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "out.onnx").write_bytes(b"half")
         os.utime(tmp_path / name, (time.time() - age,) * 2)
-    model_io.save(small_model(), tmp_path / "out.onnx")
+    save(small_model(), tmp_path / "out.onnx")
     assert {p.name for p in tmp_path.iterdir()} == {"out.onnx", ".onnx-udfc.young.tmp", "onnx-udfc.other.tmp"}
 
 
@@ -146,7 +148,7 @@ def test_an_error_before_the_move_leaves_the_old_files(tmp_path: Path, error: ty
         yield
 
     with pytest.raises(error):
-        model_io.save(small_model(), out, {str(report): "{}"}, failing())
+        save(small_model(), out, {str(report): "{}"}, failing())
     assert (out.read_bytes(), report.read_bytes()) == (b"old", b"older")
     assert sorted(tmp_path.iterdir()) == [out, report]
 
@@ -159,7 +161,7 @@ def test_texts_appear_with_the_model_and_what_fails_after_it_is_said(tmp_path: P
         late.mkdir()
         yield
 
-    failed = model_io.save(small_model(), out, {str(report): "{}", str(late): "<p>"}, meanwhile())
+    failed = save(small_model(), out, {str(report): "{}", str(late): "<p>"}, meanwhile())
     assert onnx.load(out) == small_model()
     assert report.read_text() == "{}"
     assert failed == [f"{late} could not be written (Is a directory)"]
@@ -172,7 +174,7 @@ def test_a_link_is_kept_and_permissions_stay(tmp_path: Path) -> None:
     real.write_bytes(b"old")
     real.chmod(0o600)
     link.symlink_to(Path("store") / "real.onnx")
-    model_io.save(small_model(), link)
+    save(small_model(), link)
     assert link.is_symlink()
     assert onnx.load(real) == small_model()
     assert real.stat().st_mode & 0o777 == 0o600
@@ -181,9 +183,9 @@ def test_a_link_is_kept_and_permissions_stay(tmp_path: Path) -> None:
 
 def test_save_where_it_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UdfcError, match="there is no folder"):
-        model_io.save(small_model(), tmp_path / "none" / "out.onnx")
+        save(small_model(), tmp_path / "none" / "out.onnx")
     with pytest.raises(UdfcError, match="is a folder"):
-        model_io.save(small_model(), tmp_path)
+        save(small_model(), tmp_path)
 
 
 def test_a_model_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,9 +194,9 @@ def test_a_model_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.Monk
     rng = np.random.default_rng(0)
     for name, shape in (("w", (900, 900)), ("b", (900,))):
         model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
-    monkeypatch.setattr(model_io, "LARGEST_FILE", 1 << 20)
+    monkeypatch.setattr(saving, "LARGEST_FILE", 1 << 20)
     out = tmp_path / "out.onnx"
-    model_io.save(model, out)
+    save(model, out)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.onnx", "out.onnx.data"]
     assert out.stat().st_size < 10_000
     feeds = {"x": rng.standard_normal((1, 900)).astype(np.float32)}

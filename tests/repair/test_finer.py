@@ -9,8 +9,8 @@ from onnx import numpy_helper
 
 from onnx_udfc import compress
 from onnx_udfc.evaluate.inspection import inspect_model
-from onnx_udfc.model.files import model_bytes
 from onnx_udfc.model.loudness import before_logarithm
+from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.numerics.grids import FORMATS
 from onnx_udfc.numerics.rounding import FINER, quantize_finely
 from onnx_udfc.options import Options
