@@ -56,7 +56,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def lowered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits at which that model is large: its weights are mapped, and what is written has external data."""
-    for module in ("model.files", "evaluate.final_check"):
+    for module in ("model.saving", "evaluate.final_check"):
         monkeypatch.setattr(importlib.import_module(f"onnx_udfc.{module}"), "ROOMY", 1)
     monkeypatch.setattr(final_check, "HEAVY", 1)
     monkeypatch.setattr(protos, "INLINE_TENSOR", 1 << 14)
