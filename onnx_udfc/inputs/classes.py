@@ -4,7 +4,8 @@ Images by formula excite few of a classifier's classes: to a CIFAR-10 network, h
 one in a hundred is a car. What only the other classes use then looks free to remove, and the compressed network hardly
 ever names them. So more images are made than are needed, and the original network names a class for each. Where there
 are enough images for all classes, those that are short are bred from the images that come nearest to them (see
-`breeding`), some generations long. At last equally many of each class are taken, as far as they go.
+`breeding`), some generations long. At last equally many of each class are taken, as far as they go; where
+classes are more than images, one of each of those that the network is surest of.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from onnx_udfc.inputs.network_inputs import (
     make_inputs,
     wanted_inputs,
 )
+from onnx_udfc.inputs.reaction import probabilities
+from onnx_udfc.inputs.sources import FORMULA
 from onnx_udfc.model.counts import count, totals
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.breeding import children
@@ -79,7 +82,7 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
         ((name, images),) = values.items()
         images, scores = _bred(name, images, scores, judge, wanted, runs - len(images), rng)
         values = {name: images}
-    chosen = balanced(scores.argmax(1), wanted, rng)
+    chosen = balanced(scores.argmax(1), wanted, rng, _sureness(scores, wanted, pool))
     return replace(pool, values=take(input_specs_of(network), values, chosen))
 
 
@@ -96,12 +99,32 @@ def shows_classes(network: Network, inputs: NetworkInputs) -> bool:
     return bool(shape) and batch_of(network, inputs.values) >= FEW * shape[1]
 
 
-def balanced(classes: Index, wanted: int, rng: np.random.Generator) -> Index:
+def _sureness(scores: NDArray[Any], wanted: int, pool: NetworkInputs) -> NDArray[Any] | None:
+    """How sure a classifier is of its answers to inputs (n,), where that is what they are chosen by, else None.
+
+    Of photographs foreign to a network of a thousand classes most show it nothing that it knows, and what it says of
+    them says little of what it does on pictures of its own. With several inputs of each class variety counts instead,
+    and formulas are like nothing anyway.
+    """
+    formulas = all(set(choice.kinds) <= {FORMULA} for choice in pool.choices)
+    if wanted >= scores.shape[1] or formulas:
+        return None
+    p = probabilities(scores)
+    return None if p is None else p.max(1)
+
+
+def balanced(classes: Index, wanted: int, rng: np.random.Generator, sureness: NDArray[Any] | None = None) -> Index:
     """Positions (wanted,), rising, of samples whose classes (n,) are as equally frequent as they can be.
 
-    Which samples of a class are taken, and which classes get one more than others, is random.
+    Args:
+        classes: what each sample is named.
+        wanted: how many are taken.
+        rng: which samples of a class are taken, and which classes get one more than others, is random.
+        sureness: (n,): or those of the largest.
     """
     order = rng.permutation(len(classes))
+    if sureness is not None:
+        order = order[np.argsort(-sureness[order], kind="stable")]
     rank = np.zeros(len(classes), np.int64)
     for name in np.unique(classes):
         of_class = order[classes[order] == name]

@@ -16,6 +16,7 @@ from onnx_udfc.numerics.breeding import OPERATIONS, children
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress
 from onnx_udfc.runtime.sessions import open_session
+from tests.small_graphs import small_network
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,36 @@ def test_classes_are_taken_equally_as_far_as_they_go(
     assert len(set(chosen.tolist())) == wanted
     assert (np.diff(chosen) > 0).all()
     assert np.bincount(classes[chosen], minlength=3).tolist() == list(taken)
+
+
+def test_the_surest_of_each_class_are_taken_before_the_second_of_any() -> None:
+    classes = np.array([0, 0, 1, 1, 2, 3])
+    sureness = np.array([0.9, 0.95, 0.3, 0.2, 0.1, 0.8])
+    for seed in range(5):
+        taken = [balanced(classes, n, np.random.default_rng(seed), sureness).tolist() for n in (1, 2, 3, 4, 5)]
+        assert taken == [[1], [1, 5], [1, 2, 5], [1, 2, 4, 5], [0, 1, 2, 4, 5]]
+
+
+THOUSAND = """g (float[N,3,32,32] x, float[40,3,32,32] W1, float[1000,40] W2) => (float[N,1000] y) {
+    a = Conv(x, W1) f = Flatten(a) z = Gemm<transB = 1>(f, W2) y = Softmax(z) }"""
+
+
+@pytest.mark.parametrize(("images", "surest"), [("photographs", True), ("formula", False)])
+def test_a_network_of_more_classes_than_images_is_run_on_what_it_knows(images: str, surest: bool) -> None:
+    network, options = small_network(THOUSAND), Options(threads=1, images=images, image_count=20)
+    session = open_session(network.to_model().SerializeToString(), threads=1)
+
+    def answers(x: object) -> np.ndarray:
+        return np.asarray(session.run(None, {"x": x})[0])
+
+    (pool,) = make_inputs(network, options.counted(160)).values.values()
+    (chosen,) = balanced_inputs(network, find_groups(network), options).values.values()
+    p = answers(pool)
+    best = {name: p[p.argmax(1) == name].max() for name in set(p.argmax(1).tolist())}
+    expected = sorted(best.values())[-20:]
+    found = sorted(answers(chosen).max(1))
+    assert len(best) > 20
+    assert np.allclose(found, expected, rtol=1e-5) is surest
 
 
 def test_margins_are_to_the_best_of_the_others() -> None:
