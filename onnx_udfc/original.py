@@ -10,8 +10,15 @@ import numpy as np
 
 from onnx_udfc.channels.groups import Channels, find_groups
 from onnx_udfc.decide.asked import AUTO_WIDTHS, factorable, prunable, widths_of
-from onnx_udfc.inputs.classes import balanced_inputs, shows_classes
-from onnx_udfc.inputs.network_inputs import BATCH, REAL, NetworkInputs, image_count, settle_sizes, wanted_inputs
+from onnx_udfc.inputs.network_inputs import (
+    BATCH,
+    REAL,
+    NetworkInputs,
+    image_count,
+    settle_sizes,
+    shows_classes,
+    wanted_inputs,
+)
 from onnx_udfc.inputs.sizes import can_be_made
 from onnx_udfc.model.files import LoadedModel, load
 from onnx_udfc.model.named import check_named
@@ -28,6 +35,8 @@ from onnx_udfc.runtime.walk import Pieces
 
 if TYPE_CHECKING:
     from onnx_udfc.runtime.sessions import Source
+
+Maker = Callable[[Network, Channels, Options], NetworkInputs]
 
 SAMPLES, MOST_SAMPLES = 8192, 24576  # output positions of a layer that the repair looks at
 MANY_LAYERS = 56  # from here on SAMPLES
@@ -106,19 +115,20 @@ def read_original(source: Source, options: Options) -> Original:
     return Original(loaded, network, options.skip, find_groups(network, options.skip))
 
 
-def traced(original: Original, options: Options, advance: Callable[[str], None]) -> Trace:
+def traced(original: Original, options: Options, make: Maker, advance: Callable[[str], None]) -> Trace:
     """The run that these options ask for: the last one if it is the same, else a new one in its place.
 
     Args:
         original: remembers inputs and run.
         options: of a compression.
+        make: makes the inputs, where others are wanted than the last time.
         advance: called with each layer's name when it is done.
 
     Raises:
         UdfcError: the inputs cannot be had, or the network does not run on them.
     """
     limits = limited(original, options)
-    asked, inputs = _inputs(original, limits)
+    asked, inputs = _inputs(original, limits, make)
     network = equalized(original.network, inputs, options)
     groups = prunable(original.channels, options)
     names, widths = tuple(g.name for g in groups), widths_of(options)
@@ -191,13 +201,13 @@ def trace_order(options: Options) -> tuple[object, ...]:
     )
 
 
-def _inputs(original: Original, limits: Limits) -> tuple[Options, NetworkInputs]:
+def _inputs(original: Original, limits: Limits, make: Maker) -> tuple[Options, NetworkInputs]:
     """The inputs, made anew where the options ask for others, and the options that they depend on."""
     default, options = Options(), limits.options
     asked = replace(options, **{name: getattr(default, name) for name in _NOT_FED})
     if original.fed is None or original.fed[0] != asked:
         original.fed = None
-        inputs = balanced_inputs(original.network, original.channels, options)
+        inputs = make(original.network, original.channels, options)
         note = "; ".join(words for words in (inputs.note, limits.note) if words)
         original.fed = (asked, replace(inputs, note=note))
     return original.fed

@@ -30,6 +30,7 @@ from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result, share_of_time
 from onnx_udfc.goal import planned, reached
 from onnx_udfc.halved import halve
+from onnx_udfc.inputs.classes import balanced_inputs
 from onnx_udfc.inputs.kinds import check_batch
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, make_inputs
 from onnx_udfc.inputs.real import with_data
@@ -234,7 +235,7 @@ def _planned(source: Source, run: _Run, original: Original) -> Result:
     subject = Subject(original.loaded, original.network, original.channels)
     if needs_run(original.network, run.options):
         with run.stage("original network", len(original.network.layers)):
-            trace = traced(original, run.options, run.advance)
+            trace = traced(original, run.options, balanced_inputs, run.advance)
         subject = replace(subject, network=trace.network, reference=trace.reference)
     with run.stage("plan"):
         report = plan_report(source, subject, run.options, run.timings)
@@ -317,7 +318,7 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
     channels = original.channels
     groups = prunable(channels, options)
     with run.stage("original network", len(original.network.layers)):
-        run_of_it = traced(original, options, run.advance)
+        run_of_it = traced(original, options, balanced_inputs, run.advance)
     network, inputs, reference = run_of_it.network, run_of_it.inputs, run_of_it.reference
     orders = removals(network, groups, options, reference.removals)
     plan = make_plan(

@@ -27,7 +27,7 @@ from onnx_udfc.evaluate.report import (
     ratio,
 )
 from onnx_udfc.evaluate.verdict import Asked, advice, certain_fault, doubted, judge
-from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of
+from onnx_udfc.inputs.sizes import input_specs_of
 from onnx_udfc.model.counts import Count, count, totals
 from onnx_udfc.model.files import LoadedModel
 from onnx_udfc.model.inventory import already_quantized, inventory, left_out
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from onnx_udfc.emit.writer import Emitted
     from onnx_udfc.evaluate.report import Checked
     from onnx_udfc.inputs.choice import Choice
+    from onnx_udfc.inputs.network_inputs import NetworkInputs
     from onnx_udfc.model.layers import Layer
     from onnx_udfc.model.network import Network
     from onnx_udfc.repair.refit import Repaired

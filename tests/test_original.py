@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from onnx_udfc.evaluate.final_check import check_result
+from onnx_udfc.inputs.classes import balanced_inputs
 from onnx_udfc.options import Options, parse_requirement
 from onnx_udfc.original import Original, Trace, read_original, trace_order, traced
 from onnx_udfc.pipeline import compress
@@ -31,7 +32,7 @@ OTHER: list[dict[str, Any]] = [
 
 
 def run(original: Original, options: Options) -> Trace:
-    return traced(original, options, lambda _: None)
+    return traced(original, options, balanced_inputs, lambda _: None)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 
 from onnx_udfc.channels import shapes
+from onnx_udfc.inputs.classes import balanced_inputs
 from onnx_udfc.options import Options
 from onnx_udfc.original import read_original, traced
 from onnx_udfc.repair import reference
@@ -36,7 +37,7 @@ def test_a_trace_opens_few_sessions_and_does_nothing_twice(name: str, monkeypatc
     counted(shapes, "_resolve", "resolved")
     options = Options(prune=0.5, bits=4, threads=1)
     original = read_original(str(MODELS / f"{name}.onnx"), options)
-    run = traced(original, options, lambda _: None)
+    run = traced(original, options, balanced_inputs, lambda _: None)
     assert len(run.reference.layers) == len(original.network.layers) == 16
     assert 0 < found["sessions"] <= ONCE // 3
     assert 0 < found["patches"] <= 16

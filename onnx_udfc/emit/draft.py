@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.model.names import Taken, unique_name
-from onnx_udfc.numerics.grids import Codes
+
+if TYPE_CHECKING:
+    from onnx_udfc.numerics.grids import Codes
 
 LONGEST = 48  # characters of a name that new names are made of
 WORTH_SHARING = 64  # bytes from which on equal initializers are written once

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from onnx_udfc.emit.draft import Draft
 from onnx_udfc.emit.placement import Placement
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.activation_grids import ActivationParams
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
 
 GATE_STEPS = 255  # codes of a gate, 0 to 1
 Writer = tuple[onnx.NodeProto, int, str]  # the node that writes a tensor, which of its outputs, after which node to add

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,11 @@ from onnx_udfc.inputs.photographs import stored
 from onnx_udfc.inputs.reaction import Answers, information, mixed, ratings
 from onnx_udfc.inputs.sources import FORMULA, GROUPS, SIGNALS, fitting_codes, fitting_pictures
 from onnx_udfc.model.counts import count, totals
-from onnx_udfc.model.network import Network
-from onnx_udfc.runtime.runs import InputSpec, cut
+from onnx_udfc.runtime.runs import InputSpec, cut, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
-from onnx_udfc.runtime.walk import outputs_of
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
 
 PROBE, LEAST = 16, 4  # inputs of each kind; below, nothing is rated
 PROBE_MACS = 60e9  # of all runs: a few seconds

@@ -13,12 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.groups import Channels
 from onnx_udfc.inputs.classifier import class_scores
 from onnx_udfc.inputs.feeds import split, take
 from onnx_udfc.inputs.network_inputs import (
@@ -33,11 +32,14 @@ from onnx_udfc.inputs.network_inputs import (
 from onnx_udfc.inputs.reaction import probabilities
 from onnx_udfc.inputs.sources import FORMULA
 from onnx_udfc.model.counts import count, totals
-from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.breeding import children
 from onnx_udfc.numerics.products import each
 from onnx_udfc.options import Options
 from onnx_udfc.runtime.sessions import open_session, packed
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.groups import Channels
+    from onnx_udfc.model.network import Network
 
 Index = NDArray[np.int64]
 Judge = Callable[[dict[str, NDArray[Any]]], NDArray[Any] | None]
@@ -48,7 +50,6 @@ POOL_PIXELS = 13e6  # of the pool: a few seconds, too
 GENERATIONS, CHILDREN = 5, 24  # of each class that is short, in each generation
 SPARE = 2  # classes are short below as many times the images that are taken of each
 _PARENTS = 8
-FEW = 4  # inputs of each class below which what a classifier tells apart is not seen
 _BATCH = 16
 
 
@@ -91,12 +92,6 @@ def _as_they_come(network: Network, options: Options) -> NetworkInputs:
     made = make_inputs(network, options)
     note = "inputs are not balanced over the classes: the network gives no usable scores for them"
     return replace(made, note="; ".join(n for n in (made.note, note) if n))
-
-
-def shows_classes(network: Network, inputs: NetworkInputs) -> bool:
-    """Whether the network is a classifier and the inputs are enough to show it each of its classes a few times."""
-    shape = class_scores(network)
-    return bool(shape) and batch_of(network, inputs.values) >= FEW * shape[1]
 
 
 def _sureness(scores: NDArray[Any], wanted: int, pool: NetworkInputs) -> NDArray[Any] | None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.reaction import probabilities
-from onnx_udfc.model.network import Network
-from onnx_udfc.runtime.runs import InputSpec, cut
+from onnx_udfc.runtime.runs import InputSpec, cut, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
-from onnx_udfc.runtime.walk import outputs_of
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
 
 Double = NDArray[np.float64]
 Ask = Callable[[NDArray[Any]], Double]

@@ -12,6 +12,7 @@ what is in photographs foreign to it, and tells nothing; nor does one of small p
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,9 @@ from onnx_udfc.inputs.classifier import Ask, asked, class_scores
 from onnx_udfc.inputs.kinds import Scale, Wanted, to_network
 from onnx_udfc.inputs.photographs import photographs
 from onnx_udfc.inputs.reaction import informations
-from onnx_udfc.model.network import Network
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
 
 Double = NDArray[np.float64]
 

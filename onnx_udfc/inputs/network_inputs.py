@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.inputs.choice import Choice, choose, strength
+from onnx_udfc.inputs.classifier import class_scores
 from onnx_udfc.inputs.colours import BLUE_FIRST, expects_blue_first
 from onnx_udfc.inputs.feeds import sample_count, take
 from onnx_udfc.inputs.image_files import Preprocessing
@@ -20,8 +21,10 @@ from onnx_udfc.inputs.rollout import Rollout, rolled, rolled_over, rollout_of
 from onnx_udfc.inputs.scale import guess_scaling
 from onnx_udfc.inputs.sizes import check_sizes, input_specs_of, settle, wanted_inputs
 from onnx_udfc.inputs.variants import with_variants
-from onnx_udfc.model.network import Network
 from onnx_udfc.options import Options
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
 
 __all__ = [
     "NetworkInputs",
@@ -42,6 +45,8 @@ CLEARLY = 1.5  # times as much must lines of text say to a classifier as picture
 HELD_OUT = 4  # one in so many real inputs is only judged on, at least so many of them, where there are twice as many
 
 BATCH = 8  # samples of a run, if the memory allows
+
+FEW = 4  # inputs of each class below which what a classifier tells apart is not seen
 
 # What was guessed for each network and input: the check asks for the same as the repair.
 _choices: WeakKeyDictionary[Network, dict[tuple[Any, ...], tuple[Choice, ...]]] = WeakKeyDictionary()
@@ -272,3 +277,9 @@ def _guessed(network: Network, wanted: Wanted, colour: str | None) -> tuple[Scal
 def batch_of(network: Network, values: dict[str, NDArray[Any]]) -> int:
     """Number of samples."""
     return sample_count(input_specs_of(network), values)
+
+
+def shows_classes(network: Network, inputs: NetworkInputs) -> bool:
+    """Whether the network is a classifier and the inputs are enough to show it each of its classes a few times."""
+    shape = class_scores(network)
+    return bool(shape) and batch_of(network, inputs.values) >= FEW * shape[1]

@@ -31,7 +31,7 @@ from onnx_udfc.inputs.image_files import (
     read_arrays,
 )
 from onnx_udfc.inputs.kinds import Wanted, made
-from onnx_udfc.options import InMemory
+from onnx_udfc.options.row import InMemory
 from onnx_udfc.runtime.runs import InputSpec
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -7,10 +7,14 @@ plane after plane, which a general compressor takes to about the size of a JPEG.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.numerics.images import Array
+if TYPE_CHECKING:
+    from onnx_udfc.numerics.images import Array
+
 
 Pixels = NDArray[np.uint8]
 Codes = NDArray[np.int8]

@@ -35,9 +35,8 @@ from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
 from onnx_udfc.model.counts import count
 from onnx_udfc.numerics.products import each
-from onnx_udfc.runtime.runs import cut, model_specs
+from onnx_udfc.runtime.runs import cut, model_specs, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
-from onnx_udfc.runtime.walk import outputs_of
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

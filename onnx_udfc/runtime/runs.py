@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
-from onnx_udfc.errors import ModelError
+from onnx_udfc.errors import ModelError, one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -197,3 +198,18 @@ def sample_count(given: Sequence[InputSpec], arrays: Mapping[str, NDArray[Any]])
     """How many samples arrays hold."""
     counts = [arrays[s.name].shape[s.axis or 0] for s in given if not s.by_run and s.name in arrays]
     return min(counts, default=1)
+
+
+def outputs_of(segment: Any, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """Run a session.
+
+    Raises:
+        ModelError: it fails on these values.
+    """
+    try:
+        return list(segment.run(list(outputs), dict(inputs)))
+    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+        raise ModelError(
+            f"onnxruntime cannot run the network on the inputs it was given ({one_line(error)}); give others with "
+            "--calibrate, or take --method udfc, which runs nothing"
+        ) from error

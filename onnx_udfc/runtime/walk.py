@@ -22,13 +22,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnx_udfc.errors import ModelError, one_line
 from onnx_udfc.model.protos import dense
 from onnx_udfc.model.values import values
 from onnx_udfc.numerics.products import each
 from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.providers import CPU, Provider
-from onnx_udfc.runtime.runs import cut, model_specs
+from onnx_udfc.runtime.runs import cut, model_specs, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
 
 Value = NDArray[Any]
@@ -307,21 +306,6 @@ def _by_row(node: onnx.NodeProto) -> bool:
     if node.op_type == "Concat":
         return any(a.name == "axis" and a.i > 0 for a in node.attribute)
     return node.op_type in BY_ROW and not node.domain
-
-
-def outputs_of(segment: Any, outputs: Sequence[str], inputs: Mapping[str, Value]) -> list[Value]:
-    """Run a session.
-
-    Raises:
-        ModelError: it fails on these values.
-    """
-    try:
-        return list(segment.run(list(outputs), dict(inputs)))
-    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-        raise ModelError(
-            f"onnxruntime cannot run the network on the inputs it was given ({one_line(error)}); give others with "
-            "--calibrate, or take --method udfc, which runs nothing"
-        ) from error
 
 
 def _segment(

@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from onnx_udfc.channels.groups import find_groups
-from onnx_udfc.inputs.classes import balanced, balanced_inputs, margins, shows_classes
-from onnx_udfc.inputs.network_inputs import NetworkInputs, make_inputs
+from onnx_udfc.inputs.classes import balanced, balanced_inputs, margins
+from onnx_udfc.inputs.network_inputs import NetworkInputs, make_inputs, shows_classes
 from onnx_udfc.model.network import read
 from onnx_udfc.numerics.breeding import OPERATIONS, children
 from onnx_udfc.options import Options
