@@ -32,13 +32,13 @@ from onnx_udfc.decide.ranks import Ranks, Saving, rank_levels, saved_macs, saved
 from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, bits_of_parts, factor
+from onnx_udfc.model.layers import residual_operand
 from onnx_udfc.model.names import matches
 from onnx_udfc.numerics.elimination import MEASURED, Removal
 from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.numerics.knapsack import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options.words import FLOAT
-from onnx_udfc.repair.reference import residual_operand
 from onnx_udfc.runtime.providers import asked_provider
 
 if TYPE_CHECKING:

@@ -369,3 +369,18 @@ def _computable(values: Array) -> Array:
 def _flip(W: Array) -> Array:
     """All spatial axes (2, 3, ...) reversed."""
     return W[(slice(None), slice(None), *[slice(None, None, -1)] * (W.ndim - 2))]
+
+
+def residual_operand(layer: Layer, outputs: set[str]) -> str | None:
+    """Name of the other operand, where the layer's output goes to one Add and nowhere else."""
+    out = layer.node.outputs[0] if layer.bias_node is None else layer.bias_node.outputs[0]
+    if out.name in outputs or len(out.outputs) != 1 or out.outputs[0].op not in ("Add", "Sum"):
+        return None
+    others = [t for t in out.outputs[0].inputs if t is not out]
+    return others[0].name if len(others) == 1 and not isinstance(others[0], gs.Constant) else None
+
+
+def own_bias(layer: Layer) -> NDArray[np.float64]:
+    """Bias (O,) that the node itself adds: a MatMul has its bias in another node."""
+    bias: NDArray[Any] = np.zeros(layer.out_channels) if layer.bias_apart else layer.bias
+    return bias.astype(np.float64)

@@ -14,12 +14,13 @@ import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_udfc.model.layers import own_bias, residual_operand
 from onnx_udfc.numerics.factors import Curve, curve, splits
 from onnx_udfc.numerics.layer_fit import summable
 from onnx_udfc.numerics.moments import (
@@ -299,18 +300,3 @@ def channel_mean(y: Value, layer: Layer) -> Double:
     if not layer.kernel:
         return np.asarray(y.reshape(-1, y.shape[-1]).mean(0, dtype=np.float64))
     return np.asarray(channel_sums(y) / max(1, y.size // y.shape[1]))
-
-
-def residual_operand(layer: Layer, outputs: set[str]) -> str | None:
-    """Name of the other operand, where the layer's output goes to one Add and nowhere else."""
-    out = layer.node.outputs[0] if layer.bias_node is None else layer.bias_node.outputs[0]
-    if out.name in outputs or len(out.outputs) != 1 or out.outputs[0].op not in ("Add", "Sum"):
-        return None
-    others = [t for t in out.outputs[0].inputs if t is not out]
-    return others[0].name if len(others) == 1 and not isinstance(others[0], gs.Constant) else None
-
-
-def own_bias(layer: Layer) -> Double:
-    """Bias (O,) that the node itself adds: a MatMul has its bias in another node."""
-    bias: NDArray[Any] = np.zeros(layer.out_channels) if layer.bias_apart else layer.bias
-    return bias.astype(np.float64)

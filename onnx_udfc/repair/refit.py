@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.model.coded import Coded
 from onnx_udfc.model.factored import Factor, factor
+from onnx_udfc.model.layers import own_bias
 from onnx_udfc.model.names import matches
 from onnx_udfc.numerics.factors import factors, first_gram
 from onnx_udfc.numerics.joint_refit import refit_together
@@ -31,7 +32,7 @@ from onnx_udfc.numerics.moments import Array, covariance, patches, sample_target
 from onnx_udfc.numerics.rounding import quantize_finely, quantize_layer
 from onnx_udfc.repair.ordering import TOO_LARGE
 from onnx_udfc.repair.readers import bounds_after
-from onnx_udfc.repair.reference import LayerReference, Reference, channel_mean, own_bias
+from onnx_udfc.repair.reference import LayerReference, Reference, channel_mean
 from onnx_udfc.repair.together import Together
 from onnx_udfc.runtime.walk import Value, Walk
 from onnx_udfc.runtime.windows import run_layer, window_of

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import onnx_graphsurgeon as gs
 
 from onnx_udfc.inputs.sizes import input_specs_of
+from onnx_udfc.model.layers import residual_operand
 from onnx_udfc.numerics.layer_fit import WIDEST_GRAM
-from onnx_udfc.repair.reference import residual_operand, sample_limit
+from onnx_udfc.repair.reference import sample_limit
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.shapes import Shapes, Size

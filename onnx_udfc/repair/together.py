@@ -17,17 +17,18 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_udfc.model.layers import own_bias
 from onnx_udfc.numerics import products
 from onnx_udfc.numerics.joint_refit import Shared
 from onnx_udfc.numerics.moments import Array, Window, patches, sample_targets, tap_positions
 from onnx_udfc.repair.readers import Beside, View, affordable, bounds_after, concat_behind, readers_of, touched
-from onnx_udfc.repair.reference import Reference, own_bias
 from onnx_udfc.runtime.windows import pooled_shape, pooling_window, window_of
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.prune import Pruned
     from onnx_udfc.model.layers import Layer
     from onnx_udfc.numerics.layer_fit import Bounds
+    from onnx_udfc.repair.reference import Reference
     from onnx_udfc.runtime.walk import Value, Walk
 
 Index = NDArray[np.int64]
