@@ -388,7 +388,9 @@ def _ranges(
     """
     real, pieces = inputs.source == "calibration", Pieces(asked_provider(options))
     grids = measure_ranges(network, placement, inputs.values, real=real, pieces=pieces)
-    left = spared(network, integer_layers(network, plan), options.target, placement, grids, inputs.values)
+    layers = integer_layers(network, plan, placement.slow_first)
+    left = spared(network, layers, options.target, placement, grids, inputs.values)
     if left is placement:
         return placement, grids
+    left = replace(left, slow_first=placement.slow_first)
     return left, measure_ranges(network, left, inputs.values, real=real, pieces=pieces)

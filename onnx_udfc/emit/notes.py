@@ -126,11 +126,14 @@ def _float_notes(network: Network, weights: Mapping[str, QuantParams], placement
         return
     transposed = [n for n in weights if n not in placement.integer and network.layers[n].stuffed]
     kept = [n for n in network.layers if n in placement.kept]
-    others = [n for n in network.layers if n not in placement.integer and n not in (*transposed, *kept)]
+    first = [n for n in placement.slow_first if n in network.layers]
+    others = [n for n in network.layers if n not in placement.integer and n not in (*transposed, *kept, *first)]
     if transposed:
         yield f"runs in float, there is no integer kernel for ConvTranspose: {', '.join(transposed)}"
     if kept:
         yield f"kept in float: {', '.join(kept)}; {placement.reason}"
+    if first:
+        yield f"kept in float, because its input takes longer to quantize than its output: {', '.join(first)}"
     if others:
         yield f"runs in float, left out of the quantization of activations: {', '.join(others)}"
 

@@ -53,6 +53,7 @@ class Placement:
         dtype: type of the codes.
         kept: layers that could run as integers and are kept in float, for the sake of what the network answers.
         reason: why, in words for the user; empty where none are.
+        slow_first: layers that read an input of the network and are kept in float because they are quicker so.
     """
 
     sites: Mapping[str, tuple[str, ...] | None]
@@ -67,6 +68,7 @@ class Placement:
     dtype: Kind = "uint8"
     kept: tuple[str, ...] = ()
     reason: str = ""
+    slow_first: tuple[str, ...] = ()
 
     @property
     def tensors(self) -> tuple[str, ...]:

@@ -127,4 +127,23 @@ def measure_ranges(
     for tensor in placement.sites:
         if placement.grid_of(tensor) not in grids:
             walk.get(tensor)
+    _join(network, placement, grids)
     return grids
+
+
+def _join(network: Network, placement: Placement, grids: dict[str, ActivationParams]) -> None:
+    """Give what only a Concat reads the grid of its result: codes are copied then, and rounded once, not twice."""
+    shared = {t.name for t in network.graph.outputs} | set(placement.tied.values())
+    for node in reversed(network.graph.nodes):
+        grid = grids.get(node.outputs[0].name) if node.op == "Concat" else None
+        alone = [t for t in node.inputs if t.name in grids and len(t.outputs) == 1 and t.name not in shared]
+        if grid is not None:
+            grids |= {t.name: grid for t in alone if _holds(grid, t, placement.caps.get(t.name))}
+
+
+def _holds(grid: ActivationParams, tensor: gs.Tensor, cap: float | None) -> bool:
+    """Whether codes on the grid clip as the activation does that writes the tensor."""
+    writer = tensor.inputs[0].op if tensor.inputs else ""
+    if writer not in ("Relu", "Clip", "HardSigmoid"):
+        return True
+    return grid.zero_point == 0 and (cap is None or grid.scale * 255 <= cap)

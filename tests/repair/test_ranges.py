@@ -98,3 +98,40 @@ def test_a_range_before_a_hard_swish_ends_where_that_is_flat() -> None:
     low, high = -grid.zero_point * grid.scale, (255 - grid.zero_point) * grid.scale
     assert -20 < low < -2
     assert high > 60
+
+
+CONCAT = {"w1": (8, 8, 1, 1), "w2": (8, 8, 1, 1), "w3": (4, 16, 1, 1), "b1": (8,)}
+
+
+@pytest.mark.parametrize(
+    ("body", "joined"),
+    [
+        ("a = Conv (x, w1, b1) r = Relu (a) b = Conv (x, w2) t = Relu (b)", ["r", "t"]),
+        ("a = Conv (x, w1, b1) r = Identity (a) b = Conv (x, w2) t = Identity (b)", []),  # on the grids of a and b
+        ("r = Conv (x, w1, b1) t = Conv (x, w2)", ["r", "t"]),
+        ("a = Conv (x, w1, b1) r = Relu (a) t = Conv (x, w2)", ["t"]),  # below its zero point a Relu would not clip
+        (
+            "a = Conv (x, w1) r = Sigmoid (a) b = Relu (r) d = Conv (x, w2) t = Add (b, d)",
+            ["t"],
+        ),  # another reads it, too
+    ],
+)
+def test_what_only_a_concat_reads_is_on_the_grid_of_its_result(body: str, joined: list[str]) -> None:
+    network = network_of(
+        f"(float[N,8,6,6] x) => (float y) {{ {body} c = Concat <axis=1> (r, t) y = Conv (c, w3) }}", CONCAT
+    )
+    placement = activation_tensors(network, list(network.layers), "cpu")
+    x = {"x": np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32) * 3}
+    grids = measure_ranges(network, placement, x, real=True)
+    assert [t for t in ("r", "t") if grids.get(t) == grids["c"]] == joined
+
+
+def test_a_concat_on_one_grid_keeps_to_the_caps_of_what_it_reads() -> None:
+    body = "a = Conv (x, w1, b1) r = Clip (a, low, high) t = Conv (x, w2) s = Relu (t) c = Concat <axis=1> (r, s)"
+    constants = "<float low = {0}, float high = {0.5}>"
+    network = network_of(f"(float[N,8,6,6] x) => (float y) {constants} {{ {body} y = Conv (c, w3) }}", CONCAT)
+    placement = activation_tensors(network, list(network.layers), "cpu")
+    x = {"x": np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32) * 3}
+    grids = measure_ranges(network, placement, x, real=True)
+    assert grids["c"].scale * 255 > 1 > 2 * grids["r"].scale * 255 * 0.999
+    assert grids["s"] == grids["c"]
