@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper, parser
 
 PRECIOUS = b"precious, and an older result, for it has onnx_udfc.version in it"
-CLI = [sys.executable, "-m", "onnx_udfc.cli"]
+CLI = [sys.executable, "-m", "onnx_udfc"]
 TEXT = """
 <ir_version: 10, opset_import: ["" : 21]>
 net (float[N,3,8,8] x) => (float[N,5] y) {

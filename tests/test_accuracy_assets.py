@@ -184,7 +184,7 @@ def test_time_and_memory(
 
 MEASURED = """
 import resource, sys
-from onnx_udfc.cli import main
+from onnx_udfc.__main__ import main
 try:
     main()
 except SystemExit as stop:

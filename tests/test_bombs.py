@@ -23,7 +23,7 @@ from tests import bombs
 SECONDS, GIGABYTES = 30.0, 2.0  # on a busy machine; what is not bounded takes hours, and tens of gigabytes
 MEASURED = """
 import sys
-from onnx_udfc.cli import main
+from onnx_udfc.__main__ import main
 try:
     main()
 finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from onnx_udfc.cli import app
+from onnx_udfc.cli.commands import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

@@ -55,7 +55,7 @@ def test_olive_run_gives_the_bytes_of_the_command_line(workflow: Path) -> None:
     subprocess.run(
         [OLIVE, "-m", "olive", "run", *files], check=True, capture_output=True, timeout=600, cwd=workflow, env=QUIET
     )
-    command = [OLIVE, "-m", "onnx_udfc.cli", "in.onnx", "cli.onnx", "--prune", "0.5", "--bits", "4", "--threads", "1"]
+    command = [OLIVE, "-m", "onnx_udfc", "in.onnx", "cli.onnx", "--prune", "0.5", "--bits", "4", "--threads", "1"]
     subprocess.run(command, check=True, capture_output=True, timeout=600, cwd=workflow)
     shutil.rmtree(workflow / "cache")
     (workflow / "again").mkdir()

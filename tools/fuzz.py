@@ -27,7 +27,7 @@ import onnx
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from onnx_udfc import cli
+from onnx_udfc.cli import commands
 from onnx_udfc.inputs.sizes import synthetic_feeds
 from onnx_udfc.runtime.runs import input_specs, split
 from onnx_udfc.runtime.sessions import open_session, run_limited
@@ -69,7 +69,7 @@ def call(*words: str) -> tuple[int, str]:
     """Exit code and standard error of the command line, run in this process."""
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-        code = cli.run(lambda: cli.app.main(list(words), standalone_mode=False), debug=False)
+        code = commands.run(lambda: commands.app.main(list(words), standalone_mode=False), debug=False)
     return code, errors.getvalue()
 
 

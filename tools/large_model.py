@@ -109,7 +109,7 @@ def compress(source: Path, out: Path, options: list[str]) -> Outcome:
         SystemExit: it fails.
     """
     start = time.perf_counter()
-    command = [sys.executable, "-m", "onnx_udfc.cli", str(source), str(out), *options]
+    command = [sys.executable, "-m", "onnx_udfc", str(source), str(out), *options]
     done = subprocess.run(command, check=False)
     seconds = time.perf_counter() - start
     if done.returncode:

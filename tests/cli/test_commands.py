@@ -66,7 +66,7 @@ def test_no_arguments_is_help_and_version_is_the_package_s(tmp_path: Path) -> No
 def test_completion_offers_the_default_command_s_options(tmp_path: Path, typed: str, offered: str) -> None:
     words = ["onnx-udfc", *typed.split()]
     asked = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1), "_ONNX_UDFC_COMPLETE": "bash_complete"}
-    code = "import sys; sys.argv[0] = 'onnx-udfc'; from onnx_udfc.cli import main; main()"
+    code = "import sys; sys.argv[0] = 'onnx-udfc'; from onnx_udfc.__main__ import main; main()"
     env = os.environ | asked
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False

@@ -101,7 +101,7 @@ def test_links_that_lie_in_the_way_are_not_followed(folder: Path, planted: str) 
 
 
 def shell(folder: Path, words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    line = f"{CLI[0]} -m onnx_udfc.cli {words}"
+    line = f"{CLI[0]} -m onnx_udfc {words}"
     return subprocess.run(
         ["sh", "-c", line], cwd=folder, env=os.environ | env, capture_output=True, text=True, timeout=100, check=False
     )

@@ -113,8 +113,8 @@ def test_the_command_line_of_a_report_gives_its_options_again(options: Options) 
 
     import click
 
-    from onnx_udfc.cli import app
     from onnx_udfc.cli import options as cli_options
+    from onnx_udfc.cli.commands import app
 
     words = shlex.split(command_line(options.to_dict()))
     command = app.commands["compress"]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from onnx_udfc import validate
-from onnx_udfc.cli import app
 from onnx_udfc.cli import options as cli_options
+from onnx_udfc.cli.commands import app
 from onnx_udfc.evaluate.side_by_side import ClassCount, Gathered
 from onnx_udfc.evaluate.validation_page import to_page
 from onnx_udfc.options import Judging

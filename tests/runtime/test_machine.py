@@ -58,7 +58,7 @@ def test_a_process_of_its_own_lets_threads_sleep_and_a_users_word_counts_more(gi
 
 
 def test_numpy_is_not_there_yet_when_the_command_line_prepares_its_process() -> None:
-    program = "import sys, onnx_udfc.cli\nprint('numpy' in sys.modules)"
+    program = "import sys, onnx_udfc.__main__\nprint('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
