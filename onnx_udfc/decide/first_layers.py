@@ -15,9 +15,9 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from onnx_udfc.channels.shapes import resolve
+from onnx_udfc.emit.placement import PAIR
 from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.model.counts import count
-from onnx_udfc.repair.harm import PAIR
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network

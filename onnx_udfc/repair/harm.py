@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.channels.shapes import resolve
-from onnx_udfc.emit.placement import INTEGER_OPS, TIED
+from onnx_udfc.emit.placement import INTEGER_OPS, PAIR, TIED
 from onnx_udfc.emit.sites import switchable
 from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.errors import ModelError
@@ -54,7 +54,6 @@ SAMPLES = 4  # inputs that harm is measured on; at least LEAST of a large networ
 LEAST = 2
 MOST_MACS = 150e9  # of all runs together, beyond LEAST_RUNS
 LEAST_RUNS = 8
-PAIR = 80  # multiply-accumulates in whose time a value goes through a pair, twice what it takes: integers save half
 PASSED = ("Relu", "Clip", *INTEGER_OPS, *TIED)  # nodes that a layer's integers pass
 COLUMNS = 128  # an axis of more is no list of classes or coordinates
 STILL = 1e-5  # spread, in sizes of a column, that rounding alone makes

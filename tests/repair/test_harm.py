@@ -8,12 +8,12 @@ from typing import cast
 import numpy as np
 import pytest
 
-from onnx_udfc.emit.placement import Placement
+from onnx_udfc.emit.placement import PAIR, Placement
 from onnx_udfc.emit.sites import switchable
 from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.pipeline import compress
-from onnx_udfc.repair.harm import HARMLESS, PAIR, Trial, _options, borders, columns, harms_of, lost, spared
+from onnx_udfc.repair.harm import HARMLESS, Trial, _options, borders, columns, harms_of, lost, spared
 from onnx_udfc.repair.ranges import measure_ranges
 from tests.normed_graphs import CHAIN, scaled_model
 from tests.quantized_graphs import Values, network_of, run, simulate
