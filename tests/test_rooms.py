@@ -99,6 +99,13 @@ def test_the_longest_chain_of_imports() -> None:
     assert len(chain) <= LONGEST, " > ".join(chain)
 
 
-def test_every_room_says_what_it_is_for() -> None:
-    for room in ALLOWED:
-        assert ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))), room
+@pytest.mark.parametrize("room", ALLOWED)
+def test_a_room_is_entered_by_its_doors(room: str) -> None:
+    """Others import from the modules that a room's `__all__` names."""
+    tree = ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), "every room says what it is for"
+    (doors,) = (ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign))
+    outside = {other for name, found in IMPORTS.items() if name.partition(".")[0] != room for other in found}
+    entered = {name.partition(".")[2] for name in outside if name.startswith(f"{room}.")}
+    assert entered <= set(doors), f"{sorted(entered - set(doors))} of {room} are its own affair, or belong into __all__"
+    assert all(f"{room}.{door}" in MODULES for door in doors)

@@ -1,1 +1,3 @@
 """Which channels are one, which may go, and taking them out."""
+
+__all__ = ["groups", "prune", "shapes"]

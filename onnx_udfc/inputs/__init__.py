@@ -1,1 +1,13 @@
-"""What a network is run on: the user's data, or made-up inputs brought to its scale."""
+"""What a network is run on: the user"s data, or made-up inputs brought to its scale."""
+
+__all__ = [
+    "choice",
+    "classes",
+    "feeds",
+    "image_files",
+    "kinds",
+    "network_inputs",
+    "real",
+    "rollout",
+    "sizes",
+]

@@ -1,1 +1,22 @@
 """Arrays in, arrays out: moments, regressions, elimination, grids, rounding; has never heard of a layer or of ONNX."""
+
+__all__ = [
+    "activation_grids",
+    "breeding",
+    "elimination",
+    "factors",
+    "grids",
+    "halves",
+    "images",
+    "joint_refit",
+    "knapsack",
+    "layer_fit",
+    "leading",
+    "moments",
+    "picture_codec",
+    "products",
+    "reconstruct",
+    "rounding",
+    "shrinkage",
+    "words",
+]

@@ -1,1 +1,21 @@
 """Runs graphs and single layers in onnxruntime and measures them; decides nothing."""
+
+__all__ = [
+    "blame",
+    "blas",
+    "cluster",
+    "crew",
+    "device_memory",
+    "fallbacks",
+    "kernels",
+    "latency",
+    "layer_times",
+    "machine",
+    "providers",
+    "runs",
+    "sessions",
+    "slowest",
+    "walk",
+    "windows",
+    "written_layers",
+]
