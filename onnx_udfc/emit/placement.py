@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 GATES = ("HardSigmoid", "HardSwish")  # written as an Add whose codes saturate, and for the second a Mul
 INTEGER_OPS = ("Add", "Sum", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", *GATES)
+PAIR = 80  # multiply-accumulates in whose time a value goes through a pair, twice what it takes: integers save half
 WIDEST_EXACT = 7  # weight bits beside uint8 activations
 TIED = (
     "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "Expand", "Tile", "Split",

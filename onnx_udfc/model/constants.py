@@ -16,6 +16,7 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnx_udfc.model.layers import LAYERS
 from onnx_udfc.model.lossless import Origin, Stored, sorted_nodes
 from onnx_udfc.model.names import Taken, unique_name
+from onnx_udfc.model.plain_operators import computed
 from onnx_udfc.model.protos import inner_reads
 
 Array = NDArray[Any]
@@ -153,7 +154,8 @@ def _run(node: gs.Node, graph: gs.Graph, origin: Origin, budget: _Budget) -> lis
         elements, steps = _effort(node, arrays)
         if elements > limit or steps > MOST_STEPS:
             return None
-        results = _reference(origin.nodes[node.name], graph.opset, arrays)
+        proto = origin.nodes[node.name]
+        results = computed(proto, graph.opset, arrays) or _reference(proto, graph.opset, arrays)
         if any(r.dtype == object for r in results):  # of an input that is missing
             return None
     except Exception:  # the reference implementations raise anything; onnxruntime says later what is wrong
@@ -164,7 +166,7 @@ def _run(node: gs.Node, graph: gs.Graph, origin: Origin, budget: _Budget) -> lis
 
 def _reference(node: onnx.NodeProto, opset: int, arrays: list[Array | None]) -> list[Array]:
     """The outputs of a node by onnx's reference implementation."""
-    from onnx.reference import ReferenceEvaluator  # slow to import, and most files have no constant expressions
+    from onnx.reference import ReferenceEvaluator  # slow to import, and few files need it
 
     inputs = {name: a for name, a in zip(node.input, arrays, strict=True) if a is not None}
     infos = [
