@@ -390,7 +390,8 @@ class _Decider:
         if "bytes" in keys:
             found["bytes"] = float(written_bytes(with_biases(small), bits, self.options))
         if "latency" in keys:
-            model = self._written(small, bits) if self.times is not None and self.times.on_integers else None
+            other = self.options.float16 or (self.times is not None and self.times.on_integers)
+            model = self._written(small, bits) if other else None  # other kernels than float ones
             found["latency"] = measured_ratio(self.subject.network, small, self._timing(), model)
         return found
 

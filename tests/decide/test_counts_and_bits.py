@@ -214,6 +214,21 @@ def test_where_activations_are_quantized_time_is_that_of_integer_kernels(
         assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) >= 3
 
 
+def test_in_float16_time_is_that_of_the_file_in_float16(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes half of the time as it is: nothing has to go for half of it, whatever float32 would take."""
+    size = footprint(subject.network, subject.channels, subject.groups)
+    times = Times(size, np.tile([0, 0, 0, 1e-6], (3, 1)), {}, 0.0)
+
+    def ratio(_original: Network, small: Network, _timing: object, model: onnx.ModelProto) -> float:
+        assert any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+        return 0.5 * share_of_macs(subject, small)
+
+    monkeypatch.setattr(counts_and_bits, "layer_times", lambda *_: times)
+    monkeypatch.setattr(counts_and_bits, "measured_ratio", ratio)
+    counts = decide(subject, Options(budget={"latency": "0.5"}, float16=True)).counts
+    assert share(subject, dict(counts), "macs") >= 0.95  # of a limit that much is near enough
+
+
 def share_of_macs(subject: Subject, small: Network) -> float:
     """MACs of a smaller network as a share."""
     names = {g.name: small.layers[g.producers[0]].out_channels for g in subject.groups}
