@@ -24,6 +24,7 @@ from onnx_udfc.decide.allocate import (
 )
 from onnx_udfc.decide.asked import AUTO_WIDTHS, Decision, Plan, Subject, skipped
 from onnx_udfc.decide.file_size import CORRECTIONS, file_size, with_biases, written, written_bytes
+from onnx_udfc.decide.first_layers import integer_placement
 from onnx_udfc.decide.footprint import Footprint, footprint
 from onnx_udfc.decide.integer_layers import OnIntegers, fills_blocks, liked_anywhere, saving_of
 from onnx_udfc.decide.latency_table import Times, Timing, latency_table, layer_times, measured_ratio
@@ -162,7 +163,8 @@ class _Decider:
         integers = None
         if self.on_integers and self._timing().provider.name == "cpu":
             bits = dict.fromkeys(subject.layers, 8.0)  # fewer take the same time
-            integers = OnIntegers(frozenset(subject.layers), self._written(subject.network, bits))
+            run = integer_placement(subject.network, bits, self.options.target).integer
+            integers = OnIntegers(frozenset(run), self._written(subject.network, bits))
         return layer_times(subject.network, subject.channels, self.size, splits, self._timing(), integers)
 
     def _timing(self) -> Timing:

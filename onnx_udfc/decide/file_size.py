@@ -16,12 +16,12 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_udfc.decide.finer import finer_layers
+from onnx_udfc.decide.first_layers import integer_placement
 from onnx_udfc.decide.placeholders import of_layers, of_tables, of_unseen
 from onnx_udfc.emit.float16 import to_float16
 from onnx_udfc.emit.short_names import shorten_names
 from onnx_udfc.emit.stamp import stamp
-from onnx_udfc.emit.writer import Emitted, activation_tensors, emit
-from onnx_udfc.model.loudness import before_logarithm
+from onnx_udfc.emit.writer import Emitted, emit
 from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.options.words import FLOAT
@@ -122,8 +122,7 @@ def drafted(network: Network, bits: Mapping[str, float], options: Options) -> Em
     if options.activations is None or not params:
         emitted = emit(network, params, None, options.target, tables=tables, unseen=unseen)
     else:
-        quiet = before_logarithm(network)
-        placement = activation_tensors(network, [name for name in params if name not in quiet], options.target)
+        placement = integer_placement(network, params, options.target)
         grids = {t: ActivationParams(1.0, 0, placement.dtype) for t in placement.sites}
         emitted = emit(network, params, grids, options.target, placement, tables, unseen)
     if options.float16:

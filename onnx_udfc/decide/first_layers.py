@@ -6,20 +6,25 @@ stays in float where
 
     PAIR · (values read - values written) > m.
 
-Stems of few channels are of that kind: 3x3 from three channels to eight takes twice as long in integers.
+Stems of few channels are of that kind: 3x3 from three channels to eight takes twice as long in integers. All others
+may run as integers, but for those for which eight bits are too few.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
 from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.emit.placement import PAIR
-from onnx_udfc.emit.targets import TARGETS
+from onnx_udfc.emit.targets import TARGETS, activation_tensors
 from onnx_udfc.model.counts import count
+from onnx_udfc.model.loudness import before_logarithm
 
 if TYPE_CHECKING:
+    from onnx_udfc.emit.placement import Placement
     from onnx_udfc.model.network import Network
 
 
@@ -43,3 +48,25 @@ def slow_first(network: Network, target: str) -> tuple[str, ...]:
         if work and PAIR * (read - written) > work:
             found.append(layer.name)
     return tuple(found)
+
+
+def suited(network: Network, quantized: Collection[str], slow: Sequence[str]) -> list[str]:
+    """The layers that may run as integers: not those for which eight bits are too few, nor those that are slow then."""
+    without = {*before_logarithm(network), *slow}
+    return [name for name in quantized if name not in without]
+
+
+def integer_placement(network: Network, quantized: Collection[str], target: str) -> Placement:
+    """Where activations are quantized.
+
+    Args:
+        network: as it will be written.
+        quantized: names of the layers whose weights are.
+        target: key of TARGETS, one that has integer kernels.
+
+    Raises:
+        RequestError: as `activation_tensors`.
+    """
+    slow = slow_first(network, target)
+    placement = activation_tensors(network, suited(network, quantized, slow), target)
+    return replace(placement, slow_first=tuple(name for name in slow if name in quantized))

@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 
 from onnx_udfc.decide.allocate import allowed_counts, keep_sets
 from onnx_udfc.decide.asked import Plan, ranks_by_name
-from onnx_udfc.decide.first_layers import slow_first
+from onnx_udfc.decide.first_layers import integer_placement, suited
 from onnx_udfc.decide.unrepaired import tables_to_round, unseen_to_round
 from onnx_udfc.emit.placement import Placement, integer_bits
-from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, bits_of_parts, factor
-from onnx_udfc.model.loudness import before_logarithm
 from onnx_udfc.numerics.elimination import CRITERIA, MEASURED, Removal, removal_by_score, shares_by_score
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options.words import FLOAT
@@ -128,13 +126,10 @@ def placed(network: Network, plan: Plan, options: Options) -> tuple[Plan, Placem
     """Where activations are quantized, and the plan with the weight bits that integer kernels compute exactly."""
     if options.activations is None:
         return plan, None
-    slow = slow_first(network, options.target)
-    placement = activation_tensors(network, integer_layers(network, plan, slow), options.target)
-    placement = replace(placement, slow_first=tuple(name for name in slow if name in plan.bits))
+    placement = integer_placement(network, plan.bits, options.target)
     return replace(plan, bits=integer_bits(network, plan.bits, placement)), placement
 
 
 def integer_layers(network: Network, plan: Plan, slow: Sequence[str]) -> list[str]:
-    """The layers that may run as integers: not those for which eight bits are too few, nor those that are slow then."""
-    without = {*before_logarithm(network), *slow}
-    return [name for name in plan.bits if name not in without]
+    """The layers that may run as integers: all that are quantized and suited, the slow ones left out."""
+    return suited(network, plan.bits, slow)

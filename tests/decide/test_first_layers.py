@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from onnx_udfc import compress
-from onnx_udfc.decide.first_layers import slow_first
+from onnx_udfc import Options, compress
+from onnx_udfc.decide.file_size import with_biases, written
+from onnx_udfc.decide.first_layers import integer_placement, slow_first
 from onnx_udfc.runtime.kernels import check_runtime
 from tests.quantized_graphs import network_of
 
@@ -46,3 +47,16 @@ def test_it_is_written_so_and_told() -> None:
     result = compress(network.to_model(), bits=8, activations=8, method="none", force=True)
     assert check_runtime(result.model).integer == ("conv2",)
     assert any("conv0" in note and "longer to quantize" in note for note in result.report.runtime.notes)
+
+
+def test_the_file_that_budgets_look_at_leaves_them_in_float_too() -> None:
+    body = f"{STEM} r = Relu (a) y = Conv (r, w2)"
+    weights = {"w1": (8, 3, 3, 3), "w2": (8, 8, 1, 1)}
+    network = network_of(f"(float[1,3,32,32] x) => (float y) {{ {body} }}", weights)
+    asked = Options(bits=8, activations=8)
+    first, second = network.layers
+    placement = integer_placement(network, [first, second], "cpu")
+    assert (placement.integer, placement.slow_first) == ((second,), (first,))
+    nodes = written(with_biases(network), {first: 8, second: 8}, asked).graph.node
+    (reads,) = (node for node in nodes if "x" in node.input)
+    assert (reads.op_type, reads.name) == ("Conv", first)
