@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Double = NDArray[np.float64]
 
+_STEP = 2.0**-6  # of activations in a draft: kernels take a clipping at 6 over where no code is above it
 _SCALE_BYTES = 4
 _NODE_BYTES = 150  # of one more node with its names; what is written in the end is measured
 
@@ -123,7 +124,7 @@ def drafted(network: Network, bits: Mapping[str, float], options: Options) -> Em
         emitted = emit(network, params, None, options.target, tables=tables, unseen=unseen)
     else:
         placement = integer_placement(network, params, options.target)
-        grids = {t: ActivationParams(1.0, 0, placement.dtype) for t in placement.sites}
+        grids = {t: ActivationParams(_STEP, 0, placement.dtype) for t in placement.sites}
         emitted = emit(network, params, grids, options.target, placement, tables, unseen)
     if options.float16:
         to_float16(emitted.model, {})

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import prune
-from onnx_udfc.decide.file_size import file_size, with_biases, written_bytes
+from onnx_udfc.decide.file_size import file_size, with_biases, written, written_bytes
 from onnx_udfc.decide.footprint import footprint
 from onnx_udfc.decide.ranks import rank_levels, saved_weights
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress
+from onnx_udfc.runtime.kernels import optimized_graph
+from tests.quantized_graphs import network_of
 from tests.small_graphs import small_model, small_network
 
 WIDE = """g (float[1, 3, 8, 8] x, float[64, 3, 3, 3] W0, float[64] B0, float[96, 64, 3, 3] W1, float[10, 96, 1, 1] W2)
@@ -79,3 +83,14 @@ def test_layers_and_tables_of_one_shape_are_counted_each(text: str, bits: int) -
     network, options = small_network(text), Options(bits=bits, method="none")
     real = compress(small_model(text), options).report.after.bytes
     assert written_bytes(network, dict.fromkeys(network.layers, bits), options) == real
+
+
+def test_a_draft_runs_on_the_kernels_that_the_file_will_run_on() -> None:
+    """A clipping at 6 is taken over by a kernel whose codes end below it, as those of measured ranges do."""
+    text = """(float[1,16,9,9] x) => (float y) <float low = {0.0}, float high = {6.0}>
+        { a = Conv (x, w1) r = Clip (a, low, high) y = Conv (r, w2) }"""
+    network = network_of(text, {"w1": (16, 16, 3, 3), "w2": (16, 16, 1, 1)})
+    model = written(with_biases(network), dict.fromkeys(network.layers, 8), Options(bits=8, activations=8))
+    kernels = Counter(node.op_type for node in optimized_graph(model).graph.node)
+    assert kernels["QLinearConv"] == 2
+    assert not {"Conv", "FusedConv", "Clip"} & set(kernels)
