@@ -9,7 +9,7 @@ damage is
 
 `search_scale` tries clipping factors f of s = f·max|w| / qmax and keeps the least (1) of rounding to nearest.
 
-`round_with_gram` is GPTQ (Frantar et al., arXiv 2210.17323): columns in order of falling diag G; each is rounded, and
+`nearest_plane` is GPTQ (Frantar et al., arXiv 2210.17323): columns in order of falling diag G; each is rounded, and
 its error is made up for by the columns that are still free. In the paper's words, with U the upper Cholesky factor of
 H⁻¹, H = G + λI:  e = (w_i − q_i)/U_ii,  w_rest −= e·U_i,rest. We compute the same numbers from H itself (GPTQ is
 Babai's nearest plane, arXiv 2507.18553): with H = R Rᵀ, R upper triangular, and x = q·s − w against the *original* w,
@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -158,13 +158,6 @@ class QuantParams:
         return self.bits + (0 if self.finer is None else self.finer.bits)
 
 
-class Rounding(NamedTuple):
-    """Codes int8, shaped as the weights, and why they are plain nearest codes (None: they are not)."""
-
-    codes: Codes
-    reason: str | None
-
-
 def search_scale(
     weight: Floats, fmt: QuantFormat, gram: Floats | None = None, dtype: DTypeLike = np.float32, steps: int = 25
 ) -> Floats:
@@ -251,30 +244,6 @@ def round_nearest(weight: Floats, scale: Floats, fmt: QuantFormat) -> Codes:
         part = rows[i : i + height] / units[i : i + height]
         flat[i : i + height] = fmt.encode(fmt.nearest(part, out=part))
     return codes
-
-
-def round_with_gram(weight: Floats, scale: Floats, fmt: QuantFormat, gram: Floats, damping: float = 0.01) -> Rounding:
-    """Round so that the layer's output, not its weights, stays close (GPTQ, see the module's text).
-
-    Args:
-        weight: (groups, o, d), or (o, d).
-        scale: (groups, o), or (o,), > 0.
-        fmt: the grid.
-        gram: (groups, d, d), or (d, d): second moments of the input patches, any positive factor.
-        damping: λ relative to mean(diag G); grows tenfold as often as the factorization fails.
-
-    Returns:
-        The codes, shaped as weight; with a reason where the Gram could not be used and they are the nearest ones.
-    """
-    if weight.ndim == 2:
-        codes, reason = round_with_gram(weight[None], scale[None], fmt, gram[None], damping)
-        return Rounding(codes[0], reason)
-    weight = np.asarray(weight, np.float64)
-    basis = gram_basis(gram, damping)
-    if isinstance(basis, str):
-        return Rounding(round_nearest(weight, scale, fmt), basis)
-    units = basis.columns(weight / scale[..., None])
-    return Rounding(basis.codes(fmt.encode(nearest_plane(units, fmt, basis))), None)
 
 
 @dataclass(frozen=True)

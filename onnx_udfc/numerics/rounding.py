@@ -1,6 +1,6 @@
 """Codes and scales together: the best that few bits can do in the metric of the Gram.
 
-Rounding with a Gram (`quantize.round_with_gram`) takes the scale as given. Here both are looked for, against the same
+Rounding with a Gram (`grids.nearest_plane`) takes the scale as given. Here both are looked for, against the same
 damage E = (q·s − w)ᵀ G (q·s − w) of every row:
 
 1. the codes for several scales around the one of `search_scale`, each rounded with the Gram;

@@ -13,9 +13,9 @@ from onnx_udfc.numerics.grids import (
     QuantFormat,
     QuantParams,
     round_nearest,
-    round_with_gram,
     search_scale,
 )
+from tests.numerics.gram_rounding import round_with_gram
 
 BITS = sorted(FORMATS)
 

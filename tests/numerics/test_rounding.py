@@ -14,10 +14,10 @@ from onnx_udfc.numerics.grids import (
     QuantFormat,
     gram_basis,
     round_nearest,
-    round_with_gram,
     search_scale,
 )
 from onnx_udfc.numerics.rounding import best_scale, descend, quantize_with_gram
+from tests.numerics.gram_rounding import round_with_gram
 
 
 def problem(groups: int, rows: int, width: int, seed: int = 0) -> tuple[Floats, Floats]:
