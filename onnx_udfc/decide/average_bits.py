@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.decide.asked import is_average, widths_of
 from onnx_udfc.decide.file_size import CORRECTIONS, with_biases, written, written_bytes
+from onnx_udfc.emit.writer import Bases
 from onnx_udfc.model.factored import bits_of_parts
 from onnx_udfc.model.layer_bytes import layer_bytes
 from onnx_udfc.model.saving import model_bytes
@@ -44,7 +45,8 @@ def averaged(network: Network, plan: Plan, rounding: Mapping[str, Mapping[float,
         return plan
     widths, small = widths_of(options), with_biases(network)
     damage = np.array([[rounding[name][width] for width in widths] for name in wholes])
-    sizes, limit = _sizes(small, plan, wholes, options), written_bytes(small, plan.bits, options)
+    bases: Bases = {}
+    sizes, limit = _sizes(small, plan, wholes, options, bases), written_bytes(small, plan.bits, options, bases)
     asked = [float(width) for width in widths].index(float(options.bits))
     rows = np.arange(len(wholes))
     even, room = float(damage[:, asked].sum()), float(sizes[:, asked].sum())
@@ -54,7 +56,7 @@ def averaged(network: Network, plan: Plan, rounding: Mapping[str, Mapping[float,
             return plan
         spent = {name: widths[at] for name, at in zip(wholes, chosen, strict=True)}
         bits = dict(plan.bits) | bits_of_parts(spent, plan.parts)
-        over = written_bytes(small, bits, options) - limit
+        over = written_bytes(small, bits, options, bases) - limit
         if over <= 0:
             return replace(plan, bits=bits)
         room = float(sizes[rows, chosen].sum()) - over
@@ -68,13 +70,13 @@ def _alone(network: Network, name: str) -> bool:
     return root is None or sum(shared.get(o.constant.name) == root for o in network.layers.values()) == 1
 
 
-def _sizes(network: Network, plan: Plan, wholes: list[str], options: Options) -> Double:
+def _sizes(network: Network, plan: Plan, wholes: list[str], options: Options, bases: Bases) -> Double:
     """Bytes (L, widths) that layers, with both of their parts, take in the file."""
     widths = widths_of(options)
     sizes = np.zeros((len(wholes), len(widths)))
     firsts = {whole: first for first, whole in plan.parts.items()}
     for k, width in enumerate(widths):
-        model = written(network, dict.fromkeys(plan.bits, width), options)
+        model = written(network, dict.fromkeys(plan.bits, width), options, bases)
         held = layer_bytes(model, plan.bits)
         nodes = (model_bytes(model) - sum(held.values())) / max(1, len(plan.bits))  # names and all that unpacks codes
         for i, name in enumerate(wholes):

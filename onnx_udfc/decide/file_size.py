@@ -21,7 +21,7 @@ from onnx_udfc.decide.placeholders import of_layers, of_tables, of_unseen
 from onnx_udfc.emit.float16 import to_float16
 from onnx_udfc.emit.short_names import shorten_names
 from onnx_udfc.emit.stamp import stamp
-from onnx_udfc.emit.writer import Emitted, emit
+from onnx_udfc.emit.writer import Bases, Emitted, emit
 from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.options.words import FLOAT
@@ -89,11 +89,12 @@ def file_size(network: Network, ranks: Ranks, widths: Sequence[float], options: 
     if options.float16:
         stored *= [0.5 if layer.constant.dtype == np.float32 else 1.0 for layer in layers]
     biased = with_biases(network)
+    bases: Bases = {}
     base = model_bytes(written(biased, {}, options)) - float(stored.sum()) - out * _SCALE_BYTES
     weight: dict[float, Double] = {FLOAT: stored / entries}
     layer: dict[float, float] = {FLOAT: 0.0}
     for bits in widths:
-        model = written(biased, dict.fromkeys(network.layers, bits), options)
+        model = written(biased, dict.fromkeys(network.layers, bits), options, bases)
         sizes = {t.name: len(t.raw_data) for t in model.graph.initializer}
         codes = np.array([sizes.get(f"{one.constant.name}.codes", 0) for one in layers], np.float64)
         weight[bits] = codes / entries
@@ -114,31 +115,33 @@ def with_biases(network: Network) -> Network:
     return copy
 
 
-def drafted(network: Network, bits: Mapping[str, float], options: Options) -> Emitted:
-    """The network as it would be written, with codes that mean nothing."""
+def drafted(network: Network, bits: Mapping[str, float], options: Options, bases: Bases | None = None) -> Emitted:
+    """The network as it would be written, with codes that mean nothing; `bases` as of `emit`."""
     chosen = {name: b for name, b in bits.items() if b != FLOAT}
     params = of_layers(network, chosen, finer_layers(network, options))
     tables = of_tables(network, options, len(network.layers))
     unseen = of_unseen(network, options, chosen, len(network.layers) + len(tables))
     if options.activations is None or not params:
-        emitted = emit(network, params, None, options.target, tables=tables, unseen=unseen)
+        emitted = emit(network, params, None, options.target, tables=tables, unseen=unseen, bases=bases)
     else:
         placement = integer_placement(network, params, options.target)
         grids = {t: ActivationParams(_STEP, 0, placement.dtype) for t in placement.sites}
-        emitted = emit(network, params, grids, options.target, placement, tables, unseen)
+        emitted = emit(network, params, grids, options.target, placement, tables, unseen, bases)
     if options.float16:
         to_float16(emitted.model, {})
     stamp(emitted.model, options)
     return emitted
 
 
-def written(network: Network, bits: Mapping[str, float], options: Options) -> onnx.ModelProto:
+def written(
+    network: Network, bits: Mapping[str, float], options: Options, bases: Bases | None = None
+) -> onnx.ModelProto:
     """The file that it would make."""
-    return drafted(network, bits, options).model
+    return drafted(network, bits, options, bases).model
 
 
-def written_bytes(network: Network, bits: Mapping[str, float], options: Options) -> int:
+def written_bytes(network: Network, bits: Mapping[str, float], options: Options, bases: Bases | None = None) -> int:
     """Size of that file."""
-    model = written(network, bits, options)
+    model = written(network, bits, options, bases)
     shorten_names(model, network.layers)
     return model_bytes(model)

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from onnx_udfc.model.network import Layer, Network
     from onnx_udfc.model.unseen import RoundedUnseen
 
-__all__ = ["TARGETS", "Emitted", "Placement", "activation_tensors", "check_activations", "emit"]
+__all__ = ["TARGETS", "Bases", "Emitted", "Placement", "activation_tensors", "check_activations", "emit"]
+
+Bases = dict[frozenset[str], onnx.ModelProto]  # names of constants that were left out → the model without them
 
 MOST_LOST = 2.0**-8  # of a weight's norm, where it goes back to 16 bits
 WEIGHT_SLOT, TABLE_SLOT = 1, 0  # the input of a layer that is its weight, and that of a Gather
@@ -76,6 +78,7 @@ def emit(
     placement: Placement | None = None,
     tables: Mapping[str, QuantParams] | None = None,
     unseen: Mapping[str, RoundedUnseen] | None = None,
+    bases: Bases | None = None,
 ) -> Emitted:
     """Write a network with quantized weights, and activations if there are any.
 
@@ -87,6 +90,7 @@ def emit(
         placement: where activations are quantized; by default everywhere that `weights` allows.
         tables: name of a Gather → codes and scales of its table, as of `Table.matrix`; for a target that takes them.
         unseen: key of `find_unseen` → codes and scales; the same.
+        bases: of this network, as it is, where it is written several times; filled here.
 
     Raises:
         RequestError: the target cannot run activations in integers, or the network cannot hold them.
@@ -102,7 +106,7 @@ def emit(
     replaced: list[Layer | Table] = [*(network.layers[name] for name in weights), *gathers.values()]
     inner = unseen or {}
     recurrent = {one.weight.constant.name for one in inner.values() if one.weight.slot is not None}
-    draft = Draft(network.to_model(without={one.constant.name for one in replaced} | recurrent))
+    draft = Draft(_bare(network, frozenset({one.constant.name for one in replaced} | recurrent), bases))
     _keep_halves(draft, network, lossless=not replaced and not inner and not network.reshaped)
     written: dict[str, Written] = {}
     forms, memory = {}, {name: float(layer.weight_bytes) for name, layer in network.layers.items()}
@@ -137,6 +141,17 @@ def emit(
     oldest, whole = oldest_onnxruntime(model), round(sum(memory.values()))
     wide = {name: round(taken) for name, taken in memory.items() if _is_float32(network.layers[name], taken)}
     return Emitted(model, form or "float", forms, notes, oldest, slower, whole, wide)
+
+
+def _bare(network: Network, without: frozenset[str], bases: Bases | None) -> onnx.ModelProto:
+    """The network's model without some constants, a copy of the one that is there already if there is one."""
+    if bases is None:
+        return network.to_model(without=without)
+    if without not in bases:
+        bases[without] = network.to_model(without=without)
+    model = onnx.ModelProto()
+    model.CopyFrom(bases[without])
+    return model
 
 
 def _is_float32(layer: Layer, taken: float) -> bool:
