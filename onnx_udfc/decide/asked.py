@@ -26,8 +26,50 @@ AUTO_WIDTHS: tuple[float, ...] = (8, 6, 5, 4, 3.7, 3.46, 3.17, 3, 2.32, 2)
 
 
 @dataclass(frozen=True)
+class Decision:
+    """What was decided about a `Subject`.
+
+    Attributes:
+        counts: group name → channels it keeps.
+        bits: layer name → bits, for the layers that are quantized.
+        why: group name → why it keeps all channels, in words for the user, for the groups that do.
+        factors: layer name → what it is split into, for the layers that are split.
+    """
+
+    counts: Mapping[str, int]
+    bits: Mapping[str, float]
+    why: Mapping[str, str] = field(default_factory=dict)
+    factors: Mapping[str, Factor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be decided about.
+
+    Attributes:
+        network: the original.
+        channels: its channels.
+        groups: those that may lose channels.
+        removals: nested order and costs of each of them.
+        layers: names of the layers that may be quantized.
+        rounding: layer name → bits → damage of rounding; needed for `--bits auto`.
+        bytes: size of the original's file.
+        curves: layer name → what each way to split it loses, for the layers that may be split.
+    """
+
+    network: Network
+    channels: Channels
+    groups: tuple[ChannelGroup, ...]
+    removals: Mapping[str, Removal]
+    layers: tuple[str, ...]
+    rounding: Mapping[str, Mapping[float, float]]
+    bytes: int
+    curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The decision.
+    """What is to be done to each layer and group.
 
     Attributes:
         keep: group name → sorted channels that stay, for the groups that lose some.
@@ -104,45 +146,3 @@ def widths_of(options: Options) -> tuple[float, ...]:
     asked = {options.bits} if isinstance(options.bits, int) else set[int]()
     free = options.bits == "auto" or is_average(options)
     return tuple(sorted({*AUTO_WIDTHS, *asked}, reverse=True)) if free else ()
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The answer.
-
-    Attributes:
-        counts: group name → channels it keeps.
-        bits: layer name → bits, for the layers that are quantized.
-        why: group name → why it keeps all channels, in words for the user, for the groups that do.
-        factors: layer name → what it is split into, for the layers that are split.
-    """
-
-    counts: Mapping[str, int]
-    bits: Mapping[str, float]
-    why: Mapping[str, str] = field(default_factory=dict)
-    factors: Mapping[str, Factor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is to be decided about.
-
-    Attributes:
-        network: the original.
-        channels: its channels.
-        groups: those that may lose channels.
-        removals: nested order and costs of each of them.
-        layers: names of the layers that may be quantized.
-        rounding: layer name → bits → damage of rounding; needed for `--bits auto`.
-        bytes: size of the original's file.
-        curves: layer name → what each way to split it loses, for the layers that may be split.
-    """
-
-    network: Network
-    channels: Channels
-    groups: tuple[ChannelGroup, ...]
-    removals: Mapping[str, Removal]
-    layers: tuple[str, ...]
-    rounding: Mapping[str, Mapping[float, float]]
-    bytes: int
-    curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
