@@ -265,7 +265,7 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
     told = ""
     with run.stage("write"):
         if placement is not None and not options.budget:
-            pruned, repaired.weights, told = filled(pruned, repaired.weights, placement, options.target)
+            pruned, repaired.weights, told = filled(pruned, repaired.weights, placement, options.target, options.skip)
         tables, unseen = rounded_tables(pruned.network, options), rounded_unseen(pruned.network, options, plan.bits)
         emitted = emit(
             pruned.network, repaired.weights, repaired.activations or None, options.target, placement, tables, unseen

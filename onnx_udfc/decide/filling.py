@@ -13,7 +13,7 @@ write, filling up to C' pays where
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ VALUE = 90.0  # products in whose time a value is written, activated and read ag
 
 
 def filled(
-    pruned: Pruned, weights: Mapping[str, QuantParams], placement: Placement, target: str
+    pruned: Pruned, weights: Mapping[str, QuantParams], placement: Placement, target: str, skip: Sequence[str] = ()
 ) -> tuple[Pruned, dict[str, QuantParams], str]:
     """The network and its codes with channels added where that saves time, and what a user is told.
 
@@ -51,12 +51,13 @@ def filled(
         weights: layer name → its codes.
         placement: where activations are quantized.
         target: key of TARGETS.
+        skip: patterns of what the user wants left alone, as of `find_groups`.
     """
     network, step = pruned.network, TARGETS[target].depthwise_step
     odd = [n for n in placement.integer if network.layers[n].depthwise and network.layers[n].out_channels % step]
     if not odd:
         return pruned, dict(weights), ""
-    channels = find_groups(network)
+    channels = find_groups(network, skip)
     counts = {
         group.name: -(-group.channels // step) * step
         for group in channels.groups

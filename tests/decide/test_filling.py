@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnx_udfc import compress
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import Pruned, may_widen, prune
 from onnx_udfc.decide.filling import filled
@@ -81,3 +82,17 @@ def test_channels_that_others_count_are_not_added_to(end: str) -> None:
     network = made(f"a = Conv (x, w1, b1) h = Relu (a) d = {DEPTHWISE} r = Relu (d) {end}", weights)
     channels = find_groups(network)
     assert not any(may_widen(network, channels, group) for group in channels.groups)
+
+
+def test_what_is_to_be_left_alone_is_not_filled_up() -> None:
+    network = made(PLAIN)
+    pruned = whole(network)
+    assert filled(pruned, *placed(network), "cpu", ["conv4"])[0] is pruned
+    assert filled(pruned, *placed(network), "cpu", ["nothing"])[0] is not pruned
+
+
+def test_a_report_attributes_what_was_lost_to_layers_that_were_filled_up() -> None:
+    result = compress(made(GATED).to_model(), bits=8, activations=8, attribution=True, force=True)
+    layer = next(layer for layer in result.report.layers if layer.name == "conv2")
+    assert (layer.channels_before, layer.channels_after) == (24, 32)
+    assert {loss.name for loss in result.report.attribution if loss.arriving_db} >= {"conv0", "conv2"}
