@@ -5,7 +5,7 @@ one in a hundred is a car. What only the other classes use then looks free to re
 ever names them. So more images are made than are needed, and the original network names a class for each. Where there
 are enough images for all classes, those that are short are bred from the images that come nearest to them (see
 `breeding`), some generations long. At last equally many of each class are taken, as far as they go; where
-classes are more than images, one of each of those that the network is surest of.
+classes are more than images and no batch norm is left, one of each of those that the network is surest of.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
         ((name, images),) = values.items()
         images, scores = _bred(name, images, scores, judge, wanted, runs - len(images), rng)
         values = {name: images}
-    chosen = balanced(scores.argmax(1), wanted, rng, _sureness(scores, wanted, pool))
+    chosen = balanced(scores.argmax(1), wanted, rng, _sureness(network, scores, wanted, pool))
     return replace(pool, values=take(input_specs_of(network), values, chosen))
 
 
@@ -94,15 +94,16 @@ def _as_they_come(network: Network, options: Options) -> NetworkInputs:
     return replace(made, note="; ".join(n for n in (made.note, note) if n))
 
 
-def _sureness(scores: NDArray[Any], wanted: int, pool: NetworkInputs) -> NDArray[Any] | None:
+def _sureness(network: Network, scores: NDArray[Any], wanted: int, pool: NetworkInputs) -> NDArray[Any] | None:
     """How sure a classifier is of its answers to inputs (n,), where that is what they are chosen by, else None.
 
     Of photographs foreign to a network of a thousand classes most show it nothing that it knows, and what it says of
-    them says little of what it does on pictures of its own. With several inputs of each class variety counts instead,
-    and formulas are like nothing anyway.
+    them says little of what it does on pictures of its own. With several inputs of each class, or with batch norm in
+    the file, variety counts instead, and formulas are like nothing anyway.
     """
     formulas = all(set(choice.kinds) <= {FORMULA} for choice in pool.choices)
-    if wanted >= scores.shape[1] or formulas:
+    matched = any(layer.batch_norm is not None for layer in network.layers.values())
+    if wanted >= scores.shape[1] or formulas or matched:
         return None
     p = probabilities(scores)
     return None if p is None else p.max(1)

@@ -16,7 +16,7 @@ from onnx_udfc.numerics.breeding import OPERATIONS, children
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress
 from onnx_udfc.runtime.sessions import open_session
-from tests.small_graphs import small_network
+from tests.normed_graphs import norm, scaled_model
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,17 @@ THOUSAND = """g (float[N,3,32,32] x, float[40,3,32,32] W1, float[1000,40] W2) =>
     a = Conv(x, W1) f = Flatten(a) z = Gemm<transB = 1>(f, W2) y = Softmax(z) }"""
 
 
-@pytest.mark.parametrize(("images", "surest"), [("photographs", True), ("formula", False)])
-def test_a_network_of_more_classes_than_images_is_run_on_what_it_knows(images: str, surest: bool) -> None:
-    network, options = small_network(THOUSAND), Options(threads=1, images=images, image_count=20)
+NORMED = THOUSAND.replace("a = Conv(x, W1)", "c = Conv(x, W1) a = BatchNormalization(c, S1, D1, M1, V1)").replace(
+    "float[1000,40] W2", f"float[1000,40] W2, {norm('1', 40)}"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "images", "surest"),
+    [(THOUSAND, "photographs", True), (THOUSAND, "formula", False), (NORMED, "photographs", False)],
+)
+def test_a_network_of_more_classes_than_images_is_run_on_what_it_knows(text: str, images: str, surest: bool) -> None:
+    network, options = read(scaled_model(text)), Options(threads=1, images=images, image_count=20)
     session = open_session(network.to_model().SerializeToString(), threads=1)
 
     def answers(x: object) -> np.ndarray:
