@@ -125,10 +125,16 @@ def factorable(network: Network, options: Options) -> tuple[str, ...]:
     """Names of the layers that may be split in two."""
     if options.rank_layer:
         return tuple(ranks_by_name(network, options))
-    free = options.factor == "on" or (options.factor == "auto" and bool(options.budget) and _may_pay(options))
+    asked = bool(options.budget) and not _bits_alone_may_do(options) and _may_pay(options)
+    free = options.factor == "on" or (options.factor == "auto" and asked)
     if not free or options.allocate == "uniform" or options.prune_layer or not METHODS[options.method].measured:
         return ()
     return tuple(n for n, layer in network.layers.items() if can_be_factored(layer) and not skipped(n, options))
+
+
+def _bits_alone_may_do(options: Options) -> bool:
+    """Whether only bytes are to be saved, by free bits: what few of them do to both of two layers is not foreseen."""
+    return options.bits == "auto" and set(options.budget) == {"bytes"}
 
 
 def is_average(options: Options) -> bool:

@@ -82,7 +82,11 @@ def test_a_network_without_anything_to_compress_says_so() -> None:
         ({"target": "cuda", "budget": {"latency": "0.5"}}, False),  # it is the processor's
         ({"target": "cuda", "factor": "on"}, True),
         ({"target": "cpu", "factor": "off"}, False),
+        ({"budget": {"bytes": "0.1"}}, True),
+        ({"budget": {"bytes": "0.1"}, "bits": "auto"}, False),  # bits alone do less harm
+        ({"budget": {"bytes": "0.1"}, "bits": "auto", "factor": "on"}, True),
+        ({"budget": {"bytes": "0.1", "macs": "0.5"}, "bits": "auto"}, True),
     ],
 )
-def test_layers_become_two_on_a_gpu_only_where_time_is_taken_there(asked: dict[str, Any], some: bool) -> None:
+def test_layers_become_two_where_that_pays(asked: dict[str, Any], some: bool) -> None:
     assert bool(factorable(small_network(WIDE), Options(**{"budget": {"macs": "0.5"}, **asked}))) == some
