@@ -48,7 +48,7 @@ def test_ties_survive_the_repair(bits: int) -> None:
 
 
 def test_names_of_exporters_do_not_outweigh_small_weights() -> None:
-    text = "g (float[1,8,6,6] x, float[8,8,3,3] W) => (float[1,8,4,4] y) { y = Conv(x, W) }"
+    text = "g (float[1,8,6,6] x, float[16,8,3,3] W) => (float[1,16,4,4] y) { y = Conv(x, W) }"
     model = small_model(text)
     long = "model/" + "block/" * 40
     model.graph.initializer[0].name = model.graph.node[0].input[1] = f"{long}weight"
