@@ -29,6 +29,7 @@ from onnx_udfc.options.words import FLOAT
 from onnx_udfc.repair.equalize import equalize
 from onnx_udfc.repair.reference import Reference, trace
 from onnx_udfc.repair.room import needs_of
+from onnx_udfc.repair.sensitivity import informations
 from onnx_udfc.runtime.machine import memory
 from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.walk import Pieces
@@ -141,10 +142,17 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
     original.trace = last = None  # two of them would take twice the memory
     # Beside ranks, whose errors have few unknowns, those of channels must not look smaller than they are.
     few = bool(split) or not shows_classes(network, inputs)
+    provider = asked_provider(options)
+    matched, sizes, seed = inputs.source == "synthetic", original.channels.shapes.sizes, options.seed
+    wanted_too = bool(groups or split)  # errors are weighed by what the answers make of them where something goes
+    known = (
+        informations(network, inputs.values, sizes, matched=matched, seed=seed, provider=provider)
+        if wanted_too else {}
+    )
     reference = trace(
-        network, inputs.values, groups, matched=inputs.source == "synthetic", few=few,
+        network, inputs.values, groups, matched=matched, few=few,
         samples=limits.positions, seed=options.seed, advance=advance, widths=widths, factorable=split,
-        provider=asked_provider(options),
+        informations=known, provider=provider,
     )  # fmt: skip
     original.trace = Trace(asked, network, names, widths, split, inputs, reference)
     return original.trace

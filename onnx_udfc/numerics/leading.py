@@ -22,13 +22,12 @@ _AT_ONCE = 64  # channels, for the memory
 _SMALLEST = 1e-9  # of a channel's variance: directions below it are not seen
 
 
-def narrowed(patches: Array, weight: Double, unit: Double, block: int, rank: int) -> tuple[Array, Double]:
-    """Patches (g, n, C r) and weights (g, C r, o), in units of the outputs, in place of (g, n, C k) and (g, C k, o).
+def narrowed(patches: Array, weight: Double, block: int, rank: int) -> tuple[Array, Double]:
+    """Patches (g, n, C r) and weights (g, C r, o) in place of (g, n, C k) and (g, C k, o).
 
     Args:
         patches: of a layer's input.
-        weight: transposed; not copied as a whole.
-        unit: (g, 1, o).
+        weight: transposed, in units in which errors of the outputs count; not copied as a whole.
         block: k, rows of a channel, side by side.
         rank: r, at most k.
     """
@@ -43,7 +42,7 @@ def narrowed(patches: Array, weight: Double, unit: Double, block: int, rank: int
         x = seen[:, :, part].transpose(0, 2, 3, 1)
         x = x - x.mean(axis=3, keepdims=True, dtype=np.float64).astype(np.float32)
         within = (x @ x.swapaxes(2, 3)).astype(np.float64) / samples
-        w = given[:, :, part].transpose(0, 2, 3, 1) / unit[:, None]
+        w = given[:, :, part].transpose(0, 2, 3, 1)
         basis = _leading(within, w, rank)
         small[:, :, part] = (basis.swapaxes(2, 3).astype(np.float32) @ x).transpose(0, 3, 1, 2)
         reduced = basis.swapaxes(2, 3) @ within

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from onnx_udfc.model.layers import own_bias, residual_operand
 from onnx_udfc.numerics.factors import Curve, curve, splits
 from onnx_udfc.numerics.layer_fit import summable
+from onnx_udfc.numerics.metric import Metric, metric
 from onnx_udfc.numerics.moments import (
     Array,
     Window,
@@ -69,6 +70,7 @@ class LayerReference:
         stream: (n, O) that tensor's values, or None.
         stream_mean: (O,) of it over all positions.
         alone: nothing is added to the output before its activation.
+        information: (O, O) how the answers move with the output, F of `numerics.metric`; None if nobody knows.
     """
 
     shape: tuple[int, ...]
@@ -81,6 +83,7 @@ class LayerReference:
     stream: Array | None = None
     stream_mean: Double = field(default_factory=lambda: np.zeros(0))
     alone: bool = True
+    information: Double | None = None
 
     @property
     def drift(self) -> Double:
@@ -103,6 +106,12 @@ class LayerReference:
         """Errors (O,) that count as one, all channels together: between absolute and relative to each channel."""
         seen = np.maximum(self.variances, _QUIETEST * self.variance)
         return np.asarray(np.sqrt(np.sqrt(seen * self.variance) * len(seen)))
+
+    @cached_property
+    def metric(self) -> Metric:
+        """How errors count, all channels together."""
+        total = self.target if self.stream is None else self.target + self.stream
+        return metric(self.unit, total, self.information)
 
 
 @dataclass
@@ -142,6 +151,7 @@ def trace(
     few: bool = False,
     widths: tuple[float, ...] = (),
     factorable: Collection[str] = (),
+    informations: Mapping[str, Double] | None = None,
     provider: Provider = CPU,
 ) -> Reference:
     """Run the original network once.
@@ -157,10 +167,12 @@ def trace(
         few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
         widths: bits whose rounding errors are wanted.
         factorable: layers whose curves of rank are wanted.
+        informations: layer name → how the answers move with its output (`sensitivity`), where that is known.
         provider: that runs the network.
     """
     ordering = Ordering(groups, few=few)
-    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, widths, factorable, Pieces(provider), few)
+    pieces, known = Pieces(provider), informations or {}
+    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, widths, factorable, pieces, few, known)
     for node in network.graph.nodes:
         if node.name in network.layers:
             tracer.layer(network.layers[node.name])
@@ -206,8 +218,9 @@ class _Tracer:
         factorable: Collection[str],
         pieces: Pieces,
         few: bool,
+        informations: Mapping[str, Double],
     ) -> None:
-        self.few = few
+        self.few, self.informations = few, informations
         self.reference = Reference(network.copy(), inputs=dict(inputs), pieces=pieces)
         self.matched, self.samples, self.seed = matched, samples, seed
         self.model = network.to_model(without=network.weights)  # the layers are run with weights at hand
@@ -235,8 +248,9 @@ class _Tracer:
         addend, stream, stream_mean = self._stream(layer, window, positions, y.shape)
         alone = residual_operand(layer, self.outputs) is None
         found = LayerReference(
-            y.shape, positions, target, gain, shift, channel_mean(y, layer), addend, stream, stream_mean, alone
-        )
+            y.shape, positions, target, gain, shift, channel_mean(y, layer), addend, stream, stream_mean, alone,
+            self.informations.get(layer.name),
+        )  # fmt: skip
         self.reference.layers[layer.name] = found
         if moved:
             matrix *= gain.reshape(layer.groups, -1, 1)
@@ -284,12 +298,13 @@ class _Tracer:
         if layer.name in self.factorable:
             self.reference.curves[layer.name] = _curves(layer, seen[0], found, matrix[0])
         if wanted:  # as soon as all consumers of a group were seen
-            self.ordering.see(layer, seen, matrix.transpose(0, 2, 1), found.unit.reshape(layer.groups, 1, -1), gram)
+            self.ordering.see(layer, seen, found.metric.scaled(matrix).transpose(0, 2, 1), gram)
 
 
 def _curves(layer: Layer, seen: Array, found: LayerReference, matrix: Double) -> tuple[Curve, ...]:
     """What each way to split a layer loses, as a share of what it writes to."""
-    weight, targets = matrix / found.unit[:, None], np.asarray(found.target / found.unit, np.float32)
+    weight = found.metric.scaled(matrix[None])[0]
+    targets = np.asarray(found.metric.scaled(found.target.T[None])[0].T, np.float32)
     if not (summable(seen) and summable(targets)):
         return ()
     return tuple(curve(weight, seen, targets, split) for split in splits(layer.kernel))

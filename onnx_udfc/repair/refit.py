@@ -291,8 +291,8 @@ class _Repair:
         sight, _ = self._sight(part.whole, found, x)
         weight = sight.fit(part.whole.matrix(), self.settings.ridge_factored)[0]
         gram = covariance(sight.patches)[0] if sight.measured is None else sight.measured.gram[0]
-        unit = self.together.kept(part.whole, found.unit)[:, None]
-        first, second = factors(weight / unit, gram, part.factor.split, part.factor.rank)
+        metric = found.metric.among(self.together.kept(part.whole, np.arange(len(found.gain))))
+        first, second = factors(metric.scaled(weight[None])[0], gram, part.factor.split, part.factor.rank)
         target, seen = self.pruned.network.layers[layer.name], first_gram(gram, part.factor.split)[None]
         matrix = self._damaged(layer, first[None], seen)
         if layer.name in self.bits:
@@ -302,7 +302,7 @@ class _Repair:
         else:
             target.constant.values = target.layout(matrix).astype(target.constant.dtype)
         after = self.matched.layers[part.whole.name]
-        after.set((second * unit)[None], after.bias)
+        after.set(metric.unscaled(second)[None], after.bias)
         y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.walk.pieces)
         self.dirty.add(layer.node.outputs[0].name)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))

@@ -1,0 +1,96 @@
+"""How errors of a layer's outputs count: in units of each channel, or by what the network's answers make of them.
+
+With J the derivative of the answers by the outputs at a position, an error e there moves the answers by |J e|². On the
+mean over positions and inputs that is eᵀ F e, F = E[JᵀJ], the Fisher information where the answers are log
+probabilities (natural gradient, Amari 1998; by layers: Martens and Grosse, arXiv 1503.05671). Few inputs do not show
+all directions that matter, so
+
+    M = (1 − α) F / tr(F Σ) + α D / tr(D Σ)        D = diag(1 / unit²), Σ the outputs' covariance
+
+counts all of a layer's variance as one. What two halves of the inputs do not agree on is not believed: with F₁ and F₂
+of either, o their parts off the diagonal,
+
+    F = diag(F) + w o        w = ⟨o₁, o₂⟩ / ‖(o₁ + o₂) / 2‖²
+
+(the linear filter with the least squared error; a thousand classes and a few dozen inputs leave nearly nothing of it).
+Its root R, Rᵀ R = M, makes errors plain: |R e|².
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.numerics.moments import Array
+
+Double = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+ALONE = 0.3  # α: the part of what counts that hangs on no answer
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How errors of the outputs count.
+
+    Attributes:
+        unit: (O,) the error of each channel that counts as one, where the answers' part is not known.
+        matrix: (O, O) M of the module's equation; None where it is not known.
+    """
+
+    unit: Double
+    matrix: Double | None = None
+
+    def among(self, kept: Index) -> Metric:
+        """Of some of the channels."""
+        return Metric(self.unit[kept], None if self.matrix is None else self.matrix[np.ix_(kept, kept)])
+
+    def scaled(self, rows: Double) -> Double:
+        """Rows (g, o, n) of the outputs such that their errors count as they are."""
+        groups, each = rows.shape[:2]
+        if self.matrix is None:
+            return np.asarray(rows / self.unit.reshape(groups, each, 1))
+        return np.asarray(np.stack([root @ part for root, part in zip(self._roots(groups), rows, strict=True)]))
+
+    def unscaled(self, rows: Double) -> Double:
+        """The inverse of `scaled`, of one group's rows (O, n)."""
+        if self.matrix is None:
+            return np.asarray(rows * self.unit[:, None])
+        return np.asarray(np.linalg.solve(self._roots(1)[0], rows))
+
+    def _roots(self, groups: int) -> list[Double]:
+        """R of each group's outputs, upper triangular."""
+        assert self.matrix is not None
+        each = len(self.unit) // groups
+        blocks = [self.matrix[i : i + each, i : i + each] for i in range(0, len(self.unit), each)]
+        return [np.linalg.cholesky(block).T for block in blocks]
+
+
+def agreed(first: Double, second: Double) -> Double:
+    """F (O, O) from those of two halves of the inputs."""
+    whole = (first + second) / 2
+    off = 1 - np.eye(len(whole))
+    power = float(np.square(whole * off).sum())
+    weight = float((first * second * off).sum()) / power if power > 0 else 0.0
+    return np.asarray(whole * (off * min(1.0, max(0.0, weight)) + np.eye(len(whole))))
+
+
+def metric(unit: Double, outputs: Array, information: Double | None) -> Metric:
+    """The metric of a layer.
+
+    Args:
+        unit: (O,) the error of each channel that counts as one by itself.
+        outputs: (n, O) what the layer writes to.
+        information: (O, O) F of the module's equation, in the outputs' units; None if it is not known.
+    """
+    if information is None or not np.isfinite(information).all():
+        return Metric(unit)
+    centred = outputs - outputs.mean(0, dtype=np.float64).astype(outputs.dtype)
+    moved = float(np.vdot(centred @ information.astype(outputs.dtype), centred)) / len(outputs)
+    alone = float((np.square(centred / unit.astype(outputs.dtype)).mean(0, dtype=np.float64)).sum())
+    if not (np.isfinite(moved) and moved > 0 and alone > 0):
+        return Metric(unit)
+    floor = np.diag(ALONE / (np.square(unit) * alone))
+    return Metric(unit, np.asarray((1 - ALONE) * information / moved + floor))

@@ -1,0 +1,154 @@
+"""How much the network's answers move with the outputs of its layers: F of `numerics.metric`, by one backward pass.
+
+With v random and independent, E[(Jᵀv)(Jᵀv)ᵀ] = JᵀJ: the backward pass of noise at the answers gives it without
+asking for one answer after another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.errors import ModelError
+from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
+from onnx_udfc.inputs.sizes import input_specs_of
+from onnx_udfc.numerics.metric import agreed
+from onnx_udfc.numerics.products import each
+from onnx_udfc.repair.reference import is_norm, trace
+from onnx_udfc.runtime.gradients import with_gradients
+from onnx_udfc.runtime.providers import CPU, Provider
+from onnx_udfc.runtime.runs import cut, model_specs
+from onnx_udfc.runtime.sessions import open_session, packed
+from onnx_udfc.runtime.walk import Value, outputs_of
+
+if TYPE_CHECKING:
+    from onnx_udfc.channels.shapes import Size
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.model.network import Network
+
+Double = NDArray[np.float64]
+
+INPUTS = 64  # that a backward pass is run on
+VALUES = 1 << 23  # of all tensors of a run, about: they live at the same time
+SIDE_BY_SIDE = 4  # runs that are shared out
+POSITIONS = 4096  # of a layer's outputs in a run
+NOISE = 65537  # values of noise of a run; a prime
+WIDEST = 2048  # channels: a matrix of more is not worth its time
+
+
+def informations(
+    network: Network,
+    inputs: Mapping[str, Value],
+    sizes: Mapping[str, Size],
+    *,
+    matched: bool,
+    seed: int,
+    provider: Provider = CPU,
+) -> dict[str, Double]:
+    """Layer name → F (O, O) of its outputs in the matched domain; layers that no gradient reaches are missing.
+
+    Args:
+        network: the original; not changed.
+        inputs: graph input name → values.
+        sizes: shapes of its tensors.
+        matched: batch norms are matched to their stored statistics.
+        seed: of the noise.
+        provider: that runs it.
+    """
+    specs = input_specs_of(network)
+    chosen = evenly_spaced(sample_count(specs, inputs), INPUTS)
+    fed = take(specs, inputs, np.concatenate([chosen[::2], chosen[1::2]]))  # of every kind in both halves
+    if matched and _norms(network):  # what passes a ReLU there, and how much, differs from the network as it is
+        network = trace(network, fed, (), matched=True, samples=1, seed=seed, advance=_quietly, provider=provider).network
+    tensors = {layer.node.outputs[0].name: name for name, layer in network.layers.items()}
+    wanted = [t for t, name in tensors.items() if network.layers[name].out_channels <= WIDEST]
+    try:
+        found = _Backward(network, fed, sizes, wanted, seed, provider).found()
+    except ModelError:  # a node does not take what the pass gives it: then errors count as they are
+        return {}
+    return {tensors[name]: value for name, value in found.items()}
+
+
+def _norms(network: Network) -> bool:
+    """Whether anything would be matched."""
+    folded = any(layer.batch_norm is not None for layer in network.layers.values())
+    return folded or any(is_norm(node) for node in network.graph.nodes)
+
+
+def _quietly(_name: str) -> None:
+    """No progress to be shown."""
+
+
+class _Backward:
+    """A network with its backward pass, and the inputs that it is run on."""
+
+    def __init__(
+        self,
+        network: Network,
+        inputs: Mapping[str, Value],
+        sizes: Mapping[str, Size],
+        wanted: list[str],
+        seed: int,
+        provider: Provider,
+    ) -> None:
+        model = network.to_model()
+        specs = model_specs(model, list(inputs))
+        size = next((s.batch for s in specs if s.batch), 1)
+        values = sum(math.prod(sizes.get(t.name, ())) for node in network.graph.nodes for t in node.outputs) // size
+        most = max(1, sample_count(specs, inputs) // 2)  # so that there are two halves
+        self.feeds = cut(specs, inputs, batch=max(1, min(most, VALUES // max(1, values)))).feeds
+        self.seed, self.axes = seed, {layer.node.outputs[0].name: _axis(layer) for layer in network.layers.values()}
+        self.given = with_gradients(model, sizes, wanted)
+        self.session = open_session(packed(model), provider, 1, spin=False)
+        self.gains = dict.fromkeys(self.given.answers.values(), np.array(1, np.float32))
+        if len(self.gains) > 1:  # else it is a common factor
+            self.gains = self._gains()
+
+    def found(self) -> dict[str, Double]:
+        """Tensor → F (O, O) of its channels, summed over positions."""
+        halves: tuple[dict[str, Double], dict[str, Double]] = ({}, {})
+        for start in range(0, len(self.feeds), SIDE_BY_SIDE):
+            numbers = range(start, min(start + SIDE_BY_SIDE, len(self.feeds)))
+            for number, part in zip(numbers, each(self._run, numbers), strict=True):
+                total = halves[number % 2]
+                for name, value in part.items():
+                    total[name] = total[name] + value if name in total else value.astype(np.float64)
+        first, second = halves
+        return {name: agreed(value, second.get(name, np.zeros_like(value))) for name, value in first.items()}
+
+    def _run(self, number: int) -> dict[str, NDArray[np.float32]]:
+        """One run's part of every sum."""
+        names, slopes = list(self.given.slopes), list(self.given.slopes.values())
+        values = outputs_of(self.session, slopes, self._feed(number))
+        return {name: _outer(value, self.axes[name]) for name, value in zip(names, values, strict=True)}
+
+    def _feed(self, number: int) -> dict[str, Value]:
+        noise = np.random.default_rng([self.seed, number]).normal(size=NOISE).astype(np.float32)
+        return {**self.feeds[number], self.given.noise: noise, **self.gains}
+
+    def _gains(self) -> dict[str, Value]:
+        """Factors that let each answer count as much as another: by its deviation, and by how many values it has."""
+        runs = [outputs_of(self.session, list(self.given.answers), self._feed(i)) for i in range(min(4, len(self.feeds)))]
+        found = {}
+        for entry, values in zip(self.given.answers.values(), zip(*runs, strict=True), strict=True):
+            flat = np.concatenate([np.asarray(v, np.float64).reshape(-1) for v in values])
+            spread = float(flat.std()) if flat.size and np.isfinite(flat).all() else 0.0
+            found[entry] = np.array(1 / (spread * math.sqrt(flat.size)) if spread > 0 else 0.0, np.float32)
+        return found
+
+
+def _axis(layer: Layer) -> int:
+    """The axis that a layer's output channels lie along."""
+    return 1 if layer.kernel else -1
+
+
+def _outer(slopes: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Sum (O, O) of g gᵀ over positions, at most so many of them, evenly spaced."""
+    rows = np.moveaxis(slopes, axis, 0).reshape(slopes.shape[axis], -1)
+    step = max(1, rows.shape[1] // POSITIONS)
+    taken = np.ascontiguousarray(rows[:, ::step])
+    return np.asarray(step * (taken @ taken.T))
