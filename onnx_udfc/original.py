@@ -144,11 +144,9 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
     few = bool(split) or not shows_classes(network, inputs)
     provider = asked_provider(options)
     matched, sizes, seed = inputs.source == "synthetic", original.channels.shapes.sizes, options.seed
-    wanted_too = bool(groups or split)  # errors are weighed by what the answers make of them where something goes
-    known = (
-        informations(network, inputs.values, sizes, matched=matched, seed=seed, provider=provider)
-        if wanted_too else {}
-    )
+    known = {}
+    if groups or split:  # where something goes, errors are weighed by what the answers make of them
+        known = informations(network, inputs.values, sizes, matched=matched, seed=seed, provider=provider)
     reference = trace(
         network, inputs.values, groups, matched=matched, few=few,
         samples=limits.positions, seed=options.seed, advance=advance, widths=widths, factorable=split,

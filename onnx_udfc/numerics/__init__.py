@@ -12,6 +12,7 @@ __all__ = [
     "knapsack",
     "layer_fit",
     "leading",
+    "metric",
     "moments",
     "picture_codec",
     "products",

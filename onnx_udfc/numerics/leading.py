@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.numerics.metric import Metric
 from onnx_udfc.numerics.moments import Array
 
 Double = NDArray[np.float64]
@@ -22,27 +23,29 @@ _AT_ONCE = 64  # channels, for the memory
 _SMALLEST = 1e-9  # of a channel's variance: directions below it are not seen
 
 
-def narrowed(patches: Array, weight: Double, block: int, rank: int) -> tuple[Array, Double]:
-    """Patches (g, n, C r) and weights (g, C r, o) in place of (g, n, C k) and (g, C k, o).
+def narrowed(patches: Array, weight: Double, metric: Metric, block: int, rank: int) -> tuple[Array, Double]:
+    """Patches (g, n, C r) and weights (g, C r, o), as errors count, in place of (g, n, C k) and (g, o, C k).
 
     Args:
         patches: of a layer's input.
-        weight: transposed, in units in which errors of the outputs count; not copied as a whole.
+        weight: not copied as a whole.
+        metric: how errors of the outputs count.
         block: k, rows of a channel, side by side.
         rank: r, at most k.
     """
     groups, samples, width = patches.shape
     channels = width // block
     small = np.empty((groups, samples, channels, rank), np.float32)
-    mixed = np.empty((groups, channels, rank, weight.shape[2]))
+    mixed = np.empty((groups, channels, rank, weight.shape[1]))
     seen = patches.reshape(groups, samples, channels, block)
-    given = weight.swapaxes(1, 2).reshape(groups, -1, channels, block)
+    given = weight.reshape(groups, -1, channels, block)
     for start in range(0, channels, _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         x = seen[:, :, part].transpose(0, 2, 3, 1)
         x = x - x.mean(axis=3, keepdims=True, dtype=np.float64).astype(np.float32)
         within = (x @ x.swapaxes(2, 3)).astype(np.float64) / samples
-        w = given[:, :, part].transpose(0, 2, 3, 1)
+        rows = metric.scaled(given[:, :, part].reshape(groups, weight.shape[1], -1))
+        w = rows.reshape(groups, weight.shape[1], -1, block).transpose(0, 2, 3, 1)
         basis = _leading(within, w, rank)
         small[:, :, part] = (basis.swapaxes(2, 3).astype(np.float32) @ x).transpose(0, 3, 1, 2)
         reduced = basis.swapaxes(2, 3) @ within

@@ -19,6 +19,7 @@ Its root R, Rᵀ R = M, makes errors plain: |R e|².
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,34 +39,36 @@ class Metric:
     Attributes:
         unit: (O,) the error of each channel that counts as one, where the answers' part is not known.
         matrix: (O, O) M of the module's equation; None where it is not known.
+        groups: of the layer, whose outputs do not mix.
     """
 
     unit: Double
     matrix: Double | None = None
+    groups: int = 1
 
     def among(self, kept: Index) -> Metric:
-        """Of some of the channels."""
+        """Of some of the channels of a layer with one group."""
         return Metric(self.unit[kept], None if self.matrix is None else self.matrix[np.ix_(kept, kept)])
 
     def scaled(self, rows: Double) -> Double:
         """Rows (g, o, n) of the outputs such that their errors count as they are."""
-        groups, each = rows.shape[:2]
         if self.matrix is None:
-            return np.asarray(rows / self.unit.reshape(groups, each, 1))
-        return np.asarray(np.stack([root @ part for root, part in zip(self._roots(groups), rows, strict=True)]))
+            return np.asarray(rows / self.unit.reshape(self.groups, -1, 1))
+        return np.asarray(np.stack([root @ part for root, part in zip(self._roots, rows, strict=True)]))
 
     def unscaled(self, rows: Double) -> Double:
-        """The inverse of `scaled`, of one group's rows (O, n)."""
+        """The inverse of `scaled`: rows (g, o, n) again as they are."""
         if self.matrix is None:
-            return np.asarray(rows * self.unit[:, None])
-        return np.asarray(np.linalg.solve(self._roots(1)[0], rows))
+            return np.asarray(rows * self.unit.reshape(self.groups, -1, 1))
+        return np.asarray(np.stack([np.linalg.solve(r, part) for r, part in zip(self._roots, rows, strict=True)]))
 
-    def _roots(self, groups: int) -> list[Double]:
+    @cached_property
+    def _roots(self) -> list[Double]:
         """R of each group's outputs, upper triangular."""
         assert self.matrix is not None
-        each = len(self.unit) // groups
+        each = len(self.unit) // self.groups
         blocks = [self.matrix[i : i + each, i : i + each] for i in range(0, len(self.unit), each)]
-        return [np.linalg.cholesky(block).T for block in blocks]
+        return [np.asarray(np.linalg.cholesky(block).T, np.float64) for block in blocks]
 
 
 def agreed(first: Double, second: Double) -> Double:
@@ -77,20 +80,21 @@ def agreed(first: Double, second: Double) -> Double:
     return np.asarray(whole * (off * min(1.0, max(0.0, weight)) + np.eye(len(whole))))
 
 
-def metric(unit: Double, outputs: Array, information: Double | None) -> Metric:
+def metric(unit: Double, outputs: Array, information: Double | None, groups: int = 1) -> Metric:
     """The metric of a layer.
 
     Args:
         unit: (O,) the error of each channel that counts as one by itself.
         outputs: (n, O) what the layer writes to.
         information: (O, O) F of the module's equation, in the outputs' units; None if it is not known.
+        groups: of the layer.
     """
     if information is None or not np.isfinite(information).all():
-        return Metric(unit)
+        return Metric(unit, None, groups)
     centred = outputs - outputs.mean(0, dtype=np.float64).astype(outputs.dtype)
     moved = float(np.vdot(centred @ information.astype(outputs.dtype), centred)) / len(outputs)
     alone = float((np.square(centred / unit.astype(outputs.dtype)).mean(0, dtype=np.float64)).sum())
     if not (np.isfinite(moved) and moved > 0 and alone > 0):
-        return Metric(unit)
+        return Metric(unit, None, groups)
     floor = np.diag(ALONE / (np.square(unit) * alone))
-    return Metric(unit, np.asarray((1 - ALONE) * information / moved + floor))
+    return Metric(unit, np.asarray((1 - ALONE) * information / moved + floor), groups)

@@ -9,4 +9,5 @@ __all__ = [
     "reference",
     "refit",
     "room",
+    "sensitivity",
 ]

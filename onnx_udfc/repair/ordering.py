@@ -17,6 +17,7 @@ from onnx_udfc.repair.absorb import input_rows
 if TYPE_CHECKING:
     from onnx_udfc.channels.groups import ChannelGroup
     from onnx_udfc.model.layers import Layer
+    from onnx_udfc.numerics.metric import Metric
     from onnx_udfc.numerics.moments import Array
 
 Double = NDArray[np.float64]
@@ -58,13 +59,14 @@ class Ordering:
         missing = [g.name for g in self._groups if g.name not in self.removals]
         return {name: self.unseen.get(name, "not all layers that read them could be run") for name in missing}
 
-    def see(self, layer: Layer, patches: Array, weight: Double, gram: Double | None = None) -> None:
+    def see(self, layer: Layer, patches: Array, weight: Double, metric: Metric, gram: Double | None = None) -> None:
         """Take what a layer sees.
 
         Args:
             layer: one that consumes a group.
             patches: (g, n, d) of its input.
-            weight: (g, d, o), in units in which errors of the outputs count.
+            weight: (g, o, d).
+            metric: how errors of the outputs count.
             gram: (g, d, d) covariance of the patches, where it is known.
         """
         wanted = self.wanted(layer)
@@ -75,8 +77,10 @@ class Ordering:
         block = _block(rows, patches.shape[2])
         rank = max(1, MOST_ROWS * block // patches.shape[2])
         if 2 * rank <= block:
-            (patches, weight), gram = narrowed(patches, weight, block, rank), None
+            (patches, weight), gram = narrowed(patches, weight, metric, block, rank), None
             rows = [_narrowed_rows(owned, block, rank) for owned in rows]
+        elif patches.shape[2] <= WIDEST:
+            weight = metric.scaled(weight).transpose(0, 2, 1)
         if patches.shape[2] > WIDEST:
             self.unseen |= dict.fromkeys((g.name for g in wanted), f"{layer.name} reads too many of them to weigh each")
             return

@@ -71,6 +71,7 @@ class LayerReference:
         stream_mean: (O,) of it over all positions.
         alone: nothing is added to the output before its activation.
         information: (O, O) how the answers move with the output, F of `numerics.metric`; None if nobody knows.
+        groups: of the layer.
     """
 
     shape: tuple[int, ...]
@@ -84,6 +85,7 @@ class LayerReference:
     stream_mean: Double = field(default_factory=lambda: np.zeros(0))
     alone: bool = True
     information: Double | None = None
+    groups: int = 1
 
     @property
     def drift(self) -> Double:
@@ -111,7 +113,7 @@ class LayerReference:
     def metric(self) -> Metric:
         """How errors count, all channels together."""
         total = self.target if self.stream is None else self.target + self.stream
-        return metric(self.unit, total, self.information)
+        return metric(self.unit, total, self.information, self.groups)
 
 
 @dataclass
@@ -249,7 +251,7 @@ class _Tracer:
         alone = residual_operand(layer, self.outputs) is None
         found = LayerReference(
             y.shape, positions, target, gain, shift, channel_mean(y, layer), addend, stream, stream_mean, alone,
-            self.informations.get(layer.name),
+            self.informations.get(layer.name), layer.groups,
         )  # fmt: skip
         self.reference.layers[layer.name] = found
         if moved:
@@ -298,13 +300,13 @@ class _Tracer:
         if layer.name in self.factorable:
             self.reference.curves[layer.name] = _curves(layer, seen[0], found, matrix[0])
         if wanted:  # as soon as all consumers of a group were seen
-            self.ordering.see(layer, seen, found.metric.scaled(matrix).transpose(0, 2, 1), gram)
+            self.ordering.see(layer, seen, matrix, found.metric, gram)
 
 
 def _curves(layer: Layer, seen: Array, found: LayerReference, matrix: Double) -> tuple[Curve, ...]:
     """What each way to split a layer loses, as a share of what it writes to."""
     weight = found.metric.scaled(matrix[None])[0]
-    targets = np.asarray(found.metric.scaled(found.target.T[None])[0].T, np.float32)
+    targets = np.asarray(found.metric.scaled(found.target.T[None].astype(np.float64))[0].T, np.float32)
     if not (summable(seen) and summable(targets)):
         return ()
     return tuple(curve(weight, seen, targets, split) for split in splits(layer.kernel))

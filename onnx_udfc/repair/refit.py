@@ -302,7 +302,7 @@ class _Repair:
         else:
             target.constant.values = target.layout(matrix).astype(target.constant.dtype)
         after = self.matched.layers[part.whole.name]
-        after.set(metric.unscaled(second)[None], after.bias)
+        after.set(metric.unscaled(second[None]), after.bias)
         y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.walk.pieces)
         self.dirty.add(layer.node.outputs[0].name)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))

@@ -21,9 +21,9 @@ from onnx_udfc.numerics.products import each
 from onnx_udfc.repair.reference import is_norm, trace
 from onnx_udfc.runtime.gradients import with_gradients
 from onnx_udfc.runtime.providers import CPU, Provider
-from onnx_udfc.runtime.runs import cut, model_specs
+from onnx_udfc.runtime.runs import cut, model_specs, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
-from onnx_udfc.runtime.walk import Value, outputs_of
+from onnx_udfc.runtime.walk import Value
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.shapes import Size
@@ -63,7 +63,9 @@ def informations(
     chosen = evenly_spaced(sample_count(specs, inputs), INPUTS)
     fed = take(specs, inputs, np.concatenate([chosen[::2], chosen[1::2]]))  # of every kind in both halves
     if matched and _norms(network):  # what passes a ReLU there, and how much, differs from the network as it is
-        network = trace(network, fed, (), matched=True, samples=1, seed=seed, advance=_quietly, provider=provider).network
+        network = trace(
+            network, fed, (), matched=True, samples=1, seed=seed, advance=_quietly, provider=provider
+        ).network
     tensors = {layer.node.outputs[0].name: name for name, layer in network.layers.items()}
     wanted = [t for t, name in tensors.items() if network.layers[name].out_channels <= WIDEST]
     try:
@@ -132,7 +134,9 @@ class _Backward:
 
     def _gains(self) -> dict[str, Value]:
         """Factors that let each answer count as much as another: by its deviation, and by how many values it has."""
-        runs = [outputs_of(self.session, list(self.given.answers), self._feed(i)) for i in range(min(4, len(self.feeds)))]
+        runs = [
+            outputs_of(self.session, list(self.given.answers), self._feed(i)) for i in range(min(4, len(self.feeds)))
+        ]
         found = {}
         for entry, values in zip(self.given.answers.values(), zip(*runs, strict=True), strict=True):
             flat = np.concatenate([np.asarray(v, np.float64).reshape(-1) for v in values])

@@ -7,6 +7,7 @@ __all__ = [
     "crew",
     "device_memory",
     "fallbacks",
+    "gradients",
     "kernels",
     "latency",
     "layer_times",

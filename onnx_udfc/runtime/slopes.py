@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import onnx
 
 from onnx_udfc.runtime.tape import Tape
@@ -261,8 +260,12 @@ def _softmax(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
     return {0: tape.op("Mul", y, tape.op("Sub", d, inner))}
 
 
-def _same(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
+def _same(_tape: Tape, _node: onnx.NodeProto, given: Given) -> Slopes:
     return {0: str(given[0])}
+
+
+def _negative(tape: Tape, _node: onnx.NodeProto, given: Given) -> Slopes:
+    return {0: tape.op("Neg", str(given[0]))}
 
 
 BY_VALUE: dict[str, Rule] = {
@@ -270,10 +273,10 @@ BY_VALUE: dict[str, Rule] = {
     "Sigmoid": _by_value(_sigmoid), "Tanh": _by_value(_tanh), "HardSigmoid": _by_value(_hard_sigmoid),
     "HardSwish": _by_value(_hard_swish), "Elu": _by_value(_elu), "Erf": _by_value(_erf), "Gelu": _by_value(_gelu),
     "Mish": _by_value(_mish), "Softplus": _by_value(lambda tape, node: tape.op("Sigmoid", node.input[0])),
-    "Exp": _by_value(lambda tape, node: node.output[0]), "Sqrt": _by_value(_half_over),
+    "Exp": _by_value(lambda _tape, node: node.output[0]), "Sqrt": _by_value(_half_over),
     "Log": _by_value(lambda tape, node: tape.op("Reciprocal", node.input[0])),
     "Reciprocal": _by_value(_minus_square), "Abs": _by_value(lambda tape, node: tape.op("Sign", node.input[0])),
-    "Neg": lambda tape, node, given: {0: tape.op("Neg", str(given[0]))}, "Identity": _same, "Dropout": _same,
+    "Neg": _negative, "Identity": _same, "Dropout": _same,
     "Add": _sum, "Sum": _sum, "Sub": _difference, "Mul": _product, "Div": _quotient, "Pow": _power, "Where": _chosen,
     "MatMul": _matrix_product, "Gemm": _gemm, "BatchNormalization": _batch_norm,
     "InstanceNormalization": _instance_norm, "LayerNormalization": _layer_norm, "Softmax": _softmax,

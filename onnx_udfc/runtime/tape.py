@@ -39,12 +39,6 @@ class Tape:
         self.model.graph.node.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
 
-    def many(self, kind: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
-        """One more node with several outputs."""
-        names = [self.fresh() for _ in range(outputs)]
-        self.model.graph.node.append(helper.make_node(kind, list(inputs), names, **attributes))
-        return names
-
     def fresh(self) -> str:
         """A name that nothing has."""
         return unique_name("gradient", self._taken)

@@ -7,7 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_udfc.channels.groups import find_groups
+from onnx_udfc.model.layers import Layer
 from onnx_udfc.model.network import Network
+from onnx_udfc.numerics.metric import Metric
 from onnx_udfc.repair import ordering
 from onnx_udfc.repair.ordering import Ordering
 from tests.small_graphs import small_network
@@ -28,13 +30,17 @@ TWICE = (
     .replace("3] W2)", "3] W2, float[6, 32, 3, 3] W3)")
     .replace("y = Conv(c, W2)", "y = Conv(c, W2)  z = Conv(c, W3)")
 )
-UNIT = np.ones((1, 1, 1))
 FLAT = """g (float[1, 3, 8, 8] x, float[24, 3, 3, 3] W0, float[864, 5] W1) => (float[1, 5] y) {
   a = Conv(x, W0)
   r = Relu(a)
   f = Flatten(r)
   y = MatMul(f, W1)
 }"""
+
+
+def units(layer: Layer, unit: float = 1.0) -> Metric:
+    """An error of so much counts as one."""
+    return Metric(np.full(layer.out_channels, unit))
 
 
 def seen(
@@ -64,7 +70,7 @@ def test_what_matters_most_goes_last(monkeypatch: pytest.MonkeyPatch, text: str,
     found = Ordering(groups, few=False)
     layer = list(network.layers.values())[-1]
     assert len(found.wanted(layer)) == len(groups)
-    found.see(layer, patches, weight * 3, 3 * UNIT)
+    found.see(layer, patches, weight.swapaxes(1, 2) * 3, units(layer, 3.0))
     start = 0
     for group in sorted(groups, key=lambda g: int(g.inputs(layer.name).min())):
         removal = found.removals[group.name]
@@ -81,9 +87,9 @@ def test_a_group_is_ordered_when_its_last_consumer_was_seen() -> None:
     patches, weight, _ = seen(network, 9, rank=2)
     found = Ordering(find_groups(network).groups, few=False)
     first, second = list(network.layers.values())[-2:]
-    found.see(first, patches, weight, UNIT)
+    found.see(first, patches, weight.swapaxes(1, 2), units(first))
     assert not found.removals
-    found.see(second, patches, weight, UNIT)
+    found.see(second, patches, weight.swapaxes(1, 2), units(second))
     assert len(found.removals) == 2
 
 
@@ -92,5 +98,6 @@ def test_what_overflows_is_not_seen() -> None:
     patches, weight, _ = seen(network, 9, rank=2)
     patches[0, 0, 0] = 1e30
     found = Ordering(find_groups(network).groups, few=False)
-    found.see(list(network.layers.values())[-1], patches, weight, UNIT)
+    last = list(network.layers.values())[-1]
+    found.see(last, patches, weight.swapaxes(1, 2), units(last))
     assert not found.removals

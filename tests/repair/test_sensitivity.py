@@ -1,0 +1,72 @@
+"""How the answers move with the outputs of layers, where it can be said in closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_udfc.channels.shapes import resolve
+from onnx_udfc.model.network import Network
+from onnx_udfc.repair.sensitivity import informations
+from tests.small_graphs import small_network
+
+LINEAR = """g (float[N, 3, 6, 6] x, float[8, 3, 3, 3] W0, float[5, 8, 1, 1] W1) => (float[N, 5, 1, 1] y) {
+  a = Conv(x, W0)
+  p = GlobalAveragePool(a)
+  y = Conv(p, W1)
+}"""
+TWO = """g (float[N, 3, 6, 6] x, float[4, 3, 3, 3] W0, float[4, 4, 1, 1] W1, float[2, 4, 1, 1] W2, float[1] K)
+=> (float[N, 4, 4, 4] y, float[N, 2, 4, 4] z) {
+  a = Conv(x, W0)
+  y = Conv(a, W1)
+  b = Mul(a, K)
+  z = Conv(b, W2)
+}"""
+
+
+def found_in(network: Network, count: int = 64, seed: int = 0) -> dict[str, np.ndarray]:
+    x = np.random.default_rng(1).normal(size=(count, 3, 6, 6)).astype(np.float32)
+    return informations(network, {"x": x}, resolve(network).sizes, matched=False, seed=seed)
+
+
+def test_of_a_linear_network_it_is_the_product_of_what_follows() -> None:
+    network = small_network(LINEAR)
+    weight = network.layers["n2"].matrix()[0]  # (5, 8); 16 positions share the mean
+    expected = weight.T @ weight
+    found = found_in(network)["n0"]
+    found *= np.trace(expected) / np.trace(found)
+    assert np.linalg.norm(found - expected) < 0.35 * np.linalg.norm(expected)  # 64 draws of 5 numbers
+    many = [found_in(network, seed=i)["n0"] for i in range(12)]
+    mean = sum(many) / np.trace(sum(many)) * np.trace(expected)
+    assert np.linalg.norm(mean - expected) < 0.12 * np.linalg.norm(expected)
+
+
+def test_the_same_seed_says_the_same() -> None:
+    one, other = (found_in(small_network(LINEAR)) for _ in range(2))
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name])
+
+
+@pytest.mark.parametrize("factor", [1.0, 1000.0])
+def test_answers_count_alike_however_large_they_are(factor: float) -> None:
+    network = small_network(TWO)
+    network.graph.tensors()["K"].values = np.array([factor], np.float32)
+    found = found_in(network)["n0"]
+    small = small_network(TWO)
+    small.graph.tensors()["K"].values = np.array([0.5], np.float32)
+    expected = found_in(small)["n0"]
+    np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.02 * np.abs(expected).max())
+
+
+def test_a_layer_that_no_answer_hangs_on_is_missing() -> None:
+    network = small_network(
+        """g (float[N, 3, 6, 6] x, float[4, 3, 3, 3] W0, float[4, 3, 3, 3] W1)
+=> (float[N, 4, 4, 4] y, int64[N, 1, 4, 4] z) {
+  y = Conv(x, W0)
+  a = Conv(x, W1)
+  s = Shape(a)
+  e = Shape(s)
+  z = ArgMax<axis = 1>(y)
+}"""
+    )
+    assert set(found_in(network)) == {"n0"}
