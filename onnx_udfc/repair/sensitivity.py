@@ -20,6 +20,7 @@ from onnx_udfc.numerics.metric import agreed
 from onnx_udfc.numerics.products import each
 from onnx_udfc.repair.reference import is_norm, trace
 from onnx_udfc.runtime.gradients import with_gradients
+from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.runs import cut, model_specs, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
@@ -31,13 +32,15 @@ if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
 
 Double = NDArray[np.float64]
+Single = NDArray[np.float32]
 
-INPUTS = 64  # that a backward pass is run on
+INPUTS, FEWEST = 64, 24  # that a backward pass is run on
 VALUES = 1 << 23  # of all tensors of a run, about: they live at the same time
+MOST_VALUES = 1 << 27  # of all runs together, as long as there are more inputs than the fewest
 SIDE_BY_SIDE = 4  # runs that are shared out
-POSITIONS = 4096  # of a layer's outputs in a run
+POSITIONS = 1024  # of a layer's outputs in a run
 NOISE = 65537  # values of noise of a run; a prime
-WIDEST = 2048  # channels: a matrix of more is not worth its time
+WIDEST = 1024  # channels: a matrix of more is not worth its time
 
 
 def informations(
@@ -60,7 +63,8 @@ def informations(
         provider: that runs it.
     """
     specs = input_specs_of(network)
-    chosen = evenly_spaced(sample_count(specs, inputs), INPUTS)
+    count = max(FEWEST, min(INPUTS, MOST_VALUES // _values(network, sizes)))
+    chosen = evenly_spaced(sample_count(specs, inputs), count)
     fed = take(specs, inputs, np.concatenate([chosen[::2], chosen[1::2]]))  # of every kind in both halves
     if matched and _norms(network):  # what passes a ReLU there, and how much, differs from the network as it is
         network = trace(
@@ -72,6 +76,8 @@ def informations(
         found = _Backward(network, fed, sizes, wanted, seed, provider).found()
     except ModelError:  # a node does not take what the pass gives it: then errors count as they are
         return {}
+    finally:
+        release()
     return {tensors[name]: value for name, value in found.items()}
 
 
@@ -79,6 +85,13 @@ def _norms(network: Network) -> bool:
     """Whether anything would be matched."""
     folded = any(layer.batch_norm is not None for layer in network.layers.values())
     return folded or any(is_norm(node) for node in network.graph.nodes)
+
+
+def _values(network: Network, sizes: Mapping[str, Size]) -> int:
+    """Values of all tensors together, for one sample; at least 1."""
+    batch = next((s.batch for s in input_specs_of(network) if s.batch), 1)
+    total = sum(math.prod(sizes.get(t.name, ())) for node in network.graph.nodes for t in node.outputs)
+    return max(1, total // batch)
 
 
 def _quietly(_name: str) -> None:
@@ -99,10 +112,9 @@ class _Backward:
     ) -> None:
         model = network.to_model()
         specs = model_specs(model, list(inputs))
-        size = next((s.batch for s in specs if s.batch), 1)
-        values = sum(math.prod(sizes.get(t.name, ())) for node in network.graph.nodes for t in node.outputs) // size
+        values = _values(network, sizes)
         most = max(1, sample_count(specs, inputs) // 2)  # so that there are two halves
-        self.feeds = cut(specs, inputs, batch=max(1, min(most, VALUES // max(1, values)))).feeds
+        self.feeds = cut(specs, inputs, batch=max(1, min(most, VALUES // values))).feeds
         self.seed, self.axes = seed, {layer.node.outputs[0].name: _axis(layer) for layer in network.layers.values()}
         self.given = with_gradients(model, sizes, wanted)
         self.session = open_session(packed(model), provider, 1, spin=False)
@@ -112,17 +124,18 @@ class _Backward:
 
     def found(self) -> dict[str, Double]:
         """Tensor → F (O, O) of its channels, summed over positions."""
-        halves: tuple[dict[str, Double], dict[str, Double]] = ({}, {})
+        halves: tuple[dict[str, Single], dict[str, Single]] = ({}, {})
         for start in range(0, len(self.feeds), SIDE_BY_SIDE):
             numbers = range(start, min(start + SIDE_BY_SIDE, len(self.feeds)))
             for number, part in zip(numbers, each(self._run, numbers), strict=True):
                 total = halves[number % 2]
                 for name, value in part.items():
-                    total[name] = total[name] + value if name in total else value.astype(np.float64)
+                    total[name] = total[name] + value if name in total else value
         first, second = halves
-        return {name: agreed(value, second.get(name, np.zeros_like(value))) for name, value in first.items()}
+        pairs = {name: (value, second.get(name, np.zeros_like(value))) for name, value in first.items()}
+        return {name: agreed(a.astype(np.float64), b.astype(np.float64)) for name, (a, b) in pairs.items()}
 
-    def _run(self, number: int) -> dict[str, NDArray[np.float32]]:
+    def _run(self, number: int) -> dict[str, Single]:
         """One run's part of every sum."""
         names, slopes = list(self.given.slopes), list(self.given.slopes.values())
         values = outputs_of(self.session, slopes, self._feed(number))
@@ -150,7 +163,7 @@ def _axis(layer: Layer) -> int:
     return 1 if layer.kernel else -1
 
 
-def _outer(slopes: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+def _outer(slopes: Single, axis: int) -> Single:
     """Sum (O, O) of g gᵀ over positions, at most so many of them, evenly spaced."""
     rows = np.moveaxis(slopes, axis, 0).reshape(slopes.shape[axis], -1)
     step = max(1, rows.shape[1] // POSITIONS)
