@@ -143,14 +143,17 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
     # Beside ranks, whose errors have few unknowns, those of channels must not look smaller than they are.
     few = bool(split) or not shows_classes(network, inputs)
     provider = asked_provider(options)
+    pieces = Pieces(provider)
     matched, sizes, seed = inputs.source == "synthetic", original.channels.shapes.sizes, options.seed
     known = {}
     if groups or split:  # where something goes, errors are weighed by what the answers make of them
-        known = informations(network, inputs.values, sizes, matched=matched, seed=seed, provider=provider)
+        known = informations(
+            network, inputs.values, sizes, matched=matched, seed=seed, pieces=pieces, provider=provider
+        )
     reference = trace(
         network, inputs.values, groups, matched=matched, few=few,
         samples=limits.positions, seed=options.seed, advance=advance, widths=widths, factorable=split,
-        informations=known, provider=provider,
+        informations=known, pieces=pieces,
     )  # fmt: skip
     original.trace = Trace(asked, network, names, widths, split, inputs, reference)
     return original.trace

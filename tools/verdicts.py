@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.errors import UdfcError
 from onnx_udfc.evaluate.final_check import check_result
-from onnx_udfc.evaluate.movement import PartFidelity
+from onnx_udfc.evaluate.parts import PartFidelity
 from onnx_udfc.evaluate.report import Fidelity, OutputFidelity, plain
 from onnx_udfc.evaluate.verdict import Judgement
 from onnx_udfc.evaluate.verdict import judge as verdict_of

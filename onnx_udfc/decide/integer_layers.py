@@ -80,9 +80,9 @@ def alone(layer: Layer, source: Size, out: int, into: int) -> tuple[onnx.ModelPr
         out: channels that it writes.
         into: channels that it reads.
     """
-    if layer.convolves and layer.node.op == "Conv" and not _padded_by_itself(layer):
+    if layer.convolves and not _padded_by_itself(layer):
         return _convolution(layer, source, out, into)
-    if layer.node.op in {"MatMul", "Gemm"} and layer.axis % len(source) == len(source) - 1:
+    if layer.integer and not layer.kernel and layer.axis % len(source) == len(source) - 1:
         return _product(source, out, into)
     return None
 

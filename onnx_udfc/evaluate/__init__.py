@@ -7,6 +7,7 @@ __all__ = [
     "inspection",
     "movement",
     "page",
+    "parts",
     "report",
     "scatter",
     "speed",

@@ -18,7 +18,8 @@ from onnx_udfc.errors import CheckError
 from onnx_udfc.evaluate.answers import Classes, Labels, Neighbours, Overlap, Rows, Strings
 from onnx_udfc.evaluate.detection import Matched, known_reader
 from onnx_udfc.evaluate.kinds import Kind, Kinds, guess, is_probability, logits
-from onnx_udfc.evaluate.movement import ROUNDING, Movement, PartFidelity, decibels
+from onnx_udfc.evaluate.movement import ROUNDING, Movement, decibels
+from onnx_udfc.evaluate.parts import PartFidelity
 from onnx_udfc.evaluate.report import Fidelity, OutputFidelity, Source, answers_of
 
 if TYPE_CHECKING:

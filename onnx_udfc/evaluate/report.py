@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnx_udfc.escapes import json_text
-from onnx_udfc.evaluate.movement import PartFidelity
+from onnx_udfc.evaluate.parts import PartFidelity
 from onnx_udfc.options.command import command_line
 from onnx_udfc.options.goals import VERDICTS
 from onnx_udfc.version import Tool

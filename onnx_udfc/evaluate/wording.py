@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnx_udfc.evaluate.movement import MAX_DB, PartFidelity
+from onnx_udfc.evaluate.movement import MAX_DB
+from onnx_udfc.evaluate.parts import PartFidelity
 from onnx_udfc.evaluate.report import Fidelity, OutputFidelity
 
 _MOST_OUTPUTS = 6

@@ -38,7 +38,6 @@ from onnx_udfc.numerics.moments import (
 from onnx_udfc.repair.matching import affine, matching, no_matching
 from onnx_udfc.repair.ordering import Ordering
 from onnx_udfc.repair.rounding import MOST_SAMPLES, rounding_damage
-from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.walk import Pieces, Value, Walk
 from onnx_udfc.runtime.windows import run_layer, window_of
 
@@ -154,7 +153,7 @@ def trace(
     widths: tuple[float, ...] = (),
     factorable: Collection[str] = (),
     informations: Mapping[str, Double] | None = None,
-    provider: Provider = CPU,
+    pieces: Pieces | None = None,
 ) -> Reference:
     """Run the original network once.
 
@@ -170,11 +169,11 @@ def trace(
         widths: bits whose rounding errors are wanted.
         factorable: layers whose curves of rank are wanted.
         informations: layer name → how the answers move with its output (`sensitivity`), where that is known.
-        provider: that runs the network.
+        pieces: open sessions of the network's parts, on the provider that runs them; None for new ones.
     """
     ordering = Ordering(groups, few=few)
-    pieces, known = Pieces(provider), informations or {}
-    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, widths, factorable, pieces, few, known)
+    opened, known = Pieces() if pieces is None else pieces, informations or {}
+    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, widths, factorable, opened, few, known)
     for node in network.graph.nodes:
         if node.name in network.layers:
             tracer.layer(network.layers[node.name])

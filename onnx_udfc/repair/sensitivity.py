@@ -24,7 +24,7 @@ from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.runs import cut, model_specs, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
-from onnx_udfc.runtime.walk import Value
+from onnx_udfc.runtime.walk import Pieces, Value
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.shapes import Size
@@ -50,6 +50,7 @@ def informations(
     *,
     matched: bool,
     seed: int,
+    pieces: Pieces,
     provider: Provider = CPU,
 ) -> dict[str, Double]:
     """Layer name → F (O, O) of its outputs in the matched domain; layers that no gradient reaches are missing.
@@ -60,6 +61,7 @@ def informations(
         sizes: shapes of its tensors.
         matched: batch norms are matched to their stored statistics.
         seed: of the noise.
+        pieces: open sessions of the network's parts.
         provider: that runs it.
     """
     specs = input_specs_of(network)
@@ -67,9 +69,7 @@ def informations(
     chosen = evenly_spaced(sample_count(specs, inputs), count)
     fed = take(specs, inputs, np.concatenate([chosen[::2], chosen[1::2]]))  # of every kind in both halves
     if matched and _norms(network):  # what passes a ReLU there, and how much, differs from the network as it is
-        network = trace(
-            network, fed, (), matched=True, samples=1, seed=seed, advance=_quietly, provider=provider
-        ).network
+        network = trace(network, fed, (), matched=True, samples=1, seed=seed, advance=_quietly, pieces=pieces).network
     tensors = {layer.node.outputs[0].name: name for name, layer in network.layers.items()}
     wanted = [t for t, name in tensors.items() if network.layers[name].out_channels <= WIDEST]
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from onnx_udfc.errors import CheckError, GateError
-from onnx_udfc.evaluate.movement import PartFidelity
+from onnx_udfc.evaluate.parts import PartFidelity
 from onnx_udfc.evaluate.report import Accuracy, Fidelity, OutputFidelity
 from onnx_udfc.evaluate.verdict import Asked, Judgement, advice, certain_fault, doubted, judge
 from onnx_udfc.options import Options, check_requirements, parse_requirement

@@ -8,6 +8,7 @@ import pytest
 from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.model.network import Network
 from onnx_udfc.repair.sensitivity import informations
+from onnx_udfc.runtime.walk import Pieces
 from tests.small_graphs import small_network
 
 LINEAR = """g (float[N, 3, 6, 6] x, float[8, 3, 3, 3] W0, float[5, 8, 1, 1] W1) => (float[N, 5, 1, 1] y) {
@@ -26,7 +27,7 @@ TWO = """g (float[N, 3, 6, 6] x, float[4, 3, 3, 3] W0, float[4, 4, 1, 1] W1, flo
 
 def found_in(network: Network, count: int = 64, seed: int = 0) -> dict[str, np.ndarray]:
     x = np.random.default_rng(1).normal(size=(count, 3, 6, 6)).astype(np.float32)
-    return informations(network, {"x": x}, resolve(network).sizes, matched=False, seed=seed)
+    return informations(network, {"x": x}, resolve(network).sizes, matched=False, seed=seed, pieces=Pieces())
 
 
 def test_of_a_linear_network_it_is_the_product_of_what_follows() -> None:

@@ -70,7 +70,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 def test_a_compression_opens_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three layers in the original and in the compressed network, and what lies between them: ten parts."""
+    """Three layers in the original and in the compressed network, ten parts between them, and a backward pass."""
     opened = []
     real = onnxruntime.InferenceSession
 
@@ -82,4 +82,4 @@ def test_a_compression_opens_few(monkeypatch: pytest.MonkeyPatch) -> None:
     compress(scaled_model(CHAIN), Options(prune=0.5, bits=4, method="udfc", threads=1))
     without = len(opened)
     compress(scaled_model(CHAIN), Options(prune=0.5, bits=4, threads=1))
-    assert len(opened) - 2 * without <= 3
+    assert len(opened) - 2 * without <= 4
