@@ -31,6 +31,7 @@ Double = NDArray[np.float64]
 DRAWN, VIVID, FIRST = 96, 64, 24  # photographs: drawn, the most colourful of them, and those that are run first
 PIXELS = 4_000_000  # of the colourful ones together, at most
 CLASSES, SIDE = 100, 64  # below, nothing is told of the order
+MOST_CLASSES = 100_000  # a row of more is an image laid flat, and its answers would fill the memory
 CLEARLY = 3.0  # Student's t: chance gives it to one in 700
 BLUE_FIRST = (
     "colours assumed to be in the order blue, green, red: the network tells more photographs apart than in the other;"
@@ -47,7 +48,9 @@ def expects_blue_first(network: Network, wanted: Wanted, scale: Scale) -> bool:
         scale: of the pictures.
     """
     scores = class_scores(network)
-    if not scores or scores[1] < CLASSES or wanted.channels != 3 or len(wanted.size) != 2 or min(wanted.size) < SIDE:
+    if not scores or not CLASSES <= scores[1] <= MOST_CLASSES:
+        return False
+    if wanted.channels != 3 or len(wanted.size) != 2 or min(wanted.size) < SIDE:
         return False
     number = min(VIVID, affordable(network) // 2, PIXELS // int(np.prod(wanted.size)))
     ask = asked(network, wanted.spec) if number >= FIRST else None

@@ -29,7 +29,7 @@ def _network(first: np.ndarray, classes: int = 100) -> Network:
 
 @pytest.mark.parametrize(
     ("first", "classes", "expected"),
-    [(RED, 100, False), (BLUE, 100, True), (BLUE, 99, False), (np.ones(3), 100, False)],
+    [(RED, 100, False), (BLUE, 100, True), (BLUE, 99, False), (BLUE, 100_001, False), (np.ones(3), 100, False)],
 )
 def test_blue_comes_first_where_answers_say_clearly_more_so(first: np.ndarray, classes: int, expected: bool) -> None:
     network = _network(first, classes)
