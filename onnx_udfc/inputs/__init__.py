@@ -1,4 +1,4 @@
-"""What a network is run on: the user"s data, or made-up inputs brought to its scale."""
+"""What a network is run on: the user's data, or made-up inputs brought to its scale."""
 
 __all__ = [
     "choice",

@@ -1,4 +1,4 @@
-"""Runs graphs and single layers in onnxruntime and measures them; decides nothing."""
+"""Runs graphs and single layers in onnxruntime, forward and backward, and measures them; decides nothing."""
 
 __all__ = [
     "blame",
