@@ -64,8 +64,8 @@ def informations(
         pieces: open sessions of the network's parts.
         provider: that runs it.
     """
-    specs = input_specs_of(network)
-    count = max(FEWEST, min(INPUTS, MOST_VALUES // _values(network, sizes)))
+    specs, values = input_specs_of(network), _values(network, sizes)
+    count = max(FEWEST, min(INPUTS, MOST_VALUES // values))
     chosen = evenly_spaced(sample_count(specs, inputs), count)
     fed = take(specs, inputs, np.concatenate([chosen[::2], chosen[1::2]]))  # of every kind in both halves
     if matched and _norms(network):  # what passes a ReLU there, and how much, differs from the network as it is
@@ -73,7 +73,7 @@ def informations(
     tensors = {layer.node.outputs[0].name: name for name, layer in network.layers.items()}
     wanted = [t for t, name in tensors.items() if network.layers[name].out_channels <= WIDEST]
     try:
-        found = _Backward(network, fed, sizes, wanted, seed, provider).found()
+        found = _Backward(network, fed, sizes, wanted, VALUES // values, seed, provider).found()
     except ModelError:  # a node does not take what the pass gives it: then errors count as they are
         return {}
     finally:
@@ -107,14 +107,14 @@ class _Backward:
         inputs: Mapping[str, Value],
         sizes: Mapping[str, Size],
         wanted: list[str],
+        batch: int,
         seed: int,
         provider: Provider,
     ) -> None:
         model = network.to_model()
         specs = model_specs(model, list(inputs))
-        values = _values(network, sizes)
-        most = max(1, sample_count(specs, inputs) // 2)  # so that there are two halves
-        self.feeds = cut(specs, inputs, batch=max(1, min(most, VALUES // values))).feeds
+        half = sample_count(specs, inputs) // 2  # so that there are two
+        self.feeds = cut(specs, inputs, batch=max(1, min(half, batch))).feeds
         self.seed, self.axes = seed, {layer.node.outputs[0].name: _axis(layer) for layer in network.layers.values()}
         self.given = with_gradients(model, sizes, wanted)
         self.session = open_session(packed(model), provider, 1, spin=False)
@@ -139,7 +139,8 @@ class _Backward:
         """One run's part of every sum."""
         names, slopes = list(self.given.slopes), list(self.given.slopes.values())
         values = outputs_of(self.session, slopes, self._feed(number))
-        return {name: _outer(value, self.axes[name]) for name, value in zip(names, values, strict=True)}
+        rng = np.random.default_rng([self.seed, number, 1])
+        return {name: _outer(value, self.axes[name], rng) for name, value in zip(names, values, strict=True)}
 
     def _feed(self, number: int) -> dict[str, Value]:
         noise = np.random.default_rng([self.seed, number]).normal(size=NOISE).astype(np.float32)
@@ -163,9 +164,10 @@ def _axis(layer: Layer) -> int:
     return 1 if layer.kernel else -1
 
 
-def _outer(slopes: Single, axis: int) -> Single:
-    """Sum (O, O) of g gᵀ over positions, at most so many of them, evenly spaced."""
+def _outer(slopes: Single, axis: int, rng: np.random.Generator) -> Single:
+    """Sum (O, O) of g gᵀ over positions, from as many of them at random; even steps would stay in one column."""
     rows = np.moveaxis(slopes, axis, 0).reshape(slopes.shape[axis], -1)
-    step = max(1, rows.shape[1] // POSITIONS)
-    taken = np.ascontiguousarray(rows[:, ::step])
-    return np.asarray(step * (taken @ taken.T))
+    there = rows.shape[1]
+    if there > POSITIONS:
+        rows = rows[:, rng.integers(0, there, POSITIONS)]
+    return np.asarray(max(1.0, there / POSITIONS) * (rows @ rows.T), np.float32)

@@ -7,7 +7,7 @@ import pytest
 
 from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.model.network import Network
-from onnx_udfc.repair.sensitivity import informations
+from onnx_udfc.repair.sensitivity import _outer, informations
 from onnx_udfc.runtime.walk import Pieces
 from tests.small_graphs import small_network
 
@@ -42,6 +42,18 @@ def test_of_a_linear_network_it_is_the_product_of_what_follows() -> None:
     assert np.linalg.norm(mean - expected) < 0.12 * np.linalg.norm(expected)
 
 
+def test_positions_of_every_row_and_column_are_taken() -> None:
+    rng = np.random.default_rng(0)
+    slopes = np.ones((32, 3, 32, 32), np.float32)
+    slopes[:, 0] *= np.arange(32)  # one channel by the column, one by the row
+    slopes[:, 1] *= np.arange(32)[:, None]
+    whole = np.einsum("nchw,ndhw->cd", slopes, slopes)
+    found = _outer(slopes, 1, rng)
+    np.testing.assert_allclose(np.diag(found), np.diag(whole), rtol=0.15)  # 1,024 of 32,768
+    few = slopes[:1, :, :8, :8]
+    np.testing.assert_allclose(_outer(few, 1, rng), np.einsum("nchw,ndhw->cd", few, few), rtol=1e-4, atol=1e-2)
+
+
 def test_the_same_seed_says_the_same() -> None:
     one, other = (found_in(small_network(LINEAR)) for _ in range(2))
     for name, value in one.items():
@@ -56,7 +68,7 @@ def test_answers_count_alike_however_large_they_are(factor: float) -> None:
     small = small_network(TWO)
     small.graph.tensors()["K"].values = np.array([0.5], np.float32)
     expected = found_in(small)["n0"]
-    np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.02 * np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 def test_a_layer_that_no_answer_hangs_on_is_missing() -> None:
