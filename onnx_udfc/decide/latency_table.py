@@ -314,13 +314,10 @@ def measured_ratio(original: Network, small: Network, timing: Timing, model: onn
         RequestError: as `layer_times`.
     """
 
-    def run_of_small() -> Run:
-        return _runner(small, timing) if model is None else _runner(small, timing, model)
-
     def make(second_first: bool) -> tuple[Run, Run]:
         if second_first:
-            second = run_of_small()
+            second = _runner(small, timing, model)
             return _runner(original, timing), second
-        return _runner(original, timing), run_of_small()
+        return _runner(original, timing), _runner(small, timing, model)
 
     return paired_latency(make, SECONDS, one_thread=timing.one_thread).ratio

@@ -103,12 +103,11 @@ def _average(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
 
 def _maximum(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
     """Each maximum comes from one place, which the pool itself tells."""
-    while len(node.output) < 2:
-        node.output.append(tape.fresh())
-    if not node.output[1]:
-        node.output[1] = tape.fresh()
     if attribute(node, "storage_order", 0):
         return None
+    if len(node.output) < 2:
+        node.output.append("")
+    node.output[1] = node.output[1] or tape.fresh()
     return {0: _added(tape, str(given[0]), node.output[1], node.input[0])}
 
 
@@ -226,6 +225,6 @@ BY_PLACE: dict[str, Rule] = {
     "GlobalMaxPool": _global_maximum, "GlobalAveragePool": _mean, "ReduceMean": _mean, "ReduceSum": _total,
     "Slice": _picked, "Gather": _picked, "Split": _picked, "Expand": _picked, "Tile": _picked,
     "Flatten": _reshaped, "Reshape": _reshaped, "Squeeze": _reshaped, "Unsqueeze": _reshaped, "Transpose": _turned,
-    "Concat": _side_by_side, "Pad": _padded, "Resize": _resized, "Upsample": _resized, "DepthToSpace": _to_depth,
+    "Concat": _side_by_side, "Pad": _padded, "Resize": _resized, "DepthToSpace": _to_depth,
     "SpaceToDepth": _to_space,
 }  # fmt: skip

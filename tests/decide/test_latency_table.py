@@ -76,7 +76,7 @@ def test_layers_are_timed_at_the_batch(
 
 
 def test_what_else_the_machine_does_is_not_in_the_ratio_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    def runner(network: str, _: Timing) -> Callable[[], None]:
+    def runner(network: str, _: Timing, _model: object = None) -> Callable[[], None]:
         def run() -> None:
             until = time.thread_time() + (0.001 if network == "original" else 0.002)
             while time.thread_time() < until:
