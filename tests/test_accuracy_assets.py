@@ -1,7 +1,7 @@
 """Accuracy of real networks on labelled images, with nothing but the file as input: rows that must not get worse.
 
-The whole sweep is tools/reproduce.py. On the 500 CIFAR-10 images one image is 0.2 points; ImageNet networks are judged
-on the first of their images, for time, and against their own accuracy there.
+The whole sweep is tools/measure/reproduce.py. On the 500 CIFAR-10 images one image is 0.2 points; ImageNet networks
+are judged on the first of their images, for time, and against their own accuracy there.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import pytest
 
 from onnx_udfc import Options, compress
 from onnx_udfc.inputs.image_files import open_images
-from tools.catalog import Classifier, classifiers, image_sets
-from tools.evaluate import accuracy_on
-from tools.reproduce import options_for, paper_settings
+from tools.measure.catalog import Classifier, classifiers, image_sets
+from tools.measure.evaluate import accuracy_on
+from tools.measure.reproduce import options_for, paper_settings
 
 R56, F56, R20 = "resnet56_cifar10_bn", "resnet56_cifar10_folded", "resnet20_cifar10_bn"
 LIMIT = 300  # ImageNet images; the standard error of a difference of two networks is about 1.5 points

@@ -1,6 +1,6 @@
 """What nobody meant to give: damaged files and random graphs, through the whole command line.
 
-The suite takes a part; all of it is `pytest tests/test_fuzz.py --fuzz 500`, or `python -m tools.fuzz`.
+The suite takes a part; all of it is `pytest tests/test_fuzz.py --fuzz 500`, or `python -m tools fuzz`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import small_classifier
-from tools.fuzz import PRECIOUS, Tally, examine, fuzz_damaged, fuzz_graphs
+from tools.check.fuzz import PRECIOUS, Tally, examine, fuzz_damaged, fuzz_graphs
 
 DAMAGED, GRAPHS = 48, 12  # in every run of the suite: half a minute
 

@@ -1,6 +1,6 @@
 """The ways of models above 2 GB, taken by a small one because the limits are lowered.
 
-A real one is compressed by `python -m tools.large_model`, which takes minutes and several gigabytes.
+A real one is compressed by `python -m tools large_model`, which takes minutes and several gigabytes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from onnx_udfc.model import protos, saving
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import Result, compress
 from onnx_udfc.runtime.sessions import open_session
-from tools.large_model import SIZE, build, runs
-from tools.large_model import compress as run_command
+from tools.measure.large_model import SIZE, build, runs
+from tools.measure.large_model import compress as run_command
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21]>
 g (float[N,3,12,12] x) => (float[N,40] y) {
@@ -117,8 +117,8 @@ def test_a_large_result_that_does_not_load_is_refused(source: Path) -> None:
 
 
 def test_the_tool_builds_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.large_model.WIDTHS", (4, 8, 8, 16, 16))
-    monkeypatch.setattr("tools.large_model.HIDDEN", 32)
+    monkeypatch.setattr("tools.measure.large_model.WIDTHS", (4, 8, 8, 16, 16))
+    monkeypatch.setattr("tools.measure.large_model.HIDDEN", 32)
     path = build(tmp_path, 5e-5)
     found = run_command(path, tmp_path / "out.onnx", ["--bits", "8", "--method", "none", "--quiet"])
     assert found.before == _size(path) >= 50_000

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tools.release import LINK, absolute_links, address
+from tools.pack.release import LINK, absolute_links, address
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -67,7 +67,7 @@ def test_no_link_of_the_readme_stays_relative() -> None:
 def test_a_placeholder_is_not_uploaded(tmp_path: Path) -> None:
     if "OWNER" not in address():
         pytest.skip("the repository has its address")
-    words = (sys.executable, "-m", "tools.release", "--final", "--into", str(tmp_path))
+    words = (sys.executable, "-m", "tools.pack.release", "--final", "--into", str(tmp_path))
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "put the owner" in done.stderr

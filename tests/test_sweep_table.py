@@ -10,7 +10,7 @@ import pytest
 
 from onnx_udfc.sweep_table import SweepRow, SweepTable
 from tests.small_pages import sweep_table
-from tools.browser import CHROMIUM, Shown, looked_at
+from tools.check.browser import CHROMIUM, Shown, looked_at
 
 
 def row(name: str, size: float | None, quality: float | None, error: str = "") -> SweepRow:

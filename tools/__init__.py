@@ -1,1 +1,1 @@
-"""Command-line tools of the repository: training, export, evaluation, tables of results."""
+"""Commands of the repository, in four folders: measure, train, check, pack; `python -m tools` lists and starts them."""

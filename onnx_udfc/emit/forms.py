@@ -1,7 +1,7 @@
 """The forms in which a quantized weight is written: a table, one function a form.
 
 Each puts codes into the file and nodes before the layer that give the weight back under its old name, so the layer
-itself stays as it is. What onnxruntime makes of each form (tools/form_latency.py measures it):
+itself stays as it is. What onnxruntime makes of each form (tools/measure/form_latency.py measures it):
 
 - cast_mul: Cast(codes → float) → Mul(scale). Constant, so it is folded into a float weight when the model is loaded:
   small on disk, as fast as float. Products of 16-bit floats are never folded, so they are computed in float32, and a

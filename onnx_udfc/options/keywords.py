@@ -1,4 +1,4 @@
-"""Keywords of the package's functions in all forms that are understood; written by tools.option_pages."""
+"""Keywords of the package's functions in all forms that are understood; `python -m tools option_pages`."""
 
 from __future__ import annotations
 

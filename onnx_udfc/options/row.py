@@ -5,7 +5,7 @@ A row is a field of a frozen dataclass, annotated with its type (ranges in the t
     prune: Annotated[Ratio, Row("Fraction of channels removed.", WHAT, metavar="R")] = 0.0
 
 Nothing else has to be written to make an option: click, TOML, the keywords of Python, Olive's parameters, the printed
-command, the JSON schema and docs/options.md are made from it (`python -m tools.option_pages` writes what is written).
+command, the JSON schema and docs/options.md are made from it (`python -m tools option_pages` writes what is written).
 """
 
 from __future__ import annotations

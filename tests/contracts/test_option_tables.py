@@ -39,7 +39,7 @@ from onnx_udfc.options import (
     read_value,
     specs,
 )
-from tools import option_pages
+from tools.pack import option_pages
 
 TABLES: tuple[type[Table], ...] = (Options, Writing, Inspecting, Judging, Sweeping)
 SPECS = [pytest.param(spec, id=f"{t.__name__}.{spec.name}") for t in TABLES for spec in specs(t).values()]
@@ -252,9 +252,13 @@ def test_short_options_and_names_are_unique() -> None:
 
 
 def test_what_is_made_from_the_table_is_current() -> None:
-    assert option_pages.KEYWORDS.read_text(encoding="utf-8") == option_pages.keywords(), "run tools.option_pages"
-    assert option_pages.SCHEMA.read_text(encoding="utf-8") == option_pages.schema(), "run tools.option_pages"
-    assert option_pages.PAGE.read_text(encoding="utf-8") == option_pages.page(), "run tools.option_pages"
+    assert option_pages.KEYWORDS.read_text(encoding="utf-8") == option_pages.keywords(), (
+        "run `python -m tools option_pages`"
+    )
+    assert option_pages.SCHEMA.read_text(encoding="utf-8") == option_pages.schema(), (
+        "run `python -m tools option_pages`"
+    )
+    assert option_pages.PAGE.read_text(encoding="utf-8") == option_pages.page(), "run `python -m tools option_pages`"
 
 
 def test_the_schema_takes_what_a_file_may_have_and_refuses_what_it_may_not() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from onnx_udfc.evaluate.html import loss_share, to_html
 from onnx_udfc.evaluate.report import Report
-from tools.browser import CHROMIUM, Shown, looked_at
+from tools.check.browser import CHROMIUM, Shown, looked_at
 
 VOID = {"meta", "link", "br", "wbr"}
 NO_BROWSER = "no Chromium here; apt-get install chromium"

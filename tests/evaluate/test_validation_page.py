@@ -18,7 +18,7 @@ from onnx_udfc.evaluate.validation_page import to_page
 from onnx_udfc.options import Judging
 from onnx_udfc.options.command import validate_line
 from tests.small_pages import validation
-from tools.browser import CHROMIUM, Shown, looked_at
+from tools.check.browser import CHROMIUM, Shown, looked_at
 
 
 class _Deaf:

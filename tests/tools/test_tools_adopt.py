@@ -7,8 +7,8 @@ import pytest
 
 from onnx_udfc.inputs.image_files import open_images
 from onnx_udfc.runtime.sessions import open_session
-from tools import adopt
-from tools.evaluate import MODELS
+from tools.places import MODELS
+from tools.train import adopt
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import onnx
 import pytest
 
 from tests.command_line import small_classifier
-from tools import any_graph
-from tools.any_graph import Row, examine, files, summary
+from tools.check import any_graph
+from tools.check.any_graph import Row, examine, files, summary
 
 OPTIONS = ("--prune", "0.5", "--bits", "8", "--method", "udfc", "--threads", "1")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools import benchmark
-from tools.catalog import classifiers
-from tools.peers import PEERS, Peer, Reader
+from tools.measure import benchmark
+from tools.measure.catalog import classifiers
+from tools.measure.peers import PEERS, Peer, Reader
 
 ORIGINAL = benchmark.Row("net", "original", "", 90.0, 1_000_000, 1.0)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tools.catalog import classifiers, dataset_path, image_sets, prepared
+from tools.measure.catalog import classifiers, dataset_path, image_sets, prepared
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""tools.cost: what a run of the command line takes, with options as they are given to it."""
+"""tools.measure.cost: what a run of the command line takes, with options as they are given to it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import cost
+from tools.measure import cost
 
 DIGITS = Path(__file__).resolve().parents[2] / "models" / "digits_resnet_bn.onnx"
 

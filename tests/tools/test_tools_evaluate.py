@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import evaluate
+from tools.measure import evaluate
 
 
 def test_a_classifier_scores_what_its_manifest_says(assets: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tools import export  # noqa: E402  # after torch is known to be there
-from tools.networks import NETWORKS  # noqa: E402
+from tools.train import export  # noqa: E402  # after torch is known to be there
+from tools.train.networks import NETWORKS  # noqa: E402
 
 SPEC = export.InputSpec(3, 32, 32)
 

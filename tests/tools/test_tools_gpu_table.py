@@ -1,4 +1,4 @@
-"""tools.gpu_table: the files are made here, and run by nothing but numpy and onnxruntime."""
+"""tools.measure.gpu_table: the files are made here, and run by nothing but numpy and onnxruntime."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tools import gpu_files, gpu_table
-from tools.gpu_files import FILES, ResNet50
+from tools.measure import gpu_files, gpu_table
+from tools.measure.gpu_files import FILES, ResNet50
 
 DIGITS = Path(__file__).resolve().parents[2] / "models" / "digits_resnet_folded.onnx"
 ALONE = """

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools import labelled
+from tools.train import labelled
 
 
 def cifar_batch(values: list[int], labels: list[int]) -> bytes:

@@ -6,9 +6,9 @@ from collections import Counter
 import onnx
 import pytest
 
-from tools.catalog import REPOSITORY, ROOTS, Classifier, classifiers, image_sets
+from tools.measure.catalog import ROOTS, Classifier, classifiers, image_sets
+from tools.places import MODELS
 
-MODELS = REPOSITORY / "models"
 SHIPPED = classifiers(roots=ROOTS[:1], images=image_sets())
 
 

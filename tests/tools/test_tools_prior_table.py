@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tools import prior_table
-from tools.prior_table import Row, cell, real_inputs
+from tools.measure import prior_table
+from tools.measure.prior_table import Row, cell, real_inputs
 
 
 def found(score: float | None, error: str = "") -> dict[str, Any]:
@@ -71,7 +71,7 @@ def test_what_is_said_of_the_inputs(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         commands.append(command)
         return type("Done", (), {"returncode": 1, "stderr": "onnx-udfc: no\n"})()
 
-    monkeypatch.setattr("tools.prior_table.subprocess.run", refused)
+    monkeypatch.setattr("tools.measure.prior_table.subprocess.run", refused)
     monkeypatch.setattr(prior_table, "source", lambda _: (tmp_path / "in.onnx", ["--input-range=0,1"]))
     monkeypatch.setattr(prior_table, "real_inputs", lambda *_: tmp_path / "real")
     monkeypatch.setattr(sys, "argv", ["", "--cache", str(tmp_path), "--columns", column, "--rows", "basic_pitch"])

@@ -8,9 +8,9 @@ from onnx_udfc.runtime.sessions import open_session
 
 torch = pytest.importorskip("torch")
 
-from tools import adopt, publish  # noqa: E402  # after torch is known to be there
-from tools.networks import NETWORKS  # noqa: E402
-from tools.train import RECIPES  # noqa: E402
+from tools.train import adopt, publish  # noqa: E402  # after torch is known to be there
+from tools.train.networks import NETWORKS  # noqa: E402
+from tools.train.train import RECIPES  # noqa: E402
 
 
 def test_a_row_replaces_the_row_of_its_file() -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tools import reproduce
-from tools.catalog import classifiers
-from tools.reproduce import Row, Setting, Store
+from tools.measure import reproduce
+from tools.measure.catalog import classifiers
+from tools.measure.reproduce import Row, Setting, Store
 
 
 def test_the_grid_is_every_method_at_every_point_but_the_original() -> None:

@@ -6,9 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tools import train  # noqa: E402  # after torch is known to be there
-from tools.labelled import Images  # noqa: E402
-from tools.networks import NETWORKS  # noqa: E402
+from tools.train import train  # noqa: E402  # after torch is known to be there
+from tools.train.labelled import Images  # noqa: E402
+from tools.train.networks import NETWORKS  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from onnx_udfc.model.network import Network, read
 from onnx_udfc.runtime.kernels import optimized_graph
 from onnx_udfc.runtime.latency import Latency
 from tests.quantized_graphs import nearest
-from tools.half_latency import NETWORKS, Row, in_half, weight_operators
+from tools.measure.half_latency import NETWORKS, Row, in_half, weight_operators
 
 
 @pytest.fixture(scope="module", params=NETWORKS, ids=lambda name: Path(name).stem)

@@ -1,0 +1,203 @@
+"""Write what is made from the table of options: the keywords of Python, the JSON schema, the tables of docs/options.md.
+
+    python -m tools option_pages
+
+A test holds that they are current.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from onnx_udfc.options import (
+    GROUPS,
+    PYTHON,
+    Inspecting,
+    Judging,
+    Options,
+    Spec,
+    Sweeping,
+    Table,
+    Writing,
+    specs,
+    words_of,
+)
+from onnx_udfc.options.command import default_text
+from onnx_udfc.options.shared_rows import read_data
+from tools.places import ROOT
+
+SILENT = ("quiet", "json", "verbose", "debug", "config")  # for those who read a terminal
+KEYWORDS = ROOT / "onnx_udfc/options/keywords.py"
+SCHEMA = ROOT / "onnx_udfc/options.schema.json"
+PAGE = ROOT / "docs/options.md"
+START, END = "<!-- options: {} -->", "<!-- end of options -->"
+TABLES: dict[str, tuple[type[Table], ...]] = {
+    "compress": (Options, Writing),
+    "inspect": (Inspecting,),
+    "validate": (Judging,),
+    "sweep": (Sweeping,),
+}
+
+_HEAD = '''"""Keywords of the package's functions in all forms that are understood; `python -m tools option_pages`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from typing import Literal, SupportsFloat, SupportsIndex, TypedDict
+
+from onnx_udfc.options.goals import Requirement
+
+Whole = SupportsIndex | str  # numbers of numpy, and "8"
+Number = SupportsFloat | SupportsIndex | str  # and "50%"
+Numbers = SupportsFloat | Iterable[SupportsFloat] | str  # and "0.5,0.5"
+Values = SupportsFloat | SupportsIndex | Iterable[SupportsFloat | SupportsIndex | str | None] | str  # and "0.1:0.7:0.1"
+'''
+_CLASS = '''
+class {name}(TypedDict, total=False):
+    """{help}"""
+'''
+
+
+def keywords() -> str:
+    """Return the module of the keywords."""
+    judging, inspecting, sweeping = (
+        {name: spec for name, spec in specs(table).items() if name not in SILENT}
+        for table in (Judging, Inspecting, Sweeping)
+    )
+    shared = {name: spec for name, spec in specs(Options).items() if name not in sweeping}
+    return "\n".join(
+        (
+            _HEAD,
+            _keywords("Keywords", "Every option of `compress` by its type.", specs(Options)),
+            _keywords("InspectingKeywords", "Every option of `inspect` by its type.", inspecting),
+            _keywords("JudgingKeywords", "Every option of `validate` by its type.", judging),
+            _keywords("SweepKeywords", "Every option of `sweep` by its type.", {**shared, **sweeping}),
+        )
+    )
+
+
+def _keywords(name: str, help_: str, rows: Mapping[str, Spec]) -> str:
+    names = words_of(Options, Judging, Sweeping)
+    parts = [_CLASS.format(name=name, help=help_)]
+    for key, spec in rows.items():
+        text = textwrap.fill(
+            f'"""{PYTHON.respelled(spec.row.help, names)}"""', 116, initial_indent="    ", subsequent_indent="    "
+        )
+        parts.append(f"    {key}: {_loose(spec)}\n{text}\n")
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def _loose(spec: Spec) -> str:
+    """The type of a keyword: all that is read."""
+    none = " | None" if spec.optional else ""
+    match spec.kind:
+        case "flag":
+            return "bool"
+        case "numbers":
+            return "Values" if spec.row.read else f"Numbers{none}"
+        case "several":
+            item = "Requirement | str" if spec.name == "require" else "str"
+            return f"{item} | Iterable[{item}]"
+        case "pairs":
+            return "Mapping[str, Number] | Iterable[str] | str"
+        case "one" if spec.row.read is read_data:
+            return "object"
+        case "one":
+            number, _ = spec.number
+            one = {int: "Whole", float: "Number"}.get(number, "str") if number else "str"
+            if spec.explained:  # what an editor offers; any text is read, in any case
+                return f"Literal[{', '.join(json.dumps(c) for c in spec.explained)}] | {one}{none}"
+            return (one if number else "str | PathLike[str]") + none
+
+
+def schema() -> str:
+    """Return the JSON schema of a configuration file."""
+    values = {spec.flag: _property(spec) for table in TABLES["compress"] for spec in specs(table).values()}
+    for name in ("config", "print-config"):
+        del values[name]
+    page = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Options of onnx-udfc, as a TOML or JSON file",
+        "type": "object",
+        "properties": values,
+        "additionalProperties": False,
+    }
+    return json.dumps(page, indent=2, ensure_ascii=False) + "\n"
+
+
+def _property(spec: Spec) -> dict[str, Any]:
+    """The values that a file may have: those of the type, and one value where several may stand."""
+    text: dict[str, Any] = {"type": "string"}
+    if spec.row.read is read_data:
+        return {"description": spec.row.help, **text}
+    if spec.kind == "pairs":
+        held = {"type": ["string", "number"]} if spec.row.read else _values(typing.get_args(spec.type)[1], spec)
+        return {"description": spec.row.help, "type": "object", "additionalProperties": held}
+    if spec.kind == "several":
+        found: dict[str, Any] = {"anyOf": [text, {"type": "array", "items": text}]}
+    elif spec.row.choices:
+        found = {"enum": [*spec.row.choices, *(w for w in spec.words if w not in spec.row.choices)]}
+    else:
+        found = _values(spec.type, spec)
+    return {"description": spec.row.help, **found}
+
+
+def _values(hint: Any, spec: Spec) -> dict[str, Any]:
+    schema = msgspec.json.schema(hint)
+    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind != {"type": "null"}]
+    if spec.kind == "numbers":
+        kinds += [kind["items"] for kind in kinds if isinstance(kind.get("items"), dict)]
+    if spec.is_share:
+        kinds.append({"type": "string", "pattern": r"^[0-9.]+%$"})
+    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+
+
+def page() -> str:
+    """Return docs/options.md with its tables replaced."""
+    text = PAGE.read_text(encoding="utf-8")
+    for command in TABLES:
+        start = START.format(command)
+        before, found, rest = text.partition(start)
+        assert found, f"{PAGE} has no {start}"
+        after = rest.partition(END)[2]
+        text = before + start + "\n\n" + "\n".join(_tables(command)) + "\n" + END + after
+    return text
+
+
+def _tables(command: str) -> Iterator[str]:
+    rows = [spec for table in TABLES[command] for spec in specs(table).values()]
+    for group in GROUPS:
+        here = [spec for spec in rows if spec.row.group == group]
+        if here:
+            yield from (f"### {group}", "", "| option | default | meaning |", "|---|---|---|")
+            yield from (_line(spec) for spec in here)
+            yield ""
+
+
+def _line(spec: Spec) -> str:
+    short = f", `-{spec.row.short}`" if spec.row.short else ""
+    value = f" {spec.metavar}" if spec.metavar else ""
+    help_ = spec.row.help
+    told = {word: what for word, what in spec.explained.items() if what}
+    if told:
+        help_ += " " + "; ".join(f"`{word}`: {what}" for word, what in told.items()) + "."
+    since = "" if spec.row.since == "0.1" else f" Since {spec.row.since}."
+    return f"| `--{spec.flag}{value}`{short} | {default_text(spec)} | {help_}{since} |".replace("||", "|")
+
+
+def main() -> None:
+    """Write all three."""
+    KEYWORDS.write_text(keywords(), encoding="utf-8")
+    SCHEMA.write_text(schema(), encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

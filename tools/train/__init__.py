@@ -1,0 +1,1 @@
+"""Trains, exports and files the networks of models/: labelled images, recipes, ONNX exports, rows of the manifest."""
