@@ -16,7 +16,7 @@ from onnx_udfc.numerics.grids import FORMATS, Floats, QuantParams
 def write_once(draft: Draft, node: str, slot: int, stored: StoredWeight, form: str, twins: dict[Hashable, str]) -> None:
     """The weight that a node reads by its input `slot`, once for all nodes that have the same.
 
-    A DequantizeLinear has one reader, as integer kernels want it; its inputs may be shared.
+    A DequantizeLinear has one reader, as integer kernels want it; its inputs may be shared, if not `stored.alone`.
     """
     parts = [stored, *([stored.finer] if stored.finer is not None else [])]
     digest = sha256(b"".join(part.codes.tobytes() + part.scale.tobytes() for part in parts)).digest()

@@ -34,8 +34,6 @@ TIED = (
     "Gather", "Resize", "Identity", "DepthToSpace", "SpaceToDepth",
 )  # fmt: skip
 
-PAIR = 80  # multiply-accumulates in whose time a value goes through a pair, twice what it takes: integers save half
-
 
 @dataclass(frozen=True)
 class Placement:

@@ -42,6 +42,7 @@ Bases = dict[frozenset[str], onnx.ModelProto]  # names of constants that were le
 
 MOST_LOST = 2.0**-8  # of a weight's norm, where it goes back to 16 bits
 WEIGHT_SLOT, TABLE_SLOT = 1, 0  # the input of a layer that is its weight, and that of a Gather
+SIGNED_EXACT = 64  # two products of such codes and uint8 ones fit into int16
 WIDEST_BIAS = 2.0**30  # an int32 bias stays below this, so that the products added to it cannot overflow
 
 
@@ -119,10 +120,11 @@ def emit(
         integer = placement is not None and name in placement.integer
         choice = choose(row, layer, params.bits, integer, opset)
         grid = _input_grid(layer, placement, activations) if integer else None
+        stored = _stored(layer, params, choice, grid, row)
         stored = replace(
-            _stored(layer, params, choice, grid, row),
+            stored,
             source=network.source_of(layer.constant),
-            alone=choice.form == "dq" and (not integer or row.codes_alone),
+            alone=choice.form == "dq" and (not integer or row.codes_alone or _made_unsigned(stored)),
         )
         write_once(draft, name, WEIGHT_SLOT, stored, choice.form, twins)
         written.setdefault(network.origin.shared.get(stored.name, stored.name), Written(stored, choice.form))
@@ -172,6 +174,15 @@ def _stored(
     if grid is not None:
         params = _bias_in_range(params, layer.bias, grid.scale)
     return stored_weight(layer, params, choice.bits, float_type)
+
+
+def _made_unsigned(stored: StoredWeight) -> bool:
+    """Whether onnxruntime may turn codes beside uint8 activations into uint8 ones, by `session.x64quantprecision`.
+
+    It does where products could clip, and names the new initializers, of codes and zero points, by the old ones: it
+    fails at a second layer that reads the same. Codes in 7 bits are left alone.
+    """
+    return int(np.abs(stored.codes.astype(np.int16)).max(initial=0)) > SIGNED_EXACT
 
 
 def _input_grid(

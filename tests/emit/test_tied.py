@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from onnx_udfc import compress
 from onnx_udfc.evaluate.inspection import inspect_model
@@ -32,6 +33,25 @@ def test_tied_weights_are_written_once(bits: int, target: str, activations: int 
     before, after = run(model, x)[0], run(result, x)[0]
     assert np.square(before - after).mean() < 0.02 * np.square(before).mean()
     np.testing.assert_allclose(after, run(result, x, optimize=False)[0], rtol=0.05, atol=0.05 * np.abs(before).max())
+
+
+DEPTHWISE = """f = Conv(x, A) e = Relu(f) a = Conv<group=64>(e, W) r = Relu(a)
+    b = Conv<group=64>(r, {}) s = Relu(b) y = Conv(s, V)"""
+
+
+@pytest.mark.parametrize("target", ["cpu", "portable"])
+@pytest.mark.parametrize("second", ["W", "U"])
+def test_codes_that_onnxruntime_may_make_unsigned_have_one_reader(second: str, target: str) -> None:
+    """By session.x64quantprecision, where a processor's products clip; it fails at a second reader, of zeros too."""
+    other = "" if second == "W" else ", float[64,1,3,3] U"
+    inputs = f"float[1,64,9,9] x, float[64,64,1,1] A, float[64,1,3,3] W{other}, float[8,64,1,1] V"
+    model = small_model(f"g ({inputs}) => (float[1,8,5,5] y) {{ {DEPTHWISE.format(second)} }}")
+    result = compress(model, Options(bits=8, activations=8, target=target, method="none")).model
+    dequantized = [node.input for node in result.graph.node if node.op_type == "DequantizeLinear"]
+    codes = {t.name: numpy_helper.to_array(t) for t in result.graph.initializer if t.name.endswith("codes")}
+    wide = [inputs for inputs in dequantized if inputs[0] in codes and np.abs(codes[inputs[0]].astype(int)).max() > 64]
+    assert [codes[name].shape for name, *_ in wide] == [(64, 1, 3, 3)] * 2, "the 1 x 1 convolutions take 7 bits"
+    assert len({name for inputs in wide for name in inputs}) == 6
 
 
 @pytest.mark.parametrize("bits", [32, 8, 4])
