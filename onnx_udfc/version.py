@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module, metadata
 
 PACKAGES = ("numpy", "onnx", "onnx-graphsurgeon")  # that the bytes of a result depend on
@@ -17,6 +18,7 @@ class Tool:
     version: str
 
 
+@cache
 def this_tool() -> Tool:
     """Return the name and version of this package."""
     return Tool("onnx-udfc", metadata.version("onnx-udfc"))

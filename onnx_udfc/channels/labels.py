@@ -272,6 +272,10 @@ class Flow:
             return tuple(int(d) for d in tensor.shape)
         return self.shapes.sizes.get(tensor.name)
 
+    def sized(self, tensor: gs.Tensor) -> bool:
+        """Whether the shape of a tensor is known."""
+        return isinstance(tensor, gs.Constant) or tensor.name in self.shapes.sizes
+
     def known(self, tensor: gs.Tensor) -> Size:
         """The shape of a tensor that the walk has found to be known."""
         size = self.size(tensor)

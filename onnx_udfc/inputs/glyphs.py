@@ -33,12 +33,12 @@ class Face:
     """A font's bitmaps.
 
     Attributes:
-        strip: (HEIGHT, all widths) ink of 0..1, all characters side by side.
+        strip: (HEIGHT, all widths) shades of 0..SHADES − 1, all characters side by side.
         characters: what they are, in their order.
         widths: pixels of each.
     """
 
-    strip: Array
+    strip: NDArray[np.uint8]
     characters: str
     widths: NDArray[np.int64]
 
@@ -56,7 +56,7 @@ def faces() -> tuple[Face, ...]:
         names = [key.removesuffix(".strip") for key in stored.files if key.endswith(".strip")]
         return tuple(
             Face(
-                stored[f"{n}.strip"].astype(np.float32) / (SHADES - 1),
+                stored[f"{n}.strip"],
                 "".join(map(chr, stored[f"{n}.characters"].tolist())),
                 stored[f"{n}.widths"].astype(np.int64),
             )
@@ -73,7 +73,7 @@ def ink(text: str, face: Face, spacing: int = 0) -> Array:
     within = np.arange(ends[-1]) - np.repeat(ends - widths, widths)
     own = np.repeat(np.where(places < 0, 0, face.widths[places]), widths)
     columns = np.minimum(np.repeat(starts, widths) + within, face.strip.shape[1] - 1)
-    return np.where(within < own, face.strip[:, columns], np.float32(0))
+    return np.where(within < own, face.strip[:, columns].astype(np.float32) / (SHADES - 1), np.float32(0))
 
 
 def random_line(width: float, rng: np.random.Generator) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -141,13 +142,13 @@ class Layer:
     @property
     def matrix_shape(self) -> tuple[int, int, int]:
         """The shape of `matrix()`, known without reading the weight."""
-        width = self.in_channels // self.groups * int(np.prod(self.kernel))
+        width = self.in_channels // self.groups * math.prod(self.kernel)
         return self.groups, self.out_channels // self.groups, width
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weight in the file."""
-        return int(np.prod(self.constant.shape)) * int(np.dtype(self.constant.dtype).itemsize)
+        return math.prod(self.constant.shape) * int(np.dtype(self.constant.dtype).itemsize)
 
     def matrix(self) -> Array:
         """The weight as one regression per group: output = matrix[g] @ patch of group g.

@@ -5,8 +5,10 @@ Such weights are read into the model where they are small, and memory-mapped whe
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +56,20 @@ def tensor_bytes(tensor: TensorProto) -> int:
     """
     if any(d < 0 for d in tensor.dims):
         raise ModelError(f"tensor '{tensor.name}' has a negative dimension; the file is damaged, export it again")
-    count = int(np.prod([int(d) for d in tensor.dims], dtype=object)) if tensor.dims else 1
-    bits = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
-    name = TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in TensorProto.DataType.values() else ""
-    if name in bits:
-        return (count * bits[name] + 7) // 8
-    if name in ("", "UNDEFINED"):
+    bits = _bits_of(tensor.data_type)
+    if bits is None:
         raise ModelError(f"tensor '{tensor.name}' has no known type; the file is damaged, export the model again")
-    return count * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return (math.prod(tensor.dims) * bits + 7) // 8
+
+
+@cache
+def _bits_of(kind: int) -> int | None:
+    """Bits of a value of an ONNX type; None for one that nobody knows."""
+    name = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else ""
+    if name in ("", "UNDEFINED"):
+        return None
+    packed = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+    return packed.get(name) or 8 * int(helper.tensor_dtype_to_np_dtype(kind).itemsize)
 
 
 def dense(sparse: onnx.SparseTensorProto) -> TensorProto:

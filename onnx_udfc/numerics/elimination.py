@@ -225,7 +225,7 @@ class _Elimination:
         self._waiting = []
         moved = np.cumsum(stay) - 1
         self.rows = np.where(self.rows >= 0, moved[self.rows], -1)
-        self.inverse, self.spread = (m[np.ix_(stay, stay)] for m in (self.inverse, self.spread))
+        self.inverse, self.spread = (m.compress(stay, 0).compress(stay, 1) for m in (self.inverse, self.spread))
         self.inverse -= product(z.T, h)
         crossed = product(z.T, a)
         self.spread -= crossed

@@ -39,6 +39,7 @@ BLOCK = 64  # columns rounded one by one before the rest is updated with a matri
 EXACT_GRAM = 256  # wider rows are searched with the diagonal blocks of G of this size: d²·o·25 products cost too much
 ROUNDED = 1 << 20  # weights that are rounded to nearest at a time
 CACHED = 1 << 16  # weights that are searched at a time: few enough to stay in the cache
+MANY = 1 << 12  # values from which on one pass with a longer start is quicker than two
 DAMPING_TRIES = 6
 
 
@@ -99,6 +100,8 @@ class QuantFormat:
             out[...] = self.book[np.searchsorted(self._borders, units)]
             return out
         np.rint(units, out=out)
+        if out.size >= MANY:
+            return np.clip(out, self.qmin, self.qmax, out=out)
         np.maximum(out, self.qmin, out=out)
         np.minimum(out, self.qmax, out=out)
         return out

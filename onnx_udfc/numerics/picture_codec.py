@@ -7,6 +7,7 @@ plane after plane, which a general compressor takes to about the size of a JPEG.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,7 @@ STEP = 8.0  # of the constant coefficient
 RISE = 0.25
 _CHROMA = 1.6  # steps of the chroma planes are as many times coarser
 _TO_LUMA = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+_TO_COLOURS = np.linalg.inv(_TO_LUMA).astype(np.float32)
 _TOGETHER = 1 << 18  # pixels that are decoded at once: what is made of them stays in the cache
 
 
@@ -66,7 +68,7 @@ def _decoded(luma: Codes, chroma: Codes, halved: bool) -> Pixels:
     light, colour = _plane(luma, 1.0, BLOCK // 2 if halved else BLOCK), _plane(chroma, _CHROMA, BLOCK)
     light += 128
     planes = np.concatenate([light[None], (colour if halved else _doubled(colour)).reshape(2, *light.shape)])
-    rgb = np.linalg.inv(_TO_LUMA).astype(np.float32) @ planes.reshape(3, -1)
+    rgb = _TO_COLOURS @ planes.reshape(3, -1)
     pixels: Pixels = np.clip(np.rint(rgb, out=rgb), 0, 255, out=rgb).astype(np.uint8).reshape(planes.shape)
     return pixels
 
@@ -106,13 +108,20 @@ def _codes(plane: NDArray[np.float64], factor: float) -> Codes:
 def _plane(codes: Codes, factor: float, size: int) -> Array:
     """The inverse of `_codes`, in float32; blocks of fewer pixels a side show as many frequencies."""
     _, n, rows, columns = codes.shape
-    basis, order = _basis(size), _order()
-    shown = order[(order // BLOCK < size) & (order % BLOCK < size)]
-    blocks = np.einsum("ui,vj,uv->ijuv", basis, basis, _steps(factor)).reshape(size * size, -1)[:, shown]
-    some = codes[np.isin(order, shown)].reshape(len(shown), -1)
-    pixels = blocks.astype(np.float32) @ some.astype(np.float32)
+    blocks, places = _blocks(factor, size)
+    some = codes[places].reshape(len(places), -1)
+    pixels = blocks @ some.astype(np.float32)
     parts: Array = pixels.reshape(size, size, n, rows, columns).transpose(2, 3, 0, 4, 1)
     return parts.reshape(n, rows * size, columns * size)
+
+
+@cache
+def _blocks(factor: float, size: int) -> tuple[Array, NDArray[np.int64]]:
+    """What each coefficient adds to the pixels of a block (size², shown), and the places (shown,) of their codes."""
+    basis, order = _basis(size), _order()
+    places = np.flatnonzero((order // BLOCK < size) & (order % BLOCK < size))
+    blocks = np.einsum("ui,vj,uv->ijuv", basis, basis, _steps(factor)).reshape(size * size, -1)[:, order[places]]
+    return blocks.astype(np.float32), places
 
 
 def _doubled(plane: Array) -> Array:

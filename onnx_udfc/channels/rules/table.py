@@ -120,7 +120,7 @@ def _apply(flow: Flow, node: gs.Node, outer: set[str]) -> None:
         blocked = f"it feeds the control flow of a {node.op} node"
     elif rule is None:
         blocked = f"it feeds {node.op}, through which channels cannot be followed"
-    elif any(flow.size(t) is None for t in [*node.inputs, *node.outputs] if t.name):
+    elif not all(flow.sized(t) for t in [*node.inputs, *node.outputs] if t.name):
         blocked = f"shapes around {node.op} are not known"
     if blocked is None and rule is not None:
         blocked = flow.apply(rule, node)
