@@ -226,7 +226,7 @@ class _Tracer:
         self.matched, self.samples, self.seed = matched, samples, seed
         self.model = network.to_model(without=network.weights)  # the layers are run with weights at hand
         norms = [n.name for n in network.graph.nodes if is_norm(n)] if matched else []
-        self.walk = Walk(self.model, inputs, [*network.layers, *norms], pieces=self.reference.pieces)
+        self.walk = Walk(self.model, inputs, [*network.layers, *norms], pieces=self.reference.pieces, in_place=True)
         self.outputs = {t.name for t in network.graph.outputs}
         self.ordering = ordering
         self.widths, self.factorable = widths, factorable

@@ -220,7 +220,7 @@ class _Repair:
         self.model = matched.to_model(without=matched.weights)
         self.outputs = {t.name for t in matched.graph.outputs}
         self.result = Repaired()
-        self.walk = Walk(self.model, reference.inputs, list(matched.layers), pieces=reference.pieces)
+        self.walk = Walk(self.model, reference.inputs, list(matched.layers), pieces=reference.pieces, in_place=True)
         # What a layer that is two now needs of its input is what the whole of them needs.
         wholes = dict(matched.layers) | {first: part.whole for first, part in factored.items()} | self.seconds
         self.together = Together(self.model, self.walk, pruned, reference, wholes, self.outputs)

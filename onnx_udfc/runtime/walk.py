@@ -73,6 +73,8 @@ class Walk:
         stops: Sequence[str],
         watched: Mapping[str, Callable[[Value], Value]] | None = None,
         pieces: Pieces | None = None,
+        *,
+        in_place: bool = False,
     ) -> None:
         """Start a pass.
 
@@ -82,8 +84,11 @@ class Walk:
             stops: names of the nodes whose first output the caller puts.
             watched: tensor → function that sees its value and gives what the users of the tensor see.
             pieces: sessions that are open already, of a network with the same blocks.
+            in_place: a result may take the memory of a value that it was the last to need: neither the caller nor a
+                watcher keeps what it got, or what it has put, beyond that.
         """
         self._watched = watched or {}
+        self._given = frozenset(feeds) if in_place else None
         self.pieces = pieces or Pieces()
         self.values: dict[str, Value] = {}
         self._model = model
@@ -164,8 +169,15 @@ class Walk:
         outputs = [n for n in written if n == wanted or n in self._watched or self._users.get(n, set()) - inside]
         constants = [self._constants[name] for name in sorted(read) if name in self._constants and name not in inputs]
         release()
-        self._compute(nodes, inputs, outputs, constants)
+        self._compute(nodes, inputs, outputs, constants, self._spent(inputs, inside, wanted))
         self._done(indices, keep=wanted)
+
+    def _spent(self, inputs: Mapping[str, Value], inside: set[int], keep: str) -> list[Value]:
+        """Those of the values that nothing else waits for, where they may be written over."""
+        if self._given is None:
+            return []
+        last = [name for name in inputs if name != keep and name not in self._given and self._users[name] <= inside]
+        return [self.values[name] for name in last if isinstance(self.values[name], np.ndarray)]
 
     def _compute(
         self,
@@ -173,10 +185,11 @@ class Walk:
         inputs: dict[str, Value],
         outputs: list[str],
         constants: list[onnx.TensorProto],
+        spent: list[Value],
     ) -> None:
         """Run the nodes on all samples; run after run where what they read differs from run to run."""
         if not any(name in self._lengths for name in inputs):
-            found = run_nodes(self._model, nodes, inputs, outputs, constants, self.pieces)
+            found = run_nodes(self._model, nodes, inputs, outputs, constants, self.pieces, spent)
             for name in outputs:  # of a watched tensor what it was goes before the next one is changed
                 self.values[name] = self._seen(name, found.pop(name))
             return
@@ -248,17 +261,19 @@ def run_nodes(
     outputs: Sequence[str],
     constants: Sequence[onnx.TensorProto],
     pieces: Pieces | None = None,
+    spent: Sequence[Value] = (),
 ) -> dict[str, Value]:
     """Run some nodes of a model on values, output name → value.
 
     A session has one thread: how several of them divide a convolution changes its last digits. Where every row of the
-    inputs is a sample of its own, rows are shared out instead, in parts that do not depend on how many threads work.
+    inputs is a sample of its own, rows are shared out instead, in parts that do not depend on how many threads work;
+    then outputs may take the memory of inputs that are `spent`, for a part is written when it was read.
     """
     segment = (pieces or Pieces()).piece(_segment(model, nodes, inputs, outputs, constants))
     rows = _rows(nodes, inputs, constants)
     if rows < 2 or sum(value.size for value in inputs.values()) < SMALL:
         return dict(zip(outputs, outputs_of(segment, outputs, inputs), strict=True))
-    step, joined = -(-rows // PARTS), _Joined(rows)
+    step, joined = -(-rows // PARTS), _Joined(rows, spent)
 
     def part(start: int) -> None:
         cut = {name: value[start : start + step] for name, value in inputs.items()}
@@ -271,18 +286,24 @@ def run_nodes(
 class _Joined:
     """Outputs put together as their parts come: beside the whole there is never more than the parts at work."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, spent: Sequence[Value]) -> None:
         self.values: dict[str, Value] = {}
         self._rows, self._lock = rows, threading.Lock()
+        self._spent = [value for value in spent if value.flags.c_contiguous and value.flags.writeable]
 
     def take(self, start: int, names: Sequence[str], parts: Sequence[Value]) -> None:
         """Put rows from `start` on into their places."""
         with self._lock:
             for name, value in zip(names, parts, strict=True):
                 if name not in self.values:
-                    self.values[name] = np.empty((self._rows, *value.shape[1:]), value.dtype)
+                    self.values[name] = self._room((self._rows, *value.shape[1:]), value.dtype)
         for name, value in zip(names, parts, strict=True):
             self.values[name][start : start + len(value)] = value
+
+    def _room(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Value:
+        """Memory for an output: that of an input that is spent, if one is alike."""
+        found = next((i for i, value in enumerate(self._spent) if value.shape == shape and value.dtype == dtype), None)
+        return np.empty(shape, dtype) if found is None else self._spent.pop(found)
 
 
 def _rows(nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, Value], constants: Sequence[onnx.TensorProto]) -> int:

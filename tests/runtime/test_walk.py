@@ -101,6 +101,26 @@ def test_putting_frees_what_only_the_stop_needed() -> None:
     assert set(walk.values) == {"x", "c"}
 
 
+BRANCHES = """g (float[N,4] x) => (float[N,4] y, float[N,4] z) {
+    a = Relu(x) b = Sigmoid(a) c = Tanh(b) d = Add(c, b) y = Sigmoid(d) z = Add(y, a) }"""
+
+
+def test_in_place_what_nobody_waits_for_gives_its_memory_and_nothing_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk_module, "SMALL", 1)  # values that are shared out
+    x = np.linspace(-1, 2, 160, dtype=np.float32).reshape(40, 4)
+    model, given, places = small_model(BRANCHES), x.copy(), {}
+    walks = [Walk(model, {"x": x}, [], in_place=in_place) for in_place in (False, True)]
+    for name in ("a", "b", "c", "d", "y", "z"):
+        plain, own = (walk.get(name) for walk in walks)
+        np.testing.assert_array_equal(plain, own)
+        places[name] = own.ctypes.data
+    np.testing.assert_array_equal(x, given)  # what was fed is the caller's
+    assert len({places[name] for name in "abc"} | {x.ctypes.data}) == 4  # a and b were still needed
+    assert places["d"] in (places["b"], places["c"])
+    assert places["y"] == places["d"]
+    assert places["z"] in (places["y"], places["a"])
+
+
 def test_what_was_not_fed_is_not_available() -> None:
     text = "g (float[2,4] x, float[2,4] z) => (float[2,4] y) { a = Relu(x) y = Add(a, z) }"
     walk = Walk(small_model(text), {"x": X}, [])
