@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_udfc.numerics.grids import FORMATS, round_nearest, search_scale
-from onnx_udfc.numerics.moments import Array, Double, column_means, covariance
+from onnx_udfc.numerics.moments import Array, Double, column_means
 from onnx_udfc.numerics.products import stacked
 
 LEFT = 0.25  # of the error of rounding to nearest, after rounding with the Gram and repair
@@ -26,21 +26,21 @@ MEASURED = (2, 3, 4, 8)  # bits; between them the logarithm of the error is near
 def rounding_damage(
     matrix: Double, patches: Array, variance: float, widths: Sequence[float], gram: Double | None = None
 ) -> dict[float, float]:
-    """Error of rounding a layer to each of some widths, of a wide layer that of some of its outputs on some samples.
+    """Error of rounding a layer to each of some widths, of some of its outputs on some samples where they are many.
+
+    A Gram that nobody else needs is worth neither its time nor its memory: samples times rows are less work.
 
     Args:
         matrix: (g, o, d) weights.
         patches: (g, n, d) sampled input.
         variance: of what the layer writes to, mean over channels.
         widths: bits.
-        gram: (g, d, d) covariance of the patches, where it is known.
+        gram: (g, d, d) covariance of all patches, where it is known.
     """
     if not widths:
         return {}
     rows = matrix[:, :: -(-matrix.shape[1] // MOST_ROWS)]
-    groups, out, unknowns = rows.shape
-    if gram is None and unknowns <= MOST_SAMPLES:  # where it is wider, samples times rows are less work
-        gram = covariance(patches)
+    groups, out, _ = rows.shape
     seen = _centered(patches) if gram is None else None
     logs = [np.log(max(_error(rows, bits, gram, seen), 1e-300)) for bits in MEASURED]
     between = np.interp([_levels(b) for b in widths], [_levels(b) for b in MEASURED], logs)
