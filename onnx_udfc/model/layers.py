@@ -148,7 +148,7 @@ class Layer:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weight in the file."""
-        return math.prod(self.constant.shape) * int(np.dtype(self.constant.dtype).itemsize)
+        return int(math.prod(self.constant.shape)) * int(np.dtype(self.constant.dtype).itemsize)
 
     def matrix(self) -> Array:
         """The weight as one regression per group: output = matrix[g] @ patch of group g.

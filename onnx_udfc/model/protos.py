@@ -59,7 +59,7 @@ def tensor_bytes(tensor: TensorProto) -> int:
     bits = _bits_of(tensor.data_type)
     if bits is None:
         raise ModelError(f"tensor '{tensor.name}' has no known type; the file is damaged, export the model again")
-    return (math.prod(tensor.dims) * bits + 7) // 8
+    return (int(math.prod(tensor.dims)) * bits + 7) // 8
 
 
 @cache
