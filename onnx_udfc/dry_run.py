@@ -86,10 +86,10 @@ def plan_report(source: Source, subject: Subject, options: Options, timings: Map
 def _plan(subject: Subject, options: Options) -> tuple[Plan, Pruned]:
     """What would be kept and how it would be written."""
     network, channels, run = subject.network, subject.channels, subject.reference
-    groups, file_bytes = prunable(channels, options), subject.loaded.bytes
+    groups, loaded = prunable(channels, options), subject.loaded
     orders = removals(network, groups, options, {} if run is None else run.removals)
     rounding, curves = (None, None) if run is None else (run.rounding, run.curves)
-    plan = make_plan(network, channels, groups, orders, options, rounding, file_bytes, curves)
+    plan = make_plan(network, channels, groups, orders, options, rounding, loaded.bytes, curves, loaded.model)
     pruned = prune(network, channels, plan.keep)
     plan = split_layers(pruned, plan)
     plan = plan if rounding is None else averaged(pruned.network, plan, rounding, options)

@@ -322,8 +322,9 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
     network, inputs, reference = run_of_it.network, run_of_it.inputs, run_of_it.reference
     orders = removals(network, groups, options, reference.removals)
     plan = make_plan(
-        network, channels, groups, orders, options, reference.rounding, original.loaded.bytes, reference.curves
-    )
+        network, channels, groups, orders, options, reference.rounding, original.loaded.bytes, reference.curves,
+        original.loaded.model,
+    )  # fmt: skip
     pruned = prune(network, channels, plan.keep)
     plan = split_layers(pruned, plan)
     plan = averaged(pruned.network, plan, reference.rounding, options)
@@ -360,7 +361,8 @@ def _from_weights(run: _Run, original: Original) -> _Stages:
     groups = prunable(channels, options)
     with run.stage("weights"):
         orders = removals(network, groups, options, {})
-        plan = make_plan(network, channels, groups, orders, options, file_bytes=original.loaded.bytes)
+        loaded = original.loaded
+        plan = make_plan(network, channels, groups, orders, options, file_bytes=loaded.bytes, file=loaded.model)
         pruned = absorb_and_prune(network, channels, plan.keep, method)
         network.lighten()
         damage_weights(pruned.network, options)

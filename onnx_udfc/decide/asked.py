@@ -16,6 +16,8 @@ from onnx_udfc.model.names import matches
 from onnx_udfc.numerics.reconstruct import METHODS
 
 if TYPE_CHECKING:
+    import onnx
+
     from onnx_udfc.channels.groups import ChannelGroup, Channels
     from onnx_udfc.model.network import Network
     from onnx_udfc.numerics.elimination import Removal
@@ -55,6 +57,7 @@ class Subject:
         rounding: layer name → bits → damage of rounding; needed for `--bits auto`.
         bytes: size of the original's file.
         curves: layer name → what each way to split it loses, for the layers that may be split.
+        file: the original as the user has it, for budgets of latency; none: the network's own model.
     """
 
     network: Network
@@ -65,6 +68,7 @@ class Subject:
     rounding: Mapping[str, Mapping[float, float]]
     bytes: int
     curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
+    file: onnx.ModelProto | None = None
 
 
 @dataclass(frozen=True)

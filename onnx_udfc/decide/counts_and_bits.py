@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,15 @@ from numpy.typing import NDArray
 
 from onnx_udfc.channels.prune import prune
 from onnx_udfc.decide.allocate import (
+    BLOCKS,
+    FOUR,
     Align,
     aligned,
+    alignments,
     allowed_counts,
     damage_of,
     finest,
+    finest_near,
     group_levels,
     keep_sets,
     left_by,
@@ -54,7 +59,8 @@ BITS_FIRST = 1e-6  # weighs rounding so that channels go only when all layers ar
 COARSE, FEW_BITS = 0.1, 3  # the same for fewer bits than this, which do harm channels might do less of
 # What a lost channel does beside a lost rank of the same error: it is lost to all layers behind, or in its block alone.
 CHANNELS_HARDER, HARDER_IN_BLOCKS = 4.0, 2.0
-SLACK = 0.01  # room that is worth an unaligned count
+SLACK, MUCH = 0.01, 0.03  # room that is worth a count less aligned, and one that is not aligned
+DEARER = 1.05  # damage, of that of counts as near as may be, at which counts that are quicker are taken
 _LEAST = 1e-9  # above the least that is predicted: the least again
 _WITHIN = {"bytes": (0.99, 1.0), "latency": (0.95, 1.03)}  # of the limit: what is near enough
 
@@ -68,6 +74,7 @@ def make_plan(
     rounding: Mapping[str, Mapping[float, float]] | None = None,
     file_bytes: int = 0,
     curves: Mapping[str, Sequence[Curve]] | None = None,
+    file: onnx.ModelProto | None = None,
 ) -> Plan:
     """Decide what every group keeps and every layer gets.
 
@@ -80,12 +87,13 @@ def make_plan(
         rounding: layer name → bits → damage, for `--bits auto`.
         file_bytes: size of the original's file, for budgets in bytes.
         curves: layer name → what each way to split it loses, for the layers that may be split.
+        file: the original as the user has it, for budgets of latency.
 
     Raises:
         RequestError: the budget cannot be met.
     """
     layers = tuple(name for name in network.layers if not skipped(name, options))
-    subject = Subject(network, channels, groups, orders, layers, rounding or {}, file_bytes, curves or {})
+    subject = Subject(network, channels, groups, orders, layers, rounding or {}, file_bytes, curves or {}, file)
     return plan_of(subject, decide(subject, options), options)
 
 
@@ -109,10 +117,11 @@ def _by_ratios(subject: Subject, ratios: Mapping[str, float], options: Options) 
         {} if options.bits in ("auto", 32) else dict.fromkeys(subject.layers, width_of(options.bits))
     )
     wanted = {g.name: left_by(g, ratios[g.name]) for g in subject.groups}
-    counts = {g.name: aligned(g, wanted[g.name], options.alignment) for g in subject.groups}
+    aligns = alignments(subject.groups, subject.network.layers, options.alignment)
+    counts = {g.name: aligned(g, wanted[g.name], aligns[g.name]) for g in subject.groups}
     whole = [g for g in subject.groups if counts[g.name] == g.channels]
     why = {
-        g.name: why_whole(g, wanted[g.name], options.alignment) if ratios[g.name] else "no ratio was asked for it"
+        g.name: why_whole(g, wanted[g.name], aligns[g.name]) if ratios[g.name] else "no ratio was asked for it"
         for g in whole
     }
     return Decision(counts, bits, why)
@@ -155,7 +164,9 @@ class _Decider:
         self.ranks: Ranks = rank_levels(subject.network, sizes, self.size, subject.curves, self._saving())
         self.free = options.bits == "auto"
         self.streams = options.prune_stream == "on"  # else only where nothing else meets the limits
-        self.table = self._levels(options.alignment)
+        self.aligns = alignments(subject.groups, subject.network.layers, options.alignment)
+        self.in_blocks = False  # all counts are multiples of 4 at least
+        self.table = self._levels(self.aligns)
 
     def _layer_times(self) -> Times:
         subject = self.subject
@@ -165,7 +176,7 @@ class _Decider:
             bits = dict.fromkeys(subject.layers, 8.0)  # fewer take the same time
             run = integer_placement(subject.network, bits, self.options.target).integer
             integers = OnIntegers(frozenset(run), self._written(subject.network, bits))
-        return layer_times(subject.network, subject.channels, self.size, splits, self._timing(), integers)
+        return layer_times(subject.network, subject.channels, self.size, splits, self._timing(), integers, subject.file)
 
     def _timing(self) -> Timing:
         options = self.options
@@ -190,19 +201,43 @@ class _Decider:
         if self.options.prune > 0 and self.subject.groups:
             goal = float(self.size.macs(self._counted(self._ratio(self.options.prune))))
             demands.append(Demand("macs", goal, self._macs_meter()[0]))
-        return self._decision(self._corrected(demands))
+        return self._decision(self._corrected(demands, self._blocked(demands)))
 
-    def _levels(self, align: Align) -> Levels:
-        rows = group_levels(self.subject.groups, self.subject.removals, align)
-        if self.subject.curves:
-            rows = [(n, self._harder(g) * d) for (n, d), g in zip(rows, self.subject.groups, strict=True)]
+    def _blocked(self, demands: Sequence[Demand]) -> Double:
+        """Values (V,) near the limits, of blocks as large as do little more damage than free counts.
+
+        Only where time is to be saved, or multiply-accumulates for its sake.
+        """
+        free = self._nearest(demands)
+        timed = any(d.key in ("macs", "latency") for d in demands) and not _even(self.options)
+        if self.options.alignment != "auto" or not self.split or not timed:
+            return free
+        before = self.aligns, self.table, self.streams
+        self.in_blocks = True
+        for block in BLOCKS:
+            self.aligns = dict.fromkeys(self.aligns, block)
+            self.table = self._levels(self.aligns)
+            with suppress(RequestError):
+                values = self._nearest(demands)
+                used = any(float(d.size(values)) >= (1 - MUCH) * d.limit for d in demands)
+                if used and self.streams == before[-1] and self._damage(values) <= DEARER * self._damage(free):
+                    return values
+            self.aligns, self.table, self.streams = before
+        self.in_blocks = False
+        return free
+
+    def _levels(self, aligns: Mapping[str, Align]) -> Levels:
+        rows = group_levels(self.subject.groups, self.subject.removals, aligns)
+        rows = [(n, self._weight(g) * d) for (n, d), g in zip(rows, self.subject.groups, strict=True)]
         held = [not self.streams and group.kind == "stream" for group in self.subject.groups]
         rows = [(n[:1], d[:1]) if hold else (n, d) for (n, d), hold in zip(rows, held, strict=True)]
         ranks = [(np.arange(len(d), dtype=np.float64), d) for d in self.ranks.damage]
         return levels([*rows, *ranks, *self._bit_rows()])
 
-    def _harder(self, group: ChannelGroup) -> float:
+    def _weight(self, group: ChannelGroup) -> float:
         """How dear a channel is beside ranks: cheaper where all that read it only add to a residual stream."""
+        if not self.subject.curves:
+            return 1.0
         network = self.subject.network
         outputs = {tensor.name for tensor in network.graph.outputs}
         added = [residual_operand(network.layers[name], outputs) for name in group.consumers if name in network.layers]
@@ -256,7 +291,7 @@ class _Decider:
             if self.streams or not any(group.kind == "stream" for group in self.subject.groups):
                 raise self._impossible(error.demand, error.least) from error
             self.streams = True
-            self.table = self._levels(self.options.alignment)
+            self.table = self._levels(self.aligns)
             return self._solved(demands)
         values = self._filled(self.table.at(chosen), demands)
         if not self.free and not self.subject.curves:
@@ -267,9 +302,17 @@ class _Decider:
         """Use up what alignment left over, where the user did not ask for a multiple."""
         if self.options.align != "auto" or not self.split:
             return values
-        table = self._levels(finest(self.options.alignment))
+        if self.in_blocks:
+            return self._refilled(values, demands, dict.fromkeys(self.aligns, FOUR), SLACK)
+        fine: dict[str, Align] = {g.name: finest_near(self.aligns[g.name], g.channels) for g in self.subject.groups}
+        values = self._refilled(values, demands, fine, SLACK)
+        return self._refilled(values, demands, {name: finest(align) for name, align in self.aligns.items()}, MUCH)
+
+    def _refilled(self, values: Double, demands: Sequence[Demand], aligns: Mapping[str, Align], slack: float) -> Double:
+        """Steps are taken back, each to the next count that is aligned like this, until so much is left."""
+        table = self._levels(aligns)
         chosen = np.array([int(np.argmin(abs(row - value))) for row, value in zip(table.values, values, strict=True)])
-        return table.at(take_back(table, demands, chosen, SLACK))
+        return table.at(take_back(table, demands, chosen, slack))
 
     def _not_worse(self, values: Double, demands: Sequence[Demand]) -> Double:
         """Equal ratios, if they do less damage within the same limits."""
@@ -280,11 +323,14 @@ class _Decider:
         return even if self._damage(even) < self._damage(values) else values
 
     def _damage(self, values: Double) -> float:
+        """That of lost channels and ranks (V,)."""
         subject = self.subject
-        return sum(
-            float(damage_of(g, subject.removals[g.name], np.array([n]))[0])
-            for g, n in zip(subject.groups, values, strict=False)
-        )
+        counts, ranks, _ = self._parts(values)
+        channels = [
+            self._weight(g) * float(damage_of(g, subject.removals[g.name], np.array([n]))[0])
+            for g, n in zip(subject.groups, counts, strict=True)
+        ]
+        return sum(channels) + sum(float(d[int(k)]) for d, k in zip(self.ranks.damage, ranks, strict=True))
 
     def _uniform(self, demands: Sequence[Demand]) -> Double:
         """Equal ratios, the smallest of a fine grid that meets the demands."""
@@ -306,9 +352,10 @@ class _Decider:
     def _ratio(self, ratio: float) -> dict[str, int]:
         free = [(g, self.streams or g.kind != "stream") for g in self.subject.groups]
         left = [(g, max(1, left_by(g, ratio)) if f else g.channels) for g, f in free]
-        align = self.options.alignment
-        align = finest(align) if self.options.budget else align  # meet it closely
-        return {g.name: aligned(g, n, align) for g, n in left}
+        aligns = self.aligns
+        if self.options.budget:  # meet it closely
+            aligns = {name: FOUR if self.in_blocks else finest(align) for name, align in aligns.items()}
+        return {g.name: aligned(g, n, aligns[g.name]) for g, n in left}
 
     def _counted(self, counts: Mapping[str, int]) -> Double:
         return np.array([counts[g.name] for g in self.subject.groups], np.float64)
@@ -333,18 +380,18 @@ class _Decider:
     def _why_whole(self, group: ChannelGroup) -> str:
         if not self.streams and group.kind == "stream":
             return "a residual stream goes only where nothing else meets the limits; --prune-stream on prunes it, too"
-        if len(allowed_counts(group, self.options.alignment)) == 1:
-            return why_whole(group, 1, self.options.alignment)
+        align = self.aligns[group.name]
+        if len(allowed_counts(group, align)) == 1:
+            return why_whole(group, 1, align)
         return "what was asked for is reached without it"
 
-    def _corrected(self, demands: Sequence[Demand]) -> Double:
-        """Values (V,) that meet the limits in truth, too.
+    def _corrected(self, demands: Sequence[Demand], values: Double) -> Double:
+        """Values (V,) that meet the limits in truth, too, from values that are predicted to.
 
         Where a prediction is off, its limit is moved by as much, but not beyond what is known to be too much or too
         little. All limits are looked at in every round, since what one of them moves, moves the others.
         """
         asked, moved = [d for d in demands if d.key in _WITHIN], list(demands)
-        values = self._nearest(moved)
         best: tuple[float, Double] | None = None
         spans = {d.key: _Span() for d in asked}
         for _ in range(CORRECTIONS if asked else 0):
@@ -394,7 +441,7 @@ class _Decider:
         if "latency" in keys:
             other = self.options.float16 or (self.times is not None and self.times.on_integers)
             model = self._written(small, bits) if other else None  # other kernels than float ones
-            found["latency"] = measured_ratio(self.subject.network, small, self._timing(), model)
+            found["latency"] = measured_ratio(self.subject.network, small, self._timing(), model, self.subject.file)
         return found
 
     def _impossible(self, demand: Demand, least: float) -> RequestError:

@@ -78,7 +78,8 @@ class Times:
         terms: (L, 4) a, b, c, d in seconds.
         splits: layer name → kind of split → (2, 4) terms of both parts.
         rest: seconds that belong to no layer.
-        original: seconds of the original in float; none: what all of the above add up to.
+        original: seconds of the original in float, as the file has it; none: what all of the above add up to.
+        on_integers: whether layers were timed on integer kernels.
     """
 
     size: Footprint
@@ -86,11 +87,7 @@ class Times:
     splits: Mapping[str, Mapping[str, Double]]
     rest: float
     original: float | None = None
-
-    @property
-    def on_integers(self) -> bool:
-        """Whether layers were timed on integer kernels, so that the original's own time is another."""
-        return self.original is not None
+    on_integers: bool = False
 
     def saved(self, at: int, split: Split, ranks: Index) -> Double:
         """Seconds (n,) that splitting a layer of the original saves, at these ranks (n,)."""
@@ -151,6 +148,7 @@ def layer_times(
     splits: Mapping[str, Sequence[Split]],
     timing: Timing,
     integers: OnIntegers | None = None,
+    file: onnx.ModelProto | None = None,
 ) -> Times:
     """Time every distinct layer of the network, whole and split, and the network.
 
@@ -161,6 +159,7 @@ def layer_times(
         splits: layer name → how it may be split.
         timing: how runs are timed.
         integers: the layers that will run on integer kernels, if any.
+        file: the original as the user has it, which may be slower than the network in canonical form; none: the same.
 
     Raises:
         RequestError: the provider does not load, or the network's batch is fixed and another.
@@ -181,12 +180,11 @@ def layer_times(
             known[key] = whole, parts
         found[name] = known[key]
     terms = np.array([whole for whole, _ in found.values()]).reshape(-1, 4)
-    layers, original = float(_seconds_of(terms, size.out, size.into).sum()), _whole(network, timing)
+    layers = float(_seconds_of(terms, size.out, size.into).sum())
     by_split = {n: parts for n, (_, parts) in found.items()}
-    if integers is None:
-        return Times(size, terms, by_split, max(0.0, original - layers))
-    coded_whole = _shortest(_runner(network, timing, integers.model), timing)
-    return Times(size, terms, by_split, max(0.0, coded_whole - layers), original)
+    whole = _whole(network, timing, integers.model if integers else None)
+    original = _whole(network, timing, file)
+    return Times(size, terms, by_split, max(0.0, whole - layers), original, integers is not None)
 
 
 def _longer(network: Network, timing: Timing) -> int:
@@ -297,11 +295,17 @@ def _runner(network: Network, timing: Timing, model: onnx.ModelProto | None = No
     return lambda: session.run(None, feeds)
 
 
-def _whole(network: Network, timing: Timing) -> float:
-    return _shortest(_runner(network, timing), timing)
+def _whole(network: Network, timing: Timing, model: onnx.ModelProto | None) -> float:
+    return _shortest(_runner(network, timing, model), timing)
 
 
-def measured_ratio(original: Network, small: Network, timing: Timing, model: onnx.ModelProto | None = None) -> float:
+def measured_ratio(
+    original: Network,
+    small: Network,
+    timing: Timing,
+    model: onnx.ModelProto | None = None,
+    file: onnx.ModelProto | None = None,
+) -> float:
     """Time of a network as a share of the original's, both timed in turn.
 
     Args:
@@ -309,6 +313,7 @@ def measured_ratio(original: Network, small: Network, timing: Timing, model: onn
         small: what becomes of it.
         timing: how runs are timed.
         model: the same as it would be written, where that runs on other kernels.
+        file: the original as the user has it, where that is another model than the network's.
 
     Raises:
         RequestError: as `layer_times`.
@@ -317,7 +322,7 @@ def measured_ratio(original: Network, small: Network, timing: Timing, model: onn
     def make(second_first: bool) -> tuple[Run, Run]:
         if second_first:
             second = _runner(small, timing, model)
-            return _runner(original, timing), second
-        return _runner(original, timing), _runner(small, timing, model)
+            return _runner(original, timing, file), second
+        return _runner(original, timing, file), _runner(small, timing, model)
 
     return paired_latency(make, SECONDS, one_thread=timing.one_thread).ratio

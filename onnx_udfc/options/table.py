@@ -208,8 +208,10 @@ class Options(Table):
             WHAT,
             metavar="N",
             more={
-                "auto": "the largest of 16, 8, 4, 2 that moves no count by more than 1/32 of the group's channels;"
-                " with --activations at least 4, with --target cuda or tensorrt 64, 32, 16 or 8"
+                "auto": "the largest of 16, 8, 4, 2 that moves no count by more than 1/32 of the group's channels, 4 at"
+                " least where a layer is depthwise; where MACs or time are to be saved, 16, 8 or 4 at least everywhere,"
+                " if that does little more damage; with --activations at least 4, with --target cuda or tensorrt 64,"
+                " 32, 16 or 8"
             },
             example="8",
         ),

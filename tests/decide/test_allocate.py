@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_udfc.channels.groups import ChannelGroup
+from onnx_udfc.channels.groups import ChannelGroup, find_groups
 from onnx_udfc.decide.allocate import (
     Align,
     aligned,
+    alignments,
     allowed_counts,
     as_one_of_many,
     damage_of,
+    finest_near,
     group_levels,
     keep_sets,
     left_by,
@@ -19,6 +21,7 @@ from onnx_udfc.decide.allocate import (
     why_whole,
 )
 from onnx_udfc.numerics.elimination import Removal
+from tests.small_graphs import small_network
 
 
 def group(channels: int, cells: int = 1, name: str = "g") -> ChannelGroup:
@@ -41,6 +44,16 @@ def removal(cost: list[float]) -> Removal:
         (64, 30, 24, 24),
         (64, 64, 24, 64),  # nothing removed: nothing to align
         (64, 37, "integer", 36),
+        (32, 26, "auto", 26),
+        (32, 26, "fours", 24),  # no depthwise kernel takes 26
+        (32, 27, "fours", 28),
+        (6, 5, "fours", 4),
+        (3, 2, "fours", 3),
+        (960, 850, "fours", 848),
+        (96, 76, "eights", 72),  # 80 is more than a thirty-second away
+        (96, 78, "eights", 80),
+        (96, 76, "sixteens", 80),
+        (24, 21, "sixteens", 24),
         (16, 7, "integer", 8),
         (6, 5, "integer", 4),
         (3, 2, "integer", 3),  # integer kernels take four: no multiple fits
@@ -100,7 +113,7 @@ def test_cells_of_unequal_size_first_lose_what_the_larger_have_more() -> None:
 
 
 def test_levels_start_whole_and_free() -> None:
-    rows = group_levels((group(8),), {"g": removal([*np.arange(7.0), np.inf])}, 2)
+    rows = group_levels((group(8),), {"g": removal([*np.arange(7.0), np.inf])}, {"g": 2})
     assert rows[0][0].tolist() == [8, 6, 4, 2]
     assert rows[0][1].tolist() == [0, 1, 6, 15]
 
@@ -148,3 +161,27 @@ def test_the_reason_is_the_one_that_decided(channels: int, wanted: int, align: A
     assert aligned(group(channels), wanted, align) == channels
     reason = why_whole(group(channels), wanted, align)
     assert all(word in reason for word in words), reason
+
+
+MOBILE = """g (float[1,3,8,8] x, float[12,3,1,1] W0, float[12,1,3,3] W1, float[24,12,1,1] W2, float[4,24,1,1] W3)
+=> (float[1,4,8,8] y) { a = Conv(x, W0) b = Relu(a) c = Conv<group = 12, pads = [1,1,1,1]>(b, W1) d = Relu(c)
+e = Conv(d, W2) f = Relu(e) y = Conv(f, W3) }"""
+
+
+def test_a_group_with_a_depthwise_layer_keeps_fours() -> None:
+    network = small_network(MOBILE)
+    groups = find_groups(network).groups
+    assert [g.channels for g in groups] == [12, 24]
+    assert list(alignments(groups, network.layers, "auto").values()) == ["fours", "auto"]
+    assert list(alignments(groups, network.layers, 3).values()) == [3, 3]
+    assert list(alignments(groups, network.layers, "tensor").values()) == ["tensor", "tensor"]
+
+
+@pytest.mark.parametrize(
+    ("align", "channels", "step"),
+    [("auto", 64, 4), ("auto", 63, 1), ("fours", 8, 4), (1, 512, 1), (8, 64, 8), ("tensor", 64, 8), ("integer", 8, 4)],
+)
+def test_what_is_left_of_a_limit_is_filled_with_fours_where_they_are_near(
+    align: Align, channels: int, step: int
+) -> None:
+    assert finest_near(align, channels) == step

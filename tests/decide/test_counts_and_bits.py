@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -10,13 +12,14 @@ import pytest
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import prune
-from onnx_udfc.decide import counts_and_bits
+from onnx_udfc.decide import counts_and_bits, latency_table
+from onnx_udfc.decide.allocate import damage_of
 from onnx_udfc.decide.asked import Subject
-from onnx_udfc.decide.counts_and_bits import CHANNELS_HARDER, HARDER_IN_BLOCKS, _Decider, decide
+from onnx_udfc.decide.counts_and_bits import CHANNELS_HARDER, DEARER, HARDER_IN_BLOCKS, _Decider, decide
 from onnx_udfc.decide.file_size import with_biases, written_bytes
 from onnx_udfc.decide.footprint import footprint
 from onnx_udfc.decide.integer_layers import OnIntegers
-from onnx_udfc.decide.latency_table import LatencyTable, Times
+from onnx_udfc.decide.latency_table import LatencyTable, Times, Timing
 from onnx_udfc.decide.ranks import saved_weights
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.network import Network
@@ -200,9 +203,11 @@ def test_where_activations_are_quantized_time_is_that_of_integer_kernels(
         assert isinstance(integers, OnIntegers)
         seen.append(integers.model)
         assert integers.names == frozenset(subject.layers)
-        return Times(size, np.tile([0.0, 0.0, 0.0, 1e-6], (3, 1)), {}, 0.0, 2e-6 * float(np.sum(size.out * size.into)))
+        return Times(
+            size, np.tile([0.0, 0.0, 0.0, 1e-6], (3, 1)), {}, 0.0, 2e-6 * float(np.sum(size.out * size.into)), True
+        )
 
-    def ratio(_original: Network, small: Network, _timing: object, model: onnx.ModelProto) -> float:
+    def ratio(_original: Network, small: Network, _timing: object, model: onnx.ModelProto, _file: None) -> float:
         seen.append(model)
         return 0.5 * share_of_macs(subject, small)
 
@@ -219,7 +224,7 @@ def test_in_float16_time_is_that_of_the_file_in_float16(subject: Subject, monkey
     size = footprint(subject.network, subject.channels, subject.groups)
     times = Times(size, np.tile([0, 0, 0, 1e-6], (3, 1)), {}, 0.0)
 
-    def ratio(_original: Network, small: Network, _timing: object, model: onnx.ModelProto) -> float:
+    def ratio(_original: Network, small: Network, _timing: object, model: onnx.ModelProto, _file: None) -> float:
         assert any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
         return 0.5 * share_of_macs(subject, small)
 
@@ -270,3 +275,94 @@ def test_channels_are_dearer_beside_ranks_where_no_stream_carries_on() -> None:
         np.testing.assert_array_equal(beside.table.damage[row][: len(known)][known],
                                       harder * alone.table.damage[row][known])  # fmt: skip
     assert HARDER_IN_BLOCKS < CHANNELS_HARDER
+
+
+def chain(widths: Sequence[int], costs: Sequence[float], *, depthwise: bool = False, power: int = 1) -> Subject:
+    """Groups of 1x1 convolutions one after the other; with `depthwise` each is read by a depthwise layer of its own."""
+    inputs, nodes, value, before = ["float[1,3,8,8] x"], [], "x", 3
+    for i, width in enumerate(widths):
+        inputs.append(f"float[{width},{before},1,1] W{i}")
+        nodes.append(f"a{i} = Conv({value}, W{i}) b{i} = Relu(a{i})")
+        value, before = f"b{i}", width
+        if depthwise:
+            inputs.append(f"float[{width},1,3,3] D{i}")
+            nodes.append(f"c{i} = Conv<group = {width}, pads = [1,1,1,1]>({value}, D{i}) d{i} = Relu(c{i})")
+            value = f"d{i}"
+    inputs.append(f"float[8,{before},1,1] Z")
+    ends = f"y = Conv({value}, Z)"
+    network = small_network(f"g ({', '.join(inputs)}) => (float[1,8,8,8] y) {{ {' '.join(nodes)} {ends} }}")
+    channels = find_groups(network)
+    removals = {
+        g.name: Removal(np.arange(g.channels), cost * np.linspace(0.1, 1, g.channels) ** power)
+        for g, cost in zip(channels.groups, costs, strict=True)
+    }
+    return Subject(network, channels, channels.groups, removals, tuple(network.layers), {}, 1000)
+
+
+@pytest.mark.parametrize(
+    "options", [Options(prune=0.3), Options(budget={"macs": "0.5"}), Options(prune=0.3, allocate="uniform")]
+)
+def test_channels_of_depthwise_layers_are_fours_whatever_is_left_over(options: Options) -> None:
+    narrow = chain((24, 40, 24), (1.0, 2.0, 3.0), depthwise=True)
+    assert all(n % 4 == 0 for n in decide(narrow, options).counts.values())
+
+
+COSTS = (1.0, 1.3, 1.1, 1.2) * 3
+
+
+def test_blocks_are_whole_where_that_does_little_more_damage() -> None:
+    wide = chain((96, 144, 128, 112) * 3, COSTS)
+    counts = decide(wide, Options(prune=0.3)).counts
+    assert sum(n % 16 > 0 for n in counts.values()) <= 1  # what was left over
+    assert all(n % 4 == 0 for n in counts.values())
+    goal = share(wide, dict(decide(wide, Options(prune=0.3, allocate="uniform")).counts), "macs")
+    assert 0.99 * goal <= share(wide, dict(counts), "macs") <= goal
+    exact = decide(wide, Options(budget={"macs": f"{goal}"}, align=1)).counts
+    assert damage(wide, dict(counts)) <= 1.05 * damage(wide, dict(exact))
+
+
+def test_where_nobody_asks_for_time_counts_are_not_of_whole_blocks() -> None:
+    counts = decide(chain((96, 144, 128, 112) * 3, COSTS), Options(budget={"params": "0.5"})).counts
+    assert sum(n % 16 > 0 for n in counts.values()) >= 6
+
+
+def test_blocks_are_left_where_they_do_much_more_damage() -> None:
+    narrow = chain((16, 32) * 6, COSTS, power=2)
+    counts = decide(narrow, Options(budget={"macs": "0.5"})).counts
+    exact = decide(narrow, Options(budget={"macs": "0.5"}, align=1)).counts
+    fours = decide(narrow, Options(budget={"macs": "0.5"}, align=4)).counts
+    assert damage(narrow, dict(counts)) <= 1.02 * damage(narrow, dict(exact))
+    assert damage(narrow, dict(fours)) > DEARER * damage(narrow, dict(counts))
+
+
+def damage(subject: Subject, counts: dict[str, int]) -> float:
+    return sum(
+        float(damage_of(g, subject.removals[g.name], np.array([float(counts[g.name])]))[0]) for g in subject.groups
+    )
+
+
+def test_a_latency_is_a_share_of_the_time_of_the_file_as_it_is(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file takes twice as long as the network in canonical form does, so that half of its time is met as it is."""
+    file = subject.network.to_model()
+    monkeypatch.setattr(
+        latency_table, "_seconds", lambda model, *_: 1e-9 * float(np.prod(model.graph.initializer[0].dims))
+    )
+    monkeypatch.setattr(latency_table, "_shortest", lambda run, _: run())
+    monkeypatch.setattr(
+        latency_table, "paired_latency", lambda make, *_, **__: SimpleNamespace(ratio=ratio(*make(False)))
+    )
+
+    def runner(network: Network, _: Timing, model: onnx.ModelProto | None = None) -> Callable[[], float]:
+        seconds = 1e-9 * sum(layer.constant.values.size for layer in network.layers.values())
+        return lambda: seconds * (2 if model is file else 1)
+
+    def ratio(original: Callable[[], float], small: Callable[[], float]) -> float:
+        return small() / original()
+
+    monkeypatch.setattr(latency_table, "_runner", runner)
+    asked = Options(budget={"latency": "0.51"}, threads=1)
+    counts = decide(replace(subject, file=file), asked).counts
+    assert list(counts.values()) == [64, 96]
+    assert share(subject, dict(decide(subject, asked).counts), "params") == pytest.approx(0.51, abs=0.03)
