@@ -182,9 +182,8 @@ def layer_times(
     terms = np.array([whole for whole, _ in found.values()]).reshape(-1, 4)
     layers = float(_seconds_of(terms, size.out, size.into).sum())
     by_split = {n: parts for n, (_, parts) in found.items()}
-    whole = _whole(network, timing, integers.model if integers else None)
-    original = _whole(network, timing, file)
-    return Times(size, terms, by_split, max(0.0, whole - layers), original, integers is not None)
+    rest = _whole(network, timing, integers.model if integers else None) - layers
+    return Times(size, terms, by_split, max(0.0, rest), _whole(network, timing, file), integers is not None)
 
 
 def _longer(network: Network, timing: Timing) -> int:
