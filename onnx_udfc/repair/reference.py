@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -61,15 +61,16 @@ class LayerReference:
     Attributes:
         shape: of the layer's whole output.
         positions: (n,) sampled output positions, the same in the compressed network.
-        target: (n, O) the layer's output.
+        target: (n, O) the layer's output, with the values of `addend` where there is one.
         gain: (O,) q of the module's equation; ones where nothing is matched.
         shift: (O,) such that y_matched = gain * y + shift.
         mean: (O,) of the output over all positions, not only the sampled ones.
-        addend: name of the tensor that is added to the output (a residual stream), or None.
-        stream: (n, O) that tensor's values, or None.
+        addend: name of the tensor that is added to the output (a residual stream); None where there is none, or where
+            it could not be computed before the layer.
         stream_mean: (O,) of it over all positions.
         alone: nothing is added to the output before its activation.
-        information: (O, O) how the answers move with the output, F of `numerics.metric`; None if nobody knows.
+        information: (O, O) how the answers move with the output, F of `numerics.metric`; None if nobody knows, and for
+            a layer that is not to be split: nothing asks for it once its channels were ordered.
         groups: of the layer.
     """
 
@@ -80,7 +81,6 @@ class LayerReference:
     shift: Double
     mean: Double
     addend: str | None = None
-    stream: Array | None = None
     stream_mean: Double = field(default_factory=lambda: np.zeros(0))
     alone: bool = True
     information: Double | None = None
@@ -94,8 +94,7 @@ class LayerReference:
     @cached_property
     def variances(self) -> Double:
         """Variance (O,) of what the layer writes to (the stream, where there is one)."""
-        total = self.target if self.stream is None else self.target + self.stream
-        return np.asarray(np.maximum(column_variances(total), 1e-30))
+        return np.asarray(np.maximum(column_variances(self.target), 1e-30))
 
     @cached_property
     def variance(self) -> float:
@@ -111,8 +110,7 @@ class LayerReference:
     @cached_property
     def metric(self) -> Metric:
         """How errors count, all channels together."""
-        total = self.target if self.stream is None else self.target + self.stream
-        return metric(self.unit, total, self.information, self.groups)
+        return metric(self.unit, self.target, self.information, self.groups)
 
 
 @dataclass
@@ -152,7 +150,7 @@ def trace(
     few: bool = False,
     widths: tuple[float, ...] = (),
     factorable: Collection[str] = (),
-    informations: Mapping[str, Double] | None = None,
+    informations: dict[str, Double] | None = None,
     pieces: Pieces | None = None,
 ) -> Reference:
     """Run the original network once.
@@ -168,11 +166,12 @@ def trace(
         few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
         widths: bits whose rounding errors are wanted.
         factorable: layers whose curves of rank are wanted.
-        informations: layer name → how the answers move with its output (`sensitivity`), where that is known.
+        informations: layer name → how the answers move with its output (`sensitivity`), where that is known; each is
+            taken out when its layer is passed, for together they are as large as the weights.
         pieces: open sessions of the network's parts, on the provider that runs them; None for new ones.
     """
     ordering = Ordering(groups, few=few)
-    opened, known = Pieces() if pieces is None else pieces, informations or {}
+    opened, known = Pieces() if pieces is None else pieces, {} if informations is None else informations
     tracer = _Tracer(network, inputs, ordering, matched, samples, seed, widths, factorable, opened, few, known)
     for node in network.graph.nodes:
         if node.name in network.layers:
@@ -219,7 +218,7 @@ class _Tracer:
         factorable: Collection[str],
         pieces: Pieces,
         few: bool,
-        informations: Mapping[str, Double],
+        informations: dict[str, Double],
     ) -> None:
         self.few, self.informations = few, informations
         self.reference = Reference(network.copy(), inputs=dict(inputs), pieces=pieces)
@@ -245,18 +244,21 @@ class _Tracer:
         window = window_of(layer, x.shape, y.shape)
         limit = sample_limit(self.samples, matrix.shape[2], few=self.few)
         positions = sample_positions(y.shape, window, limit, layer_seed(layer.name, self.seed))
-        target = sample_targets(y, window, positions)
+        own = target = sample_targets(y, window, positions)
         addend, stream, stream_mean = self._stream(layer, window, positions, y.shape)
+        if stream is not None:
+            target = own + stream
         alone = residual_operand(layer, self.outputs) is None
         found = LayerReference(
-            y.shape, positions, target, gain, shift, channel_mean(y, layer), addend, stream, stream_mean, alone,
-            self.informations.get(layer.name), layer.groups,
+            y.shape, positions, target, gain, shift, channel_mean(y, layer), addend, stream_mean, alone,
+            self.informations.pop(layer.name, None), layer.groups,
         )  # fmt: skip
-        self.reference.layers[layer.name] = found
+        split = layer.name in self.factorable
+        self.reference.layers[layer.name] = found if split else replace(found, information=None)
         if moved:
             matrix *= gain.reshape(layer.groups, -1, 1)
             self.reference.network.layers[layer.name].set(matrix, bias * gain + shift)
-        self._look(layer, x, window, found, matrix)
+        self._look(layer, x, window, found, matrix, own)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
 
     def norm(self, node: gs.Node) -> None:
@@ -286,8 +288,17 @@ class _Tracer:
         value = value.astype(np.float32, copy=False)
         return addend, sample_targets(value, window, positions), channel_mean(value, layer)
 
-    def _look(self, layer: Layer, x: Value, window: Window, found: LayerReference, matrix: Double) -> None:
-        """What a layer sees, for whatever is asked for: orders of its groups, rounding errors, curves of rank."""
+    def _look(self, layer: Layer, x: Value, window: Window, found: LayerReference, matrix: Double, own: Array) -> None:
+        """What a layer sees, for whatever is asked for: orders of its groups, rounding errors, curves of rank.
+
+        Args:
+            layer: the layer.
+            x: its input.
+            window: its geometry.
+            found: what is known of it.
+            matrix: (g, o, d) its weights in the matched domain.
+            own: (n, O) its output at the sampled positions, without what is added to it.
+        """
         if not (self.ordering.wanted(layer) or self.widths or layer.name in self.factorable):
             return
         seen = patches(x.astype(np.float32, copy=False), window, found.shape, found.positions)
@@ -297,15 +308,15 @@ class _Tracer:
         if self.widths:
             self.reference.rounding[layer.name] = rounding_damage(matrix, seen, found.variance, self.widths, gram)
         if layer.name in self.factorable:
-            self.reference.curves[layer.name] = _curves(layer, seen[0], found, matrix[0])
+            self.reference.curves[layer.name] = _curves(layer, seen[0], found.metric, matrix[0], own)
         if wanted:  # as soon as all consumers of a group were seen
             self.ordering.see(layer, seen, matrix, found.metric, gram)
 
 
-def _curves(layer: Layer, seen: Array, found: LayerReference, matrix: Double) -> tuple[Curve, ...]:
+def _curves(layer: Layer, seen: Array, metric: Metric, matrix: Double, own: Array) -> tuple[Curve, ...]:
     """What each way to split a layer loses, as a share of what it writes to."""
-    weight = found.metric.scaled(matrix[None])[0]
-    targets = np.asarray(found.metric.scaled(found.target.T[None].astype(np.float64))[0].T, np.float32)
+    weight = metric.scaled(matrix[None])[0]
+    targets = np.asarray(metric.scaled(own.T[None].astype(np.float64))[0].T, np.float32)
     if not (summable(seen) and summable(targets)):
         return ()
     return tuple(curve(weight, seen, targets, split) for split in splits(layer.kernel))

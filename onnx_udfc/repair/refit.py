@@ -240,7 +240,7 @@ class _Repair:
         if len(x) != found.shape[0]:  # there are as many rows as values say (boxes, say): no position is the same
             return
         cut, drifted = self._lost_inputs(layer), source in self.dirty
-        if len(x) != found.shape[0]:
+        if len(x) != found.shape[0] or not self._met(found):
             y = self._unpaired(layer, found, x)
             self.dirty.add(layer.node.outputs[0].name)
         elif layer.name in self.settings.finer and layer.name in self.bits and not cut:
@@ -254,6 +254,10 @@ class _Repair:
             if len(self.pruned.kept_out.get(layer.name, ())) < len(found.gain):
                 self.dirty.add(layer.node.outputs[0].name)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
+
+    def _met(self, found: LayerReference) -> bool:
+        """Whether what was added to the layer's output in the original is there now."""
+        return found.addend is None or self.walk.available(found.addend)
 
     def _unpaired(self, layer: Layer, found: LayerReference, x: Value) -> Value:
         """A layer that gets more or fewer inputs than in the original, boxes say: no two of them belong together."""
@@ -285,7 +289,7 @@ class _Repair:
         """Give the first of two layers that stand for one its weights, and the second one those to start from."""
         found = self.reference.layers.get(part.whole.name)
         source = layer.node.inputs[0].name
-        if found is None or not self.walk.available(source):
+        if found is None or not (self.walk.available(source) and self._met(found)):
             return
         x = self.walk.get(source)
         sight, _ = self._sight(part.whole, found, x)
@@ -414,13 +418,12 @@ class _Repair:
         window = window_of(layer, x.shape, shape)
         p = patches(x.astype(np.float32, copy=False), window, shape, found.positions)
         stream = None
-        if found.addend is not None and found.stream is not None and self.walk.available(found.addend):
+        if found.addend is not None:
             value = self.walk.get(found.addend).astype(np.float32, copy=False)
-            if value.shape == shape:
-                now = sample_targets(value, window, found.positions)
-                t = t + self.together.kept(layer, found.stream) - now
-                mean = mean + self.together.kept(layer, found.stream_mean) - channel_mean(value, layer)
-                stream = _by_group(now, layer.groups)
+            now = sample_targets(value, window, found.positions)
+            t = t - now
+            mean = mean + self.together.kept(layer, found.stream_mean) - channel_mean(value, layer)
+            stream = _by_group(now, layer.groups)
         # What is added before the activation must be known, or nobody knows what passes it.
         bounds = bounds_after(layer, self.outputs) if stream is not None or found.alone else None
         return Sight(p, _by_group(t, layer.groups), bounds, stream), mean

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import onnx_graphsurgeon as gs
 
 from onnx_udfc.inputs.sizes import input_specs_of
-from onnx_udfc.model.layers import residual_operand
 from onnx_udfc.numerics.layer_fit import WIDEST_GRAM
 from onnx_udfc.repair.reference import sample_limit
 
@@ -34,12 +33,11 @@ _STEP = 0.85  # of the larger of the two is tried next
 
 @dataclass(frozen=True)
 class _Kept:
-    """A layer: unknowns a row d, outputs O, places a sample, and whether a residual stream is kept, too."""
+    """A layer: unknowns a row d, outputs O, and places a sample."""
 
     width: int
     outputs: int
     places: int
-    stream: bool
 
     def positions(self, samples: int, limit: int) -> int:
         """Sampled output positions."""
@@ -47,7 +45,7 @@ class _Kept:
 
     def target(self, samples: int, limit: int) -> int:
         """Bytes of what it should give."""
-        return 4 * self.positions(samples, limit) * self.outputs * (1 + self.stream)
+        return 4 * self.positions(samples, limit) * self.outputs
 
     def fit(self, samples: int, limit: int) -> int:
         """Bytes while it is fitted: patches and targets twice, and five matrices of its Gram, if it has one."""
@@ -127,9 +125,7 @@ def _bytes(tensor: gs.Tensor, sizes: Mapping[str, Size]) -> int:
 
 
 def _layers(network: Network, sizes: Mapping[str, Size], batch: int) -> Iterator[_Kept]:
-    outputs = {t.name for t in network.graph.outputs}
     for layer in network.layers.values():
         shape = sizes.get(layer.node.outputs[0].name, ())
         places = math.prod(int(d) for d in shape) // max(1, layer.out_channels * batch)
-        stream = residual_operand(layer, outputs) is not None
-        yield _Kept(layer.matrix_shape[2], layer.out_channels, places, stream)
+        yield _Kept(layer.matrix_shape[2], layer.out_channels, places)

@@ -151,16 +151,14 @@ class Together:
             return None
         window = window_of(reader, shape, found.shape)
         chosen = np.unique(np.linspace(0, len(found.positions) - 1, max(1, most)).astype(np.int64))
-        positions, t = found.positions[chosen], found.target[chosen]
-        if found.addend is not None and found.stream is not None:
+        positions, t = found.positions[chosen], self.kept(reader, found.target[chosen])
+        if found.addend is not None:
             if not self.walk.available(found.addend):
                 return None
             value = self.walk.get(found.addend).astype(np.float32, copy=False)
             if len(value) != found.shape[0] or value.shape[2:] != found.shape[2:]:
                 return None
-            t = self.kept(reader, t + found.stream[chosen]) - sample_targets(value, window, positions)
-        else:
-            t = self.kept(reader, t)
+            t = t - sample_targets(value, window, positions)
         return tap_positions(window, shape, found.shape, positions), t
 
 
