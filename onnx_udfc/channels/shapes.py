@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, shape_inference
 
+from onnx_udfc.channels.outline import LARGE, outline
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.export import export_model, value_info
 from onnx_udfc.model.graph import is_closed
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
 
 Size = tuple[int, ...]
-LARGE = 1024  # constants with more elements hold weights, not shapes
 SPATIAL = (224, 32, 28, 64, 96, 112, 128, 192, 256, 299, 320, 384, 416, 512, 640)  # tried in this order
 DEFAULT_LENGTH = 64
 LARGEST_GUESS = 1 << 25  # elements of a tensor, one sample: attention over all pixels grows with the square of them
@@ -47,7 +47,7 @@ class Shapes:
 
     Attributes:
         sizes: tensor name → shape, with dynamic dimensions replaced by plausible ones; absent where unknown.
-        values: tensor name → value, of constants that hold shapes, indices and the like, and of computed ones.
+        values: tensor name → value, of those that are computed and say where to slice, split, pad and so on.
         unbounded: why the network cannot be run; empty if nothing speaks against it.
     """
 
@@ -61,13 +61,18 @@ class Shapes:
 
 
 def resolve(network: Network, inputs: Mapping[str, Size] | None = None) -> Shapes:
-    """Shapes of all tensors of the top-level graph.
+    """Shapes of all tensors of the top-level graph, found once for it and its copies as long as they are the same.
 
     Args:
         network: the network; not changed.
         inputs: shapes of graph inputs; those that were settled for the network if there are none.
     """
     known = inputs or network.sizes
+    return network.resolved.once(outline(network, known), lambda: _first_that_fits(network, known))
+
+
+def _first_that_fits(network: Network, known: Mapping[str, Size]) -> Shapes:
+    """Shapes with the first of `SPATIAL` with which layers get the channels that they expect, else with the first."""
     first = None
     for spatial in SPATIAL:
         shapes = _resolve(network, known, spatial)
@@ -117,7 +122,7 @@ def _expected(network: Network, node: gs.Node) -> tuple[int, int]:
 
 def fits(network: Network, inputs: Mapping[str, Size]) -> bool:
     """Whether layers get as many channels as they expect from inputs of these shapes, and no tensor is too large."""
-    shapes = _resolve(network, inputs, SPATIAL[0])
+    shapes = resolve(network, inputs)
     largest = max((math.prod(size) for size in shapes.sizes.values()), default=0)
     return largest <= LARGEST_GUESS and _fit(network, shapes)
 
@@ -152,12 +157,12 @@ def _resolve(network: Network, inputs: Mapping[str, Size], spatial: int) -> Shap
     huge = next((name for name in sorted(written) if _elements(sizes.get(name, ())) > MOST_ELEMENTS), None)
     if huge is not None:
         reason = f"its tensor '{huge}' has {_elements(sizes[huge]):,} elements for one input"
-        return Shapes({k: v for k, v in sizes.items() if _elements(v) <= MAX_ELEMENTS}, values, reason)
+        return Shapes({k: v for k, v in sizes.items() if _elements(v) <= MAX_ELEMENTS}, {}, reason)
     loops = [node for node in model.graph.node if _loops(node, model)]
     unsized = sorted(((written - set(sizes)) | {n for node in loops for n in node.output if n}) - _lists(inferred))
     unvalued = sorted(_unvalued(model, values) & written)
     if any(_elements(size) > MAX_ELEMENTS for size in sizes.values()) or not (unsized or unvalued):
-        return Shapes(sizes, values)
+        return Shapes(sizes, {})
     try:
         measured, computed = _measure(model, unsized, unvalued, LOOP_SECONDS if loops else SECONDS)
     except TimeoutError:
@@ -166,8 +171,8 @@ def _resolve(network: Network, inputs: Mapping[str, Size], spatial: int) -> Shap
             if loops
             else ""
         )
-        return Shapes(sizes, values, steps)
-    return Shapes(sizes | measured, values | computed)
+        return Shapes(sizes, {}, steps)
+    return Shapes(sizes | measured, computed)
 
 
 def _elements(size: Size) -> int:

@@ -19,6 +19,7 @@ from onnx_udfc.model.export import SHAPES, export_model
 from onnx_udfc.model.fold import fold_into_layer, plain_gemm
 from onnx_udfc.model.layers import BatchNorm, Layer, find_layers
 from onnx_udfc.model.lossless import Origin, Stored, import_graph, sorted_nodes, tensors_read
+from onnx_udfc.model.memo import Memo
 from onnx_udfc.model.pads import fold_pads
 from onnx_udfc.model.protos import inner_reads, skeleton
 from onnx_udfc.model.values import all_finite, forget
@@ -37,6 +38,7 @@ class Network:
         origin: the model it was read from; `to_model` takes whatever is unchanged from there.
         scale: tensor → (C,) what its channels are divided by here, compared with the network that was read.
         sizes: input name → sizes of one run, also where the file leaves them open; empty as long as nobody chose them.
+        resolved: shapes of its tensors, by all that they depend on; of its copies too.
     """
 
     graph: gs.Graph
@@ -45,6 +47,7 @@ class Network:
     notes: list[str] = field(default_factory=list)
     scale: dict[str, np.ndarray] = field(default_factory=dict)
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    resolved: Memo = field(default_factory=Memo, repr=False)
 
     def copy(self) -> Network:
         """A network with its own nodes and tensors; the arrays are shared until one of the two replaces them."""
@@ -60,7 +63,7 @@ class Network:
             for name, layer in self.layers.items()
             if id(layer.node) in nodes
         }
-        return Network(graph, layers, self.origin, list(self.notes), dict(self.scale), dict(self.sizes))
+        return Network(graph, layers, self.origin, list(self.notes), dict(self.scale), dict(self.sizes), self.resolved)
 
     def to_model(self, without: Collection[str] = ()) -> onnx.ModelProto:
         """The network as a model of its own: nothing in it is shared with this network.

@@ -38,3 +38,27 @@ def test_a_custom_operator_leaves_shapes_unknown() -> None:
     sizes = resolve(network).sizes
     assert sizes["a"] == (1, 8, 6, 6)
     assert "b" not in sizes
+
+
+def test_shapes_are_found_once_for_a_network_and_its_copies_as_long_as_they_are_the_same() -> None:
+    network = small_network("g (float[1,3,8,8] x, float[4,3,3,3] W1) => (float[n,a,b,d] y) { y = Conv(x, W1) }")
+    first, copy = resolve(network), network.copy()
+    layer = copy.layers["n0"]
+    layer.constant.values = 2 * layer.constant.values
+    assert resolve(copy) is first is resolve(network)
+    layer.node.attrs["strides"] = [2, 2]
+    assert resolve(copy).sizes["y"] == (1, 4, 3, 3)
+    assert resolve(network) is first
+    assert first.sizes["y"] == (1, 4, 6, 6)
+    assert resolve(network, {"x": (2, 3, 8, 6)}).sizes["y"] == (2, 4, 6, 4)
+    layer.constant.values = layer.constant.values[:2]
+    assert resolve(copy).sizes["y"] == (1, 2, 3, 3)
+
+
+def test_values_that_shapes_depend_on_are_looked_at() -> None:
+    network = small_network(
+        "g (float[4,6] x) => (float[a,b] y) { s = Constant<value_ints = [4, 6]>() y = Reshape(x, s) }"
+    )
+    other = network.copy()
+    other.graph.nodes[0].inputs[1].values = np.array([2, 12])
+    assert [resolve(n).sizes["y"] for n in (network, other)] == [(4, 6), (2, 12)]

@@ -1,0 +1,32 @@
+"""What was found out once and is asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+Found = TypeVar("Found")
+
+MOST = 8  # answers that are kept, the latest ones
+
+
+class Memo:
+    """Answers by all that they depend on."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._known: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, find: Callable[[], Found]) -> Found:
+        """The answer that is known under a key, else what `find` returns.
+
+        Args:
+            key: with everything that the answer depends on; whoever asks with equal keys wants the same thing.
+            find: called if need be.
+        """
+        if key not in self._known:
+            while len(self._known) >= MOST:
+                del self._known[next(iter(self._known))]
+            self._known[key] = find()
+        found: Found = self._known[key]
+        return found
