@@ -146,9 +146,9 @@ class DefaultCommand(click.Group):
         self.format_commands(ctx, formatter)
 
 
-def options_of(*tables: type[Table], without: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+def options_of(*tables: type[Table]) -> Callable[[Command], Command]:
     """Return a decorator that gives a command the options of tables; a later table's row replaces an earlier one's."""
-    rows = {name: spec for table in tables for name, spec in specs(table).items() if name not in without}
+    rows = {name: spec for table in tables for name, spec in specs(table).items()}
 
     def apply(function: Command) -> Command:
         for spec in reversed(rows.values()):

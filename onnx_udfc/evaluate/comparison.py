@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Double = NDArray[np.float64]
 
-__all__ = ["Comparator", "compare", "decibels", "fidelity", "looks_like_scores", "output_names", "worst"]
+__all__ = ["Comparator", "decibels", "fidelity", "looks_like_scores", "output_names", "worst"]
 
 Feeds = Iterable[Mapping[str, "NDArray[Any]"]]
 Answers = Classes | Labels | Strings | Overlap | Neighbours
@@ -371,19 +371,6 @@ def comparator_for(
     shapes = {o.name: tuple(o.shape or ()) for o in original.get_outputs()}
     inputs = [tuple(d if isinstance(d, int) else None for d in i.shape) for i in original.get_inputs()]
     return Comparator(output_names(original, compressed), shapes, inputs, task, lenient)
-
-
-def compare(
-    original: InferenceSession, compressed: InferenceSession, feeds: Feeds, task: str | None = None
-) -> tuple[OutputFidelity, ...]:
-    """Run both networks on the same feeds and compare every output.
-
-    Raises:
-        CheckError: Outputs differ in name or shape, or are not finite.
-    """
-    comparator = comparator_for(original, compressed, task)
-    _run(original, compressed, feeds, comparator)
-    return comparator.results()
 
 
 def _run(original: InferenceSession, compressed: InferenceSession, feeds: Feeds, comparator: Comparator) -> int:

@@ -31,7 +31,7 @@ WORST_DB = 60.0  # errors are drawn from -60 dB (nothing) to 0 dB (all is lost)
 MOST_MULTIPLES = 24  # histograms that are seen at once
 
 
-def to_html(report: Report, title: str = "") -> str:
+def to_html(report: Report) -> str:
     """Return the report as a page; its title is that of the files, where they have names."""
     report = visible_all(report)
     sections = (
@@ -46,7 +46,7 @@ def to_html(report: Report, title: str = "") -> str:
         ("runtime", "Running it", _runtime(report)),
         ("reproduce", "Reproduce", _reproduce(report)),
     )
-    return page(title or _title(report), report.tool, sections, facts(report.source, report.created))
+    return page(_title(report), report.tool, sections, facts(report.source, report.created))
 
 
 def _title(report: Report) -> str:

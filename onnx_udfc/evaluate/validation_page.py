@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MOST_CLASSES = 20  # that are seen at once, those that lose most first
 
 
-def to_page(v: Validation, title: str = "") -> str:
+def to_page(v: Validation) -> str:
     """Return the page; its title is that of the files, where they have names."""
     v = visible_all(v)
     names = [f.name for f in (v.source, v.result) if f is not None and f.name]
@@ -43,9 +43,7 @@ def to_page(v: Validation, title: str = "") -> str:
         ("kernels", "How its layers run", _kernels(v)),
         ("reproduce", "Reproduce", files_and_versions(v.command, files, v.versions, v.created)),
     )
-    return page(
-        title or " against ".join(names) or "onnx-udfc validation", v.tool, sections, facts(v.source, v.created)
-    )
+    return page(" against ".join(names) or "onnx-udfc validation", v.tool, sections, facts(v.source, v.created))
 
 
 def _summary(v: Validation) -> str:

@@ -18,6 +18,5 @@ __all__ = [
     "products",
     "reconstruct",
     "rounding",
-    "shrinkage",
     "words",
 ]

@@ -50,6 +50,19 @@ def read_report(path: object) -> str:
     return path
 
 
+Reports = Annotated[
+    tuple[str, ...],
+    Row(
+        "Write the report as .json or .html, by its ending; repeatable.",
+        TOLD,
+        metavar="PATH",
+        repeat=True,
+        read=read_report,
+        example="report.html",
+    ),
+]
+
+
 def read_gate(text: object) -> Requirement:
     """Return a gate of `validate`.
 
@@ -75,17 +88,7 @@ def read_pick(text: object) -> Requirement:
 class Writing(Table):
     """What `compress` has on the command line alone."""
 
-    report: Annotated[
-        tuple[str, ...],
-        Row(
-            "Write the report as .json or .html, by its ending; repeatable.",
-            TOLD,
-            metavar="PATH",
-            repeat=True,
-            read=read_report,
-            example="report.html",
-        ),
-    ] = ()
+    report: Reports = ()
     quiet: Quiet = False
     json: AsJson = False
     config: Annotated[
@@ -131,17 +134,7 @@ class Judging(Table):
     input_range: InputRange = None
     input_colour: InputColour = None
     seed: Seed = 0
-    report: Annotated[
-        tuple[str, ...],
-        Row(
-            "Write the report as .json or .html, by its ending; repeatable.",
-            TOLD,
-            metavar="PATH",
-            repeat=True,
-            read=read_report,
-            example="report.html",
-        ),
-    ] = ()
+    report: Reports = ()
     task: Annotated[str, Row("What the outputs say.", MUST, metavar="KIND", choices={"auto": "guessed", **TASKS})] = (
         "auto"
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx_udfc.numerics.elimination import ConsumerInput, Removal, eliminate
 from onnx_udfc.numerics.layer_fit import summable
 from onnx_udfc.numerics.leading import narrowed
-from onnx_udfc.numerics.shrinkage import shrunk_covariance
+from onnx_udfc.numerics.moments import shrunk_covariance
 from onnx_udfc.repair.absorb import input_rows
 
 if TYPE_CHECKING:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import prune
 from onnx_udfc.model.network import read
-from tests.dead_channels import kill, largest, outputs, random_feeds
+from tests.dead_channels import assert_dead_channels_go_exactly
 from tests.random_indexing import IndexingGraph
 
 SOME = settings(
@@ -22,15 +21,8 @@ SOME = settings(
 def test_pruning_dead_channels_is_exact_whatever_is_cut_or_computed(
     data: st.DataObject, seed: int, steps: int, ratio: float
 ) -> None:
-    network = read(IndexingGraph(lambda n: data.draw(st.integers(0, n - 1)), seed).grow(steps))
-    channels = find_groups(network)
-    keep = {group.name: largest(network, group, ratio) for group in channels.groups}
-    dead = kill(network, channels, keep)
-    before = dead.to_model()
-    feeds = random_feeds(before, channels.shapes.sizes)
-    after = prune(dead, channels, keep).network.to_model()
-    for expected, found in zip(outputs(before, feeds), outputs(after, feeds), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max(initial=0))
+    grown = IndexingGraph(lambda n: data.draw(st.integers(0, n - 1)), seed).grow(steps)
+    assert_dead_channels_go_exactly(grown, ratio)
 
 
 @SOME

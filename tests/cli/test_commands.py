@@ -16,21 +16,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.command_line import PRECIOUS, SHAPES, call, names, small_classifier
+from tests.command_line import PRECIOUS, SHAPES, call, names
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
-
-
-@pytest.fixture
-def model() -> onnx.ModelProto:
-    return small_classifier()
-
-
-@pytest.fixture
-def folder(tmp_path: Path, model: onnx.ModelProto) -> Path:
-    """A folder with in.onnx."""
-    onnx.save(model, tmp_path / "in.onnx")
-    return tmp_path
 
 
 def test_help_is_quick_and_shows_the_main_options(tmp_path: Path) -> None:

@@ -15,19 +15,7 @@ import jsonschema
 import onnx
 import pytest
 
-from tests.command_line import CLI, call, small_classifier
-
-
-@pytest.fixture
-def model() -> onnx.ModelProto:
-    return small_classifier()
-
-
-@pytest.fixture
-def folder(tmp_path: Path, model: onnx.ModelProto) -> Path:
-    """A folder with in.onnx."""
-    onnx.save(model, tmp_path / "in.onnx")
-    return tmp_path
+from tests.command_line import CLI, call
 
 
 def schema() -> Any:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_udfc.numerics.elimination import ConsumerInput, eliminate
-from onnx_udfc.numerics.moments import covariance
-from onnx_udfc.numerics.shrinkage import shrinkage, shrunk_covariance
+from onnx_udfc.numerics.moments import covariance, shrinkage, shrunk_covariance
 
 
 def test_enough_samples_change_nothing() -> None:

@@ -90,23 +90,30 @@ def onnxsim_prune_refit(source: Path, out: Path, inputs: np.ndarray, started: Ti
     onnx.save(onnxsim.apply_pruning_finetune(model, pruned, calibration_data=batches), out)
 
 
+def _quantized(prepared: Path, out: Path, reader: Reader) -> None:
+    """The quantize_static of onnxruntime: QDQ, int8 weights per channel, uint8 activations."""
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    quantize_static(
+        str(prepared),
+        str(out),
+        reader,
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+
+
 def static(source: Path, out: Path, inputs: np.ndarray, started: Timer) -> None:
     """The quantize_static of onnxruntime: QDQ, int8 weights per channel, uint8 activations, its own preprocessing."""
-    from onnxruntime.quantization import QuantFormat, QuantType, quant_pre_process, quantize_static
+    from onnxruntime.quantization import quant_pre_process
 
     started()
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)  # which would need sympy
-        quantize_static(
-            str(prepared),
-            str(out),
-            Reader(_input_name(source), inputs),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+        _quantized(prepared, out, Reader(_input_name(source), inputs))
 
 
 def dynamic(source: Path, out: Path, _: np.ndarray, started: Timer) -> None:
@@ -124,7 +131,6 @@ def aimet(source: Path, out: Path, inputs: np.ndarray, started: Timer) -> None:
     """AIMET's cross-layer equalization and high-bias fold, then onnxruntime quantize_static with the same inputs."""
     import onnx
     from aimet_onnx.cross_layer_equalization import equalize_model
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     started()
     model = onnx.load(source)
@@ -132,15 +138,7 @@ def aimet(source: Path, out: Path, inputs: np.ndarray, started: Timer) -> None:
     with tempfile.TemporaryDirectory() as folder:
         equalized = Path(folder) / "equalized.onnx"
         onnx.save(model, equalized)
-        quantize_static(
-            str(equalized),
-            str(out),
-            Reader(_input_name(source), inputs),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+        _quantized(equalized, out, Reader(_input_name(source), inputs))
 
 
 def modelopt(source: Path, out: Path, inputs: np.ndarray, started: Timer) -> None:
