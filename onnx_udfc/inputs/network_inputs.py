@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +46,6 @@ HELD_OUT = 4  # one in so many real inputs is only judged on, at least so many o
 BATCH = 8  # samples of a run, if the memory allows
 
 FEW = 4  # inputs of each class below which what a classifier tells apart is not seen
-
-# What was guessed for each network and input: the check asks for the same as the repair.
-_choices: WeakKeyDictionary[Network, dict[tuple[Any, ...], tuple[Choice, ...]]] = WeakKeyDictionary()
-_guesses: WeakKeyDictionary[Network, dict[tuple[Any, ...], tuple[Scale, str]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -164,12 +159,9 @@ def chosen_kinds(
     network: Network, wanted: tuple[Wanted, ...], scales: Mapping[str, Scale], options: Options
 ) -> tuple[Choice, ...]:
     """Which kinds are made up for the inputs: chosen once for each network."""
-    key = (options.kinds, tuple(w.shape for w in wanted))
-    known = _choices.setdefault(network, {})
-    if key not in known:
-        count = image_count(wanted)
-        known[key] = choose(network, wanted, options.kinds, scales, options.threads, count)
-    return known[key]
+    key = ("kinds", options.kinds, tuple(w.shape for w in wanted))
+    count = image_count(wanted)
+    return network.expects.once(key, lambda: choose(network, wanted, options.kinds, scales, options.threads, count))
 
 
 def image_count(wanted: tuple[Wanted, ...]) -> int:
@@ -264,14 +256,15 @@ def learn_scaling(network: Network, options: Options) -> None:
 
 def _guessed(network: Network, wanted: Wanted, colour: str | None) -> tuple[Scale, str]:
     """What was guessed of an input's scale, and of its colours where they are not told; once for each network."""
-    guesses, key = _guesses.setdefault(network, {}), (wanted.spec.name, wanted.shape, colour)
-    if key not in guesses:
+
+    def guess() -> tuple[Scale, str]:
         scaling, note = guess_scaling(network, wanted) if wanted.kind == "picture" else (None, "")
         scale = Scale(scaling, colour or "rgb")
         if colour is None and expects_blue_first(network, wanted, scale):
-            scale, note = replace(scale, colour="bgr"), f"{note}; {BLUE_FIRST}" if note else BLUE_FIRST
-        guesses[key] = scale, note
-    return guesses[key]
+            return replace(scale, colour="bgr"), f"{note}; {BLUE_FIRST}" if note else BLUE_FIRST
+        return scale, note
+
+    return network.expects.once(("scale", wanted.spec.name, wanted.shape, colour), guess)
 
 
 def batch_of(network: Network, values: dict[str, NDArray[Any]]) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -43,12 +42,6 @@ SEQUENCE = 64  # tokens, or steps of another sequence
 _COARSEST = 128  # stride above which it is no longer that of a map
 _MOST_TRIES = 6
 
-# Networks that ran with none of the sizes that were tried.
-_failed: WeakSet[Network] = WeakSet()
-
-# Of an input whose value selects a branch, the values with which each network ran.
-_chosen: WeakKeyDictionary[Network, dict[str, tuple[float, ...]]] = WeakKeyDictionary()
-
 
 def input_specs_of(network: Network) -> tuple[InputSpec, ...]:
     """The declared inputs; an open axis is None.
@@ -74,7 +67,7 @@ def wanted_inputs(network: Network) -> tuple[Wanted, ...]:
     if not network.sizes:
         settle(network)
     wanted = _wanted(network, network.sizes)
-    for name, choices in _chosen.get(network, {}).items():
+    for name, choices in network.branches.items():
         wanted = tuple(_choosing(w, name, choices) for w in wanted)
     return wanted
 
@@ -182,7 +175,7 @@ def check_sizes(network: Network) -> None:
     Raises:
         RequestError: they were guessed, and it ran with none of those that were tried.
     """
-    if network in _failed:
+    if not network.ran:
         shapes = ", ".join(f"{name} {'x'.join(map(str, sizes))}" for name, sizes in network.sizes.items())
         raise RequestError(
             f"the file leaves sizes open, and the network does not run with those that were tried ({shapes}, ...); say"
@@ -363,7 +356,7 @@ def _first_that_runs(network: Network, tries: Sequence[Sizes], run: bool) -> Siz
                 return sizes
             fitting.append(sizes)
     if session is not None and tries:
-        _failed.add(network)
+        network.ran = False
     return fitting[0] if fitting else tries[0]
 
 
@@ -384,7 +377,7 @@ def _runs(network: Network, session: Any, sizes: Sizes) -> bool:
     name, choices = selecting.spec.name, selecting.use.choices[-_MOST_TRIES:]
     good = tuple(c for c in choices if _answers(session, tuple(_choosing(w, name, (c,)) for w in wanted)))
     if good:
-        _chosen.setdefault(network, {})[name] = good
+        network.branches[name] = good
     return bool(good)
 
 

@@ -7,15 +7,18 @@ from typing import Any, TypeVar
 
 Found = TypeVar("Found")
 
-MOST = 8  # answers that are kept, the latest ones
-
 
 class Memo:
     """Answers by all that they depend on."""
 
-    def __init__(self) -> None:
-        """Nothing is known yet."""
+    def __init__(self, most: int = 64) -> None:
+        """Nothing is known yet.
+
+        Args:
+            most: answers that are kept, the latest ones.
+        """
         self._known: dict[Hashable, Any] = {}
+        self._most = most
 
     def once(self, key: Hashable, find: Callable[[], Found]) -> Found:
         """The answer that is known under a key, else what `find` returns.
@@ -25,7 +28,7 @@ class Memo:
             find: called if need be.
         """
         if key not in self._known:
-            while len(self._known) >= MOST:
+            while len(self._known) >= self._most:
                 del self._known[next(iter(self._known))]
             self._known[key] = find()
         found: Found = self._known[key]

@@ -26,6 +26,8 @@ from onnx_udfc.model.values import all_finite, forget
 
 __all__ = ["BatchNorm", "Layer", "Network", "read"]
 
+MOST_SHAPES = 8  # of a network and its copies whose shapes are remembered
+
 
 @dataclass(eq=False)
 class Network:
@@ -38,6 +40,9 @@ class Network:
         origin: the model it was read from; `to_model` takes whatever is unchanged from there.
         scale: tensor → (C,) what its channels are divided by here, compared with the network that was read.
         sizes: input name → sizes of one run, also where the file leaves them open; empty as long as nobody chose them.
+        branches: input name → values with which it runs, of an input whose value selects a branch.
+        ran: whether it ran with some of the sizes that were tried.
+        expects: what was found out about the inputs that it expects, by what was asked.
         resolved: shapes of its tensors, by all that they depend on; of its copies too.
     """
 
@@ -47,7 +52,10 @@ class Network:
     notes: list[str] = field(default_factory=list)
     scale: dict[str, np.ndarray] = field(default_factory=dict)
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    resolved: Memo = field(default_factory=Memo, repr=False)
+    branches: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    ran: bool = True
+    expects: Memo = field(default_factory=Memo, repr=False)
+    resolved: Memo = field(default_factory=lambda: Memo(MOST_SHAPES), repr=False)
 
     def copy(self) -> Network:
         """A network with its own nodes and tensors; the arrays are shared until one of the two replaces them."""
@@ -63,7 +71,8 @@ class Network:
             for name, layer in self.layers.items()
             if id(layer.node) in nodes
         }
-        return Network(graph, layers, self.origin, list(self.notes), dict(self.scale), dict(self.sizes), self.resolved)
+        notes, scale, sizes = list(self.notes), dict(self.scale), dict(self.sizes)
+        return Network(graph, layers, self.origin, notes, scale, sizes, resolved=self.resolved)
 
     def to_model(self, without: Collection[str] = ()) -> onnx.ModelProto:
         """The network as a model of its own: nothing in it is shared with this network.
