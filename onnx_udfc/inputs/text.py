@@ -19,8 +19,9 @@ Size = tuple[int, int]
 
 LINE = 2.5  # times as wide as it is high: from there on a picture is a line of text
 PADDING = 127.5  # the grey that readers of lines are padded with at the right
-_SQUEEZED = 0.5  # of its natural width: long lines are pressed into the picture
+_SQUEEZED = 0.35  # of its natural width: long lines are pressed into the picture
 _LEAST_CONTRAST = 70.0  # pixels of 0..255 between ink and ground
+_LINE_CONTRAST = 120.0  # the same of single lines, which were found before they are read
 _LINE_TURN, _SCENE_TURN = 1.5, 12.0  # degrees
 _LEAST_HEIGHT = 10  # pixels of a line in a scene
 
@@ -79,7 +80,7 @@ def _line_image(size: Size, rng: Rng, *, upside_down: bool = False) -> Array:
     long = width * min(1.0, rng.uniform(0.25, 1.15))
     mask = _scaled(random_line(long * HEIGHT / tall / stretch, rng), tall, stretch)
     mask = _turned(_fitted(mask, (height, min(width, mask.shape[1] + 4))), rng.normal(0, _LINE_TURN / 2))
-    image = _inked(_ground(mask.shape, rng), mask, rng)
+    image = _inked(_ground(mask.shape, rng), mask, rng, _LINE_CONTRAST)
     image = _worn(image[::-1, ::-1] if upside_down else image, rng)
     if rng.random() < 0.25:
         return np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0)), mode="edge")
@@ -159,13 +160,13 @@ def _shade(size: Size, most: float, rng: Rng) -> Array:
     )
 
 
-def _inked(ground: Array, mask: Array, rng: Rng) -> Array:
-    """Text of a mask (height, width) on a ground (height, width, 3), in a colour that stands out from it."""
+def _inked(ground: Array, mask: Array, rng: Rng, least: float = _LEAST_CONTRAST) -> Array:
+    """Text of a mask (height, width) on a ground (height, width, 3), in a colour `least` lighter or darker than it."""
     mean = ground.mean((0, 1))
     light = float(mean.mean())
-    lighter = rng.random() < 0.5 if 255 - light > _LEAST_CONTRAST < light else 255 - light > light
+    lighter = rng.random() < 0.5 if 255 - light > least < light else 255 - light > light
     room = 255 - light if lighter else light
-    gap = rng.uniform(min(_LEAST_CONTRAST, room), room) * (1 if lighter else -1)
+    gap = rng.uniform(min(least, room), room) * (1 if lighter else -1)
     colour = np.clip(light + gap + rng.normal(0, 25, 3), 0, 255).astype(np.float32)
     ink = (np.clip(mask, 0, 1) ** np.float32(rng.uniform(0.6, 1.5)))[..., None]  # thin or fat
     return ground + (colour - ground) * ink

@@ -62,3 +62,11 @@ def test_text_stands_out_from_what_it_is_written_on() -> None:
     grey = pages(8, 1, (128, 128), np.random.default_rng(1))[:, 0]
     low, high = np.quantile(grey, [0.02, 0.98], axis=(1, 2))
     assert ((high - low) * DEVIATION > 60).all()
+
+
+def test_a_line_to_be_read_stands_out_more_than_one_to_be_found() -> None:
+    spans = []
+    for line in lines(64, 1, (48, 192), np.random.default_rng(2))[:, 0] * DEVIATION:
+        written = line[:, : np.flatnonzero(np.ptp(line, axis=0) > 1e-3).max() + 1]  # what is behind it is padding
+        spans.append(np.diff(np.quantile(written, [0.01, 0.99])))
+    assert np.quantile(spans, 0.05) > 100
