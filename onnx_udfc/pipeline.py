@@ -54,7 +54,7 @@ from onnx_udfc.repair.ranges import measure_ranges
 from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
 from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.blas import one_thread
-from onnx_udfc.runtime.machine import cores, keeping, release
+from onnx_udfc.runtime.machine import cores, keeping, let_go, release
 from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source, check_provider
 from onnx_udfc.runtime.walk import Pieces
@@ -140,7 +140,7 @@ class _Run:
     @contextmanager
     def stage(self, name: str, steps: int | None = None) -> Iterator[None]:
         """Time a stage and tell who listens."""
-        release()
+        let_go()
         self.callbacks.stage(name, steps)
         start = time.perf_counter()
         yield

@@ -20,7 +20,7 @@ from onnx_udfc.numerics.metric import agreed
 from onnx_udfc.numerics.products import each
 from onnx_udfc.repair.reference import is_norm, trace
 from onnx_udfc.runtime.gradients import with_gradients
-from onnx_udfc.runtime.machine import release
+from onnx_udfc.runtime.machine import let_go
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.runs import cut, model_specs, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
@@ -73,11 +73,15 @@ def informations(
     tensors = {layer.node.outputs[0].name: name for name, layer in network.layers.items()}
     wanted = [t for t, name in tensors.items() if network.layers[name].out_channels <= WIDEST]
     try:
-        found = _Backward(network, fed, sizes, wanted, VALUES // values, seed, provider).found()
+        backward = _Backward(network, fed, sizes, wanted, VALUES // values, seed, provider)
+        del network
+        let_go()
+        found = backward.found()
+        del backward
     except ModelError:  # a node does not take what the pass gives it: then errors count as they are
         return {}
     finally:
-        release()
+        let_go()
     return {tensors[name]: value for name, value in found.items()}
 
 
@@ -116,9 +120,12 @@ class _Backward:
         half = sample_count(specs, inputs) // 2  # so that there are two
         self.feeds = cut(specs, inputs, batch=max(1, min(half, batch))).feeds
         self.seed, self.axes = seed, {layer.node.outputs[0].name: _axis(layer) for layer in network.layers.values()}
-        self.given = with_gradients(model, sizes, wanted)
-        self.session = open_session(packed(model), provider, 1, spin=False)
-        self.gains = dict.fromkeys(self.given.answers.values(), np.array(1, np.float32))
+        given = with_gradients(model, sizes, wanted)
+        self.noise, self.answers, self.slopes = given.noise, given.answers, given.slopes
+        content = packed(model)
+        del model, given  # the session makes copies of its own
+        self.session = open_session(content, provider, 1, spin=False)
+        self.gains = dict.fromkeys(self.answers.values(), np.array(1, np.float32))
         if len(self.gains) > 1:  # else it is a common factor
             self.gains = self._gains()
 
@@ -137,22 +144,20 @@ class _Backward:
 
     def _run(self, number: int) -> dict[str, Single]:
         """One run's part of every sum."""
-        names, slopes = list(self.given.slopes), list(self.given.slopes.values())
+        names, slopes = list(self.slopes), list(self.slopes.values())
         values = outputs_of(self.session, slopes, self._feed(number))
         rng = np.random.default_rng([self.seed, number, 1])
         return {name: _outer(value, self.axes[name], rng) for name, value in zip(names, values, strict=True)}
 
     def _feed(self, number: int) -> dict[str, Value]:
         noise = np.random.default_rng([self.seed, number]).normal(size=NOISE).astype(np.float32)
-        return {**self.feeds[number], self.given.noise: noise, **self.gains}
+        return {**self.feeds[number], self.noise: noise, **self.gains}
 
     def _gains(self) -> dict[str, Value]:
         """Factors that let each answer count as much as another: by its deviation, and by how many values it has."""
-        runs = [
-            outputs_of(self.session, list(self.given.answers), self._feed(i)) for i in range(min(4, len(self.feeds)))
-        ]
+        runs = [outputs_of(self.session, list(self.answers), self._feed(i)) for i in range(min(4, len(self.feeds)))]
         found = {}
-        for entry, values in zip(self.given.answers.values(), zip(*runs, strict=True), strict=True):
+        for entry, values in zip(self.answers.values(), zip(*runs, strict=True), strict=True):
             flat = np.concatenate([np.asarray(v, np.float64).reshape(-1) for v in values])
             spread = float(flat.std()) if flat.size and np.isfinite(flat).all() else 0.0
             found[entry] = np.array(1 / (spread * math.sqrt(flat.size)) if spread > 0 else 0.0, np.float32)

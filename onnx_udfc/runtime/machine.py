@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import math
 import os
 import sys
@@ -84,6 +85,13 @@ def release(above: float | None = None) -> None:
         library = ctypes.CDLL(None)
         if hasattr(library, "malloc_trim"):
             library.malloc_trim(0)
+
+
+def let_go() -> None:
+    """Free what only refers to itself, as graphs do, where this process holds much, and give it back."""
+    if resident() > _kept.get():
+        gc.collect()
+    release()
 
 
 class _Use(ctypes.Structure):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.model.network import Network
+from onnx_udfc.repair import sensitivity
 from onnx_udfc.repair.sensitivity import _outer, informations
+from onnx_udfc.runtime.gradients import Gradients
 from onnx_udfc.runtime.walk import Pieces
 from tests.small_graphs import small_network
 
@@ -83,3 +86,18 @@ def test_a_layer_that_no_answer_hangs_on_is_missing() -> None:
 }"""
     )
     assert set(found_in(network)) == {"n0"}
+
+
+def test_the_runs_hold_no_second_copy_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, seen = small_network(LINEAR), list[list[str]]()
+    run = sensitivity._Backward._run
+
+    def watched(self: sensitivity._Backward, number: int) -> dict[str, np.ndarray]:
+        seen.append([name for name, value in vars(self).items() if isinstance(value, Network | onnx.ModelProto)])
+        seen[-1] += [name for name, value in vars(self).items() if isinstance(value, Gradients)]
+        return run(self, number)
+
+    monkeypatch.setattr(sensitivity._Backward, "_run", watched)
+    assert found_in(network)
+    assert seen
+    assert not any(seen)

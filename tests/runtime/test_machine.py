@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,24 @@ def test_much_that_was_freed_goes_back_before_the_process_holds_too_much() -> No
     assert 480e6 <= used < machine.ROOMY
     assert left < used - 430e6
     assert resident < 150e6
+
+
+class _Ring:
+    """Refers to itself, as graphs do."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.mark.parametrize(("held", "gone"), [(1e9, True), (1e8, False)])
+def test_what_refers_to_itself_is_let_go_where_much_is_held(
+    monkeypatch: pytest.MonkeyPatch, held: float, gone: bool
+) -> None:
+    monkeypatch.setattr(machine, "resident", lambda: held)
+    gc.disable()
+    try:
+        ring = weakref.ref(_Ring())
+        machine.let_go()
+        assert (ring() is None) is gone
+    finally:
+        gc.enable()
