@@ -60,7 +60,7 @@ COARSE, FEW_BITS = 0.1, 3  # the same for fewer bits than this, which do harm ch
 # What a lost channel does beside a lost rank of the same error: it is lost to all layers behind, or in its block alone.
 CHANNELS_HARDER, HARDER_IN_BLOCKS = 4.0, 2.0
 SLACK, MUCH = 0.01, 0.03  # room that is worth a count less aligned, and one that is not aligned
-DEARER = 1.05  # damage, of that of counts as near as may be, at which counts that are quicker are taken
+DEARER = 1.02  # damage, of that of counts as near as may be, at which counts that are quicker are taken
 _LEAST = 1e-9  # above the least that is predicted: the least again
 _WITHIN = {"bytes": (0.99, 1.0), "latency": (0.95, 1.03)}  # of the limit: what is near enough
 
