@@ -34,6 +34,7 @@ from onnx_udfc.repair.ordering import TOO_LARGE
 from onnx_udfc.repair.readers import bounds_after
 from onnx_udfc.repair.reference import LayerReference, Reference, channel_mean
 from onnx_udfc.repair.together import Together
+from onnx_udfc.runtime.machine import let_go
 from onnx_udfc.runtime.walk import Value, Walk
 from onnx_udfc.runtime.windows import run_layer, window_of
 
@@ -161,9 +162,12 @@ def repair(
         settings: see there.
         advance: called with each layer's name when it is done.
         factored: what became of the layers that are two now in both networks, by the name of the first of the two.
-        spend: nobody else needs the trace: what it holds of a layer goes as soon as that is done.
+        spend: nobody else needs the trace: its network goes, and what it holds of a layer as soon as that is done.
     """
     work = _Repair(pruned, matched, reference, bits, settings, factored or {})
+    if spend:
+        reference.network = matched  # and the weights that were traced go
+        let_go()
     for node in matched.graph.nodes:
         if node.name in matched.layers:
             work.layer(matched.layers[node.name])
@@ -215,6 +219,7 @@ class _Repair:
         factored: Mapping[str, Factored],
     ) -> None:
         self.matched, self.factored = matched, factored
+        self.widths = {name: layer.in_channels for name, layer in reference.network.layers.items()}
         self.seconds = {part.whole.name: part.whole for part in factored.values()}
         self.pruned, self.reference, self.bits, self.settings = pruned, reference, bits, settings
         self.model = matched.to_model(without=matched.weights)
@@ -335,7 +340,7 @@ class _Repair:
     def _lost_inputs(self, layer: Layer) -> bool:
         if layer.name in self.seconds:
             return True
-        return layer.in_channels < self.reference.network.layers[layer.name].in_channels and not _depthwise(layer)
+        return layer.in_channels < self.widths[layer.name] and not _depthwise(layer)
 
     def _improve(self, layer: Layer, found: LayerReference, x: Value, cut: bool, drifted: bool) -> Value:
         """Give the layer new weights and bias; its output in the matched domain."""

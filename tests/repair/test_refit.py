@@ -154,6 +154,20 @@ def test_what_is_missing_in_the_stream_is_asked_of_the_next_block() -> None:
     assert errors[0] < 0.98 * errors[1]
 
 
+def test_a_trace_that_is_spent_keeps_nothing_and_gives_the_same() -> None:
+    network = read(trained(RESIDUAL))
+    channels = find_groups(network)
+    reference = traced(network, channels)
+    keep = half(channels, reference)
+    kept, _ = repaired(network, reference, channels, keep)
+    pruned, matched = prune(network, channels, keep), prune(reference.network, channels, keep).network
+    repair(pruned, matched, reference, {}, RepairSettings(), lambda _: None, spend=True)
+    assert reference.network is matched
+    assert not reference.layers
+    first, second = (p.network.to_model().SerializeToString(deterministic=True) for p in (kept, pruned))
+    assert first == second
+
+
 @pytest.mark.parametrize("bits", sorted(FORMATS))
 def test_the_written_weights_are_the_codes(bits: int) -> None:
     network = read(trained(RESIDUAL))
