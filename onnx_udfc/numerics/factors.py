@@ -22,19 +22,22 @@ Only the smaller side is decomposed: Mᵀ G₁ M = V S² Vᵀ gives B = (M V_r S
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.numerics.moments import Array, covariance
+from onnx_udfc.numerics.moments import Array, covariance, moments
 
 Double = NDArray[np.float64]
 Kind = Literal["channel", "separable", "input"]
 
 RIDGE = 1e-3  # of mean(diag G₁), so that a Gram of few samples has an inverse
 _NOTHING = 1e-12  # of the largest S²: no direction
+_TURNS = 2  # of both layers; a third one takes 1 % more off the error
+_GRADIENTS = 8  # steps of each
 
 
 @dataclass(frozen=True)
@@ -101,17 +104,47 @@ def curve(weight: Double, seen: Array, targets: Array, split: Split) -> Curve:
         split: how the taps are parted.
     """
     outputs = covariance(targets[None])[0]
+    total = float(np.trace(outputs))
     if split.taps[1] == 1:
-        values = _leading(outputs)[0]
-    else:
-        middle = seen.reshape(len(seen), -1, *split.taps)[..., split.taps[1] // 2].reshape(len(seen), -1)
-        values = _decomposed(_matrix(weight, split), covariance(np.ascontiguousarray(middle)[None])[0])[0]
+        return Curve(split, _tails(_leading(outputs)[0]) * total)
+    middle = seen.reshape(len(seen), -1, *split.taps)[..., split.taps[1] // 2].reshape(len(seen), -1)
+    taps = covariance(np.ascontiguousarray(middle)[None])[0]
+    values, first, _ = _decomposed(_matrix(weight, split), taps)
+    left = _tails(values)
+    if split.kind == "input":
+        return Curve(split, left * total)
+    there = int((values > _NOTHING * max(values[0], 1e-300)).sum())
+    saving = math.ceil(weight.size / (len(first) + len(weight) * split.taps[1]))
+    most = min(there, saving, len(seen) // (2 * split.taps[1]))
+    if most:
+        left[1 : most + 1] = np.minimum(left[1 : most + 1], _correlated(seen, targets, first[:, :most], split))
+        left = np.minimum.accumulate(left)
+    return Curve(split, left * total)
+
+
+def _tails(values: Double) -> Double:
+    """(R + 1,) share of the sum of values (R,) that is left without the first r of them."""
     share = values / max(float(values.sum()), 1e-300)
-    tails = np.concatenate([np.cumsum(share[::-1])[::-1], [0.0]])
-    return Curve(split, tails * float(np.trace(outputs)))
+    return np.concatenate([np.cumsum(share[::-1])[::-1], [0.0]])
 
 
-def factors(weight: Double, gram: Double, split: Split, rank: int) -> tuple[Double, Double]:
+def _correlated(seen: Array, targets: Array, first: Double, split: Split) -> Double:
+    """(R,) share of the outputs' variance that is left behind 1 … R columns of the first layer, the second one fitted."""
+    ranks, t2 = first.shape[1], split.taps[1]
+    parts, small = seen.reshape(len(seen), -1, t2), first.astype(np.float32)
+    between = np.stack([parts[..., tap] @ small for tap in range(t2)], 2).reshape(len(seen), -1)
+    measured = moments(between[None], targets[None])
+    gram, cross, outputs = measured.gram[0], measured.cross[0], covariance(targets[None])[0]
+    whole = max(float(np.trace(outputs)), 1e-300)
+    for matrix in (gram, outputs):
+        matrix.flat[:: len(matrix) + 1] += RIDGE * max(float(np.trace(matrix)) / len(matrix), 1e-300)
+    root = np.linalg.cholesky(np.block([[gram, cross], [cross.T, outputs]]))  # its last rows: crossᵀ L⁻ᵀ
+    explained = np.square(root[len(gram) :, : len(gram)]).sum(0).reshape(ranks, t2).sum(1)
+    unseen = np.square(1 - np.arange(t2, len(gram) + 1, t2) / len(seen))
+    return np.asarray((1 - np.cumsum(explained) / whole) / unseen)
+
+
+def factors(weight: Double, gram: Double, split: Split, rank: int, *, determined: bool) -> tuple[Double, Double]:
     """Weights of both layers.
 
     Args:
@@ -119,17 +152,76 @@ def factors(weight: Double, gram: Double, split: Split, rank: int) -> tuple[Doub
         gram: (I k, I k) covariance of the patches.
         split: how the taps are parted.
         rank: channels between, at least 1; those beyond the directions that there are stay 0.
+        determined: the covariance is of more samples than unknowns.
 
     Returns:
         (r, I t₁) and (o, r t₂), tap index fastest.
     """
-    matrix = _matrix(weight, split)
-    values, left, right = _decomposed(matrix, first_gram(gram, split))
+    matrix, seen = _matrix(weight, split), first_gram(gram, split)
+    values, left, right = _decomposed(matrix, seen)
     there = min(rank, int((values > _NOTHING * max(values[0], 1e-300)).sum()))
-    first, second = np.zeros((rank, len(matrix))), np.zeros((rank, matrix.shape[1]))
-    first[:there], second[:there] = left[:, :there].T, right[:there]
-    by_output = second.reshape(rank, len(weight), -1).transpose(1, 0, 2)
-    return first, np.ascontiguousarray(by_output.reshape(len(weight), -1))
+    first, second = left[:, :there].T, right[:there].reshape(there, len(weight), -1).transpose(1, 0, 2)
+    if determined and split.taps[1] > 1 and there:
+        first, second = _in_turn(first, weight, gram, seen, split)
+    padded, rest = np.zeros((rank, first.shape[1])), np.zeros((len(weight), rank, split.taps[1]))
+    padded[:there], rest[:, :there] = first, second
+    return padded, rest.reshape(len(weight), -1)
+
+
+def _in_turn(first: Double, weight: Double, gram: Double, seen: Double, split: Split) -> tuple[Double, Double]:
+    """Weights (r, I t₁) and (o, r, t₂), each fitted to the other in turn, by the covariance of all taps.
+
+    With A_c the second layer's weights at tap c, G_ce the covariance of what the first layer sees at taps c and e and
+    X_c that of the outputs with it, the first layer B that fits is where Σ A_cᵀ A_e B G_ec = Σ A_cᵀ X_c: too many
+    unknowns for a solver, so steps of conjugate gradients are taken, preconditioned as if taps were uncorrelated.
+    """
+    size, t2 = len(seen), split.taps[1]
+    parts = np.ascontiguousarray(gram.reshape(size, t2, size, t2).transpose(1, 3, 0, 2))
+    reached = (weight @ gram).reshape(-1, size, t2).transpose(2, 0, 1)
+    second = _second(first, parts, reached)
+    for _ in range(_TURNS):
+        inner = np.einsum("orc,ose->cers", second, second)
+        wanted = sum(second[..., c].T @ reached[c] for c in range(t2))
+        pairs = [(inner[c, e], parts[e, c]) for c in range(t2) for e in range(t2)]
+        near = _inverse(np.asarray(sum(inner[c, c] for c in range(t2)))), _inverse(seen)
+        first = _conjugate_gradients(lambda b, p=pairs: sum(m @ b @ g for m, g in p), wanted, first, near)
+        second = _second(first, parts, reached)
+    size_between = np.sqrt(np.maximum(np.einsum("ri,ij,rj->r", first, seen, first), 1e-300))
+    return first / size_between[:, None], second * size_between[:, None]
+
+
+def _second(first: Double, parts: Double, reached: Double) -> Double:
+    """(o, r, t₂) the second layer that fits the first one (r, I t₁)."""
+    (rank, _), t2 = first.shape, len(parts)
+    gram = (first @ parts @ first.T).transpose(2, 0, 3, 1).reshape(rank * t2, -1)
+    cross = (reached @ first.T).transpose(2, 0, 1).reshape(rank * t2, -1)
+    return np.asarray(np.linalg.solve(_ridged(gram), cross).T.reshape(-1, rank, t2))
+
+
+def _conjugate_gradients(
+    product: Callable[[Double], Double], wanted: Double, start: Double, near: tuple[Double, Double]
+) -> Double:
+    """B with product(B) near wanted, from the start; preconditioned by near[0] · near[1]."""
+    found, rest = start, wanted - product(start)
+    step = ahead = near[0] @ rest @ near[1]
+    size = float(np.vdot(rest, ahead))
+    for _ in range(_GRADIENTS):
+        moved = product(step)
+        length = size / max(float(np.vdot(step, moved)), 1e-300)
+        found, rest = found + length * step, rest - length * moved
+        ahead = near[0] @ rest @ near[1]
+        before, size = size, float(np.vdot(rest, ahead))
+        step = ahead + size / max(before, 1e-300) * step
+    return found
+
+
+def _ridged(gram: Double) -> Double:
+    """A Gram of few samples, with an inverse."""
+    return np.asarray(gram + RIDGE * max(float(np.trace(gram)) / len(gram), 1e-300) * np.eye(len(gram)))
+
+
+def _inverse(gram: Double) -> Double:
+    return np.asarray(np.linalg.inv(_ridged(gram)))
 
 
 def first_gram(gram: Double, split: Split) -> Double:

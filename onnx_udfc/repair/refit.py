@@ -301,7 +301,8 @@ class _Repair:
         weight = sight.fit(part.whole.matrix(), self.settings.ridge_factored)[0]
         gram = covariance(sight.patches)[0] if sight.measured is None else sight.measured.gram[0]
         metric = found.metric.among(self.together.kept(part.whole, np.arange(len(found.gain))))
-        first, second = factors(metric.scaled(weight[None])[0], gram, part.factor.split, part.factor.rank)
+        scaled = metric.scaled(weight[None])[0]
+        first, second = factors(scaled, gram, part.factor.split, part.factor.rank, determined=sight.determined)
         target, seen = self.pruned.network.layers[layer.name], first_gram(gram, part.factor.split)[None]
         matrix = self._damaged(layer, first[None], seen)
         if layer.name in self.bits:
