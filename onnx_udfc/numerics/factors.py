@@ -24,12 +24,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.numerics.moments import Array, covariance, moments
+from onnx_udfc.numerics.shrinkage import shrinkage
 
 Double = NDArray[np.float64]
 Kind = Literal["channel", "separable", "input"]
@@ -38,6 +40,7 @@ RIDGE = 1e-3  # of mean(diag G₁), so that a Gram of few samples has an inverse
 _NOTHING = 1e-12  # of the largest S²: no direction
 _TURNS = 2  # of both layers; a third one takes 1 % more off the error
 _GRADIENTS = 8  # steps of each
+_NEAR = 1e-10  # of the first residual, squared: solved
 
 
 @dataclass(frozen=True)
@@ -137,14 +140,14 @@ def _correlated(seen: Array, targets: Array, first: Double, split: Split) -> Dou
     gram, cross, outputs = measured.gram[0], measured.cross[0], covariance(targets[None])[0]
     whole = max(float(np.trace(outputs)), 1e-300)
     for matrix in (gram, outputs):
-        matrix.flat[:: len(matrix) + 1] += RIDGE * max(float(np.trace(matrix)) / len(matrix), 1e-300)
+        matrix.flat[:: len(matrix) + 1] += _strength(matrix)
     root = np.linalg.cholesky(np.block([[gram, cross], [cross.T, outputs]]))  # its last rows: crossᵀ L⁻ᵀ
     explained = np.square(root[len(gram) :, : len(gram)]).sum(0).reshape(ranks, t2).sum(1)
     unseen = np.square(1 - np.arange(t2, len(gram) + 1, t2) / len(seen))
     return np.asarray((1 - np.cumsum(explained) / whole) / unseen)
 
 
-def factors(weight: Double, gram: Double, split: Split, rank: int, *, determined: bool) -> tuple[Double, Double]:
+def factors(weight: Double, gram: Double, split: Split, rank: int, samples: int) -> tuple[Double, Double]:
     """Weights of both layers.
 
     Args:
@@ -152,7 +155,7 @@ def factors(weight: Double, gram: Double, split: Split, rank: int, *, determined
         gram: (I k, I k) covariance of the patches.
         split: how the taps are parted.
         rank: channels between, at least 1; those beyond the directions that there are stay 0.
-        determined: the covariance is of more samples than unknowns.
+        samples: that the covariance is of.
 
     Returns:
         (r, I t₁) and (o, r t₂), tap index fastest.
@@ -160,42 +163,60 @@ def factors(weight: Double, gram: Double, split: Split, rank: int, *, determined
     matrix, seen = _matrix(weight, split), first_gram(gram, split)
     values, left, right = _decomposed(matrix, seen)
     there = min(rank, int((values > _NOTHING * max(values[0], 1e-300)).sum()))
-    first, second = left[:, :there].T, right[:there].reshape(there, len(weight), -1).transpose(1, 0, 2)
-    if determined and split.taps[1] > 1 and there:
-        first, second = _in_turn(first, weight, gram, seen, split)
+    first, second = left[:, :there].T, right[:there].reshape(there, len(weight), split.taps[1]).transpose(1, 0, 2)
+    if split.taps[1] > 1 and there:
+        parts = _by_tap(gram, seen, 1 - shrinkage(samples, len(gram)))
+        first, second = _in_turn(first, second, weight, parts, seen)
     padded, rest = np.zeros((rank, first.shape[1])), np.zeros((len(weight), rank, split.taps[1]))
     padded[:there], rest[:, :there] = first, second
     return padded, rest.reshape(len(weight), -1)
 
 
-def _in_turn(first: Double, weight: Double, gram: Double, seen: Double, split: Split) -> tuple[Double, Double]:
-    """Weights (r, I t₁) and (o, r, t₂), each fitted to the other in turn, by the covariance of all taps.
+def _by_tap(gram: Double, seen: Double, trust: float) -> Double:
+    """(t₂, t₂, I t₁, I t₁) covariances of what the first layer sees at two taps, trusted beside uncorrelated ones."""
+    t2 = len(gram) // len(seen)
+    parts = np.ascontiguousarray(gram.reshape(len(seen), t2, len(seen), t2).transpose(1, 3, 0, 2))
+    parts *= trust
+    for tap in range(t2):
+        parts[tap, tap] += (1 - trust) * seen
+    return parts
+
+
+def _in_turn(first: Double, second: Double, weight: Double, parts: Double, seen: Double) -> tuple[Double, Double]:
+    """Weights (r, I t₁) and (o, r, t₂), each fitted to the other in turn, by the covariances of all taps.
 
     With A_c the second layer's weights at tap c, G_ce the covariance of what the first layer sees at taps c and e and
     X_c that of the outputs with it, the first layer B that fits is where Σ A_cᵀ A_e B G_ec = Σ A_cᵀ X_c: too many
     unknowns for a solver, so steps of conjugate gradients are taken, preconditioned as if taps were uncorrelated.
     """
-    size, t2 = len(seen), split.taps[1]
-    parts = np.ascontiguousarray(gram.reshape(size, t2, size, t2).transpose(1, 3, 0, 2))
-    reached = (weight @ gram).reshape(-1, size, t2).transpose(2, 0, 1)
-    second = _second(first, parts, reached)
+    t2 = len(parts)
+    taps = weight.reshape(len(weight), len(seen), t2)
+    reached = np.stack([sum(taps[..., e] @ parts[e, c] for e in range(t2)) for c in range(t2)])
+    second = _second(first, second, parts, reached)
     for _ in range(_TURNS):
         inner = np.einsum("orc,ose->cers", second, second)
-        wanted = sum(second[..., c].T @ reached[c] for c in range(t2))
-        pairs = [(inner[c, e], parts[e, c]) for c in range(t2) for e in range(t2)]
+        wanted = np.asarray(sum(second[..., c].T @ reached[c] for c in range(t2)))
+        product = partial(_moved, inner, parts)
         near = _inverse(np.asarray(sum(inner[c, c] for c in range(t2)))), _inverse(seen)
-        first = _conjugate_gradients(lambda b, p=pairs: sum(m @ b @ g for m, g in p), wanted, first, near)
-        second = _second(first, parts, reached)
-    size_between = np.sqrt(np.maximum(np.einsum("ri,ij,rj->r", first, seen, first), 1e-300))
-    return first / size_between[:, None], second * size_between[:, None]
+        first = _conjugate_gradients(product, wanted, first, near)
+        second = _second(first, second, parts, reached)
+    deviation = np.sqrt(np.maximum(np.einsum("ri,ij,rj->r", first, seen, first), 1e-300))
+    return first / deviation[:, None], second * deviation[:, None]
 
 
-def _second(first: Double, parts: Double, reached: Double) -> Double:
-    """(o, r, t₂) the second layer that fits the first one (r, I t₁)."""
+def _moved(inner: Double, parts: Double, first: Double) -> Double:
+    """Σ A_cᵀ A_e B G_ec of a first layer B, with A_cᵀ A_e = inner[c, e]."""
+    t2 = len(parts)
+    return np.asarray(sum(inner[c, e] @ first @ parts[e, c] for c in range(t2) for e in range(t2)))
+
+
+def _second(first: Double, start: Double, parts: Double, reached: Double) -> Double:
+    """(o, r, t₂) the second layer that fits the first one (r, I t₁), near the one to start from."""
     (rank, _), t2 = first.shape, len(parts)
     gram = (first @ parts @ first.T).transpose(2, 0, 3, 1).reshape(rank * t2, -1)
-    cross = (reached @ first.T).transpose(2, 0, 1).reshape(rank * t2, -1)
-    return np.asarray(np.linalg.solve(_ridged(gram), cross).T.reshape(-1, rank, t2))
+    strength = _strength(gram)
+    wanted = (reached @ first.T).transpose(2, 0, 1).reshape(rank * t2, -1) + strength * start.reshape(len(start), -1).T
+    return np.asarray(np.linalg.solve(gram + strength * np.eye(len(gram)), wanted).T.reshape(start.shape))
 
 
 def _conjugate_gradients(
@@ -204,24 +225,26 @@ def _conjugate_gradients(
     """B with product(B) near wanted, from the start; preconditioned by near[0] · near[1]."""
     found, rest = start, wanted - product(start)
     step = ahead = near[0] @ rest @ near[1]
-    size = float(np.vdot(rest, ahead))
+    size = first = float(np.vdot(rest, ahead))
     for _ in range(_GRADIENTS):
         moved = product(step)
-        length = size / max(float(np.vdot(step, moved)), 1e-300)
-        found, rest = found + length * step, rest - length * moved
+        bend = float(np.vdot(step, moved))
+        if size <= _NEAR * first or bend <= 0:  # what is left is rounding
+            return found
+        found, rest = found + size / bend * step, rest - size / bend * moved
         ahead = near[0] @ rest @ near[1]
         before, size = size, float(np.vdot(rest, ahead))
-        step = ahead + size / max(before, 1e-300) * step
+        step = ahead + size / before * step
     return found
 
 
-def _ridged(gram: Double) -> Double:
-    """A Gram of few samples, with an inverse."""
-    return np.asarray(gram + RIDGE * max(float(np.trace(gram)) / len(gram), 1e-300) * np.eye(len(gram)))
-
-
 def _inverse(gram: Double) -> Double:
-    return np.asarray(np.linalg.inv(_ridged(gram)))
+    return np.asarray(np.linalg.inv(gram + _strength(gram) * np.eye(len(gram))))
+
+
+def _strength(gram: Double) -> float:
+    """A ridge that gives the Gram of few samples an inverse."""
+    return RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
 
 
 def first_gram(gram: Double, split: Split) -> Double:
@@ -247,8 +270,7 @@ def _decomposed(matrix: Double, gram: Double) -> tuple[Double, Double, Double]:
         values, right = _leading(matrix.T @ (gram @ matrix))
         size = np.sqrt(np.maximum(values, _NOTHING * max(values[0], 1e-300)))
         return values, (matrix @ right) / size, size[:, None] * right.T
-    strength = RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
-    root = np.linalg.cholesky(gram + strength * np.eye(len(gram)))
+    root = np.linalg.cholesky(gram + _strength(gram) * np.eye(len(gram)))
     inner = root.T @ matrix
     values, left = _leading(inner @ inner.T)
     return values, np.linalg.solve(root.T, left), left.T @ inner

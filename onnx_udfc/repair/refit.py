@@ -302,7 +302,7 @@ class _Repair:
         gram = covariance(sight.patches)[0] if sight.measured is None else sight.measured.gram[0]
         metric = found.metric.among(self.together.kept(part.whole, np.arange(len(found.gain))))
         scaled = metric.scaled(weight[None])[0]
-        first, second = factors(scaled, gram, part.factor.split, part.factor.rank, determined=sight.determined)
+        first, second = factors(scaled, gram, part.factor.split, part.factor.rank, sight.patches.shape[1])
         target, seen = self.pruned.network.layers[layer.name], first_gram(gram, part.factor.split)[None]
         matrix = self._damaged(layer, first[None], seen)
         if layer.name in self.bits:

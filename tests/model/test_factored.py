@@ -43,7 +43,7 @@ def test_the_network_computes_the_same(name: str, number: int) -> None:
     assert can_be_factored(layer)
     split, matrix, bias = ways[number], layer.matrix()[0], layer.bias.copy()
     rank = min(layer.in_channels * split.taps[0], layer.out_channels * split.taps[1])
-    first, second = factors(matrix, np.eye(matrix.shape[1]), split, rank)
+    first, second = factors(matrix, np.eye(matrix.shape[1]), split, rank, 10_000)
     names = factor(network, {layer.name: Factor(split, rank)})
     assert list(network.layers) == [next(iter(names)), layer.name]
     network.layers[next(iter(names))].set(first[None], np.zeros(rank))

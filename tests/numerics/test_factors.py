@@ -33,7 +33,7 @@ def test_full_rank_is_the_layer_itself(split: Split) -> None:
     weight, seen = problem(split)
     t1, t2 = split.taps
     rank = min(5 * t1, 7 * t2)
-    first, second = factors(weight, np.cov(seen.T).astype(np.float64), split, rank)
+    first, second = factors(weight, np.cov(seen.T).astype(np.float64), split, rank, len(seen))
     assert first.shape == (rank, 5 * t1)
     assert second.shape == (7, rank * t2)
     np.testing.assert_allclose(product(first, second, split).reshape(weight.shape), weight, rtol=1e-5, atol=1e-8)
@@ -48,7 +48,7 @@ def test_what_is_of_low_rank_costs_nothing_and_one_rank_less_does(split: Split) 
     found = curve(whole, seen, (seen @ whole.T).astype(np.float32), split)
     assert found.lost[2] < 1e-5 * found.lost[0]
     assert found.lost[1] > 1e-3 * found.lost[0]
-    first, second = factors(whole, np.cov(seen.T).astype(np.float64), split, 2)
+    first, second = factors(whole, np.cov(seen.T).astype(np.float64), split, 2, len(seen))
     np.testing.assert_allclose(product(first, second, split).reshape(whole.shape), whole, rtol=1e-5, atol=1e-7)
 
 
@@ -63,7 +63,7 @@ def test_no_other_channels_between_lose_less(kernel: tuple[int, ...], rank: int)
         difference = weight - approximation
         return float(np.einsum("od,de,oe->", difference, gram, difference))
 
-    first, second = factors(weight, gram, split, rank)
+    first, second = factors(weight, gram, split, rank, len(seen))
     best = loss(second @ first)
     found = curve(weight, seen, (seen @ weight.T).astype(np.float32), split)
     assert best == pytest.approx(found.lost[rank], rel=1e-3)
@@ -78,13 +78,72 @@ def test_no_other_channels_between_lose_less(kernel: tuple[int, ...], rank: int)
 def test_the_channels_between_have_unit_variance(split: Split) -> None:
     weight, seen = problem(split)
     gram = np.cov(seen.T, bias=True).astype(np.float64)
-    first, _ = factors(weight, gram, split, 2)
+    first, _ = factors(weight, gram, split, 2, len(seen))
     inner = first_gram(gram, split)
     np.testing.assert_allclose(np.einsum("rd,de,re->r", first, inner, first), 1, rtol=5e-3)
 
 
 def test_directions_that_are_not_there_stay_zero() -> None:
     weight = np.outer(np.arange(1.0, 5.0), np.ones(6))
-    first, second = factors(weight, np.eye(6), Split("channel", (), 0), 3)
+    first, second = factors(weight, np.eye(6), Split("channel", (), 0), 3, 100)
     assert not first[1:].any()
     np.testing.assert_allclose(second @ first, weight, rtol=1e-9)
+
+
+def smooth(split: Split, n: int) -> NDArray[np.float32]:
+    """Patches whose neighbouring taps see much the same, as those of pictures do."""
+    rng = np.random.default_rng(11)
+    whole, own = rng.standard_normal((n, 5, 1)), rng.standard_normal((n, 5, int(np.prod(split.kernel))))
+    return (whole + 0.5 * own).reshape(n, -1).astype(np.float32)
+
+
+def loss(difference: Double, gram: Double) -> float:
+    """Variance of what a difference of weights (o, d) makes of patches."""
+    return float(np.einsum("od,de,oe->", difference, gram, difference))
+
+
+def fitted(first: Double, weight: Double, gram: Double, split: Split) -> Double:
+    """The weight (o, I k) of a first layer and the best second one behind it, by the definition."""
+    t1, t2 = split.taps
+    steps = np.einsum("ria,bc->rbiac", first.reshape(len(first), -1, t1), np.eye(t2)).reshape(len(first) * t2, -1)
+    return np.asarray(weight @ gram @ steps.T @ np.linalg.inv(steps @ gram @ steps.T) @ steps)
+
+
+@pytest.mark.parametrize("split", [s for s in CASES if s.taps[1] > 1], ids=str)
+def test_the_first_layer_is_fitted_to_taps_that_hang_together(split: Split) -> None:
+    weight, seen = problem(split)[0], smooth(split, 6000)
+    gram = np.cov(seen.T, bias=True).astype(np.float64)
+    values, vectors = np.linalg.eigh(first_gram(gram, split))  # the best one where taps are uncorrelated
+    root = vectors * np.sqrt(values)
+    matrix = weight.reshape(7, -1, *split.taps).transpose(1, 2, 0, 3).reshape(len(values), -1)
+    left = np.linalg.svd(root.T @ matrix)[0]
+    apart = np.linalg.solve(root.T, left[:, :2]).T
+    first, second = factors(weight, gram, split, 2, len(seen))
+    before = loss(weight - fitted(apart, weight, gram, split), gram)
+    after = loss(weight - product(first, second, split).reshape(weight.shape), gram)
+    assert after < 0.98 * before
+    assert after == pytest.approx(loss(weight - fitted(first, weight, gram, split), gram), rel=2e-3)
+    alone = factors(weight, gram, split, 2, 0)[0]  # of no samples: nothing is known of taps together
+    np.testing.assert_allclose(loss(weight - fitted(alone, weight, gram, split), gram), before, rtol=2e-2)
+
+
+def test_the_curve_of_separable_layers_is_what_is_left_behind_the_first_one() -> None:
+    split = Split("separable", (3, 3), 1)
+    weight, seen = problem(split)[0], smooth(split, 6000)
+    gram = np.cov(seen.T, bias=True).astype(np.float64)
+    found = curve(weight, seen, (seen @ weight.T).astype(np.float32), split)
+    middle = seen.reshape(len(seen), -1, 3)[..., 1]
+    for rank in (1, 2, 3):
+        first = factors(weight, np.kron(np.cov(middle.T, bias=True), np.eye(3)), split, rank, 0)[0]
+        truth = loss(weight - fitted(first, weight, gram, split), gram)
+        assert found.lost[rank] == pytest.approx(truth, rel=2e-2)
+
+
+def test_what_few_samples_do_not_show_is_left_as_it_was() -> None:
+    split = Split("separable", (3, 3), 1)
+    weight, seen = problem(split)[0], smooth(split, 20)
+    first, second = factors(weight, np.cov(seen.T, bias=True).astype(np.float64), split, 4, len(seen))
+    assert np.isfinite(first).all()
+    assert np.isfinite(second).all()
+    flat = factors(weight, np.zeros((45, 45)), split, 4, len(seen))
+    assert all(np.isfinite(part).all() for part in flat)
