@@ -12,9 +12,13 @@ With M the weights as a matrix [(i, t₁), (o, t₂)], G₁ the covariance of wh
     Lᵀ M = U S Vᵀ        B = (L⁻ᵀ U_r)ᵀ        A = S_r V_rᵀ
 
 minimizes the error Σ_o E‖y_o − (A B p)_o‖² exactly for `channel` (reduced-rank regression, Izenman 1975), and for the
-others as far as the second layer's taps see the same, uncorrelated (Jaderberg et al., arXiv 1405.3866, have the form);
-there A is fitted again on what B really gives. The channels between have unit variance. The error of every rank r is
-the sum of the squares of S beyond r, so that one decomposition gives the whole curve.
+others as far as the second layer's taps see the same, uncorrelated (Jaderberg et al., arXiv 1405.3866, have the form).
+From there A and B are fitted in turn by the covariances of all taps, as far as there are samples enough to know them.
+The channels between have unit variance. The error of every rank r is the sum of the squares of S beyond r, so that one
+decomposition gives the whole curve; that of `separable` is smaller, for A fits what B gives at all taps. With L Lᵀ the
+covariance of that in the order of the ranks and X its covariance with the outputs, rank r explains ‖(L⁻¹ X)_{r t₂}‖²
+(the first r t₂ rows), over (1 − r t₂ / n)² for n samples (generalized cross-validation, Craven and Wahba 1978). `input`
+keeps the larger one: its second layer has all taps to fit with, and what it gains on made-up inputs is lost on others.
 
 Only the smaller side is decomposed: Mᵀ G₁ M = V S² Vᵀ gives B = (M V_r S_r⁻¹)ᵀ, and Lᵀ M Mᵀ L = U S² Uᵀ the rest.
 """
@@ -30,8 +34,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.numerics.moments import Array, covariance, moments
-from onnx_udfc.numerics.shrinkage import shrinkage
+from onnx_udfc.numerics.moments import Array, covariance, moments, shrinkage
 
 Double = NDArray[np.float64]
 Kind = Literal["channel", "separable", "input"]
@@ -132,7 +135,7 @@ def _tails(values: Double) -> Double:
 
 
 def _correlated(seen: Array, targets: Array, first: Double, split: Split) -> Double:
-    """(R,) share of the outputs' variance that is left behind 1 … R columns of the first layer, the second one fitted."""
+    """(R,) share of the outputs' variance that is left when the second layer fits 1 … R columns of the first one."""
     ranks, t2 = first.shape[1], split.taps[1]
     parts, small = seen.reshape(len(seen), -1, t2), first.astype(np.float32)
     between = np.stack([parts[..., tap] @ small for tap in range(t2)], 2).reshape(len(seen), -1)
