@@ -169,23 +169,27 @@ def factors(weight: Double, gram: Double, split: Split, rank: int, samples: int)
     first, second = left[:, :there].T, right[:there].reshape(there, len(weight), split.taps[1]).transpose(1, 0, 2)
     if split.taps[1] > 1 and there:
         parts = _by_tap(gram, seen, 1 - shrinkage(samples, len(gram)))
-        first, second = _in_turn(first, second, weight, parts, seen)
+        first, second = _in_turn(first, second, weight, parts)
     padded, rest = np.zeros((rank, first.shape[1])), np.zeros((len(weight), rank, split.taps[1]))
     padded[:there], rest[:, :there] = first, second
     return padded, rest.reshape(len(weight), -1)
 
 
 def _by_tap(gram: Double, seen: Double, trust: float) -> Double:
-    """(t₂, t₂, I t₁, I t₁) covariances of what the first layer sees at two taps, trusted beside uncorrelated ones."""
+    """(t₂, t₂, I t₁, I t₁) covariances of what the first layer sees at two taps, trusted beside uncorrelated ones.
+
+    A ridge keeps weights small where nothing was seen to vary.
+    """
     t2 = len(gram) // len(seen)
     parts = np.ascontiguousarray(gram.reshape(len(seen), t2, len(seen), t2).transpose(1, 3, 0, 2))
     parts *= trust
+    apart = (1 - trust) * seen + _strength(seen) * np.eye(len(seen))
     for tap in range(t2):
-        parts[tap, tap] += (1 - trust) * seen
+        parts[tap, tap] += apart
     return parts
 
 
-def _in_turn(first: Double, second: Double, weight: Double, parts: Double, seen: Double) -> tuple[Double, Double]:
+def _in_turn(first: Double, second: Double, weight: Double, parts: Double) -> tuple[Double, Double]:
     """Weights (r, I t₁) and (o, r, t₂), each fitted to the other in turn, by the covariances of all taps.
 
     With A_c the second layer's weights at tap c, G_ce the covariance of what the first layer sees at taps c and e and
@@ -193,17 +197,17 @@ def _in_turn(first: Double, second: Double, weight: Double, parts: Double, seen:
     unknowns for a solver, so steps of conjugate gradients are taken, preconditioned as if taps were uncorrelated.
     """
     t2 = len(parts)
-    taps = weight.reshape(len(weight), len(seen), t2)
+    seen, taps = sum(parts[c, c] for c in range(t2)) / t2, weight.reshape(len(weight), -1, t2)
     reached = np.stack([sum(taps[..., e] @ parts[e, c] for e in range(t2)) for c in range(t2)])
     second = _second(first, second, parts, reached)
     for _ in range(_TURNS):
         inner = np.einsum("orc,ose->cers", second, second)
         wanted = np.asarray(sum(second[..., c].T @ reached[c] for c in range(t2)))
         product = partial(_moved, inner, parts)
-        near = _inverse(np.asarray(sum(inner[c, c] for c in range(t2)))), _inverse(seen)
+        near = _inverse(np.asarray(sum(inner[c, c] for c in range(t2)))), np.linalg.inv(seen)
         first = _conjugate_gradients(product, wanted, first, near)
         second = _second(first, second, parts, reached)
-    deviation = np.sqrt(np.maximum(np.einsum("ri,ij,rj->r", first, seen, first), 1e-300))
+    deviation = np.sqrt(np.maximum(np.einsum("ri,ij,rj->r", first, seen, first), 1e-30))
     return first / deviation[:, None], second * deviation[:, None]
 
 

@@ -147,3 +147,11 @@ def test_what_few_samples_do_not_show_is_left_as_it_was() -> None:
     assert np.isfinite(second).all()
     flat = factors(weight, np.zeros((45, 45)), split, 4, len(seen))
     assert all(np.isfinite(part).all() for part in flat)
+
+
+def test_weights_of_what_hardly_varies_stay_small() -> None:
+    split = Split("separable", (3, 3), 1)
+    weight, seen = problem(split)[0], smooth(split, 100)
+    seen.reshape(100, 5, 9)[:, :2] *= 1e-4
+    first, _ = factors(weight, np.cov(seen.T, bias=True).astype(np.float64), split, 8, len(seen))
+    assert np.abs(first).max() < 5
