@@ -154,7 +154,7 @@ def test_weights_of_what_does_not_vary_stay_small() -> None:
     rng, split = np.random.default_rng(0), Split("separable", (3, 3), 1)
     seen = np.maximum(rng.standard_normal((100, 16, 1)) + 0.5 * rng.standard_normal((100, 16, 9)) - 1, 0)
     seen[:, :4] = 0
-    gram = np.cov(seen.reshape(100, -1).T, bias=True)
+    gram = np.cov(seen.reshape(100, -1).T, bias=True).astype(np.float64)
     first, _ = factors(rng.standard_normal((32, 144)), gram, split, 44, len(seen))
     inner = first_gram(gram, split)
     assert np.abs(first).max() <= 1.001 / np.sqrt(RIDGE * np.diag(inner).mean())  # of unit variance, the ridge in it
