@@ -134,7 +134,7 @@ def test_the_curve_of_separable_layers_is_what_is_left_behind_the_first_one() ->
     found = curve(weight, seen, (seen @ weight.T).astype(np.float32), split)
     middle = np.cov(seen.reshape(len(seen), -1, 3)[..., 1].T, bias=True).astype(np.float64)
     for rank in (1, 2, 3):
-        first = factors(weight, np.kron(middle, np.eye(3)), split, rank, 0)[0]
+        first = factors(weight, np.kron(middle, np.eye(3)).astype(np.float64), split, rank, 0)[0]
         truth = loss(weight - fitted(first, weight, gram, split), gram)
         assert found.lost[rank] == pytest.approx(truth, rel=2e-2)
 
