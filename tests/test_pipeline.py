@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from onnx_udfc import compress
+from onnx_udfc.decide import counts_and_bits
 from onnx_udfc.errors import GateError, ModelError, RequestError
 from onnx_udfc.model.files import load
 from onnx_udfc.model.network import read
@@ -45,6 +46,24 @@ def test_another_seed_gives_other_weights() -> None:
     model = trained(CHAIN)
     first, second = (compress(model, prune=0.5, seed=s).model.SerializeToString(deterministic=True) for s in (0, 1))
     assert first != second
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_budget_of_latency_is_of_the_file_as_it_is(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is superfluous in it is not in the network that is compressed, but in its time."""
+    model, seen = trained(CHAIN), []
+    last = model.graph.node[-1]
+    name, last.output[0] = last.output[0], "before"
+    model.graph.node.append(onnx.helper.make_node("Identity", ["before"], [name]))
+
+    def timed(*given: object) -> None:
+        seen.append(given[-1])
+        raise RequestError("timed")
+
+    monkeypatch.setattr(counts_and_bits, "layer_times", timed)
+    with pytest.raises(RequestError, match="timed"):
+        compress(model, budget={"latency": "0.5"}, method=method)
+    assert [node.op_type for node in seen[0].graph.node] == [node.op_type for node in model.graph.node]
 
 
 @pytest.mark.parametrize("method", METHODS)
