@@ -51,12 +51,13 @@ def test_another_seed_gives_other_weights() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_budget_of_latency_is_of_the_file_as_it_is(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is superfluous in it is not in the network that is compressed, but in its time."""
-    model, seen = trained(CHAIN), []
+    model = trained(CHAIN)
+    seen: list[onnx.ModelProto] = []
     last = model.graph.node[-1]
     name, last.output[0] = last.output[0], "before"
     model.graph.node.append(onnx.helper.make_node("Identity", ["before"], [name]))
 
-    def timed(*given: object) -> None:
+    def timed(*given: Any) -> None:
         seen.append(given[-1])
         raise RequestError("timed")
 
