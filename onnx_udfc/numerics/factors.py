@@ -123,7 +123,7 @@ def curve(weight: Double, seen: Array, targets: Array, split: Split) -> Curve:
     saving = math.ceil(weight.size / (len(first) + len(weight) * split.taps[1]))
     most = min(there, saving, len(seen) // (2 * split.taps[1]))
     if most:
-        left[1 : most + 1] = np.minimum(left[1 : most + 1], _correlated(seen, targets, first[:, :most], split))
+        left[1 : most + 1] = np.minimum(left[1 : most + 1], _correlated(seen, targets, total, first[:, :most], split))
         left = np.minimum.accumulate(left)
     return Curve(split, left * total)
 
@@ -134,20 +134,19 @@ def _tails(values: Double) -> Double:
     return np.concatenate([np.cumsum(share[::-1])[::-1], [0.0]])
 
 
-def _correlated(seen: Array, targets: Array, first: Double, split: Split) -> Double:
-    """(R,) share of the outputs' variance that is left when the second layer fits 1 … R columns of the first one."""
+def _correlated(seen: Array, targets: Array, whole: float, first: Double, split: Split) -> Double:
+    """(R,) share of the outputs' whole variance that is left when the second layer fits 1 … R columns of the first."""
     ranks, t2 = first.shape[1], split.taps[1]
     parts, small = seen.reshape(len(seen), -1, t2), first.astype(np.float32)
     between = np.stack([parts[..., tap] @ small for tap in range(t2)], 2).reshape(len(seen), -1)
     measured = moments(between[None], targets[None])
-    gram, cross, outputs = measured.gram[0], measured.cross[0], covariance(targets[None])[0]
-    whole = max(float(np.trace(outputs)), 1e-300)
-    for matrix in (gram, outputs):
-        matrix.flat[:: len(matrix) + 1] += _strength(matrix)
-    root = np.linalg.cholesky(np.block([[gram, cross], [cross.T, outputs]]))  # its last rows: crossᵀ L⁻ᵀ
-    explained = np.square(root[len(gram) :, : len(gram)]).sum(0).reshape(ranks, t2).sum(1)
+    gram, cross = measured.gram[0], measured.cross[0]
+    if not np.isfinite(gram).all():  # beyond float32
+        return np.ones(ranks)
+    root = np.linalg.cholesky(gram + _strength(gram) * np.eye(len(gram)))
+    explained = np.square(np.linalg.solve(root, cross)).sum(1).reshape(ranks, t2).sum(1)
     unseen = np.square(1 - np.arange(t2, len(gram) + 1, t2) / len(seen))
-    return np.asarray((1 - np.cumsum(explained) / whole) / unseen)
+    return np.asarray((1 - np.cumsum(explained) / max(whole, 1e-300)) / unseen)
 
 
 def factors(weight: Double, gram: Double, split: Split, rank: int, samples: int) -> tuple[Double, Double]:

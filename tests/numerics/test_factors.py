@@ -158,3 +158,14 @@ def test_weights_of_what_does_not_vary_stay_small() -> None:
     first, _ = factors(rng.standard_normal((32, 144)), gram, split, 44, len(seen))
     inner = first_gram(gram, split)
     assert np.abs(first).max() <= 1.001 / np.sqrt(RIDGE * np.diag(inner).mean())  # of unit variance, the ridge in it
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-20, 1e8])
+def test_curves_and_factors_of_any_size_are_finite_and_fall(size: float) -> None:
+    split = Split("separable", (3, 3), 1)
+    weight, seen = problem(split)[0], smooth(split, 400) * np.float32(size)
+    found = curve(weight, seen, (seen @ weight.T).astype(np.float32), split)
+    assert np.isfinite(found.lost).all()
+    assert (np.diff(found.lost) <= 0).all()
+    gram = np.cov(seen.T, bias=True).astype(np.float64)
+    assert all(np.isfinite(part).all() for part in factors(weight, gram, split, 4, len(seen)))
