@@ -242,10 +242,8 @@ class _Repair:
         if found is None or not self.walk.available(source):
             return
         x = self.walk.get(source)
-        if len(x) != found.shape[0]:  # there are as many rows as values say (boxes, say): no position is the same
-            return
         cut, drifted = self._lost_inputs(layer), source in self.dirty
-        if len(x) != found.shape[0] or not self._met(found):
+        if len(x) != found.shape[0] or not self._met(found):  # as many rows as values say: no position is the same
             y = self._unpaired(layer, found, x)
             self.dirty.add(layer.node.outputs[0].name)
         elif layer.name in self.settings.finer and layer.name in self.bits and not cut:

@@ -97,6 +97,8 @@ class _Pass:
         if node.op_type in SILENT and standard(node.domain):
             return
         rule = RULES.get(node.op_type) if standard(node.domain) else None
+        if rule is not None and any(given) and not self._sized(node):
+            rule = None  # what a rule makes of its sizes would be guessed
         flows = None if rule is None or not any(given) else rule(self.tape, node, given)
         if flows is not None:
             for number, slope in flows.items():
@@ -104,6 +106,12 @@ class _Pass:
         elif rule is None or any(given):
             for name in reads(node):
                 self._answer(name)
+
+    def _sized(self, node: onnx.NodeProto) -> bool:
+        """Whether the sizes are known of what a node reads and of those of its results that have a gradient."""
+        written = [name for name in node.output if name in self.slopes]
+        read = [name for name in reads(node) if name and name not in self.tape.constants]
+        return all(name in self.tape.sizes for name in (*written, *read))
 
     def _answer(self, name: str, classes: int | None = None) -> None:
         """Make a tensor an answer, if it is of float values that are computed.

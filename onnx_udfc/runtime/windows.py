@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from onnx_udfc.errors import ModelError
 from onnx_udfc.model.layers import Layer, kind_of
 from onnx_udfc.numerics import products
 from onnx_udfc.numerics.moments import Window
@@ -84,9 +85,16 @@ def run_layer(
         matrix: (groups, O/groups, d) as `Layer.matrix`.
         bias: (O,).
         pieces: sessions to share; a small layer takes its weights as inputs, so that those of one geometry have one.
+
+    Raises:
+        ModelError: its input does not fit its weights.
     """
     x = x.astype(np.float32, copy=False)
     if not layer.kernel:
+        if x.shape[-1] != matrix.shape[2]:
+            raise ModelError(
+                f"{layer.name} takes rows of {matrix.shape[2]} values and gets {x.shape[-1]}: it cannot run"
+            )
         flat = products.product(x.reshape(-1, x.shape[-1]), matrix[0].T.astype(np.float32))
         return np.asarray(flat.reshape(*x.shape[:-1], -1) + bias.astype(np.float32))
     if _pointwise(layer):

@@ -451,3 +451,18 @@ def test_a_layer_that_is_two_is_refitted_with_its_readers(seen: list[Shared]) ->
     (shared,) = seen
     assert shared.patches.shape[1] == 6 * 3  # what the second of the two reads
     assert np.array_equal(shared.readers[0].weight, start)
+
+
+def test_layers_behind_a_number_of_rows_that_values_decide_are_rounded_too() -> None:
+    """Which rows are looked at depends on what the first layer gives; with other weights there are others."""
+    model = scaled_model(
+        """
+        g (float[8, 3, 12, 12] x, float[6, 3, 3, 3] W, float[6, 5] W2) => (float[n, 5] y) {
+            a = Conv(x, W) p = GlobalAveragePool(a) f = Flatten(p) last = Constant<value_ints = [1]>()
+            s = ReduceMax<keepdims = 0>(f, last) z = Constant<value_float = 0.1>() high = Greater(s, z)
+            rows = Compress<axis = 0>(f, high) y = MatMul(rows, W2)
+        }"""
+    )
+    result = compress(model, Options(bits=2, threads=1, force=True))
+    assert any("how much reaches it hangs on what is found before it" in note for note in result.report.runtime.notes)
+    assert all(layer.bits <= 4 for layer in result.report.layers)

@@ -166,3 +166,12 @@ def test_integers_and_shapes_have_no_gradient() -> None:
     found = backward(model_of("s = Shape(x) r = Reshape(x, s) a = ArgMax<axis = 1>(x) y = Tanh(r)"))
     assert list(found.answers) == ["y"]
     assert set(found.slopes) == {"x"}
+
+
+@pytest.mark.parametrize(("unknown", "answers"), [("m", {"y", "m", "t"}), ("t", {"y", "t", "a"}), ("y", {"y", "m"})])
+def test_sizes_that_nobody_knows_end_the_pass(unknown: str, answers: set[str]) -> None:
+    model = model_of("a = Neg(x) t = Transpose(a) m = Tanh(t) y = MatMul(m, M)")
+    sizes = {name: size for name, size in sizes_of(model).items() if name != unknown}
+    found = with_gradients(model, sizes, ["a"])
+    assert set(found.answers) == answers
+    assert set(found.slopes) == {"a"}

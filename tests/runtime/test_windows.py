@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from onnx_udfc.errors import ModelError
 from onnx_udfc.model.layers import Layer
 from onnx_udfc.numerics.moments import patches, sample_positions, sample_targets, tap_positions
 from onnx_udfc.runtime.sessions import open_session
@@ -127,3 +128,10 @@ def test_a_pooling_reads_what_onnxruntime_reads(attributes: str) -> None:
     taps = tap_positions(window, x.shape, y.shape, np.arange(y.size // 3))
     rows = np.concatenate([x.transpose(0, 2, 3, 1).reshape(-1, 3), np.full((1, 3), -np.inf, np.float32)])
     np.testing.assert_array_equal(rows[taps].max(1), y.transpose(0, 2, 3, 1).reshape(-1, 3))
+
+
+def test_rows_that_do_not_fit_the_weights_are_the_users_to_mend() -> None:
+    network = small_network("g (float[n, 4] x, float[4, 2] W) => (float[n, 2] y) { y = MatMul(x, W) }")
+    (layer,) = network.layers.values()
+    with pytest.raises(ModelError, match="rows of 4 values and gets 6: it cannot run"):
+        run_layer(network.to_model(), layer, np.zeros((3, 6), np.float32), layer.matrix(), np.zeros(2))
