@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 Random = np.random.Generator
@@ -31,6 +33,14 @@ def _node(model: onnx.ModelProto, rng: Random) -> onnx.NodeProto:
 def _constant(model: onnx.ModelProto, rng: Random) -> TensorProto | None:
     found: list[TensorProto] = list(model.graph.initializer)
     return found[int(rng.integers(len(found)))] if found else None
+
+
+def _values(tensor: TensorProto) -> NDArray[Any] | None:
+    """What a constant holds; None of one that an earlier mutation emptied or gave a shape that is not its own."""
+    try:
+        return numpy_helper.to_array(tensor).copy()
+    except ValueError:
+        return None
 
 
 def _attributes(model: onnx.ModelProto, rng: Random) -> Iterator[AttributeProto]:
@@ -89,9 +99,11 @@ def constant_type(model: onnx.ModelProto, rng: Random) -> None:
     if rng.integers(2) or other == TensorProto.INT4:
         tensor.data_type = other
         return
-    with np.errstate(all="ignore"):
-        values = numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(other))
-    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    values = _values(tensor)
+    if values is not None:
+        with np.errstate(all="ignore"):
+            changed = values.astype(helper.tensor_dtype_to_np_dtype(other))
+        tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
 
 
 def constants_swapped(model: onnx.ModelProto, rng: Random) -> None:
@@ -129,8 +141,8 @@ def constant_shape(model: onnx.ModelProto, rng: Random) -> None:
 def constant_values(model: onnx.ModelProto, rng: Random) -> None:
     """Zeros, infinite values or NaN in a constant."""
     tensor = _constant(model, rng)
-    if tensor is not None and tensor.data_type == TensorProto.FLOAT:
-        values = numpy_helper.to_array(tensor).copy()
+    values = _values(tensor) if tensor is not None and tensor.data_type == TensorProto.FLOAT else None
+    if tensor is not None and values is not None:
         value = (0.0, np.inf, np.nan, 1e38)[int(rng.integers(4))]
         if values.size and rng.integers(2):
             values.reshape(-1)[0] = value
@@ -221,11 +233,10 @@ def input_shape(model: onnx.ModelProto, rng: Random) -> None:
 def sparse(model: onnx.ModelProto, rng: Random) -> None:
     """A weight stored as the places and values of what is not zero."""
     tensor = _constant(model, rng)
-    if tensor is None or tensor.data_type != TensorProto.FLOAT:
+    held = None if tensor is None or tensor.data_type != TensorProto.FLOAT else _values(tensor)
+    if tensor is None or held is None:
         return
-    if len(tensor.raw_data) + 4 * len(tensor.float_data) != 4 * int(np.prod(tensor.dims)):
-        return  # one that another mutation emptied
-    values = numpy_helper.to_array(tensor).reshape(-1)
+    values = held.reshape(-1)
     places = np.flatnonzero(np.arange(values.size) % 3 == 0).astype(np.int64)
     stored = numpy_helper.from_array(values[places], tensor.name)
     made = helper.make_sparse_tensor(
