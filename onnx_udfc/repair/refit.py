@@ -243,7 +243,7 @@ class _Repair:
             return
         x = self.walk.get(source)
         cut, drifted = self._lost_inputs(layer), source in self.dirty
-        if len(x) != found.shape[0] or not self._met(found):  # as many rows as values say: no position is the same
+        if not self._paired(found, x):
             y = self._unpaired(layer, found, x)
             self.dirty.add(layer.node.outputs[0].name)
         elif layer.name in self.settings.finer and layer.name in self.bits and not cut:
@@ -258,9 +258,9 @@ class _Repair:
                 self.dirty.add(layer.node.outputs[0].name)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
 
-    def _met(self, found: LayerReference) -> bool:
-        """Whether what was added to the layer's output in the original is there now."""
-        return found.addend is None or self.walk.available(found.addend)
+    def _paired(self, found: LayerReference, x: Value) -> bool:
+        """Whether the sampled positions are the original's, and what was added to its output there is there now."""
+        return len(x) == found.shape[0] and (found.addend is None or self.walk.available(found.addend))
 
     def _unpaired(self, layer: Layer, found: LayerReference, x: Value) -> Value:
         """A layer that gets more or fewer inputs than in the original, boxes say: no two of them belong together."""
@@ -290,18 +290,22 @@ class _Repair:
 
     def _first(self, layer: Layer, part: Factored) -> None:
         """Give the first of two layers that stand for one its weights, and the second one those to start from."""
-        found = self.reference.layers.get(part.whole.name)
-        source = layer.node.inputs[0].name
-        if found is None or not (self.walk.available(source) and self._met(found)):
-            return
-        x = self.walk.get(source)
-        sight, _ = self._sight(part.whole, found, x)
-        weight = sight.fit(part.whole.matrix(), self.settings.ridge_factored)[0]
-        gram = covariance(sight.patches)[0] if sight.measured is None else sight.measured.gram[0]
-        metric = found.metric.among(self.together.kept(part.whole, np.arange(len(found.gain))))
-        scaled = metric.scaled(weight[None])[0]
-        first, second = factors(scaled, gram, part.factor.split, part.factor.rank, sight.patches.shape[1])
-        target, seen = self.pruned.network.layers[layer.name], first_gram(gram, part.factor.split)[None]
+        found, source = self.reference.layers.get(part.whole.name), layer.node.inputs[0].name
+        x = self.walk.get(source) if found is not None and self.walk.available(source) else None
+        split, rank = part.factor.split, part.factor.rank
+        if found is not None and x is not None and self._paired(found, x):
+            sight, _ = self._sight(part.whole, found, x)
+            weight = sight.fit(part.whole.matrix(), self.settings.ridge_factored)
+            gram = covariance(sight.patches)[0] if sight.measured is None else sight.measured.gram[0]
+            metric = found.metric.among(self.together.kept(part.whole, np.arange(len(found.gain))))
+            first, second = factors(metric.scaled(weight)[0], gram, split, rank, sight.patches.shape[1])
+            self._start_second(part, metric.unscaled(second[None]))
+        else:  # by the weights alone
+            weight = part.whole.matrix()
+            gram = np.eye(weight.shape[2])
+            first, second = factors(weight[0], gram, split, rank, 0)
+            self._start_second(part, second[None])
+        target, seen = self.pruned.network.layers[layer.name], first_gram(gram, split)[None]
         matrix = self._damaged(layer, first[None], seen)
         if layer.name in self.bits:
             params = self._rounded(layer, matrix, seen)
@@ -309,11 +313,22 @@ class _Repair:
             matrix = params.dequantize()
         else:
             target.constant.values = target.layout(matrix).astype(target.constant.dtype)
-        after = self.matched.layers[part.whole.name]
-        after.set(metric.unscaled(second[None]), after.bias)
-        y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.walk.pieces)
         self.dirty.add(layer.node.outputs[0].name)
-        self.walk.put(layer.name, y.astype(x.dtype, copy=False))
+        if x is not None:
+            y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.walk.pieces)
+            self.walk.put(layer.name, y.astype(x.dtype, copy=False))
+
+    def _start_second(self, part: Factored, weight: Double) -> None:
+        """Give the second of two layers weights (1, o, d) of the matched domain, in both networks."""
+        name = part.whole.name
+        after, target, found = (
+            self.matched.layers[name],
+            self.pruned.network.layers[name],
+            self.reference.layers.get(name),
+        )
+        after.set(weight, after.bias)
+        gain = np.ones(len(weight[0])) if found is None else self.together.kept(part.whole, found.gain)
+        target.set(_per_row(np.divide, weight, gain[None]), target.bias)
 
     def _harms(self, layer: Layer) -> bool:
         return self.settings.damage is not None and not matches(layer.name, self.settings.spared)

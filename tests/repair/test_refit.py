@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from onnx_udfc.channels.groups import Channels, find_groups
 from onnx_udfc.channels.prune import Pruned, prune
@@ -466,3 +467,23 @@ def test_layers_behind_a_number_of_rows_that_values_decide_are_rounded_too() -> 
     result = compress(model, Options(bits=2, threads=1, force=True))
     assert any("how much reaches it hangs on what is found before it" in note for note in result.report.runtime.notes)
     assert all(layer.bits <= 4 for layer in result.report.layers)
+
+
+def test_layers_in_two_where_values_decide_the_rows_are_made_of_their_weights() -> None:
+    """Fewer or more rows than in the original cannot be compared; one of rank 3 is still itself in rank 3."""
+    text = """
+    g (float[8, 3, 12, 12] x, float[32, 3, 3, 3] W, float[32, 64] W2) => (float[n, 64] y) {
+        a = Conv(x, W) p = GlobalAveragePool(a) f = Flatten(p) last = Constant<value_ints = [1]>()
+        s = ReduceMax<keepdims = 0>(f, last) z = Constant<value_float = 0.4>() high = Greater(s, z)
+        rows = Compress<axis = 0>(f, high) y = MatMul(rows, W2)
+    }"""
+    rng = np.random.default_rng(0)
+    model = with_parameters(scaled_model(text), {"W2": rng.normal(size=(32, 3)) @ rng.normal(size=(3, 64))})
+    name = model.graph.node[-1].name or "n8"
+    result = compress(model, Options(bits=2, rank_layer={name: 3}, skip=(name,), threads=1, force=True))
+    (layer,) = [layer for layer in result.report.layers if layer.kind == "factored"]
+    assert layer.rank == 3
+    found = {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}
+    pair = [found[node.input[1]] for node in result.model.graph.node if node.op_type == "MatMul"]
+    whole = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "W2")
+    np.testing.assert_allclose(pair[0] @ pair[1], whole, rtol=1e-4, atol=1e-4)
