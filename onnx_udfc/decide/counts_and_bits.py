@@ -165,7 +165,6 @@ class _Decider:
         self.free = options.bits == "auto"
         self.streams = options.prune_stream == "on"  # else only where nothing else meets the limits
         self.aligns = alignments(subject.groups, subject.network.layers, options.alignment)
-        self.in_blocks = False  # all counts are multiples of 4 at least
         self.table = self._levels(self.aligns)
 
     def _layer_times(self) -> Times:
@@ -213,7 +212,6 @@ class _Decider:
         if self.options.alignment != "auto" or not self.split or not timed:
             return free
         before = self.aligns, self.table, self.streams
-        self.in_blocks = True
         for block in BLOCKS:
             self.aligns = dict.fromkeys(self.aligns, block)
             self.table = self._levels(self.aligns)
@@ -223,8 +221,12 @@ class _Decider:
                 if used and self.streams == before[-1] and self._damage(values) <= DEARER * self._damage(free):
                     return values
             self.aligns, self.table, self.streams = before
-        self.in_blocks = False
         return free
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether all counts are multiples of 4 at least."""
+        return all(align in BLOCKS for align in self.aligns.values())
 
     def _levels(self, aligns: Mapping[str, Align]) -> Levels:
         rows = group_levels(self.subject.groups, self.subject.removals, aligns)

@@ -34,7 +34,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.numerics.moments import Array, covariance, moments, shrinkage
+from onnx_udfc.numerics.moments import Array, column_variances, covariance, moments, shrinkage
 
 Double = NDArray[np.float64]
 Kind = Literal["channel", "separable", "input"]
@@ -109,10 +109,9 @@ def curve(weight: Double, seen: Array, targets: Array, split: Split) -> Curve:
         targets: (n, o) what the layer makes of them, in the same units.
         split: how the taps are parted.
     """
-    outputs = covariance(targets[None])[0]
-    total = float(np.trace(outputs))
+    total = float(column_variances(targets).sum())
     if split.taps[1] == 1:
-        return Curve(split, _tails(_leading(outputs)[0]) * total)
+        return Curve(split, _tails(_leading(covariance(targets[None])[0])[0]) * total)
     middle = seen.reshape(len(seen), -1, *split.taps)[..., split.taps[1] // 2].reshape(len(seen), -1)
     taps = covariance(np.ascontiguousarray(middle)[None])[0]
     values, first, _ = _decomposed(_matrix(weight, split), taps)

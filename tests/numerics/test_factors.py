@@ -124,7 +124,7 @@ def test_the_first_layer_is_fitted_to_taps_that_hang_together(split: Split) -> N
     assert after < 0.98 * before
     assert after == pytest.approx(loss(weight - fitted(first, weight, gram, split), gram), rel=2e-3)
     alone = factors(weight, gram, split, 2, 0)[0]  # of no samples: nothing is known of taps together
-    np.testing.assert_allclose(loss(weight - fitted(alone, weight, gram, split), gram), before, rtol=2e-2)
+    np.testing.assert_allclose(loss(weight - fitted(alone, weight, gram, split), gram), before, rtol=5e-3)
 
 
 def test_the_curve_of_separable_layers_is_what_is_left_behind_the_first_one() -> None:
@@ -136,7 +136,7 @@ def test_the_curve_of_separable_layers_is_what_is_left_behind_the_first_one() ->
     for rank in (1, 2, 3):
         first = factors(weight, np.kron(middle, np.eye(3)).astype(np.float64), split, rank, 0)[0]
         truth = loss(weight - fitted(first, weight, gram, split), gram)
-        assert found.lost[rank] == pytest.approx(truth, rel=2e-2)
+        assert found.lost[rank] == pytest.approx(truth, rel=1e-2)
 
 
 def test_what_few_samples_do_not_show_is_left_as_it_was() -> None:
