@@ -23,6 +23,7 @@ from onnx_udfc.inputs.image_files import LUMA, Preprocessing
 from onnx_udfc.inputs.sources import CODES, FORMULA, PICTURES, SIGNALS
 from onnx_udfc.inputs.uses import Use
 from onnx_udfc.numerics.images import Array, InputScaling
+from onnx_udfc.numerics.products import each
 from onnx_udfc.runtime.runs import InputSpec, cut
 
 Kind = Literal[
@@ -254,9 +255,8 @@ def _pixels(z: Array) -> NDArray[np.uint8]:
 
 def _picture(wanted: Wanted, count: int, seed: int) -> Array:
     """Pictures in normalized units, of the kinds that were chosen, one kind after the other."""
-    parts = [
-        PICTURES[kind](number, wanted.channels, wanted.size, seed) for kind, number in _shares(wanted.among, count)
-    ]
+    shares = _shares(wanted.among, count)
+    parts = each(lambda share: PICTURES[share[0]](share[1], wanted.channels, wanted.size, seed), shares)
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 

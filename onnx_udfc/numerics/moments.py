@@ -118,12 +118,15 @@ def _gathered(x: Array, where: Index) -> Array:
     channels, pixels = x.shape[1], x.size // max(1, x.shape[1])
     result, flat = np.empty((channels, *where.shape), np.float32), x.reshape(len(x), channels, -1)
     step, where = max(1, _LAID_OUT // max(1, pixels)), np.ascontiguousarray(where)
-    rows = np.zeros((min(step, channels), pixels + 1), np.float32)
-    for start in range(0, channels, step):
+
+    def gather(start: int) -> None:
         part = flat[:, start : start + step]
-        here = rows[: part.shape[1]]
-        here[:, :-1].reshape(len(here), len(x), -1)[...] = part.transpose(1, 0, 2)
-        np.take(here, where, axis=1, out=result[start : start + step], mode="wrap")  # any other mode makes a copy
+        rows = np.empty((part.shape[1], pixels + 1), np.float32)
+        rows[:, :-1].reshape(len(rows), len(x), -1)[...] = part.transpose(1, 0, 2)
+        rows[:, -1] = 0
+        np.take(rows, where, axis=1, out=result[start : start + step], mode="wrap")  # any other mode makes a copy
+
+    products.each(gather, range(0, channels, step))
     return result
 
 
@@ -245,10 +248,14 @@ def channel_statistics(y: Array) -> tuple[Double, Double]:
     step = max(1, _TOGETHER * len(y) // max(y.size, 1))
     parts = [y[start : start + step] for start in range(0, len(y), step)]
     size = y.size / y.shape[1]
-    mean = sum((channel_sums(part) for part in parts), start=np.zeros(y.shape[1])) / size
+    mean = sum(products.each(channel_sums, parts), start=np.zeros(y.shape[1])) / size
     center = mean.astype(np.float32).reshape((1, -1) + (1,) * (y.ndim - 2))
-    with np.errstate(over="ignore"):  # values that large are not fitted anyway
-        square = sum((channel_sums(np.square(part - center)) for part in parts), start=np.zeros(y.shape[1]))
+
+    def squares(part: Array) -> Double:
+        with np.errstate(over="ignore"):  # values that large are not fitted anyway
+            return channel_sums(np.square(part - center))
+
+    square = sum(products.each(squares, parts), start=np.zeros(y.shape[1]))
     return mean, square / size
 
 

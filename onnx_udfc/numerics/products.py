@@ -3,6 +3,9 @@
 BLAS is held to one thread (see runtime/blas.py). A product that is worth it is cut into blocks whose size depends on
 the shapes alone, and the blocks are shared out: what each element is summed from, and in which order, never changes.
 Smaller products stay whole; handing them out costs more than it saves, most of all on a machine that is busy.
+
+Most work is many small steps, one after another, that cannot be cut so. Two such pieces that do not depend on one
+another are done side by side: numpy and onnxruntime let go of Python's lock while they compute.
 """
 
 from __future__ import annotations
@@ -10,20 +13,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-EACH = 1.2e8  # multiply-adds of a block, about: 2 to 4 ms, a hundred times what handing it out takes
+EACH = 4e7  # multiply-adds of a block, about: a millisecond, twenty times what handing it out takes
 SIDE = 512  # rows and columns of a block of a Gram
+LEAST = 64  # rows or columns of a block
 _MOST = 16  # parts of the samples of a tensor
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _pool: ContextVar[Executor | None] = ContextVar("pool", default=None)
+_aside: ContextVar[Executor | None] = ContextVar("aside", default=None)
 
 
 @contextlib.contextmanager
@@ -32,12 +37,13 @@ def workers(threads: int) -> Iterator[None]:
     if threads <= 1:
         yield
         return
-    with ThreadPoolExecutor(threads, "products") as pool:
-        token = _pool.set(pool)
+    with ThreadPoolExecutor(threads, "products") as pool, ThreadPoolExecutor(threads, "aside") as aside:
+        tokens = _pool.set(pool), _aside.set(aside)
         try:
             yield
         finally:
-            _pool.reset(token)
+            _pool.reset(tokens[0])
+            _aside.reset(tokens[1])
 
 
 def parts(rows: int, work: float) -> list[slice]:
@@ -48,14 +54,22 @@ def parts(rows: int, work: float) -> list[slice]:
 
 def product(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     """A @ b of matrices (m, k) and (k, n)."""
-    rows, inner, columns = *a.shape, b.shape[1]
-    if rows * inner * columns < 2 * EACH or columns == 0:
+    rows, columns = len(a), b.shape[1]
+    work = rows * a.shape[1] * columns
+    if work < 2 * EACH or max(rows, columns) < 2 * LEAST:
         return np.asarray(a @ b)
     out = np.empty((rows, columns), np.result_type(a, b))
-    height = max(SIDE // 8, int(EACH / (inner * columns)))
-    pieces = [slice(start, start + height) for start in range(0, rows, height)]
-    each(lambda piece: np.matmul(a[piece], b, out=out[piece]), pieces)
+    if rows >= columns:
+        each(lambda part: np.matmul(a[part], b, out=out[part]), _blocks(rows, work))
+    else:
+        each(lambda part: np.matmul(a, b[:, part], out=out[:, part]), _blocks(columns, work))
     return out
+
+
+def _blocks(length: int, work: float) -> list[slice]:
+    """Rows, or columns, of a product in blocks of EACH."""
+    step = max(LEAST, int(length * EACH / work))
+    return [slice(start, start + step) for start in range(0, length, step)]
 
 
 def stacked(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
@@ -84,4 +98,38 @@ def gram(a: NDArray[Any]) -> NDArray[Any]:
 def each(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
     """What the work makes of each of the parts, in their order, shared out among the threads there are."""
     pool = _pool.get()
-    return [work(part) for part in parts] if pool is None else list(pool.map(work, parts))
+    return [work(part) for part in parts] if pool is None or len(parts) < 2 else list(pool.map(work, parts))
+
+
+def beside(work: Callable[[], R]) -> Callable[[], R]:
+    """Begin work beside what goes on, where there are threads for it; gives what waits for its result.
+
+    Its products are shared out like others. What it would begin beside itself it does at once.
+    """
+    aside = _aside.get()
+    if aside is None:
+        made = work()
+        return lambda: made
+    return aside.submit(copy_context().run, _alone, work).result
+
+
+def _alone(work: Callable[[], R]) -> R:
+    _aside.set(None)  # of the copy that this is run in
+    return work()
+
+
+class Behind:
+    """Work whose results nothing waits for, done beside what goes on: in its order, one piece at a time."""
+
+    def __init__(self) -> None:
+        """Nothing is to be done."""
+        self._last: Callable[[], None] = lambda: None
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Begin work, when what came before is done: no more than one piece holds what it needs."""
+        self._last()
+        self._last = beside(work)
+
+    def finish(self) -> None:
+        """Wait for the last piece."""
+        self._last()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +35,7 @@ from onnx_udfc.numerics.moments import (
     sample_positions,
     sample_targets,
 )
+from onnx_udfc.numerics.products import Behind
 from onnx_udfc.repair.matching import affine, matching, no_matching
 from onnx_udfc.repair.ordering import Ordering
 from onnx_udfc.repair.rounding import MOST_SAMPLES, rounding_damage
@@ -179,6 +180,7 @@ def trace(
             advance(node.name)
         elif matched and is_norm(node):
             tracer.norm(node)
+    tracer.behind.finish()
     tracer.reference.removals, tracer.reference.unordered = ordering.removals, ordering.left()
     return tracer.reference
 
@@ -229,6 +231,7 @@ class _Tracer:
         self.outputs = {t.name for t in network.graph.outputs}
         self.ordering = ordering
         self.widths, self.factorable = widths, factorable
+        self.behind = Behind()
 
     def layer(self, layer: Layer) -> None:
         """Run one layer, match it, sample it, and collect what the elimination needs."""
@@ -289,19 +292,22 @@ class _Tracer:
         return addend, sample_targets(value, window, positions), channel_mean(value, layer)
 
     def _look(self, layer: Layer, x: Value, window: Window, found: LayerReference, matrix: Double, own: Array) -> None:
-        """What a layer sees, for whatever is asked for: orders of its groups, rounding errors, curves of rank.
+        """Find what is asked for of a layer while the pass goes on; arguments as of `_see`, and the layer's input x."""
+        if not (self.ordering.wanted(layer) or self.widths or layer.name in self.factorable):
+            return
+        seen = patches(x.astype(np.float32, copy=False), window, found.shape, found.positions)
+        self.behind.do(partial(self._see, layer, seen, found, matrix, own))
+
+    def _see(self, layer: Layer, seen: Array, found: LayerReference, matrix: Double, own: Array) -> None:
+        """What is asked for of a layer: orders of its groups, rounding errors, curves of rank.
 
         Args:
             layer: the layer.
-            x: its input.
-            window: its geometry.
+            seen: (g, n, d) patches of its input.
             found: what is known of it.
             matrix: (g, o, d) its weights in the matched domain.
             own: (n, O) its output at the sampled positions, without what is added to it.
         """
-        if not (self.ordering.wanted(layer) or self.widths or layer.name in self.factorable):
-            return
-        seen = patches(x.astype(np.float32, copy=False), window, found.shape, found.positions)
         wanted = self.ordering.wanted(layer)
         both = self.widths and wanted and seen.shape[2] <= MOST_SAMPLES
         gram = covariance(seen) if both else None  # where two want it

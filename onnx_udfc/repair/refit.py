@@ -29,6 +29,7 @@ from onnx_udfc.numerics.factors import factors, first_gram
 from onnx_udfc.numerics.joint_refit import refit_together
 from onnx_udfc.numerics.layer_fit import Sight
 from onnx_udfc.numerics.moments import Array, covariance, patches, sample_targets
+from onnx_udfc.numerics.products import beside
 from onnx_udfc.numerics.rounding import quantize_finely, quantize_layer
 from onnx_udfc.repair.ordering import TOO_LARGE
 from onnx_udfc.repair.readers import bounds_after
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
     from onnx_udfc.numerics.activation_grids import ActivationParams
     from onnx_udfc.numerics.grids import QuantParams
+    from onnx_udfc.numerics.joint_refit import Shared
     from onnx_udfc.numerics.reconstruct import Solver
 
 Double = NDArray[np.float64]
@@ -358,17 +360,20 @@ class _Repair:
 
     def _improve(self, layer: Layer, found: LayerReference, x: Value, cut: bool, drifted: bool) -> Value:
         """Give the layer new weights and bias; its output in the matched domain."""
-        sight, mean = self._sight(layer, found, x)
-        if sight.overflown:
-            self.result.fallbacks[layer.name] = f"not refitted: its input or output {TOO_LARGE}"
+        begun, mean = self._begun(layer, found, x)
         gain = self.together.kept(layer, found.gain).reshape(layer.groups, -1)
         tie = self._tie(layer, gain)
+        decided = tie is not None and tie.done is not None
+        shared = None if decided or not (cut or drifted) else self._shared(layer, found, x)
+        sight = begun()
+        if sight.overflown:
+            self.result.fallbacks[layer.name] = f"not refitted: its input or output {TOO_LARGE}"
         if tie is not None and tie.done is not None:
             real, params = tie.done
             matrix = _per_row(np.multiply, real, gain)
             before, refit = sight.error(layer.matrix()), sight.error(matrix)
         else:
-            matrix, before, refit = self._refitted(layer, found, x, cut, drifted, sight, mean)
+            matrix, before, refit = self._refitted(layer, cut, drifted, sight, mean, shared)
             real, params = _per_row(np.divide, matrix, gain), None
             gram = None if sight.measured is None else sight.measured.gram
             if self._harms(layer):
@@ -411,7 +416,7 @@ class _Repair:
         return found
 
     def _refitted(
-        self, layer: Layer, found: LayerReference, x: Value, cut: bool, drifted: bool, sight: Sight, mean: Double
+        self, layer: Layer, cut: bool, drifted: bool, sight: Sight, mean: Double, shared: Shared | None
     ) -> tuple[Double, float, float]:
         """Weights (g, o, d) before they are rounded, and the errors of those before the refit and of these."""
         start = layer.matrix()
@@ -421,17 +426,25 @@ class _Repair:
         ridge = self.settings.ridge_pruned if cut else self.settings.drift_ridge(sight.error(start))
         if layer.name in self.seconds:
             ridge = self.settings.ridge_factored
-        shape = (found.shape[0], layer.out_channels, *found.shape[2:])
-        lost = layer.out_channels < len(found.gain) or layer.name in self.seconds
-        shared = self.together.shared(layer, x, shape) if lost and found.alone else None
         refitted = sight.fit(start, ridge, through=shared is None, solve=self.settings.solve)
         if shared is not None and sight.factor is not None:
             weight, level = refit_together(shared, refitted[0], mean, sight.factor)
             refitted, sight.moved = weight[None], (level - mean)[None]
         return refitted, sight.error(start), sight.error(refitted)
 
+    def _shared(self, layer: Layer, found: LayerReference, x: Value) -> Shared | None:
+        """What a layer that lost outputs, or rank, sees with its readers; None where they are not refitted together."""
+        shape = (found.shape[0], layer.out_channels, *found.shape[2:])
+        lost = layer.out_channels < len(found.gain) or layer.name in self.seconds
+        return self.together.shared(layer, x, shape) if lost and found.alone else None
+
     def _sight(self, layer: Layer, found: LayerReference, x: Value) -> tuple[Sight, Double]:
         """What the layer sees, and the mean (O,) that its output should have over all positions."""
+        begun, mean = self._begun(layer, found, x)
+        return begun(), mean
+
+    def _begun(self, layer: Layer, found: LayerReference, x: Value) -> tuple[Callable[[], Sight], Double]:
+        """The same, with what waits for the sight: it is measured beside what goes on."""
         t, mean = self.together.kept(layer, found.target), self.together.kept(layer, found.mean)
         shape = (*found.shape[:-1], t.shape[1]) if not layer.kernel else (found.shape[0], t.shape[1], *found.shape[2:])
         window = window_of(layer, x.shape, shape)
@@ -445,7 +458,7 @@ class _Repair:
             stream = _by_group(now, layer.groups)
         # What is added before the activation must be known, or nobody knows what passes it.
         bounds = bounds_after(layer, self.outputs) if stream is not None or found.alone else None
-        return Sight(p, _by_group(t, layer.groups), bounds, stream), mean
+        return beside(lambda: Sight(p, _by_group(t, layer.groups), bounds, stream)), mean
 
 
 def _per_row(operation: np.ufunc, weight: Double, gain: Double) -> Double:

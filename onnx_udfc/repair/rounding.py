@@ -16,7 +16,7 @@ import numpy as np
 
 from onnx_udfc.numerics.grids import FORMATS, round_nearest, search_scale
 from onnx_udfc.numerics.moments import Array, Double, column_means
-from onnx_udfc.numerics.products import stacked
+from onnx_udfc.numerics.products import each, stacked
 
 LEFT = 0.25  # of the error of rounding to nearest, after rounding with the Gram and repair
 MOST_ROWS, MOST_SAMPLES = 128, 1024  # of a layer's outputs in a group, and of its samples, that the error is taken on
@@ -42,7 +42,7 @@ def rounding_damage(
     rows = matrix[:, :: -(-matrix.shape[1] // MOST_ROWS)]
     groups, out, _ = rows.shape
     seen = _centered(patches) if gram is None else None
-    logs = [np.log(max(_error(rows, bits, gram, seen), 1e-300)) for bits in MEASURED]
+    logs = [np.log(max(error, 1e-300)) for error in each(lambda bits: _error(rows, bits, gram, seen), MEASURED)]
     between = np.interp([_levels(b) for b in widths], [_levels(b) for b in MEASURED], logs)
     shares = LEFT * np.exp(between) / (variance * groups * out)
     return {bits: float(share) for bits, share in zip(widths, shares, strict=True)}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_udfc.numerics.products import EACH, SIDE, each, gram, parts, product, stacked, workers
+from onnx_udfc.numerics.products import EACH, SIDE, Behind, beside, each, gram, parts, product, stacked, workers
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(0)
@@ -25,6 +26,7 @@ def _of_long() -> Array:
 MADE: dict[str, tuple[Callable[[], Array], Callable[[], Array]]] = {
     "long": (_of_long, lambda: LONG.astype(np.float64) @ WIDE),
     "turned": (lambda: product(LONG.T, LONG[:, :300]), lambda: LONG.T.astype(np.float64) @ LONG[:, :300]),
+    "of many columns": (lambda: product(WIDE.T[:50], LONG.T), lambda: WIDE.T[:50].astype(np.float64) @ LONG.T),
     "small": (lambda: product(SMALL, SMALL.T), lambda: SMALL @ SMALL.T),
     "empty": (lambda: product(LONG, np.zeros((640, 0), np.float32)), lambda: np.zeros((3000, 0))),
     "stack": (lambda: stacked(LONG[None], WIDE[None]), lambda: (LONG.astype(np.float64) @ WIDE)[None]),
@@ -47,6 +49,7 @@ def test_blocks_are_the_product(name: str) -> None:
 
 def test_the_cases_are_large_enough_to_be_cut() -> None:
     assert LONG.size * WIDE.shape[1] > 2 * EACH
+    assert LONG.shape[1] * 50 * len(LONG) > 2 * EACH
     assert LONG.size * LONG.shape[1] > 4 * EACH
     assert LONG.shape[1] > SIDE
 
@@ -69,6 +72,53 @@ def test_each_keeps_the_order_and_works_side_by_side() -> None:
         assert time.perf_counter() - start < 1.1  # one after another: 1.2
     with pytest.raises(ZeroDivisionError), workers(2):
         each(lambda i: 1 // i, range(3))
+
+
+def test_work_beside_goes_on_while_its_caller_does() -> None:
+    assert beside(lambda: 3)() == 3
+    with workers(2):
+        start = time.perf_counter()
+        waiting = beside(lambda: asleep(4))
+        asleep(5)
+        assert waiting() == 4
+        assert time.perf_counter() - start < 0.55  # one after the other: 0.6
+        start = time.perf_counter()
+        assert beside(lambda: each(asleep, range(2)))() == [0, 1]  # what it shares out is shared out
+        assert time.perf_counter() - start < 0.55
+    with workers(2), pytest.raises(ZeroDivisionError):
+        beside(lambda: 1 // 0)()
+
+
+def test_work_beside_work_is_done_at_once() -> None:
+    def deep(levels: int) -> int:
+        return 0 if levels == 0 else 1 + beside(lambda: deep(levels - 1))()
+
+    with workers(2):
+        waiting = [beside(lambda: deep(4)) for _ in range(6)]  # more than there are threads, and each waits for others
+        assert [found() for found in waiting] == [4] * 6
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_work_behind_is_done_in_its_order_and_its_faults_are_told(threads: int) -> None:
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        time.sleep(0.01 / number)
+        done.append(number)
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    def last_fails() -> None:
+        behind = Behind()
+        for number in range(1, 6):
+            behind.do(partial(work, number))
+        behind.do(fail)
+        behind.finish()
+
+    with workers(threads), pytest.raises(ZeroDivisionError):
+        last_fails()
+    assert done == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(("rows", "work"), [(1, 1e12), (5, 0), (160, 1e12), (160, 3 * EACH), (17, 1e12)])
