@@ -182,7 +182,7 @@ def limited(original: Original, options: Options) -> Limits:
     bound = options.memory_bound or memory() / SHARE_OF_MEMORY
     if not bound or not can_be_made(original.network):
         return Limits(options, positions)
-    needs = needs_of(original.network, original.channels.shapes)
+    needs = needs_of(original.network, original.channels.shapes, factorable(original.network, options))
     usual = options.number or (REAL if options.calibrate else image_count(wanted_inputs(original.network)))
     number, fewer = needs.fitting(bound, usual, positions)
     batch = needs.batch(bound, BATCH)

@@ -52,6 +52,8 @@ Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 WIDE = 512  # values of patches that are sampled most; Grams of wider ones cost more
+LEAST = 4096  # positions, however wide
+AN_UNKNOWN = 5  # positions for each unknown of a layer that may be split; nine gained nothing more
 _QUIETEST = 0.01  # of the mean variance: channels below it are not minded more
 
 
@@ -190,14 +192,16 @@ def is_norm(node: gs.Node) -> bool:
     return node.op == "BatchNormalization" and all(isinstance(t, gs.Constant) for t in node.inputs[1:5])
 
 
-def sample_limit(samples: int, width: int, *, few: bool = True) -> int:
+def sample_limit(samples: int, width: int, *, few: bool = True, split: bool = False) -> int:
     """Positions to sample for patches of `width` values: `samples` at WIDE, fewer above, never below 4,096.
 
     Below WIDE they are fewer in proportion, as the unknowns are, but where the inputs show little of what the network
-    tells apart (few).
+    tells apart (few). What a layer that may be split becomes is made of its refit, and errors of that go into both
+    layers: there they are some for each unknown, as long as these are no more than `samples`.
     """
     narrower = 1.0 if few else min(1.0, width / WIDE)
-    return max(min(samples, 4096), int(narrower * (samples * WIDE // max(width, WIDE))))
+    least = max(LEAST, AN_UNKNOWN * width) if split else LEAST
+    return max(min(samples, least), int(narrower * (samples * WIDE // max(width, WIDE))))
 
 
 def layer_seed(name: str, seed: int) -> int:
@@ -245,7 +249,8 @@ class _Tracer:
         if moved:
             affine(y, gain, shift)
         window = window_of(layer, x.shape, y.shape)
-        limit = sample_limit(self.samples, matrix.shape[2], few=self.few)
+        split = layer.name in self.factorable
+        limit = sample_limit(self.samples, matrix.shape[2], few=self.few, split=split)
         positions = sample_positions(y.shape, window, limit, layer_seed(layer.name, self.seed))
         own = target = sample_targets(y, window, positions)
         addend, stream, stream_mean = self._stream(layer, window, positions, y.shape)
@@ -256,7 +261,6 @@ class _Tracer:
             y.shape, positions, target, gain, shift, channel_mean(y, layer), addend, stream_mean, alone,
             self.informations.pop(layer.name, None), layer.groups,
         )  # fmt: skip
-        split = layer.name in self.factorable
         self.reference.layers[layer.name] = found if split else replace(found, information=None)
         if moved:
             matrix *= gain.reshape(layer.groups, -1, 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,15 +33,16 @@ _STEP = 0.85  # of the larger of the two is tried next
 
 @dataclass(frozen=True)
 class _Kept:
-    """A layer: unknowns a row d, outputs O, and places a sample."""
+    """A layer: unknowns a row d, outputs O, places a sample, and whether it may be split."""
 
     width: int
     outputs: int
     places: int
+    split: bool = False
 
     def positions(self, samples: int, limit: int) -> int:
         """Sampled output positions."""
-        return min(sample_limit(limit, self.width), samples * self.places)
+        return min(sample_limit(limit, self.width, split=self.split), samples * self.places)
 
     def target(self, samples: int, limit: int) -> int:
         """Bytes of what it should give."""
@@ -97,12 +98,15 @@ class Needs:
         return max(1, min(most, int(_PART * bound / max(1, SPARE * self.live))))
 
 
-def needs_of(network: Network, shapes: Shapes) -> Needs:
-    """What the compression of a network needs; tensors of unknown shape count as nothing."""
+def needs_of(network: Network, shapes: Shapes, split: Collection[str] = ()) -> Needs:
+    """What the compression of a network needs, some layers of which may be split, by their names.
+
+    Tensors of unknown shape count as nothing.
+    """
     batch = next((s.batch for s in input_specs_of(network) if s.batch), 1)
     weights = sum(4 * math.prod(layer.constant.shape) for layer in network.layers.values())
     live = -(-most_live(network.graph, shapes.sizes) // batch)
-    return Needs(BASE + int(COPIES * weights), live, tuple(_layers(network, shapes.sizes, batch)))
+    return Needs(BASE + int(COPIES * weights), live, tuple(_layers(network, shapes.sizes, batch, split)))
 
 
 def most_live(graph: gs.Graph, sizes: Mapping[str, Size]) -> int:
@@ -124,8 +128,8 @@ def _bytes(tensor: gs.Tensor, sizes: Mapping[str, Size]) -> int:
     return 4 * math.prod(int(d) for d in sizes.get(tensor.name, (0,)))
 
 
-def _layers(network: Network, sizes: Mapping[str, Size], batch: int) -> Iterator[_Kept]:
+def _layers(network: Network, sizes: Mapping[str, Size], batch: int, split: Collection[str]) -> Iterator[_Kept]:
     for layer in network.layers.values():
         shape = sizes.get(layer.node.outputs[0].name, ())
         places = math.prod(int(d) for d in shape) // max(1, layer.out_channels * batch)
-        yield _Kept(layer.matrix_shape[2], layer.out_channels, places)
+        yield _Kept(layer.matrix_shape[2], layer.out_channels, places, layer.name in split)

@@ -17,6 +17,7 @@ from onnx_udfc.repair.ordering import RIDGE
 from onnx_udfc.repair.reference import Reference, layer_seed, sample_limit, trace
 from tests.normed_graphs import CHAIN, RESIDUAL, norm, parameter, scaled_model
 from tests.quantized_graphs import fetch
+from tests.small_graphs import small_network
 
 Value = NDArray[Any]
 ALL = 10**6
@@ -263,3 +264,27 @@ def test_positions_are_in_proportion_to_the_unknowns_where_the_inputs_show_every
     samples: int, width: int, few: bool, limit: int
 ) -> None:
     assert sample_limit(samples, width, few=few) == limit
+
+
+@pytest.mark.parametrize(
+    ("samples", "width", "limit"),
+    [(24576, 2304, 11520), (24576, 4608, 23040), (24576, 512, 24576), (8192, 2304, 8192), (1000, 2304, 1000)],
+)
+def test_a_layer_that_may_be_split_is_seen_five_times_for_each_unknown(samples: int, width: int, limit: int) -> None:
+    assert sample_limit(samples, width, split=True) == limit
+
+
+WIDE_LAYER = """g (float[N,96,8,8] x, float[4,96,3,3] W1, float[2,4,1,1] W2) => (float[N,2,8,8] y) {
+    a = Conv<pads=[1,1,1,1]>(x, W1) r = Relu(a) y = Conv(r, W2) }"""
+
+
+@pytest.mark.parametrize(("split", "seen"), [(True, 4320), (False, 4096)])
+def test_a_trace_looks_at_more_positions_of_a_layer_that_may_be_split(split: bool, seen: int) -> None:
+    network = small_network(WIDE_LAYER)
+    first = next(iter(network.layers))
+    x = np.random.default_rng(0).normal(size=(80, 96, 8, 8)).astype(np.float32)
+    found = trace(
+        network, {"x": x}, (), matched=False, samples=4700, seed=0, advance=lambda _: None,
+        factorable=(first,) if split else (),
+    )  # fmt: skip
+    assert len(found.layers[first].positions) == seen

@@ -49,6 +49,16 @@ def test_samples_of_a_fixed_batch_are_counted_one_by_one() -> None:
     assert needs(four).layers == needs(one).layers
 
 
+def test_a_layer_that_may_be_split_needs_room_for_its_positions() -> None:
+    network = small_network("""g (float[N,96,64,64] x, float[4,96,3,3] W1) => (float[N,4,64,64] y) {
+        y = Conv<pads=[1,1,1,1]>(x, W1) }""")
+    shapes, (name,) = find_groups(network).shapes, network.layers
+    plain, split = needs_of(network, shapes), needs_of(network, shapes, (name,))
+    more = 5 * 864 - 4096
+    assert split.kept(97, 6000) - plain.kept(97, 6000) == 4 * more * (2 * 864 + 4 * 4)
+    assert split.kept(97, 3000) == plain.kept(97, 3000)
+
+
 @pytest.mark.parametrize("part", [0.9, 0.6, 0.4, 0.2])
 def test_what_fits_is_within_the_bound_and_no_more_is_left_out_than_must_be(part: float) -> None:
     wide = needs(WIDE)
