@@ -9,11 +9,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnx_udfc import Options, compress
+from onnx_udfc import Options, Result, compress
 from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.counts import count
 from onnx_udfc.model.network import read
+from onnx_udfc.original import Original, read_original
 from onnx_udfc.runtime.kernels import check_runtime
 from onnx_udfc.runtime.sessions import open_session
 from tests.small_graphs import small_model
@@ -43,15 +44,34 @@ def original() -> onnx.ModelProto:
     return onnx.load(DIGITS)
 
 
+@pytest.fixture(scope="module")
+def run() -> Original:
+    """The network and its last run, which those of the same kind of request share."""
+    return read_original(DIGITS, Options())
+
+
+@pytest.fixture(scope="module")
+def integers(original: onnx.ModelProto) -> Result:
+    """Half of the multiply-accumulates, all of them of integers."""
+    return compress(original, Options(budget={"macs": "0.5"}, factor="on", bits=8, activations=8, threads=1))
+
+
 @pytest.mark.parametrize("share", [0.6, 0.45])
-def test_the_budget_holds_in_the_file_and_costs_little(original: onnx.ModelProto, share: float) -> None:
-    result = compress(original, Options(budget={"macs": str(share)}, factor="on", threads=1))
+def test_the_budget_holds_in_the_file_and_costs_little(original: onnx.ModelProto, run: Original, share: float) -> None:
+    result = compress(DIGITS, Options(budget={"macs": str(share)}, factor="on", threads=1), original=run)
     assert macs(result.model) <= share * macs(original)
     split = [layer for layer in result.report.layers if layer.kind == "factored"]
     assert split
     assert all(layer.rank and layer.parameters_after < layer.parameters_before for layer in split)
     assert accuracy(result.model) > accuracy(original) - 0.03
     assert result.report.after.macs == macs(result.model)
+
+
+def test_attribution_counts_both_parts_as_one_layer(original: onnx.ModelProto, run: Original) -> None:
+    options = Options(budget={"macs": "0.5"}, factor="on", attribution=True, threads=1)
+    rows = {row.name: row for row in compress(DIGITS, options, original=run).report.attribution}
+    assert len(rows) == len(read(original).layers)
+    assert min(row.own_db for row in rows.values() if row.own_db is not None) > 3
 
 
 def test_a_rank_that_is_asked_for_is_the_rank(original: onnx.ModelProto) -> None:
@@ -73,22 +93,13 @@ def test_off_means_off(original: onnx.ModelProto) -> None:
     assert len(read(result.model).layers) == len(read(original).layers)
 
 
-def test_both_parts_are_integer_kernels(original: onnx.ModelProto) -> None:
-    options = Options(budget={"macs": "0.5"}, factor="on", bits=8, activations=8, threads=1)
-    result = compress(original, options)
-    assert accuracy(result.model) > accuracy(original) - 0.04
-    layers = sum(1 if layer.kind == "whole" else 2 for layer in result.report.layers)
-    found = check_runtime(result.model)
-    assert layers > len(result.report.layers)
+def test_both_parts_are_integer_kernels(original: onnx.ModelProto, integers: Result) -> None:
+    assert accuracy(integers.model) > accuracy(original) - 0.04
+    layers = sum(1 if layer.kind == "whole" else 2 for layer in integers.report.layers)
+    found = check_runtime(integers.model)
+    assert layers > len(integers.report.layers)
     assert len(found.integer) == layers
     assert not found.floating
-
-
-def test_attribution_counts_both_parts_as_one_layer(original: onnx.ModelProto) -> None:
-    options = Options(budget={"macs": "0.5"}, factor="on", attribution=True, threads=1)
-    rows = {row.name: row for row in compress(original, options).report.attribution}
-    assert len(rows) == len(read(original).layers)
-    assert min(row.own_db for row in rows.values() if row.own_db is not None) > 3
 
 
 NARROW = """g (float[N,16,12,12] x, float[32,16,3,3] W0, float[32] B0, float[32,32,3,3] W1, float[32] B1,
@@ -120,8 +131,7 @@ def test_what_is_of_low_rank_by_construction_is_found_and_costs_nothing(kind: st
     assert np.square(after - before).mean() < 1e-7 * before.var()  # what sums in float32 leave; a rank less: 1e-3
 
 
-def test_ranks_between_integer_kernels_fill_their_blocks(original: onnx.ModelProto) -> None:
-    asked = Options(budget={"macs": "0.5"}, factor="on", bits=8, activations=8, threads=1)
-    ranks = [layer.rank for layer in compress(original, asked).report.layers if layer.kind == "factored"]
+def test_ranks_between_integer_kernels_fill_their_blocks(integers: Result) -> None:
+    ranks = [layer.rank for layer in integers.report.layers if layer.kind == "factored"]
     assert ranks
     assert [rank for rank in ranks if rank is None or rank % 8] == []
