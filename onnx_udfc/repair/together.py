@@ -35,6 +35,8 @@ Index = NDArray[np.int64]
 At = Callable[[Index], Array]  # values (m, C) at flat positions (image, *space)
 
 VALUES = 8_000_000  # of the patches that a joint refit looks at
+MORE = 3  # times as many at most, where a reader would be seen at fewer positions than
+AN_UNKNOWN = 4  # for each of its unknowns
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Together:
         seen = readers[0][0].in_channels if others else layer.out_channels
         taps = max(int(np.prod(reader.kernel)) for reader, _ in readers)
         most = VALUES // (max(width, seen) if others else width)
-        views = [self._view(reader, pooling, shape, most, taps) for reader, pooling in readers]
+        views = [self._view(reader, pooling, shape, most, taps, seen) for reader, pooling in readers]
         if any(v is None or len(v.taps) < v.taps.shape[1] * seen for v in views):
             return None
         known = [v for v in views if v is not None]
@@ -128,17 +130,19 @@ class Together:
         return layer if layer.node.outputs[0].name == activation.inputs[0].name else None
 
     def _view(
-        self, reader: Layer, pooling: gs.Node | None, shape: tuple[int, ...], allowed: int, taps: int
+        self, reader: Layer, pooling: gs.Node | None, shape: tuple[int, ...], allowed: int, taps: int, channels: int
     ) -> View | None:
         """What a layer sees of an output of this shape, directly or through a pooling, at about `allowed` places.
 
-        The taps are those of the largest of the readers: their positions are the same then, and so is what they touch.
+        At more where these are few for the unknowns of a reader of so many channels. The taps are those of the largest
+        of the readers: their positions are the same then, and so is what they touch.
         """
         seen = shape if pooling is None else pooled_shape(self.model, pooling, shape)
         window = None if pooling is None else pooling_window(pooling, shape, seen)
         places = shape[0] * int(np.prod(seen[2:]))
         each = 1 if window is None else int(np.prod(window.kernel))
-        wanted = self._wanted(reader, seen, affordable(places, max(1, allowed // each), taps))
+        usual, most = (affordable(places, max(1, n // each), taps) for n in (allowed, MORE * allowed))
+        wanted = self._wanted(reader, seen, max(usual, min(most, AN_UNKNOWN * taps * channels)))
         if wanted is None or window is None:
             return None if wanted is None else View(*wanted)
         used = touched(wanted[0])

@@ -21,6 +21,7 @@ from onnx_udfc.numerics.moments import Window, sample_targets
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress
 from onnx_udfc.repair.absorb import absorb_copies
+from onnx_udfc.repair.readers import affordable
 from onnx_udfc.repair.reference import Reference, trace
 from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
 from tests.normed_graphs import CHAIN, RESIDUAL, norm, parameter, scaled_model, settled, with_parameters
@@ -428,6 +429,25 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Shared]:
 
     monkeypatch.setattr("onnx_udfc.repair.refit.refit_together", looked_at)
     return found
+
+
+@pytest.mark.parametrize(("values", "positions"), [(40, 16), (20, 15), (400, affordable(2304, 100, 1))])
+def test_joint_refits_look_at_four_positions_for_each_unknown_where_three_times_the_values_do(
+    monkeypatch: pytest.MonkeyPatch, seen: list[Shared], values: int, positions: int
+) -> None:
+    """The second layer, which sees four channels, and the third one, which sees its four."""
+    network = read(
+        trained(f"""g (float[N,3,12,12] x, float[8,3,1,1] W1, {norm("1", 8)}, float[8,8,1,1] W2,
+        {norm("2", 8)}, float[5,8,1,1] W3, float[5] B3) => (float[N,5,12,12] y) {{
+        a1 = Conv(x, W1) b1 = BatchNormalization(a1, S1, D1, M1, V1) r1 = Relu(b1)
+        a2 = Conv(r1, W2) b2 = BatchNormalization(a2, S2, D2, M2, V2) r2 = Relu(b2) y = Conv(r2, W3, B3) }}""")
+    )
+    channels = find_groups(network)
+    monkeypatch.setattr("onnx_udfc.repair.together.VALUES", values)
+    keep = {g.name: np.arange(0, g.channels, 2) for g in channels.groups}
+    repaired(network, traced(network, channels), channels, keep)
+    (shared,) = seen
+    assert [len(reader.taps) for reader in shared.readers] == [positions]
 
 
 def test_readers_that_are_two_layers_are_refitted_with_what_they_read(seen: list[Shared]) -> None:
