@@ -23,6 +23,7 @@ EACH = 4e7  # multiply-adds of a block, about: a millisecond, twenty times what 
 SIDE = 512  # rows and columns of a block of a Gram
 LEAST = 64  # rows or columns of a block
 _MOST = 16  # parts of the samples of a tensor
+HELD = 1 << 23  # values that work beside other work holds, at most: what that takes comes on top
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -101,13 +102,14 @@ def each(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
     return [work(part) for part in parts] if pool is None or len(parts) < 2 else list(pool.map(work, parts))
 
 
-def beside(work: Callable[[], R]) -> Callable[[], R]:
+def beside(work: Callable[[], R], held: int = 0) -> Callable[[], R]:
     """Begin work beside what goes on, where there are threads for it; gives what waits for its result.
 
-    Its products are shared out like others. What it would begin beside itself it does at once.
+    Its products are shared out like others. What it would begin beside itself it does at once, and so is done what
+    holds many values.
     """
     aside = _aside.get()
-    if aside is None:
+    if aside is None or held > HELD:
         made = work()
         return lambda: made
     return aside.submit(copy_context().run, _alone, work).result
@@ -125,10 +127,10 @@ class Behind:
         """Nothing is to be done."""
         self._last: Callable[[], None] = lambda: None
 
-    def do(self, work: Callable[[], None]) -> None:
-        """Begin work, when what came before is done: no more than one piece holds what it needs."""
+    def do(self, work: Callable[[], None], held: int = 0) -> None:
+        """Begin work that holds so many values when what came before is done: no two pieces hold theirs."""
         self._last()
-        self._last = beside(work)
+        self._last = beside(work, held)
 
     def finish(self) -> None:
         """Wait for the last piece."""

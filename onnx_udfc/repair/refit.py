@@ -458,7 +458,7 @@ class _Repair:
             stream = _by_group(now, layer.groups)
         # What is added before the activation must be known, or nobody knows what passes it.
         bounds = bounds_after(layer, self.outputs) if stream is not None or found.alone else None
-        return beside(lambda: Sight(p, _by_group(t, layer.groups), bounds, stream)), mean
+        return beside(lambda: Sight(p, _by_group(t, layer.groups), bounds, stream), p.size), mean
 
 
 def _per_row(operation: np.ufunc, weight: Double, gain: Double) -> Double:

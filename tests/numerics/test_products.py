@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_udfc.numerics.products import EACH, SIDE, Behind, beside, each, gram, parts, product, stacked, workers
+from onnx_udfc.numerics.products import EACH, HELD, SIDE, Behind, beside, each, gram, parts, product, stacked, workers
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(0)
@@ -85,6 +86,8 @@ def test_work_beside_goes_on_while_its_caller_does() -> None:
         start = time.perf_counter()
         assert beside(lambda: each(asleep, range(2)))() == [0, 1]  # what it shares out is shared out
         assert time.perf_counter() - start < 0.55
+        assert beside(threading.get_ident)() != threading.get_ident()
+        assert beside(threading.get_ident, HELD + 1)() == threading.get_ident()  # nothing comes on top of much
     with workers(2), pytest.raises(ZeroDivisionError):
         beside(lambda: 1 // 0)()
 
