@@ -18,7 +18,7 @@ ALLOWED = {
     "emit": {"numerics", "model"},
     "channels": {"model", "runtime"},
     "inputs": {"numerics", "model", "runtime", "channels"},
-    "evaluate": {"model", "runtime", "channels", "inputs"},
+    "evaluate": {"numerics", "model", "runtime", "channels", "inputs"},
     "repair": {"numerics", "model", "runtime", "emit", "channels", "inputs"},
     "decide": {"numerics", "model", "runtime", "emit", "channels", "inputs", "repair"},
     "cli": {"judging", "pipeline", "sweep", "sweep_grid", "sweep_table", "evaluate", "inputs", "runtime"},

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.evaluate.detection import Reader, find_reader
+from onnx_udfc.numerics.detectors import Reader, find_reader
 
 Kind = Literal["classes", "detection", "segmentation", "sequence", "embedding", "regression"]
 Values = NDArray[Any]

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_udfc.evaluate.detection import Detections, Reader, count_matches, detections
+from onnx_udfc.evaluate.detection import Detections, count_matches, detections
+from onnx_udfc.numerics.detectors import Reader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

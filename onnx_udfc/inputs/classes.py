@@ -1,4 +1,4 @@
-"""Synthetic images that look like something of every class to the network itself.
+"""Synthetic images that look like something of every class to the network itself, or on which a detector fires.
 
 Images by formula excite few of a classifier's classes: to a CIFAR-10 network, half of them are birds or cats, and not
 one in a hundred is a car. What only the other classes use then looks free to remove, and the compressed network hardly
@@ -6,6 +6,9 @@ ever names them. So more images are made than are needed, and the original netwo
 are enough images for all classes, those that are short are bred from the images that come nearest to them (see
 `breeding`), some generations long. At last equally many of each class are taken, as far as they go; where
 classes are more than images and no batch norm is left, one of each of those that the network is surest of.
+
+Of a detector's pool those are taken on which it is surest that something is there, of each class equally many: the rest
+shows it nothing but background.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.inputs.classifier import class_scores
+from onnx_udfc.inputs.detector import detector, detects
 from onnx_udfc.inputs.feeds import split, take
 from onnx_udfc.inputs.network_inputs import (
     NetworkInputs,
@@ -54,7 +58,7 @@ _BATCH = 16
 
 
 def balanced_inputs(network: Network, channels: Channels, options: Options) -> NetworkInputs:
-    """Inputs as `make_inputs` gives them, chosen from a pool where the network is a classifier and the pool affordable.
+    """Inputs as `make_inputs` gives them, chosen from a pool where the network classifies or detects, if affordable.
 
     Args:
         network: the original.
@@ -70,20 +74,21 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
     if times < 2 or options.calibrate:
         return make_inputs(network, options)
     learn_scaling(network, options)
-    judge = _judge(network)
+    judge, classifies = _judge(network), bool(class_scores(network))
     if judge is None:
-        return _as_they_come(network, options) if class_scores(network) else make_inputs(network, options)
+        return _as_they_come(network, options) if classifies else make_inputs(network, options)
     pool = make_inputs(network, options.counted(wanted * times))
     scores = judge(pool.values)
     if scores is None:
-        return _as_they_come(network, options)
+        return _as_they_come(network, options) if classifies else make_inputs(network, options)
     rng = np.random.default_rng(options.seed)
     values = pool.values
-    if len(values) == 1 and wanted >= scores.shape[1]:
+    if classifies and len(values) == 1 and wanted >= scores.shape[1]:
         ((name, images),) = values.items()
         images, scores = _bred(name, images, scores, judge, wanted, runs - len(images), rng)
         values = {name: images}
-    chosen = balanced(scores.argmax(1), wanted, rng, _sureness(network, scores, wanted, pool))
+    surest = _sureness(network, scores, wanted, pool) if classifies else scores.max(1)
+    chosen = balanced(scores.argmax(1), wanted, rng, surest)
     return replace(pool, values=take(input_specs_of(network), values, chosen))
 
 
@@ -176,14 +181,18 @@ def _affordable(network: Network, channels: Channels) -> tuple[int, int]:
 
 
 def _judge(network: Network) -> Judge | None:
-    """What gives the scores (n, C) of the network's first output; None if it is no classifier, or cannot be run.
+    """What gives the scores (n, C) of a classifier's first output, or how sure a detector is of each class.
 
-    The function gives None if the scores are no finite numbers, or not one row for each sample.
+    None if the network is neither, or cannot be run. The function gives None if the scores are no finite numbers, or
+    not one row for each sample.
     """
     tensor = network.graph.outputs[0]
-    if not class_scores(network):
-        return None
     specs = input_specs_of(network)
+    if not class_scores(network):
+        inputs = wanted_inputs(network)
+        found = len(inputs) == 1 and inputs[0].kind == "picture" and detects(network, inputs[0])
+        asked = detector(network, specs) if found else None
+        return None if asked is None else asked.sureness
     try:
         session = open_session(packed(network.to_model()), "cpu", 1)
     except Exception:  # an operator that onnxruntime lacks, say; then the images are taken as they come

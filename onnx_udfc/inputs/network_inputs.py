@@ -19,6 +19,7 @@ from onnx_udfc.inputs.real import Real, made_up, real_inputs, real_shapes
 from onnx_udfc.inputs.rollout import Rollout, rolled, rolled_over, rollout_of
 from onnx_udfc.inputs.scale import guess_scaling
 from onnx_udfc.inputs.sizes import check_sizes, input_specs_of, settle, wanted_inputs
+from onnx_udfc.inputs.stem import stem_of
 from onnx_udfc.inputs.variants import with_variants
 from onnx_udfc.options import Options
 
@@ -258,7 +259,8 @@ def _guessed(network: Network, wanted: Wanted, colour: str | None) -> tuple[Scal
     """What was guessed of an input's scale, and of its colours where they are not told; once for each network."""
 
     def guess() -> tuple[Scale, str]:
-        scaling, note = guess_scaling(network, wanted) if wanted.kind == "picture" else (None, "")
+        picture = wanted.kind == "picture"
+        scaling, note = guess_scaling(network, wanted, stem_of(network, wanted)) if picture else (None, "")
         scale = Scale(scaling, colour or "rgb")
         if colour is None and expects_blue_first(network, wanted, scale):
             return replace(scale, colour="bgr"), f"{note}; {BLUE_FIRST}" if note else BLUE_FIRST

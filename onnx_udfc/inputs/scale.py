@@ -1,18 +1,22 @@
-"""What scale of its pictures a network expects, where nobody says: read off its first layer, or off its answers."""
+"""What scale of its pictures a network expects, where nobody says: read off its first layers, or off its answers."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.inputs.classifier import asked
+from onnx_udfc.inputs.detector import detects
 from onnx_udfc.inputs.kinds import RAW_MEAN, RAW_STD, Scale, Wanted, to_network
 from onnx_udfc.inputs.reaction import informations
-from onnx_udfc.model.layers import Layer
-from onnx_udfc.model.network import Network
-from onnx_udfc.numerics.images import InputScaling, synthetic_images
+from onnx_udfc.numerics.images import Array, InputScaling, synthetic_images
 from onnx_udfc.numerics.moments import channel_statistics
-from onnx_udfc.runtime.windows import run_layer
+
+if TYPE_CHECKING:
+    from onnx_udfc.inputs.stem import Stem
+    from onnx_udfc.model.network import Network
 
 Double = NDArray[np.float64]
 
@@ -21,35 +25,114 @@ _JUDGES = 8  # images on which two scales are compared
 _LITTLE = 0.2  # of the information that answers could carry: 0.06 in SqueezeNet at the wrong scale, 0.3 and more else
 _CLEAR = 3.0  # times as much at another scale
 _LEAST_STD = 1e-9  # of an input; below, or above its inverse, a batch norm tells nothing
+_SAME, _APART = 0.1, 0.5  # distances of means and deviations: the same scale; none that networks mostly read
+_USUAL = 0.5  # |mean| over deviation of a first convolution's channels: 0.4 to 3 at the scale that a network expects
+
+NORMALIZED = (InputScaling(), "input assumed normalized (mean 0, deviation 1); say --input-mean, --input-std otherwise")
+UNIT = InputScaling((RAW_MEAN / 255,), (RAW_STD / 255,), 0, 1)
+EXPECTED = {
+    "normalized": (InputScaling(), "normalized (mean 0, deviation 1)"),
+    "unit": (UNIT, "pixels from 0 to 1"),
+    "signed": (InputScaling((RAW_MEAN / 127.5 - 1,), (RAW_STD / 127.5,), -1, 1), "pixels from -1 to 1"),
+    "raw": (InputScaling((RAW_MEAN,), (RAW_STD,), 0, 255), "raw pixels (0 to 255)"),
+    "centred": (InputScaling(std=(RAW_STD,)), "pixels (0 to 255) less their mean"),
+}
 
 
-def guess_scaling(network: Network, wanted: Wanted) -> tuple[InputScaling, str]:
-    """Mean and deviation that the first layer expects, and words that tell the user what was assumed.
+def guess_scaling(network: Network, wanted: Wanted, stem: Stem | None) -> tuple[InputScaling, str]:
+    """Mean and deviation that a network expects of its pictures, and words that tell the user what was assumed.
 
-    With batch norm in the file the first layer's stored statistics say what went through it: σ²/v, with v the
-    variance that images of deviation 1 cause, gives the deviation; the mean solves β = W m + b. Without, a first layer
-    whose response to normalized images drowns in its biases expects raw pixels; and a classifier that can hardly tell
-    normalized images apart, but those of deviation 64, expects pixels less their mean.
+    A graph that first scales its pictures itself expects those that come out as networks mostly read them. With batch
+    norm in the file the first convolution's stored statistics say what went through it: σ²/v, with v the variance that
+    images of deviation 1 cause, gives the deviation; the mean solves β = W m + b. Without, a convolution whose response
+    to normalized images drowns in its biases expects raw pixels; a classifier that can hardly tell normalized images
+    apart, but those of deviation 64, pixels less their mean; and a detector whose biases are small beside its response
+    pixels from 0 to 1.
+
+    Args:
+        network: the original.
+        wanted: its input.
+        stem: the convolution that it leads to; None if there is none.
     """
-    first = _first_layer(network, wanted.spec.name)
-    if first is None or len(wanted.shape) != 4 or first.in_channels != wanted.channels:
-        return InputScaling(), "input assumed normalized (mean 0, deviation 1); say --input-mean, --input-std otherwise"
-    size = tuple(min(d, 128) for d in wanted.size)
-    z = synthetic_images(8, first.in_channels, size, seed=1)
-    y = run_layer(network.to_model(without=network.weights), first, z, first.matrix(), first.bias.astype(np.float64))
-    _, variance = channel_statistics(y)
-    if first.batch_norm is not None:
-        return _from_batch_norm(first, variance)
-    response = float(np.sqrt(np.median(variance)))
-    level = float(np.sqrt(np.mean(np.square(first.bias, dtype=np.float64))))
-    if response < _BURIED * level:
+    if stem is None:
+        return NORMALIZED
+    z = synthetic_images(_JUDGES, wanted.channels, stem.size, seed=1)
+    read = stem.reads(z, InputScaling())
+    if read is None:
+        return NORMALIZED
+    if not stem.plain and not _near(_level(read), (0.0, 1.0)):
+        return _prepared(stem, z)
+    y = stem.gives(read)
+    if stem.layer.batch_norm is not None:
+        return _from_batch_norm(stem, channel_statistics(y)[1])
+    mean, variance = channel_statistics(y)
+    bias = stem.layer.bias.astype(np.float64)
+    if float(np.sqrt(np.median(variance))) < _BURIED * float(np.sqrt(np.mean(bias**2))):
         return InputScaling((RAW_MEAN,), (RAW_STD,), 0, 255), "input assumed to be raw pixels (0 to 255)"
     if _blind(network, wanted):
         return InputScaling(std=(RAW_STD,)), (
             "input assumed to be pixels (0 to 255) less their mean: outputs hardly depend on images of deviation 1;"
             " say --input-mean, --input-std and --input-range 0,255 otherwise"
         )
-    return InputScaling(), "input assumed normalized (mean 0, deviation 1); say --input-mean, --input-std otherwise"
+    if _shifts_little(stem, z, mean, variance) and detects(network, wanted):
+        return UNIT, (
+            "input assumed to be pixels from 0 to 1: the first biases are small beside its response to normalized"
+            " images; say --input-mean, --input-std and --input-range otherwise"
+        )
+    return NORMALIZED
+
+
+def _prepared(stem: Stem, z: Array) -> tuple[InputScaling, str]:
+    """The scale of pictures z that comes out as what networks mostly read, where the graph scales them first."""
+    found: list[tuple[float, InputScaling, str]] = []
+    for scaling, words in EXPECTED.values():
+        read = stem.reads(z, scaling)
+        if read is not None:
+            level, usual = _level(read), [_level(s.apply(z)) for s, _ in EXPECTED.values()]
+            found.append((min(_distance(level, one) for one in usual), scaling, words))
+    least, scaling, words = min(found, key=lambda one: one[0], default=(np.inf, InputScaling(), ""))
+    if least > _APART:
+        return NORMALIZED
+    return (
+        scaling,
+        f"input assumed to be {words}, as the graph itself scales it; say --input-mean, --input-std otherwise",
+    )
+
+
+def _level(x: Array) -> tuple[float, float]:
+    """Mean and deviation."""
+    return float(x.mean(dtype=np.float64)), float(x.std(dtype=np.float64))
+
+
+def _distance(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """How far two pairs of mean and deviation are from one another, in deviations."""
+    if min(one[1], other[1]) < _LEAST_STD:
+        return float("inf")
+    return abs(one[0] - other[0]) / other[1] + abs(float(np.log(one[1] / other[1])))
+
+
+def _near(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return _distance(one, other) < _SAME
+
+
+def _shifts_little(stem: Stem, z: Array, mean: Double, variance: Double) -> bool:
+    """Whether biases look like those of folded batch norms for pictures from 0 to 1 rather than for normalized ones.
+
+    Trained, batch norms shift by about what they spread: means of a convolution's channels are about their deviations.
+    """
+    read = stem.reads(z, UNIT)
+    if read is None:
+        return False
+    unit_mean, unit_variance = channel_statistics(stem.gives(read))
+    shifts = [_shift(mean, variance), _shift(unit_mean, unit_variance)]
+    return bool(np.prod(shifts) < _USUAL**2)
+
+
+def _shift(mean: Double, variance: Double) -> float:
+    """|mean| over the deviation, the median over channels that live."""
+    deviation = np.sqrt(variance)
+    live = deviation > 1e-3 * deviation.max(initial=0.0)
+    return float(np.median(np.abs(mean[live]) / deviation[live])) if live.any() else np.inf
 
 
 def _blind(network: Network, wanted: Wanted) -> bool:
@@ -65,7 +148,8 @@ def _blind(network: Network, wanted: Wanted) -> bool:
     return bool(plain < _LITTLE < wide and wide > _CLEAR * plain)
 
 
-def _from_batch_norm(layer: Layer, variance: Double) -> tuple[InputScaling, str]:
+def _from_batch_norm(stem: Stem, variance: Double) -> tuple[InputScaling, str]:
+    layer = stem.layer
     norm = layer.batch_norm
     assert norm is not None
     factor = norm.gamma / np.sqrt(norm.var + norm.epsilon)
@@ -76,8 +160,8 @@ def _from_batch_norm(layer: Layer, variance: Double) -> tuple[InputScaling, str]
             "input assumed normalized: the first batch norm has no variance; say --input-mean, --input-std otherwise"
         )
     weight = 1 / np.maximum(abs(norm.gamma), 1e-3)
-    sums = layer.matrix()[0].reshape(layer.out_channels, layer.in_channels, -1).sum(-1)
-    prior = 0.3 / std * np.eye(layer.in_channels)  # toward 0: few layers tell the mean exactly
+    sums = _sums(stem)
+    prior = 0.3 / std * np.eye(sums.shape[1])  # toward 0: few layers tell the mean exactly
     left = np.concatenate([sums * weight[:, None], prior])
     right = np.concatenate([(norm.beta - layer.bias) * weight, np.zeros(layer.in_channels)])
     mean = np.clip(np.linalg.lstsq(left, right, rcond=None)[0], -3 * std, 3 * std)
@@ -88,7 +172,14 @@ def _from_batch_norm(layer: Layer, variance: Double) -> tuple[InputScaling, str]
     )
 
 
-def _first_layer(network: Network, name: str) -> Layer | None:
-    """The convolution that reads the input directly, with one channel group."""
-    layers = [x for x in network.layers.values() if x.node.inputs[0].name == name and x.convolves]
-    return layers[0] if layers and layers[0].groups == 1 else None
+def _sums(stem: Stem) -> Double:
+    """(O, C) what a convolution gives for each constant channel of the pictures, without its biases."""
+    layer = stem.layer
+    channels: Double = layer.matrix()[0].reshape(layer.out_channels, layer.in_channels, -1).sum(-1)
+    if stem.plain:
+        return channels
+    colours = np.eye(stem.wanted.channels, dtype=np.float32)
+    read = stem.reads(np.broadcast_to(colours[:, :, None, None], (*colours.shape, *stem.size)), InputScaling())
+    assert read is not None  # as it did before
+    middle = read[:, :, read.shape[2] // 2, read.shape[3] // 2]
+    return np.asarray(channels @ middle.T.astype(np.float64))

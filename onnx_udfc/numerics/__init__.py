@@ -3,6 +3,7 @@
 __all__ = [
     "activation_grids",
     "breeding",
+    "detectors",
     "elimination",
     "factors",
     "grids",

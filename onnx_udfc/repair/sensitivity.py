@@ -7,7 +7,7 @@ asking for one answer after another.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -126,8 +126,7 @@ class _Backward:
         del model, given  # the session makes copies of its own
         self.session = open_session(content, provider, 1, spin=False)
         self.gains = dict.fromkeys(self.answers.values(), np.array(1, np.float32))
-        if len(self.gains) > 1:  # else it is a common factor
-            self.gains = self._gains()
+        self.gains = self._gains()
 
     def found(self) -> dict[str, Double]:
         """Tensor → F (O, O) of its channels, summed over positions."""
@@ -158,10 +157,35 @@ class _Backward:
         runs = [outputs_of(self.session, list(self.answers), self._feed(i)) for i in range(min(4, len(self.feeds)))]
         found = {}
         for entry, values in zip(self.answers.values(), zip(*runs, strict=True), strict=True):
-            flat = np.concatenate([np.asarray(v, np.float64).reshape(-1) for v in values])
-            spread = float(flat.std()) if flat.size and np.isfinite(flat).all() else 0.0
-            found[entry] = np.array(1 / (spread * math.sqrt(flat.size)) if spread > 0 else 0.0, np.float32)
+            whole = [np.asarray(v, np.float64) for v in values]
+            sides = probable(whole)
+            parts = [whole] if sides is None else [[v[np.broadcast_to(side, v.shape)] for v in whole] for side in sides]
+            factors = [_factor(np.concatenate([v.reshape(-1) for v in part])) for part in parts]
+            gain = factors[0] if sides is None else sum(f * side for f, side in zip(factors, sides, strict=True))
+            found[entry] = np.asarray(gain, np.float32)
         return found
+
+
+def probable(values: Sequence[Double]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """Which columns of an answer's values, as (1, C, 1) or (1, 1, C), are probabilities and which are not.
+
+    None unless there are both. A detector's boxes, in pixels, stand beside its scores, and would outweigh them.
+    """
+    if values[0].ndim != 3:
+        return None
+    axis = 1 if values[0].shape[1] < values[0].shape[2] else 2
+    rows = np.concatenate([np.moveaxis(v, axis, 0).reshape(v.shape[axis], -1) for v in values], axis=1)
+    inside = ((rows >= 0) & (rows <= 1)).all(1)
+    if inside.all() or not inside.any():
+        return None
+    shape = (1, -1, 1) if axis == 1 else (1, 1, -1)
+    return inside.reshape(shape), ~inside.reshape(shape)
+
+
+def _factor(values: Double) -> float:
+    """What lets values (n,) of an answer count as one; 0 where they are all alike, or not finite."""
+    spread = float(values.std()) if values.size and np.isfinite(values).all() else 0.0
+    return 1 / (spread * math.sqrt(values.size)) if spread > 0 else 0.0
 
 
 def _axis(layer: Layer) -> int:

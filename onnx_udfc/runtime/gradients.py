@@ -34,7 +34,8 @@ class Gradients:
     Attributes:
         model: its outputs are the answers and the gradients.
         noise: graph input (n,) of noise; an answer of more values takes it again and again.
-        answers: tensor that counts as an answer → graph input, a scalar, that its noise is multiplied with.
+        answers: tensor that counts as an answer → graph input that its noise is multiplied with: of its shape, or of one
+            that spreads to it.
         slopes: tensor → its gradient, for those that were asked for and lead to an answer.
     """
 
@@ -126,16 +127,16 @@ class _Pass:
             return
         tape = self.tape
         start = tape.constant(np.array(_APART * len(self.answers), np.int64))
-        self.answers[name] = self._input([])
+        self.answers[name] = self._input(None)
         places = tape.op("Range", start, tape.op("Add", start, tape.op("Size", name)), tape.constant(np.array(1)))
         drawn = tape.op("Gather", self.noise, tape.op("Mod", places, tape.op("Size", self.noise)))
-        noise = tape.reshaped(tape.op("Mul", drawn, self.answers[name]), name)
+        noise = tape.op("Mul", tape.reshaped(drawn, name), self.answers[name])
         if classes is not None:
             level = tape.op("ReduceMean", noise, tape.integers([classes]), keepdims=1)
             noise = tape.op("Sub", noise, level)
         self._add(name, noise)
 
-    def _input(self, shape: list[int | None]) -> str:
+    def _input(self, shape: list[int | None] | None) -> str:
         """One more graph input of float values."""
         name = self.tape.fresh()
         self.model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.evaluate.detection import Detections, Matched, count_matches, detections, find_reader, overlap
+from onnx_udfc.evaluate.detection import Detections, Matched, count_matches, detections, overlap
+from onnx_udfc.numerics.detectors import find_reader
 
 
 def test_boxes_are_matched_one_to_one() -> None:

@@ -10,6 +10,7 @@ from onnx_udfc.inputs.kinds import Wanted
 from onnx_udfc.inputs.network_inputs import LEAST, MOST, batch_of, hold_out, image_count, input_specs_of, make_inputs
 from onnx_udfc.inputs.scale import guess_scaling
 from onnx_udfc.inputs.sizes import wanted_inputs
+from onnx_udfc.inputs.stem import Stem, stem_of
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.numerics.images import InputScaling, synthetic_images
 from onnx_udfc.options import Options
@@ -124,11 +125,16 @@ def test_told_preprocessing_is_that_of_pixels() -> None:
     assert np.array_equal(raw, np.rint(raw))
 
 
+def guessed(network: Network) -> tuple[InputScaling, str]:
+    wanted = wanted_inputs(network)[0]
+    return guess_scaling(network, wanted, stem_of(network, wanted))
+
+
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.5, 0.25), (118.0, 64.0), (-1.0, 3.0)])
 def test_the_scale_is_read_off_the_first_batch_norm(mean: float, std: float) -> None:
     x = InputScaling((mean,), (std,)).apply(synthetic_images(64, 3, (32, 32), seed=77))
     network = read(settled(scaled_model(FIRST), {"x": x}))
-    scaling, note = guess_scaling(network, wanted_inputs(network)[0])
+    scaling, note = guessed(network)
     assert 0.7 * std < scaling.std[0] < 1.4 * std
     assert np.abs(np.subtract(scaling.mean, mean)).max() < std
     assert "batch norm" in note
@@ -136,7 +142,7 @@ def test_the_scale_is_read_off_the_first_batch_norm(mean: float, std: float) -> 
 
 def test_a_declared_input_of_other_channels_than_its_first_layer_has_no_scale_of_theirs() -> None:
     network = small_network(FIRST.replace("N,3,32,32", "N,7,32,32"))
-    scaling, note = guess_scaling(network, wanted_inputs(network)[0])
+    scaling, note = guessed(network)
     assert (scaling, note.split(" (")[0]) == (InputScaling(), "input assumed normalized")
     assert scaling.apply(np.zeros((1, 7, 32, 32), np.float32)).shape == (1, 7, 32, 32)
 
@@ -176,7 +182,7 @@ def test_a_classifier_that_tells_only_pixels_apart_expects_pixels(gain: float, p
     first, last = network.layers.values()
     first.set(np.sign(first.matrix()) * gain, first.bias)
     last.set(np.sign(last.matrix()), last.bias)
-    scaling, note = guess_scaling(network, wanted_inputs(network)[0])
+    scaling, note = guessed(network)
     assert ("less their mean" in note) is pixels
     assert scaling.std == ((64.0,) if pixels else (1.0,))
 
@@ -265,7 +271,7 @@ def test_the_number_of_samples_is_that_of_the_inputs_with_axes() -> None:
 def test_the_scale_is_guessed_once_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Network, tuple[int, ...]]] = []
 
-    def guess(network: Network, wanted: Wanted) -> tuple[InputScaling, str]:
+    def guess(network: Network, wanted: Wanted, _stem: Stem | None) -> tuple[InputScaling, str]:
         asked.append((network, wanted.shape))
         return InputScaling((2.0,), (3.0,)), "a guess"
 

@@ -1,0 +1,109 @@
+"""The first convolution of a network on pictures, with whatever the graph does to them before it.
+
+Files that preprocess for themselves scale, transpose or cut up their pictures first: divide by 255, take a mean off,
+bring channels to the front, fold squares of pixels into channels. All of that is run, not read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_udfc.inputs.kinds import Scale, Wanted, to_network
+from onnx_udfc.runtime.walk import Walk
+from onnx_udfc.runtime.windows import run_layer
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from onnx_udfc.model.layers import Layer
+    from onnx_udfc.model.network import Network
+    from onnx_udfc.numerics.images import Array, InputScaling
+
+Single = NDArray[np.float32]
+
+# what a graph does to pictures before its first convolution
+PREPARING = frozenset({
+    "Add", "BatchNormalization", "Cast", "Clip", "Concat", "Div", "Gather", "Identity", "Mul", "Pad", "Reshape",
+    "Slice", "SpaceToDepth", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze",
+})  # fmt: skip
+_FAR = 32  # nodes before it, at most
+
+
+@dataclass(frozen=True)
+class Stem:
+    """A first convolution.
+
+    Attributes:
+        network: whose it is.
+        wanted: the input.
+        layer: the convolution, with one channel group.
+    """
+
+    network: Network
+    wanted: Wanted
+    layer: Layer
+
+    @property
+    def plain(self) -> bool:
+        """Whether it reads the input as it is."""
+        return bool(self.layer.node.inputs[0].name == self.wanted.spec.name)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Of pictures to look at."""
+        return tuple(min(d, 128) for d in self.wanted.size) if self.plain else self.wanted.size
+
+    def reads(self, z: Array, scaling: InputScaling) -> Single | None:
+        """What the convolution reads (n, channels, *size') of pictures z (n, C, *size) at a scale.
+
+        None where what is before it cannot be run, or makes something else of pictures.
+        """
+        x = scaling.apply(z) if self.plain else to_network(z, self.wanted, Scale(scaling))
+        if self.plain:
+            return x
+        try:
+            walk = Walk(self.network.to_model(), {self.wanted.spec.name: x.astype(self.wanted.spec.dtype)}, ())
+            found: NDArray[Any] = walk.get(self.layer.node.inputs[0].name)
+        except Exception:  # a second input, say; onnxruntime's exceptions share no base class but Exception
+            return None
+        fits = found.ndim == 4 and found.shape[1] == self.layer.in_channels and np.isfinite(found).all()
+        return found.astype(np.float32) if fits else None
+
+    def gives(self, x: Single) -> Single:
+        """What the convolution gives (n, O, ...) for what it reads."""
+        layer = self.layer
+        model = self.network.to_model(without=self.network.weights)
+        return run_layer(model, layer, x, layer.matrix(), layer.bias.astype(np.float64))
+
+
+def stem_of(network: Network, wanted: Wanted) -> Stem | None:
+    """The convolution that an input of pictures leads to, if it is one alone and has one channel group."""
+    if len(wanted.shape) != 4:
+        return None
+    start = next((t for t in network.graph.inputs if t.name == wanted.spec.name), None)
+    by_node = {id(layer.node): layer for layer in network.layers.values()}
+    found = [by_node[id(node)] for node in _first_nodes(start) if id(node) in by_node] if start is not None else []
+    if len(found) != 1 or not found[0].convolves or found[0].groups != 1:
+        return None
+    stem = Stem(network, wanted, found[0])
+    return None if stem.plain and found[0].in_channels != wanted.channels else stem
+
+
+def _first_nodes(start: gs.Tensor) -> list[gs.Node]:
+    """The nodes that a tensor leads to beyond what prepares pictures, each once."""
+    ends: list[gs.Node] = []
+    waiting, seen = list(start.outputs), set[int]()
+    while waiting and len(seen) < _FAR:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.op in PREPARING:
+            waiting += [reader for tensor in node.outputs for reader in tensor.outputs]
+        else:
+            ends.append(node)
+    return ends
