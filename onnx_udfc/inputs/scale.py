@@ -60,7 +60,7 @@ def guess_scaling(network: Network, wanted: Wanted, stem: Stem | None) -> tuple[
     read = stem.reads(z, InputScaling())
     if read is None:
         return NORMALIZED
-    if not stem.plain and not _near(_level(read), (0.0, 1.0)):
+    if _distance(_level(read), _level(z)) > _SAME:
         return _prepared(stem, z)
     y = stem.gives(read)
     if stem.layer.batch_norm is not None:
@@ -109,10 +109,6 @@ def _distance(one: tuple[float, float], other: tuple[float, float]) -> float:
     if min(one[1], other[1]) < _LEAST_STD:
         return float("inf")
     return abs(one[0] - other[0]) / other[1] + abs(float(np.log(one[1] / other[1])))
-
-
-def _near(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return _distance(one, other) < _SAME
 
 
 def _shifts_little(stem: Stem, z: Array, mean: Double, variance: Double) -> bool:

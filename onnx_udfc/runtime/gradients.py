@@ -34,8 +34,8 @@ class Gradients:
     Attributes:
         model: its outputs are the answers and the gradients.
         noise: graph input (n,) of noise; an answer of more values takes it again and again.
-        answers: tensor that counts as an answer → graph input that its noise is multiplied with: of its shape, or of one
-            that spreads to it.
+        answers: tensor that counts as an answer → graph input that its noise is multiplied with: of its shape, or
+            of one that spreads to it.
         slopes: tensor → its gradient, for those that were asked for and lead to an answer.
     """
 

@@ -140,6 +140,82 @@ def test_the_scale_is_read_off_the_first_batch_norm(mean: float, std: float) -> 
     assert "batch norm" in note
 
 
+HALF = "m = Constant<value = float[1,3,1,1] {0.48, 0.45, 0.4}>() d = Constant<value = float[1,3,1,1] {0.2, 0.2, 0.2}>()"
+FULL = "m = Constant<value = float[1,3,1,1] {123, 116, 103}>() d = Constant<value = float[1,3,1,1] {58, 57, 57}>()"
+
+
+@pytest.mark.parametrize(
+    ("before", "words", "high"),
+    [
+        (HALF + " s = Sub(x, m) p = Div(s, d)", "pixels from 0 to 1", 1.0),
+        (FULL + " s = Sub(x, m) p = Div(s, d)", "raw pixels", 255.0),
+        ("c = Constant<value_float = 255.0>() p = Div(x, c)", "raw pixels", 255.0),
+        (
+            "c = Constant<value_float = 2.0>() o = Constant<value_float = 1.0>() t = Mul(x, c) p = Sub(t, o)",
+            "from 0 to 1",
+            1.0,
+        ),
+        (FULL + " p = Sub(x, m)", "raw pixels", 255.0),
+        ("c = Constant<value_float = 1.0>() p = Mul(x, c)", "normalized", np.inf),
+        ("c = Constant<value_float = 1e6>() p = Mul(x, c)", "normalized", np.inf),
+    ],
+)
+def test_a_graph_that_scales_its_pictures_itself_says_what_it_expects(before: str, words: str, high: float) -> None:
+    text = f"""g (float[N,3,32,32] x, float[16,3,3,3] W1, float[16] B1) => (float[N,16,30,30] y) {{
+        {before} y = Conv(p, W1, B1) }}"""
+    scaling, note = guessed(small_network(text))
+    assert words in note
+    assert scaling.high == high
+
+
+NHWC = FIRST.replace("float[N,3,32,32] x", "float[N,32,32,3] x").replace(
+    "a = Conv(x, W1)", "t = Transpose<perm = [0,3,1,2]>(x) a = Conv(t, W1)"
+)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.5, 0.25), (118.0, 64.0)])
+def test_the_scale_is_read_off_a_batch_norm_behind_a_change_of_layout(mean: float, std: float) -> None:
+    x = InputScaling((mean,), (std,)).apply(synthetic_images(64, 3, (32, 32), seed=77))
+    network = read(settled(scaled_model(NHWC), {"x": np.moveaxis(x, 1, -1)}))
+    scaling, note = guessed(network)
+    assert 0.7 * std < scaling.std[0] < 1.4 * std
+    assert np.abs(np.subtract(scaling.mean, mean)).max() < std
+    assert "batch norm" in note
+
+
+def test_a_first_layer_behind_squares_of_pixels_may_drown_in_its_biases() -> None:
+    ends = [(dy, dx) for dy in (0, 1) for dx in (0, 1)]
+    slices = " ".join(
+        f"b{i} = Constant<value_ints = [{dy}, {dx}]>() s{i} = Slice(x, b{i}, e, a, t)"
+        for i, (dy, dx) in enumerate(ends)
+    )
+    text = f"""g (float[1,3,32,32] x, float[16,12,3,3] W1, float[16] B1) => (float[1,16,14,14] y) {{
+        e = Constant<value_ints = [32, 32]>() a = Constant<value_ints = [2, 3]>() t = Constant<value_ints = [2, 2]>()
+        {slices} p = Concat<axis = 1>(s0, s1, s2, s3) y = Conv(p, W1, B1) }}"""
+    model = scaled_model(text)
+    small = {"W1": parameter(model, "W1") / 200, "B1": np.linspace(-2, 2, 16)}
+    assert guessed(read(model))[0].high == np.inf
+    assert guessed(read(with_parameters(model, small)))[0].high == 255
+
+
+DETECTOR = """g (float[1,3,64,64] x, float[16,3,3,3] W1, float[16] B1, float[7,16,1,1] W2) => (float[1,7,1024] y) {
+    a = Conv<strides = [2,2], pads = [1,1,1,1]>(x, W1, B1) r = Relu(a) h = Conv(r, W2)
+    n = Constant<value_ints = [1, 7, 1024]>() f = Reshape(h, n) k = Constant<value_ints = [4, 3]>()
+    b, c = Split<axis = 1>(f, k) s = Sigmoid(c) g = Constant<value_float = 64.0>() u = Sigmoid(b) v = Mul(u, g)
+    y = Concat<axis = 1>(v, s) }"""
+
+
+@pytest.mark.parametrize(("bias", "unit"), [(0.05, True), (4.0, False)])
+def test_a_detector_whose_first_biases_are_small_expects_pixels_from_0_to_1(bias: float, unit: bool) -> None:
+    filters = parameter(scaled_model(DETECTOR), "W1")
+    edges = filters - 0.7 * filters.mean((1, 2, 3), keepdims=True)  # as trained ones mostly are
+    model = with_parameters(scaled_model(DETECTOR), {"W1": edges, "B1": np.full(16, bias)})
+    scaling, note = guessed(read(model))
+    assert ("pixels from 0 to 1" in note, scaling.high == 1) == (unit, unit)
+    plain = with_parameters(scaled_model(PLAIN), {"B1": np.full(16, bias)})
+    assert guessed(read(plain))[0] == InputScaling()  # it gives no boxes
+
+
 def test_a_declared_input_of_other_channels_than_its_first_layer_has_no_scale_of_theirs() -> None:
     network = small_network(FIRST.replace("N,3,32,32", "N,7,32,32"))
     scaling, note = guessed(network)
