@@ -32,7 +32,7 @@ from onnx_udfc.goal import planned, reached
 from onnx_udfc.halved import halve
 from onnx_udfc.inputs.classes import balanced_inputs
 from onnx_udfc.inputs.kinds import check_batch
-from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, make_inputs
+from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, likeness, make_inputs
 from onnx_udfc.inputs.real import with_data
 from onnx_udfc.loss_search import smallest_within
 from onnx_udfc.model.files import weight_files
@@ -350,7 +350,7 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
     if placement is not None:
         # Ranges of the network as it is shipped: those of the matched domain cost MobileNetV1 20 points more.
         with run.stage("ranges"):
-            placement, repaired.activations = _ranges(pruned.network, plan, placement, inputs, options)
+            placement, repaired.activations = _ranges(original, pruned.network, plan, placement, inputs, options)
     return network, plan, pruned, repaired, inputs, placement
 
 
@@ -376,23 +376,23 @@ def _from_weights(run: _Run, original: Original) -> _Stages:
             limits = limited(original, options)
             made = make_inputs(network, limits.options)
             inputs = replace(made, note="; ".join(words for words in (made.note, limits.note) if words))
-            placement, repaired.activations = _ranges(pruned.network, plan, placement, inputs, options)
+            placement, repaired.activations = _ranges(original, pruned.network, plan, placement, inputs, options)
     return network, plan, pruned, repaired, inputs, placement
 
 
 def _ranges(
-    network: Network, plan: Plan, placement: Placement, inputs: NetworkInputs, options: Options
+    original: Original, network: Network, plan: Plan, placement: Placement, inputs: NetworkInputs, options: Options
 ) -> tuple[Placement, dict[str, ActivationParams]]:
     """Grids of all quantized tensors of a network whose weights are final, and which tensors these are.
 
     A placement is made so that as many layers as possible run as integers; those whose quantized activations ruin what
     the network answers are taken out of it.
     """
-    real, pieces = inputs.source == "calibration", Pieces(asked_provider(options))
-    grids = measure_ranges(network, placement, inputs.values, real=real, pieces=pieces)
+    like, pieces = likeness(original.network, inputs), Pieces(asked_provider(options))
+    grids = measure_ranges(network, placement, inputs.values, likeness=like, pieces=pieces)
     layers = integer_layers(network, plan, placement.slow_first)
     left = spared(network, layers, options.target, placement, grids, inputs.values)
     if left is placement:
         return placement, grids
     left = replace(left, slow_first=placement.slow_first)
-    return left, measure_ranges(network, left, inputs.values, real=real, pieces=pieces)
+    return left, measure_ranges(network, left, inputs.values, likeness=like, pieces=pieces)

@@ -46,6 +46,8 @@ HELD_OUT = 4  # one in so many real inputs is only judged on, at least so many o
 
 BATCH = 8  # samples of a run, if the memory allows
 
+Likeness = Literal["real", "alike", "foreign"]
+
 FEW = 4  # inputs of each class below which what a classifier tells apart is not seen
 
 
@@ -278,3 +280,14 @@ def shows_classes(network: Network, inputs: NetworkInputs) -> bool:
     """Whether the network is a classifier and the inputs are enough to show it each of its classes a few times."""
     shape = class_scores(network)
     return bool(shape) and batch_of(network, inputs.values) >= FEW * shape[1]
+
+
+def likeness(network: Network, inputs: NetworkInputs) -> Likeness:
+    """How like inputs are to what a network is meant for, as far as anything says so.
+
+    Made-up ones are alike where batch norms are matched to what they recorded, or where each class is seen a few times.
+    """
+    if inputs.source == "calibration":
+        return "real"
+    matched = any(layer.batch_norm is not None for layer in network.layers.values())
+    return "alike" if matched or shows_classes(network, inputs) else "foreign"

@@ -72,6 +72,8 @@ def search_range(
     cap: float | None = None,
     headroom: float = 1.0,
     read: Read = as_they_are,
+    *,
+    beyond: bool = False,
 ) -> ActivationParams:
     """Grid with the least squared error on the samples.
 
@@ -80,8 +82,9 @@ def search_range(
         dtype: "uint8", affine; or "int8", symmetric with zero point 0.
         cap: upper bound that the network itself clips to (6 for ReLU6): the range never exceeds it, or the runtime
             cannot absorb the Clip.
-        headroom: factor on the best range, ≥ 1; what the samples reach is not exceeded.
+        headroom: factor on the best range, ≥ 1.
         read: what the only reader makes of the values, element by element.
+        beyond: whether the range may exceed what the samples reach.
 
     Returns:
         The grid; for a tensor that is always 0 (or has no samples) scale 1, or what the cap allows.
@@ -91,7 +94,9 @@ def search_range(
         return _grid(0.0, 1.0, dtype, cap) if cap is not None else ActivationParams(1.0, 0, dtype)
     if high - low > FLAT:
         best = _best_range(*_histogram(values), low, high, dtype, read)
-        low, high = max(low, headroom * best[0]), min(high, headroom * best[1])
+        wide = headroom * best[0], headroom * best[1]
+        low, high = wide if beyond else (max(low, wide[0]), min(high, wide[1]))
+        high = high if cap is None else min(high, cap)
     return _grid(low, high, dtype, cap)
 
 

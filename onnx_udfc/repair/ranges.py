@@ -2,7 +2,12 @@
 
 Ranges are clipped by least squares of what their only reader makes of the values, where it is a function of each of
 them. Images by formula cause thinner tails deep in a network than photographs do (in MobileNetV2's last blocks the
-largest value is a tenth), so what they give is widened by HEADROOM, as far as they reach themselves.
+largest value is a tenth), so what they give is widened by HEADROOM: as far as they reach themselves where the network
+says that they are like its own, beyond it where nothing does. KL of the answers on 120 crops of photographs of people
+and streets, all layers in eight bits, without and with what is beyond (seeds 0, 1): MobileNetV2, whose batch norms are
+folded, 0.171, 0.163 → 0.105, 0.107; but EfficientNet-Lite0, with batch norm, 0.009 → 0.012, and ResNet-20, which sees
+each of its ten classes, on training images 0.0046, 0.0038 → 0.0061, 0.0049. Of a YOLOv8 detector's boxes (F1 on the
+crops) 0.88 → 0.94.
 
 Around the last layers clipping costs most: classes that are clipped all tie, and what a detector looks for is rare, a
 value far above all others before its last layer and behind it, and in made-up inputs hardly to be found. There the
@@ -24,6 +29,7 @@ from onnx_udfc.runtime.walk import Value, Walk
 
 if TYPE_CHECKING:
     from onnx_udfc.emit.placement import Placement
+    from onnx_udfc.inputs.network_inputs import Likeness
     from onnx_udfc.model.network import Network
     from onnx_udfc.runtime.walk import Pieces
 
@@ -32,9 +38,10 @@ MARGIN = 1.5  # of the logits that synthetic images cause: photographs are class
 
 
 def watchers(
-    network: Network, placement: Placement, grids: dict[str, ActivationParams], *, real: bool
+    network: Network, placement: Placement, grids: dict[str, ActivationParams], *, likeness: Likeness
 ) -> dict[str, Callable[[Value], Value]]:
     """For each quantized tensor what takes its range into `grids` and passes on what the quantized network will see."""
+    real = likeness == "real"
     last = set() if real else last_tensors(network, placement)
     reads = {tensor: read_of(network, tensor) for tensor in placement.tensors}
     headroom = 1.0 if real else HEADROOM
@@ -43,7 +50,7 @@ def watchers(
         cap = placement.caps.get(tensor)
         if tensor in last:
             return whole_range(value, placement.dtype, cap, MARGIN)
-        return search_range(value, placement.dtype, cap, headroom, reads[tensor])
+        return search_range(value, placement.dtype, cap, headroom, reads[tensor], beyond=likeness == "foreign")
 
     return {tensor: _watcher(placement.tied.get(tensor, tensor), grids, grid) for tensor in placement.sites}
 
@@ -111,7 +118,12 @@ READS: dict[str, Read] = {"HardSwish": _hard_swish, "Sigmoid": _sigmoid, "Tanh":
 
 
 def measure_ranges(
-    network: Network, placement: Placement, inputs: Mapping[str, Value], *, real: bool, pieces: Pieces | None = None
+    network: Network,
+    placement: Placement,
+    inputs: Mapping[str, Value],
+    *,
+    likeness: Likeness,
+    pieces: Pieces | None = None,
 ) -> dict[str, ActivationParams]:
     """Grids of a placement's tensors by one pass over a network whose weights are final.
 
@@ -119,11 +131,11 @@ def measure_ranges(
         network: with the weights that the written codes stand for.
         placement: where activations are quantized.
         inputs: graph input name → values.
-        real: whether the inputs are real ones, whose tails can be relied on.
+        likeness: of the inputs to what the network is meant for: how far their tails can be relied on.
         pieces: open sessions, on the provider that runs the network.
     """
     grids: dict[str, ActivationParams] = {}
-    walk = Walk(network.to_model(), inputs, [], watchers(network, placement, grids, real=real), pieces)
+    walk = Walk(network.to_model(), inputs, [], watchers(network, placement, grids, likeness=likeness), pieces)
     for tensor in placement.sites:
         if placement.grid_of(tensor) not in grids:
             walk.get(tensor)

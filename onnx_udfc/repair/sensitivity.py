@@ -126,7 +126,8 @@ class _Backward:
         del model, given  # the session makes copies of its own
         self.session = open_session(content, provider, 1, spin=False)
         self.gains = dict.fromkeys(self.answers.values(), np.array(1, np.float32))
-        self.gains = self._gains()
+        if len(self.gains) > 1 or any(len(sizes.get(name, ())) == 3 for name in self.answers):
+            self.gains = self._gains()  # else it is a common factor
 
     def found(self) -> dict[str, Double]:
         """Tensor → F (O, O) of its channels, summed over positions."""
@@ -179,7 +180,7 @@ def probable(values: Sequence[Double]) -> tuple[NDArray[np.bool_], NDArray[np.bo
     if inside.all() or not inside.any():
         return None
     shape = (1, -1, 1) if axis == 1 else (1, 1, -1)
-    return inside.reshape(shape), ~inside.reshape(shape)
+    return inside.reshape(shape), np.logical_not(inside).reshape(shape)
 
 
 def _factor(values: Double) -> float:

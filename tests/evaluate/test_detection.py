@@ -159,3 +159,17 @@ def test_what_is_no_detector_has_no_boxes() -> None:
         {"hidden": rng.standard_normal((1, 16, 384))},
     ):
         assert find_reader(outputs) is None
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_factors_of_masks_behind_the_classes_are_no_scores(rows: bool) -> None:
+    rng = np.random.default_rng(0)
+    boxes, sure = rng.uniform(10, 60, (2, 100, 4)), np.full((2, 100, 1), 0.5)
+    scores, factors = rng.uniform(0, 1, (2, 100, 3)), rng.normal(size=(2, 100, 8))
+    candidates = np.concatenate([boxes, sure, scores, factors] if rows else [boxes, scores, factors], axis=2)
+    outputs = {"y": candidates if rows else candidates.transpose(0, 2, 1), "masks": rng.normal(size=(2, 8, 16, 16))}
+    reader = find_reader(outputs)
+    assert reader is not None
+    assert reader.names == ("y",)
+    np.testing.assert_allclose(reader.candidates(outputs).scores, 0.5 * scores if rows else scores, rtol=1e-12)
+    assert find_reader({"y": outputs["y"]}) is None  # what is behind the boxes is no probability then

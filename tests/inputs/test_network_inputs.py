@@ -7,7 +7,16 @@ import pytest
 
 from onnx_udfc.errors import RequestError
 from onnx_udfc.inputs.kinds import Wanted
-from onnx_udfc.inputs.network_inputs import LEAST, MOST, batch_of, hold_out, image_count, input_specs_of, make_inputs
+from onnx_udfc.inputs.network_inputs import (
+    LEAST,
+    MOST,
+    batch_of,
+    hold_out,
+    image_count,
+    input_specs_of,
+    likeness,
+    make_inputs,
+)
 from onnx_udfc.inputs.scale import guess_scaling
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.inputs.stem import Stem, stem_of
@@ -368,3 +377,16 @@ def test_real_inputs_that_are_not_finite_are_refused(tmp_path: Path, value: floa
     np.save(tmp_path / "x.npy", x)
     with pytest.raises(RequestError, match="not finite"):
         make_inputs(small_network(PLAIN), Options(calibrate=str(tmp_path / "x.npy")))
+
+
+SCORES = """g (float[N,3,32,32] x, float[16,3,3,3] W1, float[CLASSES,16] W2) => (float[N,CLASSES] y) {
+    a = Conv(x, W1) p = GlobalAveragePool(a) f = Flatten(p) y = Gemm<transB = 1>(f, W2) }"""
+
+
+def test_inputs_are_like_what_a_network_knows_where_its_norms_or_its_classes_say_so(tmp_path: Path) -> None:
+    few, many = (small_network(SCORES.replace("CLASSES", str(classes))) for classes in (10, 200))
+    asked = [(few, "alike"), (many, "foreign"), (small_network(FIRST), "alike"), (small_network(PLAIN), "foreign")]
+    for network, expected in asked:
+        assert likeness(network, make_inputs(network, Options(threads=1))) == expected
+    real = make_inputs(few, Options(calibrate=str(digits(tmp_path, 20))))
+    assert likeness(few, real) == "real"

@@ -105,6 +105,15 @@ def test_headroom_widens_a_clipped_range_but_not_beyond_the_samples() -> None:
     assert all_of_it == whole_range(x)
 
 
+@pytest.mark.parametrize(("cap", "top"), [(None, 1.25), (1.1, 1.1)])
+def test_headroom_goes_beyond_the_samples_where_asked_but_not_beyond_the_cap(cap: float | None, top: float) -> None:
+    x = np.linspace(0, 1, 1000)
+    within, beyond = (search_range(x, "uint8", cap, 1.25, beyond=b) for b in (False, True))
+    assert within.scale * 255 == pytest.approx(1, rel=1e-6)
+    assert beyond.scale * 255 == pytest.approx(top, rel=1e-6)
+    assert (within.zero_point, beyond.zero_point) == (0, 0)
+
+
 def test_a_range_is_found_and_a_large_tensor_quantized_without_a_second_copy_in_memory() -> None:
     x = np.random.default_rng(0).normal(size=(4, 5, 300_001)).astype(np.float32)
     params, searching = taken(lambda: search_range(x))

@@ -41,7 +41,7 @@ def feeds() -> Values:
 
 def quantized_error(network: Network) -> float:
     placement = activation_tensors(network, list(network.layers), "cpu")
-    grids = measure_ranges(network, placement, feeds(), real=True)
+    grids = measure_ranges(network, placement, feeds(), likeness="real")
     written = emit(network, nearest(network, 7), grids, "cpu", placement).model
     return float(np.square(run(written, feeds())[0] - run(model(), feeds())[0]).mean())
 
@@ -101,7 +101,7 @@ def test_kernels_compute_the_chosen_bits_exactly_where_every_product_is_the_larg
     placement = activation_tensors(network, list(network.layers), "cpu")
     bits = integer_bits(network, dict.fromkeys(network.layers, 8), placement)
     ones = {"x": np.ones((1, 3, 12, 12), np.float32)}
-    grids = measure_ranges(network, placement, ones, real=True)
+    grids = measure_ranges(network, placement, ones, likeness="real")
     weights = {name: nearest(network, b)[name] for name, b in bits.items()}
     (y,) = run(emit(network, weights, grids, "cpu", placement).model, ones)
     np.testing.assert_allclose(y, 27 * 9 * 8, rtol=0.01)

@@ -40,7 +40,7 @@ def images(count: int = 8) -> Values:
 
 def placed(network: Network, feeds: Values, left: Collection[str] = frozenset()) -> tuple[Placement, Trial]:
     placement = activation_tensors(network, list(network.layers), "cpu", left)
-    grids = measure_ranges(network, placement, feeds, real=True)
+    grids = measure_ranges(network, placement, feeds, likeness="real")
     return placement, Trial(network, placement, grids, feeds, samples=8)
 
 
@@ -49,7 +49,7 @@ def test_what_feeds_a_logarithm_stays_in_float_and_the_rest_does_not() -> None:
     placement, trial = placed(network, feeds)
     assert placement.integer == ("conv0", "conv4", "conv6", "conv8")
     assert (trial.harm(placement.tensors) or 0) > 0.2
-    grids = measure_ranges(network, placement, feeds, real=True)
+    grids = measure_ranges(network, placement, feeds, likeness="real")
     left = spared(network, list(network.layers), "cpu", placement, grids, feeds)
     assert left.kept == ("conv0",)
     assert left.integer == ("conv4", "conv6", "conv8")
@@ -60,14 +60,14 @@ def test_what_feeds_a_logarithm_stays_in_float_and_the_rest_does_not() -> None:
 def test_where_nothing_is_ruined_the_placement_stays_as_it_is() -> None:
     network = read(scaled_model(CHAIN))
     placement = activation_tensors(network, list(network.layers), "cpu")
-    grids = measure_ranges(network, placement, images(), real=True)
+    grids = measure_ranges(network, placement, images(), likeness="real")
     assert spared(network, list(network.layers), "cpu", placement, grids, images()) is placement
 
 
 def test_what_costs_more_than_it_saves_stays_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
     network, feeds = loudness(), sounds()
     placement = activation_tensors(network, list(network.layers), "cpu")
-    grids = measure_ranges(network, placement, feeds, real=True)
+    grids = measure_ranges(network, placement, feeds, likeness="real")
     monkeypatch.setattr("onnx_udfc.repair.harm.PRICE", 1e4)
     assert spared(network, list(network.layers), "cpu", placement, grids, feeds) is placement
 
@@ -121,7 +121,7 @@ def test_harms_are_found_in_few_runs(runs: int) -> None:
 def test_a_tensor_goes_through_its_pair_where_its_switch_is_on(on: tuple[str, ...]) -> None:
     network, feeds = read(scaled_model(CHAIN)), images(3)
     placement = activation_tensors(network, list(network.layers), "cpu")
-    grids = measure_ranges(network, placement, feeds, real=True)
+    grids = measure_ranges(network, placement, feeds, likeness="real")
     model, flags = switchable(network, placement, grids)
     switches = np.array([tensor in on for tensor in placement.tensors])
     (found,) = run(model, feeds | {flags: switches}, optimize=False)

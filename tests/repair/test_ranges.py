@@ -26,7 +26,7 @@ def feeds(count: int = 4) -> Values:
 def test_each_range_is_that_of_what_the_quantized_network_computes(text: str, target: str) -> None:
     network = read(scaled_model(text))
     placement = activation_tensors(network, list(network.layers), target)
-    grids = measure_ranges(network, placement, feeds(), real=True)
+    grids = measure_ranges(network, placement, feeds(), likeness="real")
     assert set(grids) == set(placement.tensors)
     for tensor in placement.tensors:
         others = replace(placement, sites={t: r for t, r in placement.sites.items() if t != tensor})
@@ -40,7 +40,7 @@ def test_a_watched_value_is_on_its_grid() -> None:
     network = read(scaled_model(CHAIN))
     placement = activation_tensors(network, list(network.layers), "cpu")
     grids: dict[str, ActivationParams] = {}
-    watch = watchers(network, placement, grids, real=True)["x"]
+    watch = watchers(network, placement, grids, likeness="real")["x"]
     x = feeds()["x"]
     seen = watch(x)
     assert seen.dtype == x.dtype
@@ -53,13 +53,22 @@ def test_synthetic_ranges_have_headroom_and_the_last_one_a_margin() -> None:
     network = read(scaled_model(CHAIN))
     placement = activation_tensors(network, list(network.layers), "cpu")
     assert last_tensors(network, placement) == {"y", "r2"}
-    real = measure_ranges(network, placement, feeds(), real=True)
-    synthetic = measure_ranges(network, placement, feeds(), real=False)
+    real = measure_ranges(network, placement, feeds(), likeness="real")
+    synthetic = measure_ranges(network, placement, feeds(), likeness="alike")
     assert all(synthetic[t].scale >= real[t].scale * 0.999 for t in placement.tensors)
     for last in ("y", "r2"):
         others = replace(placement, sites={t: r for t, r in placement.sites.items() if t != last})
         seen = simulate(network, {}, others, synthetic, feeds())[last]
         assert synthetic[last].scale * 255 == pytest.approx(MARGIN * (seen.max() - min(seen.min(), 0)), rel=1e-3)
+
+
+def test_ranges_of_inputs_like_nothing_known_go_beyond_what_they_reach() -> None:
+    network = read(scaled_model(CHAIN))
+    placement = activation_tensors(network, list(network.layers), "cpu")
+    alike, foreign = (measure_ranges(network, placement, feeds(), likeness=like) for like in ("alike", "foreign"))
+    inner = sorted(set(placement.tensors) - last_tensors(network, placement))
+    assert inner
+    assert all(foreign[t].scale > alike[t].scale for t in inner)
 
 
 @pytest.mark.parametrize("method", ["moments", "udfc", "merge", "none"])
@@ -94,7 +103,7 @@ def test_a_range_before_a_hard_swish_ends_where_that_is_flat() -> None:
     )
     x = {"x": 40 * np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32)}
     placement = activation_tensors(network, list(network.layers), "cpu")
-    grid = measure_ranges(network, placement, x, real=True)["a"]
+    grid = measure_ranges(network, placement, x, likeness="real")["a"]
     low, high = -grid.zero_point * grid.scale, (255 - grid.zero_point) * grid.scale
     assert -20 < low < -2
     assert high > 60
@@ -122,7 +131,7 @@ def test_what_only_a_concat_reads_is_on_the_grid_of_its_result(body: str, joined
     )
     placement = activation_tensors(network, list(network.layers), "cpu")
     x = {"x": np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32) * 3}
-    grids = measure_ranges(network, placement, x, real=True)
+    grids = measure_ranges(network, placement, x, likeness="real")
     assert [t for t in ("r", "t") if grids.get(t) == grids["c"]] == joined
 
 
@@ -132,6 +141,6 @@ def test_a_concat_on_one_grid_keeps_to_the_caps_of_what_it_reads() -> None:
     network = network_of(f"(float[N,8,6,6] x) => (float y) {constants} {{ {body} y = Conv (c, w3) }}", CONCAT)
     placement = activation_tensors(network, list(network.layers), "cpu")
     x = {"x": np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32) * 3}
-    grids = measure_ranges(network, placement, x, real=True)
+    grids = measure_ranges(network, placement, x, likeness="real")
     assert grids["c"].scale * 255 > 1 > 2 * grids["r"].scale * 255 * 0.999
     assert grids["s"] == grids["c"]

@@ -9,7 +9,7 @@ import pytest
 from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.model.network import Network
 from onnx_udfc.repair import sensitivity
-from onnx_udfc.repair.sensitivity import _outer, informations
+from onnx_udfc.repair.sensitivity import _outer, informations, probable
 from onnx_udfc.runtime.gradients import Gradients
 from onnx_udfc.runtime.walk import Pieces
 from tests.small_graphs import small_network
@@ -101,3 +101,40 @@ def test_the_runs_hold_no_second_copy_of_the_weights(monkeypatch: pytest.MonkeyP
     assert found_in(network)
     assert seen
     assert not any(seen)
+
+
+APART = """g (float[N, 3, 6, 6] x, float[8, 3, 3, 3] W0, float[4, 8, 1, 1] W1, float[5, 8, 1, 1] W2)
+=> (float[N, 4, 16] boxes, float[N, 5, 16] scores) {
+  a = Conv(x, W0)
+  h = Conv(a, W1)
+  s = Constant<value_ints = [0, 0, 16]>()
+  b = Reshape(h, s)
+  k = Constant<value_float = 100.0>()
+  boxes = Mul(b, k)
+  c = Conv(a, W2)
+  d = Reshape(c, s)
+  scores = Sigmoid(d)
+}"""
+TOGETHER = APART.replace("float[N, 4, 16] boxes, float[N, 5, 16] scores", "float[N, 9, 16] y").replace(
+    "scores = Sigmoid(d)", "scores = Sigmoid(d)\n  y = Concat<axis = 1>(boxes, scores)"
+)
+
+
+def test_scores_count_as_much_as_the_boxes_that_stand_beside_them() -> None:
+    apart, together = (sum(found_in(small_network(text), seed=i)["n0"] for i in range(6)) for text in (APART, TOGETHER))
+    apart, together = apart / np.trace(apart), together / np.trace(together)
+    assert np.linalg.norm(apart - together) < 0.1 * np.linalg.norm(apart)
+
+
+def test_columns_of_probabilities_are_told_from_others() -> None:
+    rng = np.random.default_rng(0)
+    boxes, scores = rng.uniform(5, 60, (2, 4, 30)), rng.uniform(0, 1, (2, 3, 30))
+    found = probable([np.concatenate([boxes, scores], axis=1)])
+    assert found is not None
+    assert [side.ravel().tolist() for side in found] == [[False] * 4 + [True] * 3, [True] * 4 + [False] * 3]
+    rows = probable([np.concatenate([boxes, scores], axis=1).transpose(0, 2, 1)])
+    assert rows is not None
+    assert rows[0].shape == (1, 1, 7)
+    assert probable([boxes]) is None
+    assert probable([scores]) is None
+    assert probable([rng.uniform(0, 9, (2, 4, 8, 8))]) is None
