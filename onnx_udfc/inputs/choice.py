@@ -93,8 +93,7 @@ def choose(
         count: how many inputs a network of this size is usually run on.
     """
     choices = _choices(network, wanted, asked, scales, threads)
-    matched = any(layer.batch_norm is not None for layer in network.layers.values())
-    return tuple(_varied(c, wanted, asked) if matched or _repeats(c, count) else c for c in choices)
+    return tuple(_varied(c, wanted, asked) if network.has_batch_norms or _repeats(c, count) else c for c in choices)
 
 
 def _repeats(chosen: Choice, count: int) -> bool:

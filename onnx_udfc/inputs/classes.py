@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.inputs.classifier import class_scores
-from onnx_udfc.inputs.detector import detector, detects
+from onnx_udfc.inputs.detector import detector
 from onnx_udfc.inputs.feeds import split, take
 from onnx_udfc.inputs.network_inputs import (
     NetworkInputs,
@@ -107,8 +107,7 @@ def _sureness(network: Network, scores: NDArray[Any], wanted: int, pool: Network
     the file, variety counts instead, and formulas are like nothing anyway.
     """
     formulas = all(set(choice.kinds) <= {FORMULA} for choice in pool.choices)
-    matched = any(layer.batch_norm is not None for layer in network.layers.values())
-    if wanted >= scores.shape[1] or formulas or matched:
+    if wanted >= scores.shape[1] or formulas or network.has_batch_norms:
         return None
     p = probabilities(scores)
     return None if p is None else p.max(1)
@@ -189,9 +188,7 @@ def _judge(network: Network) -> Judge | None:
     tensor = network.graph.outputs[0]
     specs = input_specs_of(network)
     if not class_scores(network):
-        inputs = wanted_inputs(network)
-        found = len(inputs) == 1 and inputs[0].kind == "picture" and detects(network, inputs[0])
-        asked = detector(network, specs) if found else None
+        asked = detector(network, wanted_inputs(network)[0])
         return None if asked is None else asked.sureness
     try:
         session = open_session(packed(network.to_model()), "cpu", 1)

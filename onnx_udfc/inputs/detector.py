@@ -60,20 +60,13 @@ class Detector:
         return np.asarray(np.sort(scores, axis=1)[:, scores.shape[1] - best :].mean(1)) if best else None
 
 
-def detector(network: Network, specs: Sequence[InputSpec]) -> Detector | None:
-    """The network as one that may be a detector; None where its outputs are too many, or it cannot be loaded."""
-    if not 1 <= len(network.graph.outputs) <= _MOST_OUTPUTS:
+def detector(network: Network, wanted: Wanted) -> Detector | None:
+    """The network, if it has this one input, of pictures, and gives boxes with scores for them; else None."""
+    if len(network.graph.inputs) != 1 or wanted.kind != "picture" or len(network.graph.outputs) > _MOST_OUTPUTS:
         return None
     try:
-        return Detector(network, specs)
+        found = Detector(network, (wanted.spec,))
     except ModelError:  # an operator that onnxruntime lacks
         return None
-
-
-def detects(network: Network, wanted: Wanted) -> bool:
-    """Whether a network with this one input gives boxes with scores."""
-    asked = detector(network, (wanted.spec,)) if len(network.graph.inputs) == 1 else None
-    if asked is None:
-        return False
     x = to_network(synthetic_images(_BATCH, wanted.channels, wanted.size, seed=1), wanted, Scale())
-    return asked.sureness({wanted.spec.name: x.astype(wanted.spec.dtype)}) is not None
+    return None if found.sureness({wanted.spec.name: x.astype(wanted.spec.dtype)}) is None else found

@@ -289,5 +289,4 @@ def likeness(network: Network, inputs: NetworkInputs) -> Likeness:
     """
     if inputs.source == "calibration":
         return "real"
-    matched = any(layer.batch_norm is not None for layer in network.layers.values())
-    return "alike" if matched or shows_classes(network, inputs) else "foreign"
+    return "alike" if network.has_batch_norms or shows_classes(network, inputs) else "foreign"

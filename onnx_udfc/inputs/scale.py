@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.inputs.classifier import asked
-from onnx_udfc.inputs.detector import detects
+from onnx_udfc.inputs.detector import detector
 from onnx_udfc.inputs.kinds import RAW_MEAN, RAW_STD, Scale, Wanted, to_network
 from onnx_udfc.inputs.reaction import informations
 from onnx_udfc.numerics.images import Array, InputScaling, synthetic_images
@@ -26,17 +26,16 @@ _LITTLE = 0.2  # of the information that answers could carry: 0.06 in SqueezeNet
 _CLEAR = 3.0  # times as much at another scale
 _LEAST_STD = 1e-9  # of an input; below, or above its inverse, a batch norm tells nothing
 _SAME, _APART = 0.1, 0.5  # distances of means and deviations: the same scale; none that networks mostly read
-_USUAL = 0.5  # |mean| over deviation of a first convolution's channels: 0.4 to 3 at the scale that a network expects
+_SHIFT = 0.5  # |mean| over deviation of a first convolution's channels: 0.4 to 3 at the scale that a network expects
 
 NORMALIZED = (InputScaling(), "input assumed normalized (mean 0, deviation 1); say --input-mean, --input-std otherwise")
 UNIT = InputScaling((RAW_MEAN / 255,), (RAW_STD / 255,), 0, 1)
-EXPECTED = {
-    "normalized": (InputScaling(), "normalized (mean 0, deviation 1)"),
-    "unit": (UNIT, "pixels from 0 to 1"),
-    "signed": (InputScaling((RAW_MEAN / 127.5 - 1,), (RAW_STD / 127.5,), -1, 1), "pixels from -1 to 1"),
-    "raw": (InputScaling((RAW_MEAN,), (RAW_STD,), 0, 255), "raw pixels (0 to 255)"),
-    "centred": (InputScaling(std=(RAW_STD,)), "pixels (0 to 255) less their mean"),
-}
+SIGNED = InputScaling((RAW_MEAN / 127.5 - 1,), (RAW_STD / 127.5,), -1, 1)
+RAW, CENTRED = InputScaling((RAW_MEAN,), (RAW_STD,), 0, 255), InputScaling(std=(RAW_STD,))
+USUAL = (
+    (InputScaling(), "normalized (mean 0, deviation 1)"), (UNIT, "pixels from 0 to 1"),
+    (SIGNED, "pixels from -1 to 1"), (RAW, "raw pixels (0 to 255)"), (CENTRED, "pixels (0 to 255) less their mean"),
+)  # fmt: skip
 
 
 def guess_scaling(network: Network, wanted: Wanted, stem: Stem | None) -> tuple[InputScaling, str]:
@@ -68,13 +67,13 @@ def guess_scaling(network: Network, wanted: Wanted, stem: Stem | None) -> tuple[
     mean, variance = channel_statistics(y)
     bias = stem.layer.bias.astype(np.float64)
     if float(np.sqrt(np.median(variance))) < _BURIED * float(np.sqrt(np.mean(bias**2))):
-        return InputScaling((RAW_MEAN,), (RAW_STD,), 0, 255), "input assumed to be raw pixels (0 to 255)"
+        return RAW, "input assumed to be raw pixels (0 to 255)"
     if _blind(network, wanted):
-        return InputScaling(std=(RAW_STD,)), (
+        return CENTRED, (
             "input assumed to be pixels (0 to 255) less their mean: outputs hardly depend on images of deviation 1;"
             " say --input-mean, --input-std and --input-range 0,255 otherwise"
         )
-    if _shifts_little(stem, z, mean, variance) and detects(network, wanted):
+    if _shifts_little(stem, z, mean, variance) and detector(network, wanted) is not None:
         return UNIT, (
             "input assumed to be pixels from 0 to 1: the first biases are small beside its response to normalized"
             " images; say --input-mean, --input-std and --input-range otherwise"
@@ -84,19 +83,17 @@ def guess_scaling(network: Network, wanted: Wanted, stem: Stem | None) -> tuple[
 
 def _prepared(stem: Stem, z: Array) -> tuple[InputScaling, str]:
     """The scale of pictures z that comes out as what networks mostly read, where the graph scales them first."""
+    usual = [_level(scaling.apply(z)) for scaling, _ in USUAL]
     found: list[tuple[float, InputScaling, str]] = []
-    for scaling, words in EXPECTED.values():
+    for scaling, words in USUAL:
         read = stem.reads(z, scaling)
         if read is not None:
-            level, usual = _level(read), [_level(s.apply(z)) for s, _ in EXPECTED.values()]
-            found.append((min(_distance(level, one) for one in usual), scaling, words))
+            found.append((min(_distance(_level(read), one) for one in usual), scaling, words))
     least, scaling, words = min(found, key=lambda one: one[0], default=(np.inf, InputScaling(), ""))
     if least > _APART:
         return NORMALIZED
-    return (
-        scaling,
-        f"input assumed to be {words}, as the graph itself scales it; say --input-mean, --input-std otherwise",
-    )
+    note = f"input assumed to be {words}, as the graph itself scales it; say --input-mean, --input-std otherwise"
+    return scaling, note
 
 
 def _level(x: Array) -> tuple[float, float]:
@@ -121,7 +118,7 @@ def _shifts_little(stem: Stem, z: Array, mean: Double, variance: Double) -> bool
         return False
     unit_mean, unit_variance = channel_statistics(stem.gives(read))
     shifts = [_shift(mean, variance), _shift(unit_mean, unit_variance)]
-    return bool(np.prod(shifts) < _USUAL**2)
+    return bool(np.prod(shifts) < _SHIFT**2)
 
 
 def _shift(mean: Double, variance: Double) -> float:

@@ -7,6 +7,7 @@ bring channels to the front, fold squares of pixels into channels. All of that i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx_udfc.runtime.walk import Walk
 from onnx_udfc.runtime.windows import run_layer
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_graphsurgeon as gs
 
     from onnx_udfc.model.layers import Layer
@@ -47,6 +49,10 @@ class Stem:
     wanted: Wanted
     layer: Layer
 
+    @cached_property
+    def _model(self) -> onnx.ModelProto:
+        return self.network.to_model(without=self.network.weights)
+
     @property
     def plain(self) -> bool:
         """Whether it reads the input as it is."""
@@ -62,11 +68,11 @@ class Stem:
 
         None where what is before it cannot be run, or makes something else of pictures.
         """
-        x = scaling.apply(z) if self.plain else to_network(z, self.wanted, Scale(scaling))
+        x = to_network(z, self.wanted, Scale(scaling))
         if self.plain:
             return x
         try:
-            walk = Walk(self.network.to_model(), {self.wanted.spec.name: x.astype(self.wanted.spec.dtype)}, ())
+            walk = Walk(self._model, {self.wanted.spec.name: x.astype(self.wanted.spec.dtype)}, ())
             found: NDArray[Any] = walk.get(self.layer.node.inputs[0].name)
         except Exception:  # a second input, say; onnxruntime's exceptions share no base class but Exception
             return None
@@ -76,8 +82,7 @@ class Stem:
     def gives(self, x: Single) -> Single:
         """What the convolution gives (n, O, ...) for what it reads."""
         layer = self.layer
-        model = self.network.to_model(without=self.network.weights)
-        return run_layer(model, layer, x, layer.matrix(), layer.bias.astype(np.float64))
+        return run_layer(self._model, layer, x, layer.matrix(), layer.bias.astype(np.float64))
 
 
 def stem_of(network: Network, wanted: Wanted) -> Stem | None:

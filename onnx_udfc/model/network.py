@@ -112,6 +112,11 @@ class Network:
             forget(array)
 
     @property
+    def has_batch_norms(self) -> bool:
+        """Whether a layer has the statistics of a batch norm behind it, by which its outputs can be matched."""
+        return any(layer.batch_norm is not None for layer in self.layers.values())
+
+    @property
     def weights(self) -> frozenset[str]:
         """Names of the constants that are weights of layers."""
         return frozenset(layer.constant.name for layer in self.layers.values())

@@ -87,8 +87,7 @@ def informations(
 
 def _norms(network: Network) -> bool:
     """Whether anything would be matched."""
-    folded = any(layer.batch_norm is not None for layer in network.layers.values())
-    return folded or any(is_norm(node) for node in network.graph.nodes)
+    return network.has_batch_norms or any(is_norm(node) for node in network.graph.nodes)
 
 
 def _values(network: Network, sizes: Mapping[str, Size]) -> int:
@@ -159,28 +158,30 @@ class _Backward:
         found = {}
         for entry, values in zip(self.answers.values(), zip(*runs, strict=True), strict=True):
             whole = [np.asarray(v, np.float64) for v in values]
-            sides = probable(whole)
-            parts = [whole] if sides is None else [[v[np.broadcast_to(side, v.shape)] for v in whole] for side in sides]
-            factors = [_factor(np.concatenate([v.reshape(-1) for v in part])) for part in parts]
-            gain = factors[0] if sides is None else sum(f * side for f, side in zip(factors, sides, strict=True))
+            kinds = kinds_of(whole)
+            factors = [_factor(np.concatenate([v[np.broadcast_to(kind, v.shape)] for v in whole])) for kind in kinds]
+            gain = sum(factor * kind for factor, kind in zip(factors, kinds, strict=True))
             found[entry] = np.asarray(gain, np.float32)
         return found
 
 
-def probable(values: Sequence[Double]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
-    """Which columns of an answer's values, as (1, C, 1) or (1, 1, C), are probabilities and which are not.
+def kinds_of(values: Sequence[Double]) -> list[NDArray[np.bool_]]:
+    """What of an answer's values (n, ...) counts together, as masks of its shape or one that spreads to it: mostly all.
 
-    None unless there are both. A detector's boxes, in pixels, stand beside its scores, and would outweigh them.
+    A detector's boxes, in pixels, stand beside its scores and would outweigh them: columns of probabilities, of an
+    answer with three axes, count apart from the others.
     """
     if values[0].ndim != 3:
-        return None
+        return [np.array(True)]
     axis = 1 if values[0].shape[1] < values[0].shape[2] else 2
+    if len({v.shape[axis] for v in values}) > 1:
+        return [np.array(True)]
     rows = np.concatenate([np.moveaxis(v, axis, 0).reshape(v.shape[axis], -1) for v in values], axis=1)
     inside = ((rows >= 0) & (rows <= 1)).all(1)
     if inside.all() or not inside.any():
-        return None
+        return [np.array(True)]
     shape = (1, -1, 1) if axis == 1 else (1, 1, -1)
-    return inside.reshape(shape), np.logical_not(inside).reshape(shape)
+    return [inside.reshape(shape), np.logical_not(inside).reshape(shape)]
 
 
 def _factor(values: Double) -> float:

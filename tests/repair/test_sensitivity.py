@@ -9,7 +9,7 @@ import pytest
 from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.model.network import Network
 from onnx_udfc.repair import sensitivity
-from onnx_udfc.repair.sensitivity import _outer, informations, probable
+from onnx_udfc.repair.sensitivity import _outer, informations, kinds_of
 from onnx_udfc.runtime.gradients import Gradients
 from onnx_udfc.runtime.walk import Pieces
 from tests.small_graphs import small_network
@@ -129,12 +129,10 @@ def test_scores_count_as_much_as_the_boxes_that_stand_beside_them() -> None:
 def test_columns_of_probabilities_are_told_from_others() -> None:
     rng = np.random.default_rng(0)
     boxes, scores = rng.uniform(5, 60, (2, 4, 30)), rng.uniform(0, 1, (2, 3, 30))
-    found = probable([np.concatenate([boxes, scores], axis=1)])
-    assert found is not None
-    assert [side.ravel().tolist() for side in found] == [[False] * 4 + [True] * 3, [True] * 4 + [False] * 3]
-    rows = probable([np.concatenate([boxes, scores], axis=1).transpose(0, 2, 1)])
-    assert rows is not None
-    assert rows[0].shape == (1, 1, 7)
-    assert probable([boxes]) is None
-    assert probable([scores]) is None
-    assert probable([rng.uniform(0, 9, (2, 4, 8, 8))]) is None
+    found = kinds_of([np.concatenate([boxes, scores], axis=1)])
+    assert [kind.ravel().tolist() for kind in found] == [[False] * 4 + [True] * 3, [True] * 4 + [False] * 3]
+    rows = kinds_of([np.concatenate([boxes, scores], axis=1).transpose(0, 2, 1)])
+    assert [kind.shape for kind in rows] == [(1, 1, 7)] * 2
+    for alike in (boxes, scores, rng.uniform(0, 9, (2, 4, 8, 8))):
+        assert [kind.tolist() for kind in kinds_of([alike])] == [True]
+    assert len(kinds_of([boxes[:, :, :2], boxes[:, :, :3]])) == 1  # of no fixed size
