@@ -321,7 +321,9 @@ def test_activations_that_cannot_be_quantized_are_refused_before_any_work(
     assert listener.stages in ([], ["read"])
 
 
-def test_what_cannot_be_measured_is_done_otherwise_and_said() -> None:
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_cannot_be_measured_is_done_otherwise_and_said(threads: int) -> None:
     """Between two layers the values are around 1e18: their squares are beyond float32, the outputs are not."""
     text = """g (float[N,3,12,12] x, float[8,3,3,3] W1, float[6,8,3,3] W2, float[5,6,1,1] W3) => (float[N,5,8,8] y) {
         a = Conv(x, W1) b = Relu(a) c = Conv(b, W2) d = Relu(c) y = Conv(d, W3) }"""
@@ -331,7 +333,7 @@ def test_what_cannot_be_measured_is_done_otherwise_and_said() -> None:
         for tensor, times in zip(model.graph.initializer[:2], (factor, 1 / factor), strict=True):
             values = onnx.numpy_helper.to_array(tensor) * np.float32(times)
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-        return list(compress(model, Options(prune=0.5, bits=4, threads=1)).report.runtime.notes)
+        return list(compress(model, Options(prune=0.5, bits=4, threads=threads)).report.runtime.notes)
 
     large = notes(1e18)
     assert any("channels of n0: ordered by their weights alone: what n2 reads" in n for n in large)

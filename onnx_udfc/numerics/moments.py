@@ -250,12 +250,9 @@ def channel_statistics(y: Array) -> tuple[Double, Double]:
     size = y.size / y.shape[1]
     mean = sum(products.each(channel_sums, parts), start=np.zeros(y.shape[1])) / size
     center = mean.astype(np.float32).reshape((1, -1) + (1,) * (y.ndim - 2))
-
-    def squares(part: Array) -> Double:
-        with np.errstate(over="ignore"):  # values that large are not fitted anyway
-            return channel_sums(np.square(part - center))
-
-    square = sum(products.each(squares, parts), start=np.zeros(y.shape[1]))
+    with np.errstate(over="ignore"):  # values that large are not fitted anyway
+        squares = products.each(lambda part: channel_sums(np.square(part - center)), parts)
+    square = sum(squares, start=np.zeros(y.shape[1]))
     return mean, square / size
 
 

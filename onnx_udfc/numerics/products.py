@@ -99,7 +99,17 @@ def gram(a: NDArray[Any]) -> NDArray[Any]:
 def each(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
     """What the work makes of each of the parts, in their order, shared out among the threads there are."""
     pool = _pool.get()
-    return [work(part) for part in parts] if pool is None or len(parts) < 2 else list(pool.map(work, parts))
+    if pool is None or len(parts) < 2:
+        return [work(part) for part in parts]
+    # what holds for the caller (numpy's errstate) holds for the parts; a context is entered by one thread at a time
+    contexts = [copy_context() for _ in parts]
+    return list(pool.map(lambda context, part: context.run(_whole, work, part), contexts, parts))
+
+
+def _whole(work: Callable[[T], R], part: T) -> R:
+    _pool.set(None)  # of the copy that this is run in: who is waited for does not wait for others
+    _aside.set(None)
+    return work(part)
 
 
 def beside(work: Callable[[], R], held: int = 0) -> Callable[[], R]:

@@ -300,7 +300,8 @@ class _Tracer:
         if not (self.ordering.wanted(layer) or self.widths or layer.name in self.factorable):
             return
         seen = patches(x.astype(np.float32, copy=False), window, found.shape, found.positions)
-        self.behind.do(partial(self._see, layer, seen, found, matrix, own), seen.size)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is found, and said
+            self.behind.do(partial(self._see, layer, seen, found, matrix, own), seen.size)
 
     def _see(self, layer: Layer, seen: Array, found: LayerReference, matrix: Double, own: Array) -> None:
         """What is asked for of a layer: orders of its groups, rounding errors, curves of rank.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -73,6 +74,20 @@ def test_each_keeps_the_order_and_works_side_by_side() -> None:
         assert time.perf_counter() - start < 1.1  # one after another: 1.2
     with pytest.raises(ZeroDivisionError), workers(2):
         each(lambda i: 1 // i, range(3))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_the_caller_says_of_numpys_faults_holds_for_every_part(threads: int) -> None:
+    def divided(x: float) -> float:
+        return float(np.divide(np.float64(x), 0))
+
+    with workers(threads):
+        with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
+            each(divided, [1.0, 2.0])
+        with np.errstate(divide="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert each(divided, [1.0, 2.0]) == [np.inf, np.inf]
+        assert each(lambda i: each(lambda j: i * j, range(3)), range(3)) == [[0, 0, 0], [0, 1, 2], [0, 2, 4]]
 
 
 def test_work_beside_goes_on_while_its_caller_does() -> None:
