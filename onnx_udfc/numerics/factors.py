@@ -20,6 +20,14 @@ covariance of that in the order of the ranks and X its covariance with the outpu
 (the first r t₂ rows), over (1 − r t₂ / n)² for n samples (generalized cross-validation, Craven and Wahba 1978). `input`
 keeps the larger one: its second layer has all taps to fit with, and what it gains on made-up inputs is lost on others.
 
+Any other channels between, T B and A T⁻¹, make the same layer, but one that few bits may hold better. Columns of A are
+as different as S, a row of A has one scale, and what is small beside the largest is lost. With AᵀA = V D Vᵀ,
+
+    T = Q D^¼ Vᵀ        Q: the cosine transform
+
+divides the sizes D^½ between both layers and mixes what is left, so that all columns of A are nearly alike and no row
+has outliers (weights without these are what rotations between layers are for: Chee et al., arXiv 2307.13304).
+
 Only the smaller side is decomposed: Mᵀ G₁ M = V S² Vᵀ gives B = (M V_r S_r⁻¹)ᵀ, and Lᵀ M Mᵀ L = U S² Uᵀ the rest.
 """
 
@@ -41,6 +49,7 @@ Kind = Literal["channel", "separable", "input"]
 
 RIDGE = 1e-3  # of mean(diag G₁), so that a Gram of few samples has an inverse
 _NOTHING = 1e-12  # of the largest S²: no direction
+_STILL = 1e-6  # of the largest value of D: beside what others say, a channel between says nothing
 _TURNS = 2  # of both layers; a third one takes 1 % more off the error
 _GRADIENTS = 8  # steps of each
 _NEAR = 1e-10  # of the first residual, squared: solved
@@ -171,6 +180,36 @@ def factors(weight: Double, gram: Double, split: Split, rank: int, samples: int)
     padded, rest = np.zeros((rank, first.shape[1])), np.zeros((len(weight), rank, split.taps[1]))
     padded[:there], rest[:, :there] = first, second
     return padded, rest.reshape(len(weight), -1)
+
+
+def evened(first: Double, second: Double, split: Split) -> tuple[Double, Double]:
+    """The same two layers with other channels between, T of the module's equation: for weights in few bits.
+
+    Args:
+        first: (r, I t₁) weights.
+        second: (o, r t₂) weights; rows in units in which errors count.
+        split: how the taps are parted.
+
+    Returns:
+        (r, I t₁) and (o, r t₂).
+    """
+    rank = len(first)
+    parts = second.reshape(len(second), rank, split.taps[1])
+    values, vectors = _leading(np.einsum("ort,ost->rs", parts, parts))
+    if not values[0] > 0:
+        return first, second
+    size = np.maximum(values, _STILL * values[0]) ** 0.25
+    turn = _cosines(rank)
+    ahead, back = (turn * size) @ vectors.T, (vectors / size) @ turn.T
+    return ahead @ first, np.einsum("ort,rs->ost", parts, back).reshape(len(second), -1)
+
+
+def _cosines(n: int) -> Double:
+    """(n, n) the cosine transform, orthogonal."""
+    at = np.arange(n)
+    found = np.sqrt(2 / n) * np.cos(np.pi / n * at[:, None] * (at + 0.5))
+    found[0] = np.sqrt(1 / n)
+    return np.asarray(found)
 
 
 def _by_tap(gram: Double, seen: Double, trust: float) -> Double:

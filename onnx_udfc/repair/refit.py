@@ -25,7 +25,7 @@ from onnx_udfc.model.coded import Coded
 from onnx_udfc.model.factored import Factor, factor
 from onnx_udfc.model.layers import own_bias
 from onnx_udfc.model.names import matches
-from onnx_udfc.numerics.factors import factors, first_gram
+from onnx_udfc.numerics.factors import evened, factors, first_gram
 from onnx_udfc.numerics.joint_refit import refit_together
 from onnx_udfc.numerics.layer_fit import Sight
 from onnx_udfc.numerics.moments import Array, covariance, patches, sample_targets
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from onnx_udfc.model.layers import Layer
     from onnx_udfc.model.network import Network
     from onnx_udfc.numerics.activation_grids import ActivationParams
+    from onnx_udfc.numerics.factors import Split
     from onnx_udfc.numerics.grids import QuantParams
     from onnx_udfc.numerics.joint_refit import Shared
     from onnx_udfc.numerics.reconstruct import Solver
@@ -301,11 +302,12 @@ class _Repair:
             gram = covariance(sight.patches)[0] if sight.measured is None else sight.measured.gram[0]
             metric = found.metric.among(self.together.kept(part.whole, np.arange(len(found.gain))))
             first, second = factors(metric.scaled(weight)[0], gram, split, rank, sight.patches.shape[1])
+            first, second = self._evened(layer, first, second, split)
             self._start_second(part, metric.unscaled(second[None]))
         else:  # by the weights alone
             weight = part.whole.matrix()
             gram = np.eye(weight.shape[2])
-            first, second = factors(weight[0], gram, split, rank, 0)
+            first, second = self._evened(layer, *factors(weight[0], gram, split, rank, 0), split)
             self._start_second(part, second[None])
         target, seen = self.pruned.network.layers[layer.name], first_gram(gram, split)[None]
         matrix = self._damaged(layer, first[None], seen)
@@ -319,6 +321,10 @@ class _Repair:
         if x is not None:
             y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.walk.pieces)
             self.walk.put(layer.name, y.astype(x.dtype, copy=False))
+
+    def _evened(self, layer: Layer, first: Double, second: Double, split: Split) -> tuple[Double, Double]:
+        """Weights of two layers as they are rounded best, where the first of them is rounded."""
+        return evened(first, second, split) if layer.name in self.bits else (first, second)
 
     def _start_second(self, part: Factored, weight: Double) -> None:
         """Give the second of two layers weights (1, o, d) of the matched domain, in both networks."""

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_udfc.numerics.factors import RIDGE, Split, curve, factors, first_gram, splits
+from onnx_udfc.numerics.factors import RIDGE, Split, curve, evened, factors, first_gram, splits
+from onnx_udfc.numerics.grids import FORMATS, round_nearest, search_scale
 
 Double = NDArray[np.float64]
 KERNELS = [(), (1, 1), (5,), (3, 3), (1, 7), (2, 3, 3)]
@@ -88,6 +89,47 @@ def test_directions_that_are_not_there_stay_zero() -> None:
     first, second = factors(weight, np.eye(6), Split("channel", (), 0), 3, 100)
     assert not first[1:].any()
     np.testing.assert_allclose(second @ first, weight, rtol=1e-9)
+
+
+@pytest.mark.parametrize("split", CASES, ids=str)
+def test_channels_between_that_are_evened_make_the_same_layer(split: Split) -> None:
+    weight, seen = problem(split)
+    pair = factors(weight, np.cov(seen.T).astype(np.float64), split, 4, len(seen))
+    first, second = evened(*pair, split)
+    np.testing.assert_allclose(product(first, second, split), product(*pair, split), rtol=1e-5, atol=1e-9)
+    parts = second.reshape(7, 4, -1)
+    sizes, before = np.square(parts).sum((0, 2)), np.square(pair[1].reshape(7, 4, -1)).sum((0, 2))
+    assert sizes.max() / sizes.min() < before.max() / before.min()
+    # The sum of the roots of what the sizes were: the rest went into the first layer.
+    roots = np.sqrt(np.linalg.eigvalsh(np.einsum("ort,ost->rs", *2 * [pair[1].reshape(7, 4, -1)])))
+    np.testing.assert_allclose(sizes.sum(), roots.sum(), rtol=1e-6)
+
+
+def test_channels_between_that_nothing_reads_are_evened_too() -> None:
+    split = Split("channel", (), 0)
+    pair = factors(np.outer(np.arange(1.0, 5.0), np.ones(6)), np.eye(6), split, 3, 100)
+    first, second = evened(*pair, split)
+    np.testing.assert_allclose(second @ first, pair[1] @ pair[0], rtol=1e-9)
+    for still in evened(np.zeros((3, 6)), np.zeros((4, 3)), split):
+        assert not still.any()
+
+
+def rounded(weight: Double, bits: int) -> Double:
+    scale = search_scale(weight[None], FORMATS[bits])
+    return np.asarray(round_nearest(weight[None], scale, FORMATS[bits])[0] * scale[0][:, None], np.float64)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6])
+def test_few_bits_harm_layers_less_whose_channels_between_are_evened(bits: int) -> None:
+    rng = np.random.default_rng(2)
+    split, sizes = Split("channel", (), 0), 0.8 ** np.arange(32)
+    weight = (np.linalg.qr(rng.standard_normal((64, 32)))[0] * sizes) @ np.linalg.qr(rng.standard_normal((64, 32)))[0].T
+    pair = factors(weight, np.eye(64), split, 32, 10_000)
+
+    def lost(first: Double, second: Double) -> float:
+        return float(np.square(rounded(second, bits) @ rounded(first, bits) - weight).sum())
+
+    assert lost(*evened(*pair, split)) < 0.5 * lost(*pair)
 
 
 def smooth(split: Split, n: int) -> NDArray[np.float32]:
