@@ -6,8 +6,9 @@
 - one output (n, N, 6) of corners, score and class;
 - one output (n, 4 + classes, N) or (n, N, 5 + classes) of centre, size, (objectness,) classes, behind which there may
   be factors of masks (n, masks, h, w) in a second one;
-- maps that are not decoded: (n, 3·(5 + classes), h, w) or (n, 3, h, w, 5 + classes) of several sizes, or for each size
-  a map of classes, one of 4 coordinates and perhaps one of objectness.
+- maps that are not decoded: (n, 3·(5 + classes), h, w) or (n, 3, h, w, 5 + classes) of several sizes;
+- for each of several sizes a map (n, channels, h, w), or rows (n, N, channels) or (N, channels), of classes, one of 4
+  coordinates or of the odds 4·k of k distances to each side, perhaps one of objectness, perhaps one of landmarks.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 VALID = 0.9  # share of boxes that must be corners, or have a size, to be read so
 FEW = 16  # places that a grid of candidates has at least
+MOST_ROLES = 4  # outputs of one size: coordinates, classes, objectness, landmarks
+QUARTER = 2.0, 5.0  # times as many places has one size as the next: 9 to 4, or 35 to 8
 
 Form = Literal["corners", "centres", "raw"]
 
@@ -77,7 +80,7 @@ def find_reader(outputs: Outputs, told: bool = False) -> Reader | None:
         told: Whether the user says that they are detections; then less is asked of their values.
     """
     floats = {k: y for k, y in outputs.items() if y.dtype.kind == "f" and y.size}
-    for find in (_pair, _final, _transposed, _rows, _heads, _heads_apart):
+    for find in (_levels, _pair, _final, _transposed, _rows, _heads):
         reader = find(floats, outputs, told)
         if reader is not None:
             return reader
@@ -196,44 +199,81 @@ def _heads(floats: Outputs, _outputs: Outputs, told: bool) -> Reader | None:
     return Reader(names, "raw", read)
 
 
-def _heads_apart(floats: Outputs, _outputs: Outputs, _told: bool) -> Reader | None:
-    """For each size a map of classes, one of coordinates and perhaps one of objectness."""
-    maps = {k: y for k, y in floats.items() if y.ndim == 4}
-    sizes = sorted({_size(y) for y in maps.values()}, reverse=True)
-    levels = [[k for k, y in maps.items() if _size(y) == size] for size in sizes]
-    if not _pyramid(sizes) or any(len(level) not in (2, 3) for level in levels):
-        return None
-    roles = [_roles({k: maps[k] for k in level}) for level in levels]
-    if any(r is None for r in roles):
-        return None
+def _levels(floats: Outputs, _outputs: Outputs, _told: bool) -> Reader | None:
+    """For each size rows or maps: of classes, of coordinates or the odds of each distance, perhaps of objectness."""
+    for dims in ((4,), (2, 3)):
+        grids = {k: y for k, y in floats.items() if y.ndim in dims}
+        sizes = sorted({_size(y) for y in grids.values()}, reverse=True)
+        roles = _roles([{k: y for k, y in grids.items() if _size(y) == size} for size in sizes])
+        if roles is not None and _pyramid(sizes):
+            return Reader(tuple(grids), "raw", _read_levels(roles))
+    return None
 
+
+@dataclass(frozen=True)
+class _Roles:
+    """Names of the outputs of coordinates, of classes and of objectness at one size."""
+
+    box: str
+    seen: str
+    sure: str | None
+
+
+def _read_levels(roles: list[_Roles]) -> Callable[[Outputs], Candidates]:
     def read(given: Outputs) -> Candidates:
         boxes, scores = [], []
         for role in roles:
-            assert role is not None
-            box, seen, sure = (None if k is None else _places(given[k].astype(np.float64)) for k in role)
-            assert box is not None
-            assert seen is not None
-            boxes.append(box)
-            ones = np.ones((*seen.shape[:2], 1)) if sure is None else sure
-            scores.append(_times(ones, seen, not _between(seen)))
+            box, seen = (_places(given[k].astype(np.float64)) for k in (role.box, role.seen))
+            sure = np.ones((*seen.shape[:2], 1)) if role.sure is None else _places(given[role.sure].astype(np.float64))
+            boxes.append(box if box.shape[2] == 4 else _distances(box))
+            scores.append(_times(sure, seen, not _between(seen)))
         return Candidates(np.concatenate(boxes, axis=1), np.concatenate(scores, axis=1))
 
-    return Reader(tuple(maps), "raw", read)
+    return read
 
 
-def _roles(level: Outputs) -> tuple[str, str, str | None] | None:
-    """Names of the maps of coordinates, classes and objectness of one size."""
-    box = next((k for k, y in level.items() if y.shape[1] == 4), None)
-    others = sorted((k for k in level if k != box), key=lambda k: -level[k].shape[1])
-    if box is None or not others or (len(others) == 2 and level[others[1]].shape[1] != 1):
+def _roles(levels: list[Outputs]) -> list[_Roles] | None:
+    """What the outputs of each size are; None where sizes differ in what they have."""
+    ordered = [sorted(level, key=lambda k: _width(level[k])) for level in levels]
+    widths = [[_width(level[k]) for k in names] for level, names in zip(levels, ordered, strict=True)]
+    if not widths or not 2 <= len(widths[0]) <= MOST_ROLES or any(w != widths[0] for w in widths):
         return None
-    return box, others[0], others[1] if len(others) == 2 else None
+    parts = [[level[names[i]] for level, names in zip(levels, ordered, strict=True)] for i in range(len(widths[0]))]
+    likely = [all(_between(y) for y in part) for part in parts]
+    means = [float(np.mean([y.mean() for y in part])) for part in parts]
+    box = _box(widths[0], likely, means)
+    rest = [i for i in range(len(parts)) if i != box]
+    scores = [i for i in rest if likely[i]] or rest
+    if box is None or len(scores) > 2 or (len(scores) == 2 and widths[0][scores[0]] != 1):
+        return None
+    if widths[0][box] > 4 and not likely[scores[-1]] and means[scores[-1]] >= 0:  # features as well as odds
+        return None
+    sure = scores[0] if len(scores) == 2 else None
+    return [_Roles(names[box], names[scores[-1]], None if sure is None else names[sure]) for names in ordered]
+
+
+def _box(widths: list[int], likely: list[bool], means: list[float]) -> int | None:
+    """Which output has coordinates, or 4 · k odds of distances: what is no probability sooner, 4 numbers sooner.
+
+    Of two that may be odds, classes are those that are mostly unlikely.
+    """
+    plain = [i for i, w in enumerate(widths) if w == 4]
+    odds = [i for i, w in enumerate(widths) if w > 4 and w % 4 == 0 and not likely[i]]
+    return min(plain + odds, key=lambda i: (likely[i], widths[i] != 4, -means[i]), default=None)
+
+
+def _distances(odds: Double) -> Double:
+    """The mean of 0, 1, 2 … by odds (n, N, 4 · k) of each, for each of the four sides (n, N, 4)."""
+    parts = odds.reshape(*odds.shape[:2], 4, -1)
+    e = np.exp(parts - parts.max(axis=3, keepdims=True))
+    return np.asarray(e @ np.arange(parts.shape[3]) / e.sum(axis=3))
 
 
 def _places(y: Double) -> Double:
-    """(n, channels, h, w) as (n, places, channels)."""
-    return y.reshape(*y.shape[:2], -1).transpose(0, 2, 1)
+    """Maps (n, channels, h, w) or rows (n, N, channels), (N, channels) as (n, places, channels)."""
+    if y.ndim == 4:
+        return y.reshape(*y.shape[:2], -1).transpose(0, 2, 1)
+    return y if y.ndim == 3 else y[None]
 
 
 def _anchors(y: Double) -> Double:
@@ -252,18 +292,24 @@ def _times(sure: Double, classes: Double, squash: bool) -> Double:
 
 
 def _width(y: NDArray[Any]) -> int:
-    return int(y.shape[4] if y.ndim == 5 else y.shape[1])
+    return int(y.shape[1] if y.ndim == 4 else y.shape[-1])
 
 
-def _size(y: NDArray[Any]) -> tuple[int, int]:
-    return (int(y.shape[2]), int(y.shape[3]))
+def _size(y: NDArray[Any]) -> tuple[int, ...]:
+    """Sides of a map, or how many rows there are."""
+    return (int(y.shape[2]), int(y.shape[3])) if y.ndim > 3 else (int(y.shape[-2]),)
 
 
-def _pyramid(sizes: list[tuple[int, int]]) -> bool:
-    """Whether there are several sizes, each half of the one before, give or take a place."""
+def _pyramid(sizes: list[tuple[int, ...]]) -> bool:
+    """Whether there are several sizes, each half of the one before, give or take a place; of rows about a quarter."""
     ordered = sorted(set(sizes), reverse=True)
-    steps = itertools.pairwise(ordered)
-    return len(ordered) > 1 and all(abs(a[0] - 2 * b[0]) <= 1 and abs(a[1] - 2 * b[1]) <= 1 for a, b in steps)
+    return len(ordered) > 1 and all(_halved(a, b) for a, b in itertools.pairwise(ordered))
+
+
+def _halved(larger: tuple[int, ...], smaller: tuple[int, ...]) -> bool:
+    if len(larger) == 1:
+        return bool(smaller[0]) and QUARTER[0] <= larger[0] / smaller[0] <= QUARTER[1]
+    return all(abs(a - 2 * b) <= 1 for a, b in zip(larger, smaller, strict=True))
 
 
 def _looks_decoded(y: NDArray[Any], scores: int, masks: int) -> bool:

@@ -75,6 +75,29 @@ def heads(boxes: np.ndarray, scores: np.ndarray, apart: bool) -> dict[str, np.nd
     return {k: v.astype(np.float32) for k, v in given.items()}
 
 
+def odds(distances: np.ndarray) -> np.ndarray:
+    """Distances (1, N, 4) of 0 to 7 as the odds (1, N, 32) of the whole numbers around them."""
+    bins = np.arange(8)
+    near = np.clip(1 - np.abs(distances[..., None] - bins), 1e-9, 1)
+    return np.asarray(np.log(near) + 3).reshape(*distances.shape[:2], 32)
+
+
+def levels(boxes: np.ndarray, scores: np.ndarray, layout: str) -> dict[str, np.ndarray]:
+    """The outputs of two sizes, 32 places and 8; the objects are in the larger."""
+    given: dict[str, np.ndarray] = {}
+    for i, n in enumerate((32, 8)):
+        b, s = boxes[:, -n:] % 7, scores[:, -n:]
+        if layout == "levels of odds":
+            given |= {f"class{i}": s, f"box{i}": odds(b)}
+        elif layout == "maps of odds":
+            sides = {32: (4, 8), 8: (2, 4)}[n]
+            maps = (v.transpose(0, 2, 1).reshape(1, -1, *sides) for v in (odds(b), logit(s)))
+            given |= dict(zip((f"box{i}", f"class{i}"), maps, strict=True))
+        else:  # without an axis of the batch, with landmarks
+            given |= {f"score{i}": s[0], f"box{i}": b[0], f"landmarks{i}": np.tile(b[0] - 4, (1, 3))[:, :10]}
+    return {k: v.astype(np.float32) for k, v in given.items()}
+
+
 def given(layout: str, boxes: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
     """The same scene in the layouts that detectors have."""
     sure = np.ones((*boxes.shape[:2], 1))
@@ -93,6 +116,8 @@ def given(layout: str, boxes: np.ndarray, scores: np.ndarray) -> dict[str, np.nd
             return heads(boxes, scores, apart=False)
         case "heads apart":
             return heads(boxes, scores, apart=True)
+        case "levels of odds" | "maps of odds" | "levels of a face detector":
+            return levels(boxes, scores, layout)
         case "final":
             labels = scores.argmax(2)[..., None]
             return {"y": np.concatenate([corners(boxes), scores.max(2)[..., None], labels], axis=2)}
@@ -108,7 +133,7 @@ def given(layout: str, boxes: np.ndarray, scores: np.ndarray) -> dict[str, np.nd
 
 LAYOUTS = (
     "pair", "pair of centres", "pair, classes first", "yolo transposed", "yolo rows", "yolo heads", "heads apart",
-    "final", "chosen",
+    "levels of odds", "maps of odds", "levels of a face detector", "final", "chosen",
 )  # fmt: skip
 
 
@@ -144,6 +169,32 @@ def test_a_box_that_moves_away_is_no_match(layout: str) -> None:
     matched = Matched(reader)
     matched.add(outputs, given(layout, moved, scores))
     assert matched.share() == pytest.approx(2 / 3)
+
+
+def test_distances_are_the_means_of_their_odds_and_lie_level_by_level() -> None:
+    boxes, scores = scene()
+    reader = find_reader(given("levels of odds", boxes, scores))
+    assert reader is not None
+    found = reader.candidates(given("levels of odds", boxes, scores))
+    np.testing.assert_allclose(found.boxes[:, :32], boxes % 7, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.boxes[:, 32:], boxes[:, -8:] % 7, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.scores[:, :32], scores, rtol=1e-6)
+
+
+def test_as_many_classes_as_coordinates_are_told_from_them() -> None:
+    rng = np.random.default_rng(0)
+    outputs = {}
+    for i, n in enumerate((64, 16, 4)):
+        outputs |= {f"a{i}": rng.uniform(0, 0.1, (2, n, 4)), f"b{i}": rng.normal(size=(2, n, 32))}
+    reader = find_reader(outputs)
+    assert reader is not None
+    np.testing.assert_array_equal(reader.candidates(outputs).scores[:, :64], outputs["a0"])
+    logits = {k: v if k[0] == "b" else rng.normal(-4, 1, (2, v.shape[1], 80)) for k, v in outputs.items()}
+    reader = find_reader(logits)
+    assert reader is not None
+    np.testing.assert_allclose(reader.candidates(logits).scores[:, :64], 1 / (1 + np.exp(-logits["a0"])), rtol=1e-12)
+    features = {k: v if k[0] == "b" else rng.normal(0.5, 1, (2, v.shape[1], 64)) for k, v in outputs.items()}
+    assert find_reader(features) is None
 
 
 def test_what_is_no_detector_has_no_boxes() -> None:
