@@ -53,6 +53,10 @@ class Stem:
     def _model(self) -> onnx.ModelProto:
         return self.network.to_model(without=self.network.weights)
 
+    @cached_property
+    def _whole(self) -> onnx.ModelProto:
+        return self.network.to_model()
+
     @property
     def plain(self) -> bool:
         """Whether it reads the input as it is."""
@@ -78,6 +82,14 @@ class Stem:
             return None
         fits = found.ndim == 4 and found.shape[1] == self.layer.in_channels and np.isfinite(found).all()
         return found.astype(np.float32) if fits else None
+
+    def tensor(self, name: str, z: Array, scaling: InputScaling) -> Single | None:
+        """Values (n, C, ...) of a tensor for pictures z (n, C, *size) at a scale; None where they cannot be had."""
+        x = to_network(z, self.wanted, Scale(scaling)).astype(self.wanted.spec.dtype)
+        try:
+            return np.asarray(Walk(self._whole, {self.wanted.spec.name: x}, ()).get(name), np.float32)
+        except Exception:  # a second input, say; onnxruntime's exceptions share no base class but Exception
+            return None
 
     def gives(self, x: Single) -> Single:
         """What the convolution gives (n, O, ...) for what it reads."""

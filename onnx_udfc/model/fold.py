@@ -48,6 +48,13 @@ def fold_into_layer(layer: Layer, kept: set[str]) -> list[gs.Node]:
     return folded
 
 
+def recorded(node: gs.Node) -> BatchNorm | None:
+    """What a batch norm of its own, folded into no layer, recorded in training; None if the node is none."""
+    if len(node.inputs) != 5 or not isinstance(node.inputs[3], gs.Constant) or len(node.inputs[3].shape) != 1:
+        return None
+    return batch_norm(node, node.inputs[0], int(node.inputs[3].shape[0]))
+
+
 def batch_norm(node: gs.Node, tensor: gs.Tensor, channels: int) -> BatchNorm | None:
     """The parameters of a BatchNormalization in inference mode over `tensor`, or None if the node is not one."""
     if node.op != "BatchNormalization" or node.domain or node.inputs[0] is not tensor or len(node.inputs) != 5:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.activations import join_activations
 from onnx_udfc.model.constants import fold_constants, unshare
 from onnx_udfc.model.export import SHAPES, export_model
-from onnx_udfc.model.fold import fold_into_layer, plain_gemm
+from onnx_udfc.model.fold import fold_into_layer, plain_gemm, recorded
 from onnx_udfc.model.layers import BatchNorm, Layer, find_layers
 from onnx_udfc.model.lossless import Origin, Stored, import_graph, sorted_nodes, tensors_read
 from onnx_udfc.model.memo import Memo
@@ -115,6 +116,22 @@ class Network:
     def has_batch_norms(self) -> bool:
         """Whether a layer has the statistics of a batch norm behind it, by which its outputs can be matched."""
         return any(layer.batch_norm is not None for layer in self.layers.values())
+
+    def first_norm(self) -> tuple[str, NDArray[np.float64], NDArray[np.float64]] | None:
+        """The first batch norm: the tensor that it normalizes, mean and variance (C,) that it recorded of its channels.
+
+        Of one that is folded into a layer the layer's output, and the mean and variance behind the norm.
+        """
+        folded = {id(layer.node): layer.batch_norm for layer in self.layers.values() if layer.batch_norm}
+        for node in self.graph.nodes:
+            norm = folded.get(id(node))
+            if norm is not None:
+                share = norm.var / (norm.var + norm.epsilon)
+                return node.outputs[0].name, norm.beta, np.square(norm.gamma) * share
+            own = recorded(node)
+            if own is not None:
+                return node.inputs[0].name, own.mean, own.var
+        return None
 
     @property
     def weights(self) -> frozenset[str]:

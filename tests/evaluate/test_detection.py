@@ -183,7 +183,7 @@ def test_distances_are_the_means_of_their_odds_and_lie_level_by_level() -> None:
 
 def test_as_many_classes_as_coordinates_are_told_from_them() -> None:
     rng = np.random.default_rng(0)
-    outputs = {}
+    outputs: dict[str, np.ndarray] = {}
     for i, n in enumerate((64, 16, 4)):
         outputs |= {f"a{i}": rng.uniform(0, 0.1, (2, n, 4)), f"b{i}": rng.normal(size=(2, n, 32))}
     reader = find_reader(outputs)

@@ -17,7 +17,7 @@ from onnx_udfc.inputs.network_inputs import (
     likeness,
     make_inputs,
 )
-from onnx_udfc.inputs.scale import guess_scaling
+from onnx_udfc.inputs.scale import RAW, UNIT, guess_scaling
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.inputs.stem import Stem, stem_of
 from onnx_udfc.model.network import Network, read
@@ -190,6 +190,21 @@ def test_the_scale_is_read_off_a_batch_norm_behind_a_change_of_layout(mean: floa
     assert 0.7 * std < scaling.std[0] < 1.4 * std
     assert np.abs(np.subtract(scaling.mean, mean)).max() < std
     assert "batch norm" in note
+
+
+POOLED = f"""g (float[N,3,32,32] x, float[16,3,3,3] W1, {norm("1", 16)}, float[4,16,1,1] W2) => (float[N,4,15,15] y) {{
+    a = Conv(x, W1) r = Relu(a) p = MaxPool<kernel_shape = [2,2], strides = [2,2]>(r)
+    n = BatchNormalization(p, S1, D1, M1, V1) y = Conv(n, W2) }}"""
+
+
+@pytest.mark.parametrize(("mean", "std", "words"), [(0.46, 0.25, "from 0 to 1"), (118.0, 64.0, "raw"), (0.0, 1.0, "")])
+def test_a_batch_norm_behind_activation_and_pooling_tells_the_usual_scale(mean: float, std: float, words: str) -> None:
+    x = InputScaling((mean,), (std,)).apply(synthetic_images(32, 3, (32, 32), seed=77))
+    network = read(settled(scaled_model(POOLED), {"x": x}))
+    scaling, note = guessed(network)
+    assert ("batch norm" in note) is bool(words)
+    assert words in note
+    assert scaling == {0.46: UNIT, 118.0: RAW, 0.0: InputScaling()}[mean]
 
 
 def test_a_first_layer_behind_squares_of_pixels_may_drown_in_its_biases() -> None:
