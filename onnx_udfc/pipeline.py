@@ -25,14 +25,14 @@ from onnx_udfc.decide.unrepaired import rounded_tables, rounded_unseen, table_no
 from onnx_udfc.dry_run import Subject, needs_run, plan_report
 from onnx_udfc.emit.short_names import SHORTENED, shorten_names
 from onnx_udfc.emit.stamp import stamp
-from onnx_udfc.emit.writer import Placement, check_activations, emit
+from onnx_udfc.emit.writer import Placement, activation_tensors, check_activations, emit
 from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result, share_of_time
 from onnx_udfc.goal import planned, reached
 from onnx_udfc.halved import halve
 from onnx_udfc.inputs.classes import balanced_inputs
 from onnx_udfc.inputs.kinds import check_batch
-from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, likeness, make_inputs
+from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, likeness, make_inputs, unscaled
 from onnx_udfc.inputs.real import with_data
 from onnx_udfc.loss_search import smallest_within
 from onnx_udfc.model.files import weight_files
@@ -52,6 +52,7 @@ from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
 from onnx_udfc.repair.harm import spared
 from onnx_udfc.repair.ranges import measure_ranges
 from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
+from onnx_udfc.repair.unscaled import bound, reason
 from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.blas import one_thread
 from onnx_udfc.runtime.machine import cores, keeping, let_go, release
@@ -267,9 +268,8 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
         if placement is not None and not options.budget:
             pruned, repaired.weights, told = filled(pruned, repaired.weights, placement, options.target, options.skip)
         tables, unseen = rounded_tables(pruned.network, options), rounded_unseen(pruned.network, options, plan.bits)
-        emitted = emit(
-            pruned.network, repaired.weights, repaired.activations or None, options.target, placement, tables, unseen
-        )
+        grids = repaired.activations or ({} if placement is not None and placement.kept else None)
+        emitted = emit(pruned.network, repaired.weights, grids, options.target, placement, tables, unseen)
     if options.float16:
         with run.stage("float16"):
             emitted = halve(emitted, original.network, inputs, options)
@@ -389,10 +389,16 @@ def _ranges(
     the network answers are taken out of it.
     """
     like, pieces = likeness(original.network, inputs), Pieces(asked_provider(options))
+    layers, slow = integer_layers(network, plan, placement.slow_first), placement.slow_first
+    unknown, floated = unscaled(original.network, inputs, options), frozenset[str]()
+    if unknown:
+        floated = bound(network, placement, inputs.values, unknown, pieces)
+    if floated:
+        found = activation_tensors(network, layers, options.target, floated)
+        placement = replace(found, slow_first=slow, reason=reason(unknown))
     grids = measure_ranges(network, placement, inputs.values, likeness=like, pieces=pieces)
-    layers = integer_layers(network, plan, placement.slow_first)
-    left = spared(network, layers, options.target, placement, grids, inputs.values)
+    left = spared(network, layers, options.target, placement, grids, inputs.values, floated)
     if left is placement:
         return placement, grids
-    left = replace(left, slow_first=placement.slow_first)
+    left = replace(left, slow_first=slow)
     return left, measure_ranges(network, left, inputs.values, likeness=like, pieces=pieces)

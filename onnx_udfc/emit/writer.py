@@ -139,7 +139,12 @@ def emit(
     model = draft.finish()
     plain = {**(tables or {}), **{key: one.params for key, one in inner.items() if key in forms}}
     slower, notes = form_notes(network, weights, plain, placement, row, forms)
-    form = "; ".join([*dict.fromkeys(forms.values()), *([f"activations {placement.dtype}"] if placement else [])])
+    form = "; ".join(
+        [
+            *dict.fromkeys(forms.values()),
+            *([f"activations {placement.dtype}"] if placement and placement.integer else []),
+        ]
+    )
     oldest, whole = oldest_onnxruntime(model), round(sum(memory.values()))
     wide = {name: round(taken) for name, taken in memory.items() if _is_float32(network.layers[name], taken)}
     return Emitted(model, form or "float", forms, notes, oldest, slower, whole, wide)

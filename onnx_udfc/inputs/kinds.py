@@ -80,6 +80,11 @@ class Wanted:
         return kind_of(self.spec, self.shape, self.use)
 
     @property
+    def unscaled(self) -> bool:
+        """Whether its values are numbers of any scale: features, spectra, embeddings."""
+        return self.kind == "features" or (self.kind == "picture" and len(self.shape) != 4)
+
+    @property
     def codes(self) -> int:
         """Of how many codes from 0 on its values are, where each may be any: rows of a table, or bytes; else 0."""
         if self.kind == "tokens":

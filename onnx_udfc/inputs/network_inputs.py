@@ -282,6 +282,14 @@ def shows_classes(network: Network, inputs: NetworkInputs) -> bool:
     return bool(shape) and batch_of(network, inputs.values) >= FEW * shape[1]
 
 
+def unscaled(network: Network, inputs: NetworkInputs, options: Options) -> tuple[str, ...]:
+    """The inputs whose scale nothing tells: made-up numbers, no picture and no sound, with no batch norm behind."""
+    if inputs.source == "calibration" or network.first_norm() is not None:
+        return ()
+    told = preprocessing(options) is not None
+    return tuple(w.spec.name for w in wanted_inputs(network) if w.unscaled and not (told and w.kind == "picture"))
+
+
 def likeness(network: Network, inputs: NetworkInputs) -> Likeness:
     """How like inputs are to what a network is meant for, as far as anything says so.
 

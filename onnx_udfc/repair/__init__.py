@@ -10,4 +10,5 @@ __all__ = [
     "refit",
     "room",
     "sensitivity",
+    "unscaled",
 ]

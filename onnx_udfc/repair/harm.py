@@ -161,6 +161,7 @@ def spared(
     placement: Placement,
     grids: Mapping[str, ActivationParams],
     inputs: Mapping[str, NDArray[Any]],
+    floated: frozenset[str] = frozenset(),
 ) -> Placement:
     """The placement less what ruins the network's answers; as it was where nothing does, or nothing can be measured.
 
@@ -171,6 +172,7 @@ def spared(
         placement: where activations are quantized.
         grids: of `placement.tensors`.
         inputs: graph input name → values.
+        floated: tensors that are left in float already, and stay so.
     """
     sizes = resolve(network, network.sizes).sizes
     macs = {name: float(count(network.layers[name], sizes).macs) for name in placement.integer}
@@ -185,12 +187,15 @@ def spared(
         runs = int(MOST_MACS / max(1, total * samples))
         harms = harms_of(trial, placement.tensors, before, max(LEAST_RUNS, runs * 2 // 3))
         around = {tensor: math.prod(sizes.get(tensor, ())) for tensor in placement.sites}
-        options = _options(network, layers, target, placement, harms, macs, around)
+        options = _options(network, layers, target, placement, harms, macs, around, floated)
         kept = evenly_spaced(len(options), max(LEAST_RUNS // 2, runs // 3))
         best, after = _best(trial, [options[i] for i in kept], before)
     except ModelError:  # an operator that onnxruntime lacks, or values that it does not run on
         return placement
-    return placement if best is None else _explained(best, before, after)
+    if best is None:
+        return placement
+    found = _explained(best, before, after)
+    return replace(found, reason=f"{placement.reason}; {found.reason}") if placement.reason else found
 
 
 def harms_of(trial: Trial, tensors: Sequence[str], harm: float, runs: int) -> dict[str, float]:
@@ -224,15 +229,16 @@ def _options(
     harms: Mapping[str, float],
     macs: Mapping[str, float],
     values: Mapping[str, int],
+    floated: frozenset[str] = frozenset(),
 ) -> list[Option]:
     """What may be left in float: the tensor of most harm for its cost, the first two of them, the first three, ..."""
     total = max(sum(macs.values()), 1.0)
 
     def option(tensors: Iterable[str]) -> Option:
-        left = placement.on_grid(frozenset(tensors))
+        left = placement.on_grid(frozenset(tensors)) | floated
         found = activation_tensors(network, layers, target, left)
-        floated = sum(macs[name] for name in found.kept) / total
-        return Option(left, found, floated, floated + PAIR * sum(values[t] for t in borders(network, found)) / total)
+        share = sum(macs.get(name, 0.0) for name in found.kept) / total
+        return Option(left, found, share, share + PAIR * sum(values[t] for t in borders(network, found)) / total)
 
     harmful = [tensor for tensor in harms if harms[tensor] > NEGLIGIBLE * sum(harms.values())]
     worth = {tensor: harms[tensor] / (option([tensor]).price + SMALL) for tensor in harmful}

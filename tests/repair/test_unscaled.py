@@ -1,0 +1,55 @@
+"""Inputs of numbers whose scale nothing tells: what follows it stays in float, what is normalized first does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from onnx_udfc import compress
+from tests.normed_graphs import scaled_model
+from tests.quantized_graphs import fetch
+
+GEMMS = "float[N,32] x, float[24,32] W1, float[24] B1, float[24,24] W2, float[24] B2, float[4,24] W3, float[4] B3"
+PLAIN = f"""g ({GEMMS}) => (float[N,4] y) {{
+    a = Gemm<transB = 1>(x, W1, B1) r = Relu(a) b = Gemm<transB = 1>(r, W2, B2) s = Relu(b)
+    y = Gemm<transB = 1>(s, W3, B3) }}"""
+NORMED = f"""g ({GEMMS}, float[24] G) => (float[N,4] y) {{
+    a = Gemm<transB = 1>(x, W1, B1) n = LayerNormalization(a, G) r = Relu(n) b = Gemm<transB = 1>(r, W2, B2)
+    s = Relu(b) y = Gemm<transB = 1>(s, W3, B3) }}"""
+PICTURE = """g (float[N,3,16,16] x, float[8,3,3,3] W1, float[4,8,3,3] W2) => (float[N,4,12,12] y) {
+    a = Conv(x, W1) r = Relu(a) y = Conv(r, W2) }"""
+
+
+def integer_inputs(model: onnx.ModelProto) -> int:
+    """How many layers read what was quantized."""
+    quantized = {o for n in model.graph.node if n.op_type == "QuantizeLinear" for o in n.output}
+    read = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in quantized}
+    return sum(n.op_type in ("Gemm", "MatMul", "Conv") and n.input[0] in read for n in model.graph.node)
+
+
+def lost_db(model: onnx.ModelProto, result: onnx.ModelProto, scale: float) -> float:
+    x = (scale * np.random.default_rng(3).standard_normal((64, 32))).astype(np.float32)
+    y, z = fetch(model, "y", {"x": x}), fetch(result, "y", {"x": x})
+    return float(10 * np.log10(np.square(y - y.mean(0)).sum() / np.square(y - z).sum()))
+
+
+@pytest.mark.parametrize(("text", "integer"), [(PLAIN, 0), (NORMED, 2)])
+def test_what_follows_an_unknown_scale_stays_in_float(text: str, integer: int) -> None:
+    model = scaled_model(text)
+    found = compress(model, bits=8, activations=8, threads=1, force=True)
+    assert integer_inputs(found.model) == integer
+    assert any("scale of x" in note and "--calibrate" in note for note in found.report.runtime.notes)
+    for scale in (0.1, 1.0, 16.0):
+        assert lost_db(model, found.model, scale) > 25
+
+
+def test_real_inputs_and_pictures_have_their_scale() -> None:
+    x = (16 * np.random.default_rng(0).standard_normal((64, 32))).astype(np.float32)
+    model = scaled_model(PLAIN)
+    found = compress(model, bits=8, activations=8, threads=1, force=True, calibrate=x)
+    assert integer_inputs(found.model) == 3
+    assert lost_db(model, found.model, 16.0) > 25
+    picture = compress(scaled_model(PICTURE), bits=8, activations=8, threads=1, force=True)
+    assert integer_inputs(picture.model) == 2
+    assert not any("scale of x" in note for note in picture.report.runtime.notes)
