@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -396,9 +397,10 @@ def _ranges(
     if floated:
         found = activation_tensors(network, layers, options.target, floated)
         placement = replace(found, slow_first=slow, reason=reason(unknown))
-    grids = measure_ranges(network, placement, inputs.values, likeness=like, pieces=pieces)
-    left = spared(network, layers, options.target, placement, grids, inputs.values, floated)
+    measured = partial(measure_ranges, network, likeness=like, pieces=pieces)
+    grids, anew = measured(placement, inputs.values), partial(measured, placement, inputs.values, exact=True)
+    left = spared(network, layers, options.target, placement, grids, inputs.values, floated, anew)
     if left is placement:
         return placement, grids
     left = replace(left, slow_first=slow)
-    return left, measure_ranges(network, left, inputs.values, likeness=like, pieces=pieces)
+    return left, measured(left, inputs.values)

@@ -15,6 +15,10 @@ and what reads it so leaves with it), and as many leave as make
 least, harm measured with what is left; none where all of them together do no harm. Values at a border are quantized or
 brought back, and laid out anew: with the first layers of MobileNetV2 in float, 6 % of its multiply-accumulates beside
 1.2 million values, all that integers had saved was gone.
+
+Where more than RUINED is left all the same, time is worth a part of that: nobody wants wrong answers sooner. And as
+runs are dear in large networks, and groups of tensors that are left unhalved say little, tensors are taken out there
+in the order of what their grids lose by themselves (see `local_loss`).
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +40,7 @@ from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
 from onnx_udfc.model.counts import count
 from onnx_udfc.numerics.products import each
+from onnx_udfc.repair.local_loss import losses
 from onnx_udfc.runtime.runs import cut, model_specs, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
 
@@ -48,6 +54,9 @@ if TYPE_CHECKING:
 Double = NDArray[np.float64]
 Answers = list[Double]
 
+RUINED = 0.3  # harm that leaves little of the answers: 4 dB
+CHEAPER = 0.25  # of PRICE, where the answers are ruined
+STEPS = (4, 8, 12, 16, 24, 32)  # tensors that are taken out together then
 HARMLESS = 0.02  # harm below which nothing is gained by less
 PRICE = 40.0  # dB that the time of all of the multiply-accumulates is worth
 SAMPLES = 4  # inputs that harm is measured on; at least LEAST of a large network
@@ -162,6 +171,7 @@ def spared(
     grids: Mapping[str, ActivationParams],
     inputs: Mapping[str, NDArray[Any]],
     floated: frozenset[str] = frozenset(),
+    anew: Callable[[], Mapping[str, ActivationParams]] | None = None,
 ) -> Placement:
     """The placement less what ruins the network's answers; as it was where nothing does, or nothing can be measured.
 
@@ -173,6 +183,7 @@ def spared(
         grids: of `placement.tensors`.
         inputs: graph input name → values.
         floated: tensors that are left in float already, and stay so.
+        anew: gives the grids of the network in float, for what is behind tensors that ruin it.
     """
     sizes = resolve(network, network.sizes).sizes
     macs = {name: float(count(network.layers[name], sizes).macs) for name in placement.integer}
@@ -189,7 +200,14 @@ def spared(
         around = {tensor: math.prod(sizes.get(tensor, ())) for tensor in placement.sites}
         options = _options(network, layers, target, placement, harms, macs, around, floated)
         kept = evenly_spaced(len(options), max(LEAST_RUNS // 2, runs // 3))
-        best, after = _best(trial, [options[i] for i in kept], before)
+        best, after = _best(trial, [options[i] for i in kept], before, None, PRICE)
+        if after > RUINED:
+            option = partial(_option, network, layers, target, placement, macs, around, floated)
+            exact = anew() if anew else grids
+            del trial
+            trial = Trial(network, placement, exact, inputs, samples)
+            worst = losses(network, placement, exact, inputs)
+            best, after = _rescued(trial, best, worst, option, network)
     except ModelError:  # an operator that onnxruntime lacks, or values that it does not run on
         return placement
     if best is None:
@@ -232,14 +250,7 @@ def _options(
     floated: frozenset[str] = frozenset(),
 ) -> list[Option]:
     """What may be left in float: the tensor of most harm for its cost, the first two of them, the first three, ..."""
-    total = max(sum(macs.values()), 1.0)
-
-    def option(tensors: Iterable[str]) -> Option:
-        left = placement.on_grid(frozenset(tensors)) | floated
-        found = activation_tensors(network, layers, target, left)
-        share = sum(macs.get(name, 0.0) for name in found.kept) / total
-        return Option(left, found, share, share + PAIR * sum(values[t] for t in borders(network, found)) / total)
-
+    option = partial(_option, network, layers, target, placement, macs, values, floated)
     harmful = [tensor for tensor in harms if harms[tensor] > NEGLIGIBLE * sum(harms.values())]
     worth = {tensor: harms[tensor] / (option([tensor]).price + SMALL) for tensor in harmful}
     order = sorted(harmful, key=lambda tensor: -worth[tensor])
@@ -248,21 +259,72 @@ def _options(
     return [o for o, step, after in zip(options, steps, [*steps[1:], -1], strict=True) if step != after]
 
 
-def _best(trial: Trial, options: Sequence[Option], before: float) -> tuple[Option | None, float]:
-    """The option of the least cost, None for none of them, and the harm that is left."""
-    best, least, left = None, _cost(before, 0.0), before
+def _option(
+    network: Network,
+    layers: Sequence[str],
+    target: str,
+    placement: Placement,
+    macs: Mapping[str, float],
+    values: Mapping[str, int],
+    floated: frozenset[str],
+    tensors: Iterable[str],
+) -> Option:
+    """What comes of leaving some tensors in float beside those that are left already."""
+    total = max(sum(macs.values()), 1.0)
+    left = placement.on_grid(frozenset(tensors)) | floated
+    found = activation_tensors(network, layers, target, left)
+    share = sum(macs.get(name, 0.0) for name in found.kept) / total
+    return Option(left, found, share, share + PAIR * sum(values[t] for t in borders(network, found)) / total)
+
+
+def _rescued(
+    trial: Trial,
+    best: Option | None,
+    lost_in: Mapping[str, float],
+    option: Callable[[Iterable[str]], Option],
+    network: Network,
+) -> tuple[Option | None, float]:
+    """What is left in float where the answers are ruined, and the harm that is left; `best` if nothing helps."""
+    before = trial.harm(best.placement.tensors if best else lost_in) or 1.0
+    worst = sorted(lost_in, key=lambda tensor: -lost_in[tensor])
+    tried = [_closed(worst[:step], option, network) for step in STEPS if step < len(worst)]
+    return _best(trial, tried, before, best, PRICE * CHEAPER)
+
+
+def _closed(tensors: Sequence[str], option: Callable[[Iterable[str]], Option], network: Network) -> Option:
+    """Some tensors left in float, and those at their borders beside which the rest is cheaper."""
+    found = option(tensors)
+    for border in sorted(borders(network, found.placement)):
+        wider = option(found.left | {border})
+        found = wider if wider.price < found.price else found
+    return found
+
+
+def _best(
+    trial: Trial, options: Sequence[Option], before: float, best: Option | None, rate: float
+) -> tuple[Option | None, float]:
+    """The option of the least cost, or the best until now, and the harm that is left.
+
+    Args:
+        trial: the network.
+        options: to try.
+        before: harm of the best until now.
+        best: until now; None for none.
+        rate: dB that the time of all of the multiply-accumulates is worth.
+    """
+    least, left = _cost(before, best.price if best else 0.0, rate), before
     for option in options:
-        if PRICE * option.price >= least - _cost(0.0, 0.0):
+        if rate * option.price >= least - _cost(0.0, 0.0, rate):
             continue
         harm = trial.harm(option.placement.tensors)
-        if harm is not None and _cost(harm, option.price) < least:
-            best, least, left = option, _cost(harm, option.price), harm
+        if harm is not None and _cost(harm, option.price, rate) < least:
+            best, least, left = option, _cost(harm, option.price, rate), harm
     return best, left
 
 
-def _cost(harm: float, price: float) -> float:
+def _cost(harm: float, price: float, rate: float) -> float:
     """In dB."""
-    return 10 * float(np.log10(max(harm, HARMLESS))) + PRICE * price
+    return 10 * float(np.log10(max(harm, HARMLESS))) + rate * price
 
 
 def borders(network: Network, placement: Placement) -> set[str]:

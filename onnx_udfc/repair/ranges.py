@@ -38,9 +38,17 @@ MARGIN = 1.5  # of the logits that synthetic images cause: photographs are class
 
 
 def watchers(
-    network: Network, placement: Placement, grids: dict[str, ActivationParams], *, likeness: Likeness
+    network: Network,
+    placement: Placement,
+    grids: dict[str, ActivationParams],
+    *,
+    likeness: Likeness,
+    exact: bool = False,
 ) -> dict[str, Callable[[Value], Value]]:
-    """For each quantized tensor what takes its range into `grids` and passes on what the quantized network will see."""
+    """For each quantized tensor what takes its range into `grids` and passes on what the quantized network will see.
+
+    Where it is to be `exact`, values are passed on as they are.
+    """
     real = likeness == "real"
     last = set() if real else last_tensors(network, placement)
     reads = {tensor: read_of(network, tensor) for tensor in placement.tensors}
@@ -52,16 +60,16 @@ def watchers(
             return whole_range(value, placement.dtype, cap, MARGIN)
         return search_range(value, placement.dtype, cap, headroom, reads[tensor], beyond=likeness == "foreign")
 
-    return {tensor: _watcher(placement.tied.get(tensor, tensor), grids, grid) for tensor in placement.sites}
+    return {tensor: _watcher(placement.tied.get(tensor, tensor), grids, grid, exact) for tensor in placement.sites}
 
 
 def _watcher(
-    source: str, grids: dict[str, ActivationParams], grid: Callable[[str, Value], ActivationParams]
+    source: str, grids: dict[str, ActivationParams], grid: Callable[[str, Value], ActivationParams], exact: bool
 ) -> Callable[[Value], Value]:
     def watch(value: Value) -> Value:
         if source not in grids:
             grids[source] = grid(source, value)
-        return grids[source].seen(value)
+        return value if exact else grids[source].seen(value)
 
     return watch
 
@@ -124,6 +132,7 @@ def measure_ranges(
     *,
     likeness: Likeness,
     pieces: Pieces | None = None,
+    exact: bool = False,
 ) -> dict[str, ActivationParams]:
     """Grids of a placement's tensors by one pass over a network whose weights are final.
 
@@ -133,9 +142,12 @@ def measure_ranges(
         inputs: graph input name → values.
         likeness: of the inputs to what the network is meant for: how far their tails can be relied on.
         pieces: open sessions, on the provider that runs the network.
+        exact: whether each range is that of the network in float, not of what the tensors before it leave.
     """
     grids: dict[str, ActivationParams] = {}
-    walk = Walk(network.to_model(), inputs, [], watchers(network, placement, grids, likeness=likeness), pieces)
+    walk = Walk(
+        network.to_model(), inputs, [], watchers(network, placement, grids, likeness=likeness, exact=exact), pieces
+    )
     for tensor in placement.sites:
         if placement.grid_of(tensor) not in grids:
             walk.get(tensor)
