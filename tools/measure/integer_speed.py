@@ -12,6 +12,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import onnxruntime as ort
+
 from onnx_udfc import Options, compress, validate
 from onnx_udfc.errors import UdfcError
 from onnx_udfc.inputs.network_inputs import make_inputs
@@ -50,6 +52,7 @@ def row(network: Path, folder: Path, threads: int, seconds: float) -> str:
     try:
         made = make_inputs(read_original(network, WISHES).network, WISHES).values
         static(network, theirs, next(iter(made.values()))[:CALIBRATED_WITH], lambda: None)
+        ort.InferenceSession(str(theirs), providers=["CPUExecutionProvider"])  # what it wrote may not load
         pairs = [(theirs, ours), (network, ours), (network, theirs)]
     except Exception as error:  # whatever a peer raises: its cell says so
         print(f"quantize_static on {network.stem}: {type(error).__name__}: {error}".splitlines()[0])
