@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 
 from tools.measure.benchmark import REAL_IMAGES, Outcome, measured_process
+from tools.measure.imagenet_networks import write
 from tools.places import ASSETS
 
 SETTING = "--prune 0.5 --bits 4"
@@ -47,11 +48,8 @@ def source_of(name: str, folder: Path) -> Path:
         return ASSETS / "models" / f"{CIFAR[name]}.onnx"
     path = folder / f"{name}.onnx"
     if not path.exists():
-        from tools.measure.imagenet_networks import settled
-        from tools.train.export import InputSpec, to_onnx
-
         folder.mkdir(parents=True, exist_ok=True)
-        to_onnx(settled(name), path, InputSpec(), fold=False)
+        write(name, path)
     return path
 
 

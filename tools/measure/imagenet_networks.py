@@ -4,95 +4,176 @@ They are the shapes of He et al. (2016) and of Simonyan and Zisserman (2015), la
 the trained ones do, and nothing has to be downloaded.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-from torch.nn import functional
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
 
-from tools.train.networks import conv_bn, head, initialize
+if TYPE_CHECKING:
+    from pathlib import Path
 
+OPSET = 17
+SIDE = 224
+CLASSES = 1000
 VGG19 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512, 0)
 
 
-class Bottleneck(nn.Module):  # type: ignore[misc, unused-ignore]
-    """1x1 down, 3x3, 1x1 up by four, and a projected shortcut where shapes differ."""
+class Draft:
+    """A graph in the making: each method appends nodes and returns the name of the tensor they make."""
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
-        """`width` channels inside, four times as many out."""
-        super().__init__()
-        outputs = 4 * width
-        inner = [*conv_bn(inputs, width, 1), nn.ReLU(), *conv_bn(width, width, 3, stride), nn.ReLU()]
-        self.body = nn.Sequential(*inner, *conv_bn(width, outputs, 1))
-        differs = stride != 1 or inputs != outputs
-        self.shortcut = nn.Sequential(*conv_bn(inputs, outputs, 1, stride)) if differs else nn.Identity()
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: dict[str, np.ndarray] = {}
+        self.norms: list[str] = []  # convolutions behind which batch norms stand
+        self.count = 0
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) → (N, 4·width, H/stride, W/stride)."""
-        return functional.relu(self.body(x) + self.shortcut(x))
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+        """One node."""
+        self.count += 1
+        name = f"{op.lower()}{self.count}"
+        self.nodes.append(helper.make_node(op, list(inputs), [name], name, **attributes))
+        return name
+
+    def conv(self, x: str, channels: tuple[int, int], kernel: int = 3, stride: int = 1, *, norm: bool = True) -> str:
+        """k×k from in to out channels with He's initialization (fan out), and a batch norm or a bias."""
+        inputs, outputs = channels
+        weight, bias = f"w{self.count}", f"b{self.count}"
+        deviation = (2 / (outputs * kernel**2)) ** 0.5
+        self.tensors[weight] = self._normal((outputs, inputs, kernel, kernel), deviation)
+        sizes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [kernel // 2] * 4}
+        if not norm:
+            self.tensors[bias] = np.zeros(outputs, np.float32)
+            return self.add("Conv", x, weight, bias, **sizes)
+        made = self.add("Conv", x, weight, **sizes)
+        self.norms.append(made)
+        names = [f"{made}_{part}" for part in ("scale", "shift", "mean", "var")]
+        self.tensors |= {
+            name: np.full(outputs, value, np.float32) for name, value in zip(names, (1, 0, 0, 1), strict=True)
+        }
+        return self.add("BatchNormalization", made, *names)
+
+    def dense(self, x: str, inputs: int, outputs: int) -> str:
+        """A fully connected layer."""
+        weight, bias = f"w{self.count}", f"b{self.count}"
+        self.tensors[weight] = self._normal((outputs, inputs), (1 / inputs) ** 0.5)
+        self.tensors[bias] = np.zeros(outputs, np.float32)
+        return self.add("Gemm", x, weight, bias, transB=1)
+
+    def pool(self, x: str, kernel: int, stride: int, pad: int = 0) -> str:
+        """The largest of k×k."""
+        return self.add("MaxPool", x, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4)
+
+    def model(self, answers: str) -> onnx.ModelProto:
+        """The whole model; each batch norm has the statistics that its input has, so that no value explodes."""
+        if self.norms:
+            self._settle(answers)
+        return self._whole(self.nodes, [answers])
+
+    def _normal(self, shape: tuple[int, ...], deviation: float) -> np.ndarray:
+        return self.random.standard_normal(shape, np.float32) * np.float32(deviation)
+
+    def _settle(self, answers: str, images: int = 2) -> None:
+        """Take the statistics of two random images, each batch norm by those of its own batch as in training."""
+        nodes, wanted = [], []
+        for node in self.nodes:
+            if node.op_type != "BatchNormalization":
+                nodes.append(node)
+                continue
+            x, mean, var = node.input[0], node.input[3], node.input[4]
+            moments = [f"{x}_mean_of", f"{x}_var_of"]
+            nodes += [
+                helper.make_node("ReduceMean", [x], [moments[0]], axes=[0, 2, 3]),
+                helper.make_node("Sub", [x, moments[0]], [f"{x}_centred"]),
+                helper.make_node("Mul", [f"{x}_centred"] * 2, [f"{x}_square"]),
+                helper.make_node("ReduceMean", [f"{x}_square"], [moments[1]], axes=[0, 2, 3]),
+                helper.make_node("Sqrt", [moments[1]], [f"{x}_deviation"]),
+                helper.make_node("Div", [f"{x}_centred", f"{x}_deviation"], [node.output[0]]),
+            ]
+            wanted += [(mean, moments[0]), (var, moments[1])]
+        model = self._whole(nodes, [answers, *(name for _, name in wanted)])
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        found = session.run([name for _, name in wanted], {"input": self._normal((images, 3, SIDE, SIDE), 1.0)})
+        self.tensors |= {statistic: values.ravel() for (statistic, _), values in zip(wanted, found, strict=True)}
+
+    def _whole(self, nodes: list[onnx.NodeProto], outputs: list[str]) -> onnx.ModelProto:
+        source = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])
+        infos = [helper.make_tensor_value_info(outputs[0], TensorProto.FLOAT, ["N", CLASSES])]
+        infos += [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs[1:]]
+        used = {name for node in nodes for name in node.input}
+        tensors = [numpy_helper.from_array(values, name) for name, values in self.tensors.items() if name in used]
+        graph = helper.make_graph(nodes, "imagenet", [source], infos, tensors)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
 
 
-class Basic(nn.Module):  # type: ignore[misc, unused-ignore]
-    """Two 3x3, and a projected shortcut where shapes differ."""
-
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
-        """`width` channels out."""
-        super().__init__()
-        self.body = nn.Sequential(*conv_bn(inputs, width, 3, stride), nn.ReLU(), *conv_bn(width, width))
-        differs = stride != 1 or inputs != width
-        self.shortcut = nn.Sequential(*conv_bn(inputs, width, 1, stride)) if differs else nn.Identity()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) → (N, width, H/stride, W/stride)."""
-        return functional.relu(self.body(x) + self.shortcut(x))
-
-
-def resnet(blocks: tuple[int, ...], *, bottleneck: bool) -> nn.Sequential:
+def resnet(seed: int, blocks: tuple[int, ...], *, bottleneck: bool) -> onnx.ModelProto:
     """The ImageNet ResNet with these numbers of blocks in its four stages."""
-    stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
-    layers: list[nn.Module] = list(stem)
+    draft = Draft(seed)
+    x = draft.pool(draft.add("Relu", draft.conv("input", (3, 64), 7, 2)), 3, 2, 1)
     inputs = 64
     for stage, count in enumerate(blocks):
         width = 64 * 2**stage
+        outputs = 4 * width if bottleneck else width
         for block in range(count):
             stride = 2 if stage and not block else 1
-            layers.append(Bottleneck(inputs, width, stride) if bottleneck else Basic(inputs, width, stride))
-            inputs = 4 * width if bottleneck else width
-    return nn.Sequential(*layers, *head(inputs, 1000))
+            body = (
+                _bottleneck(draft, x, (inputs, width), stride)
+                if bottleneck
+                else _basic(draft, x, (inputs, width), stride)
+            )
+            differs = stride != 1 or inputs != outputs
+            shortcut = draft.conv(x, (inputs, outputs), 1, stride) if differs else x
+            x = draft.add("Relu", draft.add("Add", body, shortcut))
+            inputs = outputs
+    flat = draft.add("Flatten", draft.add("GlobalAveragePool", x))
+    return draft.model(draft.dense(flat, inputs, CLASSES))
 
 
-def vgg19() -> nn.Sequential:
+def _basic(draft: Draft, x: str, channels: tuple[int, int], stride: int) -> str:
+    """Two 3×3."""
+    width = channels[1]
+    return draft.conv(draft.add("Relu", draft.conv(x, channels, 3, stride)), (width, width))
+
+
+def _bottleneck(draft: Draft, x: str, channels: tuple[int, int], stride: int) -> str:
+    """1×1 down, 3×3, 1×1 up by four."""
+    width = channels[1]
+    x = draft.add("Relu", draft.conv(x, channels, 1))
+    x = draft.add("Relu", draft.conv(x, (width, width), 3, stride))
+    return draft.conv(x, (width, 4 * width), 1)
+
+
+def vgg19(seed: int) -> onnx.ModelProto:
     """VGG-19 without batch norm: 143.7 M parameters, most of them in its first dense layer."""
-    layers: list[nn.Module] = []
-    inputs = 3
+    draft = Draft(seed)
+    x, inputs = "input", 3
     for outputs in VGG19:
         if not outputs:
-            layers.append(nn.MaxPool2d(2))
+            x = draft.pool(x, 2, 2)
             continue
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+        x = draft.add("Relu", draft.conv(x, (inputs, outputs), norm=False))
         inputs = outputs
-    dense = [nn.Flatten(), nn.Linear(512 * 49, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU()]
-    return nn.Sequential(*layers, *dense, nn.Linear(4096, 1000))
+    x = draft.add("Flatten", x)
+    for width in (4096, 4096):
+        x, inputs = draft.add("Relu", draft.dense(x, inputs * (49 if inputs == 512 else 1), width)), width
+    return draft.model(draft.dense(x, inputs, CLASSES))
 
 
-IMAGENET: dict[str, Callable[[], nn.Sequential]] = {
-    "resnet18": partial(resnet, (2, 2, 2, 2), bottleneck=False),
-    "resnet34": partial(resnet, (3, 4, 6, 3), bottleneck=False),
-    "resnet50": partial(resnet, (3, 4, 6, 3), bottleneck=True),
-    "resnet101": partial(resnet, (3, 4, 23, 3), bottleneck=True),
+IMAGENET: dict[str, Callable[[int], onnx.ModelProto]] = {
+    "resnet18": partial(resnet, blocks=(2, 2, 2, 2), bottleneck=False),
+    "resnet34": partial(resnet, blocks=(3, 4, 6, 3), bottleneck=False),
+    "resnet50": partial(resnet, blocks=(3, 4, 6, 3), bottleneck=True),
+    "resnet101": partial(resnet, blocks=(3, 4, 23, 3), bottleneck=True),
     "vgg19": vgg19,
 }
 
 
-def settled(name: str, seed: int = 0, images: int = 2) -> nn.Module:
-    """The network with random weights and with batch norm statistics that fit them, so that no value explodes."""
-    torch.manual_seed(seed)
-    network = initialize(IMAGENET[name]())
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = None
-    if norms:
-        with torch.no_grad():
-            network.train()(torch.randn(images, 3, 224, 224))
-    return network.eval()
+def write(name: str, path: Path, seed: int = 0) -> None:
+    """The file of an architecture."""
+    onnx.save(IMAGENET[name](seed), path)
