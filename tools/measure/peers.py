@@ -105,6 +105,16 @@ def _quantized(prepared: Path, out: Path, reader: Reader) -> None:
     )
 
 
+def _raise_opset(path: Path, least: int = 13) -> None:
+    """Scales per channel came with opset 13; files of an older one would not load afterwards."""
+    import onnx
+    from onnx import version_converter
+
+    model = onnx.load(path)
+    if next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) < least:
+        onnx.save(version_converter.convert_version(model, least), path)
+
+
 def static(source: Path, out: Path, inputs: np.ndarray, started: Timer) -> None:
     """The quantize_static of onnxruntime: QDQ, int8 weights per channel, uint8 activations, its own preprocessing."""
     from onnxruntime.quantization import quant_pre_process
@@ -113,6 +123,7 @@ def static(source: Path, out: Path, inputs: np.ndarray, started: Timer) -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)  # which would need sympy
+        _raise_opset(prepared)
         _quantized(prepared, out, Reader(_input_name(source), inputs))
 
 
