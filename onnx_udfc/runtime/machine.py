@@ -15,7 +15,9 @@ from pathlib import Path
 MOST_JOBS = 8
 FILE_FACTOR, BASE = 8, 600_000_000  # bytes that one compression takes: times the file, and what any takes
 _SLEEP = "20"  # log2 of the clock ticks that a thread of OpenBLAS waits awake: the cores are onnxruntime's, too
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = (-3, 1 << 28), (-1, 1 << 29)  # parameters of glibc's mallopt and values, bytes
+# Parameters of glibc's mallopt and values, bytes. What is larger than the first goes back once it is freed: beside
+# small blocks that live on, places of large ones are not used again, and a chain of 20 operators took 14 tensors for 3.
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = (-3, 1 << 26), (-1, 1 << 29)
 _ARENAS = (-8, 1)  # another of these parameters: how many parts memory has that threads share
 ROOMY = 600e6  # bytes that a process may hold before it gives back what it has freed
 FREED, LITTLE = 260e6, 300e6  # so much more than is in use (90e6 always are) goes back before that, but of a little

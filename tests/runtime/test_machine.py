@@ -87,6 +87,35 @@ def test_what_was_freed_below_a_block_in_use_goes_back_to_the_system_once_it_is_
     assert after < 100e6
 
 
+CHAIN = """
+from onnx_udfc.runtime.machine import prepare_process
+prepare_process()
+import resource
+import numpy as np
+from onnx import TensorProto, helper
+from onnx_udfc.runtime.providers import CPU
+from onnx_udfc.runtime.sessions import open_session
+
+nodes, names = [], ["x", "x"]
+for i, op in enumerate(["Mul", "Mul", "Add", "Mul", "Tanh", "Add", "Mul", "Tanh", "Mul", "Add"] * 2):
+    nodes.append(helper.make_node(op, names[-1:] if op == "Tanh" else [names[-1], names[-2]], [f"y{i}"]))
+    names.append(f"y{i}")
+ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None]) for name in ("x", names[-1])]
+graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+session, x = open_session(model.SerializeToString(), CPU, 1), np.zeros((100, 1 << 18), np.float32)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+session.run(None, {"x": x})
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / x.nbytes)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc keeps what was freed in this way")
+def test_a_chain_of_operators_takes_what_is_in_use_at_a_time_and_not_all_that_it_made() -> None:
+    done = subprocess.run([sys.executable, "-c", CHAIN], capture_output=True, text=True, check=True, timeout=120)
+    assert float(done.stdout) < 4  # tensors: two that are read and one that is written
+
+
 MUCH_FREED = """
 from onnx_udfc.runtime import machine
 machine.prepare_process()
