@@ -249,7 +249,8 @@ def _guesses(network: Network, given: Sequence[InputSpec], uses: Mapping[str, Us
     """Sizes (for every axis, open or not) to try one after another."""
     pictures = [s for s in given if len(s.shape) == 4]
     sides = _sides(network, pictures[0], uses[pictures[0].name]) if pictures else [(1, 1)]
-    lengths = SOUNDS if any(_sound(s, uses[s.name]) for s in given) else (SEQUENCE,)
+    rows = any(s.dtype.kind == "f" and len(s.shape) in (2, 3) and s.shape[-1] is None for s in given)
+    lengths = SOUNDS if any(_sound(s, uses[s.name]) for s in given) else (SEQUENCE, *(SOUNDS if rows else ()))
     for number in range(max(len(sides), len(lengths))):
         side, length = sides[min(number, len(sides) - 1)], lengths[min(number, len(lengths) - 1)]
         yield {s.name: _guess(s, uses[s.name], side, length) for s in given}

@@ -169,11 +169,11 @@ def test_a_row_is_as_wide_as_what_reads_it(text: str, shape: tuple[int, ...]) ->
 
 def test_sizes_with_which_nothing_runs_are_refused_in_one_line() -> None:
     text = """g (float[N,W] x, float[8,4] K) => (float[N,4] y) {
-        s = Constant<value = int64[2] {-1, 24}>() r = Reshape(x, s) c = Constant<value = int64[2] {-1, 8}>()
+        s = Constant<value = int64[2] {-1, 184}>() r = Reshape(x, s) c = Constant<value = int64[2] {-1, 8}>()
         t = Reshape(r, c) y = MatMul(t, K) }"""
     with pytest.raises(RequestError, match=r"not run with those that were tried \(x 1x64, ...\); say input_shape"):
         compress(small_model(text), prune=0.5, bits=4, force=True, threads=1)
-    compress(small_model(text), bits=4, force=True, input_shape="1x24", threads=1)
+    compress(small_model(text), bits=4, force=True, input_shape="1x184", threads=1)
 
 
 BRANCHES = """g (float[N,L] x, int64 sr) => (float[N,M] y) {
@@ -190,3 +190,16 @@ def test_a_value_that_selects_a_branch_is_one_with_which_the_network_runs() -> N
     settle(found)
     made = make_inputs(found, Options(image_count=16)).values
     assert np.unique(made["sr"]).tolist() == [8000]
+
+
+def test_a_row_that_only_branches_read_is_as_long_as_a_sound_if_a_short_one_does_not_run() -> None:
+    model = small_model("""g (float[N,L] x, int64 sr) => (float[N,1,M] y) {
+        e = Equal(sr, rate)
+        y = If(e) <then_branch = t () => (float[N,1,M] p) { u = Unsqueeze(x, one) p = Conv(u, K) },
+                   else_branch = f () => (float[N,1,M] q) { v = Unsqueeze(x, one) q = Conv(v, K) }> }""")
+    kernel = np.ones((1, 1, 100), np.float32)
+    for name, value in (("rate", np.array(16000)), ("one", np.array([1])), ("K", kernel)):
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    found = read(model)
+    settle(found)
+    assert found.sizes["x"] == (1, 16000)
