@@ -7,6 +7,7 @@
 - one output (n, 4 + classes, N) or (n, N, 5 + classes) of centre, size, (objectness,) classes, behind which there may
   be factors of masks (n, masks, h, w) in a second one;
 - maps that are not decoded: (n, 3·(5 + classes), h, w) or (n, 3, h, w, 5 + classes) of several sizes;
+- one output (n, N, classes + 4·k) of classes and the odds of k distances to each side;
 - for each of several sizes a map (n, channels, h, w), or rows (n, N, channels) or (N, channels), of classes, one of 4
   coordinates or of the odds 4·k of k distances to each side, perhaps one of objectness, perhaps one of landmarks.
 """
@@ -80,7 +81,7 @@ def find_reader(outputs: Outputs, told: bool = False) -> Reader | None:
         told: Whether the user says that they are detections; then less is asked of their values.
     """
     floats = {k: y for k, y in outputs.items() if y.dtype.kind == "f" and y.size}
-    for find in (_levels, _pair, _final, _transposed, _rows, _heads):
+    for find in (_levels, _pair, _final, _transposed, _rows, _odds, _heads):
         reader = find(floats, outputs, told)
         if reader is not None:
             return reader
@@ -176,6 +177,28 @@ def _rows(floats: Outputs, _outputs: Outputs, told: bool) -> Reader | None:
         return Candidates(y[..., :4], _times(y[..., 4:5], y[..., 5:last], squash))
 
     return Reader((name,), "centres", read)
+
+
+def _odds(floats: Outputs, _outputs: Outputs, _told: bool) -> Reader | None:
+    """Classes as probabilities, then the odds of each distance; a candidate a row, all sizes together."""
+    wide = {k: y for k, y in floats.items() if y.ndim == 3 and y.shape[1] >= FEW}
+    name = next((k for k, y in wide.items() if _behind_classes(y)), None)
+    if name is None:
+        return None
+    first = floats[name].shape[2] - _behind_classes(floats[name])
+
+    def read(given: Outputs) -> Candidates:
+        y = given[name].astype(np.float64)
+        return Candidates(_distances(y[..., first:]), y[..., :first])
+
+    return Reader((name,), "raw", read)
+
+
+def _behind_classes(y: NDArray[Any]) -> int:
+    """How many columns of odds (n, N, columns) stand behind columns of probabilities; 0 where it is not so."""
+    likely = (y.min((0, 1)) >= -1e-6) & (y.max((0, 1)) <= 1 + 1e-6)
+    odds = int(likely.size - likely.argmin()) if likely[0] and not likely.all() else 0
+    return odds if odds > 4 and odds % 4 == 0 and not likely[likely.size - odds :].any() else 0
 
 
 def _masks(floats: Outputs) -> int:

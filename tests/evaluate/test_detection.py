@@ -116,6 +116,8 @@ def given(layout: str, boxes: np.ndarray, scores: np.ndarray) -> dict[str, np.nd
             return heads(boxes, scores, apart=False)
         case "heads apart":
             return heads(boxes, scores, apart=True)
+        case "rows of odds":
+            return {"y": np.concatenate([scores, odds(boxes % 7)], axis=2)}
         case "levels of odds" | "maps of odds" | "levels of a face detector":
             return levels(boxes, scores, layout)
         case "final":
@@ -133,7 +135,7 @@ def given(layout: str, boxes: np.ndarray, scores: np.ndarray) -> dict[str, np.nd
 
 LAYOUTS = (
     "pair", "pair of centres", "pair, classes first", "yolo transposed", "yolo rows", "yolo heads", "heads apart",
-    "levels of odds", "maps of odds", "levels of a face detector", "final", "chosen",
+    "levels of odds", "maps of odds", "levels of a face detector", "rows of odds", "final", "chosen",
 )  # fmt: skip
 
 
@@ -202,6 +204,11 @@ def test_what_is_no_detector_has_no_boxes() -> None:
     maps = {"note": rng.uniform(0, 1, (1, 172, 88)), "onset": rng.uniform(0, 1, (1, 172, 88))}
     words = rng.uniform(0, 1, (1, 40, 97))
     for outputs in (
+        {
+            "mixed": np.concatenate(
+                [rng.uniform(0, 1, (1, 90, 4)), rng.standard_normal((1, 90, 8)), words[:, :1, :4].repeat(90, 1)], 2
+            )
+        },
         maps,
         {"text": words / words.sum(2, keepdims=True)},
         {"logits": rng.standard_normal((4, 10))},
