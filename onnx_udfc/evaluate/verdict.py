@@ -15,7 +15,7 @@ or unusable in all of it is unknown. With labels the loss is measured, not predi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx_udfc.evaluate.report import Accuracy, Fidelity, OutputFidelity, Verdict, answers_of
 
@@ -25,6 +25,7 @@ LEAST_BOXES, LEAST_CELLS = 4, 16  # fewer say too little
 SLACK = 4096  # bytes that a file may grow by: names, metadata, a few nodes
 NOISE = 0.005  # a loss below is none
 LEAST = 1e-6  # no share is taken as less
+AT_ANOTHER_SCALE = 0.6  # loss: one in six networks whose scale was assumed lost as much and more
 LEAST_MACS, LEAST_BITS = 0.15, 3  # of a network of which less is left, made-up inputs say nothing good
 
 
@@ -99,6 +100,17 @@ def doubted(judgement: Judgement, fidelity: Fidelity, macs_left: float, bits: fl
         return judgement
     left = f"{100 * macs_left:.0f} % of the work is left" if macs_left < LEAST_MACS else f"weights have {bits:g} bits"
     return Judgement("unknown", reason=f"{left}, and of so little made-up inputs tell too much good")
+
+
+def at_assumed_scale(judgement: Judgement) -> Judgement:
+    """Return the judgement where ranges of activations were taken at an input scale that nothing tells.
+
+    The check is at the same scale and sees nothing of it, so the range reaches into what is unusable.
+    """
+    if judgement.span is None or judgement.verdict not in ("good", "degraded"):
+        return judgement
+    span = judgement.span[0], max(judgement.span[1], AT_ANOTHER_SCALE)
+    return replace(judgement, span=span, reason=f"{judgement.reason}; more if the input has another scale")
 
 
 def _measured(accuracy: Accuracy) -> Judgement:

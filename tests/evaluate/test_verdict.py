@@ -11,7 +11,7 @@ import pytest
 from onnx_udfc.errors import CheckError, GateError
 from onnx_udfc.evaluate.parts import PartFidelity
 from onnx_udfc.evaluate.report import Accuracy, Fidelity, OutputFidelity
-from onnx_udfc.evaluate.verdict import Asked, Judgement, advice, certain_fault, doubted, judge
+from onnx_udfc.evaluate.verdict import Asked, Judgement, advice, at_assumed_scale, certain_fault, doubted, judge
 from onnx_udfc.options import Options, check_requirements, parse_requirement
 from onnx_udfc.pipeline import compress
 from tests.normed_graphs import CHAIN, scaled_model
@@ -188,3 +188,23 @@ def test_a_file_that_grew_is_refused_but_by_force(monkeypatch: pytest.MonkeyPatc
     report = compress(scaled_model(CHAIN), Options(bits=8, threads=1, force=True)).report
     assert report.verdict in ("good", "degraded", "unusable", "unknown")
     assert report.verdict_reason
+
+
+def test_ranges_at_a_scale_that_was_only_assumed_may_lose_much() -> None:
+    good = Judgement("good", 0.02, (0.0, 0.05), "1 % of the answers differ")
+    found = at_assumed_scale(good)
+    assert (found.verdict, found.loss, found.span) == ("good", 0.02, (0.0, 0.6))
+    assert found.reason == "1 % of the answers differ; more if the input has another scale"
+    for sure in (Judgement("unusable", 0.9, (0.7, 1.0), "r"), Judgement("unknown", reason="r")):
+        assert at_assumed_scale(sure) == sure
+
+
+@pytest.mark.parametrize(("told", "activations", "wide"), [(False, 8, True), (True, 8, False), (False, None, False)])
+def test_the_range_says_what_hangs_on_the_scale_of_the_input(told: bool, activations: Any, wide: bool) -> None:
+    model = scaled_model("""g (float[N,3,16,16] x, float[8,3,3,3] W1, float[4,8,3,3] W2) => (float[N,4,12,12] y) {
+        a = Conv(x, W1) r = Relu(a) y = Conv(r, W2) }""")
+    options = Options(bits=8, activations=activations, threads=1, force=True)
+    options = replace(options, input_mean=(0.5,), input_std=(0.25,)) if told else options
+    report = compress(model, options).report
+    assert report.predicted_range is not None
+    assert (report.predicted_range[1] >= 0.6) is wide
