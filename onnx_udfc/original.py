@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,10 @@ import numpy as np
 
 from onnx_udfc.channels.groups import Channels, find_groups
 from onnx_udfc.decide.asked import AUTO_WIDTHS, factorable, prunable, widths_of
+from onnx_udfc.inputs.how_many import BESIDE_RANKS, can_be_more
 from onnx_udfc.inputs.network_inputs import (
     BATCH,
+    MOST,
     REAL,
     NetworkInputs,
     image_count,
@@ -35,6 +38,8 @@ from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.walk import Pieces
 
 if TYPE_CHECKING:
+    from onnx_udfc.channels.shapes import Size
+    from onnx_udfc.model.layers import Layer
     from onnx_udfc.runtime.sessions import Source
 
 Maker = Callable[[Network, Channels, Options], NetworkInputs]
@@ -180,7 +185,10 @@ def limited(original: Original, options: Options) -> Limits:
     """Inputs and positions, fewer where they need more memory than `--memory`, or a quarter of the machine's."""
     positions = samples_for(len(original.network.layers))
     bound = options.memory_bound or memory() / SHARE_OF_MEMORY
-    if not bound or not can_be_made(original.network):
+    if not can_be_made(original.network):
+        return Limits(options, positions)
+    options = _counted(original, options)
+    if not bound:
         return Limits(options, positions)
     needs = needs_of(original.network, original.channels.shapes, factorable(original.network, options))
     usual = options.number or (REAL if options.calibrate else image_count(wanted_inputs(original.network)))
@@ -193,6 +201,26 @@ def limited(original: Original, options: Options) -> Limits:
         f" within {bound / 1e9:.3g} GB of memory (--memory)"
     )
     return Limits(options.counted(number), fewer, batch, note)
+
+
+def _counted(original: Original, options: Options) -> Options:
+    """The options, with more made-up inputs than usual if nobody asked for a number.
+
+    Where a layer of several taps that may become two has more unknowns than it would be seen at positions.
+    """
+    network, sizes = original.network, original.channels.shapes.sizes
+    if options.number or options.calibrate:
+        return options
+    usual, more = (image_count(wanted_inputs(network), most) for most in (MOST, BESIDE_RANKS))
+    layers = [network.layers[name] for name in factorable(network, options)]
+    wide = [layer for layer in layers if math.prod(layer.kernel) > 1]
+    rare = any(usual * _positions(layer, sizes) < layer.matrix_shape[2] for layer in wide)
+    return options.counted(more) if rare and more > usual and can_be_more(network, original.channels, more) else options
+
+
+def _positions(layer: Layer, sizes: Mapping[str, Size]) -> int:
+    """Of a convolution's output for one input; 1 where its shape is not known."""
+    return math.prod(sizes.get(layer.node.outputs[0].name, ())[2:])
 
 
 def samples_for(layers: int) -> int:

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from onnx_udfc.evaluate.final_check import check_result
+from onnx_udfc.inputs import how_many
 from onnx_udfc.inputs.classes import balanced_inputs
+from onnx_udfc.inputs.how_many import BESIDE_RANKS
+from onnx_udfc.model.counts import count, totals
 from onnx_udfc.options import Options, parse_requirement
-from onnx_udfc.original import Original, Trace, read_original, trace_order, traced
+from onnx_udfc.original import Original, Trace, limited, read_original, trace_order, traced
 from onnx_udfc.pipeline import compress
 from onnx_udfc.repair.reference import LayerReference
 from tests.repair.test_equalize import model
+from tests.small_graphs import small_model
 
 BASE = Options(prune=0.25, bits=8, images=8, threads=1)
 SAME: list[dict[str, Any]] = [
@@ -107,3 +111,49 @@ def test_a_trace_of_one_compression_is_gone_before_the_check_and_a_shared_one_st
     assert alive[1:] == [len(original.network.layers)] * 2
     assert original.trace.reference.layers.keys() == original.network.layers.keys()
     assert [m.SerializeToString() for m in shared] == [alone.SerializeToString()] * 2
+
+
+DEEP = """g (float[N,3,16,16] x, float[16,3,3,3] W1, float[64,16,3,3] W2, float[64,64,3,3] W3, float[10,64] W4)
+    => (float[N,10] y) {
+    a = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(x, W1) ra = Relu(a)
+    b = Conv<strides = [4, 4], pads = [1, 1, 1, 1]>(ra, W2) rb = Relu(b)
+    c = Conv<pads = [1, 1, 1, 1]>(rb, W3) rc = Relu(c) p = GlobalAveragePool(rc) f = Flatten(p)
+    y = Gemm<transB = 1>(f, W4) }"""
+WIDER = DEEP.replace("[16,3,", "[80,3,").replace("[64,16,", "[64,80,")
+FIFTH = Options(budget={"params": "0.2"})
+
+
+def number(text: str, options: Options) -> int | None:
+    return limited(read_original(small_model(text), options), options).options.number
+
+
+def test_deep_layers_that_may_become_two_are_seen_on_more_inputs() -> None:
+    """Its last convolution has 576 unknowns and is seen at four positions of an input: 640 of the usual 160."""
+    assert number(DEEP, FIFTH) is None
+    assert number(WIDER, FIFTH) == BESIDE_RANKS  # 720 unknowns in the one before
+    for options in (
+        Options(bits=4),
+        replace(FIFTH, factor="off"),
+        replace(FIFTH, allocate="uniform"),
+        Options(budget={"bytes": "0.1"}, bits="auto"),
+    ):
+        assert number(WIDER, options) is None
+    assert number(WIDER, replace(FIFTH, images=50)) == 50
+
+
+def test_more_inputs_are_made_only_where_they_can_be_chosen_from_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = read_original(small_model(WIDER), FIFTH)
+    runs = 2 * 2 * BESIDE_RANKS  # half of them for what is bred
+    sizes, layers = original.channels.shapes.sizes, original.network.layers
+    macs = totals({name: count(layer, sizes) for name, layer in layers.items()}).macs
+    monkeypatch.setattr(how_many, "POOL_MACS", runs * macs)
+    assert limited(original, FIFTH).options.number == BESIDE_RANKS
+    monkeypatch.setattr(how_many, "POOL_MACS", runs * macs - 1)
+    assert limited(original, FIFTH).options.number is None
+
+
+def test_a_bound_on_memory_holds_for_the_inputs_that_are_more() -> None:
+    tight = limited(read_original(small_model(WIDER), FIFTH), replace(FIFTH, memory="150MB"))
+    assert tight.options.number is not None
+    assert tight.options.number < BESIDE_RANKS
+    assert f"{tight.options.number} inputs in place of {BESIDE_RANKS}" in tight.note

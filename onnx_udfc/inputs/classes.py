@@ -13,7 +13,6 @@ shows it nothing but background.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from onnx_udfc.inputs.classifier import class_scores
 from onnx_udfc.inputs.detector import detector
 from onnx_udfc.inputs.feeds import split, take
+from onnx_udfc.inputs.how_many import pool_size
 from onnx_udfc.inputs.network_inputs import (
     NetworkInputs,
     batch_of,
@@ -35,7 +35,6 @@ from onnx_udfc.inputs.network_inputs import (
 )
 from onnx_udfc.inputs.reaction import probabilities
 from onnx_udfc.inputs.sources import FORMULA
-from onnx_udfc.model.counts import count, totals
 from onnx_udfc.numerics.breeding import children
 from onnx_udfc.numerics.products import each
 from onnx_udfc.options import Options
@@ -48,9 +47,6 @@ if TYPE_CHECKING:
 Index = NDArray[np.int64]
 Judge = Callable[[dict[str, NDArray[Any]]], NDArray[Any] | None]
 
-MOST_TIMES = 8  # as many images in the pool as are needed, at most
-POOL_MACS = 120e9  # of all runs over the pool and what is bred from it: a few seconds
-POOL_PIXELS = 13e6  # of the pool: a few seconds, too
 GENERATIONS, CHILDREN = 5, 24  # of each class that is short, in each generation
 SPARE = 2  # classes are short below as many times the images that are taken of each
 _PARENTS = 8
@@ -69,8 +65,7 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
         RequestError: the data do not fit the network.
     """
     wanted = options.number or image_count(wanted_inputs(network))
-    runs, most = _affordable(network, channels)
-    times = min(MOST_TIMES, most // wanted, runs // (2 * wanted))
+    times, runs = pool_size(network, channels, wanted)
     if times < 2 or options.calibrate:
         return make_inputs(network, options)
     learn_scaling(network, options)
@@ -169,14 +164,6 @@ def _bred(
         images, scores = np.concatenate([images, born]), np.concatenate([scores, seen])
         runs -= len(born)
     return images, scores
-
-
-def _affordable(network: Network, channels: Channels) -> tuple[int, int]:
-    """How many runs of the network, and how many images; 0 where nothing is known of the cost."""
-    macs = totals({name: count(layer, channels.shapes.sizes) for name, layer in network.layers.items()}).macs
-    shapes = (channels.shapes.sizes.get(tensor.name, ()) for tensor in network.graph.inputs)
-    pixels = sum(math.prod(shape[2:]) for shape in shapes)
-    return int(POOL_MACS // macs) if macs else 0, int(POOL_PIXELS // pixels) if pixels else 0
 
 
 def _judge(network: Network) -> Judge | None:

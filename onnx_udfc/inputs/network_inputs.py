@@ -167,11 +167,11 @@ def chosen_kinds(
     return network.expects.once(key, lambda: choose(network, wanted, options.kinds, scales, options.threads, count))
 
 
-def image_count(wanted: tuple[Wanted, ...]) -> int:
-    """As many samples as `PIXELS` allows, between LEAST and MOST."""
+def image_count(wanted: tuple[Wanted, ...], most: int = MOST) -> int:
+    """As many samples as `PIXELS` allows, between LEAST and the most."""
     pixels = [int(np.prod(w.size)) for w in wanted if w.kind in ("picture", "bytes")]
     pixels += [int(np.prod(w.sample)) for w in wanted if w.kind == "signal"]
-    return int(np.clip(PIXELS // max([1, *pixels]), LEAST, MOST))
+    return int(np.clip(PIXELS // max([1, *pixels]), LEAST, most))
 
 
 def preprocessing(options: Options) -> Preprocessing | None:
