@@ -4,6 +4,7 @@ __all__ = [
     "choice",
     "classes",
     "feeds",
+    "how_many",
     "image_files",
     "kinds",
     "network_inputs",
