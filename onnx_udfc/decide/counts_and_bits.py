@@ -198,8 +198,7 @@ class _Decider:
         """Solve, look at what really comes out, and move the limits until it fits."""
         demands = [self._demand(b) for b in budgets]
         if self.options.prune > 0 and self.subject.groups:
-            goal = float(self.size.macs(self._counted(self._ratio(self.options.prune))))
-            demands.append(Demand("macs", goal, self._macs_meter()[0]))
+            demands.append(Demand("macs", self._goal(self.options.prune), self._macs_meter()[0]))
         return self._decision(self._corrected(demands, self._blocked(demands)))
 
     def _blocked(self, demands: Sequence[Demand]) -> Double:
@@ -351,13 +350,23 @@ class _Decider:
                 low = middle + 1
         return np.concatenate([self._counted(self._ratio(high / 256)), tail])
 
+    def _goal(self, ratio: float) -> float:
+        """What free counts may leave of the work: what an alignment takes beyond the ratio was not asked for."""
+        left = self._left(ratio)
+        return max(float(self.size.macs(self._counted(counts))) for counts in (left, self._aligned(left)))
+
     def _ratio(self, ratio: float) -> dict[str, int]:
+        return self._aligned(self._left(ratio))
+
+    def _left(self, ratio: float) -> dict[str, int]:
         free = [(g, self.streams or g.kind != "stream") for g in self.subject.groups]
-        left = [(g, max(1, left_by(g, ratio)) if f else g.channels) for g, f in free]
+        return {g.name: max(1, left_by(g, ratio)) if f else g.channels for g, f in free}
+
+    def _aligned(self, left: Mapping[str, int]) -> dict[str, int]:
         aligns = self.aligns
         if self.options.budget:  # meet it closely
             aligns = {name: FOUR if self.in_blocks else finest(align) for name, align in aligns.items()}
-        return {g.name: aligned(g, n, aligns[g.name]) for g, n in left}
+        return {g.name: aligned(g, left[g.name], aligns[g.name]) for g in self.subject.groups}
 
     def _counted(self, counts: Mapping[str, int]) -> Double:
         return np.array([counts[g.name] for g in self.subject.groups], np.float64)

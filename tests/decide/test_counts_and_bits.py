@@ -307,6 +307,17 @@ def test_channels_of_depthwise_layers_are_fours_whatever_is_left_over(options: O
     assert all(n % 4 == 0 for n in decide(narrow, options).counts.values())
 
 
+def test_an_alignment_takes_no_more_than_the_ratio_asks_for() -> None:
+    """Of 8, 16 and 32 channels a fifth leaves 6, 13 and 26; the nearest fours are 4, 12 and 24, a tenth less work."""
+    narrow = chain((8, 16, 32) * 2, (1.0, 1.3, 1.1) * 2, depthwise=True)
+    aligned = dict(decide(narrow, Options(prune=0.2, allocate="uniform")).counts)
+    assert list(aligned.values()) == [4, 12, 24] * 2
+    asked = share(narrow, dict(zip(aligned, [6, 13, 26] * 2, strict=True)), "macs")
+    left = share(narrow, dict(decide(narrow, Options(prune=0.2)).counts), "macs")
+    assert share(narrow, aligned, "macs") < 0.9 * asked
+    assert 0.95 * asked < left <= asked
+
+
 COSTS = (1.0, 1.3, 1.1, 1.2) * 3
 
 
