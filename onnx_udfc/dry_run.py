@@ -14,7 +14,8 @@ from onnx_udfc.decide.file_size import drafted
 from onnx_udfc.decide.plan import placed, removals, split_layers
 from onnx_udfc.emit.short_names import shorten_names
 from onnx_udfc.evaluate.report import Checked
-from onnx_udfc.inputs.network_inputs import image_count, wanted_inputs
+from onnx_udfc.inputs.how_many import image_count
+from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.numerics.elimination import MEASURED
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options.words import FLOAT

@@ -11,13 +11,11 @@ import numpy as np
 
 from onnx_udfc.channels.groups import Channels, find_groups
 from onnx_udfc.decide.asked import AUTO_WIDTHS, factorable, prunable, widths_of
-from onnx_udfc.inputs.how_many import BESIDE_RANKS, can_be_more
+from onnx_udfc.inputs.how_many import BESIDE_RANKS, can_be_more, image_count, without_classes
 from onnx_udfc.inputs.network_inputs import (
     BATCH,
-    MOST,
     REAL,
     NetworkInputs,
-    image_count,
     settle_sizes,
     shows_classes,
     wanted_inputs,
@@ -46,6 +44,7 @@ Maker = Callable[[Network, Channels, Options], NetworkInputs]
 
 SAMPLES, MOST_SAMPLES = 8192, 24576  # output positions of a layer that the repair looks at
 MANY_LAYERS = 56  # from here on SAMPLES
+PER_UNKNOWN = 5  # positions that a layer should be seen at for each of its weights of an output
 SHARE_OF_MEMORY = 4  # of the machine's memory a compression takes one such part, if nobody says otherwise
 
 # What the inputs do not depend on. An option that is not named here is taken to matter: what is shared too rarely
@@ -206,21 +205,27 @@ def limited(original: Original, options: Options) -> Limits:
 def _counted(original: Original, options: Options) -> Options:
     """The options, with more made-up inputs than usual if nobody asked for a number.
 
-    Where a layer of several taps that may become two has more unknowns than it would be seen at positions.
+    Pictures of classes, where a layer of several taps that may become two has more unknowns than it would be seen at
+    positions; of what has no classes as many as show every layer at PER_UNKNOWN positions for each unknown, if few do.
     """
-    network, sizes = original.network, original.channels.shapes.sizes
+    network, channels = original.network, original.channels
     if options.number or options.calibrate:
         return options
-    usual, more = (image_count(wanted_inputs(network), most) for most in (MOST, BESIDE_RANKS))
-    layers = [network.layers[name] for name in factorable(network, options)]
-    wide = [layer for layer in layers if math.prod(layer.kernel) > 1]
+    wanted, sizes = wanted_inputs(network), channels.shapes.sizes
+    usual, more = image_count(wanted), image_count(wanted, BESIDE_RANKS)
+    unseen = [layer.matrix_shape[2] / _positions(layer, sizes) for layer in network.layers.values()]
+    number = without_classes(network, channels, wanted, math.ceil(PER_UNKNOWN * max(unseen, default=0)))
+    if number > usual:
+        return options.counted(number)
+    wide = [layer for name in factorable(network, options) if math.prod((layer := network.layers[name]).kernel) > 1]
     rare = any(usual * _positions(layer, sizes) < layer.matrix_shape[2] for layer in wide)
-    return options.counted(more) if rare and more > usual and can_be_more(network, original.channels, more) else options
+    return options.counted(more) if rare and more > usual and can_be_more(network, channels, more) else options
 
 
 def _positions(layer: Layer, sizes: Mapping[str, Size]) -> int:
-    """Of a convolution's output for one input; 1 where its shape is not known."""
-    return math.prod(sizes.get(layer.node.outputs[0].name, ())[2:])
+    """Of a layer's output for one input; 1 where its shape is not known."""
+    shape = sizes.get(layer.node.outputs[0].name, ())
+    return max(1, math.prod(shape[2:] if layer.kernel else shape[1:-1]))
 
 
 def samples_for(layers: int) -> int:

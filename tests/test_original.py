@@ -12,7 +12,7 @@ import pytest
 from onnx_udfc.evaluate.final_check import check_result
 from onnx_udfc.inputs import how_many
 from onnx_udfc.inputs.classes import balanced_inputs
-from onnx_udfc.inputs.how_many import BESIDE_RANKS
+from onnx_udfc.inputs.how_many import BESIDE_RANKS, MOST_WITHOUT
 from onnx_udfc.model.counts import count, totals
 from onnx_udfc.options import Options, parse_requirement
 from onnx_udfc.original import Original, Trace, limited, read_original, trace_order, traced
@@ -150,6 +150,26 @@ def test_more_inputs_are_made_only_where_they_can_be_chosen_from_a_pool(monkeypa
     assert limited(original, FIFTH).options.number == BESIDE_RANKS
     monkeypatch.setattr(how_many, "POOL_MACS", runs * macs - 1)
     assert limited(original, FIFTH).options.number is None
+
+
+SPEECH = """g (float[N,1,512] x, float[32,1,64] W1, float[32,32,3] W2, float[1,32,1] W3) => (float[N,1,T] y) {
+    a = Conv<strides = [64]>(x, W1) ra = Relu(a) b = Conv<pads = [1, 1]>(ra, W2) rb = Relu(b)
+    c = Conv(rb, W3) y = Sigmoid(c) }"""
+
+
+def test_short_sounds_are_as_many_as_show_every_layer_often_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer of 96 unknowns at 8 positions of a sound is seen at five for each already; one of 1,024 is not."""
+    assert number(SPEECH, Options(bits=4)) is None
+    wide = SPEECH.replace("[32,1,64]", "[256,1,64]").replace("[32,32,3]", "[32,256,3]")
+    assert number(wide, Options(bits=4)) == 480  # 5 of 768 / 8
+    wider = SPEECH.replace("[32,1,64]", "[512,1,64]").replace("[32,32,3]", "[32,512,3]")
+    assert number(wider, Options(bits=4)) == MOST_WITHOUT
+    assert number(wider, Options(bits=4, image_count=50)) == 50
+    original = read_original(small_model(wider), FIFTH)
+    sizes, layers = original.channels.shapes.sizes, original.network.layers
+    macs = totals({name: count(layer, sizes) for name, layer in layers.items()}).macs
+    monkeypatch.setattr(how_many, "RUN_MACS", 200 * macs)
+    assert number(wider, Options(bits=4)) == 200
 
 
 def test_a_bound_on_memory_holds_for_the_inputs_that_are_more() -> None:

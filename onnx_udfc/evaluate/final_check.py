@@ -17,13 +17,13 @@ from onnx_udfc.evaluate.report import Checked
 from onnx_udfc.evaluate.side_by_side import gather, open_real
 from onnx_udfc.evaluate.speed import LOOKS, SHORTEST, slower_by, timed
 from onnx_udfc.inputs.feeds import evenly_spaced, input_specs, split, take
+from onnx_udfc.inputs.how_many import image_count
 from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.inputs.network_inputs import (
     BATCH,
     NetworkInputs,
     batch_of,
-    image_count,
     input_specs_of,
     make_inputs,
     preprocessing,

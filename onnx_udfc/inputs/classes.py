@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 from onnx_udfc.inputs.classifier import class_scores
 from onnx_udfc.inputs.detector import detector
 from onnx_udfc.inputs.feeds import split, take
-from onnx_udfc.inputs.how_many import pool_size
+from onnx_udfc.inputs.how_many import image_count, pool_size
 from onnx_udfc.inputs.network_inputs import (
     NetworkInputs,
     batch_of,
-    image_count,
     input_specs_of,
     learn_scaling,
     make_inputs,

@@ -1,21 +1,48 @@
-"""How many inputs are made up where the network says which ones are taken, and how many these are chosen from."""
+"""How many inputs are made up, and how many these are chosen from where the network says which ones are taken."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from onnx_udfc.inputs.classifier import class_scores
 from onnx_udfc.model.counts import count, totals
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from onnx_udfc.channels.groups import Channels
+    from onnx_udfc.inputs.kinds import Wanted
     from onnx_udfc.model.network import Network
 
+PIXELS = 1_600_000  # of all made-up images together: 160 of 32 x 32 (the most), 32 of 224 x 224
+MOST, LEAST = 160, 4
+MOST_WITHOUT = 640  # small inputs (36 ms of sound, for one) of a network without classes, at most
+RUN_MACS = 60e9  # of a run over them: a second or two
 BESIDE_RANKS = 320  # images where layers that may become two are seen at few positions, at most
 MOST_TIMES = 8  # as many images in the pool as are needed, at most
 POOL_MACS = 120e9  # of all runs over the pool and what is bred from it: a few seconds
 POOL_PIXELS = 13e6  # of the pool: a few seconds, too
+
+
+def image_count(wanted: Sequence[Wanted], most: int = MOST) -> int:
+    """As many samples as `PIXELS` allows, between LEAST and the most."""
+    pixels = [int(np.prod(w.size)) for w in wanted if w.kind in ("picture", "bytes")]
+    pixels += [int(np.prod(w.sample)) for w in wanted if w.kind == "signal"]
+    return int(np.clip(PIXELS // max([1, *pixels]), LEAST, most))
+
+
+def without_classes(network: Network, channels: Channels, wanted: Sequence[Wanted], most: int) -> int:
+    """How many inputs are made up for a network that has no classes to be balanced over, at the most so many.
+
+    As usual for what is large, or takes long to run.
+    """
+    usual, macs = image_count(wanted), _macs(network, channels)
+    if most <= usual or not macs or class_scores(network):
+        return usual
+    return max(usual, min(most, image_count(wanted, MOST_WITHOUT), int(RUN_MACS // macs)))
 
 
 def can_be_more(network: Network, channels: Channels, number: int) -> bool:
@@ -31,8 +58,13 @@ def pool_size(network: Network, channels: Channels, wanted: int) -> tuple[int, i
 
     Both are 0 where nothing is known of the cost.
     """
-    macs = totals({name: count(layer, channels.shapes.sizes) for name, layer in network.layers.items()}).macs
+    macs = _macs(network, channels)
     shapes = (channels.shapes.sizes.get(tensor.name, ()) for tensor in network.graph.inputs)
     pixels = sum(math.prod(shape[2:]) for shape in shapes)
     runs, most = int(POOL_MACS // macs) if macs else 0, int(POOL_PIXELS // pixels) if pixels else 0
     return min(MOST_TIMES, most // wanted, runs // (2 * wanted)), runs
+
+
+def _macs(network: Network, channels: Channels) -> int:
+    """Multiply-accumulates of a run on one input."""
+    return totals({name: count(layer, channels.shapes.sizes) for name, layer in network.layers.items()}).macs

@@ -13,6 +13,7 @@ from onnx_udfc.inputs.choice import Choice, choose, strength
 from onnx_udfc.inputs.classifier import class_scores
 from onnx_udfc.inputs.colours import BLUE_FIRST, expects_blue_first
 from onnx_udfc.inputs.feeds import sample_count, take
+from onnx_udfc.inputs.how_many import image_count
 from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
 from onnx_udfc.inputs.real import Real, made_up, real_inputs, real_shapes
@@ -37,8 +38,6 @@ __all__ = [
     "wanted_inputs",
 ]
 
-PIXELS = 1_600_000  # of all synthetic images together: 160 of 32 x 32 (the most), 32 of 224 x 224
-MOST, LEAST = 160, 4
 REAL = 128  # real inputs that are fitted on, at most
 LINE = (48, 192)  # of a picture that may be a line of text
 CLEARLY = 1.5  # times as much must lines of text say to a classifier as pictures of the size that was guessed
@@ -165,13 +164,6 @@ def chosen_kinds(
     key = ("kinds", options.kinds, tuple(w.shape for w in wanted))
     count = image_count(wanted)
     return network.expects.once(key, lambda: choose(network, wanted, options.kinds, scales, options.threads, count))
-
-
-def image_count(wanted: tuple[Wanted, ...], most: int = MOST) -> int:
-    """As many samples as `PIXELS` allows, between LEAST and the most."""
-    pixels = [int(np.prod(w.size)) for w in wanted if w.kind in ("picture", "bytes")]
-    pixels += [int(np.prod(w.sample)) for w in wanted if w.kind == "signal"]
-    return int(np.clip(PIXELS // max([1, *pixels]), LEAST, most))
 
 
 def preprocessing(options: Options) -> Preprocessing | None:

@@ -11,8 +11,9 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_udfc.inputs.choice import _thinned, best, choose, fitting
+from onnx_udfc.inputs.how_many import image_count
 from onnx_udfc.inputs.kinds import Wanted, made
-from onnx_udfc.inputs.network_inputs import image_count, make_inputs, settle_sizes
+from onnx_udfc.inputs.network_inputs import make_inputs, settle_sizes
 from onnx_udfc.inputs.photographs import stored
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.inputs.sources import CODES, GROUPS, PICTURES, SIGNALS, fitting_codes, fitting_pictures

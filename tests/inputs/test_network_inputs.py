@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 
 from onnx_udfc.errors import RequestError
+from onnx_udfc.inputs.how_many import LEAST, MOST, image_count
 from onnx_udfc.inputs.kinds import Wanted
 from onnx_udfc.inputs.network_inputs import (
-    LEAST,
-    MOST,
     batch_of,
     hold_out,
-    image_count,
     input_specs_of,
     likeness,
     make_inputs,
