@@ -286,7 +286,7 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
     notes = (*(words for words in (inputs.note, told) if words), *repaired.notes(), *about)
     return Outcome(
         original.loaded, network, original.channels, plan, pruned, repaired, emitted, notes, checked,
-        inputs=input_reports(original.network, inputs),
+        inputs=input_reports(original.network, inputs), scale_is_assumed=inputs.scale_is_assumed,
     )  # fmt: skip
 
 

@@ -71,6 +71,7 @@ class Outcome:
     attribution: tuple[LayerLoss, ...] = ()
     peak_memory: int | None = None
     inputs: tuple[InputReport, ...] = ()
+    scale_is_assumed: bool = False  # of the inputs
 
 
 def input_reports(network: Network, inputs: NetworkInputs) -> tuple[InputReport, ...]:
@@ -176,7 +177,7 @@ def _asked(outcome: Outcome, options: Options) -> Asked:
 def _at_assumed_scale(outcome: Outcome, fidelity: Fidelity) -> bool:
     """Whether activations are quantized in ranges of made-up inputs whose scale nothing tells."""
     quantized = "activations" in outcome.emitted.form
-    return quantized and fidelity.inputs == "synthetic" and any("assumed normalized" in note for note in outcome.notes)
+    return quantized and fidelity.inputs == "synthetic" and outcome.scale_is_assumed
 
 
 def asks_for_work(options: Options) -> bool:

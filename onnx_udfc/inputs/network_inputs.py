@@ -18,7 +18,7 @@ from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
 from onnx_udfc.inputs.real import Real, made_up, real_inputs, real_shapes
 from onnx_udfc.inputs.rollout import Rollout, rolled, rolled_over, rollout_of
-from onnx_udfc.inputs.scale import guess_scaling
+from onnx_udfc.inputs.scale import ASSUMED, guess_scaling
 from onnx_udfc.inputs.sizes import check_sizes, input_specs_of, settle, wanted_inputs
 from onnx_udfc.inputs.stem import stem_of
 from onnx_udfc.inputs.variants import with_variants
@@ -69,6 +69,11 @@ class NetworkInputs:
     held_out: int | None = None
     choices: tuple[Choice, ...] = ()
     rollout: Rollout | None = None
+
+    @property
+    def scale_is_assumed(self) -> bool:
+        """Whether nothing tells the scale of a picture among them."""
+        return ASSUMED in self.note
 
 
 def settle_sizes(network: Network, options: Options) -> None:

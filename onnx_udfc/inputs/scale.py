@@ -30,7 +30,8 @@ _TELLING = 0.5  # of what the normalized scale misses must another miss at most
 _FARTHEST = 20.0  # one channel that never moves must not decide
 _SHIFT = 0.5  # |mean| over deviation of a first convolution's channels: 0.4 to 3 at the scale that a network expects
 
-NORMALIZED = (InputScaling(), "input assumed normalized (mean 0, deviation 1); say --input-mean, --input-std otherwise")
+ASSUMED = "input assumed normalized"  # how words for the user begin where nothing tells
+NORMALIZED = (InputScaling(), f"{ASSUMED} (mean 0, deviation 1); say --input-mean, --input-std otherwise")
 UNIT = InputScaling((RAW_MEAN / 255,), (RAW_STD / 255,), 0, 1)
 SIGNED = InputScaling((RAW_MEAN / 127.5 - 1,), (RAW_STD / 127.5,), -1, 1)
 RAW, CENTRED = InputScaling((RAW_MEAN,), (RAW_STD,), 0, 255), InputScaling(std=(RAW_STD,))
@@ -188,7 +189,7 @@ def _from_batch_norm(stem: Stem, variance: Double) -> tuple[InputScaling, str]:
     std = float(np.sqrt(np.median((norm.var * factor**2)[seen] / variance[seen]))) if seen.any() else 1.0
     if not _LEAST_STD < std < 1 / _LEAST_STD:
         return InputScaling(), (
-            "input assumed normalized: the first batch norm has no variance; say --input-mean, --input-std otherwise"
+            f"{ASSUMED}: the first batch norm has no variance; say --input-mean, --input-std otherwise"
         )
     weight = 1 / np.maximum(abs(norm.gamma), 1e-3)
     sums = _sums(stem)
