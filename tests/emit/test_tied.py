@@ -15,7 +15,7 @@ from tests.quantized_graphs import run
 from tests.small_graphs import small_model
 
 TIED = """g (float[N,32] x, float[32,32] W) => (float[N,32] y) {
-    a = MatMul(x, W) r = Relu(a) b = MatMul(r, W) s = Relu(b) y = MatMul(s, W) }"""
+    c = Sigmoid(x) a = MatMul(c, W) r = Relu(a) b = MatMul(r, W) s = Relu(b) y = MatMul(s, W) }"""
 
 
 @pytest.mark.parametrize("activations", [None, 8])
