@@ -158,7 +158,7 @@ SPEECH = """g (float[N,1,512] x, float[32,1,64] W1, float[32,32,3] W2, float[1,3
 
 
 def test_short_sounds_are_as_many_as_show_every_layer_often_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A layer of 96 unknowns at 8 positions of a sound is seen at five for each already; one of 1,024 is not."""
+    """A layer of 96 unknowns at 8 positions of a sound is seen at five for each already; one of 768 is not."""
     assert number(SPEECH, Options(bits=4)) is None
     wide = SPEECH.replace("[32,1,64]", "[256,1,64]").replace("[32,32,3]", "[32,256,3]")
     assert number(wide, Options(bits=4)) == 480  # 5 of 768 / 8

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.inputs.kinds import Scale, Wanted, to_network
-from onnx_udfc.runtime.walk import Walk
+from onnx_udfc.runtime.walk import Pieces, Walk
 from onnx_udfc.runtime.windows import run_layer
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class Stem:
     def _whole(self) -> onnx.ModelProto:
         return self.network.to_model()
 
+    @cached_property
+    def _pieces(self) -> Pieces:
+        """What is open for one scale serves for the others."""
+        return Pieces()
+
     @property
     def plain(self) -> bool:
         """Whether it reads the input as it is."""
@@ -72,22 +77,23 @@ class Stem:
 
         None where what is before it cannot be run, or makes something else of pictures.
         """
-        x = to_network(z, self.wanted, Scale(scaling))
         if self.plain:
-            return x
-        try:
-            walk = Walk(self._model, {self.wanted.spec.name: x.astype(self.wanted.spec.dtype)}, ())
-            found: NDArray[Any] = walk.get(self.layer.node.inputs[0].name)
-        except Exception:  # a second input, say; onnxruntime's exceptions share no base class but Exception
+            return to_network(z, self.wanted, Scale(scaling))
+        found = self._value(self._model, self.layer.node.inputs[0].name, z, scaling)
+        if found is None:
             return None
         fits = found.ndim == 4 and found.shape[1] == self.layer.in_channels and np.isfinite(found).all()
-        return found.astype(np.float32) if fits else None
+        return found if fits else None
 
     def tensor(self, name: str, z: Array, scaling: InputScaling) -> Single | None:
         """Values (n, C, ...) of a tensor for pictures z (n, C, *size) at a scale; None where they cannot be had."""
+        return self._value(self._whole, name, z, scaling)
+
+    def _value(self, model: onnx.ModelProto, name: str, z: Array, scaling: InputScaling) -> Single | None:
         x = to_network(z, self.wanted, Scale(scaling)).astype(self.wanted.spec.dtype)
         try:
-            return np.asarray(Walk(self._whole, {self.wanted.spec.name: x}, ()).get(name), np.float32)
+            walk = Walk(model, {self.wanted.spec.name: x}, (), pieces=self._pieces)
+            return np.asarray(walk.get(name), np.float32)
         except Exception:  # a second input, say; onnxruntime's exceptions share no base class but Exception
             return None
 

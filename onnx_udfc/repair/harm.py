@@ -198,11 +198,11 @@ def spared(
         runs = int(MOST_MACS / max(1, total * samples))
         harms = harms_of(trial, placement.tensors, before, max(LEAST_RUNS, runs * 2 // 3))
         around = {tensor: math.prod(sizes.get(tensor, ())) for tensor in placement.sites}
-        options = _options(network, layers, target, placement, harms, macs, around, floated)
+        option = partial(_option, network, layers, target, placement, macs, around, floated)
+        options = _options(option, harms)
         kept = evenly_spaced(len(options), max(LEAST_RUNS // 2, runs // 3))
         best, after = _best(trial, [options[i] for i in kept], before, None, PRICE)
         if after > RUINED:
-            option = partial(_option, network, layers, target, placement, macs, around, floated)
             exact = anew() if anew else grids
             del trial
             trial = Trial(network, placement, exact, inputs, samples)
@@ -239,18 +239,8 @@ def harms_of(trial: Trial, tensors: Sequence[str], harm: float, runs: int) -> di
     return {tensor: shares[tensor] for tensor in tensors}
 
 
-def _options(
-    network: Network,
-    layers: Sequence[str],
-    target: str,
-    placement: Placement,
-    harms: Mapping[str, float],
-    macs: Mapping[str, float],
-    values: Mapping[str, int],
-    floated: frozenset[str] = frozenset(),
-) -> list[Option]:
+def _options(option: Callable[[Iterable[str]], Option], harms: Mapping[str, float]) -> list[Option]:
     """What may be left in float: the tensor of most harm for its cost, the first two of them, the first three, ..."""
-    option = partial(_option, network, layers, target, placement, macs, values, floated)
     harmful = [tensor for tensor in harms if harms[tensor] > NEGLIGIBLE * sum(harms.values())]
     worth = {tensor: harms[tensor] / (option([tensor]).price + SMALL) for tensor in harmful}
     order = sorted(harmful, key=lambda tensor: -worth[tensor])
@@ -285,7 +275,8 @@ def _rescued(
     network: Network,
 ) -> tuple[Option | None, float]:
     """What is left in float where the answers are ruined, and the harm that is left; `best` if nothing helps."""
-    before = trial.harm(best.placement.tensors if best else lost_in) or 1.0
+    found = trial.harm(best.placement.tensors if best else lost_in)
+    before = 1.0 if found is None else found
     worst = sorted(lost_in, key=lambda tensor: -lost_in[tensor])
     tried = [_closed(worst[:step], option, network) for step in STEPS if step < len(worst)]
     return _best(trial, tried, before, best, PRICE * CHEAPER)

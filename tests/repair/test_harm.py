@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx_udfc.emit.sites import switchable
 from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.pipeline import compress
-from onnx_udfc.repair.harm import HARMLESS, Trial, _options, borders, columns, harms_of, lost, spared
+from onnx_udfc.repair.harm import HARMLESS, Trial, _option, _options, borders, columns, harms_of, lost, spared
 from onnx_udfc.repair.ranges import measure_ranges
 from tests.normed_graphs import CHAIN, scaled_model
 from tests.quantized_graphs import Values, network_of, run, simulate
@@ -156,7 +157,8 @@ def test_values_at_borders_have_their_price() -> None:
     placement = activation_tensors(network, names, "cpu")
     harms = dict.fromkeys(placement.tensors, 0.0) | {"r": 0.5}
     macs = dict(zip(placement.integer, (1.0, 2.0, 3.0, 4.0), strict=True))
-    (option,) = _options(network, names, "cpu", placement, harms, macs, dict.fromkeys(placement.sites, 7))
+    values = dict.fromkeys(placement.sites, 7)
+    (option,) = _options(partial(_option, network, names, "cpu", placement, macs, values, frozenset()), harms)
     assert option.placement.kept == ("conv4", "conv6")
     assert option.floated == 0.5
     assert option.price == 0.5 + PAIR * 7 / 10  # those of t
