@@ -17,7 +17,7 @@ import numpy as np
 from onnx_udfc.errors import CheckError
 from onnx_udfc.evaluate.answers import Classes, Labels, Neighbours, Overlap, Rows, Strings
 from onnx_udfc.evaluate.detection import Matched, known_reader
-from onnx_udfc.evaluate.kinds import Kind, Kinds, guess, is_probability, logits
+from onnx_udfc.evaluate.kinds import Kind, Kinds, channels_first, guess, is_probability, logits
 from onnx_udfc.evaluate.movement import ROUNDING, Movement, decibels
 from onnx_udfc.evaluate.parts import PartFidelity
 from onnx_udfc.evaluate.report import Fidelity, OutputFidelity, Source, answers_of
@@ -262,6 +262,8 @@ class Comparator:
         """
         y, z = _numbers(self.names, first), _numbers(self.names, second)
         y, z = {k: v for k, v in y.items() if k in z}, {k: v for k, v in z.items() if k in y}
+        alike = {k for k, v in y.items() if v.shape == z[k].shape}
+        y, z = ({k: channels_first(v, self.inputs) if k in alike else v for k, v in o.items()} for o in (y, z))
         count = batch or max((len(v) for v in y.values() if v.ndim), default=1)
         if self.kinds is not None:
             self._take(y, z, count)

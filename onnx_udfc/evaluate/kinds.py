@@ -21,6 +21,7 @@ Values = NDArray[Any]
 LOWEST = 1e-7  # of a probability, before its logit is taken: what is next to 1 in float32
 _UNSURE = 0.5  # share of values that lie well between 0 and 1 in an image, but not in a map
 _WIDE = 64  # columns from which multiples of 32 are features rather than classes
+_COLOURS = (1, 3, 4)  # channels of pictures
 _SYMBOLS = 8  # columns that a sequence of class scores has at least
 
 
@@ -50,6 +51,21 @@ def guess(
         else:
             kinds[name] = _fitting(task, y) or _kind(y, inputs)
     return Kinds(kinds, reader)
+
+
+def channels_first(y: Values, inputs: Sequence[tuple[int | None, ...]]) -> Values:
+    """Return an output (inputs, height, width, channels) of a network whose pictures lie so, with its channels first.
+
+    Args:
+        y: What the network gave.
+        inputs: Shapes of the network's inputs; None is an open axis.
+    """
+    pictures = [s for s in inputs if len(s) == 4]
+    last = bool(pictures) and all(s[3] in _COLOURS and s[1] not in _COLOURS for s in pictures)
+    if y.ndim != 4 or (pictures and not last) or y.shape[3] == 1:
+        return y
+    narrow = last and y.shape[3] < min(y.shape[1:3])
+    return np.moveaxis(y, 3, 1) if narrow or y.shape[1:3] == (1, 1) else y
 
 
 def _fitting(task: str | None, y: Values) -> Kind | None:

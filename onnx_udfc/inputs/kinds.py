@@ -57,6 +57,14 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Another:
+    """Another scale that numbers may have: x becomes times * x + plus."""
+
+    times: float = 1.0
+    plus: float = 0.0
+
+
+@dataclass(frozen=True)
 class Wanted:
     """An input for which values are made up.
 
@@ -165,8 +173,8 @@ def channels_last(shape: tuple[int | None, ...], use: Use) -> bool:
     """Whether an input (n, ...) that may be pictures has its channels last."""
     if len(shape) != 4:
         return False
-    if use.convolved == 2:
-        return use.channels_last
+    if use.convolved == 2:  # one channel is turned by a Reshape as well as by a Transpose
+        return use.channels_last or (shape[3] == use.channels and shape[1] != use.channels)
     return use.channels_last or (shape[3] in (1, 3) and shape[1] not in (1, 3))
 
 

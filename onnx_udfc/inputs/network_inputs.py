@@ -15,10 +15,10 @@ from onnx_udfc.inputs.colours import BLUE_FIRST, expects_blue_first
 from onnx_udfc.inputs.feeds import sample_count, take
 from onnx_udfc.inputs.how_many import image_count
 from onnx_udfc.inputs.image_files import Preprocessing
-from onnx_udfc.inputs.kinds import Scale, Wanted, made
+from onnx_udfc.inputs.kinds import Another, Scale, Wanted, made
 from onnx_udfc.inputs.real import Real, made_up, real_inputs, real_shapes
 from onnx_udfc.inputs.rollout import Rollout, rolled, rolled_over, rollout_of
-from onnx_udfc.inputs.scale import ASSUMED, guess_scaling
+from onnx_udfc.inputs.scale import ASSUMED, LARGER, guess_scaling, untold
 from onnx_udfc.inputs.sizes import check_sizes, input_specs_of, settle, wanted_inputs
 from onnx_udfc.inputs.stem import stem_of
 from onnx_udfc.inputs.variants import with_variants
@@ -279,12 +279,29 @@ def shows_classes(network: Network, inputs: NetworkInputs) -> bool:
     return bool(shape) and batch_of(network, inputs.values) >= FEW * shape[1]
 
 
-def unscaled(network: Network, inputs: NetworkInputs, options: Options) -> tuple[str, ...]:
-    """The inputs whose scale nothing tells: made-up numbers, no picture and no sound, with no batch norm behind."""
+def unscaled(network: Network, inputs: NetworkInputs, options: Options) -> dict[str, tuple[Another, ...]]:
+    """What else the numbers of each input may be whose scale nothing tells; of those with a batch norm behind, nothing.
+
+    Features, embeddings and spectra may be larger. Pictures that were only assumed to be normalized may be what the
+    first convolution does not gainsay.
+    """
     if inputs.source == "calibration" or network.first_norm() is not None:
-        return ()
-    told = preprocessing(options) is not None
-    return tuple(w.spec.name for w in wanted_inputs(network) if w.unscaled and not (told and w.kind == "picture"))
+        return {}
+    told, found = preprocessing(options) is not None, dict[str, tuple[Another, ...]]()
+    for w in wanted_inputs(network):
+        if w.kind == "picture" and told:
+            continue
+        if w.unscaled:
+            found[w.spec.name] = (LARGER,)
+        elif w.kind == "picture" and ASSUMED in _guessed(network, w, options.input_colour)[1]:
+            found[w.spec.name] = _others(network, w)
+    return {name: others for name, others in found.items() if others}
+
+
+def _others(network: Network, wanted: Wanted) -> tuple[Another, ...]:
+    """What else a picture may be; found once for each network."""
+    key = ("untold", wanted.spec.name, wanted.shape)
+    return network.expects.once(key, lambda: untold(wanted, stem_of(network, wanted)))
 
 
 def likeness(network: Network, inputs: NetworkInputs) -> Likeness:

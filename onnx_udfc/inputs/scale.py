@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.inputs.classifier import asked
 from onnx_udfc.inputs.detector import detector
-from onnx_udfc.inputs.kinds import RAW_MEAN, RAW_STD, Scale, Wanted, to_network
+from onnx_udfc.inputs.kinds import RAW_MEAN, RAW_STD, Another, Scale, Wanted, to_network
 from onnx_udfc.inputs.reaction import informations
 from onnx_udfc.numerics.images import Array, InputScaling, synthetic_images
 from onnx_udfc.numerics.moments import channel_statistics
@@ -30,6 +30,9 @@ _TELLING = 0.5  # of what the normalized scale misses must another miss at most
 _FARTHEST = 20.0  # one channel that never moves must not decide
 _SHIFT = 0.5  # |mean| over deviation of a first convolution's channels: 0.4 to 3 at the scale that a network expects
 
+_DROWNED = 5.0  # |bias| over deviation, median over channels: 0.07 to 3.3 at the scale of the training, 17 networks
+_COLOURS = 3  # channels of pictures that have a usual mean
+
 ASSUMED = "input assumed normalized"  # how words for the user begin where nothing tells
 NORMALIZED = (InputScaling(), f"{ASSUMED} (mean 0, deviation 1); say --input-mean, --input-std otherwise")
 UNIT = InputScaling((RAW_MEAN / 255,), (RAW_STD / 255,), 0, 1)
@@ -39,6 +42,28 @@ USUAL = (
     (InputScaling(), "normalized (mean 0, deviation 1)"), (UNIT, "pixels from 0 to 1"),
     (SIGNED, "pixels from -1 to 1"), (RAW, "raw pixels (0 to 255)"), (CENTRED, "pixels (0 to 255) less their mean"),
 )  # fmt: skip
+
+
+LARGER, ELSEWHERE = Another(times=8.0), Another(plus=8.0)
+
+
+def untold(wanted: Wanted, stem: Stem | None) -> tuple[Another, ...]:
+    """What else pictures that were taken as normalized may be, for all that the file says.
+
+    Trained, biases are at most a few times as large as a first convolution's response to the input: where it drowns in
+    them the input is larger. Pictures of three channels are colours, which have few usual means; of other numbers of
+    channels they may be spectra, whose mean may be many deviations.
+    """
+    found = () if wanted.channels == _COLOURS else (ELSEWHERE,)
+    read = None
+    if stem is not None:
+        read = stem.reads(synthetic_images(_JUDGES, wanted.channels, stem.size, seed=1), InputScaling())
+    if stem is None or read is None:
+        return (LARGER, *found)
+    deviation = np.sqrt(channel_statistics(stem.gives(read))[1])
+    live = deviation > 1e-3 * deviation.max(initial=0.0)
+    share = float(np.median(np.abs(stem.layer.bias)[live] / deviation[live])) if live.any() else 0.0
+    return found if share <= _DROWNED else (LARGER, *found)
 
 
 def guess_scaling(network: Network, wanted: Wanted, stem: Stem | None) -> tuple[InputScaling, str]:

@@ -1,14 +1,15 @@
 """Activations whose ranges hang on an input's scale that nothing tells stay in float.
 
-Pictures and sounds have scales that networks mostly read, and a batch norm records its own. Of other numbers (features,
-embeddings, spectra) nothing is known: ranges taken on numbers of deviation 1 clip all that the network says of numbers
-of deviation 16, and the check, on the same made-up numbers, sees nothing of it. So such inputs are made TIMES as large:
-tensors that grow with them are left in float, and what a normalization, a sigmoid or a softmax stands before is not.
+Sounds and pictures of three colours have scales that networks mostly read, and a batch norm records its own. Of other
+numbers (features, embeddings, spectra) nothing is known: ranges taken on numbers of deviation 1 clip all that the
+network says of numbers of deviation 16, or of mean 8, and the check, on the same made-up numbers, sees nothing of it.
+So such inputs are made what else they may be: tensors that grow with them are left in float. What a normalization, a
+sigmoid or a softmax stands before is not, nor what a convolution gives that takes differences, which no mean moves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,11 +21,11 @@ from onnx_udfc.runtime.walk import Walk
 
 if TYPE_CHECKING:
     from onnx_udfc.emit.placement import Placement
+    from onnx_udfc.inputs.kinds import Another
     from onnx_udfc.model.network import Network
     from onnx_udfc.runtime.walk import Pieces
 
-TIMES = 8.0
-FOLLOWS = 2.0  # as large a value at TIMES the scale: the range hangs on it
+FOLLOWS = 2.0  # as large a value at another scale: the range hangs on it
 SAMPLES = 8
 
 
@@ -32,7 +33,7 @@ def bound(
     network: Network,
     placement: Placement,
     inputs: Mapping[str, NDArray[Any]],
-    unknown: Collection[str],
+    unknown: Mapping[str, Sequence[Another]],
     pieces: Pieces | None = None,
 ) -> frozenset[str]:
     """The quantized tensors whose range follows the scale of inputs.
@@ -41,19 +42,38 @@ def bound(
         network: with the weights that the written codes stand for.
         placement: where activations are quantized.
         inputs: graph input name → values.
-        unknown: the inputs whose scale is not known.
+        unknown: inputs whose scale is not known → what else they may be.
         pieces: open sessions, on the provider that runs the network.
     """
     model = network.to_model()
     specs = model_specs(model, list(inputs))
     few = take(specs, inputs, evenly_spaced(sample_count(specs, inputs), SAMPLES))
-    more = {name: value * value.dtype.type(TIMES) if name in unknown else value for name, value in few.items()}
-    first, second = (_largest(Walk(model, values, (), pieces=pieces), placement) for values in (few, more))
-    return placement.on_grid({tensor for tensor in first if second[tensor] >= FOLLOWS * first[tensor] > 0})
+    first, found = _sizes(Walk(model, few, (), pieces=pieces), placement), set[str]()
+    for other in dict.fromkeys(other for others in unknown.values() for other in others):
+        changed = {
+            name: _made(value, other) if other in unknown.get(name, ()) else value for name, value in few.items()
+        }
+        second = _sizes(Walk(model, changed, (), pieces=pieces), placement)
+        # Behind the border of zeros that a convolution adds all is as large as the mean: that is no range.
+        at = 0 if other.plus == 0 else 1
+        found |= {tensor for tensor in first if second[tensor][at] >= FOLLOWS * first[tensor][at] > 0}
+    return placement.on_grid(found)
 
 
-def _largest(walk: Walk, placement: Placement) -> dict[str, float]:
-    return {tensor: float(np.abs(walk.get(tensor)).max(initial=0.0)) for tensor in placement.tensors}
+def _made(value: NDArray[Any], other: Another) -> NDArray[Any]:
+    return (value * other.times + other.plus).astype(value.dtype)
+
+
+def _sizes(walk: Walk, placement: Placement) -> dict[str, tuple[float, float]]:
+    """The largest value of each tensor, and the root of the mean square."""
+    found = {}
+    for tensor in placement.tensors:
+        value = np.asarray(walk.get(tensor), np.float64)
+        found[tensor] = (
+            float(np.abs(value).max(initial=0.0)),
+            float(np.sqrt(np.mean(np.square(value)))) if value.size else 0.0,
+        )
+    return found
 
 
 def reason(unknown: Collection[str]) -> str:

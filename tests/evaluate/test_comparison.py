@@ -263,3 +263,17 @@ def test_cells_of_a_sequence_are_answers_and_those_of_a_picture_are_not() -> Non
         y = (rng.uniform(size=shape) > 0.8).astype(np.float64)
         found = judged(y, y, task="segmentation")
         assert (found.kind, found.cells) == ("segmentation", cells)
+
+
+def test_outputs_with_their_channels_last_are_what_they_are_with_them_first() -> None:
+    rng = np.random.default_rng(1)
+    pictures = ((None, 32, 32, 3),)
+    vectors = rng.standard_normal((N, 1, 1, 96))
+    assert judged(vectors, vectors + 0.1, inputs=pictures).kind == "embedding"
+    first = rng.standard_normal((N, 5, 16, 16)) + np.arange(5)[:, None, None] ** 2
+    damaged = first + rng.standard_normal(first.shape)
+    last, worse = (np.moveaxis(v, 1, -1) for v in (first, damaged))
+    found = judged(last, worse, inputs=pictures)
+    assert found == judged(first, damaged, inputs=((None, 3, 32, 32),))
+    assert found.kind == "segmentation"
+    assert judged(last, worse, inputs=((None, 3, 32, 32),)) != found

@@ -190,6 +190,16 @@ def test_the_scale_is_read_off_a_batch_norm_behind_a_change_of_layout(mean: floa
     assert "batch norm" in note
 
 
+@pytest.mark.parametrize("side", [(24, 20), (76, 32), (24, 1)])
+def test_one_channel_that_a_reshape_brings_to_the_front_was_the_last(side: tuple[int, int]) -> None:
+    height, width = side
+    text = f"""g (float[N,{height},{width},1] x, float[8,1,1,1] W1) => (float[N,8,{height},{width}] y) {{
+        s = Constant<value_ints = [-1,1,{height},{width}]>() t = Reshape(x, s) y = Conv(t, W1) }}"""
+    (wanted,) = wanted_inputs(small_network(text))
+    assert wanted.channels_last
+    assert (wanted.channels, wanted.size) == (1, side)
+
+
 POOLED = f"""g (float[N,3,32,32] x, float[16,3,3,3] W1, {norm("1", 16)}, float[4,16,1,1] W2) => (float[N,4,15,15] y) {{
     a = Conv(x, W1) r = Relu(a) p = MaxPool<kernel_shape = [2,2], strides = [2,2]>(r)
     n = BatchNormalization(p, S1, D1, M1, V1) y = Conv(n, W2) }}"""

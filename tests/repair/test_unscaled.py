@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from onnx_udfc import compress
 from tests.normed_graphs import scaled_model
@@ -19,6 +20,9 @@ NORMED = f"""g ({GEMMS}, float[24] G) => (float[N,4] y) {{
     s = Relu(b) y = Gemm<transB = 1>(s, W3, B3) }}"""
 PICTURE = """g (float[N,3,16,16] x, float[8,3,3,3] W1, float[4,8,3,3] W2) => (float[N,4,12,12] y) {
     a = Conv(x, W1) r = Relu(a) y = Conv(r, W2) }"""
+
+SPECTRUM = """g (float[N,1,16,16] x, float[8,1,3,3] W1, float[8] B1, float[4,8,3,3] W2, float[4] B2) =>
+    (float[N,4,12,12] y) { a = Conv(x, W1, B1) r = Relu(a) y = Conv(r, W2, B2) }"""
 
 
 def integer_inputs(model: onnx.ModelProto) -> int:
@@ -53,3 +57,22 @@ def test_real_inputs_and_pictures_have_their_scale() -> None:
     picture = compress(scaled_model(PICTURE), bits=8, activations=8, threads=1, force=True)
     assert integer_inputs(picture.model) == 2
     assert not any("scale of x" in note for note in picture.report.runtime.notes)
+
+
+@pytest.mark.parametrize(("bias", "integer"), [(0.5, 1), (4.0, 0)])
+def test_what_reads_a_spectrum_of_any_mean_stays_in_float_and_what_is_behind_differences_does_not(
+    bias: float, integer: int
+) -> None:
+    model = scaled_model(SPECTRUM)
+    weights = {t.name: t for t in model.graph.initializer}
+    taken = numpy_helper.to_array(weights["W1"])
+    taken = taken - taken.mean((2, 3), keepdims=True)  # differences
+    weights["W1"].CopyFrom(numpy_helper.from_array(taken / taken.std() / 3, "W1"))
+    weights["B1"].CopyFrom(numpy_helper.from_array(np.full(8, bias, np.float32), "B1"))
+    found = compress(model, bits=8, activations=8, threads=1, force=True)
+    assert integer_inputs(found.model) == integer
+    x = (8 + 1.7 * np.random.default_rng(3).standard_normal((64, 1, 16, 16))).astype(np.float32)
+    y, z = fetch(model, "y", {"x": x}), fetch(found.model, "y", {"x": x})
+    assert 10 * np.log10(np.square(y - y.mean(0)).sum() / np.square(y - z).sum()) > 15
+    told = compress(model, bits=8, activations=8, threads=1, force=True, input_mean=(8.0,), input_std=(1.7,))
+    assert integer_inputs(told.model) == 2
