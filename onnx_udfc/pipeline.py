@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,7 +29,7 @@ from onnx_udfc.emit.short_names import SHORTENED, shorten_names
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Placement, activation_tensors, check_activations, emit
 from onnx_udfc.errors import CheckError, ModelError, RequestError
-from onnx_udfc.evaluate.final_check import OTHER_IMAGES, check_result, share_of_time
+from onnx_udfc.evaluate.final_check import OTHER_IMAGES, Answered, answer, check_result, share_of_time
 from onnx_udfc.goal import planned, reached
 from onnx_udfc.halved import halve
 from onnx_udfc.inputs.classes import balanced_inputs
@@ -41,7 +42,7 @@ from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import whole
 from onnx_udfc.model.saving import save
 from onnx_udfc.numerics.activation_grids import ActivationParams
-from onnx_udfc.numerics.products import workers
+from onnx_udfc.numerics.products import beside, workers
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options import Options, check_requirements, read_options
 from onnx_udfc.options.words import FLOAT
@@ -67,6 +68,10 @@ if TYPE_CHECKING:
 
     from onnx_udfc.evaluate.report import Report
     from onnx_udfc.options.keywords import Keywords
+
+
+LIGHT = 1 << 25  # bytes of a file whose answers for the check are found beside its repair, at most
+BESIDE_REPAIR = 1 << 20  # values of the widest tensor of a run of it, at most
 
 
 @dataclass(frozen=True)
@@ -260,9 +265,11 @@ def _check_possible(original: Original, options: Options) -> None:
 def _attempt(source: Source, run: _Run, original: Original, options: Options) -> Outcome:
     """Plan, repair, write and check by these options."""
     if METHODS[options.method].measured and asks_for_repair(options) and _can_change(original, options):
-        network, plan, pruned, repaired, inputs, placement = _measured(run, original, options)
+        ahead = partial(_answered_ahead, source, original, options)
+        (network, plan, pruned, repaired, inputs, placement), answered = _measured(run, original, options, ahead)
     else:
         network, plan, pruned, repaired, inputs, placement = _from_weights(run, original)
+        answered = None
     original.network.lighten()
     told = ""
     with run.stage("write"):
@@ -277,10 +284,8 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
     if asks_for_work(options) and shorten_names(emitted.model, pruned.network.layers):
         emitted = replace(emitted, notes=(*emitted.notes, SHORTENED))
     with run.stage("check"):
-        # Which of the real inputs are held out hangs on how many were taken.
-        limits = limited(original, options)
-        judged = limits.options if options.calibrate else options
-        checked = check_result(source, original.network, emitted.model, judged, limits.batch)
+        judged, batch = _judged(original, options)
+        checked = check_result(source, original.network, emitted.model, judged, batch, answered)
     rounded = (table_notes, unseen_notes)
     about = [note for told in rounded for note in told(pruned.network, options, emitted.forms)]
     notes = (*(words for words in (inputs.note, told) if words), *repaired.notes(), *about)
@@ -288,6 +293,26 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
         original.loaded, network, original.channels, plan, pruned, repaired, emitted, notes, checked,
         inputs=input_reports(original.network, inputs), scale_is_assumed=inputs.scale_is_assumed,
     )  # fmt: skip
+
+
+def _judged(original: Original, options: Options) -> tuple[Options, int]:
+    """The options and the samples of a run that a result is checked by."""
+    limits = limited(original, options)
+    # Which of the real inputs are held out hangs on how many were taken.
+    return limits.options if options.calibrate else options, limits.batch
+
+
+def _answered_ahead(source: Source, original: Original, options: Options) -> Callable[[], Answered] | None:
+    """Begin to find what the original answers to the inputs of the check, beside the repair, where that holds little.
+
+    Most of a repair is one step after another, which leave half of the cores idle.
+    """
+    judged, batch = _judged(original, options)
+    widest = max((math.prod(size) for size in original.channels.shapes.sizes.values()), default=0)
+    light = original.loaded.bytes <= LIGHT and batch * widest <= BESIDE_REPAIR
+    if judged.validate is not None or judged.provider != "cpu" or not light:
+        return None
+    return beside(partial(answer, source, original.network, judged, batch))
 
 
 def _can_change(original: Original, options: Options) -> bool:
@@ -312,10 +337,13 @@ def _explained(report: Report, outcome: Outcome, original: Network, options: Opt
 
 
 _Stages = tuple[Network, Plan, Pruned, Repaired, NetworkInputs, Placement | None]
+_Ahead = Callable[[], Callable[[], Answered] | None]
 
 
-def _measured(run: _Run, original: Original, options: Options) -> _Stages:
-    """Plan and repair on moments of the network's own runs."""
+def _measured(
+    run: _Run, original: Original, options: Options, ahead: _Ahead
+) -> tuple[_Stages, Callable[[], Answered] | None]:
+    """Plan and repair on moments of the network's own runs; also what `ahead` begins beside the repair."""
     channels = original.channels
     groups = prunable(channels, options)
     with run.stage("original network", len(original.network.layers)):
@@ -344,6 +372,7 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
         if alone:  # nobody else will ask for the trace, which is spent layer by layer
             original.trace = None
         del start, run_of_it
+        answered = ahead()
         repaired = repair(pruned, matched, reference, plan.bits, settings, run.advance, parts, spend=alone)
     repaired.fallbacks |= {
         f"channels of {name}": f"ordered by their weights alone: {why}" for name, why in reference.unordered.items()
@@ -352,7 +381,7 @@ def _measured(run: _Run, original: Original, options: Options) -> _Stages:
         # Ranges of the network as it is shipped: those of the matched domain cost MobileNetV1 20 points more.
         with run.stage("ranges"):
             placement, repaired.activations = _ranges(original, pruned.network, plan, placement, inputs, options)
-    return network, plan, pruned, repaired, inputs, placement
+    return (network, plan, pruned, repaired, inputs, placement), answered
 
 
 def _from_weights(run: _Run, original: Original) -> _Stages:

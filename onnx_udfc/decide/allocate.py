@@ -16,7 +16,9 @@ spatial layer a quarter more, and a depthwise one two to four times as much, tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -82,17 +84,21 @@ def aligned(group: ChannelGroup, count: int, align: Align) -> int:
             group's channels; `fours`, `eights`, `sixteens` and `integer` are the same, but a multiple of 4, 8, 16 and
             4 at least; `tensor` is of 64, 32, 16, 8.
     """
-    if count >= group.channels:
-        return group.channels
-    cells = cells_of(group)
+    return _moved(group.channels, cells_of(group), count, align)
+
+
+def _moved(channels: int, cells: int, count: int, align: Align) -> int:
+    """`aligned` of a group of so many channels and cells."""
+    if count >= channels:
+        return channels
     if isinstance(align, int):
-        return _nearest(count, int(np.lcm(align, cells)), group.channels)
+        return _nearest(count, math.lcm(align, cells), channels)
     *steps, least = _ALIGNMENTS[align]
     for step in steps:
-        moved = _nearest(count, int(np.lcm(step, cells)), group.channels)
-        if moved % step == 0 and abs(moved - count) * _NEAR <= group.channels:
+        moved = _nearest(count, math.lcm(step, cells), channels)
+        if moved % step == 0 and abs(moved - count) * _NEAR <= channels:
             return moved
-    return _nearest(count, int(np.lcm(least, cells)), group.channels)
+    return _nearest(count, math.lcm(least, cells), channels)
 
 
 def finest(align: Align) -> int:
@@ -114,8 +120,13 @@ def _nearest(count: int, step: int, most: int) -> int:
 
 def allowed_counts(group: ChannelGroup, align: Align) -> Double:
     """All counts (n,) that a group may keep, falling: they are what `aligned` makes of any count."""
-    counts = {aligned(group, n, align) for n in range(1, group.channels + 1)}
-    return np.array(sorted(counts, reverse=True), np.float64)
+    return np.array(_allowed(group.channels, cells_of(group), align), np.float64)
+
+
+@cache
+def _allowed(channels: int, cells: int, align: Align) -> tuple[int, ...]:
+    """The same by what it depends on: layers of a network are alike, and it is asked for each time."""
+    return tuple(sorted({_moved(channels, cells, n, align) for n in range(1, channels + 1)}, reverse=True))
 
 
 def steps_of(group: ChannelGroup, removal: Removal) -> Double:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from onnx_udfc.evaluate.comparison import MANY, fidelity, worst
 from onnx_udfc.evaluate.report import Checked
 from onnx_udfc.evaluate.side_by_side import gather, open_real
 from onnx_udfc.evaluate.speed import LOOKS, SHORTEST, slower_by, timed
+from onnx_udfc.inputs.choice import affordable
 from onnx_udfc.inputs.feeds import evenly_spaced, input_specs, split, take
 from onnx_udfc.inputs.how_many import image_count
 from onnx_udfc.inputs.image_files import Preprocessing
@@ -45,16 +46,46 @@ if TYPE_CHECKING:
 
 OTHER_IMAGES = 1000  # added to the seed: the check does not look at the images that the repair has seen
 MOST_IMAGES = 96
+FEWEST, PROBES = 16, 2  # made-up inputs, and as many times those that may be run to find out what a network expects
 MORE = 2  # times as many made-up inputs as are fitted on: a judgement costs little and is counted in answers
 HEAVY = 1 << 28  # bytes of weights above which two networks are not in memory together
 LARGE = 1 << 26  # bytes of outputs above which they are not kept, but for a heavy network
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What the original answers to the inputs of a check.
+
+    Attributes:
+        first: the answers to the feeds, or the session that gives them; None where there are none.
+        feeds: of a run each.
+        inputs: that they were cut from; None where there are none.
+        rollout: how inputs follow one another, where they do.
+        fault: why there are no answers.
+        loads: onnxruntime loads the original.
+    """
+
+    first: Any = None
+    feeds: list[Any] = field(default_factory=list)
+    inputs: NetworkInputs | None = None
+    rollout: Any = None
+    fault: str = ""
+    loads: bool = True
+
+
 def check_result(
-    original: Source, network: Network, model: onnx.ModelProto, options: Options, batch: int = BATCH
+    original: Source,
+    network: Network,
+    model: onnx.ModelProto,
+    options: Options,
+    batch: int = BATCH,
+    answered: Callable[[], Answered] | None = None,
 ) -> Checked:
-    """Check a written model against the original, and time it where speed was asked for; see `_checked`."""
-    found = _checked(original, network, model, options, batch)
+    """Check a written model against the original, and time it where speed was asked for; see `_checked`.
+
+    `answered` gives what `answer` finds, where that was begun before.
+    """
+    found = _checked(original, network, model, options, batch, answered)
     if not asks_for_speed(options) or found.fidelity is None or weight_bytes(network.origin.model) >= HEAVY:
         return found
     feed, provider = one_feed(wanted_inputs(network), options.seed, batch=options.batch), asked_provider(options)
@@ -88,7 +119,14 @@ def asks_for_speed(options: Options) -> bool:
     return options.target in TIMED and (options.activations is not None or "latency" in options.budget)
 
 
-def _checked(original: Source, network: Network, model: onnx.ModelProto, options: Options, batch: int) -> Checked:
+def _checked(
+    original: Source,
+    network: Network,
+    model: onnx.ModelProto,
+    options: Options,
+    batch: int,
+    answered: Callable[[], Answered] | None,
+) -> Checked:
     """Check a written model against the original.
 
     Args:
@@ -97,6 +135,7 @@ def _checked(original: Source, network: Network, model: onnx.ModelProto, options
         model: the result.
         options: the inputs are made by the same options, with another seed, or are those of --validate.
         batch: samples of a run, at most.
+        answered: gives the original's answers; None where they are to be found now.
 
     Raises:
         CheckError: the result is not a valid model, does not run, or is not finite where the original is.
@@ -104,24 +143,10 @@ def _checked(original: Source, network: Network, model: onnx.ModelProto, options
     _valid(original, model)
     if options.validate is not None:
         return _on_real_inputs(original, network, model, options)
-    weights = weight_bytes(network.origin.model)
-    lean, heavy = weights >= ROOMY, weights >= HEAVY
-    try:
-        first: Any = open_session(original, asked_provider(options), options.threads, lean=lean)
-    except ModelError as error:
-        return Checked(None, (f"not run for its check: {error}",))
-    try:
-        inputs = _other_inputs(network, options)
-        rollout = inputs.rollout if inputs.rollout and inputs.rollout.batch <= batch else None
-        feeds = list(split(input_specs(first), inputs.values, rollout.batch if rollout else batch))
-        if not feeds:
-            raise ModelError("there are fewer inputs than its batch holds")
-        given = _run(first, [output.name for output in first.get_outputs()], feeds[0])
-        singly = rollout is None and _elements(given) > MANY
-        feeds = list(split(input_specs(first), inputs.values, 1)) if singly else feeds
-        first = _answers(first, feeds, np.inf if heavy else LARGE, None if singly else given)
-    except (RequestError, ModelError) as error:
-        first, fault = None, f"not run for its check: {error}"
+    found = answer(original, network, options, batch) if answered is None else answered()
+    if not found.loads:
+        return Checked(None, (found.fault,))
+    lean = weight_bytes(network.origin.model) >= ROOMY
     try:
         # Integer kernels, which may saturate, come with the optimizations that a lean session leaves out.
         second = open_session(
@@ -129,9 +154,32 @@ def _checked(original: Source, network: Network, model: onnx.ModelProto, options
         )
     except ModelError as error:
         raise CheckError(f"the compressed network does not load, so nothing was written: {error}") from error
-    if first is None:
-        return Checked(None, (fault,))
-    return _compared(first, Stepping(second, rollout) if rollout else second, feeds, inputs, options)
+    if found.first is None or found.inputs is None:
+        return Checked(None, (found.fault,))
+    stepping = Stepping(second, found.rollout) if found.rollout else second
+    return _compared(found.first, stepping, found.feeds, found.inputs, options)
+
+
+def answer(original: Source, network: Network, options: Options, batch: int = BATCH) -> Answered:
+    """What the original answers to the inputs that a result is checked on; arguments as of `_checked`."""
+    weights = weight_bytes(network.origin.model)
+    try:
+        session: Any = open_session(original, asked_provider(options), options.threads, lean=weights >= ROOMY)
+    except ModelError as error:
+        return Answered(fault=f"not run for its check: {error}", loads=False)
+    try:
+        inputs = _other_inputs(network, options)
+        rollout = inputs.rollout if inputs.rollout and inputs.rollout.batch <= batch else None
+        feeds = list(split(input_specs(session), inputs.values, rollout.batch if rollout else batch))
+        if not feeds:
+            raise ModelError("there are fewer inputs than its batch holds")
+        given = _run(session, [output.name for output in session.get_outputs()], feeds[0])
+        singly = rollout is None and _elements(given) > MANY
+        feeds = list(split(input_specs(session), inputs.values, 1)) if singly else feeds
+        first = _answers(session, feeds, np.inf if weights >= HEAVY else LARGE, None if singly else given)
+    except (RequestError, ModelError) as error:
+        return Answered(fault=f"not run for its check: {error}")
+    return Answered(first, feeds, inputs, rollout)
 
 
 def _on_real_inputs(original: Source, network: Network, model: onnx.ModelProto, options: Options) -> Checked:
@@ -267,7 +315,8 @@ def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs, 
 
 
 def _other_inputs(network: Network, options: Options) -> NetworkInputs:
-    count = min(options.number or MORE * image_count(wanted_inputs(network)), MOST_IMAGES)
+    usual = MORE * image_count(wanted_inputs(network))
+    count = min(options.number or max(min(usual, FEWEST), min(usual, PROBES * affordable(network))), MOST_IMAGES)
     asked = options if options.calibrate else options.counted(count)  # the split depends on the real number
     return _few(network, make_inputs(network, asked, OTHER_IMAGES), options.number or MOST_IMAGES)
 

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from onnx_udfc.numerics.products import each
 from onnx_udfc.options.words import BITS, Rows
 
 Floats = NDArray[np.float64]
@@ -102,9 +103,14 @@ class QuantFormat:
         np.rint(units, out=out)
         if out.size >= MANY:
             return np.clip(out, self.qmin, self.qmax, out=out)
-        np.maximum(out, self.qmin, out=out)
-        np.minimum(out, self.qmax, out=out)
+        np.maximum(out, self._ends[0], out=out)
+        np.minimum(out, self._ends[1], out=out)
         return out
+
+    @cached_property
+    def _ends(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The least and the largest code as arrays: to make them of numbers takes longer than to compare 64 values."""
+        return np.array(self.qmin, np.float32), np.array(self.qmax, np.float32)
 
     def encode(self, values: NDArray[Any]) -> NDArray[Any]:
         """The codes of values that `nearest` gave, in any type that holds them."""
@@ -182,10 +188,14 @@ def search_scale(
     largest = np.maximum(rows.max(axis=-1, initial=0.0), -rows.min(axis=-1, initial=0.0))
     full = largest.astype(np.float64) / fmt.reach
     factors, best = np.linspace(1.0, fmt.lowest_clip, steps), np.ones(full.shape)
-    for g, o in _pieces(*rows.shape):
+
+    def search(piece: tuple[slice, slice]) -> None:
+        g, o = piece
         unit = np.where(full[g, o] > 0, full[g, o], 1.0)[..., None]
         units = (rows[g, o] / unit).astype(np.float32)
         best[g, o] = _best_factor(units, fmt, factors, [(part, block[g]) for part, block in metric])
+
+    each(search, list(_pieces(*rows.shape)))
     return storable((full * best).reshape(weight.shape[:-1]), dtype)
 
 
@@ -316,8 +326,26 @@ def nearest_plane(target: Columns, fmt: QuantFormat, basis: GramBasis) -> Column
         share = basis.share[:, block]
         want = target[:, block] - share[:, :, :start] @ damage[:, :start]
         made = damage[:, block]
+        if len(want) == 1:  # most layers have one group: the same without an axis for it
+            _in_turn(want[0], share[0, :, start:], made[0], target[0, block], fmt)
+            continue
         for i in range(want.shape[1]):
             column = want[:, i] - (share[:, i, None, start : start + i] @ made[:, :i])[:, 0]
             np.subtract(fmt.nearest(column, out=column), target[:, start + i], out=made[:, i])
     damage += target
     return fmt.nearest(damage, out=damage)
+
+
+def _in_turn(
+    want: NDArray[np.float32],
+    share: NDArray[np.float32],
+    made: NDArray[np.float32],
+    target: NDArray[np.float32],
+    fmt: QuantFormat,
+) -> None:
+    """The columns of a block (n, o): each is rounded less its share (n, n) of what those before it left, in `made`."""
+    column = np.empty(want.shape[1], np.float32)
+    for i, (aim, start) in enumerate(zip(want, target, strict=True)):
+        np.dot(share[i, :i], made[:i], out=column)
+        np.subtract(aim, column, out=column)
+        np.subtract(fmt.nearest(column, out=column), start, out=made[i])

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,8 @@ Index = NDArray[np.int64]
 
 ROUNDS = 2
 RIDGE = 0.03  # of the readers' regressions, relative to mean(diag G)
+PARTS = 4  # of the samples that a reader sees: done side by side, but not where a Gram for each would be large
+NARROW = 640  # columns, at most, that this is done for
 
 
 @dataclass(frozen=True)
@@ -175,11 +178,25 @@ def _places(outputs: Array, source: Index | None) -> Array:
     return outputs if source is None else _padded(np.take_along_axis(outputs, source, axis=0))
 
 
-def _seen(places: Array, taps: Index) -> Array:
-    """(n, k·K) what taps (n, k) see of the places (q + 1, K), mean free."""
-    seen = np.take(places, taps, axis=0).reshape(len(taps), -1)
-    seen -= column_means(seen).astype(np.float32)
-    return seen
+def _parts(rows: int, columns: int) -> list[slice]:
+    """The rows (n, columns) that are worked on side by side: whatever the number of threads."""
+    step = max(1, -(-rows // (PARTS if columns <= NARROW else 1)))
+    return [slice(start, start + step) for start in range(0, rows, step)]
+
+
+def _seen(places: Array, taps: Index) -> tuple[Array, list[slice]]:
+    """(n, k·K) what taps (n, k) see of the places (q + 1, K), mean free, and the parts it is worked on in."""
+    seen = np.empty((len(taps), taps.shape[1] * places.shape[1]), np.float32)
+    rows = _parts(*seen.shape)
+
+    def look(part: slice) -> Double:
+        here = seen[part]
+        np.take(places, taps[part], axis=0, out=here.reshape(len(here), taps.shape[1], -1), mode="wrap")
+        return column_means(here) * len(here)
+
+    mean = (np.sum(products.each(look, rows), axis=0) / max(1, len(taps))).astype(np.float32)
+    products.each(lambda part: np.subtract(seen[part], mean, out=seen[part]), rows)
+    return seen, rows
 
 
 def _aim(reader: Reader, channels: int) -> _Aim:
@@ -197,25 +214,42 @@ def _aim(reader: Reader, channels: int) -> _Aim:
 
 def _fitted(places: Array, taps: Index, aim: _Aim) -> _Fit:
     """The ridge regression of a reader on what its taps see (q + 1, K) and what it sees beside."""
-    seen = _seen(places, taps)
-    across = products.product(seen.T, aim.beside)
-    gram = np.block([[products.gram(seen), across], [across.T, aim.gram]]).astype(np.float64)
+    seen, rows = _seen(places, taps)
+
+    def measured(part: slice) -> tuple[Array, Array, Array]:
+        turned = seen[part].T
+        return (
+            products.gram(seen[part]),
+            products.product(turned, aim.beside[part]),
+            products.product(turned, aim.wanted[part]),
+        )
+
+    own, across, cross = (sum(found[1:], start=found[0]) for found in zip(*products.each(measured, rows), strict=True))
+    gram = np.block([[own, across], [across.T, aim.gram]]).astype(np.float64)
     strength = RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
     gram.flat[:: len(gram) + 1] += strength
-    right = np.concatenate([products.product(seen.T, aim.wanted), aim.cross]) + strength * aim.start
+    right = np.concatenate([cross, aim.cross]) + strength * aim.start
     both = np.linalg.solve(gram, right).astype(np.float32)
     weight, fixed = both[: seen.shape[1]], both[seen.shape[1] :]
-    if weight.shape[0] < weight.shape[1]:
-        inner = products.product(weight, weight.T)
-        back = products.product(aim.wanted, weight.T)
-        back -= products.product(seen, inner)
+    squared, back = weight.shape[0] < weight.shape[1], np.empty_like(seen)
+    inner = products.product(weight, weight.T) if squared else weight
+    turned = products.product(fixed, weight.T)
+
+    def left(part: slice) -> None:
+        if squared:
+            here = products.product(aim.wanted[part], weight.T)
+            here -= products.product(seen[part], inner)
+            if len(fixed):
+                here -= products.product(aim.beside[part], turned)
+            back[part] = here
+            return
+        errors = aim.wanted[part] - products.product(seen[part], weight)
         if len(fixed):
-            back -= products.product(aim.beside, products.product(fixed, weight.T))
-        return _Fit(back, inner, True)
-    errors = aim.wanted - products.product(seen, weight)
-    if len(fixed):
-        errors -= products.product(aim.beside, fixed)
-    return _Fit(products.product(errors, weight.T), weight, False)
+            errors -= products.product(aim.beside[part], fixed)
+        back[part] = products.product(errors, weight.T)
+
+    products.each(left, rows)
+    return _Fit(back, inner, squared)
 
 
 def _slope(
@@ -224,22 +258,42 @@ def _slope(
     """(m, K) how the producer's outputs should move."""
     slope = np.zeros(shape, np.float32)
     for reader, source, fit in zip(readers, sources, fits, strict=True):
-        n, k = reader.taps.shape
-        back = fit.back.reshape(n, k, -1)
-        here = slope if source is None else np.zeros((len(source) + 1, shape[1]), np.float32)
-        for tap in range(k):  # each place is read at most once by a tap; only the row of zeros is written more often
-            here[reader.taps[:, tap]] += back[:, tap]
-        if source is not None:  # windows may overlap
-            cells = source * shape[1] + np.arange(shape[1])
-            slope += np.bincount(cells.ravel(), here[:-1].ravel(), slope.size).reshape(shape).astype(np.float32)
+        here = _gathered(reader.taps, fit.back, (len(slope) if source is None else len(source) + 1, shape[1]))
+        if source is None:
+            slope += here
+            continue
+        cells = source * shape[1] + np.arange(shape[1])  # windows may overlap
+        slope += np.bincount(cells.ravel(), here[:-1].ravel(), slope.size).reshape(shape).astype(np.float32)
     return slope[:-1]
+
+
+def _gathered(taps: Index, back: Array, shape: tuple[int, int]) -> Array:
+    """(q + 1, K) the sums at the places of what taps (n, k) send back (n, k·K)."""
+    sent = back.reshape(*taps.shape, -1)
+
+    def sums(some: range) -> Array:
+        here = np.zeros(shape, np.float32)
+        for tap in some:  # each place is read at most once by a tap; only the row of zeros is written more often
+            here[taps[:, tap]] += sent[:, tap]
+        return here
+
+    half = taps.shape[1] // 2
+    both = products.each(sums, [range(half), range(half, taps.shape[1])] if half else [range(taps.shape[1])])
+    return sum(both[1:], start=both[0])
 
 
 def _step(moved: Array, readers: Sequence[Reader], sources: Sequence[Index | None], fits: Sequence[_Fit]) -> np.float32:
     """The length of the step, from what it does to the outputs (m + 1, K)."""
     along = square = 0.0
     for reader, source, fit in zip(readers, sources, fits, strict=True):
-        change = _seen(_places(moved, source), reader.taps)
-        along += float(np.vdot(change, fit.back))
-        square += fit.length(change)
+        change, rows = _seen(_places(moved, source), reader.taps)
+        parts = partial(_moved, change, fit)
+        for part, length in products.each(parts, rows):
+            along += part
+            square += length
     return np.float32(along / max(square, 1e-30))
+
+
+def _moved(change: Array, fit: _Fit, part: slice) -> tuple[float, float]:
+    """⟨e, U Δa⟩ and ‖U Δa‖² of some of the rows of changes (n, k·K)."""
+    return float(np.vdot(change[part], fit.back[part])), fit.length(change[part])

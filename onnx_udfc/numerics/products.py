@@ -11,15 +11,17 @@ another are done side by side: numpy and onnxruntime let go of Python's lock whi
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-EACH = 4e7  # multiply-adds of a block, about: a millisecond, twenty times what handing it out takes
+EACH = 2e7  # multiply-adds of a block, about: half a millisecond, ten times what handing it out takes
 SIDE = 512  # rows and columns of a block of a Gram
 LEAST = 64  # rows or columns of a block
 _MOST = 16  # parts of the samples of a tensor
@@ -28,7 +30,16 @@ HELD = 1 << 23  # values that work beside other work holds, at most: what that t
 T = TypeVar("T")
 R = TypeVar("R")
 
-_pool: ContextVar[Executor | None] = ContextVar("pool", default=None)
+
+@dataclass(frozen=True)
+class _Crew:
+    """Who takes parts of shared work beside the thread that asks for it, and how many these are."""
+
+    pool: Executor
+    helpers: int
+
+
+_crew: ContextVar[_Crew | None] = ContextVar("crew", default=None)
 _aside: ContextVar[Executor | None] = ContextVar("aside", default=None)
 
 
@@ -38,12 +49,12 @@ def workers(threads: int) -> Iterator[None]:
     if threads <= 1:
         yield
         return
-    with ThreadPoolExecutor(threads, "products") as pool, ThreadPoolExecutor(threads, "aside") as aside:
-        tokens = _pool.set(pool), _aside.set(aside)
+    with ThreadPoolExecutor(threads - 1, "products") as pool, ThreadPoolExecutor(threads, "aside") as aside:
+        tokens = _crew.set(_Crew(pool, threads - 1)), _aside.set(aside)
         try:
             yield
         finally:
-            _pool.reset(tokens[0])
+            _crew.reset(tokens[0])
             _aside.reset(tokens[1])
 
 
@@ -84,7 +95,8 @@ def gram(a: NDArray[Any]) -> NDArray[Any]:
     if rows * columns * columns < 4 * EACH or columns <= SIDE:
         return np.asarray(a.T @ a)  # BLAS recognizes it: half the work
     out = np.empty((columns, columns), a.dtype)
-    sides = [slice(start, start + SIDE) for start in range(0, columns, SIDE)]
+    side = -(-columns // -(-columns // SIDE) // 16) * 16  # as wide as each other: 576 are not 512 and 64
+    sides = [slice(start, start + side) for start in range(0, columns, side)]
 
     def block(pair: tuple[slice, slice]) -> None:
         first, second = pair
@@ -97,19 +109,41 @@ def gram(a: NDArray[Any]) -> NDArray[Any]:
 
 
 def each(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
-    """What the work makes of each of the parts, in their order, shared out among the threads there are."""
-    pool = _pool.get()
-    if pool is None or len(parts) < 2:
+    """What the work makes of each of the parts, in their order, shared out among the threads there are.
+
+    The caller takes parts like the others: what waits for work to be handed out is at most as much as there are others.
+    """
+    crew = _crew.get()
+    if crew is None or len(parts) < 2:
         return [work(part) for part in parts]
+    left, made = deque(range(len(parts))), dict[int, R]()
+
+    def take() -> None:
+        _crew.set(None)  # of the copy that this is run in: who is waited for does not wait for others
+        _aside.set(None)
+        try:
+            while left:
+                try:
+                    at = left.popleft()
+                except IndexError:  # another one was faster
+                    return
+                made[at] = work(parts[at])
+        except BaseException:
+            left.clear()
+            raise
+
     # what holds for the caller (numpy's errstate) holds for the parts; a context is entered by one thread at a time
-    contexts = [copy_context() for _ in parts]
-    return list(pool.map(lambda context, part: context.run(_whole, work, part), contexts, parts))
-
-
-def _whole(work: Callable[[T], R], part: T) -> R:
-    _pool.set(None)  # of the copy that this is run in: who is waited for does not wait for others
-    _aside.set(None)
-    return work(part)
+    others = [crew.pool.submit(copy_context().run, take) for _ in range(min(crew.helpers, len(parts) - 1))]
+    try:
+        copy_context().run(take)
+    finally:
+        for other in others:
+            if not other.cancel():  # it has begun
+                other.exception()
+    for other in others:
+        if not other.cancelled():
+            other.result()
+    return [made[at] for at in range(len(parts))]
 
 
 def beside(work: Callable[[], R], held: int = 0) -> Callable[[], R]:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from onnx_udfc.numerics.grids import (
     BLOCK,
@@ -41,6 +41,7 @@ from onnx_udfc.numerics.grids import (
 FACTORS = (1.0, 0.9, 1.1, 0.8, 1.2, 0.7, 1.35)  # the first is kept where all are equal
 MOST_CANDIDATES = 1 << 23  # weights times factors that are rounded at once; a larger layer tries its own scale only
 SWEEPS = 3
+DAMPING = 0.01  # of a Gram, relative to mean(diag G)
 FINER = 4  # bits
 UNSEEN = 0.1  # of the mean second moment, for an input that never varied
 
@@ -53,19 +54,30 @@ class Refined(NamedTuple):
     reason: str | None
 
 
-def quantize_layer(weight: Floats, gram: Floats | None, bits: float, dtype: np.dtype[Any]) -> tuple[QuantParams, str]:
+Basis = Callable[[], GramBasis | str]
+
+
+def quantize_layer(
+    weight: Floats, gram: Floats | None, bits: float, dtype: np.dtype[Any], basis: Basis | None = None
+) -> tuple[QuantParams, str]:
     """Round weights (g, o, d) with the Gram (g, d, d) of their inputs; to nearest where it was not measured.
 
     Gives the codes, and why a Gram that was measured is of no use; that is empty where it is.
 
-    The scales are representable in `dtype`, the type that the weight has in the file.
+    The scales are representable in `dtype`, the type that the weight has in the file. `basis` gives what `basis_of`
+    makes of the Gram, where that was begun before.
     """
     fmt = FORMATS[bits]
     if gram is None:
         scale = search_scale(weight, fmt, dtype=dtype)
         return QuantParams(bits, round_nearest(weight, scale, fmt), scale), ""
-    refined = quantize_with_gram(weight, fmt, _as_if_all_moved(gram), dtype=dtype)
+    refined = quantize_with_gram(weight, fmt, _as_if_all_moved(gram), dtype=dtype, basis=basis)
     return QuantParams(bits, refined.codes, refined.scale), refined.reason or ""
+
+
+def basis_of(gram: Floats) -> GramBasis | str:
+    """What `quantize_layer` needs of a Gram (g, d, d) for every weight."""
+    return gram_basis(_as_if_all_moved(gram), DAMPING)
 
 
 def quantize_finely(weight: Floats, bits: float, dtype: np.dtype[Any]) -> QuantParams:
@@ -101,7 +113,12 @@ def _as_if_all_moved(gram: Floats) -> Floats:
 
 
 def quantize_with_gram(
-    weight: Floats, fmt: QuantFormat, gram: Floats, damping: float = 0.01, dtype: DTypeLike = np.float32
+    weight: Floats,
+    fmt: QuantFormat,
+    gram: Floats,
+    damping: float = DAMPING,
+    dtype: DTypeLike = np.float32,
+    basis: Basis | None = None,
 ) -> Refined:
     """Codes and scales of a layer's weights for inputs with the given second moments.
 
@@ -111,15 +128,16 @@ def quantize_with_gram(
         gram: (groups, d, d), any positive factor.
         damping: λ relative to mean(diag G).
         dtype: type of the scale in the file.
+        basis: gives that of the Gram, where it was begun before.
     """
-    basis = gram_basis(gram, damping)
-    if isinstance(basis, str):
+    found = gram_basis(gram, damping) if basis is None else basis()
+    if isinstance(found, str):
         scale = search_scale(weight, fmt, None, dtype)
-        return Refined(round_nearest(weight, scale, fmt), scale, basis)
-    columns = basis.columns(weight)
-    codes, scale = _best_candidate(columns, search_scale(weight, fmt, gram, dtype), fmt, basis, dtype)
-    descend(columns, codes, scale, fmt, basis, damping)
-    return Refined(basis.codes(fmt.encode(codes)), best_scale(columns, codes, scale, basis, dtype).scale, None)
+        return Refined(round_nearest(weight, scale, fmt), scale, found)
+    columns = found.columns(weight)
+    codes, scale = _best_candidate(columns, search_scale(weight, fmt, gram, dtype), fmt, found, dtype)
+    descend(columns, codes, scale, fmt, found, damping)
+    return Refined(found.codes(fmt.encode(codes)), best_scale(columns, codes, scale, found, dtype).scale, None)
 
 
 class Scaled(NamedTuple):
@@ -200,8 +218,27 @@ def _moves(slope: Columns, codes: Columns, within: Columns, fmt: QuantFormat) ->
     if np.array_equal(fmt.nearest(wanted, out=wanted), codes):
         return None
     moves = np.empty_like(slope)
+    if len(slope) == 1:  # most layers have one group: the same without an axis for it
+        _moved_in_turn(slope[0], codes[0], within[0], moves[0], fmt)
+        return moves
     for i in range(slope.shape[1]):
         here = slope[:, i] + (within[:, i, None, :i] @ moves[:, :i])[:, 0]
         np.subtract(codes[:, i], here, out=here)
         np.subtract(fmt.nearest(here, out=here), codes[:, i], out=moves[:, i])
     return moves
+
+
+def _moved_in_turn(
+    slope: NDArray[np.float32],
+    codes: NDArray[np.float32],
+    within: NDArray[np.float32],
+    moves: NDArray[np.float32],
+    fmt: QuantFormat,
+) -> None:
+    """The moves (n, o) of a block of one group."""
+    here = np.empty(slope.shape[1], np.float32)
+    for i, (down, code) in enumerate(zip(slope, codes, strict=True)):
+        np.dot(within[i, :i], moves[:i], out=here)
+        here += down
+        np.subtract(code, here, out=here)
+        np.subtract(fmt.nearest(here, out=here), code, out=moves[i])

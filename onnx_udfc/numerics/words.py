@@ -42,10 +42,13 @@ def pack_words(codes: NDArray[np.int8], levels: int, count: int) -> NDArray[np.i
         levels: L.
         count: at most codes_per_word(levels).
     """
-    flat = codes.reshape(-1).astype(np.int64) + levels // 2
-    digits = np.zeros(-(-flat.size // count) * count, np.int64)
-    digits[: flat.size] = flat
-    words: NDArray[np.int64] = digits.reshape(-1, count) @ powers(levels, count)
+    digits = np.full(-(-codes.size // count) * count, -(levels // 2), np.int8)
+    digits[: codes.size] = codes.reshape(-1)
+    words = np.zeros(digits.size // count, np.int64)
+    for column in digits.reshape(-1, count).T[::-1]:  # the last digit first: no array of 64 bits for each code
+        words *= levels
+        words += column
+        words += levels // 2
     return words[:, None]
 
 

@@ -163,7 +163,7 @@ def trace(
         inputs: graph input name → values.
         groups: groups whose channels are to be ordered by `eliminate`.
         matched: match batch norms to their stored statistics (synthetic inputs) or leave them (real inputs).
-        samples: sampled positions for each layer.
+        samples: sampled positions for each layer; 0 where only the matched network is wanted.
         seed: of the sampling.
         advance: called with each layer's name when it is done.
         few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
@@ -248,6 +248,15 @@ class _Tracer:
         gain, shift = matching(layer, y) if moved else no_matching(layer)
         if moved:
             affine(y, gain, shift)
+        if moved:
+            matrix *= gain.reshape(layer.groups, -1, 1)
+            self.reference.network.layers[layer.name].set(matrix, bias * gain + shift)
+        if self.samples:
+            self._sample(layer, x, y, gain, shift, matrix)
+        self.walk.put(layer.name, y.astype(x.dtype, copy=False))
+
+    def _sample(self, layer: Layer, x: Value, y: Value, gain: Double, shift: Double, matrix: Double) -> None:
+        """Keep what the repair asks for of a layer's input x and output y, and look at it; the rest as of `_see`."""
         window = window_of(layer, x.shape, y.shape)
         split = layer.name in self.factorable
         limit = sample_limit(self.samples, matrix.shape[2], few=self.few, split=split)
@@ -262,11 +271,7 @@ class _Tracer:
             self.informations.pop(layer.name, None), layer.groups,
         )  # fmt: skip
         self.reference.layers[layer.name] = found if split else replace(found, information=None)
-        if moved:
-            matrix *= gain.reshape(layer.groups, -1, 1)
-            self.reference.network.layers[layer.name].set(matrix, bias * gain + shift)
         self._look(layer, x, window, found, matrix, own)
-        self.walk.put(layer.name, y.astype(x.dtype, copy=False))
 
     def norm(self, node: gs.Node) -> None:
         """Match a batch norm that stands alone: its output gets the batch's own statistics."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,7 @@ from onnx_udfc.numerics.joint_refit import refit_together
 from onnx_udfc.numerics.layer_fit import Sight
 from onnx_udfc.numerics.moments import Array, covariance, patches, sample_targets
 from onnx_udfc.numerics.products import beside
-from onnx_udfc.numerics.rounding import quantize_finely, quantize_layer
+from onnx_udfc.numerics.rounding import basis_of, quantize_finely, quantize_layer
 from onnx_udfc.repair.ordering import TOO_LARGE
 from onnx_udfc.repair.readers import bounds_after
 from onnx_udfc.repair.reference import LayerReference, Reference, channel_mean
@@ -48,12 +49,14 @@ if TYPE_CHECKING:
     from onnx_udfc.numerics.grids import QuantParams
     from onnx_udfc.numerics.joint_refit import Shared
     from onnx_udfc.numerics.reconstruct import Solver
+    from onnx_udfc.numerics.rounding import Basis
 
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 _NAMED = 3  # names in a note
 SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
+AHEAD = 1 << 20  # numbers of a Gram that is made ready for rounding while the weights are fitted, at most
 
 
 @dataclass(frozen=True)
@@ -346,14 +349,14 @@ class _Repair:
         harm = self.settings.damage
         return harm(weight, gram) if harm is not None and self._harms(layer) else weight
 
-    def _rounded(self, layer: Layer, matrix: Double, gram: Double | None) -> QuantParams:
-        """The layer's weights (g, o, d) in its bits, with the Gram (g, d, d) where it is of use."""
+    def _rounded(self, layer: Layer, matrix: Double, gram: Double | None, basis: Basis | None = None) -> QuantParams:
+        """The layer's weights (g, o, d) in its bits, with the Gram (g, d, d) where it is of use, and its basis."""
         seen = None if self._harms(layer) else gram  # what was taken away must not come back
         if layer.name in self.settings.finer:
             params, reason = quantize_finely(matrix, self.bits[layer.name], layer.constant.dtype), ""
             self.result.fallbacks[layer.name] = finer_note(params)
         else:
-            params, reason = quantize_layer(matrix, seen, self.bits[layer.name], layer.constant.dtype)
+            params, reason = quantize_layer(matrix, seen, self.bits[layer.name], layer.constant.dtype, basis)
         if reason:
             self.result.fallbacks[layer.name] = f"rounded to nearest: {reason}"
         self.result.weights[layer.name] = params
@@ -377,16 +380,18 @@ class _Repair:
         if tie is not None and tie.done is not None:
             real, params = tie.done
             matrix = _per_row(np.multiply, real, gain)
-            before, refit = sight.error(layer.matrix()), sight.error(matrix)
+            found_errors = self._errors(sight, layer.matrix(), matrix)
         else:
-            matrix, before, refit = self._refitted(layer, cut, drifted, sight, mean, shared)
-            real, params = _per_row(np.divide, matrix, gain), None
             gram = None if sight.measured is None else sight.measured.gram
+            soon = gram is not None and layer.name in self.bits and gram.size <= AHEAD
+            basis = beside(partial(basis_of, gram)) if gram is not None and soon else None
+            matrix, found_errors = self._refitted(layer, cut, drifted, sight, mean, shared)
+            real, params = _per_row(np.divide, matrix, gain), None
             if self._harms(layer):
                 real = self._damaged(layer, real, gram)
                 matrix = _per_row(np.multiply, real, gain)
             if layer.name in self.bits:
-                params = self._rounded(layer, real, gram)
+                params = self._rounded(layer, real, gram, basis)
                 del matrix, real  # of a large layer each is larger than most networks
                 real = params.dequantize()
                 matrix = _per_row(np.multiply, real, gain)
@@ -395,7 +400,7 @@ class _Repair:
             self.result.weights.update({layer.name: params} if params is not None else {})
         y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.walk.pieces)
         response, wanted = channel_mean(y, layer), mean + sight.moved.reshape(-1)
-        errors = LayerRepair(before, refit, sight.error(matrix))
+        errors = LayerRepair(*found_errors(), sight.error(matrix))
         self.result.layers[layer.name] = errors
         shipped = wanted - response / gain.reshape(-1) + errors.explained * self.together.kept(layer, found.drift)
         target = self.pruned.network.layers[layer.name]
@@ -423,12 +428,12 @@ class _Repair:
 
     def _refitted(
         self, layer: Layer, cut: bool, drifted: bool, sight: Sight, mean: Double, shared: Shared | None
-    ) -> tuple[Double, float, float]:
-        """Weights (g, o, d) before they are rounded, and the errors of those before the refit and of these."""
+    ) -> tuple[Double, Callable[[], tuple[float, float]]]:
+        """Weights (g, o, d) before they are rounded, and what waits for errors: of those before the refit, of these."""
         start = layer.matrix()
         if not (cut or (drifted and sight.determined and self.settings.refit_drifted)):
             error = sight.error(start)
-            return start, error, error
+            return start, lambda: (error, error)
         ridge = self.settings.ridge_pruned if cut else self.settings.drift_ridge(sight.error(start))
         if layer.name in self.seconds:
             ridge = self.settings.ridge_factored
@@ -436,7 +441,13 @@ class _Repair:
         if shared is not None and sight.factor is not None:
             weight, level = refit_together(shared, refitted[0], mean, sight.factor)
             refitted, sight.moved = weight[None], (level - mean)[None]
-        return refitted, sight.error(start), sight.error(refitted)
+        return refitted, self._errors(sight, start, refitted)
+
+    @staticmethod
+    def _errors(sight: Sight, first: Double, second: Double) -> Callable[[], tuple[float, float]]:
+        """Begin to find the errors of two weights (g, o, d), beside what goes on where that takes little memory."""
+        held = max(first.size, sight.patches.size if sight.measured is None else 0)
+        return beside(lambda: (sight.error(first), sight.error(second)), held)
 
     def _shared(self, layer: Layer, found: LayerReference, x: Value) -> Shared | None:
         """What a layer that lost outputs, or rank, sees with its readers; None where they are not refitted together."""

@@ -69,7 +69,7 @@ def informations(
     chosen = evenly_spaced(sample_count(specs, inputs), count)
     fed = take(specs, inputs, np.concatenate([chosen[::2], chosen[1::2]]))  # of every kind in both halves
     if matched and _norms(network):  # what passes a ReLU there, and how much, differs from the network as it is
-        network = trace(network, fed, (), matched=True, samples=1, seed=seed, advance=_quietly, pieces=pieces).network
+        network = trace(network, fed, (), matched=True, samples=0, seed=seed, advance=_quietly, pieces=pieces).network
     tensors = {layer.node.outputs[0].name: name for name, layer in network.layers.items()}
     wanted = [t for t, name in tensors.items() if network.layers[name].out_channels <= WIDEST]
     try:

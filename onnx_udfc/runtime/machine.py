@@ -62,7 +62,8 @@ def prepare_process() -> None:
 def resident() -> int:
     """Bytes that this process holds; 0 where that cannot be known."""
     try:
-        return int(_RESIDENT.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        with _RESIDENT.open("rb", buffering=0) as file:  # asked at each piece of a pass: a third of read_text's time
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, AttributeError):
         return 0
 

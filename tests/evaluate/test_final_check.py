@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import parser
 
+from onnx_udfc import pipeline
 from onnx_udfc.errors import CheckError, GateError
 from onnx_udfc.evaluate import final_check
 from onnx_udfc.evaluate.final_check import check_result
@@ -146,3 +147,35 @@ def test_an_original_that_answers_only_nan_measures_nothing_and_passes_no_gate()
     for gate in ("sqnr>=-200", "cosine>=-1", "agreement>=0"):
         with pytest.raises(GateError, match="not measured"):
             compress(model, Options(require=(parse_requirement(gate),)))
+
+
+def test_a_network_whose_runs_take_long_is_checked_on_fewer_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = scaled_model(CHAIN)
+    counts = []
+    for affordable in (10**6, 20, 1):
+        monkeypatch.setattr(final_check, "affordable", lambda _network, number=affordable: number)
+        found = check_result(model, read(model), model, Options())
+        assert found.fidelity is not None
+        counts.append(found.fidelity.count)
+    assert counts == [final_check.MOST_IMAGES, 40, final_check.FEWEST]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_the_original_answers_is_found_once_beside_the_repair(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, made = scaled_model(CHAIN), final_check.answer
+    asked: list[int] = []
+
+    def counted(*given: Any) -> final_check.Answered:
+        asked.append(1)
+        return made(*given)
+
+    monkeypatch.setattr(pipeline, "answer", counted)
+    monkeypatch.setattr(final_check, "answer", lambda *_: pytest.fail("answers were there"))
+    beside = compress(model, Options(prune=0.5, bits=4, threads=threads, force=True)).report
+    monkeypatch.setattr(final_check, "answer", made)
+    monkeypatch.setattr(pipeline, "LIGHT", 0)
+    after = compress(model, Options(prune=0.5, bits=4, threads=threads, force=True)).report
+    assert len(asked) == 1
+    assert beside.fidelity == after.fidelity

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx_udfc.numerics.joint_refit import RIDGE, Reader, Shared, _sources, refit_together
 from onnx_udfc.numerics.layer_fit import Bounds
 from onnx_udfc.numerics.moments import covariance
+from onnx_udfc.numerics.products import workers
 from onnx_udfc.numerics.reconstruct import Factor
 
 Floats = NDArray[np.float64]
@@ -167,3 +168,13 @@ def test_inputs_are_not_changed() -> None:
     assert np.array_equal(patches, given.patches)
     assert np.array_equal(weight, given.weight)
     assert np.array_equal(targets, given.readers[0].targets)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_threads_share_the_samples_and_change_no_byte(pooled: bool) -> None:
+    some = case(taps=9, readers=2, pooled=pooled)
+    alone = some.refitted()
+    with workers(3):
+        together = some.refitted()
+    for one, other in zip(alone, together, strict=True):
+        assert one.tobytes() == other.tobytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_udfc.numerics.metric import Metric, agreed, metric
+from onnx_udfc.numerics.metric import ROWS, WIDE, Metric, agreed, metric
 
 
 def informed(outputs: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -79,3 +79,17 @@ def test_of_halves_that_do_not_agree_the_diagonal_is_left() -> None:
     found = agreed(first, second)
     assert np.abs(found * off).max() < 0.1 * np.abs((first + second) / 2 * off).max()
     np.testing.assert_allclose(np.diag(found), np.diag(first + second) / 2)
+
+
+def test_of_many_channels_some_rows_tell_how_much_the_rest_weighs() -> None:
+    rng = np.random.default_rng(0)
+    outputs = rng.normal(size=(3 * ROWS, WIDE)).astype(np.float32)
+    root = rng.normal(size=(8, WIDE))
+    matrices = [metric(np.ones(WIDE), part, root.T @ root).matrix for part in (outputs, outputs[:ROWS])]
+    assert matrices[0] is not None
+    assert matrices[1] is not None
+    off = ~np.eye(WIDE, dtype=bool)
+    ratio = np.median(matrices[0][off] / matrices[1][off])
+    assert ratio == pytest.approx(1, abs=0.05)
+    assert ratio != 1
+    assert metric(np.ones(WIDE), outputs, root.T @ root).matrix == pytest.approx(matrices[0], abs=0)  # no chance in it

@@ -76,6 +76,32 @@ def test_each_keeps_the_order_and_works_side_by_side() -> None:
         each(lambda i: 1 // i, range(3))
 
 
+def test_who_shares_work_out_takes_part_in_it() -> None:
+    def who(_: int) -> int:
+        time.sleep(0.01)
+        return threading.get_ident()
+
+    with workers(2):
+        assert each(who, range(8)).count(threading.get_ident()) >= 2
+        waiting = beside(lambda: each(asleep, range(2)))  # the other thread is taken: then it is all done here
+        assert each(lambda i: i, range(3)) == [0, 1, 2]
+        assert waiting() == [0, 1]
+
+
+def test_after_a_fault_no_further_part_is_begun() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.01)
+        if number == 0:
+            raise IndexError
+
+    with workers(2), pytest.raises(IndexError):
+        each(work, range(50))
+    assert len(begun) < 10
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_the_caller_says_of_numpys_faults_holds_for_every_part(threads: int) -> None:
     def divided(x: float) -> float:

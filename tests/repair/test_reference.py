@@ -217,6 +217,16 @@ def test_only_what_was_asked_for_is_ordered() -> None:
     assert traced(read(scaled_model(CHAIN)), ordered=False).removals == {}
 
 
+def test_without_samples_there_is_the_matched_network_alone() -> None:
+    network = read(scaled_model(CHAIN))
+    bare, whole = traced(network, samples=0), traced(network)
+    assert not bare.layers
+    assert not bare.removals
+    for name, layer in whole.network.layers.items():
+        np.testing.assert_array_equal(bare.network.layers[name].matrix(), layer.matrix())
+        np.testing.assert_array_equal(bare.network.layers[name].bias, layer.bias)
+
+
 def test_progress_names_every_layer() -> None:
     network, told = read(scaled_model(CHAIN)), list[str]()
     trace(network, images(), (), matched=True, samples=10, seed=0, advance=told.append)
