@@ -36,10 +36,11 @@ from onnx_udfc.inputs.classes import balanced_inputs
 from onnx_udfc.inputs.kinds import check_batch
 from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, likeness, make_inputs, unscaled
 from onnx_udfc.inputs.real import with_data
+from onnx_udfc.inputs.sizes import take_singly
 from onnx_udfc.loss_search import smallest_within
 from onnx_udfc.model.files import weight_files
 from onnx_udfc.model.network import Network
-from onnx_udfc.model.protos import whole
+from onnx_udfc.model.protos import declare_inputs, whole
 from onnx_udfc.model.saving import save
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.products import beside, workers
@@ -223,7 +224,13 @@ def _compress(source: Source, run: _Run) -> Result:
         _check_possible(original, run.options)
     if run.options.dry_run:
         return _planned(source, run, original)
-    outcome = _attempt(source, run, original, run.options)
+    try:
+        outcome = _attempt(source, run, original, run.options)
+    except ModelError:
+        if not take_singly(original.network):
+            raise
+        original.fed = original.trace = None
+        outcome = _attempt(source, run, original, run.options)
     stamp(outcome.emitted.model, run.options)
     report = make_report(source, outcome, run.options, run.timings)
     if run.options.attribution:
@@ -278,6 +285,8 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
         tables, unseen = rounded_tables(pruned.network, options), rounded_unseen(pruned.network, options, plan.bits)
         grids = repaired.activations or ({} if placement is not None and placement.kept else None)
         emitted = emit(pruned.network, repaired.weights, grids, options.target, placement, tables, unseen)
+        if original.network.single:
+            declare_inputs(emitted.model, original.loaded.model)
     if options.float16:
         with run.stage("float16"):
             emitted = halve(emitted, original.network, inputs, options)

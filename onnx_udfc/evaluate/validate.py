@@ -21,7 +21,7 @@ from onnx_udfc.inputs.feeds import input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from onnx_udfc.inputs.kinds import Scale, Wanted, made, one_feed
 from onnx_udfc.inputs.rollout import Rollout, Stepping, rollout_of, stepped
-from onnx_udfc.inputs.sizes import described
+from onnx_udfc.inputs.sizes import described, singly
 from onnx_udfc.model.files import check_source
 from onnx_udfc.options import VERDICTS
 from onnx_udfc.progress import Callbacks, Silent
@@ -194,7 +194,7 @@ def validate(
     sessions = (open_session(original, where, threads), open_session(compressed, where, threads))
     specs = input_specs(sessions[0])
     data = open_images(images, labels) if isinstance(images, str | Path) and len(specs) == 1 else images
-    wanted = described(original, specs, input_shape, shapes_of(specs, data))
+    wanted = singly(sessions[0], described(original, specs, input_shape, shapes_of(specs, data)))
     feed = one_feed(wanted, seed, {s.name: Scale(preprocessing) for s in specs}, batch)
     real, rollout = _runs(sessions[0], wanted, data, preprocessing, limit, seed)
     callbacks.stage("compare outputs", real.total)

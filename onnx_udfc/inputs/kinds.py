@@ -40,6 +40,7 @@ _NAMED: dict[str, Kind] = {
     "scale_factor": "ones", "im_shape": "size", "image_shape": "size", "im_info": "size", "target_size": "size",
     "original_size": "size",
 }  # fmt: skip
+_SOUNDS = ("audio", "wav", "speech", "sound", "pcm")  # parts of what inputs of samples of sound are called
 _RATES = ("sr", "rate", "sample_rate", "sampling_rate")
 
 
@@ -145,7 +146,9 @@ def kind_of(spec: InputSpec, shape: tuple[int, ...], use: Use) -> Kind:
         return "signal"
     if len(shape) in (3, 4, 5) and spec.axis == 0:
         return "picture"
-    return "signal" if len(shape) == 2 and (use.convolved == 1 or shape[1] >= LONG) and use.convolved else "features"
+    long = len(shape) == 2 and shape[1] >= LONG
+    convolved = len(shape) == 2 and use.convolved and (use.convolved == 1 or long)
+    return "signal" if convolved or (long and called_sound(spec.name)) else "features"
 
 
 def _whole_kind(spec: InputSpec, use: Use) -> Kind:
@@ -167,6 +170,11 @@ def _whole_kind(spec: InputSpec, use: Use) -> Kind:
 def _named(name: str) -> Kind | None:
     """What inputs of such a name hold by convention."""
     return next((kind for part, kind in _NAMED.items() if part in name.lower()), None)
+
+
+def called_sound(name: str) -> bool:
+    """Whether an input is called as those that take samples of sound are."""
+    return any(part in name.lower() for part in _SOUNDS)
 
 
 def channels_last(shape: tuple[int | None, ...], use: Use) -> bool:

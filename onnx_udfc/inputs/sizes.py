@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.channels.shapes import fits
 from onnx_udfc.errors import ModelError, RequestError, UdfcError
-from onnx_udfc.inputs.kinds import RATE, Scale, Wanted, channels_last, made, one_feed
+from onnx_udfc.inputs.kinds import RATE, Scale, Wanted, called_sound, channels_last, made, one_feed
 from onnx_udfc.inputs.uses import Use, use_of
 from onnx_udfc.model.files import load
 from onnx_udfc.model.layers import kind_of
@@ -276,7 +276,9 @@ def _guess(spec: InputSpec, use: Use, side: tuple[int, int], length: int) -> tup
 
 
 def _sound(spec: InputSpec, use: Use) -> bool:
-    """Whether an open input is a sound: numbers in a row that a convolution of one axis reads."""
+    """Whether an open input is a sound: numbers in a row, called so or read by a convolution of one axis."""
+    if spec.dtype.kind == "f" and len(spec.shape) == 2 and called_sound(spec.name):
+        return True
     if spec.dtype.kind != "f" or use.convolved != 1 or len(spec.shape) not in (2, 3):
         return False
     return len(spec.shape) == 2 or 1 in spec.shape[1:] or use.channels == 1
@@ -382,14 +384,53 @@ def _runs(network: Network, session: Any, sizes: Sizes) -> bool:
     return bool(good)
 
 
+def take_singly(network: Network) -> bool:
+    """Fix the number of samples that the file leaves open, if the network runs with one and not with two.
+
+    Returns:
+        Whether that is so, and was not known before.
+    """
+    session = None if network.single or not can_be_made(network) else _session(network)
+    wanted = () if session is None else wanted_inputs(network)
+    fixed = singly(session, wanted)
+    if fixed == wanted:
+        return False
+    shapes = {w.spec.name: w.spec.shape for w in fixed}
+    for tensor in network.graph.inputs:
+        tensor.shape = [d or s for d, s in zip(shapes[tensor.name], tensor.shape, strict=True)]
+    network.single = True
+    network.notes.append("the network takes one input at a time: with more, which the file allows, it does not run")
+    return True
+
+
+def singly(session: Any, wanted: tuple[Wanted, ...]) -> tuple[Wanted, ...]:
+    """The inputs, with the number of samples fixed at one where a network runs with one and not with two.
+
+    Exporters write down sizes of the one sample that they traced, and states of one sample are declared as such.
+    """
+    axes = {w.spec.name: w.spec.axis or 0 for w in wanted if not w.spec.by_run}
+    still_open = all(w.spec.batch is None for w in wanted if not w.spec.by_run)
+    if not axes or not still_open or _answers(session, wanted, 2) or not _answers(session, wanted):
+        return wanted
+    return tuple(
+        replace(w, spec=replace(w.spec, shape=_with(w.spec.shape, axes[w.spec.name]))) if w.spec.name in axes else w
+        for w in wanted
+    )
+
+
+def _with(shape: tuple[int | None, ...], axis: int) -> tuple[int | None, ...]:
+    """A shape with one sample along an axis."""
+    return (*shape[:axis], 1, *shape[axis + 1 :])
+
+
 def _choosing(wanted: Wanted, name: str, choices: tuple[float, ...]) -> Wanted:
     """An input with other values to choose from, if it has that name."""
     return replace(wanted, use=replace(wanted.use, choices=choices)) if wanted.spec.name == name else wanted
 
 
-def _answers(session: Any, wanted: tuple[Wanted, ...]) -> bool:
+def _answers(session: Any, wanted: tuple[Wanted, ...], batch: int | None = None) -> bool:
     try:
-        session.run(None, one_feed(wanted))
+        session.run(None, one_feed(wanted, batch=batch))
     except Exception:  # onnxruntime's exceptions share no base class but Exception
         return False
     return True

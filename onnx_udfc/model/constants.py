@@ -57,22 +57,24 @@ LARGEST = 1 << 26  # elements that weights may be made of where the file holds n
 COPIES = 8  # times the constants of the file that may be computed in all
 MOST_STEPS = 1e11  # multiplications
 GROWTH = 1 << 20  # elements by which a result that is no weight may exceed its inputs
+NO_USE = 64  # the same of a result that ends in what stays computed: a window that a Cos is taken of
 
 
 def fold_constants(graph: gs.Graph, origin: Origin) -> None:
     """Replaces Constant nodes and expressions over constants by initializers, names kept.
 
     Left alone: DequantizeLinear, Cast from an integer storage type to float and what unpacks words (a weight that is
-    compressed already), anything random, anything with a subgraph, what a subgraph or a graph output uses, and large
-    results that are no weights.
+    compressed already), anything random, anything with a subgraph, what a subgraph or a graph output uses, large
+    results that are no weights, and what is made from little for operators that are not evaluated here.
     """
     kept = {t.name for t in graph.outputs} | inner_reads(origin.model.graph)
     folded: set[int] = set()
-    budget = _budget(graph)
-    for node in sorted_nodes(graph):
+    budget, ordered = _budget(graph), sorted_nodes(graph)
+    computed_here = _constant_nodes(ordered)
+    for node in ordered:
         if node.domain or any(t.name in kept or t.is_empty() for t in node.outputs):
             continue
-        results = _evaluate(node, graph, origin, budget)
+        results = _evaluate(node, graph, origin, budget, computed_here)
         if results is not None and len(results) == len(node.outputs):
             _remember_half(node, results[0], origin)
             for tensor, result in zip(list(node.outputs), results, strict=True):
@@ -90,7 +92,20 @@ def _remember_half(node: gs.Node, result: Array | Stored, origin: Origin) -> Non
         origin.halves[node.outputs[0].name] = (HALVES[kind], tuple(int(n) for n in result.shape))
 
 
-def _evaluate(node: gs.Node, graph: gs.Graph, origin: Origin, budget: _Budget) -> list[Array | Stored] | None:
+def _constant_nodes(ordered: list[gs.Node]) -> set[int]:
+    """Ids of the nodes that read nothing but constants, if only through others."""
+    found: set[int] = set()
+    for node in ordered:
+        sources = [t.inputs[0] for t in node.inputs if t.inputs]
+        fixed = all(isinstance(t, gs.Constant) or t.is_empty() or t.inputs for t in node.inputs)
+        if node.inputs and fixed and all(id(source) in found or source.op == "Constant" for source in sources):
+            found.add(id(node))
+    return found
+
+
+def _evaluate(
+    node: gs.Node, graph: gs.Graph, origin: Origin, budget: _Budget, constant: set[int]
+) -> list[Array | Stored] | None:
     """The values of a node's outputs, or None if it is not constant or is to be left alone."""
     if node.op == "Constant":
         return _constant_value(node, origin)
@@ -104,7 +119,7 @@ def _evaluate(node: gs.Node, graph: gs.Graph, origin: Origin, budget: _Budget) -
         return [source._values]
     if node.op not in FOLDABLE or (node.op == "Cast" and str(node.inputs[0].dtype) in STORAGE) or _unpacks(node):
         return None
-    return _run(node, graph, origin, budget)
+    return _run(node, graph, origin, budget, constant)
 
 
 def _unpacks(node: gs.Node) -> bool:
@@ -143,10 +158,13 @@ def _budget(graph: gs.Graph) -> _Budget:
     return _Budget(COPIES * sum(float(np.prod(shape)) for shape in shapes) + LARGEST)
 
 
-def _run(node: gs.Node, graph: gs.Graph, origin: Origin, budget: _Budget) -> list[Array | Stored] | None:
+def _run(
+    node: gs.Node, graph: gs.Graph, origin: Origin, budget: _Budget, constant: set[int]
+) -> list[Array | Stored] | None:
     """Evaluates one node by the reference implementation of its operator; None where that fails."""
     given = sum(float(np.prod(t.shape)) for t in node.inputs if not t.is_empty())
-    limit = min(budget.elements, given + (LARGEST if _feeds_weight(node) else GROWTH))
+    growth = LARGEST if _feeds_weight(node) else GROWTH if _serves(node, constant) else NO_USE
+    limit = min(budget.elements, given + growth)
     if given > 2 * budget.elements:
         return None
     arrays = [None if t.is_empty() else t.values for t in node.inputs]
@@ -190,6 +208,19 @@ def _feeds_weight(node: gs.Node) -> bool:
             if user.op in LAYERS and user.inputs[0] is not tensor:
                 return True
             if id(user) not in seen and user.op in FOLDABLE and len(seen) < 20:
+                seen.add(id(user))
+                pending.extend(user.outputs)
+    return False
+
+
+def _serves(node: gs.Node, constant: set[int]) -> bool:
+    """Whether a node that reads more than constants uses a result, if only after more constant operators."""
+    pending, seen = list(node.outputs), set[int]()
+    while pending:
+        for user in pending.pop().outputs:
+            if id(user) not in constant:
+                return True
+            if id(user) not in seen and user.op in FOLDABLE and not user.domain:
                 seen.add(id(user))
                 pending.extend(user.outputs)
     return False

@@ -43,6 +43,7 @@ class Network:
         sizes: input name → sizes of one run, also where the file leaves them open; empty as long as nobody chose them.
         branches: input name → values with which it runs, of an input whose value selects a branch.
         ran: whether it ran with some of the sizes that were tried.
+        single: whether it takes one sample at a time, though its file leaves their number open.
         expects: what was found out about the inputs that it expects, by what was asked.
         resolved: shapes of its tensors, by all that they depend on; of its copies too.
     """
@@ -55,6 +56,7 @@ class Network:
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     branches: dict[str, tuple[float, ...]] = field(default_factory=dict)
     ran: bool = True
+    single: bool = False
     expects: Memo = field(default_factory=Memo, repr=False)
     resolved: Memo = field(default_factory=lambda: Memo(MOST_SHAPES), repr=False)
 
@@ -73,7 +75,9 @@ class Network:
             if id(layer.node) in nodes
         }
         notes, scale, sizes = list(self.notes), dict(self.scale), dict(self.sizes)
-        return Network(graph, layers, self.origin, notes, scale, sizes, resolved=self.resolved)
+        return Network(
+            graph, layers, self.origin, notes, scale, sizes, single=self.single, resolved=self.resolved
+        )  # fmt: skip
 
     def to_model(self, without: Collection[str] = ()) -> onnx.ModelProto:
         """The network as a model of its own: nothing in it is shared with this network.
@@ -81,7 +85,19 @@ class Network:
         Args:
             without: names of constants that are left out; `weights` for what runs the layers itself.
         """
-        return export_model(self.graph, self.origin, without)
+        model = export_model(self.graph, self.origin, without)
+        if self.single:
+            for info in model.graph.input:
+                self._declare(info)
+        return model
+
+    def _declare(self, info: onnx.ValueInfoProto) -> None:
+        """Fix the sizes of a model's input that are fixed here."""
+        tensor = next((t for t in self.graph.inputs if t.name == info.name), None)
+        dims = info.type.tensor_type.shape.dim
+        for dim, size in zip(dims, (tensor.shape if tensor is not None else None) or (), strict=False):
+            if isinstance(size, int | np.integer):
+                dim.dim_value = int(size)
 
     def source_of(self, constant: gs.Constant) -> onnx.TensorProto | None:
         """The initializer of the original that a constant was read from, None for one that is new."""

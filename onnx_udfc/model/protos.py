@@ -365,3 +365,11 @@ def _stream(tensor: TensorProto, file: Any) -> None:
         file.write(tensor.raw_data)
     else:
         file.write(numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data)
+
+
+def declare_inputs(model: onnx.ModelProto, origin: onnx.ModelProto) -> None:
+    """Declare a model's inputs as another declares those of the same names."""
+    declared = {info.name: info for info in origin.graph.input}
+    for info in model.graph.input:
+        if info.name in declared:
+            info.CopyFrom(declared[info.name])

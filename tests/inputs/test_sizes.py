@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnx_udfc import compress, inspect
+from onnx_udfc import compress, inspect, validate
 from onnx_udfc.errors import RequestError
 from onnx_udfc.inputs.network_inputs import make_inputs, settle_sizes
 from onnx_udfc.inputs.real import gathered
-from onnx_udfc.inputs.sizes import settle
+from onnx_udfc.inputs.sizes import settle, take_singly, wanted_inputs
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.options import OptionError, Options
 from tests.small_graphs import small_model, small_network
@@ -203,3 +203,32 @@ def test_a_row_that_only_branches_read_is_as_long_as_a_sound_if_a_short_one_does
     found = read(model)
     settle(found)
     assert found.sizes["x"] == (1, 16000)
+
+
+@pytest.mark.parametrize(("name", "length"), [("audio", 16000), ("wav_in", 16000), ("rows", 64)])
+def test_an_open_row_of_numbers_that_is_called_a_sound_is_a_second_of_it(name: str, length: int) -> None:
+    found = small_network(f"g (float[N,L] {name}) => (float[N,1] y) {{ y = ReduceMean<keepdims = 1>({name}) }}")
+    (wanted,) = wanted_inputs(found)
+    assert (wanted.shape, wanted.kind) == ((1, length), "features" if length == 64 else "signal")
+
+
+TRACED = """g (float[N,6] x, float[8,6] W1, float[8] B1, float[4,8] W2) => (float[N,4] y) {
+    a = Gemm<transB = 1>(x, W1, B1) r = Relu(a) s = Constant<value_ints = [1,2,4]>() t = Reshape(r, s)
+    n = Constant<value_ints = [1,8]>() u = Reshape(t, n) y = Gemm<transB = 1>(u, W2) }"""
+
+
+def test_a_network_that_takes_one_input_at_a_time_is_run_so(tmp_path: Path) -> None:
+    model = small_model(TRACED)
+    onnx.save(model, tmp_path / "in.onnx")
+    found = compress(model, bits=8, threads=1, force=True)
+    assert any("one input at a time" in note for note in found.report.runtime.notes)
+    assert found.report.fidelity.sqnr_db is not None
+    assert found.report.fidelity.sqnr_db > 20
+    assert found.model.graph.input[0] == model.graph.input[0]
+    found.save(tmp_path / "out.onnx")
+    validated = validate(tmp_path / "in.onnx", tmp_path / "out.onnx", seconds=0)
+    assert validated.sqnr_db is not None
+    network = small_network(TRACED)
+    assert take_singly(network)
+    assert not take_singly(network)
+    assert not take_singly(small_network(CLASSIFIER))

@@ -36,6 +36,7 @@ def same(proto: onnx.ModelProto, network: Network) -> None:
 
 FOUR = {"s": np.array([4, 1, 1, 1])}
 RANGE = {"a": np.array(0), "b": np.array(1 << 40), "o": np.array(1)}
+LITTLE = {"a": np.array(0), "b": np.array(999), "o": np.array(1)}
 WEIGHT = {"w": normal(6, 4, 3, 3)}
 EXPRESSIONS: dict[str, tuple[str, dict[str, NDArray[Any]]]] = {
     "reshape": ("k = Reshape(w, s)", {"w": normal(6, 36), "s": np.array([6, 4, 3, 3])}),
@@ -97,6 +98,8 @@ def test_constant_nodes(attribute: str, dtype: type) -> None:
         ("k = Tile(w, s) y = Add(x, k)", {"w": normal(1, 1, 9, 9), "s": np.array([1, 1, 999, 999])}, 2),
         ("k = Range(a, b, o) f = Cast<to = 1>(k) y = Add(x, f)", RANGE, 3),
         ("k = Mul(a, b) y = Add(x, k)", {"a": normal(9999, 1), "b": normal(1, 9999)}, 2),
+        ("k = Range(a, b, o) f = Cast<to = 1>(k) l = Cos(f) y = Add(x, l)", LITTLE, 4),
+        ("k = Range(a, b, o) f = Cast<to = 1>(k) y = Add(x, f)", LITTLE, 1),
         ("k = my.Twice(w) y = Conv(x, k)", WEIGHT, 2),
         ("s = Shape(x) y = Reshape(x, s)", {}, 2),
         ("k = Unsqueeze() y = Add(x, k)", {}, 2),
