@@ -12,6 +12,7 @@ import numpy as np
 from onnx_udfc.channels.groups import Channels, find_groups
 from onnx_udfc.decide.asked import AUTO_WIDTHS, factorable, prunable, widths_of
 from onnx_udfc.inputs.how_many import BESIDE_RANKS, can_be_more, image_count, without_classes
+from onnx_udfc.inputs.kinds import unpack_photographs
 from onnx_udfc.inputs.network_inputs import (
     BATCH,
     REAL,
@@ -25,6 +26,7 @@ from onnx_udfc.model.files import LoadedModel, load
 from onnx_udfc.model.named import check_named
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.numerics.grids import width_of
+from onnx_udfc.numerics.products import beside
 from onnx_udfc.options import Options
 from onnx_udfc.options.words import FLOAT
 from onnx_udfc.repair.equalize import equalize
@@ -45,6 +47,7 @@ Maker = Callable[[Network, Channels, Options], NetworkInputs]
 SAMPLES, MOST_SAMPLES = 8192, 24576  # output positions of a layer that the repair looks at
 MANY_LAYERS = 56  # from here on SAMPLES
 PER_UNKNOWN = 5  # positions that a layer should be seen at for each of its weights of an output
+PICTURE = 4  # axes of an input that may be pictures
 SHARE_OF_MEMORY = 4  # of the machine's memory a compression takes one such part, if nobody says otherwise
 
 # What the inputs do not depend on. An option that is not named here is taken to matter: what is shared too rarely
@@ -114,8 +117,12 @@ def read_original(source: Source, options: Options) -> Original:
         UdfcError: it cannot be read.
     """
     loaded = load(source)
+    pictures = any(len(i.type.tensor_type.shape.dim) == PICTURE for i in loaded.model.graph.input)
+    unpacked = beside(unpack_photographs) if pictures and not options.calibrate else None
     network = read(loaded.model)
     check_named("skip", options.skip, loaded.model, network)
+    if unpacked is not None:  # made-up inputs begin with them
+        unpacked()
     settle_sizes(network, options)
     return Original(loaded, network, options.skip, find_groups(network, options.skip))
 

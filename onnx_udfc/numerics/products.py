@@ -67,6 +67,8 @@ def parts(rows: int, work: float) -> list[slice]:
 def product(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     """A @ b of matrices (m, k) and (k, n)."""
     rows, columns = len(a), b.shape[1]
+    if a.flags.f_contiguous and rows >= 8 * a.shape[1] >= 16 * columns:  # of samples channel by channel: a third faster
+        return np.ascontiguousarray(product(b.T, a.T).T)
     work = rows * a.shape[1] * columns
     if work < 2 * EACH or max(rows, columns) < 2 * LEAST:
         return np.asarray(a @ b)
