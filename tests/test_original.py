@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,3 +178,16 @@ def test_a_bound_on_memory_holds_for_the_inputs_that_are_more() -> None:
     assert tight.options.number is not None
     assert tight.options.number < BESIDE_RANKS
     assert f"{tight.options.number} inputs in place of {BESIDE_RANKS}" in tight.note
+
+
+@pytest.mark.parametrize(("dims", "calibrate", "unpacked"), [("3,8,8", False, 1), ("8", False, 0), ("3,8,8", True, 0)])
+def test_photographs_are_unpacked_while_a_file_is_read_that_takes_pictures(
+    dims: str, calibrate: bool, unpacked: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("onnx_udfc.original.unpack_photographs", lambda: asked.append(1))
+    given = tmp_path / "inputs.npz"
+    np.savez(given, x=np.zeros((4, *map(int, dims.split(","))), np.float32))
+    text = f"g (float[N,{dims}] x) => (float[N,{dims}] y) {{ y = Relu(x) }}"
+    read_original(small_model(text), Options(calibrate=str(given)) if calibrate else Options())
+    assert len(asked) == unpacked

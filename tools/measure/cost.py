@@ -8,6 +8,7 @@ machine does not change much; wall-clock seconds it does.
 """
 
 import argparse
+import compileall
 import dataclasses
 import json
 import shlex
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+import onnx_udfc
 from tools.measure.benchmark import REAL_IMAGES, Outcome, measured_process
 from tools.measure.imagenet_networks import write
 from tools.places import ASSETS
@@ -117,6 +119,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/cost"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    # as an installer does: else a checkout is compiled at every start where PYTHONDONTWRITEBYTECODE is set
+    compileall.compile_dir(Path(str(onnx_udfc.__file__)).parent, quiet=2)
     costs: list[Cost] = []
     for name in args.networks:
         path = source_of(name, args.out)
