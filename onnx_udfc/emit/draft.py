@@ -146,10 +146,9 @@ class Draft:
 
 def pack(codes: Codes) -> bytes:
     """Pack signed codes of 4 bits into bytes, the first code in the lower half (ONNX's raw_data)."""
-    flat = codes.reshape(-1).astype(np.uint8) & np.uint8(15)
-    padded = np.zeros(flat.size + flat.size % 2, np.uint8)
-    padded[: flat.size] = flat
-    packed: NDArray[np.uint8] = padded[::2] | (padded[1::2] << np.uint8(4))
+    flat = np.ascontiguousarray(codes, np.int8).reshape(-1).view(np.uint8)
+    packed: NDArray[np.uint8] = flat[::2] & np.uint8(15)
+    packed[: flat.size // 2] |= flat[1::2] << np.uint8(4)
     return packed.tobytes()
 
 

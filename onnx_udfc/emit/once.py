@@ -19,8 +19,11 @@ def write_once(draft: Draft, node: str, slot: int, stored: StoredWeight, form: s
     A DequantizeLinear has one reader, as integer kernels want it; its inputs may be shared, if not `stored.alone`.
     """
     parts = [stored, *([stored.finer] if stored.finer is not None else [])]
-    digest = sha256(b"".join(part.codes.tobytes() + part.scale.tobytes() for part in parts)).digest()
-    key = (form, stored.axis, stored.bits, stored.format, stored.float_type, stored.codes.shape, digest)
+    digest = sha256()
+    for part in parts:  # without copies of what is as large as the weights
+        digest.update(np.ascontiguousarray(part.codes).data)
+        digest.update(np.ascontiguousarray(part.scale).data)
+    key = (form, stored.axis, stored.bits, stored.format, stored.float_type, stored.codes.shape, digest.digest())
     if key not in twins or form.endswith("dq"):
         draft.drop_constant(stored.name)
         draft.before(node, write_weight(draft, stored, form))

@@ -31,6 +31,7 @@ Index = NDArray[np.int64]
 _OPTIMISM = 4  # 2 for independent samples; those of one image are not
 _FULL = 0.9  # of the samples: as many unknowns are reckoned with at most
 _TOGETHER = 48  # rows that went before all others are brought up to date
+_DROPPED = 0.1  # of the rows: from so many gone on the others are laid out anew, which takes as long as the products
 _STEPS = 96  # a wide layer loses several channels at a time, in at most about this many steps
 
 
@@ -219,15 +220,17 @@ class _Elimination:
             self._catch_up()
 
     def _catch_up(self) -> None:
-        """Make the products that wait, and drop the rows that went."""
-        stay = ~self.gone
-        z, h, a = (np.concatenate(parts)[:, stay] for parts in zip(*self._waiting, strict=True))
+        """Make the products that wait, and drop the rows that went where these are many."""
+        z, h, a = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting = []
-        moved = np.cumsum(stay) - 1
-        self.rows = np.where(self.rows >= 0, moved[self.rows], -1)
-        self.inverse, self.spread = (m.compress(stay, 0).compress(stay, 1) for m in (self.inverse, self.spread))
+        if self.gone.sum() > _DROPPED * len(self.gone):
+            stay = ~self.gone
+            z, h, a = z[:, stay], h[:, stay], a[:, stay]
+            moved = np.cumsum(stay) - 1
+            self.rows = np.where(self.rows >= 0, moved[self.rows], -1)
+            self.inverse, self.spread = (m.compress(stay, 0).compress(stay, 1) for m in (self.inverse, self.spread))
+            self.diagonal, self.gone = self.diagonal[stay], np.zeros(int(stay.sum()), bool)
         self.inverse -= product(z.T, h)
         crossed = product(z.T, a)
         self.spread -= crossed
         self.spread -= crossed.T
-        self.diagonal, self.gone = self.diagonal[stay], np.zeros(int(stay.sum()), bool)
