@@ -75,7 +75,7 @@ class RepairSettings:
     """
 
     ridge_pruned: float = 0.01
-    ridge_factored: float = 0.003
+    ridge_factored: float = 0.1
     ridge_drifted: float = 0.1
     refit_drifted: bool = True
     solve: Solver | None = None
