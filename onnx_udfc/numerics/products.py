@@ -135,10 +135,13 @@ def each(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
             raise
 
     # what holds for the caller (numpy's errstate) holds for the parts; a context is entered by one thread at a time
-    others = [crew.pool.submit(copy_context().run, take) for _ in range(min(crew.helpers, len(parts) - 1))]
+    open_to = [take]
+    number = min(crew.helpers, len(parts) - 1)
+    others = [crew.pool.submit(copy_context().run, _join, open_to) for _ in range(number)]
     try:
         copy_context().run(take)
     finally:
+        open_to.clear()
         for other in others:
             if not other.cancel():  # it has begun
                 other.exception()
@@ -146,6 +149,12 @@ def each(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
         if not other.cancelled():
             other.result()
     return [made[at] for at in range(len(parts))]
+
+
+def _join(open_to: list[Callable[[], None]]) -> None:
+    """Take part in work, if there is any left: what waits in a queue must not keep its arrays when it is done."""
+    for take in list(open_to):
+        take()
 
 
 def beside(work: Callable[[], R], held: int = 0) -> Callable[[], R]:

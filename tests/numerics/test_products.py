@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -86,6 +88,23 @@ def test_who_shares_work_out_takes_part_in_it() -> None:
         waiting = beside(lambda: each(asleep, range(2)))  # the other thread is taken: then it is all done here
         assert each(lambda i: i, range(3)) == [0, 1, 2]
         assert waiting() == [0, 1]
+
+
+def test_what_nobody_joined_in_time_keeps_no_arrays() -> None:
+    values = np.ones(10)
+    alive = weakref.ref(values)
+
+    def total(_: int, held: Array = values) -> float:
+        return float(held.sum())
+
+    with workers(2):
+        waiting = beside(lambda: each(asleep, range(4)))  # takes both threads that there are beside this one
+        time.sleep(0.1)
+        assert each(total, range(2)) == [10, 10]
+        del values, total
+        gc.collect()
+        assert alive() is None
+        waiting()
 
 
 def test_after_a_fault_no_further_part_is_begun() -> None:
