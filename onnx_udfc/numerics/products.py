@@ -110,6 +110,12 @@ def gram(a: NDArray[Any]) -> NDArray[Any]:
     return out
 
 
+def at_once() -> int:
+    """Parts that `each` works on side by side."""
+    crew = _crew.get()
+    return 1 if crew is None else crew.helpers + 1
+
+
 def each(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
     """What the work makes of each of the parts, in their order, shared out among the threads there are.
 

@@ -17,10 +17,10 @@ from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
 from onnx_udfc.inputs.sizes import input_specs_of
 from onnx_udfc.numerics.metric import agreed
-from onnx_udfc.numerics.products import each
+from onnx_udfc.numerics.products import at_once, each
 from onnx_udfc.repair.reference import is_norm, trace
 from onnx_udfc.runtime.gradients import with_gradients
-from onnx_udfc.runtime.machine import let_go
+from onnx_udfc.runtime.machine import let_go, release
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.runs import cut, model_specs, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
@@ -37,7 +37,6 @@ Single = NDArray[np.float32]
 INPUTS, FEWEST = 64, 24  # that a backward pass is run on
 VALUES = 1 << 23  # of all tensors of a run, about: they live at the same time
 MOST_VALUES = 1 << 27  # of all runs together, as long as there are more inputs than the fewest
-SIDE_BY_SIDE = 4  # runs that are shared out
 POSITIONS = 1024  # of a layer's outputs in a run
 NOISE = 65537  # values of noise of a run; a prime
 WIDEST = 1024  # channels: a matrix of more is not worth its time
@@ -76,13 +75,20 @@ def informations(
         backward = _Backward(network, fed, sizes, wanted, VALUES // values, seed, provider)
         del network
         let_go()
-        found = backward.found()
+        halves = backward.halves()
         del backward
     except ModelError:  # a node does not take what the pass gives it: then errors count as they are
         return {}
     finally:
         let_go()
-    return {tensors[name]: value for name, value in found.items()}
+    return {tensors[name]: _agreed(name, *halves) for name in list(halves[0])}
+
+
+def _agreed(tensor: str, first: dict[str, Single], second: dict[str, Single]) -> Double:
+    """F of a tensor from the sums of two halves of the inputs, which go."""
+    one = first.pop(tensor).astype(np.float64)
+    other = second.pop(tensor).astype(np.float64) if tensor in second else np.zeros_like(one)
+    return agreed(one, other)
 
 
 def _norms(network: Network) -> bool:
@@ -128,18 +134,18 @@ class _Backward:
         if len(self.gains) > 1 or any(len(sizes.get(name, ())) == 3 for name in self.answers):
             self.gains = self._gains()  # else it is a common factor
 
-    def found(self) -> dict[str, Double]:
-        """Tensor → F (O, O) of its channels, summed over positions."""
+    def halves(self) -> tuple[dict[str, Single], dict[str, Single]]:
+        """Tensor → F (O, O) of its channels, summed over positions, of each half of the inputs."""
         halves: tuple[dict[str, Single], dict[str, Single]] = ({}, {})
-        for start in range(0, len(self.feeds), SIDE_BY_SIDE):
-            numbers = range(start, min(start + SIDE_BY_SIDE, len(self.feeds)))
+        step = at_once()  # what a run gives is as large as the weights, and waits for no more than these
+        for start in range(0, len(self.feeds), step):
+            numbers = range(start, min(start + step, len(self.feeds)))
             for number, part in zip(numbers, each(self._run, numbers), strict=True):
                 total = halves[number % 2]
                 for name, value in part.items():
-                    total[name] = total[name] + value if name in total else value
-        first, second = halves
-        pairs = {name: (value, second.get(name, np.zeros_like(value))) for name, value in first.items()}
-        return {name: agreed(a.astype(np.float64), b.astype(np.float64)) for name, (a, b) in pairs.items()}
+                    total[name] = np.add(total[name], value, out=total[name]) if name in total else value
+            release()
+        return halves
 
     def _run(self, number: int) -> dict[str, Single]:
         """One run's part of every sum."""

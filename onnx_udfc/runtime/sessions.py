@@ -80,6 +80,7 @@ def made_session(model: Source, options: ort.SessionOptions, provider: Provider)
         if provider != CPU:
             raise provider.refused(described(model), one_line(error)) from error
         raise ModelError(f"{described(model)}: onnxruntime cannot load it ({one_line(error)})") from error
+    session._model_bytes = None  # onnxruntime keeps it for a fallback, and there is none
     provider.check_runs(session)
     return session
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from onnx_udfc.model.values import values
 from onnx_udfc.numerics.products import each
 from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.providers import CPU, Provider
+from onnx_udfc.runtime.rows import EACH_A_SAMPLE, Kind, counted, kinds_of, part_of, rows_apart
 from onnx_udfc.runtime.runs import cut, model_specs, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
 
@@ -99,8 +101,9 @@ class Walk:
                 self._enter(name, [run[name] for run in self._runs.feeds])
         else:
             self.values |= {name: self._seen(name, value) for name, value in self._runs.feeds[0].items()}
+        self._stopped = set(stops)
         self._nodes = list(model.graph.node)
-        self._stops = {i for i, n in enumerate(self._nodes) if n.name in set(stops)}
+        self._stops = {i for i, n in enumerate(self._nodes) if n.name in self._stopped}
         self._index = {n.name: i for i, n in enumerate(self._nodes)}
         self._constants = {t.name: t for t in model.graph.initializer}
         self._constants |= {s.values.name: dense(s) for s in model.graph.sparse_initializer}
@@ -139,6 +142,14 @@ class Walk:
         if lengths is not None and not lengths.parts:  # a layer or a norm has as many rows as its input
             self._lengths[name] = lengths
         self._done([index])
+
+    @cached_property
+    def _kinds(self) -> dict[str, Kind]:
+        """What is known of the tensors; nothing where not every input has the samples along its first axis."""
+        fed, samples = self._runs.feeds[0], self._runs.samples
+        if not all(isinstance(value, np.ndarray) and value.ndim and len(value) == samples for value in fed.values()):
+            return {}
+        return kinds_of(self._model, {name: value.ndim for name, value in fed.items()}, self._stopped)
 
     def _seen(self, name: str, value: Value) -> Value:
         """The value as the tensor's users see it."""
@@ -189,7 +200,7 @@ class Walk:
     ) -> None:
         """Run the nodes on all samples; run after run where what they read differs from run to run."""
         if not any(name in self._lengths for name in inputs):
-            found = run_nodes(self._model, nodes, inputs, outputs, constants, self.pieces, spent)
+            found = run_nodes(self._model, nodes, inputs, outputs, constants, self.pieces, spent, self._kinds)
             for name in outputs:  # of a watched tensor what it was goes before the next one is changed
                 self.values[name] = self._seen(name, found.pop(name))
             return
@@ -262,6 +273,7 @@ def run_nodes(
     constants: Sequence[onnx.TensorProto],
     pieces: Pieces | None = None,
     spent: Sequence[Value] = (),
+    kinds: Mapping[str, Kind] | None = None,
 ) -> dict[str, Value]:
     """Run some nodes of a model on values, output name → value.
 
@@ -270,14 +282,20 @@ def run_nodes(
     then outputs may take the memory of inputs that are `spent`, for a part is written when it was read.
     """
     segment = (pieces or Pieces()).piece(_segment(model, nodes, inputs, outputs, constants))
-    rows = _rows(nodes, inputs, constants)
-    if rows < 2 or sum(value.size for value in inputs.values()) < SMALL:
+    large = sum(value.size for value in inputs.values() if isinstance(value, np.ndarray)) >= SMALL
+    rows, known = _rows(nodes, inputs, constants) if large else 0, kinds or {}
+    if large and not rows and known:
+        rows = rows_apart(inputs, outputs, known)
+    elif rows:
+        known = dict.fromkeys((*inputs, *outputs), EACH_A_SAMPLE)
+    if rows < 2:
         return dict(zip(outputs, outputs_of(segment, outputs, inputs), strict=True))
     step, joined = -(-rows // PARTS), _Joined(rows, spent)
 
     def part(start: int) -> None:
-        cut = {name: value[start : start + step] for name, value in inputs.items()}
-        joined.take(start, outputs, outputs_of(segment, outputs, cut))
+        length = min(step, rows - start)
+        cut = {name: part_of(value, known[name], start, length) for name, value in inputs.items()}
+        joined.take(start, outputs, outputs_of(segment, outputs, cut), known)
 
     each(part, range(0, rows, step))
     return joined.values
@@ -291,14 +309,17 @@ class _Joined:
         self._rows, self._lock = rows, threading.Lock()
         self._spent = [value for value in spent if value.flags.c_contiguous and value.flags.writeable]
 
-    def take(self, start: int, names: Sequence[str], parts: Sequence[Value]) -> None:
-        """Put rows from `start` on into their places."""
+    def take(self, start: int, names: Sequence[str], parts: Sequence[Value], kinds: Mapping[str, Kind]) -> None:
+        """Put rows from `start` on into their places; what is no sample is the same, or counts them."""
         with self._lock:
             for name, value in zip(names, parts, strict=True):
                 if name not in self.values:
-                    self.values[name] = self._room((self._rows, *value.shape[1:]), value.dtype)
+                    apart, room = kinds[name].apart, (self._rows, *value.shape[1:])
+                    made = self._room(room, value.dtype) if apart else counted(value, kinds[name], self._rows)
+                    self.values[name] = made
         for name, value in zip(names, parts, strict=True):
-            self.values[name][start : start + len(value)] = value
+            if kinds[name].apart:
+                self.values[name][start : start + len(value)] = value
 
     def _room(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Value:
         """Memory for an output: that of an input that is spent, if one is alike."""

@@ -1,0 +1,337 @@
+"""Which tensors of a network are samples one after another, each made of the same sample of the inputs alone.
+
+What lies between two layers can then be run on some of the samples at a time. Exported networks take their samples
+through reshapes and transpositions whose shapes are computed from the number of samples; so it is followed which small
+vectors hold that number, and where. What no rule speaks of is taken for mixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from onnx_udfc.model.graph import standard
+from onnx_udfc.model.protos import reads
+from onnx_udfc.model.values import values
+
+ROWS = "rows"  # an entry of a shape: the number of samples
+Array = NDArray[Any]
+Entry = int | float | str | None  # None: the same for any number of samples, but nobody knows how much
+_SMALL = 64  # entries of a constant that may be a shape
+_END = 1 << 30  # a slice that ends there, or beyond, ends nowhere
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a tensor.
+
+    Attributes:
+        rank: its axes.
+        apart: the first axis is that of the samples, and none knows of another; else all is the same for any of them.
+        shape: sizes where it is not apart, as far as they are known.
+        entries: values of a vector, or of a scalar, of whole numbers; None where they are unknown.
+    """
+
+    rank: int
+    apart: bool = False
+    shape: tuple[int, ...] | None = None
+    entries: tuple[Entry, ...] | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the number of samples is among its values."""
+        return self.entries is not None and ROWS in self.entries
+
+
+EACH_A_SAMPLE = Kind(2, apart=True)
+_NOTHING = Kind(0, shape=())  # an operand that is left out
+Given = Sequence[Kind | None]
+Rule = Callable[[onnx.NodeProto, Given], Kind | None]
+
+
+def kinds_of(model: onnx.ModelProto, ranks: Mapping[str, int], layers: set[str]) -> dict[str, Kind]:
+    """Kinds of the tensors of which they are certain.
+
+    Args:
+        model: nodes in topological order.
+        ranks: graph input whose first axis is that of the samples → its axes.
+        layers: names of nodes that keep the rows of their first input apart: the caller computes them.
+    """
+    found = {name: Kind(rank, apart=True) for name, rank in ranks.items()}
+    found |= {tensor.name: _constant(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        given = [found.get(name) if name else _NOTHING for name in node.input]
+        if node.name in layers:
+            made = _by_row(node, given[:1])
+        else:
+            rule = _RULES.get(node.op_type) if standard(node.domain) and given else None
+            made = None if rule is None or len(reads(node)) > len(node.input) else rule(node, given)
+        if made is not None:
+            found |= dict.fromkeys(node.output if node.op_type == "Split" else node.output[:1], made)
+    return found
+
+
+def rows_apart(inputs: Mapping[str, Any], outputs: Sequence[str], kinds: Mapping[str, Kind]) -> int:
+    """Samples that a part of a network may be run on some at a time; 0 where that is not certain.
+
+    Args:
+        inputs: what it reads.
+        outputs: what is asked for.
+        kinds: of the network's tensors.
+    """
+    if not all(name in kinds for name in (*inputs, *outputs)):
+        return 0
+    lengths = {len(value) for name, value in inputs.items() if kinds[name].apart}
+    return lengths.pop() if len(lengths) == 1 else 0
+
+
+def part_of(value: Array, kind: Kind, start: int, length: int) -> Array:
+    """What a tensor is where there are only so many samples, from one on."""
+    return value[start : start + length] if kind.apart else counted(value, kind, length)
+
+
+def counted(value: Array, kind: Kind, rows: int) -> Array:
+    """What is no sample, for another number of them."""
+    if not kind.counts:
+        return value
+    changed = value.copy()
+    changed.reshape(-1)[[entry == ROWS for entry in kind.entries or ()]] = rows
+    return changed
+
+
+def _constant(tensor: onnx.TensorProto) -> Kind:
+    shape = tuple(tensor.dims)
+    small = len(shape) <= 1 and int(np.prod(shape)) <= _SMALL
+    numbers = small and tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.FLOAT)
+    entries = tuple(values(tensor).reshape(-1).tolist()) if numbers else None
+    return Kind(len(shape), shape=shape, entries=entries)
+
+
+def _fixed(given: Given) -> bool:
+    """Whether all is the same for any number of samples."""
+    return all(kind is not None and not kind.apart and not kind.counts for kind in given)
+
+
+def _by_row(_node: onnx.NodeProto, given: Given) -> Kind | None:
+    """Operators that make of a tensor one of as many axes, and of each sample one, by parameters that are fixed."""
+    kind = given[0]
+    return kind if kind is not None and kind.apart and kind.rank > 1 and _fixed(given[1:]) else None
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> object:
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), None)
+
+
+def _known(kind: Kind | None) -> tuple[int, ...] | None:
+    """The values of a constant vector."""
+    if kind is None or kind.entries is None or not all(isinstance(v, int) for v in kind.entries):
+        return None
+    return tuple(v for v in kind.entries if isinstance(v, int))
+
+
+def _axes(node: onnx.NodeProto, given: Given, rank: int, at: int = 1) -> tuple[int, ...] | None:
+    """The axes that a node names, in an attribute or in an input, counted from the front; None if it names none."""
+    named = _attribute(node, "axes")
+    found = tuple(named) if isinstance(named, list) else _known(given[at]) if len(given) > at else None
+    return None if found is None else tuple(axis % rank if rank else axis for axis in found)
+
+
+def _axis(node: onnx.NodeProto, default: int, rank: int) -> int:
+    """The one axis that a node names, counted from the front."""
+    named = _attribute(node, "axis")
+    return (named if isinstance(named, int) else default) % rank
+
+
+def _each_value(_node: onnx.NodeProto, given: Given) -> Kind | None:
+    """Operators of several operands, value by value."""
+    known = [kind for kind in given if kind is not None and kind is not _NOTHING]
+    rank = max(kind.rank for kind in known) if known and None not in given else 0
+    aligned = all(kind.rank == rank if kind.apart else _spreads(kind, rank) for kind in known)
+    return Kind(rank, apart=True) if rank and aligned and any(kind.apart for kind in known) else None
+
+
+def _spreads(kind: Kind, rank: int) -> bool:
+    """Whether what is no sample is the same for all of those that it meets."""
+    return not kind.counts and kind.shape is not None and (kind.rank < rank or kind.shape[:1] == (1,))
+
+
+def _alike(node: onnx.NodeProto, given: Given) -> Kind | None:
+    """Operators of one operand, value by value."""
+    kind = given[0]
+    return kind if kind is None or kind.apart or node.op_type in ("Cast", "Identity") else None
+
+
+def _norm(node: onnx.NodeProto, given: Given) -> Kind | None:
+    return None if _attribute(node, "training_mode") else _by_row(node, given)
+
+
+def _pad(_node: onnx.NodeProto, given: Given) -> Kind | None:
+    kind, pads = given[0], _known(given[1]) if len(given) > 1 else None
+    if kind is None or not kind.apart or pads is None or not _fixed(given[1:]) or len(pads) != 2 * kind.rank:
+        return None
+    return kind if pads[0] == pads[kind.rank] == 0 else None
+
+
+def _resize(node: onnx.NodeProto, given: Given) -> Kind | None:
+    kind, (_, scales, sizes) = given[0], (*given[1:], _NOTHING, _NOTHING, _NOTHING)[:3]
+    if kind is None or not kind.apart or _attribute(node, "axes") is not None:
+        return None
+    first = [found.entries[0] for found in (scales, sizes) if found is not None and found.entries]
+    return kind if first in ([1], [ROWS]) else None
+
+
+def _shape(node: onnx.NodeProto, given: Given) -> Kind | None:
+    kind = given[0]
+    if kind is None or not kind.apart or node.attribute:
+        return None
+    return Kind(1, shape=(kind.rank,), entries=(ROWS, *[None] * (kind.rank - 1)))
+
+
+def _concat(node: onnx.NodeProto, given: Given) -> Kind | None:
+    known = [kind for kind in given if kind is not None]
+    if len(known) < len(given):
+        return None
+    if all(kind.apart for kind in known):
+        alike = len({kind.rank for kind in known}) == 1 and _axis(node, 0, known[0].rank) > 0
+        return known[0] if alike else None
+    if any(kind.entries is None or kind.rank != 1 for kind in known):
+        return None
+    joined = tuple(entry for kind in known for entry in kind.entries or ())
+    return Kind(1, shape=(len(joined),), entries=joined)
+
+
+def _gather(node: onnx.NodeProto, given: Given) -> Kind | None:
+    kind, indices = given[:2]
+    if kind is None or indices is None:
+        return None
+    axis, rank = _axis(node, 0, max(1, kind.rank)), kind.rank - 1 + indices.rank
+    if kind.entries is not None and kind.rank == 1:
+        places = _known(indices)
+        if places is None or any(not -len(kind.entries) <= place < len(kind.entries) for place in places):
+            return None
+        shape = () if indices.rank == 0 else (len(places),)
+        return Kind(len(shape), shape=shape, entries=tuple(kind.entries[place] for place in places))
+    if kind.apart:
+        return Kind(rank, apart=True) if axis > 0 and not indices.apart and not indices.counts else None
+    return Kind(rank, apart=True) if axis == 0 and indices.apart and not kind.counts else None
+
+
+def _slice(_node: onnx.NodeProto, given: Given) -> Kind | None:
+    kind, told = given[0], [_known(k) for k in given[1:] if k is not _NOTHING]
+    if kind is None or len(told) < len(given) - 1 or any(found is None for found in told):
+        return None
+    starts, ends, axes, steps = [*(found or () for found in told), (), ()][:4]
+    named = [axis % kind.rank for axis in axes or range(len(starts))]
+    spans = dict(zip(named, zip(starts, ends, steps or [1] * len(starts), strict=True), strict=True))
+    if kind.apart:
+        start, end, step = spans.get(0, (0, _END, 1))
+        return kind if start == 0 and end >= _END and step == 1 else None
+    if kind.entries is None or kind.rank != 1:
+        return None
+    entries = kind.entries[slice(*spans[0])] if 0 in spans else kind.entries
+    return Kind(1, shape=(len(entries),), entries=entries)
+
+
+def _reshape(node: onnx.NodeProto, given: Given) -> Kind | None:
+    kind, shape = given[:2]
+    if kind is None or not kind.apart or shape is None or not shape.entries or _attribute(node, "allowzero"):
+        return None
+    first, *rest = shape.entries
+    return Kind(1 + len(rest), apart=True) if first in (ROWS, 0) and ROWS not in rest else None
+
+
+def _expand(_node: onnx.NodeProto, given: Given) -> Kind | None:
+    kind, shape = given[:2]
+    if kind is None or not kind.apart or shape is None or not shape.entries or len(shape.entries) > kind.rank:
+        return None
+    first, *rest = shape.entries
+    return kind if (len(rest) + 1 < kind.rank or first in (ROWS, 1)) and ROWS not in rest else None
+
+
+def _squeeze(node: onnx.NodeProto, given: Given) -> Kind | None:
+    kind = given[0]
+    axes = None if kind is None else _axes(node, given, kind.rank)
+    if kind is None or axes is None or not kind.apart or 0 in axes:
+        return None
+    return Kind(kind.rank - len(set(axes)), apart=True)
+
+
+def _unsqueeze(node: onnx.NodeProto, given: Given) -> Kind | None:
+    kind = given[0]
+    if kind is None:
+        return None
+    axes = _axes(node, given, 0)
+    if axes is None:
+        return None
+    rank = kind.rank + len(axes)
+    if kind.entries is not None and kind.rank == 0:
+        return Kind(1, shape=(1,), entries=kind.entries) if len(axes) == 1 else None
+    return Kind(rank, apart=True) if kind.apart and 0 not in [axis % rank for axis in axes] else None
+
+
+def _transpose(node: onnx.NodeProto, given: Given) -> Kind | None:
+    order = _attribute(node, "perm")
+    return given[0] if given[0] is not None and given[0].apart and isinstance(order, list) and order[0] == 0 else None
+
+
+def _reduce(node: onnx.NodeProto, given: Given) -> Kind | None:
+    kind = given[0]
+    axes = None if kind is None else _axes(node, given, kind.rank)
+    if kind is None or not kind.apart or not axes or 0 in axes:
+        return None
+    return kind if _attribute(node, "keepdims") != 0 else Kind(kind.rank - len(set(axes)), apart=True)
+
+
+def _along(default: int) -> Rule:
+    """Operators that mix what lies along one axis, or on it and behind it."""
+
+    def rule(node: onnx.NodeProto, given: Given) -> Kind | None:
+        kind = given[0]
+        if kind is None or not kind.apart or not _fixed(given[1:]):
+            return None
+        return kind if _axis(node, default, kind.rank) > 0 else None
+
+    return rule
+
+
+def _flatten(node: onnx.NodeProto, given: Given) -> Kind | None:
+    kind = given[0]
+    return Kind(2, apart=True) if kind is not None and kind.apart and _axis(node, 1, kind.rank) == 1 else None
+
+
+def _matmul(_node: onnx.NodeProto, given: Given) -> Kind | None:
+    first, second = given[:2]
+    if first is None or second is None or not first.apart or first.rank < 3:
+        return None  # of two axes: the rows are those of one product, whose last digits hang on how many they are
+    alike = second.rank == first.rank if second.apart else second.rank == 2
+    return first if alike and not second.counts else None
+
+
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys((
+        "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool",
+        "InstanceNormalization", "GroupNormalization", "DepthToSpace", "SpaceToDepth",
+    ), _by_row),
+    **dict.fromkeys((
+        "Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Mod", "Equal", "Greater", "GreaterOrEqual", "Less",
+        "LessOrEqual", "And", "Or", "Xor", "Where", "PRelu", "Sum", "Mean", "Clip",
+    ), _each_value),
+    **dict.fromkeys((
+        "Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Selu", "Celu", "Softplus",
+        "Softsign", "Mish", "Erf", "Gelu", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Floor", "Ceil", "Round",
+        "Sign", "Not", "Identity", "Cast", "Swish", "Sin", "Cos",
+    ), _alike),
+    **dict.fromkeys((
+        "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
+    ), _reduce),
+    "Shape": _shape, "Concat": _concat, "Gather": _gather, "Slice": _slice, "Reshape": _reshape, "Expand": _expand,
+    "Squeeze": _squeeze, "Unsqueeze": _unsqueeze, "Transpose": _transpose, "Softmax": _along(-1),
+    "LogSoftmax": _along(-1), "LayerNormalization": _along(-1), "Flatten": _flatten, "MatMul": _matmul,
+    "BatchNormalization": _norm, "Pad": _pad, "Resize": _resize, "Split": _along(0),
+}  # fmt: skip
