@@ -40,7 +40,7 @@ from onnx_udfc.inputs.sizes import take_singly
 from onnx_udfc.loss_search import smallest_within
 from onnx_udfc.model.files import weight_files
 from onnx_udfc.model.network import Network
-from onnx_udfc.model.protos import declare_inputs, whole
+from onnx_udfc.model.protos import bring, declare_inputs, whole
 from onnx_udfc.model.saving import save
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.products import beside, workers
@@ -254,7 +254,7 @@ def _planned(source: Source, run: _Run, original: Original) -> Result:
     with run.stage("plan"):
         report = plan_report(source, subject, run.options, run.timings)
     run.callbacks.done()
-    return Result(original.loaded.model, report, planned=True)
+    return Result(bring(original.loaded.model), report, planned=True)
 
 
 def _check_possible(original: Original, options: Options) -> None:
@@ -287,6 +287,7 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
         emitted = emit(pruned.network, repaired.weights, grids, options.target, placement, tables, unseen)
         if original.network.single:
             declare_inputs(emitted.model, original.loaded.model)
+        bring(emitted.model)
     if options.float16:
         with run.stage("float16"):
             emitted = halve(emitted, original.network, inputs, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,21 @@ from onnx_udfc.model.checks import check
 from onnx_udfc.model.foreign import ending, refuse_folder, refuse_foreign, refuse_url
 from onnx_udfc.model.functions import check_functions
 from onnx_udfc.model.names import Taken, unique_name
+from onnx_udfc.model.outline import outline
 from onnx_udfc.model.protos import (
+    INLINE_TENSOR,
+    INLINE_TOTAL,
     check_external,
     copy_except,
     external_files,
+    leave,
     linked_folder,
     resolve,
     sort_nodes,
 )
 from onnx_udfc.model.upgrade import opset, upgrade
+
+VIEWED = 1 << 26  # bytes of a file from which on its large weights are not read with it
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class LoadedModel:
     """A model at the opset the package works with.
 
     Attributes:
-        model: the model; weights of large external files stay in their files, with absolute locations.
+        model: the model; weights of large files stay in their files, with absolute locations.
         notes: what a user should know about the conversion.
         path: where it was read from, None for bytes and protos.
         bytes: size of the model as given, external data included.
@@ -57,14 +64,19 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
         ModelError: it is not there, not a model, or not one to compute with.
     """
     path = Path(source) if isinstance(source, (str, Path)) else None
+    spans: dict[int, tuple[int, int]] = {}
     if isinstance(source, onnx.ModelProto):
         model, size = onnx.ModelProto(), source.ByteSize()
         model.CopyFrom(source)
     else:
-        data = _content(path) if path is not None else source
+        data, spans = _light(path) if path is not None else (source, spans)
         assert isinstance(data, bytes)
-        model, size = _parse(data, str(path or "the model")), len(data)
+        model = _parse(data, str(path or "the model"))
+        size = path.stat().st_size if path is not None and spans else len(data)
+        del data
     size += _resolve(model, path)
+    if path is not None:
+        leave(model, path, spans)
     check_functions(model)
     check(model)
     nodes = sort_nodes(model.graph)
@@ -100,6 +112,15 @@ def _content(path: Path) -> bytes:
         raise ModelError(f"{path} does not exist; check the path") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read ({error}); check its permissions") from error
+
+
+def _light(path: Path) -> tuple[bytes, dict[int, tuple[int, int]]]:
+    """The bytes of a file, of a large one without its large weights, and which these are: see `outline`."""
+    found = None
+    with contextlib.suppress(OSError):  # said below
+        if path.is_file() and VIEWED <= path.stat().st_size <= INLINE_TOTAL:
+            found = outline(path, INLINE_TENSOR)
+    return (_content(path), {}) if found is None else (found.content, found.spans)
 
 
 def _parse(data: bytes, name: str) -> onnx.ModelProto:
@@ -162,4 +183,4 @@ def weight_files(path: str | Path) -> set[Path]:
     Raises:
         ModelError: it is not there or not a model.
     """
-    return external_files(_parse(_content(Path(path)), str(path)), Path(path).parent)
+    return external_files(_parse(_light(Path(path))[0], str(path)), Path(path).parent)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.errors import ModelError
+from onnx_udfc.model.outline import STAMP, span_of, stamp
 
 INLINE_TOTAL = 1 << 30
 INLINE_TENSOR = 1 << 20
@@ -310,6 +311,40 @@ def _point(tensor: TensorProto, location: str, offset: int, length: int) -> None
     for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
         tensor.external_data.add(key=key, value=value)
     tensor.data_location = TensorProto.EXTERNAL
+
+
+def leave(model: onnx.ModelProto, path: Path, spans: Mapping[int, tuple[int, int]]) -> None:
+    """Lets initializers whose bytes were stepped over refer to the model's own file; `values` reads them from it.
+
+    Args:
+        model: changed in place.
+        path: of its file.
+        spans: number of an initializer → from where, and how many bytes.
+    """
+    state = stamp(path) if spans else ""
+    for number, (offset, length) in spans.items():
+        tensor = model.graph.initializer[number]
+        _point(tensor, str(path.absolute()), offset, length)
+        tensor.external_data.add(key=STAMP, value=state)
+
+
+def left(model: onnx.ModelProto) -> list[TensorProto]:
+    """The initializers that `leave` has left in the model's own file."""
+    return [t for t in model.graph.initializer if any(e.key == STAMP for e in t.external_data)]
+
+
+def bring(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Reads these, in place; the model stands for itself then.
+
+    Raises:
+        ModelError: the file was written to since it was loaded.
+    """
+    for tensor in left(model):
+        try:
+            _inline(tensor, *span_of(tensor)[:3])
+        except OSError as error:
+            raise ModelError(f"{error}; start again") from error
+    return model
 
 
 def _inline(tensor: TensorProto, path: Path, offset: int, length: int) -> None:

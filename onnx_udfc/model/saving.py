@@ -12,6 +12,7 @@ from onnx import TensorProto
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.protos import (
     copy_except,
+    left,
     resolve,
     tensor_bytes,
     write_external,
@@ -101,11 +102,27 @@ def weight_bytes(model: onnx.ModelProto) -> int:
 def model_bytes(model: onnx.ModelProto) -> int:
     """Size of the files that the model makes; nothing is serialized where that would take as much memory again."""
     if weight_bytes(model) < ROOMY:
-        return int(model.ByteSize())
+        return _whole_bytes(model)
     slim = onnx.ModelProto()
     copy_except(slim, model, {"graph"})
     copy_except(slim.graph, model.graph, {"initializer"})
     return int(slim.ByteSize()) + weight_bytes(model)
+
+
+def _whole_bytes(model: onnx.ModelProto) -> int:
+    """Size of a model with the weights that are still in its file read in."""
+    inner = outer = int(model.graph.ByteSize())
+    for tensor in left(model):
+        light = onnx.TensorProto()
+        copy_except(light, tensor, {"external_data", "data_location"})
+        whole = int(light.ByteSize()) + _field_bytes(tensor_bytes(tensor))
+        outer += _field_bytes(whole) - _field_bytes(int(tensor.ByteSize()))
+    return int(model.ByteSize()) + _field_bytes(outer) - _field_bytes(inner)
+
+
+def _field_bytes(length: int) -> int:
+    """Bytes of a field that holds so many: its key, their number in seven bits a byte, and they."""
+    return 1 + max(1, -(-length.bit_length() // 7)) + length
 
 
 def serialized(model: onnx.ModelProto) -> bytes:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.errors import ModelError
+from onnx_udfc.model.outline import span_of
 
 Array = NDArray[Any]
 
@@ -26,9 +27,11 @@ def values(tensor: TensorProto) -> Array:
         if tensor.data_location != TensorProto.EXTERNAL:
             array = numpy_helper.to_array(tensor)
         else:
-            entries = {e.key: e.value for e in tensor.external_data}
+            path, offset, length, own = span_of(tensor)
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-            span = np.memmap(entries["location"], np.uint8, "r", int(entries["offset"]), (int(entries["length"]),))
+            # In the model's own file they begin anywhere, and arithmetic wants them at multiples of their size.
+            read = np.fromfile(path, np.uint8, length, offset=offset) if own else None
+            span = np.memmap(path, np.uint8, "r", offset, (length,)) if read is None else read
             array = span.view(dtype).reshape(tuple(tensor.dims))
     except (ValueError, TypeError, KeyError, OverflowError, MemoryError, OSError) as error:
         raise ModelError(f"tensor '{tensor.name}' is damaged ({_line(error)}); export the model again") from error

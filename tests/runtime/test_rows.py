@@ -7,6 +7,7 @@ from onnx import parser
 
 from onnx_udfc.runtime import walk as walking
 from onnx_udfc.runtime.rows import ROWS, counted, kinds_of, rows_apart
+from onnx_udfc.runtime.runs import outputs_of
 from onnx_udfc.runtime.walk import Walk
 
 HEAD = '<ir_version: 10, opset_import: ["": 21]>'
@@ -38,7 +39,8 @@ def _model(text: str) -> onnx.ModelProto:
 
 def test_samples_are_followed_through_reshapes_whose_shapes_are_computed() -> None:
     kinds = kinds_of(_model(COUNTED), {"x": 2}, set())
-    assert kinds["wanted"].entries == (ROWS, 3, 2) and kinds["wanted"].counts
+    assert kinds["wanted"].entries == (ROWS, 3, 2)
+    assert kinds["wanted"].counts
     assert {name: kinds[name].rank for name in ("cut", "sums", "spread", "all", "y", "z")} == {
         "cut": 3, "sums": 2, "spread": 3, "all": 3, "y": 2, "z": 2,
     }  # fmt: skip
@@ -70,8 +72,8 @@ def test_samples_are_followed_through_reshapes_whose_shapes_are_computed() -> No
 def test_what_may_mix_samples_is_not_taken_apart(nodes: str) -> None:
     text = f"""
         agraph (float[n, 6] x) => (float[a, b] y)
-        <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] six = {{6}}, int64 first = {{0}}, int64[2] turned = {{-1, 6}},
-         int64[2] fixed = {{6, 6}}, float[6, 6] square = {{{", ".join(["1"] * 36)}}},
+        <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] six = {{6}}, int64 first = {{0}},
+         int64[2] turned = {{-1, 6}}, int64[2] fixed = {{6, 6}}, float[6, 6] square = {{{", ".join(["1"] * 36)}}},
          float[6] v = {{1, 1, 1, 1, 1, 1}}> {{ {nodes} }}"""
     kinds = kinds_of(_model(text), {"x": 2}, set())
     assert rows_apart({"x": np.zeros((6, 6))}, ["y"], kinds) == 0
@@ -94,7 +96,7 @@ def test_a_part_of_many_samples_runs_on_some_at_a_time(monkeypatch: pytest.Monke
     expected = {name: whole.get(name) for name in ("y", "z")}
     monkeypatch.setattr(walking, "SMALL", 0)
     seen = []
-    run = walking.outputs_of
+    run = outputs_of
 
     def counting(segment: object, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         seen.append(max(map(len, inputs.values())))
@@ -103,5 +105,6 @@ def test_a_part_of_many_samples_runs_on_some_at_a_time(monkeypatch: pytest.Monke
     monkeypatch.setattr(walking, "outputs_of", counting)
     walk = Walk(model, {"x": x}, [])
     assert np.array_equal(walk.get("wanted"), [37, 3, 2])
-    assert np.array_equal(walk.get("y"), expected["y"]) and max(seen) == 3
+    assert np.array_equal(walk.get("y"), expected["y"])
+    assert max(seen) == 3
     assert np.array_equal(walk.get("z"), expected["z"])
