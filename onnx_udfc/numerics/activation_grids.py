@@ -51,9 +51,15 @@ class ActivationParams:
         read: Floats = (codes - self.zero_point) * self.scale
         return read
 
-    def seen(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
-        """`simulate` in the values' own type, a part of them at a time: no copy of them in float64 is ever whole."""
-        found = np.empty(values.shape, values.dtype)
+    def seen(self, values: NDArray[np.floating], *, over: bool = False) -> NDArray[np.floating]:
+        """`simulate` in the values' own type, a part of them at a time: no copy of them in float64 is ever whole.
+
+        Args:
+            values: of any shape.
+            over: they may be written over, where they can.
+        """
+        there = over and values.flags.writeable and values.flags.c_contiguous
+        found = values if there else np.empty(values.shape, values.dtype)
         flat, out = values.reshape(-1), found.reshape(-1)
         for start in range(0, flat.size, _TOGETHER):
             part = slice(start, start + _TOGETHER)

@@ -69,7 +69,7 @@ def _watcher(
     def watch(value: Value) -> Value:
         if source not in grids:
             grids[source] = grid(source, value)
-        return value if exact else grids[source].seen(value)
+        return value if exact else grids[source].seen(value, over=True)
 
     return watch
 
@@ -145,9 +145,8 @@ def measure_ranges(
         exact: whether each range is that of the network in float, not of what the tensors before it leave.
     """
     grids: dict[str, ActivationParams] = {}
-    walk = Walk(
-        network.to_model(), inputs, [], watchers(network, placement, grids, likeness=likeness, exact=exact), pieces
-    )
+    watched = watchers(network, placement, grids, likeness=likeness, exact=exact)
+    walk = Walk(network.to_model(), inputs, [], watched, pieces, in_place=True)
     for tensor in placement.sites:
         if placement.grid_of(tensor) not in grids:
             walk.get(tensor)

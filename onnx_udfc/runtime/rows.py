@@ -7,6 +7,7 @@ vectors hold that number, and where. What no rule speaks of is taken for mixed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ ROWS = "rows"  # an entry of a shape: the number of samples
 Array = NDArray[Any]
 Entry = int | float | str | None  # None: the same for any number of samples, but nobody knows how much
 _SMALL = 64  # entries of a constant that may be a shape
-_END = 1 << 30  # a slice that ends there, or beyond, ends nowhere
+_END = 1 << 29  # a slice that ends there, or beyond, ends nowhere
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Kind:
     Attributes:
         rank: its axes.
         apart: the first axis is that of the samples, and none knows of another; else all is the same for any of them.
-        shape: sizes where it is not apart, as far as they are known.
+        shape: its sizes, or those of each sample, where they are known.
         entries: values of a vector, or of a scalar, of whole numbers; None where they are unknown.
     """
 
@@ -55,15 +56,15 @@ Given = Sequence[Kind | None]
 Rule = Callable[[onnx.NodeProto, Given], Kind | None]
 
 
-def kinds_of(model: onnx.ModelProto, ranks: Mapping[str, int], layers: set[str]) -> dict[str, Kind]:
+def kinds_of(model: onnx.ModelProto, fed: Mapping[str, tuple[int, ...]], layers: set[str]) -> dict[str, Kind]:
     """Kinds of the tensors of which they are certain.
 
     Args:
         model: nodes in topological order.
-        ranks: graph input whose first axis is that of the samples → its axes.
+        fed: graph input whose first axis is that of the samples → sizes of a sample.
         layers: names of nodes that keep the rows of their first input apart: the caller computes them.
     """
-    found = {name: Kind(rank, apart=True) for name, rank in ranks.items()}
+    found = {name: Kind(1 + len(shape), apart=True, shape=shape) for name, shape in fed.items()}
     found |= {tensor.name: _constant(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
         given = [found.get(name) if name else _NOTHING for name in node.input]
@@ -121,7 +122,12 @@ def _fixed(given: Given) -> bool:
 def _by_row(_node: onnx.NodeProto, given: Given) -> Kind | None:
     """Operators that make of a tensor one of as many axes, and of each sample one, by parameters that are fixed."""
     kind = given[0]
-    return kind if kind is not None and kind.apart and kind.rank > 1 and _fixed(given[1:]) else None
+    return _of(kind.rank) if kind is not None and kind.apart and kind.rank > 1 and _fixed(given[1:]) else None
+
+
+def _of(rank: int) -> Kind:
+    """Samples of sizes that nobody knows."""
+    return Kind(rank, apart=True)
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> object:
@@ -175,7 +181,7 @@ def _pad(_node: onnx.NodeProto, given: Given) -> Kind | None:
     kind, pads = given[0], _known(given[1]) if len(given) > 1 else None
     if kind is None or not kind.apart or pads is None or not _fixed(given[1:]) or len(pads) != 2 * kind.rank:
         return None
-    return kind if pads[0] == pads[kind.rank] == 0 else None
+    return _of(kind.rank) if pads[0] == pads[kind.rank] == 0 else None
 
 
 def _resize(node: onnx.NodeProto, given: Given) -> Kind | None:
@@ -183,7 +189,7 @@ def _resize(node: onnx.NodeProto, given: Given) -> Kind | None:
     if kind is None or not kind.apart or _attribute(node, "axes") is not None:
         return None
     first = [found.entries[0] for found in (scales, sizes) if found is not None and found.entries]
-    return kind if first in ([1], [ROWS]) else None
+    return _of(kind.rank) if first in ([1], [ROWS]) else None
 
 
 def _shape(node: onnx.NodeProto, given: Given) -> Kind | None:
@@ -199,7 +205,7 @@ def _concat(node: onnx.NodeProto, given: Given) -> Kind | None:
         return None
     if all(kind.apart for kind in known):
         alike = len({kind.rank for kind in known}) == 1 and _axis(node, 0, known[0].rank) > 0
-        return known[0] if alike else None
+        return _of(known[0].rank) if alike else None
     if any(kind.entries is None or kind.rank != 1 for kind in known):
         return None
     joined = tuple(entry for kind in known for entry in kind.entries or ())
@@ -231,7 +237,7 @@ def _slice(_node: onnx.NodeProto, given: Given) -> Kind | None:
     spans = dict(zip(named, zip(starts, ends, steps or [1] * len(starts), strict=True), strict=True))
     if kind.apart:
         start, end, step = spans.get(0, (0, _END, 1))
-        return kind if start == 0 and end >= _END and step == 1 else None
+        return _of(kind.rank) if start == 0 and end >= _END and step == 1 else None
     if kind.entries is None or kind.rank != 1:
         return None
     entries = kind.entries[slice(*spans[0])] if 0 in spans else kind.entries
@@ -243,7 +249,12 @@ def _reshape(node: onnx.NodeProto, given: Given) -> Kind | None:
     if kind is None or not kind.apart or shape is None or not shape.entries or _attribute(node, "allowzero"):
         return None
     first, *rest = shape.entries
-    return Kind(1 + len(rest), apart=True) if first in (ROWS, 0) and ROWS not in rest else None
+    sizes = tuple(size for size in rest if isinstance(size, int) and size > 0)
+    known = sizes if len(sizes) == len(rest) else None
+    if first == -1:  # as many as there were if each is as large as it was
+        same = known is not None and kind.shape is not None and math.prod(known) == math.prod(kind.shape)
+        return Kind(1 + len(rest), apart=True, shape=known) if same else None
+    return Kind(1 + len(rest), apart=True, shape=known) if first in (ROWS, 0) and ROWS not in rest else None
 
 
 def _expand(_node: onnx.NodeProto, given: Given) -> Kind | None:
@@ -251,7 +262,7 @@ def _expand(_node: onnx.NodeProto, given: Given) -> Kind | None:
     if kind is None or not kind.apart or shape is None or not shape.entries or len(shape.entries) > kind.rank:
         return None
     first, *rest = shape.entries
-    return kind if (len(rest) + 1 < kind.rank or first in (ROWS, 1)) and ROWS not in rest else None
+    return _of(kind.rank) if (len(rest) + 1 < kind.rank or first in (ROWS, 1)) and ROWS not in rest else None
 
 
 def _squeeze(node: onnx.NodeProto, given: Given) -> Kind | None:
@@ -276,8 +287,12 @@ def _unsqueeze(node: onnx.NodeProto, given: Given) -> Kind | None:
 
 
 def _transpose(node: onnx.NodeProto, given: Given) -> Kind | None:
-    order = _attribute(node, "perm")
-    return given[0] if given[0] is not None and given[0].apart and isinstance(order, list) and order[0] == 0 else None
+    kind, order = given[0], _attribute(node, "perm")
+    if kind is None or not kind.apart or not isinstance(order, list) or order[0] != 0:
+        return None
+    return Kind(
+        kind.rank, apart=True, shape=None if kind.shape is None else tuple(kind.shape[i - 1] for i in order[1:])
+    )
 
 
 def _reduce(node: onnx.NodeProto, given: Given) -> Kind | None:
@@ -285,7 +300,7 @@ def _reduce(node: onnx.NodeProto, given: Given) -> Kind | None:
     axes = None if kind is None else _axes(node, given, kind.rank)
     if kind is None or not kind.apart or not axes or 0 in axes:
         return None
-    return kind if _attribute(node, "keepdims") != 0 else Kind(kind.rank - len(set(axes)), apart=True)
+    return _of(kind.rank if _attribute(node, "keepdims") != 0 else kind.rank - len(set(axes)))
 
 
 def _along(default: int) -> Rule:
@@ -295,7 +310,7 @@ def _along(default: int) -> Rule:
         kind = given[0]
         if kind is None or not kind.apart or not _fixed(given[1:]):
             return None
-        return kind if _axis(node, default, kind.rank) > 0 else None
+        return _of(kind.rank) if _axis(node, default, kind.rank) > 0 else None
 
     return rule
 
@@ -310,7 +325,7 @@ def _matmul(_node: onnx.NodeProto, given: Given) -> Kind | None:
     if first is None or second is None or not first.apart or first.rank < 3:
         return None  # of two axes: the rows are those of one product, whose last digits hang on how many they are
     alike = second.rank == first.rank if second.apart else second.rank == 2
-    return first if alike and not second.counts else None
+    return _of(first.rank) if alike and not second.counts else None
 
 
 _RULES: dict[str, Rule] = {

@@ -87,7 +87,8 @@ class Walk:
             watched: tensor → function that sees its value and gives what the users of the tensor see.
             pieces: sessions that are open already, of a network with the same blocks.
             in_place: a result may take the memory of a value that it was the last to need: neither the caller nor a
-                watcher keeps what it got, or what it has put, beyond that.
+                watcher keeps what it got, or what it has put, beyond that. A watcher may write over what it sees where
+                that is writeable.
         """
         self._watched = watched or {}
         self._given = frozenset(feeds) if in_place else None
@@ -100,7 +101,7 @@ class Walk:
             for name in feeds:
                 self._enter(name, [run[name] for run in self._runs.feeds])
         else:
-            self.values |= {name: self._seen(name, value) for name, value in self._runs.feeds[0].items()}
+            self.values |= {name: self._seen(name, value, own=False) for name, value in self._runs.feeds[0].items()}
         self._stopped = set(stops)
         self._nodes = list(model.graph.node)
         self._stops = {i for i, n in enumerate(self._nodes) if n.name in self._stopped}
@@ -149,11 +150,16 @@ class Walk:
         fed, samples = self._runs.feeds[0], self._runs.samples
         if not all(isinstance(value, np.ndarray) and value.ndim and len(value) == samples for value in fed.values()):
             return {}
-        return kinds_of(self._model, {name: value.ndim for name, value in fed.items()}, self._stopped)
+        return kinds_of(self._model, {name: value.shape[1:] for name, value in fed.items()}, self._stopped)
 
-    def _seen(self, name: str, value: Value) -> Value:
-        """The value as the tensor's users see it."""
-        return np.asarray(self._watched[name](value)) if name in self._watched else value
+    def _seen(self, name: str, value: Value, own: bool = True) -> Value:
+        """The value as the tensor's users see it; what is not the pass's own is not to be written over."""
+        if name not in self._watched:
+            return value
+        if isinstance(value, np.ndarray) and (self._given is None or not own):
+            value = value.view()
+            value.flags.writeable = False
+        return np.asarray(self._watched[name](value))
 
     def _needed(self, name: str) -> set[int]:
         """Indices of the nodes that must run before `name` is there."""
@@ -224,7 +230,7 @@ class Walk:
         alike = all(part.shape[1:] == first.shape[1:] and part.ndim == first.ndim for part in parts)
         same = not (per_sample and first.ndim > 1) and all(np.array_equal(first, part) for part in parts)
         if same or not alike:
-            self.values[name] = self._seen(name, first)
+            self.values[name] = self._seen(name, first, own=False)
             if not same:
                 self._lengths[name] = _Lengths((), parts=tuple(parts))
             return

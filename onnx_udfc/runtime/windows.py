@@ -96,7 +96,8 @@ def run_layer(
                 f"{layer.name} takes rows of {matrix.shape[2]} values and gets {x.shape[-1]}: it cannot run"
             )
         flat = products.product(x.reshape(-1, x.shape[-1]), matrix[0].T.astype(np.float32))
-        return np.asarray(flat.reshape(*x.shape[:-1], -1) + bias.astype(np.float32))
+        flat += bias.astype(np.float32)
+        return np.asarray(flat.reshape(*x.shape[:-1], -1))
     if _pointwise(layer):
         weight = matrix[0].astype(np.float32)
         y: Value = np.empty((len(x), len(weight), *x.shape[2:]), np.float32)

@@ -124,6 +124,16 @@ def test_a_range_is_found_and_a_large_tensor_quantized_without_a_second_copy_in_
     np.testing.assert_array_equal(seen, params.simulate(x).astype(np.float32))
 
 
+@pytest.mark.parametrize("writeable", [True, False])
+def test_values_are_quantized_where_they_lie_if_they_may_be_written_over(writeable: bool) -> None:
+    values, grid = np.linspace(-1, 1, 999, dtype=np.float32), ActivationParams(0.01, 128)
+    expected = grid.simulate(values).astype(np.float32)
+    values.flags.writeable = writeable
+    found = grid.seen(values, over=True)
+    assert np.array_equal(found, expected)
+    assert np.shares_memory(found, values) == writeable
+
+
 def test_what_is_not_finite_is_left_out_of_large_tensors_too() -> None:
     x = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
     spoilt = np.insert(x, [5, 5000, 90_000], [np.nan, np.inf, -np.inf])

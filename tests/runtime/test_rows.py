@@ -38,7 +38,7 @@ def _model(text: str) -> onnx.ModelProto:
 
 
 def test_samples_are_followed_through_reshapes_whose_shapes_are_computed() -> None:
-    kinds = kinds_of(_model(COUNTED), {"x": 2}, set())
+    kinds = kinds_of(_model(COUNTED), {"x": (6,)}, set())
     assert kinds["wanted"].entries == (ROWS, 3, 2)
     assert kinds["wanted"].counts
     assert {name: kinds[name].rank for name in ("cut", "sums", "spread", "all", "y", "z")} == {
@@ -56,7 +56,8 @@ def test_samples_are_followed_through_reshapes_whose_shapes_are_computed() -> No
         "y = ReduceSum<keepdims = 1>(x, zero)",
         "y = ReduceSum<keepdims = 1>(x)",
         "y = Transpose<perm = [1, 0]>(x)",
-        "y = Reshape(x, turned)",  # (-1, 6) may be of more or fewer samples
+        "y = Reshape(x, pairs)",  # (-1, 2): three times as many rows
+        "r = Relu(x) s = Slice(r, six, six, one) y = Reshape(s, turned)",  # of a size that nobody knows
         "y = Reshape(x, fixed)",
         "y = Concat<axis = 0>(x, x)",
         "y = Slice(x, zero, six, zero)",
@@ -73,10 +74,20 @@ def test_what_may_mix_samples_is_not_taken_apart(nodes: str) -> None:
     text = f"""
         agraph (float[n, 6] x) => (float[a, b] y)
         <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] six = {{6}}, int64 first = {{0}},
-         int64[2] turned = {{-1, 6}}, int64[2] fixed = {{6, 6}}, float[6, 6] square = {{{", ".join(["1"] * 36)}}},
+         int64[2] turned = {{-1, 6}}, int64[2] pairs = {{-1, 2}}, int64[2] fixed = {{6, 6}},
+         float[6, 6] square = {{{", ".join(["1"] * 36)}}},
          float[6] v = {{1, 1, 1, 1, 1, 1}}> {{ {nodes} }}"""
-    kinds = kinds_of(_model(text), {"x": 2}, set())
+    kinds = kinds_of(_model(text), {"x": (6,)}, set())
     assert rows_apart({"x": np.zeros((6, 6))}, ["y"], kinds) == 0
+
+
+def test_a_shape_of_minus_one_keeps_the_samples_where_each_is_as_large_as_before() -> None:
+    text = """
+        agraph (float[n, 6] x) => (float[a, 2, 3] y) <int64[3] three = {-1, 3, 2}> {
+            r = Reshape(x, three)
+            y = Transpose<perm = [0, 2, 1]>(r)
+        }"""
+    assert kinds_of(_model(text), {"x": (6,)}, set())["y"].shape == (2, 3)
 
 
 def test_unknown_axes_of_a_slice_may_be_that_of_the_samples() -> None:
@@ -87,7 +98,7 @@ def test_unknown_axes_of_a_slice_may_be_that_of_the_samples() -> None:
             axis = Slice(t, zero, one)
             y = Slice(x, zero, one, axis)
         }"""
-    assert "y" not in kinds_of(_model(text), {"x": 2}, set())
+    assert "y" not in kinds_of(_model(text), {"x": (6,)}, set())
 
 
 def test_a_part_of_many_samples_runs_on_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

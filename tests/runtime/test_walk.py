@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,24 @@ BRANCH = """g (float[2,4] x, bool flag) => (float[2,4] y) {
                           else_branch = v () => (float[2,4] w) { w = Mul(a, a) }>
             q = Identity(r) }>
     y = Add(c, x) }"""
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_watcher_may_write_over_what_is_the_passes_own_alone(in_place: bool) -> None:
+    writeable = {}
+
+    def watcher(name: str) -> Callable[[Value], Value]:
+        def watch(value: Value) -> Value:
+            writeable[name] = value.flags.writeable
+            return value
+
+        return watch
+
+    x = X.copy()
+    walk = Walk(small_model(CHAIN), {"x": x}, [], {name: watcher(name) for name in ("x", "b", "e")}, in_place=in_place)
+    np.testing.assert_allclose(walk.get("y"), expected()["y"], rtol=1e-5)
+    assert writeable == {"x": False, "b": in_place, "e": in_place}
+    assert x.flags.writeable
 
 
 def test_subgraphs_hold_what_they_read_from_outside() -> None:
