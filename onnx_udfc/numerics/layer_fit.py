@@ -21,6 +21,8 @@ from onnx_udfc.numerics.moments import (
     Moments,
     column_means,
     column_variances,
+    group_parts,
+    joined,
     moments,
     row_parts,
     without_still,
@@ -116,15 +118,23 @@ class Sight:
         before = self.measured.target_mean
         stream = np.float32(0) if self.stream is None else self.stream
         passed = np.clip(self.targets + stream, np.float32(bounds.low), np.float32(bounds.high))
-        centered = self.patches - self.measured.mean[:, None].astype(np.float32)
+        parts, center = group_parts(self.patches), self.measured.mean[:, None].astype(np.float32)
+        whole = self.patches - center if len(parts) == 1 else None
+
+        def centered(some: slice) -> Array:
+            return self.patches[some] - center[some] if whole is None else whole
+
         level = self.targets.mean(1, keepdims=True)
         for _ in range(_ROUNDS):
-            now = products.stacked(centered, weight.transpose(0, 2, 1).astype(np.float32))
+            steps = weight.transpose(0, 2, 1).astype(np.float32)
+            now = joined([products.stacked(centered(some), steps[some]) for some in parts])
             now += level + stream
             _to_nearest_passing(now, passed, bounds)
             now -= stream
             self.targets, level = now, now.mean(1, keepdims=True)
-            cross = products.stacked(centered.transpose(0, 2, 1), now - level).astype(np.float64) / centered.shape[1]
+            left = now - level
+            products_of = [products.stacked(centered(some).transpose(0, 2, 1), left[some]) for some in parts]
+            cross = joined(products_of).astype(np.float64) / self.patches.shape[1]
             weight = factor.solve(cross, prior)
         after = column_means(self.targets)
         self.moved, self.energy = after - before, energy(self.targets)

@@ -11,7 +11,7 @@ Products are float32, sums of products stay below 2^24 terms, and solvers get fl
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ STILL = 1e-5  # deviation of an input, of its mean, below which it does not vary
 _OUTSIDE = -(1 << 60)  # a place whose sum with others stays below 0
 _LAID_OUT = 1 << 18  # values of the input that are laid out anew at once, or one channel
 _ROW = 1 << 12  # values that are summed in float32
+_COPIED = 1 << 22  # values of some groups that a copy is made of
 _CACHED = 1 << 17  # values that several operations in a row are done on
 
 
@@ -182,10 +183,27 @@ def moments(p: Array, t: Array) -> Moments:
     """Means, Gram and cross moments of patches p (g, n, d) and targets t (g, n, o)."""
     n = p.shape[1]
     mean, target_mean = column_means(p), column_means(t)
-    centered = p - mean[:, None].astype(np.float32)
-    centered_t = t - target_mean[:, None].astype(np.float32)
-    cross = products.stacked(centered.transpose(0, 2, 1), centered_t).astype(np.float64) / n
-    return Moments(n, mean, _gram(centered), target_mean, cross)
+    found = []
+    for some in group_parts(p):
+        centered = p[some] - mean[some, None].astype(np.float32)
+        centered_t = t[some] - target_mean[some, None].astype(np.float32)
+        cross = products.stacked(centered.transpose(0, 2, 1), centered_t).astype(np.float64) / n
+        found.append((_gram(centered), cross))
+    grams, crosses = zip(*found, strict=True)
+    return Moments(n, mean, joined(grams), target_mean, joined(crosses))
+
+
+def group_parts(values: Array) -> list[slice]:
+    """The groups of values (g, n, d), so many at a time that a copy of them stays small; all where it would anyway."""
+    groups, each = len(values), max(1, values[:1].size)
+    step = max(2, _COPIED // each) if groups > 1 else 1  # of stacks of one product is another way to sum
+    starts = list(range(0, max(1, groups - 1 if groups > step else 1), step))
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], groups], strict=True)]
+
+
+def joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Some groups after the others."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def without_still(measured: Moments) -> Moments:

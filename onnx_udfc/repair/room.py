@@ -33,12 +33,13 @@ _STEP = 0.85  # of the larger of the two is tried next
 
 @dataclass(frozen=True)
 class _Kept:
-    """A layer: unknowns a row d, outputs O, places a sample, and whether it may be split."""
+    """A layer: unknowns a row d, outputs O, places a sample, whether it may be split, and its groups."""
 
     width: int
     outputs: int
     places: int
     split: bool = False
+    groups: int = 1
 
     def positions(self, samples: int, limit: int) -> int:
         """Sampled output positions."""
@@ -49,10 +50,11 @@ class _Kept:
         return 4 * self.positions(samples, limit) * self.outputs
 
     def fit(self, samples: int, limit: int) -> int:
-        """Bytes while it is fitted: patches and targets twice, and five matrices of its Gram, if it has one."""
+        """Bytes while it is fitted: patches (once where groups are done some at a time), targets, and five Grams."""
         n = self.positions(samples, limit)
-        gram = 5 * self.width**2 if self.width <= min(WIDEST_GRAM, 2 * n) else 0
-        return 4 * n * (2 * self.width + 3 * self.outputs) + 8 * (gram + 3 * self.outputs * self.width)
+        gram = 5 * self.groups * self.width**2 if self.width <= min(WIDEST_GRAM, 2 * n) else 0
+        seen = self.groups * self.width if self.groups > 1 else 2 * self.width
+        return 4 * n * (seen + 3 * self.outputs) + 8 * (gram + 3 * self.outputs * self.width)
 
 
 @dataclass(frozen=True)
@@ -132,4 +134,4 @@ def _layers(network: Network, sizes: Mapping[str, Size], batch: int, split: Coll
     for layer in network.layers.values():
         shape = sizes.get(layer.node.outputs[0].name, ())
         places = math.prod(int(d) for d in shape) // max(1, layer.out_channels * batch)
-        yield _Kept(layer.matrix_shape[2], layer.out_channels, places, layer.name in split)
+        yield _Kept(layer.matrix_shape[2], layer.out_channels, places, layer.name in split, layer.groups)

@@ -8,6 +8,7 @@ import pytest
 from onnx_udfc.numerics import layer_fit as sight
 from onnx_udfc.numerics import moments
 from onnx_udfc.numerics.layer_fit import Bounds
+from tests.memory import taken
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,29 @@ def test_no_value_is_nearer_to_what_passes_and_to_the_fit(
     least = np.min([cost(np.full_like(fit, v)) for v in np.linspace(-30, 30, 6001)], axis=0)
     assert (cost(z) <= least + 1e-5).all()
     assert (z != fit).any()
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 7])
+def test_groups_that_are_done_some_at_a_time_give_the_same_bytes(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    seen = rng.normal(1, 2, (groups, 4, 300)).astype(np.float32).transpose(0, 2, 1)  # as patches lie in memory
+    targets = rng.normal(0, 1, (groups, 300, 2)).astype(np.float32)
+    prior = rng.normal(0, 1, (groups, 2, 4))
+    found = []
+    for copied in (1 << 22, 1):
+        monkeypatch.setattr(moments, "_COPIED", copied)
+        fit = sight.Sight(seen, targets, Bounds(0, np.inf))
+        assert fit.measured is not None
+        found.append((fit.measured.gram, fit.measured.cross, fit.fit(prior, 0.1), fit.targets, fit.moved))
+    assert len(moments.group_parts(seen)) == max(1, groups // 2)
+    assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_many_groups_are_fitted_without_a_second_copy_of_their_patches() -> None:
+    seen = np.random.default_rng(0).normal(1, 2, (128, 25, 4000)).astype(np.float32).transpose(0, 2, 1)
+    targets = seen[:, :, :1].copy()
+
+    def fitted() -> None:
+        sight.Sight(seen, targets, Bounds(0, np.inf)).fit(np.ones((128, 1, 25)), 0.1)
+
+    assert taken(fitted)[1] < 0.8 * seen.nbytes

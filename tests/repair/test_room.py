@@ -59,6 +59,14 @@ def test_a_layer_that_may_be_split_needs_room_for_its_positions() -> None:
     assert split.kept(97, 3000) == plain.kept(97, 3000)
 
 
+def test_every_group_of_a_layer_has_patches_of_its_own() -> None:
+    text = """g (float[N,8,64,64] x, float[8,{per},3,3] W1) => (float[N,8,64,64] y) {{
+        y = Conv<pads=[1,1,1,1], group={groups}>(x, W1) }}"""
+    one, apart = (needs(text.format(per=8 // groups, groups=groups)).kept(97, 8192) for groups in (1, 8))
+    assert apart >= 4 * 8192 * (8 * 9 + 4 * 8)
+    assert one >= 4 * 8192 * (2 * 8 * 9 + 4 * 8)
+
+
 @pytest.mark.parametrize("part", [0.9, 0.6, 0.4, 0.2])
 def test_what_fits_is_within_the_bound_and_no_more_is_left_out_than_must_be(part: float) -> None:
     wide = needs(WIDE)
