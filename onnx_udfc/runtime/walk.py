@@ -302,6 +302,7 @@ def run_nodes(
         length = min(step, rows - start)
         cut = {name: part_of(value, known[name], start, length) for name, value in inputs.items()}
         joined.take(start, outputs, outputs_of(segment, outputs, cut), known)
+        release()  # what parts leave lies between those that are at work
 
     each(part, range(0, rows, step))
     return joined.values
