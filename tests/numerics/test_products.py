@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_udfc.numerics.products import EACH, HELD, SIDE, Behind, beside, each, gram, parts, product, stacked, workers
+from onnx_udfc.numerics.products import (
+    EACH, HELD, SIDE, Behind, at_once, beside, each, gram, parts, product, stacked, workers,
+)  # fmt: skip
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(0)
@@ -190,3 +192,10 @@ def test_parts_hold_every_row_once(rows: int, work: float) -> None:
     assert [i for part in cut for i in range(rows)[part]] == list(range(rows))
     assert len(cut) <= 16
     assert len(parts(rows, EACH)) == 1
+
+
+def test_as_many_parts_are_worked_on_at_once_as_there_are_threads() -> None:
+    assert at_once() == 1
+    with workers(3):
+        assert at_once() == 3
+        assert each(lambda _: at_once(), [0, 1]) == [1, 1]
