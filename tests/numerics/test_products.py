@@ -16,7 +16,18 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_udfc.numerics.products import (
-    EACH, HELD, SIDE, Behind, at_once, beside, each, gram, parts, product, stacked, workers,
+    EACH,
+    HELD,
+    SIDE,
+    Behind,
+    at_once,
+    beside,
+    each,
+    gram,
+    parts,
+    product,
+    stacked,
+    workers,
 )  # fmt: skip
 
 Array = NDArray[Any]
