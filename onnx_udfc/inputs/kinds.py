@@ -114,14 +114,19 @@ class Wanted:
         return channels_last(self.spec.shape, self.use)
 
     @property
+    def flat(self) -> bool:
+        """Whether a picture has no axis of channels: the graph gives it one before its first convolution."""
+        return len(self.shape) == 3 and self.use.convolved == 2 and self.use.channels == 1
+
+    @property
     def channels(self) -> int:
         """Of a picture."""
-        return self.sample[-1] if self.channels_last else self.sample[0]
+        return 1 if self.flat else self.sample[-1] if self.channels_last else self.sample[0]
 
     @property
     def size(self) -> tuple[int, ...]:
         """Sides of a picture."""
-        return self.sample[:-1] if self.channels_last else self.sample[1:]
+        return self.sample if self.flat else self.sample[:-1] if self.channels_last else self.sample[1:]
 
 
 def kind_of(spec: InputSpec, shape: tuple[int, ...], use: Use) -> Kind:
@@ -258,6 +263,8 @@ def to_network(z: Array, wanted: Wanted, scale: Scale) -> NDArray[Any]:
         x = scale.units.scaled(_pixels(z))
     elif scale.units is not None:
         x = scale.units.apply(z)
+    if wanted.flat:
+        return x[:, 0]
     return np.moveaxis(x, 1, -1) if wanted.channels_last else x
 
 

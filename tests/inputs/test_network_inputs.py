@@ -200,6 +200,18 @@ def test_one_channel_that_a_reshape_brings_to_the_front_was_the_last(side: tuple
     assert (wanted.channels, wanted.size) == (1, side)
 
 
+def test_a_spectrum_that_a_convolution_of_two_axes_reads_is_a_picture_of_one_channel() -> None:
+    text = """g (float[N,40,36] x, float[8,1,3,3] W1) => (float[N,8,38,34] y) {
+        a = Constant<value_ints = [1]>() u = Unsqueeze(x, a) y = Conv(u, W1) }"""
+    network = small_network(text)
+    (wanted,) = wanted_inputs(network)
+    assert (wanted.channels, wanted.size) == (1, (40, 36))
+    values = make_inputs(network, Options()).values["x"]
+    assert values.shape[1:] == (40, 36)
+    rows, below = values[:, :-1].ravel(), values[:, 1:].ravel()
+    assert np.corrcoef(rows, below)[0, 1] > 0.5
+
+
 POOLED = f"""g (float[N,3,32,32] x, float[16,3,3,3] W1, {norm("1", 16)}, float[4,16,1,1] W2) => (float[N,4,15,15] y) {{
     a = Conv(x, W1) r = Relu(a) p = MaxPool<kernel_shape = [2,2], strides = [2,2]>(r)
     n = BatchNormalization(p, S1, D1, M1, V1) y = Conv(n, W2) }}"""
