@@ -33,13 +33,14 @@ _STEP = 0.85  # of the larger of the two is tried next
 
 @dataclass(frozen=True)
 class _Kept:
-    """A layer: unknowns a row d, outputs O, places a sample, whether it may be split, and its groups."""
+    """A layer: unknowns a row d, outputs O, places and live bytes a sample, groups, and whether it may be split."""
 
     width: int
     outputs: int
     places: int
-    split: bool = False
+    live: int = 0
     groups: int = 1
+    split: bool = False
 
     def positions(self, samples: int, limit: int) -> int:
         """Sampled output positions."""
@@ -77,12 +78,17 @@ class Needs:
 
     def kept(self, samples: int, positions: int) -> int:
         """Bytes of what is kept of the layers, and of the fit of the largest."""
-        targets = sum(layer.target(samples, positions) for layer in self.layers)
-        return targets + max((layer.fit(samples, positions) for layer in self.layers), default=0)
+        return self._targets(samples, positions) + max(
+            (layer.fit(samples, positions) for layer in self.layers), default=0
+        )
 
     def total(self, samples: int, positions: int) -> int:
-        """All bytes at once."""
-        return self.fixed + self.walk(samples) + self.kept(samples, positions)
+        """All bytes at once: a layer is fitted beside the tensors that live then, not beside the most that ever do."""
+        beside = [int(SPARE * layer.live * samples) + layer.fit(samples, positions) for layer in self.layers]
+        return self.fixed + self._targets(samples, positions) + max([self.walk(samples), *beside])
+
+    def _targets(self, samples: int, positions: int) -> int:
+        return sum(layer.target(samples, positions) for layer in self.layers)
 
     def fitting(self, bound: float, samples: int, positions: int) -> tuple[int, int]:
         """So many samples and positions, or as many as keep within the bound; never fewer than the fewest."""
@@ -113,17 +119,22 @@ def needs_of(network: Network, shapes: Shapes, split: Collection[str] = ()) -> N
 
 def most_live(graph: gs.Graph, sizes: Mapping[str, Size]) -> int:
     """Bytes in float32 of the tensors that are alive at once while the nodes run one after another, at the most."""
+    return max([sum(_bytes(t, sizes) for t in graph.inputs), *live_at(graph, sizes).values()])
+
+
+def live_at(graph: gs.Graph, sizes: Mapping[str, Size]) -> dict[str, int]:
+    """Node → bytes in float32 of the tensors that are alive while it runs."""
+    found: dict[str, int] = {}
     users = Counter(t.name for node in graph.nodes for t in node.inputs if not isinstance(t, gs.Constant))
     alive = {t.name: _bytes(t, sizes) for t in graph.inputs}
-    most = sum(alive.values())
     for node in graph.nodes:
         alive |= {t.name: _bytes(t, sizes) for t in node.outputs}
-        most = max(most, sum(alive.values()))
+        found[node.name] = sum(alive.values())
         for tensor in (*node.inputs, *node.outputs):
             users[tensor.name] -= tensor in node.inputs
             if users[tensor.name] <= 0:
                 alive.pop(tensor.name, None)
-    return most
+    return found
 
 
 def _bytes(tensor: gs.Tensor, sizes: Mapping[str, Size]) -> int:
@@ -131,7 +142,9 @@ def _bytes(tensor: gs.Tensor, sizes: Mapping[str, Size]) -> int:
 
 
 def _layers(network: Network, sizes: Mapping[str, Size], batch: int, split: Collection[str]) -> Iterator[_Kept]:
+    live = live_at(network.graph, sizes)
     for layer in network.layers.values():
         shape = sizes.get(layer.node.outputs[0].name, ())
         places = math.prod(int(d) for d in shape) // max(1, layer.out_channels * batch)
-        yield _Kept(layer.matrix_shape[2], layer.out_channels, places, layer.name in split, layer.groups)
+        beside, split_too = -(-live[layer.name] // batch), layer.name in split
+        yield _Kept(layer.matrix_shape[2], layer.out_channels, places, beside, layer.groups, split_too)

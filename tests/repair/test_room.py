@@ -67,6 +67,17 @@ def test_every_group_of_a_layer_has_patches_of_its_own() -> None:
     assert one >= 4 * 8192 * (2 * 8 * 9 + 4 * 8)
 
 
+def test_a_layer_is_fitted_beside_what_lives_then_not_beside_the_most_that_ever_lives() -> None:
+    late = needs("""g (float[N,8,128,128] x, float[64,8,1,1] W1, float[64,64,4,4] W2, float[64,64,3,3] W3)
+        => (float[N,64,4,4] y) {
+        a = Conv(x, W1) r = Relu(a) b = Conv<strides=[32,32]>(r, W2) y = Conv<pads=[1,1,1,1]>(b, W3) }""")
+    first, _, last = late.layers
+    assert last.live == 4 * 2 * 64 * 4 * 4
+    assert first.live > 100 * last.live
+    assert late.total(97, 8192) < late.fixed + late.walk(97) + late.kept(97, 8192)
+    assert late.total(97, 8192) >= late.fixed + max(late.walk(97), late.kept(97, 8192))
+
+
 @pytest.mark.parametrize("part", [0.9, 0.6, 0.4, 0.2])
 def test_what_fits_is_within_the_bound_and_no_more_is_left_out_than_must_be(part: float) -> None:
     wide = needs(WIDE)
