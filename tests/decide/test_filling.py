@@ -92,7 +92,7 @@ def test_what_is_to_be_left_alone_is_not_filled_up() -> None:
 
 
 def test_a_report_attributes_what_was_lost_to_layers_that_were_filled_up() -> None:
-    result = compress(made(GATED).to_model(), bits=8, activations=8, attribution=True, force=True)
+    result = compress(made(GATED).to_model(), bits=8, activations=8, input_range=(0, 1), attribution=True, force=True)
     layer = next(layer for layer in result.report.layers if layer.name == "conv2")
     assert (layer.channels_before, layer.channels_after) == (24, 32)
     assert {loss.name for loss in result.report.attribution if loss.arriving_db} >= {"conv0", "conv2"}

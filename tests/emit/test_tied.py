@@ -46,7 +46,7 @@ def test_codes_that_onnxruntime_may_make_unsigned_have_one_reader(second: str, t
     other = "" if second == "W" else ", float[64,1,3,3] U"
     inputs = f"float[1,64,9,9] x, float[64,64,1,1] A, float[64,1,3,3] W{other}, float[8,64,1,1] V"
     model = small_model(f"g ({inputs}) => (float[1,8,5,5] y) {{ {DEPTHWISE.format(second)} }}")
-    result = compress(model, Options(bits=8, activations=8, target=target, method="none")).model
+    result = compress(model, Options(bits=8, activations=8, target=target, method="none", input_range=(0, 1))).model
     dequantized = [node.input for node in result.graph.node if node.op_type == "DequantizeLinear"]
     codes = {t.name: numpy_helper.to_array(t) for t in result.graph.initializer if t.name.endswith("codes")}
     wide = [inputs for inputs in dequantized if inputs[0] in codes and np.abs(codes[inputs[0]].astype(int)).max() > 64]
@@ -72,7 +72,7 @@ def test_names_of_exporters_do_not_outweigh_small_weights() -> None:
     model = small_model(text)
     long = "model/" + "block/" * 40
     model.graph.initializer[0].name = model.graph.node[0].input[1] = f"{long}weight"
-    result = compress(model, Options(bits=8, activations=8, method="none")).model
+    result = compress(model, Options(bits=8, activations=8, method="none", input_range=(0, 1))).model
     names = [n for node in result.graph.node for n in [node.name, *node.output]] + [
         t.name for t in result.graph.initializer
     ]
@@ -108,7 +108,8 @@ def test_tied_convolutions_share_codes_where_the_form_can(bits: int, target: str
     x = {"x": np.random.default_rng(0).uniform(size=(1, 16, 9, 9)).astype(np.float32)}
     before = run(model, x)[0]
     for activations in (None, 8) if target != "cuda" else (None,):
-        result = compress(model, Options(bits=bits, target=target, activations=activations, method="none")).model
+        options = Options(bits=bits, target=target, activations=activations, method="none", input_range=(0, 1))
+        result = compress(model, options).model
         codes = [t.name for t in result.graph.initializer if "codes" in t.name and t.name.startswith("W")]
         plain = target == "tensorrt" or (
             target == "portable" and not activations
