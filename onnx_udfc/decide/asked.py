@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
     import onnx
 
     from onnx_udfc.channels.groups import ChannelGroup, Channels
+    from onnx_udfc.model.layers import Layer
     from onnx_udfc.model.network import Network
     from onnx_udfc.numerics.elimination import Removal
     from onnx_udfc.numerics.factors import Curve
     from onnx_udfc.options import Options
 
+# Where bytes alone are to be saved by free bits, only layers from so wide on become two, and only for fewer bits than
+# these on average: narrow ones lose by it (docs/experiments.md).
+WIDE, FEW_BITS = 128, 2.5
 AUTO_WIDTHS: tuple[float, ...] = (8, 6, 5, 4, 3.7, 3.46, 3.17, 3, 2.32, 2)
 
 
@@ -129,16 +134,36 @@ def factorable(network: Network, options: Options) -> tuple[str, ...]:
     """Names of the layers that may be split in two."""
     if options.rank_layer:
         return tuple(ranks_by_name(network, options))
-    asked = bool(options.budget) and not _bits_alone_may_do(options) and _may_pay(options)
+    asked = bool(options.budget) and _may_pay(options)
     free = options.factor == "on" or (options.factor == "auto" and asked)
+    if options.factor != "on" and _bits_alone(options):
+        free, least = free and _few_bits(network, options), WIDE
+    else:
+        least = 0
     if not free or options.allocate == "uniform" or options.prune_layer or not METHODS[options.method].measured:
         return ()
-    return tuple(n for n, layer in network.layers.items() if can_be_factored(layer) and not skipped(n, options))
+    return tuple(
+        name
+        for name, layer in network.layers.items()
+        if can_be_factored(layer) and not skipped(name, options) and _width(layer) >= least
+    )
 
 
-def _bits_alone_may_do(options: Options) -> bool:
+def _bits_alone(options: Options) -> bool:
     """Whether only bytes are to be saved, by free bits: what few of them do to both of two layers is not foreseen."""
     return options.bits == "auto" and set(options.budget) == {"bytes"}
+
+
+def _few_bits(network: Network, options: Options) -> bool:
+    """Whether a budget of bytes leaves few bits for a weight."""
+    layers = network.layers.values()
+    size, weights = sum(layer.weight_bytes for layer in layers), sum(math.prod(layer.matrix_shape) for layer in layers)
+    return 8 * min(budget.limit(size) for budget in options.budgets()) < FEW_BITS * weights
+
+
+def _width(layer: Layer) -> int:
+    """Channels at the narrower side of a spatial layer; 0 of others."""
+    return min(layer.in_channels, layer.out_channels) if math.prod(layer.kernel) > 1 else 0
 
 
 def is_average(options: Options) -> bool:

@@ -83,10 +83,19 @@ def test_a_network_without_anything_to_compress_says_so() -> None:
         ({"target": "cuda", "factor": "on"}, True),
         ({"target": "cpu", "factor": "off"}, False),
         ({"budget": {"bytes": "0.1"}}, True),
-        ({"budget": {"bytes": "0.1"}, "bits": "auto"}, False),  # bits alone do less harm
+        ({"budget": {"bytes": "0.1"}, "bits": "auto"}, False),  # narrow layers: bits alone do less harm
         ({"budget": {"bytes": "0.1"}, "bits": "auto", "factor": "on"}, True),
         ({"budget": {"bytes": "0.1", "macs": "0.5"}, "bits": "auto"}, True),
     ],
 )
 def test_layers_become_two_where_that_pays(asked: dict[str, Any], some: bool) -> None:
     assert bool(factorable(small_network(WIDE), Options(**{"budget": {"macs": "0.5"}, **asked}))) == some
+
+
+@pytest.mark.parametrize(("channels", "share", "some"), [(128, "0.05", True), (128, "0.1", False), (64, "0.05", False)])
+def test_by_free_bits_wide_layers_become_two_where_few_bits_are_left(channels: int, share: str, some: bool) -> None:
+    weights = f"float[{channels},{channels},3,3] V, float[{channels},{channels},1,1] W"
+    body = "h = Conv(x, V) r = Relu(h) y = Conv(r, W)"
+    network = small_network(f"g (float[1,{channels},6,6] x, {weights}) => (float y) {{ {body} }}")
+    names = factorable(network, Options(bits="auto", budget={"bytes": share}))
+    assert [network.layers[name].kernel for name in names] == ([(3, 3)] if some else [])
