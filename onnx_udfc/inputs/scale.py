@@ -51,10 +51,11 @@ def untold(wanted: Wanted, stem: Stem | None) -> tuple[Another, ...]:
     """What else pictures that were taken as normalized may be, for all that the file says.
 
     Trained, biases are at most a few times as large as a first convolution's response to the input: where it drowns in
-    them the input is larger. Pictures of three channels are colours, which have few usual means; of other numbers of
-    channels they may be spectra, whose mean may be many deviations.
+    them the input is larger. Pictures of three channels are colours, square ones of one channel are grey: they have few
+    usual means. Others may be spectra, whose mean may be many deviations.
     """
-    found = () if wanted.channels == _COLOURS else (ELSEWHERE,)
+    grey = wanted.channels == 1 and len(set(wanted.size)) == 1
+    found = () if wanted.channels == _COLOURS or grey else (ELSEWHERE,)
     read = None
     if stem is not None:
         read = stem.reads(synthetic_images(_JUDGES, wanted.channels, stem.size, seed=1), InputScaling())
