@@ -268,7 +268,10 @@ def main() -> None:
     (args.out / "models").mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     originals: dict[str, Row] = {}
-    for network in classifiers(args.networks):
+    networks = classifiers(args.networks)
+    if not networks:
+        raise SystemExit(f"benchmark: no labelled network is called {' or '.join(args.networks)}")
+    for network in networks:
         size = network.path.stat().st_size
         originals[network.name] = Row(
             network.name, "original", "", network.top1(network.path, args.threads, args.limit), size, 1.0

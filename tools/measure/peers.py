@@ -185,15 +185,15 @@ def quark(source: Path, out: Path, inputs: np.ndarray, started: Timer) -> None:
 
 ONNXSIM = (("onnxsim",),)
 AIMET = (
-    ("--no-deps", "aimet-onnx", "onnx2torch"),  # its full dependencies bring a CUDA torch that equalization never uses
+    ("--no-deps", "aimet-onnx", "onnx2torch"),  # its full dependencies bring much that equalization never uses
     ("PyYAML", "bokeh", "hvplot", "jsonschema", "onnx_ir", "onnxscript", "osqp", "pandas", "psutil", "tqdm"),
-    ("scikit-learn",),  # imported, but not asked for
+    ("scikit-learn", "torch"),  # imported, but not asked for
 )
 MODELOPT = (("nvidia-modelopt", "onnxscript", "onnxconverter-common", "onnxslim", "polygraphy", "lief", "cppimport"),)
 QUARK = (
     ("onnx>=1.21,<=1.22", "evaluate", "ninja", "onnxscript", "onnxslim", "pandas", "plotly", "psutil", "pydantic"),
     ("--no-deps", "amd-quark"),
-    ("joblib", "sentencepiece", "tqdm", "zstandard"),  # imported, but not asked for
+    ("joblib", "sentencepiece", "torch", "tqdm", "zstandard"),  # imported, but not asked for
 )
 
 PEERS: dict[str, Peer] = {
