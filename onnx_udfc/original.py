@@ -11,8 +11,8 @@ import numpy as np
 
 from onnx_udfc.channels.groups import Channels, find_groups
 from onnx_udfc.decide.asked import AUTO_WIDTHS, factorable, prunable, widths_of
+from onnx_udfc.inputs import photographs
 from onnx_udfc.inputs.how_many import BESIDE_RANKS, can_be_more, image_count, without_classes
-from onnx_udfc.inputs.kinds import unpack_photographs
 from onnx_udfc.inputs.network_inputs import (
     BATCH,
     REAL,
@@ -118,7 +118,7 @@ def read_original(source: Source, options: Options) -> Original:
     """
     loaded = load(source)
     pictures = any(len(i.type.tensor_type.shape.dim) == PICTURE for i in loaded.model.graph.input)
-    unpacked = beside(unpack_photographs) if pictures and not options.calibrate else None
+    unpacked = beside(photographs.stored) if pictures and not options.calibrate else None
     network = read(loaded.model)
     check_named("skip", options.skip, loaded.model, network)
     if unpacked is not None:  # made-up inputs begin with them

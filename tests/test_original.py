@@ -185,7 +185,7 @@ def test_photographs_are_unpacked_while_a_file_is_read_that_takes_pictures(
     dims: str, calibrate: bool, unpacked: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr("onnx_udfc.original.unpack_photographs", lambda: asked.append(1))
+    monkeypatch.setattr("onnx_udfc.original.photographs.stored", lambda: asked.append(1))
     given = tmp_path / "inputs.npz"
     np.savez(given, x=np.zeros((4, *map(int, dims.split(","))), np.float32))
     text = f"g (float[N,{dims}] x) => (float[N,{dims}] y) {{ y = Relu(x) }}"

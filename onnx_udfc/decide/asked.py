@@ -136,17 +136,12 @@ def factorable(network: Network, options: Options) -> tuple[str, ...]:
         return tuple(ranks_by_name(network, options))
     asked = bool(options.budget) and _may_pay(options)
     free = options.factor == "on" or (options.factor == "auto" and asked)
-    if options.factor != "on" and _bits_alone(options):
-        free, least = free and _few_bits(network, options), WIDE
-    else:
-        least = 0
     if not free or options.allocate == "uniform" or options.prune_layer or not METHODS[options.method].measured:
         return ()
-    return tuple(
-        name
-        for name, layer in network.layers.items()
-        if can_be_factored(layer) and not skipped(name, options) and _width(layer) >= least
-    )
+    can = [n for n, layer in network.layers.items() if can_be_factored(layer) and not skipped(n, options)]
+    if options.factor == "on" or not _bits_alone(options):
+        return tuple(can)
+    return tuple(n for n in can if _width(network.layers[n]) >= WIDE) if _few_bits(network, options) else ()
 
 
 def _bits_alone(options: Options) -> bool:

@@ -8,6 +8,7 @@ __all__ = [
     "image_files",
     "kinds",
     "network_inputs",
+    "photographs",
     "real",
     "rollout",
     "sizes",

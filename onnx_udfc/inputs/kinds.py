@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from onnx_udfc.errors import RequestError
 from onnx_udfc.inputs.image_files import LUMA, Preprocessing
-from onnx_udfc.inputs.photographs import stored
 from onnx_udfc.inputs.sources import CODES, FORMULA, PICTURES, SIGNALS
 from onnx_udfc.inputs.uses import Use
 from onnx_udfc.numerics.images import Array, InputScaling
@@ -388,8 +387,3 @@ MAKERS: dict[Kind, Callable[[Wanted, int, int], NDArray[Any]]] = {
     "choices": _choices, "positions": _positions, "ones": _ones, "flags": _flags, "length": _length, "size": _size,
     "numbers": _numbers, "scalars": _scalars, "state": _state,
 }  # fmt: skip
-
-
-def unpack_photographs() -> None:
-    """Unpack them before they are asked for: a tenth of a second that needs no lock of Python's."""
-    stored()

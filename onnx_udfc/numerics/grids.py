@@ -326,26 +326,28 @@ def nearest_plane(target: Columns, fmt: QuantFormat, basis: GramBasis) -> Column
         share = basis.share[:, block]
         want = target[:, block] - share[:, :, :start] @ damage[:, :start]
         made = damage[:, block]
-        if len(want) == 1:  # most layers have one group: the same without an axis for it
-            _in_turn(want[0], share[0, :, start:], made[0], target[0, block], fmt)
-            continue
-        for i in range(want.shape[1]):
-            column = want[:, i] - (share[:, i, None, start : start + i] @ made[:, :i])[:, 0]
-            np.subtract(fmt.nearest(column, out=column), target[:, start + i], out=made[:, i])
+        in_turn(want, share[:, :, start:], target[:, block], fmt, made)
     damage += target
     return fmt.nearest(damage, out=damage)
 
 
-def _in_turn(
-    want: NDArray[np.float32],
-    share: NDArray[np.float32],
-    made: NDArray[np.float32],
-    target: NDArray[np.float32],
-    fmt: QuantFormat,
-) -> None:
-    """The columns of a block (n, o): each is rounded less its share (n, n) of what those before it left, in `made`."""
-    column = np.empty(want.shape[1], np.float32)
-    for i, (aim, start) in enumerate(zip(want, target, strict=True)):
-        np.dot(share[i, :i], made[:i], out=column)
+def in_turn(want: Columns, share: Columns, start: Columns, fmt: QuantFormat, made: Columns) -> None:
+    """Round the columns of a block one after another, each less its share of how those before it moved.
+
+    Args:
+        want: (groups, n, o) in units of the scale.
+        share: (groups, n, n) of what a column takes of each one before it.
+        start: (groups, n, o) that a move is counted from.
+        fmt: the grid.
+        made: (groups, n, o) filled with the moves.
+    """
+    if len(want) > 1:
+        for i in range(want.shape[1]):
+            column = want[:, i] - (share[:, i, None, :i] @ made[:, :i])[:, 0]
+            np.subtract(fmt.nearest(column, out=column), start[:, i], out=made[:, i])
+        return
+    column = np.empty(want.shape[2], np.float32)  # most layers have one group: the same without an axis for it
+    for i, (aim, part, begun) in enumerate(zip(want[0], share[0], start[0], strict=True)):
+        np.dot(part[:i], made[0, :i], out=column)
         np.subtract(aim, column, out=column)
-        np.subtract(fmt.nearest(column, out=column), start, out=made[i])
+        np.subtract(fmt.nearest(column, out=column), begun, out=made[0, i])

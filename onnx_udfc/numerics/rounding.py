@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from onnx_udfc.numerics.grids import (
     BLOCK,
@@ -32,6 +32,7 @@ from onnx_udfc.numerics.grids import (
     QuantFormat,
     QuantParams,
     gram_basis,
+    in_turn,
     nearest_plane,
     round_nearest,
     search_scale,
@@ -215,30 +216,8 @@ def _moves(slope: Columns, codes: Columns, within: Columns, fmt: QuantFormat) ->
         fmt: the grid.
     """
     wanted = codes - slope
-    if np.array_equal(fmt.nearest(wanted, out=wanted), codes):
+    if np.array_equal(fmt.nearest(wanted, out=np.empty_like(wanted)), codes):
         return None
     moves = np.empty_like(slope)
-    if len(slope) == 1:  # most layers have one group: the same without an axis for it
-        _moved_in_turn(slope[0], codes[0], within[0], moves[0], fmt)
-        return moves
-    for i in range(slope.shape[1]):
-        here = slope[:, i] + (within[:, i, None, :i] @ moves[:, :i])[:, 0]
-        np.subtract(codes[:, i], here, out=here)
-        np.subtract(fmt.nearest(here, out=here), codes[:, i], out=moves[:, i])
+    in_turn(wanted, within, codes, fmt, moves)
     return moves
-
-
-def _moved_in_turn(
-    slope: NDArray[np.float32],
-    codes: NDArray[np.float32],
-    within: NDArray[np.float32],
-    moves: NDArray[np.float32],
-    fmt: QuantFormat,
-) -> None:
-    """The moves (n, o) of a block of one group."""
-    here = np.empty(slope.shape[1], np.float32)
-    for i, (down, code) in enumerate(zip(slope, codes, strict=True)):
-        np.dot(within[i, :i], moves[:i], out=here)
-        here += down
-        np.subtract(code, here, out=here)
-        np.subtract(fmt.nearest(here, out=here), code, out=moves[i])

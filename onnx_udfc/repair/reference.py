@@ -248,7 +248,6 @@ class _Tracer:
         gain, shift = matching(layer, y) if moved else no_matching(layer)
         if moved:
             affine(y, gain, shift)
-        if moved:
             matrix *= gain.reshape(layer.groups, -1, 1)
             self.reference.network.layers[layer.name].set(matrix, bias * gain + shift)
         if self.samples:
