@@ -81,15 +81,18 @@ def test_of_halves_that_do_not_agree_the_diagonal_is_left() -> None:
     np.testing.assert_allclose(np.diag(found), np.diag(first + second) / 2)
 
 
-def test_of_many_channels_some_rows_tell_how_much_the_rest_weighs() -> None:
+def test_of_many_channels_some_rows_tell_how_much_the_rest_weighs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows lie image after image, and later ones may be larger: the first of them would not do."""
     rng = np.random.default_rng(0)
-    outputs = rng.normal(size=(3 * ROWS, WIDE)).astype(np.float32)
+    outputs = (rng.normal(size=(3 * ROWS, WIDE)) * np.linspace(0.5, 2, 3 * ROWS)[:, None]).astype(np.float32)
     root = rng.normal(size=(8, WIDE))
-    matrices = [metric(np.ones(WIDE), part, root.T @ root).matrix for part in (outputs, outputs[:ROWS])]
-    assert matrices[0] is not None
-    assert matrices[1] is not None
+    some, again = (metric(np.ones(WIDE), outputs, root.T @ root).matrix for _ in range(2))
+    monkeypatch.setattr("onnx_udfc.numerics.metric.ROWS", len(outputs))
+    whole = metric(np.ones(WIDE), outputs, root.T @ root).matrix
+    assert some is not None
+    assert whole is not None
     off = ~np.eye(WIDE, dtype=bool)
-    ratio = np.median(matrices[0][off] / matrices[1][off])
-    assert ratio == pytest.approx(1, abs=0.05)
+    ratio = np.median(some[off] / whole[off])
+    assert ratio == pytest.approx(1, abs=0.1)
     assert ratio != 1
-    assert metric(np.ones(WIDE), outputs, root.T @ root).matrix == pytest.approx(matrices[0], abs=0)  # no chance in it
+    assert again == pytest.approx(some, abs=0)  # no chance in it
