@@ -26,8 +26,8 @@ from onnx_udfc.evaluate.report import (
     SkipReport,
     ratio,
 )
-from onnx_udfc.evaluate.verdict import Asked, advice, at_assumed_scale, certain_fault, doubted, judge
-from onnx_udfc.inputs.sizes import input_specs_of
+from onnx_udfc.evaluate.verdict import Asked, advice, at_assumed_scale, beside, certain_fault, doubted, judge
+from onnx_udfc.inputs.sizes import input_specs_of, wanted_inputs
 from onnx_udfc.model.counts import Count, count, totals
 from onnx_udfc.model.files import LoadedModel
 from onnx_udfc.model.inventory import already_quantized, inventory, left_out
@@ -109,6 +109,8 @@ def make_report(source: Source, outcome: Outcome, options: Options, timings: Map
     if checked.accuracy is None:
         widths = outcome.plan.bits.values()
         mean = sum(widths) / len(widths) if widths else FLOAT
+        features = any(w.unscaled for w in wanted_inputs(outcome.network))
+        judgement = beside(judgement, checked.elsewhere, features=features)
         judgement = doubted(judgement, near, ratio(sum_after.macs, sum_before.macs), mean)
         judgement = at_assumed_scale(judgement) if _at_assumed_scale(outcome, near) else judgement
     return Report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from onnx_udfc.inputs.network_inputs import (
     BATCH,
     NetworkInputs,
     batch_of,
+    elsewhere,
     input_specs_of,
     make_inputs,
     preprocessing,
@@ -63,6 +65,7 @@ class Answered:
         rollout: how inputs follow one another, where they do.
         fault: why there are no answers.
         loads: onnxruntime loads the original.
+        others: to what else the inputs may be, where nothing tells what they are.
     """
 
     first: Any = None
@@ -71,6 +74,7 @@ class Answered:
     rollout: Any = None
     fault: str = ""
     loads: bool = True
+    others: tuple[Answered, ...] = ()
 
 
 def check_result(
@@ -156,8 +160,12 @@ def _checked(
         raise CheckError(f"the compressed network does not load, so nothing was written: {error}") from error
     if found.first is None or found.inputs is None:
         return Checked(None, (found.fault,))
-    stepping = Stepping(second, found.rollout) if found.rollout else second
-    return _compared(found.first, stepping, found.feeds, found.inputs, options)
+    checked = _compared(found.first, second, found, options)
+    if checked.fidelity is None:
+        return checked
+    lenient = replace(options, force=True)  # what overflows there is no certain fault
+    others = [_compared(other.first, second, other, lenient).fidelity for other in found.others]
+    return replace(checked, elsewhere=tuple(other for other in others if other is not None))
 
 
 def answer(original: Source, network: Network, options: Options, batch: int = BATCH) -> Answered:
@@ -169,16 +177,37 @@ def answer(original: Source, network: Network, options: Options, batch: int = BA
         return Answered(fault=f"not run for its check: {error}", loads=False)
     try:
         inputs = _other_inputs(network, options)
-        rollout = inputs.rollout if inputs.rollout and inputs.rollout.batch <= batch else None
-        feeds = list(split(input_specs(session), inputs.values, rollout.batch if rollout else batch))
-        if not feeds:
-            raise ModelError("there are fewer inputs than its batch holds")
-        given = _run(session, [output.name for output in session.get_outputs()], feeds[0])
-        singly = rollout is None and _elements(given) > MANY
-        feeds = list(split(input_specs(session), inputs.values, 1)) if singly else feeds
-        first = _answers(session, feeds, np.inf if weights >= HEAVY else LARGE, None if singly else given)
+        found = _answered(session, inputs, batch, weights)
     except (RequestError, ModelError) as error:
         return Answered(fault=f"not run for its check: {error}")
+    others = []
+    for other in elsewhere(network, inputs, options):
+        few = other if other.rollout else _few(network, other, max(FEWEST, batch_of(network, other.values) // 2))
+        with suppress(ModelError):  # numbers that it does not take are none that it reads
+            others.append(_answered(session, few, batch, weights))
+    return replace(found, others=tuple(others))
+
+
+def _answered(session: Any, inputs: NetworkInputs, batch: int, weights: int) -> Answered:
+    """What a session of the original answers to inputs.
+
+    Args:
+        session: of the original.
+        inputs: of its check.
+        batch: samples of a run, at most.
+        weights: of the original, in bytes.
+
+    Raises:
+        ModelError: it does not run on them.
+    """
+    rollout = inputs.rollout if inputs.rollout and inputs.rollout.batch <= batch else None
+    feeds = list(split(input_specs(session), inputs.values, rollout.batch if rollout else batch))
+    if not feeds:
+        raise ModelError("there are fewer inputs than its batch holds")
+    given = _run(session, [output.name for output in session.get_outputs()], feeds[0])
+    singly = rollout is None and _elements(given) > MANY
+    feeds = list(split(input_specs(session), inputs.values, 1)) if singly else feeds
+    first = _answers(session, feeds, np.inf if weights >= HEAVY else LARGE, None if singly else given)
     return Answered(first, feeds, inputs, rollout)
 
 
@@ -301,11 +330,15 @@ def _run(session: Any, names: list[str], feed: Any) -> list[Any]:
         raise ModelError(f"the original fails on made-up inputs ({one_line(error)})") from error
 
 
-def _compared(first: Any, second: Any, feeds: list[Any], inputs: NetworkInputs, options: Options) -> Checked:
+def _compared(first: Any, session: Any, answered: Answered, options: Options) -> Checked:
+    """How near a session of the result comes to what the original answers."""
+    assert answered.inputs is not None
+    second = Stepping(session, answered.rollout) if answered.rollout else session
     try:
         states = second.states if isinstance(second, Stepping) else ()
-        found = fidelity(first, second, _releasing(feeds), inputs.source, options.task, options.force, states)
-        return Checked(replace(found, held_out=inputs.held_out))
+        source, feeds = answered.inputs.source, _releasing(answered.feeds)
+        found = fidelity(first, second, feeds, source, options.task, options.force, states)
+        return Checked(replace(found, held_out=answered.inputs.held_out))
     except ModelError as error:
         return Checked(None, (f"not run for its check: {error}",))
     except CheckError:

@@ -422,9 +422,11 @@ class Checked:
         notes: why something was not checked.
         accuracy: of both on the labelled inputs of --validate.
         slower_by: time as a share of the original's where speed was asked for and the result is clearly slower.
+        elsewhere: how near they are on what else the inputs may be, where nothing tells what they are.
     """
 
     fidelity: Fidelity | None
     notes: tuple[str, ...] = ()
     accuracy: Accuracy | None = None
     slower_by: float | None = None
+    elsewhere: tuple[Fidelity, ...] = ()

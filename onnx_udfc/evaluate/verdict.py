@@ -15,6 +15,7 @@ or unusable in all of it is unknown. With labels the loss is measured, not predi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnx_udfc.evaluate.report import Accuracy, Fidelity, OutputFidelity, Verdict, answers_of
@@ -100,6 +101,45 @@ def doubted(judgement: Judgement, fidelity: Fidelity, macs_left: float, bits: fl
         return judgement
     left = f"{100 * macs_left:.0f} % of the work is left" if macs_left < LEAST_MACS else f"weights have {bits:g} bits"
     return Judgement("unknown", reason=f"{left}, and of so little made-up inputs tell too much good")
+
+
+def beside(judgement: Judgement, others: Sequence[Fidelity], *, features: bool) -> Judgement:
+    """Return the judgement together with those on what else the inputs may be: good only where all of them agree.
+
+    The worst estimate is taken, in a range around all of them. Made-up features are answered as chance has it, so that
+    equal answers say little there: how outputs move counts beside them, and good is what is so in all of the worst
+    estimate's range. What may be anything is unknown.
+
+    Args:
+        judgement: On the inputs as they were drawn.
+        others: What was compared on the others.
+        features: Whether the inputs are features, spectra or embeddings.
+    """
+    found = [e for other in others for o in answers_of(other.outputs) for e in _estimates(o, other.count, features)]
+    if judgement.span is None or judgement.loss is None or not found:
+        return judgement
+    estimates = [(e.loss or 0.0, e.span or (0.0, 1.0)) for e in (judgement, *found)]
+    loss, (low, high) = max(estimates)
+    verdict = _named(loss)
+    span = min(s[0] for _, s in estimates), max(s[1] for _, s in estimates)
+    anything = verdict != judgement.verdict and _named(span[0]) == "good" and _named(span[1]) == "unusable"
+    if (anything and not low >= UNUSABLE) or (verdict == "good" and features and high > GOOD):
+        verdict = "unknown"
+    if loss == judgement.loss and verdict == judgement.verdict:
+        return judgement
+    reason = f"{judgement.reason}; less on others of those that it may be meant for, as nothing tells which"
+    if verdict == "unknown":
+        return Judgement(verdict, reason=reason)
+    return Judgement(verdict, loss, span, reason)
+
+
+def _estimates(output: OutputFidelity, count: int, features: bool) -> list[Judgement]:
+    """What an output says by its answers, where they are not all the same, and what by its movement."""
+    answered = _estimate(output, count)
+    found = [answered] if answered is not None and answered.verdict != "unknown" else []
+    if output.sqnr_db is not None and (features or not found):
+        found.append(_ranged(MOVED, 0.5, output.sqnr_db, "", sure=True))
+    return found
 
 
 def at_assumed_scale(judgement: Judgement) -> Judgement:

@@ -34,6 +34,7 @@ Kind = Literal[
 RUNS = 8  # values of an input that has one in each run
 RAW_MEAN, RAW_STD = 118.0, 64.0  # of photographs, pixels 0 to 255
 LONG = 400  # numbers in a row that are a sound rather than features
+_PROFILE = 5  # seed of the means of features
 RATE = 16_000  # samples of sound in a second, where nobody says
 _NAMED: dict[str, Kind] = {
     "mask": "ones", "position": "positions", "pos_ids": "positions", "length": "length", "_len": "length",
@@ -59,10 +60,19 @@ class Scale:
 
 @dataclass(frozen=True)
 class Another:
-    """Another scale that numbers may have: x becomes times * x + plus."""
+    """What else numbers x may be: times * x + plus + profile * m, m of deviation 1 and its own for each feature.
+
+    Features lie along the last axis. A profile is what embeddings have, and spectra of loud and soft bands.
+    """
 
     times: float = 1.0
     plus: float = 0.0
+    profile: float = 0.0
+
+    def of(self, x: NDArray[Any]) -> NDArray[Any]:
+        """The values (samples, ..., features), and their type."""
+        m = np.random.default_rng(_PROFILE).standard_normal(x.shape[-1:]) if self.profile else 0.0
+        return np.asarray(self.times * x + self.plus + self.profile * m, x.dtype)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ USUAL = (
 
 
 LARGER, ELSEWHERE = Another(times=8.0), Another(plus=8.0)
+RAISED, PROFILED = Another(plus=4.0), Another(profile=2.0)
+AS_UNIT, AS_SIGNED = (Another(u.std[0], u.mean[0]) for u in (UNIT, SIGNED))
 
 
 def untold(wanted: Wanted, stem: Stem | None) -> tuple[Another, ...]:
@@ -65,6 +67,16 @@ def untold(wanted: Wanted, stem: Stem | None) -> tuple[Another, ...]:
     live = deviation > 1e-3 * deviation.max(initial=0.0)
     share = float(np.median(np.abs(stem.layer.bias)[live] / deviation[live])) if live.any() else 0.0
     return found if share <= _DROWNED else (LARGER, *found)
+
+
+def in_doubt(stem: Stem | None, wanted: Wanted) -> bool:
+    """Whether a first convolution does not look as if its pictures were normalized: it hardly shifts their response.
+
+    Trained, it shifts by about what it spreads (see `_SHIFT`), as folded batch norms do.
+    """
+    z = synthetic_images(_JUDGES, wanted.channels, wanted.size if stem is None else stem.size, seed=1)
+    read = None if stem is None else stem.reads(z, InputScaling())
+    return stem is None or read is None or _shift(*channel_statistics(stem.gives(read))) < _SHIFT
 
 
 def guess_scaling(network: Network, wanted: Wanted, stem: Stem | None) -> tuple[InputScaling, str]:

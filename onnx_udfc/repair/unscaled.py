@@ -50,18 +50,12 @@ def bound(
     few = take(specs, inputs, evenly_spaced(sample_count(specs, inputs), SAMPLES))
     first, found = _sizes(Walk(model, few, (), pieces=pieces), placement), set[str]()
     for other in dict.fromkeys(other for others in unknown.values() for other in others):
-        changed = {
-            name: _made(value, other) if other in unknown.get(name, ()) else value for name, value in few.items()
-        }
+        changed = {name: other.of(value) if other in unknown.get(name, ()) else value for name, value in few.items()}
         second = _sizes(Walk(model, changed, (), pieces=pieces), placement)
         # Behind the border of zeros that a convolution adds all is as large as the mean: that is no range.
         at = 0 if other.plus == 0 else 1
         found |= {tensor for tensor in first if second[tensor][at] >= FOLLOWS * first[tensor][at] > 0}
     return placement.on_grid(found)
-
-
-def _made(value: NDArray[Any], other: Another) -> NDArray[Any]:
-    return (value * other.times + other.plus).astype(value.dtype)
 
 
 def _sizes(walk: Walk, placement: Placement) -> dict[str, tuple[float, float]]:

@@ -6,15 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onnx_udfc.errors import CheckError, GateError
 from onnx_udfc.evaluate.parts import PartFidelity
 from onnx_udfc.evaluate.report import Accuracy, Fidelity, OutputFidelity
-from onnx_udfc.evaluate.verdict import Asked, Judgement, advice, at_assumed_scale, certain_fault, doubted, judge
+from onnx_udfc.evaluate.verdict import Asked, Judgement, advice, at_assumed_scale, beside, certain_fault, doubted, judge
 from onnx_udfc.options import Options, check_requirements, parse_requirement
 from onnx_udfc.pipeline import compress
-from tests.normed_graphs import CHAIN, scaled_model
+from tests.normed_graphs import CHAIN, parameter, scaled_model, with_parameters
 
 CLASSES = OutputFidelity("y", "classes", 20.0, 0.99, agreement=0.97, answers=9)
 
@@ -36,6 +37,37 @@ def test_a_near_result_is_good_and_a_far_one_is_unusable() -> None:
     between = judged(replace(CLASSES, sqnr_db=4.0, agreement=0.4))
     assert between.verdict == "degraded"
     assert near.loss < (between.loss or 0) < far.loss
+
+
+def elsewhere(*outputs: OutputFidelity) -> list[Fidelity]:
+    return [Fidelity("synthetic", None, None, None, 32, outputs=(output,)) for output in outputs]
+
+
+def test_good_is_what_is_good_on_all_that_the_inputs_may_be() -> None:
+    """Equal answers of made-up features say little: how they move counts beside them."""
+    near, far = replace(CLASSES, agreement=1.0, sqnr_db=30.0), replace(CLASSES, agreement=1.0, sqnr_db=8.7)
+    own = judged(near)
+    assert beside(own, elsewhere(near, near), features=True) == own
+    assert beside(own, elsewhere(near, far), features=True).verdict == "unknown"  # a wake word: 6 dB of real embeddings
+    worse = beside(own, elsewhere(near, replace(far, sqnr_db=5.0)), features=True)
+    assert worse.verdict == "degraded"
+    assert worse.span is not None
+    assert worse.span[0] == 0
+    assert worse.span[1] > 0.3
+    assert beside(own, elsewhere(near, replace(far, sqnr_db=0.0)), features=True).verdict == "unknown"
+    assert beside(own, elsewhere(far), features=False).verdict == "good"  # pictures are answered as real ones are
+
+
+def test_what_is_ruined_on_some_that_the_inputs_may_be_is_unknown() -> None:
+    own, dead = judged(CLASSES), replace(CLASSES, agreement=0.35, sqnr_db=2.0)
+    assert judged(dead).verdict == "unusable"
+    found = beside(own, elsewhere(dead), features=False)
+    assert (found.verdict, found.loss, found.span) == ("unknown", None, None)
+    assert "as nothing tells which" in found.reason
+    assert beside(judged(dead), elsewhere(CLASSES), features=False).verdict == "unusable"
+    still = replace(CLASSES, agreement=None, answers=1, sqnr_db=None)
+    assert beside(own, elsewhere(still), features=True) == own
+    assert beside(Judgement("unknown"), elsewhere(CLASSES), features=True) == Judgement("unknown")
 
 
 @pytest.mark.parametrize("kind", ["detection", "segmentation"])
@@ -201,8 +233,10 @@ def test_ranges_at_a_scale_that_was_only_assumed_may_lose_much() -> None:
 
 @pytest.mark.parametrize(("told", "activations", "wide"), [(False, 8, True), (True, 8, False), (False, None, False)])
 def test_the_range_says_what_hangs_on_the_scale_of_the_input(told: bool, activations: Any, wide: bool) -> None:
-    model = scaled_model("""g (float[N,3,16,16] x, float[8,3,3,3] W1, float[4,8,3,3] W2) => (float[N,4,12,12] y) {
-        a = Conv(x, W1) r = Relu(a) y = Conv(r, W2) }""")
+    model = scaled_model("""g (float[N,3,16,16] x, float[8,3,3,3] W1, float[8] B1, float[4,8,3,3] W2) =>
+        (float[N,4,12,12] y) { a = Conv(x, W1, B1) r = Relu(a) y = Conv(r, W2) }""")
+    shifts = np.resize([1.0, -1.0], 8) * np.sqrt(np.square(parameter(model, "W1")).sum((1, 2, 3)))
+    model = with_parameters(model, {"B1": shifts.astype(np.float32)})  # as of a network of normalized pictures
     options = Options(bits=8, activations=activations, threads=1, force=True)
     options = replace(options, input_mean=(0.5,), input_std=(0.25,)) if told else options
     report = compress(model, options).report
