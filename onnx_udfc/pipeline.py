@@ -54,7 +54,8 @@ from onnx_udfc.repair.absorb import absorb_copies
 from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
 from onnx_udfc.repair.harm import spared
 from onnx_udfc.repair.ranges import measure_ranges
-from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
+from onnx_udfc.repair.refit import Repaired, RepairSettings, repair
+from onnx_udfc.repair.splitting import split_matched
 from onnx_udfc.repair.unscaled import bound, reason
 from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.blas import one_thread

@@ -15,6 +15,7 @@ __all__ = [
     "leading",
     "metric",
     "moments",
+    "narrowing",
     "picture_codec",
     "products",
     "reconstruct",

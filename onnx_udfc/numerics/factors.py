@@ -92,10 +92,12 @@ class Curve:
     Attributes:
         split: see there.
         lost: (R + 1,) error when r = 0 … R channels are left between, falling.
+        directions: (I t₁, D) the leading columns of L⁻ᵀ U, at most two thirds as many as there are; None for `channel`.
     """
 
     split: Split
     lost: Double
+    directions: Array | None = None
 
 
 def splits(kernel: tuple[int, ...]) -> tuple[Split, ...]:
@@ -121,19 +123,18 @@ def curve(weight: Double, seen: Array, targets: Array, split: Split) -> Curve:
     total = float(column_variances(targets).sum())
     if split.taps[1] == 1:
         return Curve(split, _tails(_leading(covariance(targets[None])[0])[0]) * total)
-    middle = seen.reshape(len(seen), -1, *split.taps)[..., split.taps[1] // 2].reshape(len(seen), -1)
-    taps = covariance(np.ascontiguousarray(middle)[None])[0]
-    values, first, _ = _decomposed(_matrix(weight, split), taps)
+    values, first, _ = _decomposed(_matrix(weight, split), middle_covariance(seen, split))
     left = _tails(values)
-    if split.kind == "input":
-        return Curve(split, left * total)
     there = int((values > _NOTHING * max(values[0], 1e-300)).sum())
+    leading = np.asarray(first[:, : min(there, 2 * len(first) // 3)], np.float32)
+    if split.kind == "input":
+        return Curve(split, left * total, leading)
     saving = math.ceil(weight.size / (len(first) + len(weight) * split.taps[1]))
     most = min(there, saving, len(seen) // (2 * split.taps[1]))
     if most:
         left[1 : most + 1] = np.minimum(left[1 : most + 1], _correlated(seen, targets, total, first[:, :most], split))
         left = np.minimum.accumulate(left)
-    return Curve(split, left * total)
+    return Curve(split, left * total, leading)
 
 
 def _tails(values: Double) -> Double:
@@ -299,6 +300,12 @@ def first_gram(gram: Double, split: Split) -> Double:
         return gram
     parts = gram.reshape(channels, t1, t2, channels, t1, t2)
     return np.asarray(np.einsum("iacjbc->iajb", parts).reshape(channels * t1, -1) / t2)
+
+
+def middle_covariance(seen: Array, split: Split) -> Double:
+    """The same (I t₁, I t₁) of patches (n, I k), as the middle tap of the second layer sees it."""
+    t2 = split.taps[1]
+    return np.asarray(covariance(np.ascontiguousarray(seen.reshape(len(seen), -1, t2)[..., t2 // 2])[None])[0])
 
 
 def _matrix(weight: Double, split: Split) -> Double:

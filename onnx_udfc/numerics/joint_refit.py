@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from onnx_udfc.numerics import products
 from onnx_udfc.numerics.layer_fit import Bounds
 from onnx_udfc.numerics.moments import Array, column_means, column_variances
+from onnx_udfc.numerics.narrowing import Narrowing
 from onnx_udfc.numerics.reconstruct import Factor
 
 Double = NDArray[np.float64]
@@ -52,6 +53,7 @@ class Reader:
             the image; None where the places are the m rows themselves.
         beside: (n, f) what else it sees, mean free or not; None where there is nothing.
         beside_weight: (o, f) where its ridge pulls the weights of that to.
+        narrow: the directions of what its taps see that its regression looks at; None where these are all.
     """
 
     taps: Index
@@ -60,6 +62,7 @@ class Reader:
     windows: Index | None = None
     beside: Array | None = None
     beside_weight: Double | None = None
+    narrow: Narrowing | None = None
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,11 @@ class _Aim:
 
     Attributes:
         wanted: (n, o) targets, mean free.
-        start: (k·K + f, o) weights that its ridge pulls to.
+        start: (k·K + f, o) weights that its ridge pulls to; t₂ R in place of k·K where it is narrowed.
         beside: (n, f) what it sees beside, mean free.
         gram: (f, f) of that.
         cross: (f, o) of that and the targets.
+        narrow: of the reader.
     """
 
     wanted: Array
@@ -94,6 +98,7 @@ class _Aim:
     beside: Array
     gram: Array
     cross: Array
+    narrow: Narrowing | None
 
 
 @dataclass(frozen=True)
@@ -202,19 +207,23 @@ def _seen(places: Array, taps: Index) -> tuple[Array, list[slice]]:
 def _aim(reader: Reader, channels: int) -> _Aim:
     """What stays the same in all rounds."""
     deviation = max(float(np.sqrt(column_variances(reader.targets).sum() * len(reader.targets))), 1e-30)
-    by_channel = reader.weight.reshape(len(reader.weight), channels, -1)
+    narrow = reader.narrow
+    pulled = reader.weight if narrow is None else narrow.of(reader.weight)
+    by_channel = pulled.reshape(len(pulled), channels if narrow is None else narrow.basis.shape[1], -1)
     start = by_channel.transpose(2, 1, 0).reshape(-1, len(reader.weight)) / deviation
     wanted = (reader.targets - reader.targets.mean(0)) / np.float32(deviation)
     beside = np.zeros((len(wanted), 0), np.float32)
     if reader.beside is not None and reader.beside_weight is not None:
         start = np.concatenate([start, reader.beside_weight.T / deviation])
         beside = reader.beside - column_means(reader.beside).astype(np.float32)
-    return _Aim(wanted, start, beside, products.gram(beside), products.product(beside.T, wanted))
+    return _Aim(wanted, start, beside, products.gram(beside), products.product(beside.T, wanted), narrow)
 
 
 def _fitted(places: Array, taps: Index, aim: _Aim) -> _Fit:
     """The ridge regression of a reader on what its taps see (q + 1, K) and what it sees beside."""
-    seen, rows = _seen(places, taps)
+    whole, rows = _seen(places, taps)
+    narrow = aim.narrow
+    seen = whole if narrow is None else narrow.of_taps(whole)
 
     def measured(part: slice) -> tuple[Array, Array, Array]:
         turned = seen[part].T
@@ -230,20 +239,21 @@ def _fitted(places: Array, taps: Index, aim: _Aim) -> _Fit:
     gram.flat[:: len(gram) + 1] += strength
     right = np.concatenate([cross, aim.cross]) + strength * aim.start
     both = np.linalg.solve(gram, right).astype(np.float32)
-    weight, fixed = both[: seen.shape[1]], both[seen.shape[1] :]
-    squared, back = weight.shape[0] < weight.shape[1], np.empty_like(seen)
+    found, fixed = both[: seen.shape[1]], both[seen.shape[1] :]
+    weight = found if narrow is None else narrow.to_taps(found)
+    squared, back = weight.shape[0] < weight.shape[1], np.empty_like(whole)
     inner = products.product(weight, weight.T) if squared else weight
     turned = products.product(fixed, weight.T)
 
     def left(part: slice) -> None:
         if squared:
             here = products.product(aim.wanted[part], weight.T)
-            here -= products.product(seen[part], inner)
+            here -= products.product(whole[part], inner)
             if len(fixed):
                 here -= products.product(aim.beside[part], turned)
             back[part] = here
             return
-        errors = aim.wanted[part] - products.product(seen[part], weight)
+        errors = aim.wanted[part] - products.product(seen[part], found)
         if len(fixed):
             errors -= products.product(aim.beside[part], fixed)
         back[part] = products.product(errors, weight.T)

@@ -10,5 +10,6 @@ __all__ = [
     "refit",
     "room",
     "sensitivity",
+    "splitting",
     "unscaled",
 ]

@@ -16,6 +16,7 @@ from onnx_udfc.numerics.layer_fit import Bounds
 if TYPE_CHECKING:
     from onnx_udfc.model.layers import Layer
     from onnx_udfc.numerics.moments import Array
+    from onnx_udfc.numerics.narrowing import Narrowing
 
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -42,19 +43,22 @@ class View:
         """The positions of the layer's output."""
         return self.taps if self.windows is None else self.windows
 
-    def reader(self, rows: Index, weight: Double, beside: Beside | None = None) -> Reader:
+    def reader(
+        self, rows: Index, weight: Double, beside: Beside | None = None, narrow: Narrowing | None = None
+    ) -> Reader:
         """The same by indices of these positions of the layer's output, ascending.
 
         Args:
             rows: the positions.
             weight: (o, I·k) of the reader, tap index fastest.
             beside: what stands beside the layer's channels at the rows, where the reader sees more than these.
+            narrow: directions that it is looked at in, where nothing stands beside.
         """
         taps, windows = _indices(self.taps, rows if self.used is None else self.used), None
         if self.windows is not None:
             windows = _indices(self.windows, rows)
         if beside is None:
-            return Reader(taps, self.targets, weight, windows)
+            return Reader(taps, self.targets, weight, windows, narrow=narrow)
         by_channel = weight.reshape(len(weight), beside.own.size, -1)
         own, other = (by_channel[:, mine].reshape(len(weight), -1) for mine in (beside.own, ~beside.own))
         seen = places_of(beside.values, windows)[taps].transpose(0, 2, 1).reshape(len(taps), -1)

@@ -23,18 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.model.coded import Coded
-from onnx_udfc.model.factored import Factor, factor
 from onnx_udfc.model.layers import own_bias
 from onnx_udfc.model.names import matches
-from onnx_udfc.numerics.factors import evened, factors, first_gram
+from onnx_udfc.numerics.factors import evened, factors, first_gram, middle_covariance
 from onnx_udfc.numerics.joint_refit import refit_together
 from onnx_udfc.numerics.layer_fit import Sight
-from onnx_udfc.numerics.moments import Array, covariance, patches, sample_targets
+from onnx_udfc.numerics.moments import Array, patches, sample_targets
 from onnx_udfc.numerics.products import beside
 from onnx_udfc.numerics.rounding import basis_of, quantize_finely, quantize_layer
 from onnx_udfc.repair.ordering import TOO_LARGE
 from onnx_udfc.repair.readers import bounds_after
 from onnx_udfc.repair.reference import LayerReference, Reference, channel_mean
+from onnx_udfc.repair.splitting import both_of
 from onnx_udfc.repair.together import Together
 from onnx_udfc.runtime.machine import let_go
 from onnx_udfc.runtime.walk import Value, Walk
@@ -48,8 +48,10 @@ if TYPE_CHECKING:
     from onnx_udfc.numerics.factors import Split
     from onnx_udfc.numerics.grids import QuantParams
     from onnx_udfc.numerics.joint_refit import Shared
+    from onnx_udfc.numerics.narrowing import Narrowing
     from onnx_udfc.numerics.reconstruct import Solver
     from onnx_udfc.numerics.rounding import Basis
+    from onnx_udfc.repair.splitting import Factored
 
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -94,19 +96,6 @@ def finer_note(params: QuantParams) -> str:
         f"{params.bits_in_all:g} bits, for a logarithm follows, and quiet inputs count there as much as loud ones; not"
         " refitted"
     )
-
-
-@dataclass(frozen=True)
-class Factored:
-    """A layer that is two now.
-
-    Attributes:
-        whole: as it was, pruned, in the matched domain.
-        factor: how it was split.
-    """
-
-    whole: Layer
-    factor: Factor
 
 
 @dataclass(frozen=True)
@@ -185,12 +174,6 @@ def repair(
     return work.result
 
 
-def split_matched(matched: Network, chosen: Mapping[str, Factor]) -> dict[str, Factored]:
-    """Split layers of the network in the matched domain, in place; by the name of the first of the two."""
-    whole = matched.copy().layers if chosen else {}
-    return {first: Factored(whole[name], chosen[name]) for first, name in factor(matched, chosen).items()}
-
-
 @dataclass
 class Tie:
     """A weight that several layers share: the first of them decides, so that it stays one weight in the file.
@@ -227,6 +210,7 @@ class _Repair:
         self.matched, self.factored = matched, factored
         self.widths = {name: layer.in_channels for name, layer in reference.network.layers.items()}
         self.seconds = {part.whole.name: part.whole for part in factored.values()}
+        self.parts = {part.whole.name: part for part in factored.values()}
         self.pruned, self.reference, self.bits, self.settings = pruned, reference, bits, settings
         self.model = matched.to_model(without=matched.weights)
         self.outputs = {t.name for t in matched.graph.outputs}
@@ -234,7 +218,7 @@ class _Repair:
         self.walk = Walk(self.model, reference.inputs, list(matched.layers), pieces=reference.pieces, in_place=True)
         # What a layer that is two now needs of its input is what the whole of them needs.
         wholes = dict(matched.layers) | {first: part.whole for first, part in factored.items()} | self.seconds
-        self.together = Together(self.model, self.walk, pruned, reference, wholes, self.outputs)
+        self.together = Together(self.model, self.walk, pruned, reference, wholes, self.outputs, self._narrowing)
         self.dirty: set[str] = set()
         self.roots, self.ties = tied_layers(matched), dict[tuple[str, float | None], list[Tie]]()
 
@@ -285,7 +269,8 @@ class _Repair:
 
     def _finely(self, layer: Layer, found: LayerReference, x: Value) -> Value:
         """A layer before a logarithm: its weights in more bits; no bias, which would be heard where all is silent."""
-        sight, gain = self._sight(layer, found, x)[0], self.together.kept(layer, found.gain).reshape(layer.groups, -1)
+        sight = self._begun(layer, found, x, self._patches(layer, found, x))[0]()
+        gain = self.together.kept(layer, found.gain).reshape(layer.groups, -1)
         start, target = layer.matrix(), self.pruned.network.layers[layer.name]
         params = self._rounded(layer, _per_row(np.divide, start, gain), None)
         target.constant.values = Coded(target, params)
@@ -300,11 +285,15 @@ class _Repair:
         x = self.walk.get(source) if found is not None and self.walk.available(source) else None
         split, rank = part.factor.split, part.factor.rank
         if found is not None and x is not None and self._paired(found, x):
-            sight, _ = self._sight(part.whole, found, x)
-            weight = sight.fit(part.whole.matrix(), self.settings.ridge_factored)
-            gram = covariance(sight.patches)[0] if sight.measured is None else sight.measured.gram[0]
             metric = found.metric.among(self.together.kept(part.whole, np.arange(len(found.gain))))
-            first, second = factors(metric.scaled(weight)[0], gram, split, rank, sight.patches.shape[1])
+            narrow, p, seen = self._narrowing(part.whole.name), self._patches(part.whole, found, x), None
+            if narrow is not None:
+                seen = middle_covariance(p[0], split) if self._harms(layer) or layer.name in self.bits else None
+                p = narrow.of(p[0])[None]
+            sight = self._begun(part.whole, found, x, p)[0]()
+            del p
+            first, second, gram = both_of(part, sight, metric, narrow, self.settings.ridge_factored)
+            seen = first_gram(gram, split) if narrow is None else seen
             first, second = self._evened(layer, first, second, split)
             self._start_second(part, metric.unscaled(second[None]))
         else:  # by the weights alone
@@ -312,10 +301,11 @@ class _Repair:
             gram = np.eye(weight.shape[2])
             first, second = self._evened(layer, *factors(weight[0], gram, split, rank, 0), split)
             self._start_second(part, second[None])
-        target, seen = self.pruned.network.layers[layer.name], first_gram(gram, split)[None]
-        matrix = self._damaged(layer, first[None], seen)
+            seen = first_gram(gram, split)
+        target, known = self.pruned.network.layers[layer.name], None if seen is None else seen[None]
+        matrix = self._damaged(layer, first[None], known)
         if layer.name in self.bits:
-            params = self._rounded(layer, matrix, seen)
+            params = self._rounded(layer, matrix, known)
             target.constant.values = Coded(target, params)
             matrix = params.dequantize()
         else:
@@ -324,6 +314,11 @@ class _Repair:
         if x is not None:
             y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.walk.pieces)
             self.walk.put(layer.name, y.astype(x.dtype, copy=False))
+
+    def _narrowing(self, name: str) -> Narrowing | None:
+        """The directions that the whole of a layer, by its name, is looked at in where it becomes two."""
+        part = self.parts.get(name)
+        return None if part is None else part.narrowing(self.reference.curves, self.pruned.kept_in)
 
     def _evened(self, layer: Layer, first: Double, second: Double, split: Split) -> tuple[Double, Double]:
         """Weights of two layers as they are rounded best, where the first of them is rounded."""
@@ -369,7 +364,7 @@ class _Repair:
 
     def _improve(self, layer: Layer, found: LayerReference, x: Value, cut: bool, drifted: bool) -> Value:
         """Give the layer new weights and bias; its output in the matched domain."""
-        begun, mean = self._begun(layer, found, x)
+        begun, mean = self._begun(layer, found, x, self._patches(layer, found, x))
         gain = self.together.kept(layer, found.gain).reshape(layer.groups, -1)
         tie = self._tie(layer, gain)
         decided = tie is not None and tie.done is not None
@@ -455,18 +450,23 @@ class _Repair:
         lost = layer.out_channels < len(found.gain) or layer.name in self.seconds
         return self.together.shared(layer, x, shape) if lost and found.alone else None
 
-    def _sight(self, layer: Layer, found: LayerReference, x: Value) -> tuple[Sight, Double]:
-        """What the layer sees, and the mean (O,) that its output should have over all positions."""
-        begun, mean = self._begun(layer, found, x)
-        return begun(), mean
+    def _patches(self, layer: Layer, found: LayerReference, x: Value) -> Array:
+        """(g, n, d) what the layer sees of its input x."""
+        shape = self._shape(layer, found)
+        return patches(x.astype(np.float32, copy=False), window_of(layer, x.shape, shape), shape, found.positions)
 
-    def _begun(self, layer: Layer, found: LayerReference, x: Value) -> tuple[Callable[[], Sight], Double]:
-        """The same, with what waits for the sight: it is measured beside what goes on."""
+    def _shape(self, layer: Layer, found: LayerReference) -> tuple[int, ...]:
+        """Of the layer's output, with the channels that are left."""
+        channels = len(self.together.kept(layer, found.gain))
+        return (found.shape[0], channels, *found.shape[2:]) if layer.kernel else (*found.shape[:-1], channels)
+
+    def _begun(self, layer: Layer, found: LayerReference, x: Value, p: Array) -> tuple[Callable[[], Sight], Double]:
+        """What waits for a layer's sight, measured beside what goes on, and the mean (O,) that its output should have.
+
+        The patches p (g, n, d) are those of its input x, or made of them; the mean is over all positions.
+        """
         t, mean = self.together.kept(layer, found.target), self.together.kept(layer, found.mean)
-        shape = (*found.shape[:-1], t.shape[1]) if not layer.kernel else (found.shape[0], t.shape[1], *found.shape[2:])
-        window = window_of(layer, x.shape, shape)
-        p = patches(x.astype(np.float32, copy=False), window, shape, found.positions)
-        stream = None
+        window, stream = window_of(layer, x.shape, self._shape(layer, found)), None
         if found.addend is not None:
             value = self.walk.get(found.addend).astype(np.float32, copy=False)
             now = sample_targets(value, window, found.positions)

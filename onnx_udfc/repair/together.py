@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from onnx_udfc.channels.prune import Pruned
     from onnx_udfc.model.layers import Layer
     from onnx_udfc.numerics.layer_fit import Bounds
+    from onnx_udfc.numerics.narrowing import Narrowing
     from onnx_udfc.repair.reference import Reference
     from onnx_udfc.runtime.walk import Value, Walk
 
@@ -50,6 +51,7 @@ class Together:
         reference: the original's trace.
         whole: layers by name, in the matched domain; one that is two now as the whole of them, by both names.
         outputs: names of the graph's outputs.
+        narrowing: the directions that the whole of a layer is looked at in, by its name; None where these are all.
     """
 
     model: onnx.ModelProto
@@ -58,6 +60,7 @@ class Together:
     reference: Reference
     whole: Mapping[str, Layer]
     outputs: Collection[str]
+    narrowing: Callable[[str], Narrowing | None]
 
     def shared(self, layer: Layer, x: Value, shape: tuple[int, ...]) -> Shared | None:
         """What a layer that lost outputs or rank and its readers see, where they can be refitted together.
@@ -75,13 +78,18 @@ class Together:
         seen = readers[0][0].in_channels if others else layer.out_channels
         taps = max(int(np.prod(reader.kernel)) for reader, _ in readers)
         most = VALUES // (max(width, seen) if others else width)
-        views = [self._view(reader, pooling, shape, most, taps, seen) for reader, pooling in readers]
-        if any(v is None or len(v.taps) < v.taps.shape[1] * seen for v in views):
+        narrowed = [None if others else self.narrowing(reader.name) for reader, _ in readers]
+        unknowns = max(taps * seen if n is None else n.unknowns for n in narrowed)
+        views = [self._view(reader, pooling, shape, most, taps, unknowns) for reader, pooling in readers]
+        if any(v is None or len(v.taps) < unknowns for v in views):
             return None
         known = [v for v in views if v is not None]
         rows = touched(*(v.rows for v in known))
         beside = _beside(others, rows, layer.out_channels) if others else None
-        joined = [v.reader(rows, reader.matrix()[0], beside) for v, (reader, _) in zip(known, readers, strict=True)]
+        joined = [
+            v.reader(rows, reader.matrix()[0], beside, narrow)
+            for v, (reader, _), narrow in zip(known, readers, narrowed, strict=True)
+        ]
         return Shared(_patches(layer, x, shape, rows), bounds, joined)
 
     def kept(self, layer: Layer, values: NDArray[Any]) -> NDArray[Any]:
@@ -130,11 +138,11 @@ class Together:
         return layer if layer.node.outputs[0].name == activation.inputs[0].name else None
 
     def _view(
-        self, reader: Layer, pooling: gs.Node | None, shape: tuple[int, ...], allowed: int, taps: int, channels: int
+        self, reader: Layer, pooling: gs.Node | None, shape: tuple[int, ...], allowed: int, taps: int, unknowns: int
     ) -> View | None:
         """What a layer sees of an output of this shape, directly or through a pooling, at about `allowed` places.
 
-        At more where these are few for the unknowns of a reader of so many channels. The taps are those of the largest
+        At more where these are few for so many unknowns of a reader. The taps are those of the largest
         of the readers: their positions are the same then, and so is what they touch.
         """
         seen = shape if pooling is None else pooled_shape(self.model, pooling, shape)
@@ -142,7 +150,7 @@ class Together:
         places = shape[0] * int(np.prod(seen[2:]))
         each = 1 if window is None else int(np.prod(window.kernel))
         usual, most = (affordable(places, max(1, n // each), taps) for n in (allowed, MORE * allowed))
-        wanted = self._wanted(reader, seen, max(usual, min(most, AN_UNKNOWN * taps * channels)))
+        wanted = self._wanted(reader, seen, max(usual, min(most, AN_UNKNOWN * unknowns)))
         if wanted is None or window is None:
             return None if wanted is None else View(*wanted)
         used = touched(wanted[0])

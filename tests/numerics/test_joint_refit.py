@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from onnx_udfc.numerics.factors import Split
 from onnx_udfc.numerics.joint_refit import RIDGE, Reader, Shared, _sources, refit_together
 from onnx_udfc.numerics.layer_fit import Bounds
 from onnx_udfc.numerics.moments import covariance
+from onnx_udfc.numerics.narrowing import Narrowing
 from onnx_udfc.numerics.products import workers
 from onnx_udfc.numerics.reconstruct import Factor
 
@@ -168,6 +170,16 @@ def test_inputs_are_not_changed() -> None:
     assert np.array_equal(patches, given.patches)
     assert np.array_equal(weight, given.weight)
     assert np.array_equal(targets, given.readers[0].targets)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("split", [Split("separable", (3, 3), 1), Split("input", (3, 3), 0)], ids=str)
+def test_a_reader_in_all_directions_is_the_reader_itself(split: Split, pooled: bool) -> None:
+    given = case(taps=9, pooled=pooled)
+    turn = np.linalg.qr(np.random.default_rng(2).normal(size=(4 * split.taps[0], 4 * split.taps[0])))[0]
+    turned = [replace(reader, narrow=Narrowing(turn, split)) for reader in given.readers]
+    for found, wanted in zip(replace(given, readers=turned).refitted(), given.refitted(), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("pooled", [False, True])

@@ -16,7 +16,7 @@ from onnx_udfc.model.factored import Factor, bits_of_parts, factor
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.numerics.factors import Split, evened
 from onnx_udfc.numerics.grids import FORMATS
-from onnx_udfc.numerics.joint_refit import Shared
+from onnx_udfc.numerics.joint_refit import Shared, refit_together
 from onnx_udfc.numerics.moments import Window, sample_targets
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress
@@ -24,7 +24,8 @@ from onnx_udfc.repair import refit
 from onnx_udfc.repair.absorb import absorb_copies
 from onnx_udfc.repair.readers import affordable
 from onnx_udfc.repair.reference import Reference, trace
-from onnx_udfc.repair.refit import Repaired, RepairSettings, repair, split_matched
+from onnx_udfc.repair.refit import Repaired, RepairSettings, repair
+from onnx_udfc.repair.splitting import both_of, split_matched
 from tests.normed_graphs import CHAIN, RESIDUAL, norm, parameter, scaled_model, settled, with_parameters
 from tests.quantized_graphs import fetch
 
@@ -500,6 +501,49 @@ def test_a_layer_that_is_two_does_not_learn_its_few_inputs_by_heart() -> None:
     closer, worse = left(RepairSettings(ridge_factored=0.003))
     assert here > 1.05 * closer
     assert elsewhere < 0.96 * worse
+
+
+@pytest.mark.parametrize("bits", [{}, {"": 4.0}], ids=["float", "4 bits"])
+def test_layers_of_few_ranks_are_looked_at_in_few_directions_and_lose_no_more(
+    monkeypatch: pytest.MonkeyPatch, bits: dict[str, float]
+) -> None:
+    """The last two layers become two; the second one's readers see what the first of them passes, too."""
+    widths, narrowed = [], list[bool]()
+
+    def watched(shared: Shared, *given: Any) -> tuple[Value, Value]:
+        narrowed.extend(reader.narrow is not None for reader in shared.readers)
+        return refit_together(shared, *given)
+
+    def looked_at(part: Any, sight: Any, *given: Any) -> Any:
+        widths.append(sight.patches.shape[2])
+        return both_of(part, sight, *given)
+
+    monkeypatch.setattr(refit, "refit_together", watched)
+    monkeypatch.setattr(refit, "both_of", looked_at)
+    model = trained(CHAIN)
+    _, second, last = read(model).layers
+    chosen = {name: Factor(Split("separable", (3, 3), 1), 4) for name in (second, last)}
+
+    def left(*, directions: bool) -> float:
+        network = read(model)
+        reference = trace(
+            network, images(64), (), matched=True, samples=4096, seed=0, advance=lambda _: None,
+            factorable=chosen if directions else (),
+        )  # fmt: skip
+        pruned, matched = prune(network, find_groups(network), {}), reference.network.copy()
+        parts = split_matched(matched, chosen)
+        both = bits_of_parts(dict.fromkeys(chosen, bits[""]) if bits else {}, factor(pruned.network, chosen))
+        done = repair(pruned, matched, reference, both, RepairSettings(), lambda _: None, parts)
+        assert not done.fallbacks
+        return error(pruned.network.to_model(), model)
+
+    plain = left(directions=False)
+    assert not any(narrowed)
+    few = left(directions=True)
+    assert any(narrowed)
+    assert widths[2:] == [3 * 4 * 3] * 2  # of 3 times the ranks at the second layer's three taps
+    assert min(widths[:2]) > 3 * 4 * 3
+    assert few < 1.05 * plain
 
 
 def test_channels_between_two_layers_are_evened_where_these_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
