@@ -22,6 +22,13 @@ LOWEST = 1e-7  # of a probability, before its logit is taken: what is next to 1 
 _UNSURE = 0.5  # share of values that lie well between 0 and 1 in an image, but not in a map
 _WIDE = 64  # columns from which multiples of 32 are features rather than classes
 _COLOURS = (1, 3, 4)  # channels of pictures
+_LEAST_SIDE = 4  # cells of a map's shorter side: seventeen points of three numbers are none
+_POINTS = (2, 3, 4, 5)  # numbers of a point: x, y, perhaps z, how visible it is, whether it is there
+_LEAST_POINTS = 3
+_TOGETHER, _APART = (
+    0.4,
+    0.6,
+)  # correlations, and distances of means: 0.6 to 0.9 and 0.1 to 0.5 of landmarks, 0.5 and 0.7
 _SYMBOLS = 8  # columns that a sequence of class scores has at least
 
 
@@ -102,7 +109,31 @@ def _vector(y: Values) -> Kind:
     lengths = np.linalg.norm(y.astype(np.float64), axis=1)
     if len(y) > 1 and columns >= 8 and np.ptp(lengths) < 1e-3 * lengths.max(initial=0):
         return "embedding"
+    if _are_points(y):
+        return "regression"
     return "embedding" if columns >= _WIDE and columns % 32 == 0 else "classes"
+
+
+def _are_points(y: Values) -> bool:
+    """Whether columns (inputs, columns) are coordinates of points, one point after another.
+
+    All x move together, as do all y, and lie in one place; neighbouring columns do neither. Of classes in any order
+    there is no such period.
+    """
+    if len(y) < 4:
+        return False
+    mean, spread = y.mean(0, dtype=np.float64), y.std(0, dtype=np.float64)
+    z = (y - mean) / np.maximum(spread, 1e-12)
+
+    def lagged(lag: int) -> tuple[float, float]:
+        """Correlation of columns that are so far apart, and how far apart their means are."""
+        return float((z[:, lag:] * z[:, :-lag]).mean()), float(np.abs(mean[lag:] - mean[:-lag]).mean())
+
+    periods = [p for p in _POINTS if y.shape[1] >= _LEAST_POINTS * p]
+    if not periods:
+        return False
+    beside, far = lagged(1)
+    return any(r > beside + _TOGETHER and d < _APART * far for r, d in map(lagged, periods))
 
 
 def _rows(y: Values) -> Kind:
@@ -131,7 +162,7 @@ def _map(y: Values, inputs: Sequence[tuple[int | None, ...]]) -> Kind:
         return "segmentation"
     if is_probability(y):
         between = float(np.mean((y > 0.2) & (y < 0.8)))
-        return "segmentation" if between < _UNSURE else "regression"
+        return "segmentation" if between < _UNSURE and min(y.shape[2:]) >= _LEAST_SIDE else "regression"
     image = any(len(s) == y.ndim and s[1] == channels for s in inputs)
     if image or y.min() >= 0 or channels >= _WIDE:
         return "regression"

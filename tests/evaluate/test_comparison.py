@@ -87,6 +87,38 @@ def test_the_kind_is_guessed_from_shape_and_values(name: str) -> None:
     assert judged(y, y).kind == guess({"y": y}, ()).of["y"]
 
 
+def landmarks(inputs: int, points: int, numbers: int, seed: int = 0) -> np.ndarray:
+    """Coordinates (inputs, points * numbers) of a face that lies elsewhere in each picture."""
+    rng = np.random.default_rng(seed)
+    centre = np.array([96.0, 180.0, 0.0, 5.0, 3.0])[:numbers]
+    shape, moved = 20 * rng.standard_normal((points, numbers)), 15 * rng.standard_normal((inputs, 1, numbers))
+    found = centre + shape + moved + 2 * rng.standard_normal((inputs, points, numbers))
+    return found.reshape(inputs, -1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("points", "numbers"), [(468, 3), (133, 2), (39, 5), (5, 3)])
+def test_coordinates_of_points_are_no_classes(points: int, numbers: int) -> None:
+    y = landmarks(8, points, numbers)
+    assert guess({"y": y}).of["y"] == "regression"
+    assert guess({"y": y[:, :, None, None]}).of["y"] == "regression"
+    shuffled = y[:, np.random.default_rng(1).permutation(y.shape[1])]
+    assert guess({"y": shuffled}).of["y"] in ("classes", "embedding")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_classes_have_no_period(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y = rng.standard_normal((8, 3)) @ rng.standard_normal((3, 10)) + rng.standard_normal(10)
+    assert guess({"y": y.astype(np.float32)}).of["y"] == "classes"
+
+
+def test_a_few_points_are_no_map_of_objects() -> None:
+    """Seventeen key points, each y, x and how sure: half of their numbers do not lie above the middle as objects do."""
+    y = np.random.default_rng(0).beta(0.3, 0.3, (8, 1, 17, 3)).astype(np.float32)
+    assert guess({"y": y}, [(1, 192, 192, 3)]).of["y"] == "regression"
+    assert guess({"y": y.repeat(8, 3)}, [(1, 192, 192, 3)]).of["y"] == "segmentation"
+
+
 def test_the_kind_can_be_told() -> None:
     y = example("logits").astype(np.float32)
     assert judged(y, y, task="embedding").kind == "embedding"
