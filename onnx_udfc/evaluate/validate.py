@@ -10,16 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from onnx_udfc.evaluate.comparison import worst
+from onnx_udfc.evaluate.comparison import fidelity, worst
 from onnx_udfc.evaluate.peak_memory import peak_memory
-from onnx_udfc.evaluate.report import Accuracy, FileReport, OutputFidelity, Verdict, plain
+from onnx_udfc.evaluate.report import Accuracy, Fidelity, FileReport, OutputFidelity, Verdict, plain
 from onnx_udfc.evaluate.shown_boxes import ShownBoxes
 from onnx_udfc.evaluate.side_by_side import Changed, ClassCount, RealData, Runs, gather, open_real, shapes_of
 from onnx_udfc.evaluate.speed import timed
-from onnx_udfc.evaluate.verdict import judge
+from onnx_udfc.evaluate.verdict import beside, judge
 from onnx_udfc.inputs.feeds import input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from onnx_udfc.inputs.kinds import Scale, Wanted, made, one_feed
+from onnx_udfc.inputs.network_inputs import FEATURES
 from onnx_udfc.inputs.rollout import Rollout, Stepping, rollout_of, stepped
 from onnx_udfc.inputs.sizes import described, singly
 from onnx_udfc.model.files import check_source
@@ -210,6 +211,9 @@ def validate(
     states = rollout.outputs.values() if rollout else ()
     near = worst(gathered.comparator, "synthetic" if images is None else "validation", gathered.count, states)
     judgement = judge(near, gathered.accuracy())
+    if data is None and not rollout:
+        others = _elsewhere(sessions, wanted, real.total, seed, told)
+        judgement = beside(judgement, others, features=True)
     shares = [o.matched for o in near.outputs if o.matched is not None]
     return Validation(
         tool=this_tool(),
@@ -240,6 +244,26 @@ def validate(
         classes=gathered.classes(),
         boxes=gathered.boxes((preprocessing or Preprocessing()).colour),
     )
+
+
+def _elsewhere(
+    sessions: tuple[Any, Any], wanted: tuple[Wanted, ...], count: int, seed: int, task: str | None
+) -> list[Fidelity]:
+    """How near two networks are on what else features may be, of which nothing tells what they are.
+
+    Args:
+        sessions: of both.
+        wanted: the inputs.
+        count: samples.
+        seed: of the values.
+        task: what the outputs say, where it was told.
+    """
+    names, specs, found = {w.spec.name for w in wanted if w.unscaled}, tuple(w.spec for w in wanted), []
+    drawn = made(wanted, count, seed, {}) if names else {}
+    for other in FEATURES if names else ():
+        values = {name: other.of(value) if name in names else value for name, value in drawn.items()}
+        found.append(fidelity(*sessions, split(specs, values), task=task, lenient=True))
+    return found
 
 
 def _labelled(images: str | Path | ImageSet | None, labels: str | Path | None) -> bool:

@@ -85,6 +85,7 @@ class Wanted:
         use: what the graph does with it.
         side: height and width of the network's picture, or the length of its sequence; () where there is neither.
         among: kinds of pictures, sounds or codes to make, in equal parts (see `sources`); () means those by formula.
+        normed: a batch norm of the network recorded what went through it, which tells a scale.
     """
 
     spec: InputSpec
@@ -92,6 +93,7 @@ class Wanted:
     use: Use = field(default_factory=Use)
     side: tuple[int, ...] = ()
     among: tuple[str, ...] = ()
+    normed: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -100,8 +102,8 @@ class Wanted:
 
     @property
     def unscaled(self) -> bool:
-        """Whether its values are numbers of any scale: features, spectra, embeddings."""
-        return self.kind == "features" or (self.kind == "picture" and len(self.shape) != 4)
+        """Whether its values are numbers of a scale that nothing tells: features, spectra, embeddings."""
+        return not self.normed and (self.kind == "features" or (self.kind == "picture" and len(self.shape) != 4))
 
     @property
     def codes(self) -> int:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
 
 __all__ = [
+    "FEATURES",
     "NetworkInputs",
     "batch_of",
     "elsewhere",

@@ -76,7 +76,8 @@ def _wanted(network: Network, sizes: Mapping[str, tuple[int, ...]]) -> tuple[Wan
     found = [Wanted(spec, sizes[spec.name], use_of(network, spec.name)) for spec in input_specs_of(network)]
     main = max(found, key=lambda w: len(w.shape), default=None)
     side = () if main is None else main.size if len(main.shape) == 4 else main.shape[-1:]
-    return tuple(Wanted(w.spec, w.shape, w.use, side) for w in found)
+    normed = network.first_norm() is not None
+    return tuple(Wanted(w.spec, w.shape, w.use, side, normed=normed) for w in found)
 
 
 def undescribed(given: Sequence[InputSpec]) -> tuple[Wanted, ...]:

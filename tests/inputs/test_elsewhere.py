@@ -9,11 +9,12 @@ import onnx
 import pytest
 
 from onnx_udfc import compress
+from onnx_udfc.evaluate.validate import validate
 from onnx_udfc.inputs import network_inputs
 from onnx_udfc.inputs.network_inputs import elsewhere, make_inputs
 from onnx_udfc.model.network import read
 from onnx_udfc.options import Options
-from tests.normed_graphs import parameter, scaled_model, with_parameters
+from tests.normed_graphs import norm, parameter, scaled_model, with_parameters
 from tests.quantized_graphs import fetch
 
 HEAD = """g (float[N,8,12] x, float[32,96] W1, float[32] B1, float[5,32] W2, float[5] B2) => (float[N,5] y) {
@@ -52,6 +53,15 @@ def test_a_network_that_is_right_on_noise_alone_is_not_called_good() -> None:
     y, z = (fetch(m, "y", {"x": x.astype(np.float32)}) for m in (model, found.model))
     assert 10 * np.log10(np.square(y - y.mean(0)).sum() / np.square(y - z).sum()) < 10
     assert found.report.verdict != "good"
+    assert validate(model, found.model, latency_seconds=0, memory=False).verdict != "good"
+    assert validate(model, model, latency_seconds=0, memory=False).verdict == "good"
+
+
+def test_a_batch_norm_tells_the_scale_of_features() -> None:
+    text = HEAD.replace("float[32] B1,", f"float[32] B1, {norm('1', 32)},")
+    text = text.replace("r = Relu(a)", "n = BatchNormalization(a, S1, D1, M1, V1) r = Relu(n)")
+    network, options = read(scaled_model(text)), Options()
+    assert elsewhere(network, make_inputs(network, options, 1000), options) == ()
 
 
 @pytest.mark.parametrize(("shift", "others"), [(0.1, 2), (1.0, 0)])
