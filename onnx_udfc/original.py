@@ -151,7 +151,8 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
     if last is not None and same and _same_scale(last.network, network):
         return last
     original.trace = last = None  # two of them would take twice the memory
-    few = not shows_classes(network, inputs)
+    # Beside ranks, whose errors have few unknowns, those of channels must not look smaller than they are.
+    few = bool(split) or not shows_classes(network, inputs)
     provider = asked_provider(options)
     pieces = Pieces(provider)
     matched, sizes, seed = inputs.source == "synthetic", original.channels.shapes.sizes, options.seed

@@ -17,7 +17,8 @@ From there A and B are fitted in turn by the covariances of all taps, as far as 
 The channels between have unit variance. The error of every rank r is the sum of the squares of S beyond r, so that one
 decomposition gives the whole curve; that of `separable` is smaller, for A fits what B gives at all taps. With L Lᵀ the
 covariance of that in the order of the ranks and X its covariance with the outputs, rank r explains ‖(L⁻¹ X)_{r t₂}‖²
-(the first r t₂ rows), over (1 − r t₂ / n)² for n samples (generalized cross-validation, Craven and Wahba 1978). `input`
+(the first r t₂ rows), over (1 − r t₂ / n)² for n samples (generalized cross-validation, Craven and Wahba 1978). It is
+measured up to half of the ranks that save anything, and beyond them falls as the squares of S do. `input`
 keeps the larger one: its second layer has all taps to fit with, and what it gains on made-up inputs is lost on others.
 
 Any other channels between, T B and A T⁻¹, make the same layer, but one that few bits may hold better. Columns of A are
@@ -50,6 +51,7 @@ Kind = Literal["channel", "separable", "input"]
 RIDGE = 1e-3  # of mean(diag G₁), so that a Gram of few samples has an inverse
 _NOTHING = 1e-12  # of the largest S²: no direction
 _STILL = 1e-6  # of the largest value of D: beside what others say, a channel between says nothing
+_MEASURED = 0.5  # of the ranks that save anything: those that curves are measured at
 _TURNS = 2  # of both layers; a third one takes 1 % more off the error
 _GRADIENTS = 8  # steps of each
 _NEAR = 1e-10  # of the first residual, squared: solved
@@ -130,10 +132,12 @@ def curve(weight: Double, seen: Array, targets: Array, split: Split) -> Curve:
     if split.kind == "input":
         return Curve(split, left * total, leading)
     saving = math.ceil(weight.size / (len(first) + len(weight) * split.taps[1]))
-    most = min(there, saving, len(seen) // (2 * split.taps[1]))
+    most = min(there, math.ceil(saving * _MEASURED), len(seen) // (2 * split.taps[1]))
     if most:
+        apart = max(float(left[most]), 1e-300)
         left[1 : most + 1] = np.minimum(left[1 : most + 1], _correlated(seen, targets, total, first[:, :most], split))
         left = np.minimum.accumulate(left)
+        left[most + 1 :] *= left[most] / apart
     return Curve(split, left * total, leading)
 
 

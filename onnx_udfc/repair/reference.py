@@ -53,7 +53,6 @@ Index = NDArray[np.int64]
 
 WIDE = 512  # values of patches that are sampled most; Grams of wider ones cost more
 LEAST = 4096  # positions, however wide
-LEAST_SPLIT = 8192  # of a narrow layer that may be split: half as many cost ResNet-56 7 % of its divergence
 AN_UNKNOWN = 5  # positions for each unknown of a layer that may be split; nine gained nothing more
 CURVES = 8  # positions for each value of a patch that curves are measured at: more change nothing
 _QUIETEST = 0.01  # of the mean variance: channels below it are not minded more
@@ -175,8 +174,7 @@ def trace(
             taken out when its layer is passed, for together they are as large as the weights.
         pieces: open sessions of the network's parts, on the provider that runs them; None for new ones.
     """
-    # Beside ranks, whose errors have few unknowns, those of channels must not look smaller than they are.
-    ordering = Ordering(groups, few=few or bool(factorable))
+    ordering = Ordering(groups, few=few)
     opened, known = Pieces() if pieces is None else pieces, {} if informations is None else informations
     tracer = _Tracer(network, inputs, ordering, matched, samples, seed, widths, factorable, opened, few, known)
     for node in network.graph.nodes:
@@ -200,12 +198,11 @@ def sample_limit(samples: int, width: int, *, few: bool = True, split: bool = Fa
 
     Below WIDE they are fewer in proportion, as the unknowns are, but where the inputs show little of what the network
     tells apart (few). What a layer that may be split becomes is made of its refit, and errors of that go into both
-    layers: there they are some for each unknown, as long as these are no more than `samples`, and never so few in
-    proportion.
+    layers: there they are some for each unknown, as long as these are no more than `samples`.
     """
-    usual, share = samples * WIDE // max(width, WIDE), 1.0 if few else min(1.0, width / WIDE)
-    proportional = max(int(share * usual), min(usual, LEAST_SPLIT) if split else 0)
-    return max(min(samples, max(LEAST, AN_UNKNOWN * width) if split else LEAST), proportional)
+    narrower = 1.0 if few else min(1.0, width / WIDE)
+    least = max(LEAST, AN_UNKNOWN * width) if split else LEAST
+    return max(min(samples, least), int(narrower * (samples * WIDE // max(width, WIDE))))
 
 
 def layer_seed(name: str, seed: int) -> int:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,13 +7,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.groups import ChannelGroup, find_groups
+from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.numerics import moments
 from onnx_udfc.numerics.elimination import ConsumerInput, eliminate
 from onnx_udfc.numerics.moments import Window, sample_targets
 from onnx_udfc.repair import reference
-from onnx_udfc.repair.ordering import RIDGE, Ordering
+from onnx_udfc.repair.ordering import RIDGE
 from onnx_udfc.repair.reference import Reference, layer_seed, sample_limit, trace
 from tests.normed_graphs import CHAIN, RESIDUAL, norm, parameter, scaled_model
 from tests.quantized_graphs import fetch
@@ -283,45 +282,6 @@ def test_positions_are_in_proportion_to_the_unknowns_where_the_inputs_show_every
 )
 def test_a_layer_that_may_be_split_is_seen_five_times_for_each_unknown(samples: int, width: int, limit: int) -> None:
     assert sample_limit(samples, width, split=True) == limit
-
-
-@pytest.mark.parametrize(
-    ("samples", "width", "limit"),
-    [(24576, 144, 8192), (24576, 288, 13824), (8192, 144, 8192), (4096, 144, 4096), (24576, 2304, 11520)],
-)
-def test_a_narrow_layer_that_may_be_split_is_seen_twice_as_often_as_others_at_least(
-    samples: int, width: int, limit: int
-) -> None:
-    assert sample_limit(samples, width, few=False, split=True) == limit
-
-
-@pytest.mark.parametrize("few", [True, False])
-@pytest.mark.parametrize("split", [True, False])
-def test_costs_of_removal_are_those_of_few_samples_beside_ranks_too(
-    monkeypatch: pytest.MonkeyPatch, few: bool, split: bool
-) -> None:
-    """But positions are in proportion to the unknowns wherever the inputs show every class."""
-    network = small_network(WIDE_LAYER)
-    told, asked = list[bool](), list[bool]()
-
-    class Told(Ordering):
-        def __init__(self, groups: Sequence[ChannelGroup], *, few: bool) -> None:
-            told.append(few)
-            super().__init__(groups, few=few)
-
-    def limited(samples: int, width: int, *, few: bool = True, split: bool = False) -> int:
-        asked.append(few)
-        return sample_limit(samples, width, few=few, split=split)
-
-    monkeypatch.setattr(reference, "Ordering", Told)
-    monkeypatch.setattr(reference, "sample_limit", limited)
-    x = np.random.default_rng(0).normal(size=(4, 96, 8, 8)).astype(np.float32)
-    trace(
-        network, {"x": x}, (), matched=False, samples=64, seed=0, advance=lambda _: None, few=few,
-        factorable=tuple(network.layers) if split else (),
-    )  # fmt: skip
-    assert told == [few or split]
-    assert set(asked) == {few}
 
 
 WIDE_LAYER = """g (float[N,96,8,8] x, float[4,96,3,3] W1, float[2,4,1,1] W2) => (float[N,2,8,8] y) {
