@@ -33,6 +33,7 @@ _IN_PLACE = frozenset((
     "Add", "Sub", "Mul", "Div", "Max", "Min", "Softmax", "LayerNormalization",
 ))  # fmt: skip
 _COMPARISONS = frozenset(("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual"))
+_LOGIC = _COMPARISONS | {"Not", "And", "Or", "Xor"}
 _EXTENTS: dict[str, tuple[int, ...]] = {
     "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Resize": (2, 3), "ConstantOfShape": (0,), "Range": (0, 1, 2),
     "TopK": (1,), "Slice": (1, 2, 3, 4), "Loop": (0,), "Pad": (1,),
@@ -78,7 +79,7 @@ def use_of(network: Network, name: str) -> Use:
     tables, first, choices, flag, mask, extent = [], 0, set[float](), False, False, False
     for node, index, shift in _readers(tensor, CARRIERS):
         rows = _rows(node, index)
-        if rows:
+        if rows > shift:  # what is counted from the end goes past it on the other way, which is not taken
             tables.append(rows - max(shift, 0))
             first = max(first, -shift)
         elif node.op in _COMPARISONS:
@@ -116,10 +117,21 @@ def _readers(tensor: gs.Tensor, through: frozenset[str]) -> Iterator[tuple[gs.No
             index = next(i for i, t in enumerate(node.inputs) if t is current)
             yield node, index, shift
             carries = node.op in through and (index == 0 or node.op in ("Add", "Concat", "Max", "Min", "Mul"))
+            carries = carries or (through is CARRIERS and _chooses(node, index))
             if not carries or any(id(t) in seen for t in node.outputs):
                 continue
             seen.update(id(t) for t in node.outputs)
             pending += [(t, shift + _added(node, index)) for t in node.outputs]
+
+
+def _chooses(node: gs.Node, index: int) -> bool:
+    """Whether a node takes its input or leaves it: one of a Where's values, or times a flag."""
+    if node.op == "Where":
+        return index > 0
+    other = node.inputs[1 - index] if node.op == "Mul" else None
+    cast = other.inputs[0] if other is not None and other.inputs else None
+    flag = cast.inputs[0] if cast is not None and cast.op == "Cast" and cast.inputs else None
+    return flag is not None and bool(flag.inputs) and flag.inputs[0].op in _LOGIC
 
 
 def _added(node: gs.Node, index: int) -> int:

@@ -137,6 +137,8 @@ class _Backward:
     def halves(self) -> tuple[dict[str, Single], dict[str, Single]]:
         """Tensor → F (O, O) of its channels, summed over positions, of each half of the inputs."""
         halves: tuple[dict[str, Single], dict[str, Single]] = ({}, {})
+        if not self.slopes:  # onnxruntime takes an empty list of outputs for all of them
+            return halves
         step = at_once()  # what a run gives is as large as the weights, and waits for no more than these
         for start in range(0, len(self.feeds), step):
             numbers = range(start, min(start + step, len(self.feeds)))

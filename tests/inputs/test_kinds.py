@@ -24,7 +24,7 @@ CONSTANTS: dict[str, Any] = {
     "two_rows": np.eye(2, dtype=np.float32), "letters": np.arange(257, dtype=np.int32), "depth": np.array(10, np.int64),
     "values": np.array([0, 1], np.float32), "rate8": np.array(8000, np.int64), "rate16": np.array(16000, np.int64),
     "lowest": np.array(-1e9, np.float32), "zero": np.array(0, np.float32), "unity": np.array(1, np.float32),
-    "shape": np.array([-1, 12], np.int64),
+    "shape": np.array([-1, 12], np.int64), "rows": np.array(100, np.int64), "nought": np.array(0, np.int64),
 }  # fmt: skip
 
 
@@ -42,6 +42,12 @@ KINDS: list[tuple[str, Kind, float, float]] = [
     ("int64[N,12] i) => (float[N,12,1] y) { p = Add(i, pad) y = Gather(words, p)", "tokens", 0, 97),
     ("int64[N,12] i) => (float[N,12,2] y) { a = Gather(words, i) b = Gather(two_rows, i) y = Add(a, b)",
      "tokens", 0, 1),
+    # Counted from the end where they are negative: added up by flags, or chosen.
+    ("int64[N,12] i) => (float[N,12,1] y) { l = Less(i, nought) n = Not(l) a = Add(i, rows)"
+     " p = Cast<to = 7>(l) q = Cast<to = 7>(n) b = Mul(p, a) c = Mul(i, q) d = Add(b, c) y = Gather(words, d)",
+     "tokens", 0, 99),
+    ("int64[N,12] i) => (float[N,12,1] y) { l = Less(i, nought) a = Add(i, rows) d = Where(l, a, i)"
+     " y = Gather(words, d)", "tokens", 0, 99),
     ("int64[N,12] position_ids) => (float[N,12,1] y) { y = Gather(words, position_ids)", "positions", 0, 11),
     ("int32[N,12] i) => (bool[N,12,257] y) { u = Unsqueeze(i, two_axes) y = Equal(u, letters)", "choices", 0, 256),
     ("int64[N,12] i) => (float[N,12,10] y) { y = OneHot(i, depth, values)", "tokens", 0, 9),

@@ -33,6 +33,14 @@ def found_in(network: Network, count: int = 64, seed: int = 0) -> dict[str, np.n
     return informations(network, {"x": x}, resolve(network).sizes, matched=False, seed=seed, pieces=Pieces())
 
 
+def test_of_half_precision_nothing_is_said() -> None:
+    """Nothing is passed back there, and onnxruntime takes no outputs for all outputs: that was an internal error."""
+    network = small_network("""g (float[N, 3, 6, 6] x, float[1] K, float16[8, 3, 3, 3] W0, float16[5, 8, 1, 1] W1)
+        => (float16[N, 5, 4, 4] y) { s = Mul(x, K) h = Cast<to = 10>(s) a = Conv(h, W0) r = Relu(a)
+        y = Conv(r, W1) }""")
+    assert found_in(network) == {}
+
+
 def test_of_a_linear_network_it_is_the_product_of_what_follows() -> None:
     network = small_network(LINEAR)
     weight = network.layers["n2"].matrix()[0]  # (5, 8); 16 positions share the mean
