@@ -33,6 +33,7 @@ __all__ = ["Comparator", "decibels", "fidelity", "looks_like_scores", "output_na
 Feeds = Iterable[Mapping[str, "NDArray[Any]"]]
 Answers = Classes | Labels | Strings | Overlap | Neighbours
 FIRST = 8  # inputs that the kinds are guessed from
+RANKED = 8  # rows, at least, of which an order can be told
 MANY = 1 << 24  # values of outputs that are not held, or compared, together where fewer inputs will do
 SAME_DB = 60.0  # outputs that do not move are the same from here on
 
@@ -198,6 +199,13 @@ def rounding(y: NDArray[Any]) -> float:
     return ROUNDING[y.dtype.itemsize] if y.dtype.kind == "f" else 0.0
 
 
+def _ranked(scores: NDArray[Any]) -> bool:
+    """Whether rows (inputs, rows, classes) come the surest first: a row then is another box with every change."""
+    best = scores.max(2)
+    falls = np.diff(best, axis=1)
+    return best.shape[1] >= RANKED and bool((falls <= 0).all()) and bool((falls < 0).any())
+
+
 def worst_of(figures: Iterable[float | None]) -> float | None:
     """The least of figures; None where one was not measured, or there are none."""
     found = list(figures)
@@ -245,6 +253,7 @@ class Comparator:
     _scores: Movement = field(default_factory=lambda: Movement("scores"))
     _first: list[tuple[dict[str, Any], dict[str, Any], int]] = field(default_factory=list)
     _held: int = 0
+    _ranked: bool = False
 
     def __post_init__(self) -> None:
         self.runs = {n: _Output(n, self.shapes.get(n, ()), self.lenient) for n in self.names}
@@ -299,7 +308,8 @@ class Comparator:
         self.matched.add(y, z)
         reader = self.matched.reader
         a, b = reader.read(y), reader.read(z)
-        if a.boxes.shape == b.boxes.shape and a.scores.shape == b.scores.shape:
+        self._ranked = self._ranked or _ranked(a.scores)
+        if a.boxes.shape == b.boxes.shape and a.scores.shape == b.scores.shape and not self._ranked:
             self._boxes.add(a.boxes, b.boxes)
             p, q = reader.candidates(y).scores, reader.candidates(z).scores
             self._scores.add(logits(p), logits(q))
@@ -314,6 +324,8 @@ class Comparator:
         """Figures of boxes and scores, of which a pair of outputs has one each."""
         if self.matched is None:
             return ()
+        if self._ranked:
+            return (PartFidelity("boxes"), PartFidelity("scores"))
         names = self.matched.reader.names
         boxes, scores = self._boxes.result(), self._scores.result()
         pair = self.matched.reader.pair
@@ -323,6 +335,8 @@ class Comparator:
         """Why an output could not be judged; empty if all could."""
         if not any(run.judged for run in self.runs.values()):
             return "the original's outputs are not finite" if self.runs else "there are no outputs"
+        if self._ranked and self.matched is not None and self.matched.share() is None:
+            return "the original finds no box in the inputs that were fed"
         still = [
             found.name
             for found in self.results()
