@@ -164,7 +164,8 @@ def _map(y: Values, inputs: Sequence[tuple[int | None, ...]]) -> Kind:
         between = float(np.mean((y > 0.2) & (y < 0.8)))
         return "segmentation" if between < _UNSURE and min(y.shape[2:]) >= _LEAST_SIDE else "regression"
     image = any(len(s) == y.ndim and s[1] == channels for s in inputs)
-    if image or y.min() >= 0 or channels >= _WIDE:
+    points = channels == 1 and min(y.shape[2:]) < _LEAST_SIDE
+    if image or points or y.min() >= 0 or channels >= _WIDE:
         return "regression"
     return "segmentation"
 

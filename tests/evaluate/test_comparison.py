@@ -116,6 +116,7 @@ def test_a_few_points_are_no_map_of_objects() -> None:
     """Seventeen key points, each y, x and how sure: half of their numbers do not lie above the middle as objects do."""
     y = np.random.default_rng(0).beta(0.3, 0.3, (8, 1, 17, 3)).astype(np.float32)
     assert guess({"y": y}, [(1, 192, 192, 3)]).of["y"] == "regression"
+    assert guess({"y": y - np.float32(0.01)}, [(1, 192, 192, 3)]).of["y"] == "regression"  # a little outside of it
     assert guess({"y": y.repeat(8, 3)}, [(1, 192, 192, 3)]).of["y"] == "segmentation"
 
 
