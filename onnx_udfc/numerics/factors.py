@@ -94,12 +94,13 @@ class Curve:
     Attributes:
         split: see there.
         lost: (R + 1,) error when r = 0 … R channels are left between, falling.
-        directions: (I t₁, D) the leading columns of L⁻ᵀ U, at most two thirds as many as there are; None for `channel`.
+        directions: (I t₁, D) the leading columns of L⁻ᵀ U, of unit length, two thirds of them at most; None for
+            `channel`.
     """
 
     split: Split
     lost: Double
-    directions: Array | None = None
+    directions: NDArray[np.float16] | None = None
 
 
 def splits(kernel: tuple[int, ...]) -> tuple[Split, ...]:
@@ -128,7 +129,8 @@ def curve(weight: Double, seen: Array, targets: Array, split: Split) -> Curve:
     values, first, _ = _decomposed(_matrix(weight, split), middle_covariance(seen, split))
     left = _tails(values)
     there = int((values > _NOTHING * max(values[0], 1e-300)).sum())
-    leading = np.asarray(first[:, : min(there, 2 * len(first) // 3)], np.float32)
+    leading = first[:, : min(there, 2 * len(first) // 3)]
+    leading = (leading / np.maximum(np.linalg.norm(leading, axis=0), 1e-300)).astype(np.float16)  # a span needs no more
     if split.kind == "input":
         return Curve(split, left * total, leading)
     saving = math.ceil(weight.size / (len(first) + len(weight) * split.taps[1]))

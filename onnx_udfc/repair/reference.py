@@ -111,6 +111,13 @@ class LayerReference:
         seen = np.maximum(self.variances, _QUIETEST * self.variance)
         return np.asarray(np.sqrt(np.sqrt(seen * self.variance) * len(seen)))
 
+    def thinned(self, most: int) -> LayerReference:
+        """The same at so many of the positions, evenly, where there are more."""
+        if len(self.positions) <= most:
+            return self
+        some = np.linspace(0, len(self.positions) - 1, most).astype(np.int64)
+        return replace(self, positions=self.positions[some], target=self.target[some])
+
     @cached_property
     def metric(self) -> Metric:
         """How errors count, all channels together."""

@@ -58,6 +58,7 @@ Index = NDArray[np.int64]
 
 _NAMED = 3  # names in a note
 SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
+NARROWED, AN_UNKNOWN = 8192, 16  # positions, and of each unknown, that do for the fit of a layer in few directions
 AHEAD = 1 << 20  # numbers of a Gram that is made ready for rounding while the weights are fitted, at most
 
 
@@ -286,7 +287,9 @@ class _Repair:
         split, rank = part.factor.split, part.factor.rank
         if found is not None and x is not None and self._paired(found, x):
             metric = found.metric.among(self.together.kept(part.whole, np.arange(len(found.gain))))
-            narrow, p, seen = self._narrowing(part.whole.name), self._patches(part.whole, found, x), None
+            narrow, seen = self._narrowing(part.whole.name), None
+            found = found if narrow is None else found.thinned(max(NARROWED, AN_UNKNOWN * narrow.unknowns))
+            p = self._patches(part.whole, found, x)
             if narrow is not None:
                 seen = middle_covariance(p[0], split) if self._harms(layer) or layer.name in self.bits else None
                 p = narrow.of(p[0])[None]

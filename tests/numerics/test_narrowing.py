@@ -93,7 +93,7 @@ def test_channels_that_went_are_no_part_of_the_directions() -> None:
     assert narrow is not None
     assert there.directions is not None
     t1 = split.taps[0]
-    rows = there.directions.reshape(CHANNELS, t1, -1)[kept, :, :12].reshape(len(kept) * t1, 12)
+    rows = there.directions.astype(np.float64).reshape(CHANNELS, t1, -1)[kept, :, :12].reshape(len(kept) * t1, 12)
     np.testing.assert_allclose(narrow.basis @ (narrow.basis.T @ rows), rows, atol=1e-5 * np.abs(rows).max())
 
 
@@ -101,7 +101,7 @@ def test_channels_that_went_are_no_part_of_the_directions() -> None:
     ("rank", "kept", "narrowed"), [(4, 24, True), (16, 24, True), (17, 24, False), (16, 23, False), (4, 5, False)]
 )
 def test_all_directions_are_looked_at_where_they_are_not_many_more(rank: int, kept: int, narrowed: bool) -> None:
-    given = Curve(SPLITS[0], np.zeros(73), np.eye(72, 48, dtype=np.float32))
+    given = Curve(SPLITS[0], np.zeros(73), np.eye(72, 48, dtype=np.float16))
     assert (narrowing(given, rank, np.arange(kept)) is not None) == narrowed
 
 

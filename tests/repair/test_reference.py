@@ -284,6 +284,23 @@ def test_a_layer_that_may_be_split_is_seen_five_times_for_each_unknown(samples: 
     assert sample_limit(samples, width, split=True) == limit
 
 
+def test_a_layer_at_fewer_positions_is_the_same_there() -> None:
+    network = small_network(WIDE_LAYER)
+    x = np.random.default_rng(0).normal(size=(8, 96, 8, 8)).astype(np.float32)
+    found = next(iter(trace(
+        network, {"x": x}, (), matched=False, samples=300, seed=0, advance=lambda _: None,
+    ).layers.values()))  # fmt: skip
+    few = found.thinned(100)
+    assert len(few.positions) == len(few.target) == 100
+    at = np.searchsorted(found.positions, few.positions)
+    assert (np.diff(at) > 1).all()
+    assert at[0] == 0
+    assert at[-1] == len(found.positions) - 1
+    assert np.array_equal(found.target[at], few.target)
+    assert np.array_equal(found.mean, few.mean)
+    assert found.thinned(len(found.positions)) is found
+
+
 WIDE_LAYER = """g (float[N,96,8,8] x, float[4,96,3,3] W1, float[2,4,1,1] W2) => (float[N,2,8,8] y) {
     a = Conv<pads=[1,1,1,1]>(x, W1) r = Relu(a) y = Conv(r, W2) }"""
 

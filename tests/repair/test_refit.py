@@ -508,7 +508,7 @@ def test_layers_of_few_ranks_are_looked_at_in_few_directions_and_lose_no_more(
     monkeypatch: pytest.MonkeyPatch, bits: dict[str, float]
 ) -> None:
     """The last two layers become two; the second one's readers see what the first of them passes, too."""
-    widths, narrowed = [], list[bool]()
+    widths, positions, narrowed = [], list[int](), list[bool]()
 
     def watched(shared: Shared, *given: Any) -> tuple[Value, Value]:
         narrowed.extend(reader.narrow is not None for reader in shared.readers)
@@ -516,10 +516,12 @@ def test_layers_of_few_ranks_are_looked_at_in_few_directions_and_lose_no_more(
 
     def looked_at(part: Any, sight: Any, *given: Any) -> Any:
         widths.append(sight.patches.shape[2])
+        positions.append(sight.patches.shape[1])
         return both_of(part, sight, *given)
 
     monkeypatch.setattr(refit, "refit_together", watched)
     monkeypatch.setattr(refit, "both_of", looked_at)
+    monkeypatch.setattr(refit, "NARROWED", 500)
     model = trained(CHAIN)
     _, second, last = read(model).layers
     chosen = {name: Factor(Split("separable", (3, 3), 1), 4) for name in (second, last)}
@@ -543,6 +545,8 @@ def test_layers_of_few_ranks_are_looked_at_in_few_directions_and_lose_no_more(
     assert any(narrowed)
     assert widths[2:] == [3 * 4 * 3] * 2  # of 3 times the ranks at the second layer's three taps
     assert min(widths[:2]) > 3 * 4 * 3
+    assert positions[2:] == [16 * 3 * 4 * 3] * 2  # sixteen for each of these unknowns
+    assert min(positions[:2]) > 16 * 3 * 4 * 3
     assert few < 1.05 * plain
 
 
