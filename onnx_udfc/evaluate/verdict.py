@@ -78,7 +78,9 @@ def judge(fidelity: Fidelity, accuracy: Accuracy | None = None) -> Judgement:
         return _measured(accuracy)
     found = [(o, e) for o in answers_of(fidelity.outputs) if (e := _estimate(o, fidelity.count)) is not None]
     if not found:
-        return Judgement("unknown", reason=fidelity.unmeasured or "nothing was measured")
+        few = any(o.kind == "detection" and o.matched is not None for o in fidelity.outputs)
+        nothing = "the original finds too few boxes to tell" if few else "nothing was measured"
+        return Judgement("unknown", reason=fidelity.unmeasured or nothing)
     output, estimate = max(found, key=lambda pair: pair[1].loss or 0.0)
     if estimate.verdict != "unusable" and fidelity.unmeasured:
         return Judgement("unknown", reason=fidelity.unmeasured)

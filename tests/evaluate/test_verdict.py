@@ -117,6 +117,11 @@ def test_of_a_few_boxes_how_they_move_counts_too() -> None:
     assert judged(replace(few, sqnr_db=32.0, matched=1.0)).verdict == "good"
 
 
+def test_two_boxes_of_which_nothing_else_was_measured_tell_nothing() -> None:
+    found = judged(OutputFidelity("boxes", "detection", None, None, answers=2, matched=1.0))
+    assert (found.verdict, found.reason) == ("unknown", "the original finds too few boxes to tell")
+
+
 @pytest.mark.parametrize(("source", "left", "bits", "verdict"), [
     ("synthetic", 0.5, 4, "good"), ("synthetic", 0.1, 32, "unknown"), ("synthetic", 1.0, 2, "unknown"),
     ("calibration", 0.1, 2, "good"), ("validation", 0.1, 2, "good"),
