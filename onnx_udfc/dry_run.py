@@ -52,11 +52,11 @@ class Subject:
     reference: Reference | None = None
 
 
-def needs_run(network: Network, options: Options) -> bool:
+def needs_run(network: Network, channels: Channels, options: Options) -> bool:
     """Whether the plan depends on runs of the original: on what channels, ranks and bits cost."""
     measured = METHODS[options.method].measured
     ordered = options.prunes and options.select in (None, *MEASURED)
-    return measured and (ordered or bool(widths_of(options)) or bool(factorable(network, options)))
+    return measured and (ordered or bool(widths_of(options)) or bool(factorable(network, channels, options)))
 
 
 def plan_report(source: Source, subject: Subject, options: Options, timings: Mapping[str, float]) -> Report:

@@ -145,7 +145,7 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
     groups = prunable(original.channels, options)
     names, widths = tuple(g.name for g in groups), widths_of(options)
     last = original.trace
-    split = factorable(original.network, options)
+    split = factorable(original.network, original.channels, options)
     wanted = (asked, names, widths, split)
     same = last is not None and (last.asked, last.groups, last.widths, last.factorable) == wanted
     if last is not None and same and _same_scale(last.network, network):
@@ -196,7 +196,9 @@ def limited(original: Original, options: Options) -> Limits:
     options = _counted(original, options)
     if not bound:
         return Limits(options, positions)
-    needs = needs_of(original.network, original.channels.shapes, factorable(original.network, options))
+    needs = needs_of(
+        original.network, original.channels.shapes, factorable(original.network, original.channels, options)
+    )
     usual = options.number or (REAL if options.calibrate else image_count(wanted_inputs(original.network)))
     number, fewer = needs.fitting(bound, usual, positions)
     batch = needs.batch(bound, BATCH)
@@ -224,7 +226,8 @@ def _counted(original: Original, options: Options) -> Options:
     number = without_classes(network, channels, wanted, math.ceil(PER_UNKNOWN * max(unseen, default=0)))
     if number > usual:
         return options.counted(number)
-    wide = [layer for name in factorable(network, options) if math.prod((layer := network.layers[name]).kernel) > 1]
+    parted = [network.layers[name] for name in factorable(network, channels, options)]
+    wide = [layer for layer in parted if math.prod(layer.kernel) > 1]
     rare = any(usual * _positions(layer, sizes) < layer.matrix_shape[2] for layer in wide)
     return options.counted(more) if rare and more > usual and can_be_more(network, channels, more) else options
 

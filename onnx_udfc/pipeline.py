@@ -248,7 +248,7 @@ def _compress(source: Source, run: _Run) -> Result:
 def _planned(source: Source, run: _Run, original: Original) -> Result:
     """The report of what would be done; the model is the original's."""
     subject = Subject(original.loaded, original.network, original.channels)
-    if needs_run(original.network, run.options):
+    if needs_run(original.network, original.channels, run.options):
         with run.stage("original network", len(original.network.layers)):
             trace = traced(original, run.options, balanced_inputs, run.advance)
         subject = replace(subject, network=trace.network, reference=trace.reference)
@@ -331,7 +331,7 @@ def _can_change(original: Original, options: Options) -> bool:
     network, channels = original.network, original.channels
     if options.bits != FLOAT or asked_damage(options) is not None:
         return bool(network.layers)
-    return bool(prunable(channels, options) or factorable(network, options))
+    return bool(prunable(channels, options) or factorable(network, channels, options))
 
 
 def _explained(report: Report, outcome: Outcome, original: Network, options: Options) -> Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -135,3 +136,16 @@ def test_ranks_between_integer_kernels_fill_their_blocks(integers: Result) -> No
     ranks = [layer.rank for layer in integers.report.layers if layer.kind == "factored"]
     assert ranks
     assert [rank for rank in ranks if rank is None or rank % 8] == []
+
+
+@pytest.mark.parametrize("asked", [{}, {"bits": 4}], ids=str)
+def test_ratios_say_the_work_that_channels_and_ranks_leave(run: Original, asked: dict[str, Any]) -> None:
+    chosen, channels = (
+        compress(DIGITS, Options(prune=0.5, factor=factor, threads=1, **asked), original=run)
+        for factor in ("auto", "off")
+    )
+    kinds = {layer.kind for layer in chosen.report.layers}
+    assert "factored" in kinds
+    assert "factored" not in {layer.kind for layer in channels.report.layers}
+    assert macs(chosen.model) <= 1.01 * macs(channels.model)
+    assert accuracy(chosen.model) >= accuracy(channels.model) - 0.01

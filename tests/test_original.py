@@ -22,15 +22,15 @@ from onnx_udfc.repair.reference import LayerReference
 from tests.repair.test_equalize import model
 from tests.small_graphs import small_model
 
-BASE = Options(prune=0.25, bits=8, images=8, threads=1)
+BASE = Options(prune=0.25, bits=8, factor="off", images=8, threads=1)
 SAME: list[dict[str, Any]] = [
     {"bits": 4, "bits_uniform": True}, {"prune": 0.5}, {"bits": 32}, {"allocate": "uniform"},
-    {"target": "portable"}, {"align": 1}, {"budget": {"macs": "0.5"}, "factor": "off"},
+    {"target": "portable"}, {"align": 1}, {"budget": {"macs": "0.5"}},
     {"require": (parse_requirement("sqnr>=0"),)}, {"select": "l2"}, {"attribution": True},
     {"threads": 2},
 ]  # fmt: skip
 OTHER: list[dict[str, Any]] = [
-    {"bits": 4}, {"prune": 0.0}, {"activations": 8}, {"activations": 8, "bits": 4},
+    {"bits": 4}, {"prune": 0.0}, {"factor": "auto"}, {"activations": 8}, {"activations": 8, "bits": 4},
     {"bits": "auto", "budget": {"bytes": "0.2"}}, {"seed": 1}, {"images": 9},
     {"input_mean": (0.1,)}, {"prune_stream": "off", "prune": 0.0},
 ]  # fmt: skip

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Where bytes alone are to be saved by free bits, only layers from so wide on become two, and only for fewer bits than
 # these on average: narrow ones lose by it (docs/experiments.md).
 WIDE, FEW_BITS = 128, 2.5
+QUICKER = 64  # channels from which on two 8-bit spatial layers are quicker than one (docs/allocation.md)
 AUTO_WIDTHS: tuple[float, ...] = (8, 6, 5, 4, 3.7, 3.46, 3.17, 3, 2.32, 2)
 
 
@@ -130,18 +131,26 @@ def _may_pay(options: Options) -> bool:
     return not TARGETS[options.target].few_kernels or ("latency" in options.budget and options.provider != "cpu")
 
 
-def factorable(network: Network, options: Options) -> tuple[str, ...]:
-    """Names of the layers that may be split in two."""
+def factorable(network: Network, channels: Channels, options: Options) -> tuple[str, ...]:
+    """Names of the layers that may be split in two: for a budget, or to leave the MACs that a ratio leaves."""
     if options.rank_layer:
         return tuple(ranks_by_name(network, options))
-    asked = bool(options.budget) and _may_pay(options)
-    free = options.factor == "on" or (options.factor == "auto" and asked)
-    if not free or options.allocate == "uniform" or options.prune_layer or not METHODS[options.method].measured:
+    asked = options.budget or (options.prune and prunable(channels, options))
+    free = options.factor == "on" or (options.factor == "auto" and _may_pay(options))
+    fixed = options.allocate == "uniform" or options.prune_layer or not METHODS[options.method].measured
+    if fixed or not (asked and free):
         return ()
     can = [n for n, layer in network.layers.items() if can_be_factored(layer) and not skipped(n, options)]
-    if options.factor == "on" or not _bits_alone(options):
-        return tuple(can)
-    return tuple(n for n in can if _width(network.layers[n]) >= WIDE) if _few_bits(network, options) else ()
+    least = 0 if options.factor == "on" else _least_width(network, options)
+    return tuple(n for n in can if _width(network.layers[n]) >= least)
+
+
+def _least_width(network: Network, options: Options) -> float:
+    """Channels from which on a layer may become two where nobody insists on it."""
+    if _bits_alone(options):
+        return WIDE if _few_bits(network, options) else math.inf
+    integers = options.activations is not None and not options.budget
+    return QUICKER if integers else 0
 
 
 def _bits_alone(options: Options) -> bool:

@@ -43,7 +43,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.numerics.moments import Array, column_variances, covariance, moments, shrinkage
+from onnx_udfc.numerics.moments import Array, column_variances, covariance, moments, shrinkage, shrunk
 
 Double = NDArray[np.float64]
 Kind = Literal["channel", "separable", "input"]
@@ -52,6 +52,9 @@ RIDGE = 1e-3  # of mean(diag G₁), so that a Gram of few samples has an inverse
 _NOTHING = 1e-12  # of the largest S²: no direction
 _STILL = 1e-6  # of the largest value of D: beside what others say, a channel between says nothing
 _MEASURED = 0.5  # of the ranks that save anything: those that curves are measured at
+# What a direction that is lost counts for where few are seen: that of a kernel of one tap says what the inputs had, not
+# what filters are like, and is as dear as a channel (docs/allocation.md).
+UNSEEN = 4.0
 _TURNS = 2  # of both layers; a third one takes 1 % more off the error
 _GRADIENTS = 8  # steps of each
 _NEAR = 1e-10  # of the first residual, squared: solved
@@ -114,7 +117,7 @@ def splits(kernel: tuple[int, ...]) -> tuple[Split, ...]:
     return tuple(found)
 
 
-def curve(weight: Double, seen: Array, targets: Array, split: Split) -> Curve:
+def curve(weight: Double, seen: Array, targets: Array, split: Split, *, few: bool = False) -> Curve:
     """The error of every rank.
 
     Args:
@@ -122,25 +125,50 @@ def curve(weight: Double, seen: Array, targets: Array, split: Split) -> Curve:
         seen: (n, I k) patches.
         targets: (n, o) what the layer makes of them, in the same units.
         split: how the taps are parted.
+        few: what is seen is little of what there is: errors are those on the second half, of directions of the first,
+            and those of kernels of one tap count UNSEEN times.
     """
     total = float(column_variances(targets).sum())
     if split.taps[1] == 1:
-        return Curve(split, _tails(_leading(covariance(targets[None])[0])[0]) * total)
-    values, first, _ = _decomposed(_matrix(weight, split), middle_covariance(seen, split))
+        left = _tails(_leading(_made(weight, seen, targets))[0])
+        if few:
+            half = len(seen) // 2
+            turned = _leading(_made(weight, seen[:half], targets[:half]))[1]
+            left = np.maximum(left, _tails(column_variances(targets[half:] @ turned.astype(np.float32))))
+            left *= UNSEEN if split.taps[0] == 1 else 1.0
+        return Curve(split, left * total)
+    values, first, _ = _decomposed(_matrix(weight, split), shrunk(middle_covariance(seen, split), len(seen)))
     left = _tails(values)
+    more = _unseen(weight, seen, split) / np.maximum(left, 1e-12) if few else 1.0
     there = int((values > _NOTHING * max(values[0], 1e-300)).sum())
     leading = first[:, : min(there, 2 * len(first) // 3)]
     leading = (leading / np.maximum(np.linalg.norm(leading, axis=0), 1e-300)).astype(np.float16)  # a span needs no more
-    if split.kind == "input":
-        return Curve(split, left * total, leading)
-    saving = math.ceil(weight.size / (len(first) + len(weight) * split.taps[1]))
-    most = min(there, math.ceil(saving * _MEASURED), len(seen) // (2 * split.taps[1]))
-    if most:
-        apart = max(float(left[most]), 1e-300)
-        left[1 : most + 1] = np.minimum(left[1 : most + 1], _correlated(seen, targets, total, first[:, :most], split))
-        left = np.minimum.accumulate(left)
-        left[most + 1 :] *= left[most] / apart
-    return Curve(split, left * total, leading)
+    if split.kind == "separable":
+        saving = math.ceil(weight.size / (len(first) + len(weight) * split.taps[1]))
+        most = min(there, math.ceil(saving * _MEASURED), len(seen) // (2 * split.taps[1]))
+        if most:
+            apart, found = max(float(left[most]), 1e-300), _correlated(seen, targets, total, first[:, :most], split)
+            left[1 : most + 1] = np.minimum(left[1 : most + 1], found)
+            left = np.minimum.accumulate(left)
+            left[most + 1 :] *= left[most] / apart
+    return Curve(split, np.minimum(left * np.maximum(more, 1.0), 1.0) * total, leading)
+
+
+def _unseen(weight: Double, seen: Array, split: Split) -> Double:
+    """(R + 1,) share of what a layer makes of the second half of the patches that directions of the first leave."""
+    half = len(seen) // 2
+    matrix = _matrix(weight, split)
+    values, first, _ = _decomposed(matrix, shrunk(middle_covariance(seen[:half], split), half))
+    sizes = np.sqrt(np.maximum(values, _NOTHING * max(values[0], 1e-300)))
+    return _tails(column_variances(middle_tap(seen[half:], split) @ (first * sizes).astype(np.float32)))
+
+
+def _made(weight: Double, seen: Array, targets: Array) -> Double:
+    """Covariance (o, o) of what a layer makes of patches that are correlated as far as there are samples to know it."""
+    gram, share = covariance(targets[None])[0], shrinkage(*seen.shape)
+    if share > 0:
+        gram = (1 - share) * gram + share * ((weight * column_variances(seen)) @ weight.T)
+    return np.asarray(gram)
 
 
 def _tails(values: Double) -> Double:
@@ -178,6 +206,8 @@ def factors(weight: Double, gram: Double, split: Split, rank: int, samples: int)
         (r, I t₁) and (o, r t₂), tap index fastest.
     """
     matrix, seen = _matrix(weight, split), first_gram(gram, split)
+    if split.taps[1] == 1:
+        seen = shrunk(seen, samples)
     values, left, right = _decomposed(matrix, seen)
     there = min(rank, int((values > _NOTHING * max(values[0], 1e-300)).sum()))
     first, second = left[:, :there].T, right[:there].reshape(there, len(weight), split.taps[1]).transpose(1, 0, 2)
@@ -310,8 +340,13 @@ def first_gram(gram: Double, split: Split) -> Double:
 
 def middle_covariance(seen: Array, split: Split) -> Double:
     """The same (I t₁, I t₁) of patches (n, I k), as the middle tap of the second layer sees it."""
+    return np.asarray(covariance(middle_tap(seen, split)[None])[0])
+
+
+def middle_tap(seen: Array, split: Split) -> Array:
+    """(n, I t₁) of patches (n, I k): what the middle tap of the second layer has below it."""
     t2 = split.taps[1]
-    return np.asarray(covariance(np.ascontiguousarray(seen.reshape(len(seen), -1, t2)[..., t2 // 2])[None])[0])
+    return np.ascontiguousarray(seen.reshape(len(seen), -1, t2)[..., t2 // 2])
 
 
 def _matrix(weight: Double, split: Split) -> Double:

@@ -300,13 +300,17 @@ def shrunk_covariance(patches: Array, gram: Double | None = None) -> Double:
         patches: samples.
         gram: their covariance, where it is known; not changed.
     """
-    gram = covariance(patches) if gram is None else gram.copy()
-    share = shrinkage(patches.shape[1], patches.shape[2])
-    if share > 0:
-        diagonal = np.einsum("gii->gi", gram).copy()
-        gram *= 1 - share
-        np.einsum("gii->gi", gram)[...] = diagonal
-    return gram
+    return shrunk(covariance(patches) if gram is None else gram, patches.shape[1])
+
+
+def shrunk(gram: Double, samples: int) -> Double:
+    """A covariance (..., d, d) of so many samples, as `shrunk_covariance` makes it; a copy where anything changes."""
+    share = shrinkage(samples, gram.shape[-1])
+    if not share:
+        return gram
+    found = (1 - share) * gram
+    np.einsum("...ii->...i", found)[...] = np.einsum("...ii->...i", gram)
+    return found
 
 
 def shrinkage(samples: int, unknowns: int) -> float:

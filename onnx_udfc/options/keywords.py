@@ -26,7 +26,7 @@ class Keywords(TypedDict, total=False):
     at most eight are made. A budget= is shrunk; without one it is that of bytes."""
 
     prune: Number
-    """Fraction of the channels removed; which layers lose how many, allocate= says."""
+    """Fraction of the channels removed, or as much work saved by lower ranks, too: see allocate=, factor=."""
 
     prune_layer: Mapping[str, Number] | Iterable[str] | str
     """Fraction of the channels that the layers of this name (`*`, `?`) write; `prune=` is for all others;

@@ -58,8 +58,8 @@ ALLOCATIONS = {
     "global": "counts chosen by damage at the same MACs",
 }
 FACTOR = {
-    "auto": "where a budget is to be met",
-    "on": "with --prune too: it then says the MACs that are left",
+    "auto": "for a budget, or --prune, which says the MACs that are left, where two kernels are quicker",
+    "on": "whatever the time",
     "off": "never",
 }
 PRUNE_STREAM = {
@@ -116,7 +116,7 @@ class Options(Table):
     prune: Annotated[
         Ratio,
         Row(
-            "Fraction of the channels removed; which layers lose how many, --allocate says.",
+            "Fraction of the channels removed, or as much work saved by lower ranks, too: see --allocate, --factor.",
             WHAT,
             metavar="R",
             short="p",

@@ -331,12 +331,12 @@ class _Tracer:
         if self.widths:
             self.reference.rounding[layer.name] = rounding_damage(matrix, seen, found.variance, self.widths, gram)
         if layer.name in self.factorable:
-            self.reference.curves[layer.name] = _curves(layer, seen[0], found.metric, matrix[0], own)
+            self.reference.curves[layer.name] = _curves(layer, seen[0], found.metric, matrix[0], own, few=self.few)
         if wanted:  # as soon as all consumers of a group were seen
             self.ordering.see(layer, seen, matrix, found.metric, gram)
 
 
-def _curves(layer: Layer, seen: Array, metric: Metric, matrix: Double, own: Array) -> tuple[Curve, ...]:
+def _curves(layer: Layer, seen: Array, metric: Metric, matrix: Double, own: Array, *, few: bool) -> tuple[Curve, ...]:
     """What each way to split a layer loses, as a share of what it writes to."""
     most = max(LEAST, CURVES * seen.shape[1])
     if len(seen) > most:
@@ -346,7 +346,7 @@ def _curves(layer: Layer, seen: Array, metric: Metric, matrix: Double, own: Arra
     targets = np.asarray(metric.scaled(own.T[None].astype(np.float64))[0].T, np.float32)
     if not (summable(seen) and summable(targets)):
         return ()
-    return tuple(curve(weight, seen, targets, split) for split in splits(layer.kernel))
+    return tuple(curve(weight, seen, targets, split, few=few) for split in splits(layer.kernel))
 
 
 def channel_mean(y: Value, layer: Layer) -> Double:

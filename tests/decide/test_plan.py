@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,25 @@ def test_a_network_without_anything_to_compress_says_so() -> None:
     ],
 )
 def test_layers_become_two_where_that_pays(asked: dict[str, Any], some: bool) -> None:
-    assert bool(factorable(small_network(WIDE), Options(**{"budget": {"macs": "0.5"}, **asked}))) == some
+    network = small_network(WIDE)
+    options = Options(**{"budget": {"macs": "0.5"}, **asked})
+    assert bool(factorable(network, find_groups(network), options)) == some
+
+
+@pytest.mark.parametrize(
+    ("channels", "activations", "some"), [(64, None, True), (64, 8, True), (32, None, True), (32, 8, False)]
+)
+def test_for_a_ratio_narrow_integer_layers_stay_one(channels: int, activations: int | None, some: bool) -> None:
+    weights = f"float[{channels},{channels},3,3] V, float[{channels},{channels},3,3] W"
+    body = "h = Conv<pads=[1,1,1,1]>(x, V) r = Relu(h) y = Conv<pads=[1,1,1,1]>(r, W)"
+    network = small_network(f"g (float[1,{channels},6,6] x, {weights}) => (float y) {{ {body} }}")
+    groups, asked = find_groups(network), Options(prune=0.5, activations=activations)
+    assert bool(factorable(network, groups, asked)) == some
+    assert factorable(network, groups, replace(asked, factor="on"))
+    assert factorable(network, groups, replace(asked, budget={"macs": "0.5"}))
+    assert not factorable(
+        network, find_groups(network, skip=("*",)), asked
+    )  # no channel may go: nothing is left to reach
 
 
 @pytest.mark.parametrize(("channels", "share", "some"), [(128, "0.05", True), (128, "0.1", False), (64, "0.05", False)])
@@ -97,5 +116,5 @@ def test_by_free_bits_wide_layers_become_two_where_few_bits_are_left(channels: i
     weights = f"float[{channels},{channels},3,3] V, float[{channels},{channels},1,1] W"
     body = "h = Conv(x, V) r = Relu(h) y = Conv(r, W)"
     network = small_network(f"g (float[1,{channels},6,6] x, {weights}) => (float y) {{ {body} }}")
-    names = factorable(network, Options(bits="auto", budget={"bytes": share}))
+    names = factorable(network, find_groups(network), Options(bits="auto", budget={"bytes": share}))
     assert [network.layers[name].kernel for name in names] == ([(3, 3)] if some else [])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_udfc.numerics.factors import RIDGE, Split, curve, evened, factors, first_gram, splits
+from onnx_udfc.numerics.factors import RIDGE, UNSEEN, Split, curve, evened, factors, first_gram, splits
 from onnx_udfc.numerics.grids import FORMATS, round_nearest, search_scale
 
 Double = NDArray[np.float64]
@@ -232,3 +232,32 @@ def test_curves_and_factors_of_any_size_are_finite_and_fall(size: float) -> None
     assert (np.diff(found.lost) <= 0).all()
     gram = np.cov(seen.T, bias=True).astype(np.float64)
     assert all(np.isfinite(part).all() for part in factors(weight, gram, split, 4, len(seen)))
+
+
+def test_few_samples_show_no_layer_of_low_rank() -> None:
+    rng = np.random.default_rng(11)
+    weight, seen = rng.standard_normal((80, 100)), rng.standard_normal((12, 100)).astype(np.float32)
+    split = splits(())[0]
+    left = curve(weight, seen, (seen @ weight.T).astype(np.float32), split).lost
+    assert left[12] > 0.3 * left[0]  # of these twelve, twelve directions lose nothing
+    others = rng.standard_normal((2000, 100))
+    first, second = factors(weight, np.cov(seen.T).astype(np.float64), split, 40, len(seen))
+    lost = np.square(others @ (weight - second @ first).T).sum() / np.square(others @ weight.T).sum()
+    assert lost < 0.4  # twelve directions alone would leave seven eighths
+
+
+@pytest.mark.parametrize("split", [s for kernel in [(1, 1), (3, 3)] for s in splits(kernel)], ids=str)
+def test_directions_of_one_half_lose_more_of_the_other(split: Split) -> None:
+    rng = np.random.default_rng(13)
+    width = 20 * int(np.prod(split.taps))
+    mixes = rng.standard_normal((2, 6, width))  # what an image shows lies in six directions of its own
+    seen = np.concatenate([rng.standard_normal((300, 6)) @ mix for mix in mixes]).astype(np.float32)
+    weight = rng.standard_normal((24, width))
+    targets = (seen @ weight.T).astype(np.float32)
+    believed, unseen = (curve(weight, seen, targets, split, few=few).lost for few in (False, True))
+    assert unseen[0] == pytest.approx(believed[0] * (UNSEEN if not split.kernel or split.kernel == (1, 1) else 1))
+    assert (unseen >= believed * (1 - 1e-6)).all()
+    assert unseen[12] > 0.1 * unseen[0]
+    shuffled = rng.permutation(len(seen))
+    mixed = curve(weight, seen[shuffled], targets[shuffled], split, few=True).lost
+    assert mixed[12] < 0.5 * unseen[12]  # both halves show the same
