@@ -18,6 +18,7 @@ from onnx_udfc.repair import reference
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 ONCE = 61  # sessions that a trace of the network opened at first: one for each layer and step
+IMAGES = 160  # that it opened them for: layers that take long get one of their own
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -42,7 +43,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 @pytest.mark.parametrize("name", ["digits_resnet_bn", "digits_resnet_folded"])
 def test_a_trace_opens_few_sessions_and_does_nothing_twice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = counted(monkeypatch)
-    options = Options(prune=0.5, bits=4, threads=1)
+    options = Options(prune=0.5, bits=4, images=IMAGES, threads=1)
     original = read_original(str(MODELS / f"{name}.onnx"), options)
     run = traced(original, options, balanced_inputs, lambda _: None)
     assert len(run.reference.layers) == len(original.network.layers) == 16
@@ -66,7 +67,7 @@ def test_a_compression_resolves_the_shapes_of_a_network_once(
 ) -> None:
     """Once for the original, and once more for the result where it has other shapes."""
     found = counted(monkeypatch)
-    compress(MODELS / "digits_resnet_bn.onnx", Options(threads=1, **setting))
+    compress(MODELS / "digits_resnet_bn.onnx", Options(threads=1, images=IMAGES, **setting))
     assert found["resolved"] == networks
     assert 0 < found["sessions"] <= sessions
     assert found["patches"] <= 16
