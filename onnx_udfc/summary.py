@@ -109,7 +109,7 @@ def make_report(source: Source, outcome: Outcome, options: Options, timings: Map
     if checked.accuracy is None:
         widths = outcome.plan.bits.values()
         mean = sum(widths) / len(widths) if widths else FLOAT
-        features = any(w.unscaled for w in wanted_inputs(outcome.network))
+        features = bool(checked.elsewhere) and any(w.unscaled for w in wanted_inputs(outcome.network))
         judgement = beside(judgement, checked.elsewhere, features=features)
         judgement = doubted(judgement, near, ratio(sum_after.macs, sum_before.macs), mean)
         judgement = at_assumed_scale(judgement) if _at_assumed_scale(outcome, near) else judgement

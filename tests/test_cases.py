@@ -88,7 +88,7 @@ CASES = {
     "scalar_input": Case(42, 7),
     "sequence_ops": Case(21, 20, groups=("c_pre_node",)),
     "slice_empty": Case(37, 10, groups=("a_pre_node", "b_pre_node")),
-    "slice_reverse": Case(50, 9, groups=("a_pre_node", "b_pre_node")),
+    "slice_reverse": Case(42, 9, groups=("a_pre_node", "b_pre_node")),
     "slice_step2": Case(18, 24, groups=("a_pre_node", "a_pre_node#2", "b_pre_node")),
     "sparse_w1": Case(71, 44, groups=("conv2",)),
     "sparse_weight": Case(47, 39, groups=("b_pre_node",)),
