@@ -37,7 +37,7 @@ SETTINGS = [
     {"prune": 0.3, "bits": 8, "method": "udfc"},
     {"prune": 0.1, "method": "udfc"},
     {"bits": 8, "method": "none"},
-    {"prune": 0.2, "bits": 4, "allocate": "global"},
+    {"prune": 0.2, "bits": 4, "bits_uniform": True, "allocate": "global"},  # an average: of unequal files
     {"prune": 0.2, "bits": 8, "activations": 8, "allocate": "uniform"},
 ]
 
