@@ -382,6 +382,7 @@ def _measured(
         parts, alone = split_matched(matched, plan.factors), run.original is None
         if alone:  # nobody else will ask for the trace, which is spent layer by layer
             original.trace = None
+            reference.settle(plan.factors)
         del start, run_of_it
         answered = ahead()
         repaired = repair(pruned, matched, reference, plan.bits, settings, run.advance, parts, spend=alone)

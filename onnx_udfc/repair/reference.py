@@ -148,6 +148,13 @@ class Reference:
     inputs: dict[str, Value] = field(default_factory=dict)
     pieces: Pieces = field(default_factory=Pieces)
 
+    def settle(self, split: Collection[str]) -> None:
+        """Forget, in place, what only layers that become two (by name) are asked for, of all others."""
+        for name, layer in self.layers.items():
+            if name not in split:
+                self.layers[name] = replace(layer, information=None)  # a copy has no metric yet, either
+                self.curves.pop(name, None)
+
 
 def trace(
     network: Network,
@@ -277,7 +284,8 @@ class _Tracer:
             y.shape, positions, target, gain, shift, channel_mean(y, layer), addend, stream_mean, alone,
             self.informations.pop(layer.name, None), layer.groups,
         )  # fmt: skip
-        self.reference.layers[layer.name] = found if split else replace(found, information=None)
+        kept = found.information if split else None
+        self.reference.layers[layer.name] = replace(found, information=kept)  # its metric, another (O, O), is not kept
         self._look(layer, x, window, found, matrix, own)
 
     def norm(self, node: gs.Node) -> None:
