@@ -54,6 +54,7 @@ Index = NDArray[np.int64]
 WIDE = 512  # values of patches that are sampled most; Grams of wider ones cost more
 LEAST = 4096  # positions, however wide
 AN_UNKNOWN = 5  # positions for each unknown of a layer that may be split; nine gained nothing more
+FEWEST = 4  # a layer of rank r is seen at r / FEWEST positions at least, or its directions are those of few pictures
 CURVES = 8  # positions for each value of a patch that curves are measured at: more change nothing
 _QUIETEST = 0.01  # of the mean variance: channels below it are not minded more
 
@@ -345,7 +346,9 @@ class _Tracer:
 
 
 def _curves(layer: Layer, seen: Array, metric: Metric, matrix: Double, own: Array, *, few: bool) -> tuple[Curve, ...]:
-    """What each way to split a layer loses, as a share of what it writes to."""
+    """What each way to split a layer loses, as a share of what it writes to; () where far too little is seen to say."""
+    if few and len(seen) * FEWEST < min(matrix.shape):
+        return ()
     most = max(LEAST, CURVES * seen.shape[1])
     if len(seen) > most:
         some = np.linspace(0, len(seen) - 1, most).astype(np.int64)

@@ -315,3 +315,26 @@ def test_a_trace_looks_at_more_positions_of_a_layer_that_may_be_split(split: boo
         factorable=(first,) if split else (),
     )  # fmt: skip
     assert len(found.layers[first].positions) == seen
+
+
+def test_a_layer_that_is_hardly_seen_has_no_curve() -> None:
+    model = scaled_model(
+        "g (float[N,3,8,8] x, float[64,3,3,3] V, float[64,80] W) => (float[N,80] y)"
+        " { h = Conv<pads=[1,1,1,1]>(x, V) r = Relu(h) p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, W) }"
+    )
+    network = read(model)
+    names = tuple(network.layers)
+    x = np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32)
+    for few in (True, False):
+        found = trace(
+            network,
+            {"x": x},
+            (),
+            matched=False,
+            samples=4096,
+            seed=0,
+            advance=lambda _: None,
+            few=few,
+            factorable=names,
+        )
+        assert [bool(found.curves[name]) for name in names] == [True, not few]
