@@ -129,6 +129,15 @@ def curve(weight: Double, seen: Array, targets: Array, split: Split, *, few: boo
             and those of kernels of one tap count UNSEEN times.
     """
     total = float(column_variances(targets).sum())
+    if (
+        split.taps[1] == 1 and len(weight) > weight.shape[1]
+    ):  # by the smaller side: a head may have thousands of outputs
+        sizes, turned = _leading(shrunk(covariance(seen[None])[0], len(seen)))
+        root = turned * np.sqrt(sizes)
+        left = _tails(_leading(root.T @ (weight.T @ weight) @ root)[0])
+        if few:
+            left = np.maximum(left, _unseen(weight, seen, split)) * (UNSEEN if split.taps[0] == 1 else 1.0)
+        return Curve(split, left * total)
     if split.taps[1] == 1:
         left = _tails(_leading(_made(weight, seen, targets))[0])
         if few:

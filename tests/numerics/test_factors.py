@@ -261,3 +261,16 @@ def test_directions_of_one_half_lose_more_of_the_other(split: Split) -> None:
     shuffled = rng.permutation(len(seen))
     mixed = curve(weight, seen[shuffled], targets[shuffled], split, few=True).lost
     assert mixed[12] < 0.5 * unseen[12]  # both halves show the same
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_a_head_of_many_outputs_is_decomposed_by_what_it_reads(few: bool) -> None:
+    rng = np.random.default_rng(17)
+    seen = (rng.standard_normal((400, 12)) * np.arange(1, 13)).astype(np.float32)
+    weight, split = rng.standard_normal((40, 12)), splits(())[0]
+    found = curve(weight, seen, (seen @ weight.T).astype(np.float32), split, few=few).lost
+    wide = np.concatenate([seen, rng.standard_normal((400, 30)).astype(np.float32)], 1)  # of what it does not use
+    other = np.concatenate([weight, np.zeros((40, 30))], 1)
+    known = curve(other, wide, (wide @ other.T).astype(np.float32), split, few=few).lost
+    assert len(found) == 13
+    np.testing.assert_allclose(found[:12], known[:12], rtol=0.05)
