@@ -196,9 +196,8 @@ def limited(original: Original, options: Options) -> Limits:
     options = _counted(original, options)
     if not bound:
         return Limits(options, positions)
-    needs = needs_of(
-        original.network, original.channels.shapes, factorable(original.network, original.channels, options)
-    )
+    network, channels = original.network, original.channels
+    needs = needs_of(network, channels.shapes, factorable(network, channels, options))
     usual = options.number or (REAL if options.calibrate else image_count(wanted_inputs(original.network)))
     number, fewer = needs.fitting(bound, usual, positions)
     batch = needs.batch(bound, BATCH)

@@ -25,10 +25,8 @@ _COLOURS = (1, 3, 4)  # channels of pictures
 _LEAST_SIDE = 4  # cells of a map's shorter side: seventeen points of three numbers are none
 _POINTS = (2, 3, 4, 5)  # numbers of a point: x, y, perhaps z, how visible it is, whether it is there
 _LEAST_POINTS = 3
-_TOGETHER, _APART = (
-    0.4,
-    0.6,
-)  # correlations, and distances of means: 0.6 to 0.9 and 0.1 to 0.5 of landmarks, 0.5 and 0.7
+# Correlation above that of neighbours, and distance of means beside theirs: 0.6 to 0.9 and 0.1 to 0.5 of landmarks
+_TOGETHER, _APART = 0.4, 0.6
 _SYMBOLS = 8  # columns that a sequence of class scores has at least
 
 

@@ -44,6 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.numerics.moments import Array, column_variances, covariance, moments, shrinkage, shrunk
+from onnx_udfc.numerics.products import product
 
 Double = NDArray[np.float64]
 Kind = Literal["channel", "separable", "input"]
@@ -129,16 +130,10 @@ def curve(weight: Double, seen: Array, targets: Array, split: Split, *, few: boo
             and those of kernels of one tap count UNSEEN times.
     """
     total = float(column_variances(targets).sum())
-    if (
-        split.taps[1] == 1 and len(weight) > weight.shape[1]
-    ):  # by the smaller side: a head may have thousands of outputs
-        sizes, turned = _leading(shrunk(covariance(seen[None])[0], len(seen)))
-        root = turned * np.sqrt(sizes)
-        left = _tails(_leading(root.T @ (weight.T @ weight) @ root)[0])
-        if few:
-            left = np.maximum(left, _unseen(weight, seen, split)) * (UNSEEN if split.taps[0] == 1 else 1.0)
-        return Curve(split, left * total)
     if split.taps[1] == 1:
+        if len(weight) > weight.shape[1]:  # turned, they are no more than what is read: a head may have thousands
+            weight = np.asarray(np.linalg.qr(weight, mode="r"))
+            targets = product(seen, weight.T.astype(np.float32))
         left = _tails(_leading(_made(weight, seen, targets))[0])
         if few:
             half = len(seen) // 2
@@ -148,7 +143,7 @@ def curve(weight: Double, seen: Array, targets: Array, split: Split, *, few: boo
         return Curve(split, left * total)
     values, first, _ = _decomposed(_matrix(weight, split), shrunk(middle_covariance(seen, split), len(seen)))
     left = _tails(values)
-    more = _unseen(weight, seen, split) / np.maximum(left, 1e-12) if few else 1.0
+    more = np.maximum(_unseen(weight, seen, split) / np.maximum(left, 1e-12), 1.0) if few else 1.0
     there = int((values > _NOTHING * max(values[0], 1e-300)).sum())
     leading = first[:, : min(there, 2 * len(first) // 3)]
     leading = (leading / np.maximum(np.linalg.norm(leading, axis=0), 1e-300)).astype(np.float16)  # a span needs no more
@@ -160,7 +155,7 @@ def curve(weight: Double, seen: Array, targets: Array, split: Split, *, few: boo
             left[1 : most + 1] = np.minimum(left[1 : most + 1], found)
             left = np.minimum.accumulate(left)
             left[most + 1 :] *= left[most] / apart
-    return Curve(split, np.minimum(left * np.maximum(more, 1.0), 1.0) * total, leading)
+    return Curve(split, left * more * total, leading)
 
 
 def _unseen(weight: Double, seen: Array, split: Split) -> Double:

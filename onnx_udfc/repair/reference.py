@@ -20,6 +20,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_udfc.inputs.feeds import evenly_spaced
 from onnx_udfc.model.layers import own_bias, residual_operand
 from onnx_udfc.numerics.factors import Curve, curve, splits
 from onnx_udfc.numerics.layer_fit import summable
@@ -116,7 +117,7 @@ class LayerReference:
         """The same at so many of the positions, evenly, where there are more."""
         if len(self.positions) <= most:
             return self
-        some = np.linspace(0, len(self.positions) - 1, most).astype(np.int64)
+        some = evenly_spaced(len(self.positions), most)
         return replace(self, positions=self.positions[some], target=self.target[some])
 
     @cached_property
@@ -153,7 +154,7 @@ class Reference:
         """Forget, in place, what only layers that become two (by name) are asked for, of all others."""
         for name, layer in self.layers.items():
             if name not in split:
-                self.layers[name] = replace(layer, information=None)  # a copy has no metric yet, either
+                self.layers[name] = replace(layer, information=None)
                 self.curves.pop(name, None)
 
 
@@ -285,8 +286,8 @@ class _Tracer:
             y.shape, positions, target, gain, shift, channel_mean(y, layer), addend, stream_mean, alone,
             self.informations.pop(layer.name, None), layer.groups,
         )  # fmt: skip
-        kept = found.information if split else None
-        self.reference.layers[layer.name] = replace(found, information=kept)  # its metric, another (O, O), is not kept
+        information = found.information if split else None
+        self.reference.layers[layer.name] = replace(found, information=information)  # without the metric, (O, O) again
         self._look(layer, x, window, found, matrix, own)
 
     def norm(self, node: gs.Node) -> None:
@@ -351,7 +352,7 @@ def _curves(layer: Layer, seen: Array, metric: Metric, matrix: Double, own: Arra
         return ()
     most = max(LEAST, CURVES * seen.shape[1])
     if len(seen) > most:
-        some = np.linspace(0, len(seen) - 1, most).astype(np.int64)
+        some = evenly_spaced(len(seen), most)
         seen, own = seen[some], own[some]
     weight = metric.scaled(matrix[None])[0]
     targets = np.asarray(metric.scaled(own.T[None].astype(np.float64))[0].T, np.float32)

@@ -210,15 +210,16 @@ class _Repair:
     ) -> None:
         self.matched, self.factored = matched, factored
         self.widths = {name: layer.in_channels for name, layer in reference.network.layers.items()}
-        self.seconds = {part.whole.name: part.whole for part in factored.values()}
-        self.parts = {part.whole.name: part for part in factored.values()}
+        self.seconds = {part.whole.name: part for part in factored.values()}
         self.pruned, self.reference, self.bits, self.settings = pruned, reference, bits, settings
         self.model = matched.to_model(without=matched.weights)
         self.outputs = {t.name for t in matched.graph.outputs}
         self.result = Repaired()
         self.walk = Walk(self.model, reference.inputs, list(matched.layers), pieces=reference.pieces, in_place=True)
         # What a layer that is two now needs of its input is what the whole of them needs.
-        wholes = dict(matched.layers) | {first: part.whole for first, part in factored.items()} | self.seconds
+        wholes = dict(matched.layers) | {
+            name: part.whole for first, part in factored.items() for name in (first, part.whole.name)
+        }
         self.together = Together(self.model, self.walk, pruned, reference, wholes, self.outputs, self._narrowing)
         self.dirty: set[str] = set()
         self.roots, self.ties = tied_layers(matched), dict[tuple[str, float | None], list[Tie]]()
@@ -320,7 +321,7 @@ class _Repair:
 
     def _narrowing(self, name: str) -> Narrowing | None:
         """The directions that the whole of a layer, by its name, is looked at in where it becomes two."""
-        part = self.parts.get(name)
+        part = self.seconds.get(name)
         return None if part is None else part.narrowing(self.reference.curves, self.pruned.kept_in)
 
     def _evened(self, layer: Layer, first: Double, second: Double, split: Split) -> tuple[Double, Double]:

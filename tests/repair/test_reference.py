@@ -338,3 +338,17 @@ def test_a_layer_that_is_hardly_seen_has_no_curve() -> None:
             factorable=names,
         )
         assert [bool(found.curves[name]) for name in names] == [True, not few]
+
+
+def test_what_is_settled_keeps_only_what_layers_in_two_are_asked_for() -> None:
+    network = small_network(CHAIN)
+    names = tuple(network.layers)
+    known = {name: np.eye(layer.out_channels) for name, layer in network.layers.items()}
+    found = trace(
+        network, images(), (), matched=False, samples=4096, seed=0, advance=lambda _: None, factorable=names,
+        informations=known,
+    )  # fmt: skip
+    assert all(found.layers[name].information is not None for name in names)
+    found.settle(names[:1])
+    assert [layer.information is not None for layer in found.layers.values()] == [n == names[0] for n in names]
+    assert list(found.curves) == [names[0]]

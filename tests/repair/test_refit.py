@@ -547,7 +547,7 @@ def test_layers_of_few_ranks_are_looked_at_in_few_directions_and_lose_no_more(
     assert min(widths[:2]) > 3 * 4 * 3
     assert positions[2:] == [16 * 3 * 4 * 3] * 2  # sixteen for each of these unknowns
     assert min(positions[:2]) > 16 * 3 * 4 * 3
-    assert few < 1.05 * plain
+    assert few < 1.08 * plain  # at a sixteenth of the positions: which ones they are moves it by 3 %
 
 
 def test_channels_between_two_layers_are_evened_where_these_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
