@@ -13,6 +13,7 @@ from onnx_udfc.emit.writer import emit
 from onnx_udfc.errors import RequestError
 from onnx_udfc.evaluate.validate import validate
 from onnx_udfc.runtime.fallbacks import Fallbacks, fallbacks
+from onnx_udfc.runtime.on_device import run_on_device
 from onnx_udfc.runtime.providers import Provider
 from onnx_udfc.runtime.sessions import check_provider, open_session
 from tests.quantized_graphs import image, nearest, quantized, run, two_convs
@@ -49,6 +50,24 @@ def test_folded_weights_leave_nothing_to_the_processor(target: str, bits: int) -
     network = two_convs()
     model = emit(network, nearest(network, bits), None, target).model
     assert fallbacks(model, image(), Provider("cuda")) == Fallbacks((), {}, 0)
+
+
+@pytest.mark.gpu
+def test_values_that_stay_there_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("cuda")
+    provider, feeds = Provider("cuda"), image()
+    session = open_session(two_convs().to_model(), provider)
+    (expected,) = session.run(None, feeds)
+    seen: list[Any] = []
+    bound = session.run_with_iobinding
+
+    def watched(binding: Any) -> None:
+        bound(binding)
+        seen.extend(binding.copy_outputs_to_cpu())
+
+    monkeypatch.setattr(session, "run_with_iobinding", watched)
+    run_on_device(session, feeds, provider)()
+    np.testing.assert_allclose(seen[0], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.gpu

@@ -5,8 +5,10 @@ Each distinct layer is timed alone in onnxruntime at a few widths, and its time 
     t(out, in) = a + b·out + c·in + d·out·in      a, b, c, d ≥ 0
 
 (calls, reading, writing, arithmetic). Layers that are to run on integer kernels are timed on those
-(`integer_layers`). What the whole network takes beyond its layers is left as it is. The table is a guide for the
-allocation; `measured_ratio` is the truth.
+(`integer_layers`). On a GPU one layer alone is mostly the copies of its ends and the wait for an answer, which it does
+not pay within a network: there the values stay on the device, and a layer's time is what more of it add to a run. What
+the whole network takes beyond its layers is left as it is; layers that take longer alone than the network share its
+time out. The table is a guide for the allocation; `measured_ratio` is the truth.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.model.factored import Factor, factor
 from onnx_udfc.runtime.latency import Run, paired_latency
+from onnx_udfc.runtime.on_device import run_on_device
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.sessions import open_session
 
@@ -45,6 +48,8 @@ Feeds = Mapping[str, NDArray[np.generic]]
 SHARES = ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.5, 0.5), (0.25, 0.25))  # of output and input channels
 RANK_SHARES = ((0.5, 1.0), (0.25, 1.0), (0.125, 1.0), (0.25, 0.5))  # of the ranks between and the layer's own
 ROUNDS = 7
+COPIES = 9  # of a layer in one run on a GPU
+SHORTEST = 1e-7  # seconds that a clock can tell
 SECONDS = 2.0  # for each look at the real ratio
 _SOLVER_SWEEPS = 200
 
@@ -181,9 +186,11 @@ def layer_times(
         found[name] = known[key]
     terms = np.array([whole for whole, _ in found.values()]).reshape(-1, 4)
     layers = float(_seconds_of(terms, size.out, size.into).sum())
-    by_split = {n: parts for n, (_, parts) in found.items()}
-    rest = _whole(network, timing, integers.model if integers else None) - layers
-    return Times(size, terms, by_split, max(0.0, rest), _whole(network, timing, file), integers is not None)
+    whole_run = _whole(network, timing, integers.model if integers else None)
+    share = min(1.0, whole_run / layers) if layers > 0 else 1.0
+    by_split = {n: {kind: share * both for kind, both in parts.items()} for n, (_, parts) in found.items()}
+    rest = max(0.0, whole_run - layers)
+    return Times(size, share * terms, by_split, rest, _whole(network, timing, file), integers is not None)
 
 
 def _longer(network: Network, timing: Timing) -> int:
@@ -230,13 +237,18 @@ def _timed_widths(
         into = max(1, round(layer.in_channels * in_share))
         if coded and layer.groups == 1:
             out, into = near(out, layer.out_channels), near(into, layer.in_channels)
-        model, feeds = (coded and alone(layer, source, out, into)) or _alone(layer, source, out, into)
-        found.append((float(out), into / layer.groups, _seconds(model, feeds, timing)))
+        if timing.provider.name != "cpu":
+            one, many = (_seconds(*_alone(layer, source, out, into, number), timing) for number in (1, COPIES))
+            seconds = max((many - one) / (COPIES - 1), SHORTEST)
+        else:
+            model, feeds = (coded and alone(layer, source, out, into)) or _alone(layer, source, out, into)
+            seconds = _seconds(model, feeds, timing)
+        found.append((float(out), into / layer.groups, seconds))
     return found
 
 
-def _alone(layer: Layer, source: Size, out: int, into: int) -> tuple[onnx.ModelProto, Feeds]:
-    """A model of one layer with random weights, and values for its input."""
+def _alone(layer: Layer, source: Size, out: int, into: int, copies: int = 1) -> tuple[onnx.ModelProto, Feeds]:
+    """A model of a layer with random weights, once or side by side on one input, and values for that."""
     axis = layer.axis % len(source)
     shape = tuple(into if i == axis else n for i, n in enumerate(source))
     weight = list(layer.constant.shape)
@@ -244,11 +256,15 @@ def _alone(layer: Layer, source: Size, out: int, into: int) -> tuple[onnx.ModelP
     if layer.groups == 1:
         weight[first], weight[second] = out, into
     random = np.random.default_rng(0)
-    values = numpy_helper.from_array(random.standard_normal(weight).astype(np.float32), "w")
-    node = helper.make_node(str(layer.node.op), ["x", "w"], ["y"])
-    node.attribute.extend(helper.make_attribute(key, value) for key, value in stated(layer).items())
+    weights = [  # each its own: equal nodes would be made one
+        numpy_helper.from_array(random.standard_normal(weight).astype(np.float32), f"w{i}") for i in range(copies)
+    ]
+    nodes = [helper.make_node(str(layer.node.op), ["x", f"w{i}"], [f"y{i}"]) for i in range(copies)]
+    for node in nodes:
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in stated(layer).items())
     declared = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
-    graph = helper.make_graph([node], "layer", [declared], [onnx.ValueInfoProto(name="y")], [values])
+    ends = [onnx.ValueInfoProto(name=node.output[0]) for node in nodes]
+    graph = helper.make_graph(nodes, "layer", [declared], ends, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     return model, {"x": random.standard_normal(shape).astype(np.float32)}
 
@@ -256,6 +272,8 @@ def _alone(layer: Layer, source: Size, out: int, into: int) -> tuple[onnx.ModelP
 def _seconds(model: onnx.ModelProto, feeds: Feeds, timing: Timing) -> float:
     """The shortest of a few rounds."""
     session = open_session(model, timing.provider, timing.threads, arena=True)
+    if timing.provider.name != "cpu":
+        return _shortest(run_on_device(session, feeds, timing.provider), timing)
     return _shortest(lambda: session.run(None, dict(feeds)), timing)
 
 
@@ -268,7 +286,7 @@ def _shortest(run: Callable[[], object], timing: Timing) -> float:
         start = clock()
         run()
         times.append(clock() - start)
-    return max(min(times), 1e-7)
+    return max(min(times), SHORTEST)
 
 
 def _fit(points: list[tuple[float, float, float]]) -> Double:

@@ -12,6 +12,7 @@ __all__ = [
     "latency",
     "layer_times",
     "machine",
+    "on_device",
     "providers",
     "runs",
     "sessions",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 from onnx_udfc.channels.groups import find_groups
@@ -15,6 +16,7 @@ from onnx_udfc.decide import latency_table as module
 from onnx_udfc.decide.footprint import footprint
 from onnx_udfc.decide.latency_table import SHARES, Timing, _fit, latency_table, layer_times, measured_ratio
 from onnx_udfc.decide.ranks import rank_levels
+from onnx_udfc.runtime.providers import Provider
 from tests.decide.test_file_size import WIDE
 from tests.decide.test_footprint import DEPTHWISE
 from tests.small_graphs import small_network
@@ -73,6 +75,43 @@ def test_layers_are_timed_at_the_batch(
     monkeypatch.setattr(module, "_seconds", look)
     layer_times(network, channels, footprint(network, channels, channels.groups), {}, Timing(batch=batch))
     assert set(seen) == {rows}
+
+
+def test_layers_that_take_longer_alone_share_out_the_time_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = small_network(WIDE)
+    channels = find_groups(network)
+    size = footprint(network, channels, channels.groups)
+    total = 1e-9 * sum(layer.constant.values.size for layer in network.layers.values())
+    monkeypatch.setattr(module, "_seconds", elements)
+    monkeypatch.setattr(module, "_whole", lambda *_: 0.1 * total)
+    times, whole = layer_times(network, channels, size, {}, Timing()), np.zeros(len(network.layers))
+    table = latency_table(times, rank_levels(network, {}, size, {}, times.saved))
+    assert float(table.ratio(size.channels, whole)) == pytest.approx(1, rel=0.02)
+    assert float(table.ratio(size.channels * 0.5, whole)) < 0.6
+
+
+def test_on_a_gpu_a_layer_takes_what_more_of_it_add(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = small_network(WIDE)
+    channels = find_groups(network)
+    size = footprint(network, channels, channels.groups)
+    total = 1e-9 * sum(layer.constant.values.size for layer in network.layers.values())
+
+    def waiting(model: onnx.ModelProto, *_: object) -> float:
+        return 1e-3 + 1e-9 * sum(float(np.prod(weight.dims)) for weight in model.graph.initializer)
+
+    monkeypatch.setattr(module, "_seconds", waiting)
+    monkeypatch.setattr(module, "_whole", lambda *_: 1e-3 + total)
+    times = layer_times(network, channels, size, {}, Timing(provider=Provider("cuda")))
+    assert times.rest == pytest.approx(1e-3, rel=0.02)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_layers_side_by_side_run(copies: int) -> None:
+    layer = next(iter(small_network(WIDE).layers.values()))
+    model, feeds = module._alone(layer, (1, 3, 8, 8), 8, 3, copies)
+    outputs = ort.InferenceSession(model.SerializeToString()).run(None, dict(feeds))
+    assert len(outputs) == copies
+    assert all(not np.allclose(outputs[0], other) for other in outputs[1:])
 
 
 def test_what_else_the_machine_does_is_not_in_the_ratio_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
