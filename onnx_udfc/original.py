@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnx_udfc.channels.gates import gates
 from onnx_udfc.channels.groups import Channels, find_groups
 from onnx_udfc.decide.asked import AUTO_WIDTHS, factorable, prunable, widths_of
 from onnx_udfc.inputs import photographs
@@ -162,7 +163,7 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
             network, inputs.values, sizes, matched=matched, seed=seed, pieces=pieces, provider=provider
         )
     reference = trace(
-        network, inputs.values, groups, matched=matched, few=few,
+        network, inputs.values, groups, matched=matched, few=few, gates=gates(network, sizes),
         samples=limits.positions, seed=options.seed, advance=advance, widths=widths, factorable=split,
         informations=known, pieces=pieces,
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,16 +37,18 @@ class Ordering:
         unseen: group name → why a consumer was not seen, in words for the user.
     """
 
-    def __init__(self, groups: Sequence[ChannelGroup], *, few: bool) -> None:
+    def __init__(self, groups: Sequence[ChannelGroup], *, few: bool, gates: Collection[str] = ()) -> None:
         """Start with nothing seen.
 
         Args:
             groups: those to be ordered.
             few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
+            gates: layers that are believed even so: what they write only scales, and one pooled sample of an input
+                says enough for that. Else no channel that a gate reads would ever go.
         """
         self.removals: dict[str, Removal] = {}
         self.unseen: dict[str, str] = {}
-        self._groups, self._few = groups, few
+        self._groups, self._few, self._gates = groups, few, gates
         self._waiting: dict[str, list[ConsumerInput]] = {group.name: [] for group in groups}
         self._seen: dict[str, set[str]] = {group.name: set() for group in groups}
 
@@ -85,7 +87,7 @@ class Ordering:
             self.unseen |= dict.fromkeys((g.name for g in wanted), f"{layer.name} reads too many of them to weigh each")
             return
         gram = shrunk_covariance(patches, gram)
-        count = patches.shape[1] if self._few else 0
+        count = patches.shape[1] if self._few and layer.name not in self._gates else 0
         for group, owned in zip(wanted, rows, strict=True):
             parts = [(i, r) for i, r in enumerate(owned) if (r >= 0).any()]
             self._waiting[group.name] += [ConsumerInput(gram[i], weight[i], r, count) for i, r in parts]

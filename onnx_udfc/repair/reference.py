@@ -168,6 +168,7 @@ def trace(
     seed: int,
     advance: Callable[[str], None],
     few: bool = False,
+    gates: Collection[str] = (),
     widths: tuple[float, ...] = (),
     factorable: Collection[str] = (),
     informations: dict[str, Double] | None = None,
@@ -184,13 +185,14 @@ def trace(
         seed: of the sampling.
         advance: called with each layer's name when it is done.
         few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
+        gates: layers that do nothing but scale, see `Ordering`.
         widths: bits whose rounding errors are wanted.
         factorable: layers whose curves of rank are wanted.
         informations: layer name → how the answers move with its output (`sensitivity`), where that is known; each is
             taken out when its layer is passed, for together they are as large as the weights.
         pieces: open sessions of the network's parts, on the provider that runs them; None for new ones.
     """
-    ordering = Ordering(groups, few=few)
+    ordering = Ordering(groups, few=few, gates=gates)
     opened, known = Pieces() if pieces is None else pieces, {} if informations is None else informations
     tracer = _Tracer(network, inputs, ordering, matched, samples, seed, widths, factorable, opened, few, known)
     for node in network.graph.nodes:
