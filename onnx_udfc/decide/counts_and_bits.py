@@ -161,7 +161,7 @@ class _Decider:
         self.bits_at = self.split + len(subject.network.layers)
         self.times = self._layer_times() if "latency" in options.budget else None
         sizes = subject.channels.shapes.sizes
-        self.ranks: Ranks = rank_levels(subject.network, sizes, self.size, subject.curves, self._saving())
+        self.ranks: Ranks = rank_levels(subject.network, sizes, self.size, subject.curves, *self._saving())
         self.free = options.bits == "auto"
         self.streams = options.prune_stream == "on"  # else only where nothing else meets the limits
         self.aligns = alignments(subject.groups, subject.network.layers, options.alignment)
@@ -184,15 +184,16 @@ class _Decider:
     def _written(self, network: Network, bits: Mapping[str, float]) -> onnx.ModelProto:
         return written(with_biases(network), bits, self.options)
 
-    def _saving(self) -> Saving:
-        """What a split is to save: time, multiply-accumulates or weights, whatever is asked for first."""
+    def _saving(self) -> tuple[Saving, float]:
+        """What a split is to save: time, multiply-accumulates or weights, whatever is asked for first; all of these."""
         if self.times is not None:
-            return saving_of(self.times.saved, fills_blocks) if self.times.on_integers else self.times.saved
+            timed = self.times.saved
+            return saving_of(timed, fills_blocks) if self.times.on_integers else timed, np.inf
+        saving, whole = saved_weights(self.size), self._params_meter()[1]
         if "macs" in self.options.budget or not self.options.budget:
             saving = saved_macs(self.subject.network, self.subject.channels.shapes.sizes, self.size)
-        else:
-            saving = saved_weights(self.size)
-        return saving_of(saving, liked_anywhere) if self.on_integers else saving
+            whole = self._macs_meter()[1]
+        return saving_of(saving, liked_anywhere) if self.on_integers else saving, whole
 
     def decide(self, budgets: Sequence[Budget]) -> Decision:
         """Solve, look at what really comes out, and move the limits until it fits."""

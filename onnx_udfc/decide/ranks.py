@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-MOST_LEVELS = 24
+MOST_LEVELS, MOST_FINE = 24, 64
 _STEPS = (16, 8, 4, 2, 1)  # what ranks are multiples of: the largest that is a sixteenth of the most at most
+_FINE, _LEAST_FINE = 0.01, 4  # of the whole network: steps that save more are made finer, down to this multiple
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,12 @@ Saving = Callable[[int, Split, Index], Double]
 
 
 def rank_levels(
-    network: Network, sizes: Mapping[str, Size], size: Footprint, curves: Mapping[str, Sequence[Curve]], saving: Saving
+    network: Network,
+    sizes: Mapping[str, Size],
+    size: Footprint,
+    curves: Mapping[str, Sequence[Curve]],
+    saving: Saving,
+    whole: float = math.inf,
 ) -> Ranks:
     """The levels of every layer.
 
@@ -106,11 +112,12 @@ def rank_levels(
         size: of its layers.
         curves: layer name → what each split loses at every rank, as a share of what the layer writes to.
         saving: what splitting a layer (by its number) at ranks (n,) saves (n,), in the unit that is to be saved.
+        whole: of the network, in the same unit: where one layer is nearly all of it, its levels are finer.
     """
     factors, damage, spots = [], [], []
     for i, (layer, positions) in enumerate(zip(network.layers.values(), size.positions, strict=True)):
-        found = [_points(layer, c, partial(saving, i)) for c in curves.get(layer.name, ())]
-        levels = _thinned(_hull([point for points in found for point in points]))
+        found = [_points(layer, c, partial(saving, i), _FINE * whole) for c in curves.get(layer.name, ())]
+        levels = _thinned(_hull([point for points in found for point in points]), _FINE * whole)
         factors.append(tuple(p.factor for p in levels))
         damage.append(np.array([0.0, *[p.damage for p in levels]]))
         spots.append([_first_positions(layer, sizes, p.factor.split, float(positions)) for p in levels])
@@ -130,13 +137,16 @@ class _Point:
     factor: Factor
 
 
-def _points(layer: Layer, found: Curve, saving: Callable[[Split, Index], Double]) -> list[_Point]:
-    """Every rank of one split that saves something."""
+def _points(layer: Layer, found: Curve, saving: Callable[[Split, Index], Double], largest: float) -> list[_Point]:
+    """Every rank of one split that saves something, in steps that save so much at most."""
     if why_whole(layer):
         return []
     t1, t2 = found.split.taps
     most = min(layer.in_channels * t1, layer.out_channels * t2)
     step = next(s for s in _STEPS if s == 1 or 16 * s <= most)
+    a_rank = float(-np.diff(saving(found.split, np.array([1, 2])))[0])
+    while step > _LEAST_FINE and step * a_rank > largest:
+        step //= 2
     ranks = np.arange(step, most, step)
     saved = saving(found.split, ranks)
     damage = as_one_of_many(np.minimum(found.lost[ranks], 1.0))
@@ -192,9 +202,11 @@ def _above(a: _Point, b: _Point, c: _Point) -> bool:
     return (b.damage - a.damage) * (c.saved - a.saved) >= (c.damage - a.damage) * (b.saved - a.saved)
 
 
-def _thinned(points: list[_Point]) -> list[_Point]:
-    """At most so many of them, evenly by their savings."""
-    if len(points) <= MOST_LEVELS:
+def _thinned(points: list[_Point], largest: float) -> list[_Point]:
+    """At most so many of them, evenly by their savings; more where steps would be larger than that."""
+    wide = bool(points) and (points[-1].saved - points[0].saved) > largest * MOST_LEVELS
+    most = MOST_FINE if wide else MOST_LEVELS
+    if len(points) <= most:
         return points
-    chosen = np.unique(np.linspace(0, len(points) - 1, MOST_LEVELS).astype(int))
+    chosen = np.unique(np.linspace(0, len(points) - 1, most).astype(int))
     return [points[i] for i in chosen]

@@ -179,7 +179,7 @@ def test_latencies_that_are_predicted_badly_are_closed_in_on(
     whole = float(size.macs(size.channels))
     monkeypatch.setattr(_Decider, "_layer_times", lambda _: None)
     monkeypatch.setattr(_Decider, "_latency_meter", lambda self: (predicted(self._macs_meter()[0]), 1.0))
-    monkeypatch.setattr(_Decider, "_saving", lambda self: saved_weights(self.size))
+    monkeypatch.setattr(_Decider, "_saving", lambda self: (saved_weights(self.size), np.inf))
 
     def predicted(macs: Meter) -> Meter:
         return lambda values: least + (1 - least) * macs(values) / whole

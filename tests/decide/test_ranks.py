@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -26,6 +28,10 @@ TEXT = """g (float[1, 8, 12, 10] x, float[32, 8, 3, 3] W0, float[32] B0, float[2
   e = GlobalAveragePool(d)
   f = Flatten(e)
   y = Gemm<transB=1>(f, W2)
+}"""
+
+ALONE = """g (float[1, 256, 10, 8] x, float[256, 256, 3, 1] W) => (float[1, 256, 8, 8] y) {
+  y = Conv(x, W)
 }"""
 
 
@@ -91,3 +97,19 @@ def test_levels_are_a_convex_hull(unit: str) -> None:
 def test_narrow_layers_stay_whole() -> None:
     network = small_network(TEXT.replace("32", "4"))
     assert not any(table(network, "macs").factors[:2])
+
+
+def test_where_one_layer_is_nearly_all_of_the_work_its_levels_are_finer() -> None:
+    network = small_network(ALONE)
+    channels = find_groups(network)
+    size, sizes = footprint(network, channels, channels.groups), channels.shapes.sizes
+    saving, whole = saved_macs(network, sizes, size), float(size.macs(size.channels))
+    kept = size.channels
+    steps = []
+    for of in (whole, math.inf, 100 * whole):
+        ranks = rank_levels(network, sizes, size, falling(network), saving, of)
+        (damage,) = ranks.damage
+        spent = ranks.macs(kept, np.arange(len(damage), dtype=np.float64)[:, None])
+        steps.append(float(-np.diff(spent[1:]).min() / whole))
+    assert steps[0] <= 0.5 * steps[1] + 1e-9
+    assert steps[1] == steps[2]
