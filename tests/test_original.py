@@ -30,7 +30,7 @@ SAME: list[dict[str, Any]] = [
     {"threads": 2},
 ]  # fmt: skip
 OTHER: list[dict[str, Any]] = [
-    {"bits": 4}, {"prune": 0.0}, {"factor": "auto"}, {"activations": 8}, {"activations": 8, "bits": 4},
+    {"bits": 4}, {"prune": 0.0}, {"rank_layer": {"*": 1}}, {"activations": 8}, {"activations": 8, "bits": 4},
     {"bits": "auto", "budget": {"bytes": "0.2"}}, {"seed": 1}, {"images": 9},
     {"input_mean": (0.1,)}, {"prune_stream": "off", "prune": 0.0},
 ]  # fmt: skip

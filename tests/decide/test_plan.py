@@ -118,3 +118,12 @@ def test_by_free_bits_wide_layers_become_two_where_few_bits_are_left(channels: i
     network = small_network(f"g (float[1,{channels},6,6] x, {weights}) => (float y) {{ {body} }}")
     names = factorable(network, find_groups(network), Options(bits="auto", budget={"bytes": share}))
     assert [network.layers[name].kernel for name in names] == ([(3, 3)] if some else [])
+
+
+def test_of_layers_that_never_become_two_no_curve_is_wanted() -> None:
+    text = "g (float[1,3,6,6] x, float[32,3,3,3] V, float[32,32,3,3] W) => (float y) { h = Conv(x, V) y = Conv(h, W) }"
+    network = small_network(text)
+    asked = Options(budget={"macs": "0.5"}, factor="on")
+    first, second = network.layers
+    assert factorable(network, find_groups(network), asked) == (second,)
+    assert factorable(network, find_groups(network), replace(asked, budget={}, rank_layer={first: 2})) == (first,)
