@@ -60,38 +60,43 @@ Numbers = SupportsFloat | Iterable[SupportsFloat] | str  # and "0.5,0.5"
 Values = SupportsFloat | SupportsIndex | Iterable[SupportsFloat | SupportsIndex | str | None] | str  # and "0.1:0.7:0.1"
 '''
 _CLASS = '''
-class {name}(TypedDict, total=False):
+class {name}({base}, total=False):
     """{help}"""
 '''
 
 
 def keywords() -> str:
-    """Return the module of the keywords."""
-    judging, inspecting, sweeping = (
-        {name: spec for name, spec in specs(table).items() if name not in SILENT}
-        for table in (Judging, Inspecting, Sweeping)
+    """Return the module of the keywords; what two functions have in common is a class that both inherit."""
+    compress, inspecting, judging, sweeping = (
+        {name: _keyword(name, spec) for name, spec in specs(table).items() if table is Options or name not in SILENT}
+        for table in (Options, Inspecting, Judging, Sweeping)
     )
-    shared = {name: spec for name, spec in specs(Options).items() if name not in sweeping}
+    judged = {name: text for name, text in compress.items() if judging.get(name) == text}
+    shared = {name: text for name, text in compress.items() if name not in sweeping and name not in judged}
     return "\n".join(
         (
             _HEAD,
-            _keywords("Keywords", "Every option of `compress` by its type.", specs(Options)),
-            _keywords("InspectingKeywords", "Every option of `inspect` by its type.", inspecting),
-            _keywords("JudgingKeywords", "Every option of `validate` by its type.", judging),
-            _keywords("SweepKeywords", "Every option of `sweep` by its type.", {**shared, **sweeping}),
+            _keywords("_Running", "TypedDict", "What runs of a network are made with.", judged),
+            _keywords("_Compressing", "_Running", "What each setting of a sweep has, too.", shared),
+            _keywords("Keywords", "_Compressing", "Every option of `compress` by its type.", compress, judged, shared),
+            _keywords("InspectingKeywords", "TypedDict", "Every option of `inspect` by its type.", inspecting),
+            _keywords("JudgingKeywords", "_Running", "Every option of `validate` by its type.", judging, judged),
+            _keywords("SweepKeywords", "_Compressing", "Every option of `sweep` by its type.", sweeping),
         )
     )
 
 
-def _keywords(name: str, help_: str, rows: Mapping[str, Spec]) -> str:
-    names = words_of(Options, Judging, Sweeping)
-    parts = [_CLASS.format(name=name, help=help_)]
-    for key, spec in rows.items():
-        text = textwrap.fill(
-            f'"""{PYTHON.respelled(spec.row.help, names)}"""', 116, initial_indent="    ", subsequent_indent="    "
-        )
-        parts.append(f"    {key}: {_loose(spec)}\n{text}\n")
-    return "\n".join(parts).rstrip("\n") + "\n"
+def _keywords(name: str, base: str, help_: str, own: Mapping[str, str], *inherited: Mapping[str, str]) -> str:
+    known = {key for rows in inherited for key in rows}
+    parts = [text for key, text in own.items() if key not in known]
+    return "\n".join([_CLASS.format(name=name, base=base, help=help_), *parts]).rstrip("\n") + "\n"
+
+
+def _keyword(name: str, spec: Spec) -> str:
+    """A keyword with its type and what it means."""
+    told = PYTHON.respelled(spec.row.help, words_of(Options, Judging, Sweeping))
+    text = textwrap.fill(f'"""{told}"""', 116, initial_indent="    ", subsequent_indent="    ")
+    return f"    {name}: {_loose(spec)}\n{text}\n"
 
 
 def _loose(spec: Spec) -> str:
