@@ -62,12 +62,6 @@ def needs_run(network: Network, channels: Channels, options: Options) -> bool:
 def plan_report(source: Source, subject: Subject, options: Options, timings: Mapping[str, float]) -> Report:
     """The report of a compression that was not made; its fidelity and loss are unknown.
 
-    Args:
-        source: as the user gave it.
-        subject: the network.
-        options: what was asked for.
-        timings: of what was done.
-
     Raises:
         UdfcError: it cannot be done.
     """

@@ -74,10 +74,7 @@ def reached(
 ) -> tuple[R, tuple[str, ...]]:
     """The result for a goal, and notes that say what was chosen and why.
 
-    Args:
-        options: With a goal in `for_`.
-        compressed: Compresses by some options.
-        share_of_time: How long a result takes on this machine, as a share of the original's time; None where unknown.
+    `share_of_time` says how long a result takes on this machine, as a share of the original's time; None where unknown.
 
     Raises:
         UdfcError: Not even the unchanged network can be written, or a gate is met by nothing.

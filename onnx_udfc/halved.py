@@ -31,11 +31,7 @@ MOST_NAMED = 8
 def halve(emitted: Emitted, network: Network, inputs: NetworkInputs, options: Options) -> Emitted:
     """The written network in float16.
 
-    Args:
-        emitted: what was written; its model is changed in place.
-        network: the original in canonical form, for its inputs.
-        inputs: of the repair; made anew where there was none.
-        options: they say how inputs are made.
+    The model of `emitted` is changed in place; where the repair had no inputs, they are made anew.
     """
     fed = inputs if inputs.values else make_inputs(network, options if options.calibrate else options.counted(SAMPLES))
     halved = to_float16(emitted.model, spans(emitted.model, network, fed))
@@ -53,13 +49,7 @@ def halve(emitted: Emitted, network: Network, inputs: NetworkInputs, options: Op
 
 
 def spans(model: onnx.ModelProto, network: Network, inputs: NetworkInputs) -> dict[str, Span]:
-    """Name of a float32 tensor → the values that it had on a few inputs.
-
-    Args:
-        model: that is run.
-        network: the original in canonical form, for its inputs.
-        inputs: of the network.
-    """
+    """Name of a float32 tensor → the values that it had on a few inputs."""
     specs = input_specs_of(network)
     wanted = {name for name, kind in tensor_types(model).items() if kind == onnx.TensorProto.FLOAT}
     found: dict[str, Span] = {}

@@ -79,8 +79,7 @@ class Interrupts:
     def moving(self, then: str) -> Iterator[None]:
         """Let results appear without being interrupted; once they are there the command has succeeded.
 
-        Args:
-            then: what is said to an interrupt that comes later.
+        `then` is said to an interrupt that comes later.
         """
         with self._moving:
             yield

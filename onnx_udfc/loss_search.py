@@ -28,9 +28,7 @@ NEAR = 1.07  # two budgets of this ratio are one
 def smallest_within(options: Options, compressed: Callable[[Options], R]) -> tuple[R, str]:
     """The smallest result whose loss stays below `max_loss`, and a note of how it was found.
 
-    Args:
-        options: With `max_loss`; budgets are upper limits.
-        compressed: Compresses by some options.
+    Budgets are upper limits.
 
     Raises:
         GateError: No try stayed below.

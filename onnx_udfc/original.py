@@ -131,11 +131,8 @@ def read_original(source: Source, options: Options) -> Original:
 def traced(original: Original, options: Options, make: Maker, advance: Callable[[str], None]) -> Trace:
     """The run that these options ask for: the last one if it is the same, else a new one in its place.
 
-    Args:
-        original: remembers inputs and run.
-        options: of a compression.
-        make: makes the inputs, where others are wanted than the last time.
-        advance: called with each layer's name when it is done.
+    `make` makes the inputs, where others are wanted than the last time; `advance` is called with each layer's name when
+    it is done.
 
     Raises:
         UdfcError: the inputs cannot be had, or the network does not run on them.

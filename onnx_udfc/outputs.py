@@ -203,9 +203,7 @@ def same_file(first: str | Path, second: str | Path) -> bool:
 def move(written: Path, target: Path) -> None:
     """Put a whole file in the place of another, which gives it its permissions.
 
-    Args:
-        written: on the same file system.
-        target: as `destination` gives it; need not exist.
+    Both are on one file system; the target is as `destination` gives it, and need not exist.
 
     Raises:
         OSError: the file system refuses.

@@ -105,10 +105,8 @@ class Result:
     ) -> list[str]:
         """Write the model, and texts that appear only with it; each file appears whole or not at all.
 
-        Args:
-            path: of the model.
-            texts: path → content of other files, reports for one.
-            moving: entered while finished files are moved into place.
+        `texts` is path → content of other files, reports for one; `moving` is entered while finished files are moved
+        into place.
 
         Returns:
             What could not be moved into place after the model was; one line for each.

@@ -143,12 +143,7 @@ def make_report(source: Source, outcome: Outcome, options: Options, timings: Map
 
 
 def file_report(source: Source, size: int) -> FileReport:
-    """A model by its content.
-
-    Args:
-        source: As a user gave it.
-        size: Its bytes, with weights that lie in other files.
-    """
+    """A model by its content."""
     if isinstance(source, onnx.ModelProto):
         return FileReport(None, _digest(source), size)
     if isinstance(source, bytes):

@@ -214,11 +214,7 @@ def _key(data: str, options: Options, labelled: Labelled | None) -> str:
 
 
 def _data_digest(content: bytes | str, options: Options, labelled: Labelled | None) -> str:
-    """A hash of the content of all files that a result depends on: the model, its weights beside it, and data.
-
-    Raises:
-        ModelError: there is no model.
-    """
+    """A hash of the content of all files that a result depends on: the model, its weights beside it, and data."""
     digest = hashlib.sha256()
     files = [] if isinstance(content, bytes) else [Path(content), *sorted(weight_files(content))]
     if isinstance(content, bytes):
@@ -273,11 +269,7 @@ def _run_elsewhere(folder: Path, tasks: list[Task], executor: str, worker: _Work
 
 
 def _whole(content: bytes | str) -> bytes:
-    """A model with all its weights in one, as it travels.
-
-    Raises:
-        ModelError: it is larger than what one message of protobuf holds.
-    """
+    """A model with all its weights in one, as it travels."""
     if isinstance(content, bytes):
         return content
     if not weight_files(content):

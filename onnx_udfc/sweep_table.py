@@ -128,8 +128,7 @@ class SweepTable:
     def front(self, cost: str = "bytes") -> tuple[SweepRow, ...]:
         """Return the rows that no other beats in both cost and quality, the cheapest first.
 
-        Args:
-            cost: `bytes`, `macs`, `parameters` or `latency`.
+        `cost` is `bytes`, `macs`, `parameters` or `latency`.
         """
         best: list[SweepRow] = []
         quality = self.quality()

@@ -70,10 +70,7 @@ Rule = Callable[[Sequence[Numbers | None], Attributes], Numbers]
 def calculate(op: str, given: Sequence[Numbers | None], attributes: Attributes) -> Numbers | None:
     """The result of an operator on numbers, or None if it is none that is known, or these do not fit it.
 
-    Args:
-        op: with one output.
-        given: its inputs, None for those that are left out.
-        attributes: of the node.
+    The operator has one output; None stands for an input that is left out.
     """
     if op not in ARITHMETIC or not given or given[0] is None:
         return None

@@ -122,10 +122,8 @@ class Channels:
 def find_groups(network: Network, skip: Sequence[str] = ()) -> Channels:
     """Follow the channels of all layers through the network and collect them in groups.
 
-    Args:
-        network: in canonical form; not changed.
-        skip: patterns (* and ?) of node or tensor names; the channels in and out of such a node, or of such a tensor,
-            are left alone.
+    `skip` are patterns (* and ?) of node or tensor names: the channels in and out of such a node, or of such a tensor,
+    are left alone.
 
     Raises:
         ModelError: a layer reads another number of channels than it has weights for.

@@ -250,10 +250,7 @@ class Flow:
     def escape(self, node: gs.Node, name: str, places: Collection[int] | None = None) -> None:
         """Numbers that hold a count of channels are used otherwise than as a size where those lie: they must stay.
 
-        Args:
-            node: that uses them.
-            name: of the tensor of numbers; nothing happens for any other.
-            places: which of the numbers; all if not given.
+        `places` are those of the numbers of tensor `name`, all if not given; nothing happens for any other tensor.
         """
         if name not in self.numbers:
             return
@@ -326,11 +323,7 @@ class Flow:
     def unite(self, a: Ids, b: Ids, node: gs.Node, residual: bool = False) -> None:
         """The channels `a` are the channels `b`, one by one.
 
-        Args:
-            a: ids.
-            b: ids of the same shape, or broadcastable.
-            node: where they meet.
-            residual: they meet in a sum.
+        Ids of one shape, or of shapes that broadcast; with `residual` they meet in a sum.
         """
         del node
         a, b = (np.ravel(x) for x in _once(a, b))

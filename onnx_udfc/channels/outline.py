@@ -32,9 +32,7 @@ class _Itself:
 def outline(network: Network, inputs: Mapping[str, tuple[int, ...]]) -> Hashable:
     """Two networks with equal outlines have tensors of equal shapes.
 
-    Args:
-        network: of its constants only the small ones count by value, and not those that are weights or biases.
-        inputs: shapes of inputs.
+    Of a network's constants only the small ones count by value, and not those that are weights or biases.
     """
     layers = network.layers.values()
     weights = {t.name for layer in layers for t in (layer.constant, layer.bias_tensor) if t is not None}

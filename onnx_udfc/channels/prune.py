@@ -42,10 +42,8 @@ class Pruned:
 def prune(network: Network, channels: Channels, keep: Keep) -> Pruned:
     """Remove channels from a copy of the network.
 
-    Args:
-        network: the one that `channels` was found in, or one with the same nodes and other weights.
-        channels: its groups.
-        keep: group name → sorted numbers of the channels that stay, at least one; groups that are not named stay whole.
+    `channels` were found in it, or in one with the same nodes and other weights. `keep` is group name → sorted numbers
+    of the channels that stay, at least one; groups that are not named stay whole.
     """
     walk = replay(channels.flow, channels.root, kept_roots(channels, keep))
     copy = network.copy()
@@ -67,10 +65,7 @@ def prune(network: Network, channels: Channels, keep: Keep) -> Pruned:
 def widen(network: Network, channels: Channels, counts: Mapping[str, int]) -> Pruned:
     """Add channels to groups of a copy of the network: repetitions of the last one, which no consumer reads.
 
-    Args:
-        network: the one that `channels` was found in.
-        channels: its groups.
-        counts: name of a group that `may_widen` → channels that it is to have.
+    `counts` is name of a group that `may_widen` → channels that it is to have.
     """
     copy = network.copy()
     nodes, taken = {node.name: node for node in copy.graph.nodes}, set(copy.graph.tensors())

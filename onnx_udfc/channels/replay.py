@@ -288,9 +288,7 @@ def _run(at: tuple[int, ...], length: int) -> tuple[int, int, int] | None:
 def _kept_sizes(kept: NDArray[np.bool_], tensor: gs.Tensor) -> Size:
     """The sizes of what is left of a tensor: what is kept must be the same number in every row along one axis.
 
-    Args:
-        kept: whether each id is kept, one axis per axis of the tensor.
-        tensor: whose they are.
+    `kept` says of each id whether it is kept, one axis per axis of the tensor.
     """
     axes = sorted(carried(kept.astype(np.int64)), reverse=True)  # the outer axis of a split one stays whole
     sizes = list(kept.shape)

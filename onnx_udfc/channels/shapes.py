@@ -63,9 +63,7 @@ class Shapes:
 def resolve(network: Network, inputs: Mapping[str, Size] | None = None) -> Shapes:
     """Shapes of all tensors of the top-level graph, found once for it and its copies as long as they are the same.
 
-    Args:
-        network: the network; not changed.
-        inputs: shapes of graph inputs; those that were settled for the network if there are none.
+    `inputs` are shapes of graph inputs; those that were settled for the network if there are none.
     """
     known = inputs or network.sizes
     return network.resolved.once(outline(network, known), lambda: _first_that_fits(network, known))
@@ -277,11 +275,7 @@ def _unvalued(model: onnx.ModelProto, values: Mapping[str, Any]) -> set[str]:
 def _measure(
     model: onnx.ModelProto, unsized: list[str], unvalued: list[str], seconds: float
 ) -> tuple[dict[str, Size], dict[str, NDArray[Any]]]:
-    """Run once on zeros: shapes of some tensors, values of others; nothing where onnxruntime cannot run it.
-
-    Raises:
-        TimeoutError: the run takes too long.
-    """
+    """Run once on zeros: shapes of some tensors, values of others; nothing where onnxruntime cannot run it."""
     feeds = {}
     for info in model.graph.input:
         dims = [d.dim_value for d in info.type.tensor_type.shape.dim]

@@ -56,11 +56,7 @@ class Piece:
 def adapts(target: Target, axis: int, numbers: Numbers, always: bool) -> bool:
     """Whether the entry of an axis fits by itself.
 
-    Args:
-        target: what it is for.
-        axis: of the channels.
-        numbers: the target's, at hand.
-        always: whether it must fit for any count of channels, not just for the one at hand.
+    `numbers` are the target's, at hand; with `always` it must fit for any count of channels.
     """
     place = target.places[axis]
     value, mark = numbers.values[place], int(numbers.marks[place])

@@ -209,11 +209,7 @@ def sweep(ctx: click.Context, /, source: str, directory: str, **_: Any) -> None:
 
 
 def _check_paths(source: str, out: str, reports: tuple[str, ...], overwrite: bool) -> None:
-    """Refuse now what would fail after minutes of work, or destroy what is read.
-
-    Raises:
-        RequestError: One line that says what to change.
-    """
+    """Refuse now what would fail after minutes of work, or destroy what is read."""
     if not overwrite and same_file(source, out):
         raise RequestError(
             f"{out}: OUT is IN, and compression cannot be undone; name another, or add --overwrite-input"

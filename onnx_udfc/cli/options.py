@@ -187,10 +187,6 @@ class Written:
 def written(ctx: click.Context, *tables: type[Table]) -> Written:
     """Return what was asked for.
 
-    Args:
-        ctx: Of the command.
-        tables: Whose options may stand in the file.
-
     Raises:
         RequestError: The file is not there, not TOML, or has an option that is in no table.
     """

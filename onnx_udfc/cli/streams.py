@@ -22,9 +22,7 @@ def prepare() -> None:
 def put(text: str, needed: bool = True) -> None:
     """Write to standard output.
 
-    Args:
-        text: safe to show.
-        needed: otherwise a failure is said and forgotten: what was asked for is done.
+    The text is safe to show. Where it is not `needed`, a failure is said and forgotten: what was asked for is done.
 
     Raises:
         OSError: it cannot be written, and is all that was asked for.

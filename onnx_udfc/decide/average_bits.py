@@ -32,11 +32,7 @@ Double = NDArray[np.float64]
 def averaged(network: Network, plan: Plan, rounding: Mapping[str, Mapping[float, float]], options: Options) -> Plan:
     """The plan with bits spent freely over its layers, or itself where equal bits are as good.
 
-    Args:
-        network: pruned and split.
-        plan: with the bits asked for in every layer that is quantized.
-        rounding: layer name → bits → damage, of the original's layers.
-        options: say whether, and how codes are stored.
+    `rounding` is layer name → bits → damage, of the original's layers.
     """
     if not is_average(options):
         return plan

@@ -78,16 +78,9 @@ def make_plan(
 ) -> Plan:
     """Decide what every group keeps and every layer gets.
 
-    Args:
-        network: the original.
-        channels: its channels.
-        groups: those that may lose some.
-        orders: their nested orders of removal.
-        options: what was asked for.
-        rounding: layer name → bits → damage, for `--bits auto`.
-        file_bytes: size of the original's file, for budgets in bytes.
-        curves: layer name → what each way to split it loses, for the layers that may be split.
-        file: the original as the user has it, for budgets of latency.
+    `orders` are the groups' nested orders of removal; `rounding`, for `--bits auto`, is layer name → bits → damage;
+    `curves` is layer name → what each way to split it loses. Budgets are of `file_bytes`, and of the time of `file`,
+    the original as the user has it.
 
     Raises:
         RequestError: the budget cannot be met.
@@ -128,11 +121,7 @@ def _by_ratios(subject: Subject, ratios: Mapping[str, float], options: Options) 
 
 
 def _named_ratios(groups: Sequence[ChannelGroup], options: Options) -> dict[str, float]:
-    """Ratios of the groups whose producers the user gave one of their own.
-
-    Raises:
-        RequestError: a name is nowhere.
-    """
+    """Ratios of the groups whose producers the user gave one of their own."""
     ratios: dict[str, float] = {}
     for pattern, ratio in options.prune_layer.items():
         named = tuple(g for g in groups if any(matches(name, (pattern,)) for name in (g.name, *g.producers)))

@@ -76,11 +76,7 @@ def _looked_up(table: Mapping[float, Double] | Mapping[float, float], bits: Doub
 def file_size(network: Network, ranks: Ranks, widths: Sequence[float], options: Options) -> FileSize:
     """Measure how the network is written.
 
-    Args:
-        network: the original.
-        ranks: what its layers may become.
-        widths: weight bits that will be asked for.
-        options: the target decides how codes are stored.
+    `ranks` are what its layers may become, `widths` the weight bits that will be asked for.
     """
     size = ranks.size
     out, layers = float(size.out.sum()), list(network.layers.values())

@@ -46,12 +46,7 @@ def filled(
 ) -> tuple[Pruned, dict[str, QuantParams], str]:
     """The network and its codes with channels added where that saves time, and what a user is told.
 
-    Args:
-        pruned: the network as it would be written.
-        weights: layer name → its codes.
-        placement: where activations are quantized.
-        target: key of TARGETS.
-        skip: patterns of what the user wants left alone, as of `find_groups`.
+    `weights` is layer name → its codes; `skip` are patterns, as of `find_groups`.
     """
     network, step = pruned.network, TARGETS[target].depthwise_step
     odd = [n for n in placement.integer if network.layers[n].depthwise and network.layers[n].out_channels % step]

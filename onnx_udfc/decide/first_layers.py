@@ -29,12 +29,7 @@ if TYPE_CHECKING:
 
 
 def slow_first(network: Network, target: str) -> tuple[str, ...]:
-    """Names of the layers that alone read an input of the network and are quicker in float on the target.
-
-    Args:
-        network: as it will be written.
-        target: key of TARGETS.
-    """
+    """Names of the layers that alone read an input of the network and are quicker in float on the target."""
     inputs = {t.name for t in network.graph.inputs if len(t.outputs) == 1}
     first = [layer for layer in network.layers.values() if layer.convolves and layer.node.inputs[0].name in inputs]
     if not first or not TARGETS[target].timed:
@@ -59,10 +54,7 @@ def suited(network: Network, quantized: Collection[str], slow: Sequence[str]) ->
 def integer_placement(network: Network, quantized: Collection[str], target: str) -> Placement:
     """Where activations are quantized.
 
-    Args:
-        network: as it will be written.
-        quantized: names of the layers whose weights are.
-        target: key of TARGETS, one that has integer kernels.
+    `quantized` are names of the layers whose weights are; the target has integer kernels.
 
     Raises:
         RequestError: as `activation_tensors`.

@@ -73,12 +73,7 @@ def alone(layer: Layer, source: Size, out: int, into: int) -> tuple[onnx.ModelPr
     """A model of one layer of 8 bits with random weights, and codes for its input; None where there is no kernel.
 
     A convolution has its channels last, as onnxruntime lays them out between integer kernels.
-
-    Args:
-        layer: what it does.
-        source: shape of its input.
-        out: channels that it writes.
-        into: channels that it reads.
+    `source` is the shape of its input; it writes `out` channels and reads `into`.
     """
     if layer.convolves and not _padded_by_itself(layer):
         return _convolution(layer, source, out, into)

@@ -157,14 +157,8 @@ def layer_times(
 ) -> Times:
     """Time every distinct layer of the network, whole and split, and the network.
 
-    Args:
-        network: the original.
-        channels: its channels, for the shapes of its tensors.
-        size: of its layers.
-        splits: layer name → how it may be split.
-        timing: how runs are timed.
-        integers: the layers that will run on integer kernels, if any.
-        file: the original as the user has it, which may be slower than the network in canonical form; none: the same.
+    `splits` is layer name → how it may be split; `integers` are the layers that will run on integer kernels; `file` is
+    the original as the user has it, which may be slower than the network in canonical form; none: the same.
 
     Raises:
         RequestError: the provider does not load, or the network's batch is fixed and another.
@@ -325,12 +319,8 @@ def measured_ratio(
 ) -> float:
     """Time of a network as a share of the original's, both timed in turn.
 
-    Args:
-        original: the network as it is.
-        small: what becomes of it.
-        timing: how runs are timed.
-        model: the same as it would be written, where that runs on other kernels.
-        file: the original as the user has it, where that is another model than the network's.
+    `model` is the small network as it would be written, where that runs on other kernels; `file` the original as the
+    user has it, where that is another model than the network's.
 
     Raises:
         RequestError: as `layer_times`.

@@ -23,10 +23,7 @@ DIGITS = 12  # of a number to the base 3: enough for half a million weights
 def of_layers(network: Network, bits: Mapping[str, float], finer: frozenset[str]) -> dict[str, QuantParams]:
     """Codes and scales of layers: the same for layers that share their weight, others for every other.
 
-    Args:
-        network: the network.
-        bits: layer name → weight bits.
-        finer: names of layers that get more.
+    `finer` are names of layers that get more bits.
     """
     shared = network.origin.shared
     numbers: dict[str, int] = {}
@@ -44,10 +41,7 @@ def of_layers(network: Network, bits: Mapping[str, float], finer: frozenset[str]
 def of_tables(network: Network, options: Options, taken: int) -> dict[str, QuantParams]:
     """The same of the tables of Gather nodes.
 
-    Args:
-        network: the network.
-        options: decide which tables are rounded, and to how many bits.
-        taken: numbers that layers have.
+    `taken` are numbers that layers have.
     """
     numbers: dict[str, int] = {}
     found = {}

@@ -36,12 +36,7 @@ def removals(
 ) -> dict[str, Removal]:
     """Nested order of removal of each group, by the criterion asked for.
 
-    Args:
-        network: the original.
-        groups: to be ordered.
-        options: `select` and `method` are read.
-        measured: orders from moments, where there are any; a group that has none is ordered by its weights, and
-            priced in the same unit.
+    `measured` are orders from moments; a group that has none is ordered by its weights, and priced in the same unit.
     """
     name = options.select or METHODS[options.method].selection
     assert name in CRITERIA or METHODS[options.method].measured, "the table of options refuses it"

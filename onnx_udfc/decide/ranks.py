@@ -106,13 +106,9 @@ def rank_levels(
 ) -> Ranks:
     """The levels of every layer.
 
-    Args:
-        network: the original.
-        sizes: shapes of its tensors.
-        size: of its layers.
-        curves: layer name → what each split loses at every rank, as a share of what the layer writes to.
-        saving: what splitting a layer (by its number) at ranks (n,) saves (n,), in the unit that is to be saved.
-        whole: of the network, in the same unit: where one layer is nearly all of it, its levels are finer.
+    `curves` is layer name → what each split loses at every rank, as a share of what the layer writes to; `saving` what
+    splitting a layer (by its number) at ranks (n,) saves (n,), in the unit that is to be saved; `whole` is that of the
+    network: where one layer is nearly all of it, its levels are finer.
     """
     factors, damage, spots = [], [], []
     for i, (layer, positions) in enumerate(zip(network.layers.values(), size.positions, strict=True)):

@@ -30,9 +30,7 @@ def asks_for_search(options: Options) -> bool:
 def smallest(options: Options, compressed: Callable[[Options], R]) -> tuple[R, Options, int]:
     """Find the smallest network that passes the gates.
 
-    Args:
-        options: budgets are upper limits; all are shrunk by the same factor.
-        compressed: compresses by some options; raises GateError where a gate is not met.
+    Budgets are upper limits; all are shrunk by the same factor. `compressed` raises GateError where a gate is not met.
 
     Returns:
         The network, the options that gave it, and how many networks were made.

@@ -31,9 +31,7 @@ def tables_to_round(network: Network, options: Options) -> dict[str, Table]:
 def rounded_tables(network: Network, options: Options) -> dict[str, QuantParams]:
     """Name of a Gather → the codes of its table, rounded to nearest with the scales of least error.
 
-    Args:
-        network: as it will be written; it is left as it is.
-        options: `bits`, `skip` and `target` are read.
+    The network, as it will be written, is left as it is.
     """
     found = {}
     for name, table in tables_to_round(network, options).items():
@@ -44,13 +42,7 @@ def rounded_tables(network: Network, options: Options) -> dict[str, QuantParams]
 
 
 def table_notes(network: Network, options: Options, forms: Mapping[str, str]) -> tuple[str, ...]:
-    """How the tables are written.
-
-    Args:
-        network: that was written.
-        options: what was asked for.
-        forms: name of a layer or a Gather → its form, in words.
-    """
+    """How the tables are written."""
     if options.bits == FLOAT:
         return ()
     every = find_tables(network, lambda name: matches(name, options.skip))
@@ -89,14 +81,7 @@ def _multiplied(weight: Unseen) -> bool:
 
 
 def bits_of_unseen(network: Network, unseen: Mapping[str, Unseen], options: Options, bits: Bits) -> dict[str, float]:
-    """Key of an unseen weight → its bits: those of the layer that shares it, or else those of tables.
-
-    Args:
-        network: as it will be written.
-        unseen: its unseen weights.
-        options: what was asked for.
-        bits: layer name → its bits.
-    """
+    """Key of an unseen weight → its bits: those of the layer that shares it, or else those of tables."""
     shared = network.origin.shared
     roots = {shared.get(network.layers[n].constant.name): b for n, b in bits.items() if n in network.layers}
     return {
@@ -108,10 +93,7 @@ def bits_of_unseen(network: Network, unseen: Mapping[str, Unseen], options: Opti
 def rounded_unseen(network: Network, options: Options, bits: Bits) -> dict[str, RoundedUnseen]:
     """Key → unseen weight with its codes, rounded to nearest with the scales of least error.
 
-    Args:
-        network: as it will be written; it is left as it is.
-        options: `bits`, `skip` and `target` are read.
-        bits: layer name → its bits.
+    The network, as it will be written, is left as it is.
     """
     found, unseen = {}, unseen_to_round(network, options)
     widths = bits_of_unseen(network, unseen, options, bits)
@@ -123,13 +105,7 @@ def rounded_unseen(network: Network, options: Options, bits: Bits) -> dict[str, 
 
 
 def unseen_notes(network: Network, options: Options, forms: Mapping[str, str]) -> tuple[str, ...]:
-    """How the unseen weights are written.
-
-    Args:
-        network: that was written.
-        options: what was asked for.
-        forms: key of an unseen weight → its form, in words.
-    """
+    """How the unseen weights are written."""
     if options.bits == FLOAT:
         return ()
     every = find_unseen(network, lambda name: matches(name, options.skip))

@@ -60,11 +60,8 @@ class Draft:
     def constant(self, name: str, values: NDArray[Any], source: TensorProto | None = None, alone: bool = False) -> str:
         """Add an initializer and return its name, made unique.
 
-        Args:
-            name: as wanted.
-            values: any shape.
-            source: the initializer that it comes from: its remarks are kept.
-            alone: otherwise an equal one that is there already may be taken.
+        The remarks of `source`, the initializer that it comes from, are kept. Unless it is to be `alone`, an equal one
+        that is there already may be taken.
         """
         tensor = numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
         return self._add(tensor, source, alone)

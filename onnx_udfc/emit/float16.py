@@ -40,9 +40,7 @@ class Halved:
 def to_float16(model: onnx.ModelProto, spans: Mapping[str, Span]) -> Halved:
     """Turn a model, in place, into one that computes in float16 where it can.
 
-    Args:
-        model: nodes in topological order, with unique names.
-        spans: tensor → the values that it had; those that are not there are taken to fit.
+    Nodes are in topological order, with unique names. Tensors that `spans` lacks are taken to fit.
     """
     chosen = half_nodes(model, spans)
     kinds = tensor_types(model)

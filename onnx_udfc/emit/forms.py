@@ -211,11 +211,8 @@ def describe(form: str, weight: StoredWeight) -> str:
 def stored_weight(layer: Layer, params: QuantParams, bits: int, float_type: int) -> StoredWeight:
     """Lay codes and scales out as the layer's weight.
 
-    Args:
-        layer: gives the layout.
-        params: codes and scales in the layout of `Layer.matrix()`.
-        bits: that a code takes in the file.
-        float_type: ONNX type of the weight.
+    `params` are in the layout of `Layer.matrix()`; a code takes `bits` in the file; `float_type` is the ONNX type of
+    the weight.
     """
     codes = np.ascontiguousarray(layer.layout(params.codes))
     axis = layer.channel_axis

@@ -47,9 +47,7 @@ class Halves:
 def half_nodes(model: onnx.ModelProto, spans: Mapping[str, Span]) -> dict[str, Halves]:
     """Name of a node → what it takes and gives in float16, for the nodes that compute so.
 
-    Args:
-        model: nodes in topological order, with unique names.
-        spans: tensor → the values that it had; those that are not there are taken to fit.
+    Nodes are in topological order, with unique names. Tensors that `spans` lacks are taken to fit.
     """
     kinds = tensor_types(model)
     opset = next((d.version for d in model.opset_import if d.domain in ("", "ai.onnx")), 1)

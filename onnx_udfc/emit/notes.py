@@ -48,13 +48,8 @@ def form_notes(
 ) -> tuple[bool, tuple[str, ...]]:
     """Return whether the file is expected to be slower than the float original, and the notes.
 
-    Args:
-        network: the network that was written.
-        weights: what was quantized.
-        tables: name of a Gather, or key of an unseen weight → the quantized one.
-        placement: of the activations, None where only weights are quantized.
-        target: the target.
-        forms: name of a layer, a Gather or an unseen weight → its form, in words.
+    `tables` has Gathers by name and unseen weights by key; `placement` is None where only weights are quantized;
+    `forms` are in words, by the names of layers and tables.
     """
     in_every_run = placement is None and any(form.startswith("DequantizeLinear") for form in forms.values())
     slower = target.in_every_run and in_every_run

@@ -91,11 +91,6 @@ def integer_bits(network: Network, bits: Mapping[str, float], placement: Placeme
     x86 processors without VNNI add the products of two weights (int8) and two activations (uint8) in int16, and clip
     what does not fit: 2 · 255 · 127 does not, 2 · 255 · 63 does (onnxruntime calls it reduce_range). Kernels for
     depthwise convolution and for int8 activations are not concerned.
-
-    Args:
-        network: the network as it will be written.
-        bits: layer name → weight bits that were asked for.
-        placement: of its activations.
     """
     clipped = [n for n in placement.integer if placement.dtype == "uint8" and not network.layers[n].depthwise]
     return {name: min(b, WIDEST_EXACT) if name in clipped else b for name, b in bits.items()}
@@ -104,10 +99,7 @@ def integer_bits(network: Network, bits: Mapping[str, float], placement: Placeme
 def around_kernels(graph: gs.Graph, layers: Sequence[Layer], left: Collection[str] = frozenset()) -> Placement:
     """Pairs around every operator that onnxruntime has an integer kernel for, from the layers backwards.
 
-    Args:
-        graph: of the network.
-        layers: that are to run as integers.
-        left: tensors that are not to be quantized, and with them nothing that reads or writes them in integers.
+    `left` are tensors that are not to be quantized, and with them nothing that reads or writes them in integers.
     """
     integer = {layer.name: layer for layer in layers if layer.integer and not _touches(graph, layer, left)}
     outputs = {t.name for t in graph.outputs}
@@ -180,10 +172,7 @@ class _Wanted:
 def before_layers(graph: gs.Graph, layers: Sequence[Layer], left: Collection[str] = frozenset()) -> Placement:
     """Pairs at the inputs of layers and at the other input of the Adds behind them, as TensorRT wants them.
 
-    Args:
-        graph: of the network.
-        layers: that are to run as integers.
-        left: tensors that are not to be quantized, and with them nothing that reads them in integers.
+    `left` are tensors that are not to be quantized, and with them nothing that reads them in integers.
     """
     layers = [layer for layer in layers if layer.node.inputs[0].name not in left]
     readers: dict[str, list[str]] = {}

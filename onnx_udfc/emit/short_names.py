@@ -29,9 +29,7 @@ Renaming = Callable[[str], str]
 def shorten_names(model: onnx.ModelProto, kept: Collection[str]) -> bool:
     """Name tensors t1, t2, … and nodes n1, n2, …, in place; returns whether it was worth it.
 
-    Args:
-        model: nodes of a name of their own.
-        kept: names of nodes that stay.
+    Nodes have names of their own; those in `kept` stay.
     """
     ends = {value.name for value in (*model.graph.input, *model.graph.output)} | {""}
     counts: tuple[Counter[str], Counter[str]] = Counter(), Counter()  # of nodes, of tensors

@@ -48,12 +48,8 @@ def write_sites(
 ) -> None:
     """Add a QuantizeLinear → DequantizeLinear pair at every site.
 
-    Args:
-        draft: the model that is added to.
-        placement: the sites.
-        activations: grids of `placement.tensors`.
-        switches: name of a quantized tensor → a scalar of type bool that says whether the pair counts; a tensor that is
-            not named always goes through its pair.
+    `activations` are grids of `placement.tensors`. `switches` is name of a quantized tensor → a scalar of type bool
+    that says whether the pair counts; a tensor that is not named always goes through its pair.
     """
     writers: dict[str, Writer] = {
         name: (node, index, node.name) for node in draft.nodes.values() for index, name in enumerate(node.output)
@@ -135,10 +131,7 @@ def switchable(
 ) -> tuple[onnx.ModelProto, str]:
     """The network in float with a pair at every site that counts only where it is asked for.
 
-    Args:
-        network: with the weights that the written codes stand for.
-        placement: the sites.
-        activations: grids of `placement.tensors`.
+    Its weights are those that the written codes stand for; `activations` are grids of `placement.tensors`.
 
     Returns:
         The model, and the name of its last input: a bool (n,) for each of `placement.tensors`.

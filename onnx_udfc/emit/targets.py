@@ -163,11 +163,8 @@ def activation_tensors(
 ) -> Placement:
     """Place Q/DQ pairs so that as many of `layers` as possible run as integers.
 
-    Args:
-        network: the network as it will be written.
-        layers: names of the layers with quantized weights and activations; the others stay in float.
-        target: one that has integer kernels.
-        left: tensors that are not to be quantized, and with them nothing that reads or writes them in integers.
+    The target has integer kernels. `left` are tensors that are not to be quantized, and with them nothing that reads or
+    writes them in integers.
 
     Raises:
         RequestError: the target has no integer kernels, or the network does not compute in float32.
@@ -183,11 +180,6 @@ def activation_tensors(
 
 def check_activations(network: Network, layers: Collection[str], target: str) -> None:
     """Whether activations can be quantized at all: known as soon as the network is read.
-
-    Args:
-        network: the network, in canonical form.
-        layers: names of the layers whose weights are to be quantized.
-        target: key of TARGETS.
 
     Raises:
         RequestError: the target has no integer kernels, the network does not compute in float32, or its opset is too

@@ -48,13 +48,8 @@ def write_unseen(
 ) -> dict[str, str]:
     """Write unseen weights, those of inner graphs from the innermost outwards.
 
-    Args:
-        draft: of the model, all of whose layers are written.
-        network: that is written.
-        rounded: key of an unseen weight → its codes.
-        target: has a form for tables.
-        layers: name of an initializer → what a layer that was read from it has become.
-        twins: what stands in the network's own graph already.
+    All layers of the model are written. `rounded` is key of an unseen weight → its codes; `layers` name of an
+    initializer → what a layer that was read from it has become; `twins` what stands in the network's own graph already.
 
     Returns:
         Key → the form, in words, of those that were written: one that another node needs in float is not.
@@ -89,11 +84,7 @@ def write_unseen(
 
 
 def halve_inside(model: onnx.ModelProto) -> None:
-    """Store the float32 weights of inner graphs as float16, in place; what computes with them stays in float32.
-
-    Args:
-        model: nodes of a name of their own.
-    """
+    """Store the float32 weights of inner graphs as float16, in place; what computes with them stays in float32."""
     draft, inner = Draft(model), dict[Path, list[Unseen]]()
     for one in inner_weights(model.graph, list(draft.nodes)):
         if one.path and one.constant.dtype == np.float32 and holds(peek(one.constant)):

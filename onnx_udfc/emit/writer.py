@@ -83,15 +83,11 @@ def emit(
 ) -> Emitted:
     """Write a network with quantized weights, and activations if there are any.
 
-    Args:
-        network: the network, with the biases that go with the codes; it is left as it is.
-        weights: layer name → codes and scales; the other layers stay in float.
-        activations: tensor → grid, for `placement.tensors` at least; None for weights only.
-        target: key of TARGETS.
-        placement: where activations are quantized; by default everywhere that `weights` allows.
-        tables: name of a Gather → codes and scales of its table, as of `Table.matrix`; for a target that takes them.
-        unseen: key of `find_unseen` → codes and scales; the same.
-        bases: of this network, as it is, where it is written several times; filled here.
+    The network, with the biases that go with the codes, is left as it is. `weights` is layer name → codes and scales;
+    other layers stay in float. `activations` is tensor → grid, for `placement.tensors` at least; None for weights only.
+    Without a placement they are quantized everywhere that `weights` allows. `tables`, by name of a Gather, and
+    `unseen`, by key of `find_unseen`, are for a target that takes them. `bases` of this network, where it is written
+    several times, are filled here.
 
     Raises:
         RequestError: the target cannot run activations in integers, or the network cannot hold them.
@@ -218,10 +214,7 @@ def _per_input_channel(layer: Layer, params: QuantParams, float_type: int) -> St
 def _keep_halves(draft: Draft, network: Network, *, lossless: bool) -> None:
     """Constants that were stored as 16-bit floats and cast are stored so again: a float32 one would be twice as large.
 
-    Args:
-        draft: the model that is written.
-        network: that it comes from.
-        lossless: nothing was to be changed, so that only what is the same in 16 bits is.
+    With `lossless` nothing was to be changed, so that only what is the same in 16 bits is.
     """
     for name, kind in network.half_constants().items():
         tensor = draft.constants.get(name)

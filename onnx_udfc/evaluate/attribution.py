@@ -281,9 +281,7 @@ def _fits(layer: WrittenLayer, x: NDArray[Any], axis: int) -> bool:
 def advice(layer: LayerReport, asked: int | str | None = None) -> str:
     """Return what would help a layer that loses much: bits or channels, whichever cost it more.
 
-    Args:
-        layer: Its report.
-        asked: The bits that were asked for, where they were; more than what kernels allow cannot be had.
+    `asked` are the bits that were asked for; more than what kernels allow cannot be had.
     """
     keep = f"--skip '{layer.name}' leaves it as it is"
     few = layer.bits < MANY_BITS and not (isinstance(asked, int) and layer.bits < asked)

@@ -261,10 +261,8 @@ class Comparator:
     def add(self, first: Sequence[Any], second: Sequence[Any], batch: int | None = None) -> None:
         """Take in one run's outputs of both; what is not a numeric tensor is passed over.
 
-        Args:
-            first: The original's, in the order of the names.
-            second: The compressed network's.
-            batch: Number of inputs; by default the length of the first output's first axis.
+        Outputs are in the order of the names; `batch` is the number of inputs, by default the length of the first
+        output's first axis.
 
         Raises:
             CheckError: The shapes differ where the original's is fixed, or a value is not finite.

@@ -100,14 +100,7 @@ def check_result(
 
 
 def share_of_time(source: Source, network: Network, model: onnx.ModelProto, options: Options) -> float | None:
-    """The time of a result on this machine as a share of the original's; None where it cannot be taken.
-
-    Args:
-        source: the original.
-        network: the same in canonical form.
-        model: the result.
-        options: seed, batch, threads and provider are read.
-    """
+    """The time of a result on this machine as a share of the original's; None where it cannot be taken."""
     feed, provider = one_feed(wanted_inputs(network), options.seed, batch=options.batch), asked_provider(options)
     try:
         found = timed(source, model, feed, options.threads or 1, LOOKS[0], provider)
@@ -133,16 +126,8 @@ def _checked(
 ) -> Checked:
     """Check a written model against the original.
 
-    Args:
-        original: as the user gave it.
-        network: the original in canonical form, for its inputs.
-        model: the result.
-        options: the inputs are made by the same options, with another seed, or are those of --validate.
-        batch: samples of a run, at most.
-        answered: gives the original's answers; None where they are to be found now.
-
-    Raises:
-        CheckError: the result is not a valid model, does not run, or is not finite where the original is.
+    The inputs are made by the same options, with another seed, or are those of --validate; `answered` gives the
+    original's answers, None where they are to be found now.
     """
     _valid(original, model)
     if options.validate is not None:
@@ -189,17 +174,7 @@ def answer(original: Source, network: Network, options: Options, batch: int = BA
 
 
 def _answered(session: Any, inputs: NetworkInputs, batch: int, weights: int) -> Answered:
-    """What a session of the original answers to inputs.
-
-    Args:
-        session: of the original.
-        inputs: of its check.
-        batch: samples of a run, at most.
-        weights: of the original, in bytes.
-
-    Raises:
-        ModelError: it does not run on them.
-    """
+    """What a session of the original answers to inputs."""
     rollout = inputs.rollout if inputs.rollout and inputs.rollout.batch <= batch else None
     feeds = list(split(input_specs(session), inputs.values, rollout.batch if rollout else batch))
     if not feeds:
@@ -212,13 +187,7 @@ def _answered(session: Any, inputs: NetworkInputs, batch: int, weights: int) -> 
 
 
 def _on_real_inputs(original: Source, network: Network, model: onnx.ModelProto, options: Options) -> Checked:
-    """The check on inputs that the user keeps for the judgement, and accuracy where they have labels.
-
-    Raises:
-        RequestError: they cannot be read or do not fit.
-        ModelError: the original does not run on them.
-        CheckError: as check_result.
-    """
+    """The check on inputs that the user keeps for the judgement, and accuracy where they have labels."""
     first = open_session(original, asked_provider(options), options.threads)
     try:
         second = open_session(model, asked_provider(options), options.threads)
@@ -234,14 +203,7 @@ def _on_real_inputs(original: Source, network: Network, model: onnx.ModelProto, 
 def _answers(session: Any, feeds: list[Any], most: float, given: list[Any] | None) -> _Original | _Remembered:
     """The outputs for all feeds, so that no feed is run twice; the session itself where they take more bytes than that.
 
-    Args:
-        session: of the original.
-        feeds: what it is run on.
-        most: bytes.
-        given: the outputs for the first of the feeds, where they are known.
-
-    Raises:
-        ModelError: the network does not run.
+    `most` are bytes; `given` the outputs for the first of the feeds, where they are known.
     """
     names = [output.name for output in session.get_outputs()]
     release()

@@ -56,10 +56,8 @@ class Inspection:
 def inspect_model(source: Source, skip: Sequence[str] = (), input_shape: Sequence[str] = ()) -> Inspection:
     """Inspect a model.
 
-    Args:
-        source: Path, bytes or ModelProto.
-        skip: Patterns of node and tensor names to leave alone.
-        input_shape: Sizes that the file leaves open, as in Options.
+    `skip` are patterns of node and tensor names to leave alone, `input_shape` sizes that the file leaves open, as in
+    Options.
 
     Raises:
         ModelError: It cannot be read.
@@ -119,12 +117,8 @@ def advice_for(
 ) -> tuple[str, ...]:
     """Return two lines: what to begin with, and what to think of next.
 
-    Args:
-        layers: That are in float.
-        groups: Groups of channels that can be pruned.
-        size: Bytes of the file.
-        compact: Whether little in it is redundant.
-        besides: Bytes of tables, and of weights of recurrent layers and branches.
+    `size` are the bytes of the file, `besides` those of tables, and of weights of recurrent layers and branches;
+    `compact` says whether little in it is redundant.
     """
     held = sum(layer.parameters_before for layer in layers) * 4 / max(size, 1)
     if besides > held * size and besides >= LITTLE * size:

@@ -43,10 +43,8 @@ def guess(
 ) -> Kinds:
     """Return the kinds of outputs.
 
-    Args:
-        outputs: What the original gave for some inputs, by name.
-        inputs: Shapes of the network's inputs; images that come out as large as they went in are no maps.
-        task: The kind that was told, for the outputs that can be that.
+    `inputs` are the shapes of the network's: images that come out as large as they went in are no maps. A `task` that
+    was told is that of the outputs that can be that.
     """
     reader = find_reader(outputs, told=task == "detection") if task in (None, "detection") else None
     kinds: dict[str, Kind] = {}
@@ -61,9 +59,7 @@ def guess(
 def channels_first(y: Values, inputs: Sequence[tuple[int | None, ...]]) -> Values:
     """Return an output (inputs, height, width, channels) of a network whose pictures lie so, with its channels first.
 
-    Args:
-        y: What the network gave.
-        inputs: Shapes of the network's inputs; None is an open axis.
+    `inputs` are the shapes of the network's; None is an open axis.
     """
     pictures = [s for s in inputs if len(s) == 4]
     last = bool(pictures) and all(s[3] in _COLOURS and s[1] not in _COLOURS for s in pictures)

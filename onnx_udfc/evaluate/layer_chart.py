@@ -96,9 +96,7 @@ FIGURES = (
 def layer_chart(layers: Sequence[LayerReport], others: tuple[float, float] | None = None) -> str:
     """Return the chart; empty without layers.
 
-    Args:
-        layers: From input to output.
-        others: Milliseconds before and after of all that is no layer, where layers were timed.
+    `others` are milliseconds before and after of all that is no layer, where layers were timed.
     """
     rows = blocks(layers)
     shown = [f for f in FIGURES if any(b.total(f.before) is not None for b in rows)]

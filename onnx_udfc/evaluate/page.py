@@ -21,11 +21,8 @@ SHOWN_DIGITS = 12  # of a hash, where the whole one stands elsewhere
 def page(title: str, tool: Tool, sections: Iterable[tuple[str, str, str]], facts: str = "") -> str:
     """Return a self-contained page.
 
-    Args:
-        title: Of the page.
-        tool: That made it.
-        sections: (key, name, HTML) of each; empty ones are left out.
-        facts: HTML under the title: which file, when.
+    `sections` are key, name and HTML of each; empty ones are left out. `facts` is HTML under the title: which file,
+    when.
     """
     shown = [s for s in sections if s[2]]
     links = "".join(f'<li><a href="#{key}">{name}</a></li>' for key, name, _ in shown)
@@ -46,11 +43,7 @@ def page(title: str, tool: Tool, sections: Iterable[tuple[str, str, str]], facts
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], label: str, numbers: Sequence[int] = ()) -> str:
     """Return a table; cells are HTML already.
 
-    Args:
-        head: Heads of the columns, plain text.
-        rows: Of cells.
-        label: What the table shows.
-        numbers: Columns that are set to the right.
+    `label` says what the table shows; columns in `numbers` are set to the right.
     """
     kinds = ["name" if i == 0 else "n" if i in numbers else "" for i in range(len(head))]
     classes = [f" class={kind}" if kind else "" for kind in kinds]

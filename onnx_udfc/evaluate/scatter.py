@@ -48,10 +48,7 @@ def ticks(low: float, high: float) -> list[float]:
 def scatter(dots: Sequence[Dot], across: str, up: str) -> str:
     """Return the plot of one or more dots.
 
-    Args:
-        dots: Later ones lie above earlier ones.
-        across: What is to the right, and its unit.
-        up: What is upward, and its unit.
+    Later dots lie above earlier ones. `across` and `up` say what is to the right and upward, and its unit.
     """
     right = (1 + MARGIN) * max(d.x for d in dots) or 1.0
     least, most = min(d.y for d in dots), max(d.y for d in dots)

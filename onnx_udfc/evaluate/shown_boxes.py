@@ -62,14 +62,7 @@ class Album:
     def add(
         self, feed: Mapping[str, Any], first: Mapping[str, Any], second: Mapping[str, Any], names: Sequence[str]
     ) -> None:
-        """Keep pictures of one run, while there is room for them; what is no single input of pictures is passed over.
-
-        Args:
-            feed: What was fed.
-            first: The original's outputs by name.
-            second: The compressed network's.
-            names: Of the pictures that count.
-        """
+        """Keep pictures of one run, while there is room; what is no single input of pictures is passed over."""
         value = next(iter(feed.values()), None) if len(feed) == 1 else None
         if value is None or value.ndim != 4:
             return

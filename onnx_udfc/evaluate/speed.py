@@ -30,13 +30,6 @@ def slower_by(
 ) -> float | None:
     """Return the result's time as a share of the original's where that is clearly above one, else None.
 
-    Args:
-        original: As the user gave it.
-        result: The compressed model.
-        feed: One input.
-        threads: Of onnxruntime.
-        provider: That runs both.
-
     Raises:
         ModelError: One of them does not load.
     """
@@ -52,11 +45,7 @@ def slower_by(
 def one_run(source: Source, input_shape: Sequence[str] = (), seed: int = 0, batch: int | None = None) -> dict[str, Any]:
     """Return made-up inputs for one run of a network.
 
-    Args:
-        source: The network.
-        input_shape: Sizes that the file leaves open, as in Options.
-        seed: Of the values.
-        batch: Samples; None for one, or a fixed batch.
+    `input_shape` are sizes that the file leaves open, as in Options; `batch` is None for one sample, or a fixed batch.
 
     Raises:
         UdfcError: It does not load, or an asked shape or batch does not fit.

@@ -14,12 +14,8 @@ def columns(
 ) -> str:
     """Return one column for each value in 0..1.
 
-    Args:
-        values: Heights; what lies outside 0..1 is cut.
-        titles: Tooltips.
-        label: What the chart shows, for a screen reader.
-        paint: CSS class of the columns.
-        back: Whether a faint column shows the whole height.
+    `titles` are tooltips, `label` is for a screen reader, `paint` a CSS class; with `back` a faint column shows the
+    whole height.
     """
     n = max(1, len(values))
     parts = [_open("chart", n, 100, label)]
@@ -70,12 +66,8 @@ def framed(
 ) -> str:
     """Return a picture (a data URI) with boxes over it.
 
-    Args:
-        picture: The picture.
-        width: Of it, in units that the frames' lines are told in.
-        height: Of it.
-        boxes: Left, top, right and bottom in shares of the picture, and the CSS class they are drawn in.
-        label: What it shows, for a screen reader.
+    `boxes` are left, top, right and bottom in shares of the picture, and the CSS class they are drawn in. `width` and
+    `height` are in units that the frames' lines are told in; `label` is for a screen reader.
     """
     parts = [f'<svg class="photo" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">']
     parts.append(f'<image href="{escape(picture)}" width="{width}" height="{height}" preserveAspectRatio="none"/>')

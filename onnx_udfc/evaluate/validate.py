@@ -249,15 +249,7 @@ def validate(
 def _elsewhere(
     sessions: tuple[Any, Any], wanted: tuple[Wanted, ...], count: int, seed: int, task: str | None
 ) -> list[Fidelity]:
-    """How near two networks are on what else features may be, of which nothing tells what they are.
-
-    Args:
-        sessions: of both.
-        wanted: the inputs.
-        count: samples.
-        seed: of the values.
-        task: what the outputs say, where it was told.
-    """
+    """How near two networks are on what else features may be, of which nothing tells what they are."""
     names, specs, found = {w.spec.name for w in wanted if w.unscaled}, tuple(w.spec for w in wanted), []
     drawn = made(wanted, count, seed, {}) if names else {}
     for other in FEATURES if names else ():

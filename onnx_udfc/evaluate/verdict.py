@@ -68,12 +68,7 @@ class Judgement:
 
 
 def judge(fidelity: Fidelity, accuracy: Accuracy | None = None) -> Judgement:
-    """Return the verdict on a result.
-
-    Args:
-        fidelity: What was compared.
-        accuracy: Of both networks on labelled inputs, where there are any.
-    """
+    """Return the verdict on a result."""
     if accuracy is not None and accuracy.original > 0:
         return _measured(accuracy)
     found = [(o, e) for o in answers_of(fidelity.outputs) if (e := _estimate(o, fidelity.count)) is not None]
@@ -92,11 +87,7 @@ def judge(fidelity: Fidelity, accuracy: Accuracy | None = None) -> Judgement:
 def doubted(judgement: Judgement, fidelity: Fidelity, macs_left: float, bits: float) -> Judgement:
     """Return the judgement, or that it is unknown: of so little of a network, made-up inputs tell too much good.
 
-    Args:
-        judgement: By the figures.
-        fidelity: What was compared, and on which inputs.
-        macs_left: Share of the original's MACs that is left.
-        bits: Of the weights.
+    `macs_left` is the share of the original's MACs that is left, `bits` are those of the weights.
     """
     far = macs_left < LEAST_MACS or bits < LEAST_BITS
     if fidelity.inputs != "synthetic" or not far or judgement.verdict not in ("good", "degraded"):
@@ -111,11 +102,7 @@ def beside(judgement: Judgement, others: Sequence[Fidelity], *, features: bool) 
     The worst estimate is taken, in a range around all of them. Made-up features are answered as chance has it, so that
     equal answers say little there: how outputs move counts beside them, and good is what is so in all of the worst
     estimate's range. What may be anything is unknown.
-
-    Args:
-        judgement: On the inputs as they were drawn.
-        others: What was compared on the others.
-        features: Whether the inputs are features, spectra or embeddings.
+    With `features` the inputs are features, spectra or embeddings.
     """
     found = [e for other in others for o in answers_of(other.outputs) for e in _estimates(o, other.count, features)]
     if judgement.span is None or judgement.loss is None or not found:
@@ -285,12 +272,7 @@ def certain_fault(
 ) -> str:
     """Return what is wrong with a result beyond doubt, in a line; empty if nothing is.
 
-    Args:
-        fidelity: What was compared.
-        bytes_before: Of the original.
-        bytes_after: Of the result.
-        asked: What was asked for.
-        slower_by: Its time as a share of the original's, where speed was asked for and it is clearly slower.
+    `slower_by` is its time as a share of the original's, where speed was asked for and it is clearly slower.
     """
     still = [o.name for o in fidelity.outputs if o.parts and all(p.still for p in o.parts)]
     if still:

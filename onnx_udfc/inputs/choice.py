@@ -84,13 +84,7 @@ def choose(
 ) -> tuple[Choice, ...]:
     """The kinds for every input that can be of several; only the largest of them is tried out.
 
-    Args:
-        network: the original, its sizes settled.
-        wanted: its inputs.
-        asked: auto, or one of GROUPS.
-        scales: of its pictures.
-        threads: of onnxruntime.
-        count: how many inputs a network of this size is usually run on.
+    `asked` is auto, or one of GROUPS; `count` how many inputs a network of this size is usually run on.
     """
     choices = _choices(network, wanted, asked, scales, threads)
     return tuple(_varied(c, wanted, asked) if network.has_batch_norms or _repeats(c, count) else c for c in choices)
@@ -134,8 +128,7 @@ def strength(
 def best(answers: Mapping[str, Answers]) -> tuple[tuple[str, ...], dict[str, float]]:
     """The kind or the mixture of two kinds to which a network reacts most, and all ratings.
 
-    Args:
-        answers: kind → the network's answers to inputs of it, in the order of preference.
+    `answers` is kind → the network's answers to inputs of it, in the order of preference.
     """
     pairs = {f"{a} + {b}": (a, b) for a, b in combinations(answers, 2)}
     rated = ratings({**answers, **{name: mixed(answers[a], answers[b]) for name, (a, b) in pairs.items()}})

@@ -55,11 +55,6 @@ _BATCH = 16
 def balanced_inputs(network: Network, channels: Channels, options: Options) -> NetworkInputs:
     """Inputs as `make_inputs` gives them, chosen from a pool where the network classifies or detects, if affordable.
 
-    Args:
-        network: the original.
-        channels: its channels, for the shapes of its tensors.
-        options: as for `make_inputs`.
-
     Raises:
         RequestError: the data do not fit the network.
     """
@@ -110,11 +105,8 @@ def _sureness(network: Network, scores: NDArray[Any], wanted: int, pool: Network
 def balanced(classes: Index, wanted: int, rng: np.random.Generator, sureness: NDArray[Any] | None = None) -> Index:
     """Positions (wanted,), rising, of samples whose classes (n,) are as equally frequent as they can be.
 
-    Args:
-        classes: what each sample is named.
-        wanted: how many are taken.
-        rng: which samples of a class are taken, and which classes get one more than others, is random.
-        sureness: (n,): or those of the largest.
+    Which samples of a class are taken is random, as which classes get one more than others; with `sureness` (n,) those
+    of the largest are taken.
     """
     order = rng.permutation(len(classes))
     if sureness is not None:

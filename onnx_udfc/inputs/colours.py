@@ -40,13 +40,7 @@ BLUE_FIRST = (
 
 
 def expects_blue_first(network: Network, wanted: Wanted, scale: Scale) -> bool:
-    """Whether a classifier clearly says more about photographs whose channels are blue, green, red.
-
-    Args:
-        network: the original.
-        wanted: its input: pictures.
-        scale: of the pictures.
-    """
+    """Whether a classifier clearly says more about photographs whose channels are blue, green, red."""
     scores = class_scores(network)
     if not scores or not CLASSES <= scores[1] <= MOST_CLASSES:
         return False

@@ -52,13 +52,8 @@ def image_feeds(
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the images as feeds of a network with one input; a fixed batch is filled up by repeating the last image.
 
-    Args:
-        specs: The network's inputs.
-        images: Where the images are.
-        preprocessing: Of pixels.
-        limit: Images to take at most.
-        batch: Images of a run where the network leaves it open.
-        shape: Sizes of the input, also where the network leaves them open; otherwise each image keeps its own.
+    A run has `batch` images where the network leaves it open. `shape` are sizes of the input, also where the network
+    leaves them open; otherwise each image keeps its own.
 
     Raises:
         RequestError: The network has several inputs, or the images do not fit.

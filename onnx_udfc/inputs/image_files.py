@@ -170,12 +170,8 @@ class ImageSet:
     ) -> NDArray[Any]:
         """One image as an input of `shape` (n, channels, height, width) takes it, without its first axis.
 
-        Args:
-            index: of the image.
-            shape: of the input; None is any size.
-            preprocessing: of pixels; whole numbers take pixels as they are, in its order of channels.
-            channels_last: whether the channels are the input's last axis; None asks the shape.
-            dtype: of the input.
+        None in the shape is any size. Whole numbers take pixels as they are, in the order of channels of
+        `preprocessing`; `channels_last` says whether they are the input's last axis, None asks the shape.
 
         Raises:
             RequestError: The image does not fit the input.

@@ -141,13 +141,7 @@ class Wanted:
 
 
 def kind_of(spec: InputSpec, shape: tuple[int, ...], use: Use) -> Kind:
-    """What is made for an input.
-
-    Args:
-        spec: as it is declared.
-        shape: its settled sizes.
-        use: what the graph does with it.
-    """
+    """What is made for an input."""
     if use.carried:
         return "state"
     if spec.dtype.kind == "b":
@@ -206,11 +200,8 @@ def channels_last(shape: tuple[int | None, ...], use: Use) -> bool:
 def made(wanted: tuple[Wanted, ...], count: int, seed: int, scales: Mapping[str, Scale]) -> dict[str, NDArray[Any]]:
     """Values for every input: at least `count` samples, and RUNS values of what belongs to a whole run.
 
-    Args:
-        wanted: the inputs.
-        count: samples; at least one run of a fixed batch is made.
-        seed: the same seed gives the same values.
-        scales: input name → what brings pictures to what the network expects.
+    At least one run of a fixed batch is made; the same seed gives the same values. `scales` is input name → what brings
+    pictures to what the network expects.
     """
     batch = max([1, *(w.spec.batch or 1 for w in wanted)])
     count = -(-max(count, 1) // batch) * batch
@@ -230,11 +221,7 @@ def one_feed(
 ) -> dict[str, NDArray[Any]]:
     """What one run of the network takes; see `made`.
 
-    Args:
-        wanted: the inputs.
-        seed: of the values.
-        scales: input name → what its values become.
-        batch: samples; None for one, or a fixed batch.
+    `batch` is None for one sample, or a fixed batch.
 
     Raises:
         RequestError: the network's batch is fixed, and another.

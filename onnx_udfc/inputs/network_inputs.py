@@ -127,10 +127,7 @@ def _settle_as_line(network: Network, options: Options) -> None:
 def make_inputs(network: Network, options: Options, seed_offset: int = 0) -> NetworkInputs:
     """Inputs for one pass: real ones where the user gave some, else made-up ones.
 
-    Args:
-        network: the original.
-        options: calibrate, input_mean, input_std, input_range, input_colour, images and seed are read.
-        seed_offset: not 0 for inputs to judge on: made-up ones of another seed, or the real ones that were held out.
+    `seed_offset` is not 0 for inputs to judge on: made-up ones of another seed, or the real ones that were held out.
 
     Raises:
         RequestError: the data do not fit the network.
@@ -353,11 +350,7 @@ def elsewhere(network: Network, inputs: NetworkInputs, options: Options) -> tupl
     Features, embeddings and spectra have no usual scale or mean, and pictures of a scale that was only assumed may be
     pixels from 0 to 1 or from -1 to 1. As they are drawn they say too much good: a wake word's network kept 22 dB of
     noise, and 6 dB of embeddings, which have a mean of their own for each feature.
-
-    Args:
-        network: the original.
-        inputs: made up for it; real ones are what they are.
-        options: what is said of pixels is read.
+    Real inputs are what they are.
     """
     if inputs.source == "calibration":
         return ()

@@ -140,11 +140,7 @@ class _Feeds(np.ndarray):
 def real_inputs(wanted: Sequence[Wanted], data: Any, preprocessing: Preprocessing, most: int | None) -> Real:
     """Read real inputs, evenly from all where there are more than `most`.
 
-    Args:
-        wanted: the network's inputs.
-        data: a path, or what `gathered` takes.
-        preprocessing: of pixels.
-        most: samples to take; None for all.
+    `data` is a path, or what `gathered` takes; `most` is None for all.
 
     Raises:
         RequestError: they cannot be read, or do not fit.
@@ -216,11 +212,7 @@ def _read(path: Path, wanted: Sequence[Wanted]) -> Arrays:
 
 
 def _of_inputs(arrays: Mapping[Any, NDArray[Any]], wanted: Sequence[Wanted], place: str) -> Arrays:
-    """The arrays of the network's inputs.
-
-    Raises:
-        RequestError: none is one of theirs.
-    """
+    """The arrays of the network's inputs."""
     found = _named(arrays, [w.spec for w in wanted])
     if not found:
         names = ", ".join(w.spec.name for w in wanted)
@@ -248,11 +240,7 @@ def _from_arrays(wanted: Sequence[Wanted], arrays: Arrays, preprocessing: Prepro
 def _fitted(
     plain: NDArray[Any], array: NDArray[Any], wanted: Wanted, preprocessing: Preprocessing, most: int | None
 ) -> NDArray[Any]:
-    """One input's values from an array; pixels are preprocessed.
-
-    Raises:
-        RequestError: they do not fit.
-    """
+    """One input's values from an array; pixels are preprocessed."""
     if plain.dtype.kind not in "fiub":
         raise RequestError(f"{wanted.spec.name}: an array of {plain.dtype} cannot be fed to a network")
     if plain.dtype == np.uint8 and len(wanted.shape) == 4 and not isinstance(array, _Feeds):
@@ -265,11 +253,7 @@ def _fitted(
 
 
 def _aligned(array: NDArray[Any], wanted: Wanted, *, feeds: bool) -> NDArray[Any]:
-    """An array with its samples along the input's axis, or with one value for each run along the first.
-
-    Raises:
-        RequestError: its shape fits nowhere.
-    """
+    """An array with its samples along the input's axis, or with one value for each run along the first."""
     spec, rank = wanted.spec, len(wanted.spec.shape)
     if array.ndim == rank + 1 and _fits(array.shape[1:], spec):
         if spec.by_run:
@@ -318,11 +302,7 @@ def _images(images: ImageSet, chosen: NDArray[np.int64], wanted: Wanted, preproc
 
 
 def _complete(wanted: Sequence[Wanted], values: dict[str, NDArray[Any]]) -> Real:
-    """Count the samples.
-
-    Raises:
-        RequestError: there are none, the inputs differ in their number, or a value is not finite.
-    """
+    """Count the samples."""
     for name, array in values.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise RequestError(f"the real inputs hold values that are not finite (NaN or infinite), in {name}")

@@ -90,11 +90,6 @@ def guess_scaling(network: Network, wanted: Wanted, stem: Stem | None) -> tuple[
     to normalized images drowns in its biases expects raw pixels; a classifier that can hardly tell normalized images
     apart, but those of deviation 64, pixels less their mean; and a detector whose biases are small beside its response
     pixels from 0 to 1.
-
-    Args:
-        network: the original.
-        wanted: its input.
-        stem: the convolution that it leads to; None if there is none.
     """
     if stem is None:
         return NORMALIZED

@@ -110,11 +110,7 @@ def described(
 ) -> tuple[Wanted, ...]:
     """What is made up for the inputs of a model in a file; by the declaration alone where it cannot be read.
 
-    Args:
-        source: the model.
-        given: its inputs.
-        asked: shapes as in `settle`.
-        real: shapes of real inputs as in `settle`.
+    `asked` and `real` are as in `settle`.
 
     Raises:
         RequestError: an asked shape does not fit the input.
@@ -135,11 +131,8 @@ def settle(
 ) -> None:
     """Choose the sizes of all inputs and write them into the network, with a note where they were guessed.
 
-    Args:
-        network: its `sizes` and `notes` are changed.
-        asked: texts NAME=1x3x640x640; the name may be left out where there is one input.
-        real: input name → shape (1, ...) of real inputs.
-        run: whether guesses are tried in onnxruntime.
+    `asked` are texts NAME=1x3x640x640, whose name may be left out where there is one input; `real` is input name →
+    shape (1, ...) of real inputs.
 
     Raises:
         RequestError: an asked shape does not fit the input.

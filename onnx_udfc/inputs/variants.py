@@ -23,11 +23,7 @@ def with_variants(
 ) -> dict[str, NDArray[Any]]:
     """The values of a network with one input of pictures, and variants of them up to `count`; others as they are.
 
-    Args:
-        wanted: the network's inputs.
-        values: input name → real values, samples along the first axis.
-        count: samples wanted, at most.
-        seed: of the variants.
+    Real values have their samples along the first axis.
     """
     if len(wanted) != 1 or wanted[0].kind not in ("picture", "bytes") or wanted[0].spec.axis != 0:
         return values

@@ -49,9 +49,7 @@ class _Scaled:
 def join_activations(graph: gs.Graph, kept: set[str]) -> None:
     """Replaces what is spelled out by one node each, in place.
 
-    Args:
-        graph: with constants as such, nodes in topological order.
-        kept: names of the tensors that leave the graph or go into a subgraph.
+    Nodes are in topological order; `kept` are names of the tensors that leave the graph or go into a subgraph.
     """
     for op, match in MATCHES.items():
         if graph.opset < SINCE[op]:

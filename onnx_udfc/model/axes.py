@@ -28,9 +28,7 @@ SHAPES = 1 << 14  # initializers of more bytes hold no shapes
 def write_axes(graph: onnx.GraphProto, model: onnx.ModelProto) -> None:
     """Writes the axes out, in place.
 
-    Args:
-        graph: the top-level graph of the model, changed.
-        model: its operators are those of opset 18 or later, or there is nothing to do.
+    The model's operators are those of opset 18 or later, or there is nothing to do.
     """
     if any(_names_axes(node) for node in graph.node):
         writer = _Writer(graph, _dims(model))

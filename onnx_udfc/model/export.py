@@ -27,10 +27,7 @@ SHAPES = 1 << 14  # initializers of more bytes hold no shapes
 def export_model(graph: gs.Graph, origin: Origin, without: Collection[str] = ()) -> onnx.ModelProto:
     """The graph as a model of its own.
 
-    Args:
-        graph: not changed.
-        origin: what it was read from.
-        without: names of constants that are left out, for the caller to put others in their places.
+    `without` are names of constants that are left out, for the caller to put others in their places.
 
     Raises:
         ModelError: a node depends on its own output.

@@ -58,10 +58,6 @@ def why_whole(layer: Layer) -> str:
 def factor(network: Network, chosen: Mapping[str, Factor]) -> dict[str, str]:
     """Replace layers of a network, in place; their weights are 0 until somebody sets them.
 
-    Args:
-        network: to be changed.
-        chosen: layer name → what it becomes.
-
     Returns:
         Name of the new first layer → name of the layer that it was a part of.
     """

@@ -57,8 +57,7 @@ class LoadedModel:
 def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
     """Loads a model and converts it to opset 21, IR 10; newer ones are kept.
 
-    Args:
-        source: a path, the content of a file, or a model, which is not changed.
+    `source` is a path, the content of a file, or a model, which is not changed.
 
     Raises:
         ModelError: it is not there, not a model, or not one to compute with.

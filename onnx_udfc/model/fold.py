@@ -19,10 +19,8 @@ def fold_into_layer(layer: Layer, kept: set[str]) -> list[gs.Node]:
 
     With x the output of the layer, a batch norm is y = x * s + (beta - mean * s), s = gamma / sqrt(var + epsilon);
     a constant Mul or Add is the same with s or the shift alone. Computed in float64 and cast once.
-
-    Args:
-        layer: a Conv, ConvTranspose or Gemm; others are left alone.
-        kept: names of the tensors that leave the graph or go into a subgraph; they cannot be folded over.
+    Other operators are left alone. `kept` are names of the tensors that leave the graph or go into a subgraph; they
+    cannot be folded over.
 
     Returns:
         The folded nodes, cut off from the graph's tensors.

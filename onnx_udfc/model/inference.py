@@ -22,9 +22,6 @@ Size = tuple[int, ...]
 def infer(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with the shapes of its tensors as far as they can be inferred; its nodes may be changed.
 
-    Args:
-        model: not changed.
-
     Raises:
         InferenceError, RuntimeError, ValueError: whatever onnx's inference raises.
     """

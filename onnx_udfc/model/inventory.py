@@ -101,11 +101,8 @@ def _of_graph(
 ) -> Iterator[Holding]:
     """The rows of a graph and of those inside of its nodes.
 
-    Args:
-        graph: the graph.
-        functions: of the model, those left whose weights were not counted yet.
-        unseen: weights inside of nodes that can be compressed.
-        used: tensors that were counted.
+    `functions` are those whose weights were not counted yet, `unseen` weights inside of nodes that can be compressed,
+    `used` tensors that were counted.
     """
     for i, node in enumerate(graph.graph.node):
         function = functions.pop((node.domain, node.op_type), None)
@@ -259,11 +256,8 @@ def _biases(node: onnx.NodeProto, graph: _Constants) -> int:
 def _why_left(node: onnx.NodeProto, kind: int, computed: bool, free: bool) -> str:
     """Why the weights of a node cannot be made smaller here.
 
-    Args:
-        node: that reads them.
-        kind: type in which they are stored.
-        computed: whether they become the tensor by nodes that compute.
-        free: whether nobody needs them in float, as far as the node stands inside of another.
+    `kind` is the type in which they are stored; `computed`, whether they become the tensor by nodes that compute;
+    `free`, whether nobody needs them in float, as far as the node stands inside of another.
     """
     if node.op_type in INTEGER_OPS:
         return f"{node.op_type} holds integers already and is not compressed further"

@@ -165,9 +165,8 @@ class Layer:
     def set(self, matrix: Array, bias: Array) -> None:
         """Writes weight and bias back, in the layout and the type of the node's tensors.
 
-        Args:
-            matrix: (groups, O/groups, I/groups * k), as `matrix()` returns it.
-            bias: (O,); a node without bias gets one when it is not zero.
+        `matrix` is (groups, O/groups, I/groups * k), as `matrix()` returns it; a node without bias gets the bias (O,)
+        when it is not zero.
         """
         shape = self.constant.shape
         self.constant.values = np.ascontiguousarray(self.layout(matrix), self.constant.dtype).reshape(shape)
@@ -320,12 +319,7 @@ def kind_of(op: str) -> type[Layer]:
 
 
 def find_layers(graph: gs.Graph, kept: set[str]) -> list[Layer]:
-    """The layers of the top-level graph, in the order of its nodes.
-
-    Args:
-        graph: in canonical form.
-        kept: names of the tensors that leave the graph or go into a subgraph.
-    """
+    """The layers of the top-level graph, in the order of its nodes."""
     found = [LAYERS[node.op](node, graph) for node in graph.nodes if node.op in LAYERS and is_layer(node)]
     for layer in found:
         layer.bias_node = _added_bias(layer, kept) if layer.bias_apart else None

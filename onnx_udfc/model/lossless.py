@@ -169,11 +169,7 @@ def _import_node(proto: onnx.NodeProto, name: str, tensors: OrderedDict[str, gs.
 def _import_attributes(
     node: gs.Node, proto: onnx.NodeProto, tensors: OrderedDict[str, gs.Tensor], opset: int, domains: list[Any]
 ) -> set[str]:
-    """Fills `node.attrs`; returns the names of the attributes that graphsurgeon cannot hold.
-
-    Raises:
-        ModelError: it cannot hold a subgraph, so what the subgraph reads would be unknown.
-    """
+    """Fills `node.attrs`; returns the names of the attributes that graphsurgeon cannot hold."""
     carried = set()
     for attribute in proto.attribute:
         if attribute.name in LISTS and attribute.type == onnx.AttributeProto.INTS and not attribute.ints:

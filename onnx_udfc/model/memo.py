@@ -23,9 +23,7 @@ class Memo:
     def once(self, key: Hashable, find: Callable[[], Found]) -> Found:
         """The answer that is known under a key, else what `find` returns.
 
-        Args:
-            key: with everything that the answer depends on; whoever asks with equal keys wants the same thing.
-            find: called if need be.
+        The key has everything that the answer depends on: whoever asks with equal keys wants the same thing.
         """
         if key not in self._known:
             while len(self._known) >= self._most:

@@ -23,9 +23,7 @@ class Taken(set[str]):
 def unique_name(name: str, taken: set[str]) -> str:
     """`name`, or `name_2`, `name_3`, ... if it is taken; the result is added to `taken`.
 
-    Args:
-        name: as wanted.
-        taken: a plain set is searched from 2 on each time; use `Taken` where a name may come often.
+    A plain set is searched from 2 on each time; use `Taken` where a name may come often.
     """
     last = taken.last if isinstance(taken, Taken) else {}
     candidate, number = name, last.get(name, 1)

@@ -82,8 +82,7 @@ class Network:
     def to_model(self, without: Collection[str] = ()) -> onnx.ModelProto:
         """The network as a model of its own: nothing in it is shared with this network.
 
-        Args:
-            without: names of constants that are left out; `weights` for what runs the layers itself.
+        `without` are names of constants that are left out; `weights` for what runs the layers itself.
         """
         model = export_model(self.graph, self.origin, without)
         if self.single:

@@ -100,11 +100,7 @@ def _holds_text(data: mmap.mmap, fields: list[tuple[int, int, int, int, int]]) -
 
 
 def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int, int, int]]:
-    """Number, kind, where the field begins, where its value does, and its end, of every field of a message.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Number, kind, where the field begins, where its value does, and its end, of every field of a message."""
     while at < end:
         begin = at
         key, at = _varint(data, at)

@@ -21,12 +21,7 @@ NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Softplus")
 
 
 def fold_pads(graph: gs.Graph, kept: set[str]) -> None:
-    """Folds what can be folded, in place.
-
-    Args:
-        graph: with constants as such.
-        kept: names of the tensors that leave the graph or go into a subgraph.
-    """
+    """Folds what can be folded, in place."""
     for node in graph.nodes:
         pads = _spatial_pads(node) if node.op == "Pad" and not node.domain else None
         if pads is None or node.outputs[0].name in kept or not node.outputs[0].outputs:

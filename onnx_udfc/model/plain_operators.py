@@ -24,10 +24,7 @@ CASTS = frozenset(["float16", "float32", "float64", "int32", "int64", "bool"])
 def computed(node: onnx.NodeProto, opset: int, arrays: list[Array | None]) -> list[Array] | None:
     """The outputs of a node, or None where it is not one of these.
 
-    Args:
-        node: of the standard domain.
-        opset: that it is of.
-        arrays: its inputs; None for one that is left out.
+    Of the standard domain; None stands for an input that is left out.
 
     Raises:
         Exception: whatever numpy raises for values that do not fit.

@@ -134,9 +134,7 @@ def inner_reads(graph: onnx.GraphProto) -> set[str]:
 def skeleton(model: onnx.ModelProto, largest: int) -> onnx.ModelProto:
     """The model with its larger initializers as inputs: what matters for converting, checking and shapes, and light.
 
-    Args:
-        model: not changed.
-        largest: initializers of more bytes become inputs of the same type and shape.
+    Initializers of more bytes than `largest` become inputs of the same type and shape.
     """
     light = onnx.ModelProto()
     copy_except(light, model, {"graph"})
@@ -183,12 +181,8 @@ def resolve(
 
     Above `inline_total` bytes in all, initializers of a mebibyte and more stay in their files, and their location
     becomes an absolute path.
-
-    Args:
-        model: changed in place.
-        folder: where the model file is; None for a model that this function has been through.
-        inline_total: bytes.
-        linked: as `linked_folder` gives it.
+    `folder` is that of the model file; None for a model that this function has been through. `linked` is as
+    `linked_folder` gives it.
 
     Returns:
         Bytes of all external data.
@@ -258,10 +252,7 @@ def linked_folder(path: Path) -> Path | None:
 def check_external(model: onnx.ModelProto, folder: Path | None, linked: Path | None = None) -> None:
     """Refuses a model of the user's whose external data are not regular files in its folder; reads none of them.
 
-    Args:
-        model: not changed.
-        folder: where the model file is; None for a model that did not come from a file, which has no external data.
-        linked: as `linked_folder` gives it.
+    `folder` is that of the model file; None for a model that did not come from a file, which has no external data.
 
     Raises:
         ModelError: one line.
@@ -284,10 +275,6 @@ def external_files(model: onnx.ModelProto, folder: Path) -> set[Path]:
 
 def whole(source: bytes | onnx.ModelProto, base: str | Path) -> onnx.ModelProto:
     """A model that did not come from a file, with its external data read from a folder.
-
-    Args:
-        source: content of a file, or a model; not changed.
-        base: the folder.
 
     Raises:
         ModelError: the data are missing, outside the folder, or more than a model in memory can hold.
@@ -316,10 +303,7 @@ def _point(tensor: TensorProto, location: str, offset: int, length: int) -> None
 def leave(model: onnx.ModelProto, path: Path, spans: Mapping[int, tuple[int, int]]) -> None:
     """Lets initializers whose bytes were stepped over refer to the model's own file; `values` reads them from it.
 
-    Args:
-        model: changed in place.
-        path: of its file.
-        spans: number of an initializer → from where, and how many bytes.
+    `spans` is number of an initializer → from where, and how many bytes.
     """
     state = stamp(path) if spans else ""
     for number, (offset, length) in spans.items():
@@ -359,9 +343,7 @@ def _inline(tensor: TensorProto, path: Path, offset: int, length: int) -> None:
 def write_external(model: onnx.ModelProto, data_path: Path) -> onnx.ModelProto:
     """Streams the large initializers of a model into a file.
 
-    Args:
-        model: not changed.
-        data_path: the file to write; the model will refer to it by its name.
+    The model is not changed; the one that is returned refers to the file by its name.
 
     Returns:
         The model with its large initializers outside.

@@ -34,12 +34,7 @@ def save(
     A model of more than 2 GiB gets its weights in a file beside it, `<name>.data`. Everything is written under
     temporary names first; whatever goes wrong there, an interrupt too, leaves nothing and changes nothing. Where
     `path` is a symlink, what it leads to is replaced; a file that is replaced gives its permissions to the new one.
-
-    Args:
-        model: not changed.
-        path: of the file to write.
-        texts: path → content (UTF-8) of other files.
-        moving: entered while the finished files are moved into place.
+    `texts` is path → content (UTF-8) of other files; `moving` is entered while the finished files are moved into place.
 
     Returns:
         What could not be moved into place after the model was; one line for each.

@@ -77,10 +77,7 @@ def find_tables(network: Network, skipped: Callable[[str], bool]) -> dict[str, T
     """Name of a Gather → its table, in the order of the nodes.
 
     A table that something else needs in float, too, is none: codes beside it would only be more.
-
-    Args:
-        network: in canonical form.
-        skipped: whether a node or tensor of this name is to be left alone.
+    `skipped` says whether a node or tensor of a name is to be left alone.
     """
     shared = network.origin.shared
     needed = {t.name for t in network.graph.outputs} | inner_reads(network.origin.model.graph)

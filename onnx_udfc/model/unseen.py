@@ -117,10 +117,7 @@ def find_unseen(network: Network, skipped: Callable[[str], bool]) -> dict[str, U
     """A key of its own → each unseen weight: those of the network's own recurrent layers, then those inside of nodes.
 
     A weight that something needs in float, too, is none: codes beside it would only be more.
-
-    Args:
-        network: in canonical form.
-        skipped: whether a node or tensor of this name is to be left alone.
+    `skipped` says whether a node or tensor of a name is to be left alone.
     """
     found = {one.constant.name: one for one in _recurrent(network, skipped)}
     for one in inner_weights(network.origin.model.graph, list(network.origin.nodes)):
@@ -195,12 +192,7 @@ class _Use:
 
 
 def inner_weights(graph: onnx.GraphProto, names: list[str]) -> Iterator[Unseen]:
-    """The weights that nodes with graphs inside hold, or read from around them.
-
-    Args:
-        graph: of the model.
-        names: of its nodes, in their order.
-    """
+    """The weights that nodes with graphs inside hold, or read from around them."""
     if not any(subgraphs(node) for node in graph.node):
         return
     scopes = _scopes(graph, names)

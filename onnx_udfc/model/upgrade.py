@@ -33,9 +33,7 @@ def upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Converts the model to opset 21 and IR 10; newer ones are kept.
 
     The converter sees the model without its larger weights: it is quick, and cannot touch them.
-
-    Args:
-        model: not changed; part of the result may be shared with it.
+    The model is not changed; part of the result may be shared with it.
 
     Returns:
         The model, and notes for the user. Where a conversion fails or gives a model that onnxruntime does not load
@@ -132,11 +130,7 @@ def _loads(model: onnx.ModelProto) -> bool:
 def mend_nodes(converted: onnx.GraphProto, original: onnx.GraphProto, version: int, target: int) -> None:
     """Gives the nodes of a converted graph what those of the original had; in place, subgraphs included.
 
-    Args:
-        converted: changed in place.
-        original: as it was at opset `version`.
-        version: of the original.
-        target: of the converted graph.
+    `version` is the opset of the original, `target` that of the converted graph.
     """
     writers = {name: node for node in converted.node for name in node.output if name}
     written = {tuple(node.output): node for node in converted.node}
@@ -161,12 +155,7 @@ def _successor(
 
     The one that writes its output now may be new: Softmax below opset 13 becomes Flatten → Softmax → Reshape. What has
     the name, and the remarks, of the old node is the Softmax.
-
-    Args:
-        source: a node of the original.
-        writer: the converted node that writes its outputs.
-        writers: tensor → the converted node that writes it.
-        known: tensors of the original; behind them are other nodes of it.
+    `writer` writes its outputs; behind tensors that are `known` are other nodes of the original.
     """
     while writer.op_type != source.op_type and (source.op_type, writer.op_type) != ("Upsample", "Resize"):
         before = writers.get(writer.input[0]) if writer.input and writer.input[0] not in known else None
@@ -204,9 +193,7 @@ def _scales(node: onnx.NodeProto, graph: onnx.GraphProto) -> Scales | None:
 def with_masks(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     """The model with every mask of a Dropout that is read computed by a node of its own; the same if there is none.
 
-    Args:
-        model: at opset `version`; not changed.
-        version: from 7 to 11 the masks are 0; at others nothing is done.
+    From opset 7 to 11 the masks are 0; at others nothing is done.
     """
     if not 7 <= version < 12 or not any(_read_masks(graph) for graph in _graphs(model.graph)):
         return model

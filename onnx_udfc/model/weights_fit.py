@@ -20,13 +20,7 @@ LISTS = ("strides", "dilations", "pads", "kernel_shape", "output_padding", "outp
 
 
 def misfit(node: onnx.NodeProto, shapes: Mapping[str, Shape], opset: int) -> str:
-    """What about a node does not fit its weights; empty if nothing is known to.
-
-    Args:
-        node: of the standard domain.
-        shapes: of the constants.
-        opset: of the model.
-    """
+    """What about a node does not fit its weights; empty if nothing is known to."""
     if node.op_type not in CHECKS:
         return ""
     given = [shapes.get(name) for name in node.input]

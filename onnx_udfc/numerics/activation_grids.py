@@ -54,9 +54,7 @@ class ActivationParams:
     def seen(self, values: NDArray[np.floating], *, over: bool = False) -> NDArray[np.floating]:
         """`simulate` in the values' own type, a part of them at a time: no copy of them in float64 is ever whole.
 
-        Args:
-            values: of any shape.
-            over: they may be written over, where they can.
+        With `over` they may be written over, where they can.
         """
         there = over and values.flags.writeable and values.flags.c_contiguous
         found = values if there else np.empty(values.shape, values.dtype)

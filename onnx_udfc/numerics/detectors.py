@@ -76,9 +76,7 @@ class Reader:
 def find_reader(outputs: Outputs, told: bool = False) -> Reader | None:
     """Return how boxes are read from outputs like these, or None where they are no detections.
 
-    Args:
-        outputs: What the original gave, by name.
-        told: Whether the user says that they are detections; then less is asked of their values.
+    `told` is whether the user says that they are detections; then less is asked of their values.
     """
     floats = {k: y for k, y in outputs.items() if y.dtype.kind == "f" and y.size}
     for find in (_levels, _pair, _final, _transposed, _rows, _odds, _heads):

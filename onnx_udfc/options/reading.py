@@ -29,11 +29,6 @@ _DEEPEST = 4
 def read(table: type, given: Mapping[str, object], voices: Voices) -> dict[str, Any]:
     """Return checked values by field of a table.
 
-    Args:
-        table: A dataclass of options.
-        given: Values by name, with - or _.
-        voices: Where each was written.
-
     Raises:
         OptionError: A value is not understood.
         UnknownOptionError: A name is not in the table, or stands twice.

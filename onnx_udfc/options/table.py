@@ -334,9 +334,6 @@ class Options(Table):
     def check(self, voices: Voices = lambda _: LINE) -> None:
         """Refuse options that do not go together, and data that is not there.
 
-        Args:
-            voices: Where each was written.
-
         Raises:
             CombinationError: Two options do not go together.
             RequestError: A file is missing.
@@ -475,9 +472,7 @@ def _refused_activations(o: Options, said: Said) -> str | None:
 def with_goal(options: Options, given: Iterable[str]) -> Options:
     """The same, or with the target's goal where nothing that is to be done was said.
 
-    Args:
-        options: As they were read.
-        given: Names of the options that were written by somebody; `bits` may say that nothing is to be done.
+    `given` are names of the options that were written by somebody; `bits` may say that nothing is to be done.
     """
     if any(field_name(name, WORK) in WORK for name in given):
         return options
@@ -486,10 +481,6 @@ def with_goal(options: Options, given: Iterable[str]) -> Options:
 
 def options_from(values: Mapping[str, Any], voices: Voices | Voice = PYTHON) -> Options:
     """Return checked options from plain values (TOML, JSON, text): names with - or _, in any form a table reads.
-
-    Args:
-        values: By name.
-        voices: Where each was written, for errors.
 
     Raises:
         RequestError: A name or a value is not understood, or two do not go together.

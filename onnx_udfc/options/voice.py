@@ -44,9 +44,7 @@ class Voice:
     def respelled(self, message: str, words: Mapping[str, frozenset[str]]) -> str:
         """A message that names options as on the command line, with the names of here.
 
-        Args:
-            message: One line.
-            words: What may follow each option's name, numbers aside.
+        `words` are what may follow each option's name, numbers aside.
         """
         if self.kind != "python":
             return message

@@ -60,11 +60,8 @@ def absorb(network: Network, channels: Channels, keep: Mapping[str, Index], meth
 def absorb_copies(start: Network, network: Network, channels: Channels, keep: Mapping[str, Index]) -> None:
     """Let a kept channel stand for the pruned ones that are copies of it, in place: removing a copy then costs nothing.
 
-    Args:
-        start: whose consumers are changed; nothing is removed yet.
-        network: the original; channels with the same constants in all its places are copies.
-        channels: its groups.
-        keep: group name → channels that stay.
+    Copies are channels with the same constants in all of their places in the original network; `keep` is group name →
+    channels that stay.
     """
     for name, kept in keep.items():
         mixing = _copies(network, channels[name], kept)

@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 def absorb_and_prune(network: Network, channels: Channels, keep: Keep, method: Method) -> Pruned:
     """Remove channels from a copy of the network whose consumers have taken over what the method says.
 
-    Args:
-        network: not changed.
-        channels: its groups.
-        keep: group name → sorted numbers of the channels that stay.
-        method: its `mix` is used.
+    `keep` is group name → sorted numbers of the channels that stay; the `mix` of the method is used.
     """
     copy = network.copy()
     absorb(copy, channels, keep, method)
@@ -44,12 +40,8 @@ def quantize_weights(
 ) -> dict[str, QuantParams]:
     """Round every layer of the mapping, in place, in topological order.
 
-    Args:
-        network: pruned or not; its layers get the weights that the codes stand for.
-        groups: its channel groups, found in this very network.
-        bits: layer name → weight bits.
-        method: `rescales` is read.
-        finer: names of layers that get more bits.
+    The layers get the weights that the codes stand for. `groups` were found in this very network; `finer` are names of
+    layers that get more bits.
 
     Returns:
         Layer name → codes and scales.

@@ -73,11 +73,7 @@ def equalize(
 ) -> tuple[str, ...]:
     """Rescale channels in place where that lowers the error of activations in 8 bits; `Network.scale` tells by what.
 
-    Args:
-        network: computes the same afterwards, up to rounding.
-        inputs: graph input name → values.
-        bits: of the weights, 2 to 8.
-        pieces: open sessions, on the provider that runs the network.
+    It computes the same afterwards, up to rounding. `bits` are those of the weights, 2 to 8.
 
     Returns:
         Names of the tensors whose channels were rescaled.

@@ -220,12 +220,7 @@ def harms_of(trial: Trial, tensors: Sequence[str], harm: float, runs: int) -> di
     """Harm of each of some tensors, found by halving the most harmful group again and again.
 
     A group that does little, or that there are no runs left to halve, is taken to do its harm in equal parts.
-
-    Args:
-        trial: the network.
-        tensors: in topological order.
-        harm: of all of them.
-        runs: of the network, at most.
+    `harm` is that of all of them; at most so many `runs` of the network are made.
     """
     groups = [(harm, tuple(tensors))]
     for _ in range(runs // 2):
@@ -296,12 +291,8 @@ def _best(
 ) -> tuple[Option | None, float]:
     """The option of the least cost, or the best until now, and the harm that is left.
 
-    Args:
-        trial: the network.
-        options: to try.
-        before: harm of the best until now.
-        best: until now; None for none.
-        rate: dB that the time of all of the multiply-accumulates is worth.
+    `before` is the harm of the best until now; `best` is None for none. The time of all of the multiply-accumulates is
+    worth `rate` dB.
     """
     least, left = _cost(before, best.price if best else 0.0, rate), before
     for option in options:

@@ -41,11 +41,7 @@ def losses(
 ) -> dict[str, float]:
     """The loss of each of `placement.tensors`, 0 to 1.
 
-    Args:
-        network: with the weights that the written codes stand for.
-        placement: where its activations may be quantized.
-        grids: of its tensors.
-        inputs: graph input name → values; SAMPLES of them are run.
+    The network has the weights that the written codes stand for; SAMPLES of the inputs are run.
     """
     model = network.to_model()
     specs = model_specs(model, list(inputs))

@@ -40,11 +40,9 @@ class Ordering:
     def __init__(self, groups: Sequence[ChannelGroup], *, few: bool, gates: Collection[str] = ()) -> None:
         """Start with nothing seen.
 
-        Args:
-            groups: those to be ordered.
-            few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
-            gates: layers that are believed even so: what they write only scales, and one pooled sample of an input
-                says enough for that. Else no channel that a gate reads would ever go.
+        With `few` the inputs show little of what the network tells apart, so that errors look smaller than they are.
+        The `gates` are layers that are believed even so: what they write only scales, and one pooled sample of an input
+        says enough for that. Else no channel that a gate reads would ever go.
         """
         self.removals: dict[str, Removal] = {}
         self.unseen: dict[str, str] = {}

@@ -128,9 +128,7 @@ def touched(*positions: Index) -> Index:
 def bounds_after(layer: Layer, outputs: Collection[str]) -> Bounds | None:
     """The ReLU or Clip that alone reads the layer's output, directly or behind the sum with a residual stream.
 
-    Args:
-        layer: its graph is followed.
-        outputs: names of the graph's outputs; what goes there passes no activation.
+    What goes to `outputs` of the graph passes no activation.
     """
     out = layer.node.outputs[0] if layer.bias_node is None else layer.bias_node.outputs[0]
     if len(out.outputs) == 1 and out.outputs[0].op in ("Add", "Sum"):

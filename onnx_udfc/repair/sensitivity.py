@@ -54,14 +54,7 @@ def informations(
 ) -> dict[str, Double]:
     """Layer name → F (O, O) of its outputs in the matched domain; layers that no gradient reaches are missing.
 
-    Args:
-        network: the original; not changed.
-        inputs: graph input name → values.
-        sizes: shapes of its tensors.
-        matched: batch norms are matched to their stored statistics.
-        seed: of the noise.
-        pieces: open sessions of the network's parts.
-        provider: that runs it.
+    With `matched` batch norms are matched to their stored statistics; `seed` is that of the noise.
     """
     specs, values = input_specs_of(network), _values(network, sizes)
     count = max(FEWEST, min(INPUTS, MOST_VALUES // values))

@@ -65,10 +65,7 @@ class Together:
     def shared(self, layer: Layer, x: Value, shape: tuple[int, ...]) -> Shared | None:
         """What a layer that lost outputs or rank and its readers see, where they can be refitted together.
 
-        Args:
-            layer: with nothing added to its output before the activation.
-            x: its input.
-            shape: of its output.
+        Nothing is added to the layer's output before the activation.
         """
         bounds, readers = bounds_after(layer, self.outputs), readers_of(layer, self.whole)
         others = self._others(layer, shape) if bounds is not None and readers else None

@@ -38,12 +38,8 @@ def bound(
 ) -> frozenset[str]:
     """The quantized tensors whose range follows the scale of inputs.
 
-    Args:
-        network: with the weights that the written codes stand for.
-        placement: where activations are quantized.
-        inputs: graph input name → values.
-        unknown: inputs whose scale is not known → what else they may be.
-        pieces: open sessions, on the provider that runs the network.
+    The network has the weights that the written codes stand for; `unknown` is inputs whose scale is not known → what
+    else they may be.
     """
     model = network.to_model()
     specs = model_specs(model, list(inputs))

@@ -15,9 +15,6 @@ class DeviceMemory:
     def __init__(self, device: int = 0) -> None:
         """Open the device.
 
-        Args:
-            device: its number.
-
         Raises:
             OSError: there is no driver, or no such device.
         """

@@ -35,12 +35,6 @@ class Fallbacks:
 def fallbacks(model: Source, feed: Mapping[str, Any], provider: Provider, threads: int | None = None) -> Fallbacks:
     """Run a network once and look where its nodes ran.
 
-    Args:
-        model: the network.
-        feed: input name → value.
-        provider: that is asked for.
-        threads: of onnxruntime.
-
     Raises:
         RequestError: The provider does not load.
         ModelError: The network does not load or run.
@@ -59,12 +53,7 @@ def fallbacks(model: Source, feed: Mapping[str, Any], provider: Provider, thread
 
 
 def read_profile(events: Iterable[Mapping[str, Any]], asked: str) -> Fallbacks:
-    """What a profile tells.
-
-    Args:
-        events: of the profile.
-        asked: the provider's name in onnxruntime.
-    """
+    """What a profile tells."""
     nodes: dict[str, str] = {}
     copies = 0
     for event in events:

@@ -48,10 +48,8 @@ class Gradients:
 def with_gradients(model: onnx.ModelProto, sizes: Mapping[str, Size], wanted: Collection[str]) -> Gradients:
     """A network with the backward pass behind it.
 
-    Args:
-        model: of opset 18 or later; changed in place.
-        sizes: shapes of its tensors; a node whose rule needs one that is missing ends the pass.
-        wanted: tensors whose gradients are outputs.
+    The model, of opset 18 or later, is changed in place. A node whose rule needs one of the `sizes` that is missing
+    ends the pass; gradients of the `wanted` tensors are outputs.
     """
     return _Pass(model, sizes).back(wanted)
 
@@ -117,9 +115,7 @@ class _Pass:
     def _answer(self, name: str, classes: int | None = None) -> None:
         """Make a tensor an answer, if it is of float values that are computed.
 
-        Args:
-            name: the tensor.
-            classes: the axis along which a shift of all of its values changes nothing.
+        `classes` is the axis along which a shift of all of its values changes nothing.
         """
         if not name or name in self.answers or name in self.fixed or name in self.tape.constants:
             return

@@ -71,9 +71,7 @@ class RuntimeCheck:
 def check_runtime(model: Source, provider: Provider = CPU) -> RuntimeCheck:
     """Look up every layer of a model in the graph that onnxruntime runs.
 
-    Args:
-        model: a model, its bytes, or a path (needed where it has external data).
-        provider: that runs it; not TensorRT, which makes an engine of it that is no graph.
+    A path is needed where the model has external data. TensorRT makes an engine of it that is no graph.
 
     Raises:
         RequestError: the provider does not load.

@@ -63,11 +63,7 @@ def layer_times(
 ) -> LayerTimes:
     """Return what layers take, on one thread of the CPU, each the median over runs.
 
-    Args:
-        model: A model with all its weights.
-        names: Of the layers' nodes.
-        feed: One input by name.
-        seconds: Time to spend; three runs at least.
+    Three runs are made at least.
 
     Raises:
         ModelError: It does not load or run.

@@ -68,12 +68,7 @@ class Provider:
             )
 
     def refused(self, model: str, why: str) -> RequestError:
-        """The error of a session that it did not make: the library that it lacks, where that is the reason.
-
-        Args:
-            model: how the model is called.
-            why: what onnxruntime says.
-        """
+        """The error of a session that it did not make: the library that it lacks, where that is the reason."""
         name = self.chain[0]
         if missing_library(name):
             return RequestError(f"--provider {self.name}: {name} is in this onnxruntime, but {missing_part(name)}")

@@ -59,10 +59,8 @@ Rule = Callable[[onnx.NodeProto, Given], Kind | None]
 def kinds_of(model: onnx.ModelProto, fed: Mapping[str, tuple[int, ...]], layers: set[str]) -> dict[str, Kind]:
     """Kinds of the tensors of which they are certain.
 
-    Args:
-        model: nodes in topological order.
-        fed: graph input whose first axis is that of the samples → sizes of a sample.
-        layers: names of nodes that keep the rows of their first input apart: the caller computes them.
+    `fed` is graph input whose first axis is that of the samples → sizes of a sample; `layers` are names of nodes that
+    keep the rows of their first input apart: the caller computes them.
     """
     found = {name: Kind(1 + len(shape), apart=True, shape=shape) for name, shape in fed.items()}
     found |= {tensor.name: _constant(tensor) for tensor in model.graph.initializer}
@@ -79,13 +77,7 @@ def kinds_of(model: onnx.ModelProto, fed: Mapping[str, tuple[int, ...]], layers:
 
 
 def rows_apart(inputs: Mapping[str, Any], outputs: Sequence[str], kinds: Mapping[str, Kind]) -> int:
-    """Samples that a part of a network may be run on some at a time; 0 where that is not certain.
-
-    Args:
-        inputs: what it reads.
-        outputs: what is asked for.
-        kinds: of the network's tensors.
-    """
+    """Samples that a part of a network may be run on some at a time; 0 where that is not certain."""
     if not all(name in kinds for name in (*inputs, *outputs)):
         return 0
     lengths = {len(value) for name, value in inputs.items() if kinds[name].apart}

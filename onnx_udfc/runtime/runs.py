@@ -155,10 +155,7 @@ class Runs:
 def cut(given: Sequence[InputSpec], arrays: Mapping[str, NDArray[Any]], batch: int | None = None) -> Runs:
     """Cut arrays into runs of the network's fixed batch, else of at most `batch` samples, else into as few as can be.
 
-    Args:
-        given: the inputs.
-        arrays: input name → values; see the module's first lines.
-        batch: samples of a run; None for all at once.
+    Arrays are as the module's first lines say; `batch` is None for all at once.
     """
     sliced = [s for s in given if not s.by_run and arrays[s.name].ndim == len(s.shape)]
     fixed = next((s.batch for s in sliced if s.batch is not None), None)

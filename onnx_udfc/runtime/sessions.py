@@ -126,11 +126,8 @@ def _limited_arena() -> None:
 def run_limited(model: Source, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]], seconds: float) -> list[Any]:
     """Run a model once, as it is written, where nobody knows what it asks for.
 
-    Args:
-        model: loaded without optimizations, which would compute constants in unlimited memory.
-        outputs: names.
-        feeds: input name → value.
-        seconds: after which it is stopped.
+    It is loaded without optimizations, which would compute constants in unlimited memory, and stopped after so many
+    `seconds`.
 
     Raises:
         TimeoutError: it was stopped.

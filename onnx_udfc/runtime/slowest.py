@@ -43,12 +43,7 @@ def slowest(
 ) -> tuple[NodeTime, ...]:
     """Return the COUNT nodes that take longest, the slowest first.
 
-    Args:
-        model: Path, bytes or ModelProto.
-        feed: One input by name.
-        provider: What runs it.
-        threads: Of onnxruntime.
-        seconds: Time to spend; three runs are counted at least.
+    Three runs are counted at least.
 
     Raises:
         ModelError: It does not load or run.

@@ -74,10 +74,7 @@ class Tape:
     def summed_to(self, value: str, given: Size, tensor: str) -> str:
         """The sum over the axes along which a tensor was repeated, in its shape.
 
-        Args:
-            value: of the shape after repeating.
-            given: that shape, for one run.
-            tensor: what was repeated.
+        `value` is of the shape after repeating, which is `given` for one run.
         """
         size = self.sizes[tensor]
         ahead = len(given) - len(size)

@@ -78,13 +78,8 @@ def run_layer(
 ) -> Value:
     """Output of the layer for input x with other weights, in float32.
 
-    Args:
-        model: the network, for its opset.
-        layer: its geometry is used, not its weights.
-        x: the layer's input.
-        matrix: (groups, O/groups, d) as `Layer.matrix`.
-        bias: (O,).
-        pieces: sessions to share; a small layer takes its weights as inputs, so that those of one geometry have one.
+    `matrix` is (groups, O/groups, d) as `Layer.matrix`, `bias` (O,). A small layer takes its weights as inputs, so that
+    those of one geometry share one session of `pieces`.
 
     Raises:
         ModelError: its input does not fit its weights.

@@ -44,10 +44,8 @@ class WrittenLayer:
 def written_layers(model: onnx.ModelProto, names: Iterable[str], feed: Feed) -> dict[str, WrittenLayer]:
     """Return the named layers of a model with the values of their weights.
 
-    Args:
-        model: Any model; its layers are found by node name.
-        names: Node names; what is not there is left out.
-        feed: One input, to evaluate the weights with (they do not depend on it).
+    Layers are found by node name; what is not there is left out. Weights are evaluated with one input, on which they do
+    not depend.
     """
     nodes = {n.name: n for n in model.graph.node}
     biases = _added_biases(model)
