@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from onnx_udfc.errors import ModelError, one_line
-from onnx_udfc.outputs import temporary_folder
+from onnx_udfc.runtime.profiles import Event, of_nodes, profile
 from onnx_udfc.runtime.providers import Provider
-from onnx_udfc.runtime.sessions import Source, described, made_session, session_options
-
-KERNEL = "_kernel_time"  # ends the name of a node's event
+from onnx_udfc.runtime.sessions import Source
 
 
 @dataclass(frozen=True)
@@ -39,31 +34,18 @@ def fallbacks(model: Source, feed: Mapping[str, Any], provider: Provider, thread
         RequestError: The provider does not load.
         ModelError: The network does not load or run.
     """
-    options = session_options(threads)
-    with temporary_folder(tempfile.gettempdir()) as folder:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(folder / "profile")
-        session = made_session(model, options, provider)
-        try:
-            session.run(None, dict(feed))
-        except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-            raise ModelError(f"{described(model)}: onnxruntime cannot run it ({one_line(error)})") from error
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return read_profile(events, provider.chain[0])
+    return read_profile(profile(model, feed, provider, threads), provider.chain[0])
 
 
-def read_profile(events: Iterable[Mapping[str, Any]], asked: str) -> Fallbacks:
+def read_profile(events: Iterable[Event], asked: str) -> Fallbacks:
     """What a profile tells."""
     nodes: dict[str, str] = {}
     copies = 0
-    for event in events:
+    for node, event in of_nodes(events):
         told = event.get("args", {})
-        if event.get("cat") != "Node" or not str(event["name"]).endswith(KERNEL):
-            continue
         operator = str(told.get("op_name", ""))
         if operator.startswith("Memcpy"):
             copies += 1
         elif told.get("provider") != asked:
-            nodes[str(event["name"]).removesuffix(KERNEL)] = operator
-    counts = {op: list(nodes.values()).count(op) for op in sorted(set(nodes.values()))}
-    return Fallbacks(tuple(nodes), counts, copies)
+            nodes[node] = operator
+    return Fallbacks(tuple(nodes), dict(sorted(Counter(nodes.values()).items())), copies)

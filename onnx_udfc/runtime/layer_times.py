@@ -7,42 +7,23 @@ is no layer's own (reshapes, additions, conversions between layouts) is summed u
 
 from __future__ import annotations
 
-import json
 import statistics
-import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_udfc.errors import ModelError, one_line
-from onnx_udfc.model.quiet import quiet_options
-from onnx_udfc.outputs import temporary_folder
-from onnx_udfc.runtime.sessions import loadable
+from onnx_udfc.runtime.profiles import durations, profile
 
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-KERNEL, BLOCKED = "_kernel_time", "_nchwc"  # ends of names: of an event, of a node in another layout
-FUSED = (
-    "BatchNormalization",
-    "Clip",
-    "DequantizeLinear",
-    "Elu",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "LeakyRelu",
-    "QuantizeLinear",
-    "Relu",
-    "Sigmoid",
-    "Softplus",
-    "Tanh",
-)  # what becomes a part of the layer before it
-LEAST, MOST = 3, 200  # runs that are counted
+BLOCKED = "_nchwc"  # ends the name of a node in another layout
+FUSED = (  # what becomes a part of the layer before it
+    "BatchNormalization", "Clip", "DequantizeLinear", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu",
+    "QuantizeLinear", "Relu", "Sigmoid", "Softplus", "Tanh",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,44 +49,14 @@ def layer_times(
     Raises:
         ModelError: It does not load or run.
     """
-    import onnxruntime as ort
-
-    options = quiet_options()
-    options.enable_profiling = True
-    options.intra_op_num_threads = 1
-    with temporary_folder(tempfile.gettempdir()) as folder, loadable(model) as source:
-        options.profile_file_prefix = str(folder / "profile")
-        try:
-            session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-            _runs(session, feed, seconds)
-        except Exception as error:  # onnxruntime's errors have no common base but Exception
-            raise ModelError(f"onnxruntime cannot run the model ({one_line(error)})") from error
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return _summed(_durations(events), _Owners(model, frozenset(names)))
-
-
-def _runs(session: Any, feed: Mapping[str, NDArray[Any]], seconds: float) -> None:
-    start, done = time.perf_counter(), 0
-    while done < LEAST + 1 or (done < MOST and time.perf_counter() - start < seconds):
-        session.run(None, dict(feed))
-        done += 1
-
-
-def _durations(events: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Node of the optimized graph → milliseconds of every run."""
-    taken: dict[str, list[float]] = defaultdict(list)
-    for event in events:
-        name = str(event["name"])
-        if event.get("cat") == "Node" and name.endswith(KERNEL):
-            taken[name.removesuffix(KERNEL)].append(event["dur"] / 1000)
-    return taken
+    return _summed(durations(profile(model, feed, seconds=seconds)), _Owners(model, frozenset(names)))
 
 
 def _summed(taken: Mapping[str, list[float]], owners: _Owners) -> LayerTimes:
     """Medians by layer; of the first run, which warms up, nothing is taken."""
     layers, others = defaultdict[str, float](float), 0.0
-    for node, durations in taken.items():
-        middle = statistics.median(durations[1:] or durations)
+    for node, times in taken.items():
+        middle = statistics.median(times[1:] or times)
         owner = owners.find(node)
         if owner is None:
             others += middle

@@ -13,7 +13,7 @@ is in them, with tensors numbered as they appear.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnx_udfc.model.protos import dense
+from onnx_udfc.model.protos import dense, reads
 from onnx_udfc.model.values import values
 from onnx_udfc.numerics.products import each
 from onnx_udfc.runtime.machine import release
@@ -108,7 +108,7 @@ class Walk:
         self._index = {n.name: i for i, n in enumerate(self._nodes)}
         self._constants = {t.name: t for t in model.graph.initializer}
         self._constants |= {s.values.name: dense(s) for s in model.graph.sparse_initializer}
-        self._reads = [sorted(reads(n)) for n in self._nodes]
+        self._reads = [sorted({*reads(n)} - {""}) for n in self._nodes]
         self._writer = {name: i for i, n in enumerate(self._nodes) for name in n.output if name}
         self._users: dict[str, set[int]] = {}
         for i, names in enumerate(self._reads):
@@ -382,25 +382,6 @@ def _declared(name: str, value: Any) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
     element = helper.np_dtype_to_tensor_dtype(np.asarray(value[0]).dtype) if value else onnx.TensorProto.FLOAT
     return helper.make_tensor_sequence_value_info(name, element, None)
-
-
-def reads(node: onnx.NodeProto) -> set[str]:
-    """Names of the tensors that a node reads, those that its subgraphs take from outside included."""
-    names = {name for name in node.input if name}
-    for graph in _subgraphs(node):
-        inner: set[str] = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-        for child in graph.node:
-            names |= reads(child) - inner
-            inner |= set(child.output)
-        names |= {v.name for v in graph.output} - inner
-    return names
-
-
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
 
 
 class Piece:
