@@ -28,14 +28,7 @@ from onnx_udfc.interrupts import serve_parent
 from onnx_udfc.model.files import load, weight_files
 from onnx_udfc.model.protos import whole
 from onnx_udfc.model.saving import is_large, save
-from onnx_udfc.options import (
-    CombinationError,
-    InMemory,
-    Options,
-    Requirement,
-    Sweeping,
-    command_line,
-)
+from onnx_udfc.options import CombinationError, InMemory, Options, Requirement, Sweeping, command_line
 from onnx_udfc.original import Original, read_original, trace_order
 from onnx_udfc.outputs import share, write_text
 from onnx_udfc.progress import Callbacks, Silent

@@ -240,10 +240,7 @@ def _write_table(
     dtype = table.constant.dtype
     params = rescaled(params, storable(params.scale, dtype))
     float_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    stored = replace(
-        stored_table(table, params, choice.bits, float_type),
-        source=network.source_of(table.constant),
-    )
+    stored = replace(stored_table(table, params, choice.bits, float_type), source=network.source_of(table.constant))
     write_once(draft, table.node.name, TABLE_SLOT, stored, choice.form, twins)
     return describe(choice.form, stored)
 

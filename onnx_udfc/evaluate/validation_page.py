@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING
 
 from onnx_udfc.escapes import visible_all
 from onnx_udfc.evaluate import svg
-from onnx_udfc.evaluate.page import (
-    card,
-    details,
-    facts,
-    files_and_versions,
-    outputs_table,
-    page,
-    table,
-    verdict_html,
-)
+from onnx_udfc.evaluate.page import card, details, facts, files_and_versions, outputs_table, page, table, verdict_html
 from onnx_udfc.evaluate.report import ratio
 from onnx_udfc.evaluate.wording import percent
 

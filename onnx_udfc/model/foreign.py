@@ -159,10 +159,7 @@ def _zipped(file: BinaryIO) -> tuple[str, str]:
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
         return "a damaged zip archive", "download it again"
     kinds: tuple[tuple[Callable[[str], bool], tuple[str, str]], ...] = (
-        (
-            lambda n: n.endswith(_OF_TORCH),
-            ("a PyTorch file", _TORCH),
-        ),
+        (lambda n: n.endswith(_OF_TORCH), ("a PyTorch file", _TORCH)),
         (lambda n: n.endswith("model.weights.h5"), ("a Keras model", _KERAS)),
         (lambda n: n.endswith(".npy"), ("arrays of numpy (.npz)", "give a model; arrays are for --calibrate")),
         (lambda n: n.endswith(".onnx"), ("a zip archive with a model in it", "unpack it: unzip NAME")),

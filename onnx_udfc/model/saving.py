@@ -10,13 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from onnx_udfc.errors import ModelError
-from onnx_udfc.model.protos import (
-    copy_except,
-    left,
-    resolve,
-    tensor_bytes,
-    write_external,
-)
+from onnx_udfc.model.protos import copy_except, left, resolve, tensor_bytes, write_external
 from onnx_udfc.outputs import destination, move, remove_stale, temporary_file, temporary_folder
 
 LARGEST_FILE = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB; the rest is for names and shapes

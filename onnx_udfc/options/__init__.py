@@ -19,16 +19,7 @@ from onnx_udfc.options.reading import Table, expected, field_name, read_options,
 from onnx_udfc.options.row import GROUPS, InMemory, Row, Spec, specs
 from onnx_udfc.options.shared_rows import TASKS
 from onnx_udfc.options.table import Options, options_from, with_goal
-from onnx_udfc.options.voice import (
-    LINE,
-    PYTHON,
-    CombinationError,
-    OptionError,
-    Said,
-    UnknownOptionError,
-    Voice,
-    Voices,
-)
+from onnx_udfc.options.voice import LINE, PYTHON, CombinationError, OptionError, Said, UnknownOptionError, Voice, Voices
 from onnx_udfc.options.words import CRITERIA, METHODS, TARGETS
 
 __all__ = [

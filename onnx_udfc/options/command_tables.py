@@ -209,8 +209,7 @@ class Sweeping(Table):
         Row("Bits of activations.", WHAT, metavar="LIST", short="a", read=read_activations, example="none,8"),
     ] = (None,)
     jobs: Annotated[
-        Threads | None,
-        Row("Processes.", RUN, metavar="N", unset="one a core, as memory allows", example="2"),
+        Threads | None, Row("Processes.", RUN, metavar="N", unset="one a core, as memory allows", example="2")
     ] = None
     executor: Annotated[
         str | None,

@@ -119,8 +119,7 @@ Workers = Annotated[
     ),
 ]
 Verbose = Annotated[
-    bool,
-    Row("Say what is done, layer by layer, on standard error.", TOLD, short="v", effect=False, printed=False),
+    bool, Row("Say what is done, layer by layer, on standard error.", TOLD, short="v", effect=False, printed=False)
 ]
 Debug = Annotated[bool, Row("Tracebacks in place of one line.", TOLD, effect=False, printed=False)]
 Quiet = Annotated[bool, Row("Print nothing but errors.", TOLD, short="q")]

@@ -39,7 +39,7 @@ TIMED = {"cpu"}  # targets that this machine's processor stands for
 ON_GPU = {"cuda", "tensorrt"}  # targets with tensor cores
 NO_INTEGERS = {  # targets without integer kernels: why, and what to take
     "cuda": "onnxruntime has no integer convolution on CUDA and would be slower; leave --activations out and add"
-    " --float16, which is faster there, or use --target tensorrt",
+    " --float16, which is faster there, or use --target tensorrt"
 }
 
 

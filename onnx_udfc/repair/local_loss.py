@@ -34,10 +34,7 @@ BETWEEN = frozenset({"Relu", "Clip", *INTEGER_OPS, *TIED}) - {"Concat"}  # what 
 
 
 def losses(
-    network: Network,
-    placement: Placement,
-    grids: Mapping[str, ActivationParams],
-    inputs: Mapping[str, NDArray[Any]],
+    network: Network, placement: Placement, grids: Mapping[str, ActivationParams], inputs: Mapping[str, NDArray[Any]]
 ) -> dict[str, float]:
     """The loss of each of `placement.tensors`, 0 to 1.
 

@@ -49,11 +49,7 @@ class _Member(Generic[T]):
 
 
 def work_through(
-    tasks: Sequence[T],
-    work: Callable[[T], None],
-    jobs: int,
-    kind: Callable[[T], Hashable],
-    prepare: Callable[[], None],
+    tasks: Sequence[T], work: Callable[[T], None], jobs: int, kind: Callable[[T], Hashable], prepare: Callable[[], None]
 ) -> Generator[tuple[T, str], None, None]:
     """Yield each task when it is done, with why its process died; that is empty if it did not.
 
@@ -87,11 +83,7 @@ def work_through(
 
 
 def _occupy(
-    crew: list[_Member[T]],
-    waiting: list[T],
-    jobs: int,
-    kind: Callable[[T], Hashable],
-    start: Callable[[], _Member[T]],
+    crew: list[_Member[T]], waiting: list[T], jobs: int, kind: Callable[[T], Hashable], start: Callable[[], _Member[T]]
 ) -> None:
     """Give every idle member a task, and start as many members as there are tasks for."""
     while waiting:
