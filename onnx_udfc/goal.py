@@ -7,7 +7,7 @@ For `tiny` budgets of bytes are lowered as long as the result stays good. Where 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from onnx_udfc.errors import CheckError, GateError, RequestError
@@ -58,17 +58,6 @@ GOALS = {
 }
 
 
-@dataclass
-class _Tries:
-    """What was tried and not taken, in words."""
-
-    told: list[str] = field(default_factory=list)
-
-    def add(self, changes: Mapping[str, Any], why: str) -> None:
-        """One more."""
-        self.told.append(f"{words(changes)} ({why})")
-
-
 def reached(
     options: Options, compressed: Callable[[Options], R], share_of_time: Callable[[R], float | None] = lambda _: None
 ) -> tuple[R, tuple[str, ...]]:
@@ -80,14 +69,17 @@ def reached(
         UdfcError: Not even the unchanged network can be written, or a gate is met by nothing.
     """
     assert options.for_ is not None
-    tries, base = _Tries(), replace(options, for_=None)
+    tries, base = list[str](), replace(options, for_=None)
     found = _fewest(base, compressed, tries) if options.for_ == "tiny" else None
     found = found or _rewarding(base, GOALS[options.for_], compressed, tries, share_of_time)
     if found is None:
         found = NOTHING, compressed(replace(base, **NOTHING))
     changes, result = found
-    what = f"--for {options.for_}: {words(changes)} was chosen" if changes != NOTHING else _nothing(options.for_)
-    return result, (what, *([f"tried before it and not taken: {', '.join(tries.told)}"] if tries.told else []))
+    what = f"{words(changes)} was chosen"
+    if changes == NOTHING:
+        what = "nothing that was tried is safe for this network, so what it computes was left as it is"
+    told = (f"tried before it and not taken: {', '.join(tries)}",) if tries else ()
+    return result, (f"--for {options.for_}: {what}", *told)
 
 
 def planned(options: Options) -> Options:
@@ -101,15 +93,11 @@ def words(changes: Mapping[str, Any]) -> str:
     return " ".join(word for name, value in changes.items() for word in as_words(specs(Options)[name], value))
 
 
-def _nothing(goal: str) -> str:
-    return f"--for {goal}: nothing that was tried is safe for this network, so what it computes was left as it is"
-
-
 def _rewarding(
     base: Options,
     goal: Goal,
     compressed: Callable[[Options], R],
-    tries: _Tries,
+    tries: list[str],
     share_of_time: Callable[[R], float | None],
 ) -> tuple[Mapping[str, Any], R] | None:
     """The first safe result; where it is worth little, a later one that is worth more; None where none is safe."""
@@ -121,30 +109,30 @@ def _rewarding(
         if quick or share <= goal.most:
             if first is not None:
                 slow = f" and {100 * QUICK:.0f} % of the time" if "activations" in first[0] else ""
-                tries.add(first[0], f"more than {100 * goal.most:.0f} % of the bytes{slow}")
+                tries.append(f"{words(first[0])} (more than {100 * goal.most:.0f} % of the bytes{slow})")
             return changes, result
         first = first or (changes, result)
     return first
 
 
 def _good(
-    base: Options, goal: Goal, compressed: Callable[[Options], R], tries: _Tries
+    base: Options, goal: Goal, compressed: Callable[[Options], R], tries: list[str]
 ) -> Iterator[tuple[Mapping[str, Any], R]]:
     """The results that are safe."""
     for changes in goal.settings:
         try:
             result = compressed(replace(base, **changes))
         except (RequestError, CheckError, GateError) as error:
-            tries.add(changes, str(error).partition(";")[0])
+            tries.append(f"{words(changes)} ({str(error).partition(';')[0]})")
             continue
         why = _unsafe(result.report, goal.loss)
         if why:
-            tries.add(changes, why)
+            tries.append(f"{words(changes)} ({why})")
         else:
             yield changes, result
 
 
-def _fewest(base: Options, compressed: Callable[[Options], R], tries: _Tries) -> tuple[Mapping[str, Any], R] | None:
+def _fewest(base: Options, compressed: Callable[[Options], R], tries: list[str]) -> tuple[Mapping[str, Any], R] | None:
     """The result of fewest bytes that is good; None where the largest of FEWEST is not."""
     best: tuple[Mapping[str, Any], R] | None = None
     for share in FEWEST:

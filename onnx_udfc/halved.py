@@ -12,6 +12,7 @@ import onnx
 from onnx_udfc.emit.float16 import Halved, to_float16
 from onnx_udfc.emit.half_nodes import tensor_types
 from onnx_udfc.emit.notes import AS_ORIGINAL
+from onnx_udfc.escapes import some
 from onnx_udfc.inputs.feeds import evenly_spaced, take
 from onnx_udfc.inputs.network_inputs import NetworkInputs, batch_of, input_specs_of, make_inputs
 from onnx_udfc.numerics.halves import Span, span_of
@@ -77,8 +78,7 @@ def spans(model: onnx.ModelProto, network: Network, inputs: NetworkInputs) -> di
 def _notes(halved: Halved, network: Network, target: str) -> tuple[str, ...]:
     """What a user should know."""
     wide = [name for name in halved.wide if name in network.layers]
-    named = ", ".join(wide[:MOST_NAMED]) + (f" and {len(wide) - MOST_NAMED} more" if len(wide) > MOST_NAMED else "")
-    notes = [f"computed in float32, for float16 does not hold their values: {named}"] if wide else []
+    notes = [f"computed in float32, for float16 does not hold their values: {some(wide, MOST_NAMED)}"] if wide else []
     if target not in ON_GPU:
         notes.append("float16 is for GPUs and for small files: processors widen it to float32 in every run")
     return tuple(notes)

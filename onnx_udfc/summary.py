@@ -274,13 +274,13 @@ def _layer(outcome: Outcome, layer: Layer, before: Count, after: Count) -> Layer
 
 
 def _runtime(outcome: Outcome) -> Runtime:
-    emitted = outcome.emitted
+    emitted, pruning = outcome.emitted, outcome.channels.notes if outcome.plan.keep else ()
     return Runtime(
         opset=outcome.network.graph.opset,
         ir_version=int(emitted.model.ir_version),
         onnxruntime_min=emitted.onnxruntime_min,
         notes=(
-            *outcome.loaded.notes, *outcome.network.notes, *_pruning_notes(outcome), *outcome.notes, *emitted.notes,
+            *outcome.loaded.notes, *outcome.network.notes, *pruning, *outcome.notes, *emitted.notes,
             *_weights_left(outcome.loaded),
         ),
         form=emitted.form,
@@ -293,10 +293,6 @@ def _weights_left(loaded: LoadedModel) -> tuple[str, ...]:
     """Weights that no option makes smaller, with their share of the file."""
     held = inventory(loaded.model)
     return (*already_quantized(held, loaded.bytes), *left_out(held, loaded.bytes))
-
-
-def _pruning_notes(outcome: Outcome) -> tuple[str, ...]:
-    return outcome.channels.notes if outcome.plan.keep else ()
 
 
 def _warnings(outcome: Outcome) -> tuple[str, ...]:

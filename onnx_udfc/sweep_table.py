@@ -171,7 +171,8 @@ class SweepTable:
         result: dict[str, Any] = plain(self)
         chosen = plain(self.recommended())
         front = [r.name for r in self.front()]
-        return {"tool": plain(this_tool()), **result, "front": front, "recommended": chosen and _named(chosen)}
+        recommended = chosen and {"name": chosen["row"]["name"], "why": chosen["why"]}
+        return {"tool": plain(this_tool()), **result, "front": front, "recommended": recommended}
 
     def to_csv(self) -> str:
         """Return the rows as CSV with a header."""
@@ -184,10 +185,6 @@ class SweepTable:
     def to_html(self) -> str:
         """Return the table with its plots as one self-contained page."""
         return _page(self)
-
-
-def _named(chosen: dict[str, Any]) -> dict[str, Any]:
-    return {"name": chosen["row"]["name"], "why": chosen["why"]}
 
 
 @dataclass(frozen=True)
@@ -204,11 +201,12 @@ def _page(result: SweepTable) -> str:
     numbers = {row.name: str(i + 1) for i, row in enumerate(shown.front())}
     plots = [_plot(shown, cost, numbers, chosen) for cost in COSTS]
     drawn = f"<div class=plots>{''.join(plots)}</div>{_key(shown, numbers, chosen)}" if any(plots) else ""
+    reproduce = files_and_versions(shown.command, {"original": shown.file}, shown.versions, shown.created)
     sections = (
         ("recommended", "Recommended", _recommended(chosen)),
         ("plot", "What each setting costs and keeps", drawn),
         ("settings", "All settings", _settings(shown, numbers, chosen)),
-        ("reproduce", "Reproduce", _reproduce(shown)),
+        ("reproduce", "Reproduce", reproduce),
     )
     return page(f"Sweep of {shown.source}", this_tool(), sections, facts(shown.file, shown.created))
 
@@ -293,7 +291,3 @@ def _settings(shown: SweepTable, numbers: dict[str, str], chosen: Recommended | 
 
     head = ("setting", "prune", "bits", "activations", *(head for _, head in named), "verdict", "")
     return table(head, map(cells, shown.rows), "All settings", range(1, 4 + len(named)))
-
-
-def _reproduce(shown: SweepTable) -> str:
-    return files_and_versions(shown.command, {"original": shown.file}, shown.versions, shown.created)

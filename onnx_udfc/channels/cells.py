@@ -106,7 +106,7 @@ def _cells(root: Ids, groups: list[Ids], balances: list[Balance]) -> tuple[Ids, 
         owner[members] = number
     touching: dict[int, list[tuple[Balance, Ids]]] = {}
     for balance in balances:
-        blocks = _counts(root[balance.blocks], len(root))
+        blocks = np.stack([np.bincount(block, minlength=len(root)) for block in root[balance.blocks]])  # (blocks, ids)
         free = np.flatnonzero((owner >= 0) & (blocks != blocks[:1]).any(axis=0))
         for number in np.unique(owner[free]):
             touching.setdefault(int(number), []).append((balance, blocks[:, groups[number]]))
@@ -116,11 +116,6 @@ def _cells(root: Ids, groups: list[Ids], balances: list[Balance]) -> tuple[Ids, 
         cells[groups[number]] = numbers
         unmet += [found[i][0] for i in failed if not any(found[i][0] is b for b in unmet)]
     return cells, unmet
-
-
-def _counts(blocks: Ids, count: int) -> Ids:
-    """(blocks, ids) how often each root is in each block."""
-    return np.stack([np.bincount(block, minlength=count) for block in blocks])
 
 
 def _refine(balances: list[Ids]) -> tuple[Ids, list[int]]:

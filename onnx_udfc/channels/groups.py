@@ -219,17 +219,14 @@ def _collect(flow: Flow, classes: Classes) -> Channels:
         consumers = _nodes(slots, "consumer")
         groups.append(ChannelGroup(name, len(members), producers, consumers, slots, kind, cells))
         roots[name] = members
-    skips = _skips(flow, classes, {node for group in groups for node in _touched(group)}, single)
+    touched = {slot.node for group in groups for slot in group.slots if slot.role != "consumer"}
+    skips = _skips(flow, classes, touched, single)
     notes = tuple(f"{node}: {note}" for node, note in flow.approximate.items())
     return Channels(tuple(groups), skips, notes, flow, classes.root, roots, flow.shapes)
 
 
 def _nodes(slots: Sequence[Slot], role: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(slot.node for slot in slots if slot.role == role))
-
-
-def _touched(group: ChannelGroup) -> set[str]:
-    return {slot.node for slot in group.slots if slot.role != "consumer"}
 
 
 def _group_name(producer: str, taken: Mapping[str, Ids]) -> str:

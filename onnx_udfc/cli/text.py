@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnx_udfc.escapes import visible_all
+from onnx_udfc.escapes import some, visible_all
 from onnx_udfc.evaluate.movement import MAX_DB
 from onnx_udfc.evaluate.report import SYNTHETIC_CAVEAT, GroupReport, LayerLoss, Report, SkipReport, ratio
 from onnx_udfc.evaluate.wording import answer_words, headline, output_lines, verdict_words
@@ -148,7 +148,7 @@ def inspection(found: Inspection) -> RenderableType:
     head = Text(f"{s.parameters:,} parameters, {s.macs:,} MACs, {s.bytes:,} bytes, opset {found.opset}")
     groups = _table("group", "channels", "kind", "written by", "read by", right=(1,))
     for g in found.groups:
-        groups.add_row(g.name, str(g.channels), g.kind, _names(g.producers), _names(g.consumers))
+        groups.add_row(g.name, str(g.channels), g.kind, some(g.producers), some(g.consumers))
     skips = _table("not prunable", "reason", "detail")
     for skip in found.skips:
         skips.add_row(skip.node, skip.reason, skip.detail)
@@ -198,10 +198,6 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _names(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def validation(v: Validation) -> RenderableType:
     """Return everything that validate measured."""
     v = visible_all(v)
@@ -248,8 +244,8 @@ def _kernels(v: Validation) -> list[str]:
     if k is None or not (k.integer or k.unpacking):
         return []
     lines = [f"integer kernels: {len(k.integer)} of {len(k.integer) + len(k.floating)} layers"]
-    lines += [f"in floating point: {_names(k.floating, 12)}"] if k.integer and k.floating else []
-    lines += [f"dequantized in every run (slower): {_names(k.unpacking, 12)}"] if k.unpacking else []
+    lines += [f"in floating point: {some(k.floating, 12)}"] if k.integer and k.floating else []
+    lines += [f"dequantized in every run (slower): {some(k.unpacking, 12)}"] if k.unpacking else []
     return lines
 
 
@@ -261,7 +257,7 @@ def _fallbacks(v: Validation) -> list[str]:
     if not found.nodes:
         return [f"all of it runs on {v.provider}; {found.copies} copies on the way"]
     counts = ", ".join(f"{count} {op}" for op, count in found.operators.items())
-    return [f"not run by {v.provider} ({counts}; {found.copies} copies): {_names(found.nodes, 12)}"]
+    return [f"not run by {v.provider} ({counts}; {found.copies} copies): {some(found.nodes, 12)}"]
 
 
 def _table(*columns: str, right: Sequence[int] = ()) -> Table:

@@ -211,7 +211,10 @@ def _has_integer_kernel(node: gs.Node) -> bool:
     data = all(not isinstance(t, gs.Constant) and not t.is_empty() for t in node.inputs)
     if node.op == "Sum" and len(node.inputs) != 2:
         return False
-    if node.op == "HardSigmoid" and (hard_sigmoid(node)[0] <= 0 or _absorbs(node)):  # another scale stands behind it
+    absorbs = (
+        _result(node, None, set()) is not node.outputs[0]
+    )  # an activation behind it is taken for a part of a kernel
+    if node.op == "HardSigmoid" and (hard_sigmoid(node)[0] <= 0 or absorbs):  # another scale stands behind it
         return False
     return node.op in INTEGER_OPS and not node.domain and data and len(node.outputs) == 1
 
@@ -225,11 +228,6 @@ def _behind_convolution(node: gs.Node) -> bool:
     while writers and writers[0].op in ("Relu", "Clip"):
         writers = writers[0].inputs[0].inputs
     return bool(writers) and (writers[0].op == "Add" or kind_of(writers[0].op).convolves)
-
-
-def _absorbs(node: gs.Node) -> bool:
-    """Whether an activation after the node would be taken for a part of its kernel."""
-    return _result(node, None, set()) is not node.outputs[0]
 
 
 def hard_sigmoid(node: gs.Node) -> tuple[float, float]:

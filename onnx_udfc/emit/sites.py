@@ -159,7 +159,7 @@ def _write_pair(draft: Draft, tensor: str, grid: ActivationParams, ends: _Ends, 
         writer[0].output[writer[1]] = source
     for node in draft.nodes.values():
         if result != tensor and (readers is None or node.name in readers):
-            _rename_input(node, tensor, result)
+            node.input[:] = [result if name == tensor else name for name in node.input]
     codes = draft.name(f"{tensor}.quantized")
     scale = draft.constant(f"{tensor}.scale", np.array(grid.scale, np.float32))
     zero = draft.constant(f"{tensor}.zero_point", np.array(grid.zero_point, grid.dtype))
@@ -177,9 +177,3 @@ def _write_pair(draft: Draft, tensor: str, grid: ActivationParams, ends: _Ends, 
         draft.first(pair)
     else:
         draft.after(writer[2], pair)
-
-
-def _rename_input(node: onnx.NodeProto, old: str, new: str) -> None:
-    for index, name in enumerate(node.input):
-        if name == old:
-            node.input[index] = new

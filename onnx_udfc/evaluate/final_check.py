@@ -180,7 +180,8 @@ def _answered(session: Any, inputs: NetworkInputs, batch: int, weights: int) -> 
     if not feeds:
         raise ModelError("there are fewer inputs than its batch holds")
     given = _run(session, [output.name for output in session.get_outputs()], feeds[0])
-    singly = rollout is None and _elements(given) > MANY
+    elements = sum(value.size for value in given if isinstance(value, np.ndarray))
+    singly = rollout is None and elements > MANY
     feeds = list(split(input_specs(session), inputs.values, 1)) if singly else feeds
     first = _answers(session, feeds, np.inf if weights >= HEAVY else LARGE, None if singly else given)
     return Answered(first, feeds, inputs, rollout)
@@ -213,11 +214,6 @@ def _answers(session: Any, feeds: list[Any], most: float, given: list[Any] | Non
     return _Remembered(
         _Declared.of(session), [_own(first), *(_own(_run(session, names, feed)) for feed in _releasing(feeds[1:]))]
     )
-
-
-def _elements(outputs: list[Any]) -> int:
-    """Elements of all outputs of a run."""
-    return sum(value.size for value in outputs if isinstance(value, np.ndarray))
 
 
 def _releasing(feeds: Iterable[Any]) -> Iterator[Any]:

@@ -49,7 +49,7 @@ def blocks(layers: Sequence[LayerReport], most: int = MOST_ROWS) -> tuple[Block,
             return found
     size = -(-len(layers) // most)
     runs = [tuple(layers[i : i + size]) for i in range(0, len(layers), size)]
-    return tuple(Block(_from_to(run), run) for run in runs)
+    return tuple(Block(run[0].name if len(run) == 1 else f"{run[0].name} … {run[-1].name}", run) for run in runs)
 
 
 def _parts(name: str) -> list[str]:
@@ -62,10 +62,6 @@ def _by_beginning(layers: Sequence[LayerReport], depth: int) -> tuple[Block, ...
     return tuple(
         Block(beginning if len(run) > 1 else run[0].name, run) for beginning, run in ((b, tuple(r)) for b, r in runs)
     )
-
-
-def _from_to(run: Sequence[LayerReport]) -> str:
-    return run[0].name if len(run) == 1 else f"{run[0].name} … {run[-1].name}"
 
 
 @dataclass(frozen=True)
@@ -106,8 +102,9 @@ def layer_chart(layers: Sequence[LayerReport], others: tuple[float, float] | Non
     body = "".join(_row(block, shown, tops) for block in rows)
     body += _others(shown, tops, others) if others is not None else ""
     head = "".join(f"<th>{f.head}</th>" for f in shown)
+    what = "block" if any(len(block.layers) > 1 for block in rows) else "layer"
     return (
-        f'<table class="where"><thead><tr><th>{_what(rows)}</th>{head}</tr></thead><tbody>{body}</tbody></table>'
+        f'<table class="where"><thead><tr><th>{what}</th>{head}</tr></thead><tbody>{body}</tbody></table>'
         '<p class=soft><span class="key faint">before</span> &nbsp; <span class="key">after</span></p>'
     )
 
@@ -116,10 +113,6 @@ def _top(rows: Sequence[Block], shown: _Figure, others: tuple[float, float] | No
     values = [block.total(key) or 0.0 for block in rows for key in (shown.before, shown.after)]
     beside = others or () if shown.before == "ms_before" else ()
     return max([*values, *beside]) or 1.0
-
-
-def _what(rows: Sequence[Block]) -> str:
-    return "block" if any(len(block.layers) > 1 for block in rows) else "layer"
 
 
 def _row(block: Block, shown: Sequence[_Figure], tops: dict[str, float]) -> str:

@@ -10,7 +10,7 @@ import base64
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,7 +78,7 @@ class Album:
         found = [_seen(name, x, detections(a, reader)[0], detections(b, reader)[0]) for name, x, a, b in self.kept]
         pairs = [(s, x) for s, (_, x, _, _) in zip(found, self.kept, strict=True) if s.original or s.compressed]
         pairs.sort(key=lambda p: p[0].matched / (len(p[0].original) + len(p[0].compressed)))
-        return tuple(_with_picture(s, x, colour) for s, x in pairs[:SHOWN])
+        return tuple(replace(s, picture=_data_uri(x, colour)) for s, x in pairs[:SHOWN])
 
 
 def _of_one(outputs: Mapping[str, Any], i: int, batch: int) -> dict[str, NDArray[Any]]:
@@ -93,12 +93,6 @@ def _seen(name: str, x: NDArray[Any], first: Detections, second: Detections) -> 
     scale = np.array([width, height, width, height]) if np.abs(both).max(initial=0) > PIXELS else np.ones(4)
     original, compressed = (tuple(tuple(map(float, b)) for b in d.boxes / scale) for d in (first, second))
     return ShownBoxes(name, int(width), int(height), original, compressed, count_matches(first, second))  # type: ignore[arg-type]
-
-
-def _with_picture(shown: ShownBoxes, x: NDArray[Any], colour: str) -> ShownBoxes:
-    return ShownBoxes(
-        shown.name, shown.width, shown.height, shown.original, shown.compressed, shown.matched, _data_uri(x, colour)
-    )
 
 
 def _data_uri(x: NDArray[Any], colour: str) -> str:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from onnx_udfc.options import Judging, Options
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"})
-COLOURS = ("rgb", "bgr", "gray")
 LUMA = np.array([0.299, 0.587, 0.114])
 MOST_PIXELS = 100_000_000  # of one image: a small file can claim any number of them
 MOST_BYTES = 1 << 28  # of one encoded image
@@ -238,15 +237,13 @@ def _open(path: Path) -> ImageSet:
         names = sorted(n for n in archive.namelist() if PurePosixPath(n).suffix.lower() in SUFFIXES)
         return ImageSet(_Zipped(archive, names), tuple(names), labels_from_names(names))
     if path.is_dir():
-        names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if _is_image(p))
+        names = sorted(
+            p.relative_to(path).as_posix() for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
+        )
         return ImageSet(_Files(path, names), tuple(names), labels_from_names(names))
     if path.suffix.lower() in SUFFIXES:
         return ImageSet(_Files(path.parent, [path.name]), (path.name,), None)
     raise RequestError(f"{path}: not images; give a folder, a .zip, an .npz (x, y), an .npy or an image file")
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:

@@ -149,7 +149,7 @@ def real_inputs(wanted: Sequence[Wanted], data: Any, preprocessing: Preprocessin
         return _from_arrays(wanted, _of_inputs(gathered(data).arrays, wanted, "calibrate"), preprocessing, most)
     path = Path(data)
     if is_arrays(path):
-        return _from_arrays(wanted, _read(path, wanted), preprocessing, most)
+        return _from_arrays(wanted, _of_inputs(read_arrays(path), wanted, str(path)), preprocessing, most)
     images = open_images(path)
     pictures = [w for w in wanted if len(w.shape) == 4]
     if len(pictures) != 1:
@@ -205,10 +205,6 @@ def _one(array: NDArray[Any], spec: InputSpec) -> tuple[int, ...]:
     ):
         return ()
     return tuple(1 if i == spec.axis and spec.batch is None else d for i, d in enumerate(shape))
-
-
-def _read(path: Path, wanted: Sequence[Wanted]) -> Arrays:
-    return _of_inputs(read_arrays(path), wanted, str(path))
 
 
 def _of_inputs(arrays: Mapping[Any, NDArray[Any]], wanted: Sequence[Wanted], place: str) -> Arrays:

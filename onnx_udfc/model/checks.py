@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import onnx
 from numpy.typing import NDArray
@@ -131,7 +131,7 @@ def _fault(node: onnx.NodeProto, version: int) -> str:
         if name not in present:
             if definition.required:
                 return f"no attribute '{name}'"
-        elif not present[name].ref_attr_name and present[name].type not in (0, _type_number(definition.type)):
+        elif not present[name].ref_attr_name and present[name].type not in (0, int(cast(Any, definition.type))):
             return f"an attribute '{name}' of another type than it must be"
     return ""
 
@@ -142,11 +142,6 @@ def constant_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
     shapes |= {sparse.values.name: tuple(sparse.dims) for sparse in graph.sparse_initializer}
     held = ((n, a) for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value")
     return shapes | {node.output[0]: tuple(attribute.t.dims) for node, attribute in held if len(node.output) == 1}
-
-
-def _type_number(attribute_type: Any) -> int:
-    """The number in AttributeProto of a type in an operator's definition."""
-    return int(attribute_type)
 
 
 def _check_values(graph: onnx.GraphProto) -> None:

@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.errors import ModelError
+from onnx_udfc.escapes import some
 from onnx_udfc.model.protos import all_tensors, subgraphs, tensor_bytes
 from onnx_udfc.model.tables import TABLES
 from onnx_udfc.model.unseen import RECURRENT, Path, inner_weights
@@ -107,9 +108,11 @@ def _of_graph(
     for i, node in enumerate(graph.graph.node):
         function = functions.pop((node.domain, node.op_type), None)
         if function is not None:
-            inside = _tensors(onnx.GraphProto(node=function.node))
-            if _weigh(inside):
-                yield _inner(node, inside, "weights inside a function are not compressed")
+            inside = [
+                t for t in all_tensors(onnx.ModelProto(graph=onnx.GraphProto(node=function.node))) if _is_numbers(t)
+            ]
+            if any(math.prod(t.dims) >= SMALL for t in inside):
+                yield _inner(node, inside)
         if node.output and not graph.is_constant(node.output[0]):
             yield from _read_by(node, graph, unseen, used)
         for attribute in node.attribute:
@@ -130,7 +133,7 @@ def left_out(holdings: tuple[Holding, ...], total: int) -> tuple[str, ...]:
             reasons.setdefault(holding.left, []).append(holding)
     taken = {reason: sum(h.bytes for h in rows) for reason, rows in reasons.items()}
     return tuple(
-        f"{reason}: {_some([h.node for h in rows])} ({_share(taken[reason], total)} of the file's bytes)"
+        f"{reason}: {some([h.node for h in rows])} ({_share(taken[reason], total)} of the file's bytes)"
         for reason, rows in reasons.items()
         if taken[reason] >= MENTIONED * total
     )
@@ -147,10 +150,6 @@ def already_quantized(holdings: tuple[Holding, ...], total: int) -> tuple[str, .
 
 def _share(part: int, total: int) -> str:
     return f"{100 * part / max(total, 1):.0f} %"
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class _Constants:
@@ -268,23 +267,18 @@ def _why_left(node: onnx.NodeProto, kind: int, computed: bool, free: bool) -> st
     return "constants of other operators are not compressed"
 
 
-def _inner(node: onnx.NodeProto, tensors: list[TensorProto], reason: str) -> Holding:
+def _is_numbers(tensor: TensorProto) -> bool:
+    """Whether a tensor holds what weights are made of."""
+    return tensor.data_type in FLOAT_BITS or tensor.data_type in CODE_BITS
+
+
+def _inner(node: onnx.NodeProto, tensors: list[TensorProto]) -> Holding:
     """The row of a function whose weights are inside it."""
-    floats = [t for t in tensors if t.data_type in FLOAT_BITS or t.data_type in CODE_BITS]
-    count = sum(math.prod(t.dims) for t in floats)
-    largest = max(floats, key=tensor_bytes)
-    bits = FLOAT_BITS.get(largest.data_type) or CODE_BITS[largest.data_type]
-    return Holding(_name(node), node.op_type, "", bits, count, sum(map(tensor_bytes, floats)), "", reason)
-
-
-def _tensors(graph: onnx.GraphProto) -> list[TensorProto]:
-    """Every tensor in a graph and inside its nodes."""
-    return list(all_tensors(onnx.ModelProto(graph=graph)))
-
-
-def _weigh(tensors: list[TensorProto]) -> bool:
-    """Whether there are weights among the tensors."""
-    return any(math.prod(t.dims) >= SMALL and (t.data_type in FLOAT_BITS or t.data_type in CODE_BITS) for t in tensors)
+    count, taken = sum(math.prod(t.dims) for t in tensors), sum(map(tensor_bytes, tensors))
+    kind = max(tensors, key=tensor_bytes).data_type
+    bits = FLOAT_BITS.get(kind) or CODE_BITS[kind]
+    why = "weights inside a function are not compressed"
+    return Holding(_name(node), node.op_type, "", bits, count, taken, "", why)
 
 
 def _name(node: onnx.NodeProto) -> str:

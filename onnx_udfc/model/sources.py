@@ -45,19 +45,14 @@ def plain_source(model: Model) -> str | Path | bytes | onnx.ModelProto:
         return Path(model)
     if isinstance(model, (bytearray, memoryview)):
         return bytes(model)
-    proto = _of_ir(model) if _is_ir(model) else getattr(model, "model_proto", None)
+    kind = type(model)
+    if (kind.__module__.split(".")[0], kind.__name__) == ("onnx_ir", "Model"):  # which nobody has to have
+        proto = importlib.import_module("onnx_ir").to_proto(model)
+    else:
+        proto = getattr(model, "model_proto", None)
     if isinstance(proto, onnx.ModelProto):
         return proto
     return _read(model)
-
-
-def _is_ir(model: object) -> bool:
-    """Whether it is a model of onnx_ir, which nobody has to have."""
-    return type(model).__module__.split(".")[0] == "onnx_ir" and type(model).__name__ == "Model"
-
-
-def _of_ir(model: object) -> object:
-    return importlib.import_module("onnx_ir").to_proto(model)
 
 
 def _read(model: object) -> bytes:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.escapes import some
 from onnx_udfc.model.coded import Coded
 from onnx_udfc.model.layers import own_bias
 from onnx_udfc.model.names import matches
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-_NAMED = 3  # names in a note
 SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
 NARROWED, AN_UNKNOWN = 8192, 16  # positions, and of each unknown, that do for the fit of a layer in few directions
 AHEAD = 1 << 20  # numbers of a Gram that is made ready for rounding while the weights are fitted, at most
@@ -129,12 +129,7 @@ class Repaired:
         """What could not be done as it is meant, in words for the user, a line for each reason."""
         reasons = dict.fromkeys(self.fallbacks.values())
         named = {reason: [name for name, why in self.fallbacks.items() if why == reason] for reason in reasons}
-        return tuple(f"{_some(names)}: {reason}" for reason, names in named.items())
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        return tuple(f"{some(names)}: {reason}" for reason, names in named.items())
 
 
 def repair(

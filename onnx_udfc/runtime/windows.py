@@ -103,7 +103,12 @@ def run_layer(
             y += bias.astype(np.float32).reshape((-1,) + (1,) * len(layer.kernel))
         return y
     weight = np.ascontiguousarray(layer.layout(matrix), np.float32)
-    node = helper.make_node(layer.node.op, ["x", "w", "b"], ["y"], **_attributes(layer))
+    node = helper.make_node(
+        layer.node.op,
+        ["x", "w", "b"],
+        ["y"],
+        **{k: v for k, v in _stated(layer.node.attrs).items() if k != "kernel_shape"},
+    )
     values = {"w": weight, "b": bias.astype(np.float32)}
     if pieces is not None and weight.size * x.size // x.shape[1] < SHARED:
         return run_nodes(model, [node], {"x": x} | values, ["y"], [], pieces)["y"]
@@ -116,10 +121,6 @@ def _pointwise(layer: Layer) -> bool:
     attrs = layer.node.attrs
     plain = all(v == 1 for v in (*layer.kernel, *attrs.get("strides", ()))) and not any(attrs.get("pads", ()))
     return layer.convolves and layer.groups == 1 and plain
-
-
-def _attributes(layer: Layer) -> dict[str, Any]:
-    return {name: value for name, value in _stated(layer.node.attrs).items() if name != "kernel_shape"}
 
 
 def _stated(attributes: dict[str, Any]) -> dict[str, Any]:

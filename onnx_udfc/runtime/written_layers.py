@@ -51,10 +51,10 @@ def written_layers(model: onnx.ModelProto, names: Iterable[str], feed: Feed) -> 
     biases = _added_biases(model)
     found = {n: nodes[n] for n in names if n in nodes}
     wanted = {t for n in found.values() for t in _parameters(n, biases)}
-    values = _constants(model, wanted)
-    missing = sorted(wanted - set(values))
-    values |= dict(zip(missing, run_for(model, missing, feed), strict=True)) if missing else {}
-    return {name: _layer(node, biases, values) for name, node in found.items()}
+    held = {t.name: values(t) for t in model.graph.initializer if t.name in wanted}
+    missing = sorted(wanted - set(held))
+    held |= dict(zip(missing, probe(model, missing).run(missing, dict(feed)), strict=True)) if missing else {}
+    return {name: _layer(node, biases, held) for name, node in found.items()}
 
 
 def _parameters(node: onnx.NodeProto, biases: Mapping[str, tuple[str, str]]) -> list[str]:
@@ -90,10 +90,6 @@ def _added_biases(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
     return result
 
 
-def _constants(model: onnx.ModelProto, wanted: set[str]) -> dict[str, NDArray[Any]]:
-    return {t.name: values(t) for t in model.graph.initializer if t.name in wanted}
-
-
 def probe(model: onnx.ModelProto, names: Sequence[str]) -> InferenceSession:
     """Return a session that gives the named inner tensors, computed node by node as the model is written.
 
@@ -106,11 +102,6 @@ def probe(model: onnx.ModelProto, names: Sequence[str]) -> InferenceSession:
         return open_session(model, threads=None, optimize=False)
     finally:
         del outputs[count:]
-
-
-def run_for(model: onnx.ModelProto, names: Sequence[str], feed: Feed) -> list[NDArray[Any]]:
-    """Return the values of inner tensors for one feed."""
-    return list(probe(model, names).run(list(names), dict(feed)))
 
 
 def alone(layer: WrittenLayer, x: NDArray[Any]) -> InferenceSession:
