@@ -18,18 +18,9 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "CheckError",
-    "GateError",
-    "Options",
-    "Report",
-    "Result",
-    "UdfcError",
-    "__version__",
-    "compress",
-    "inspect",
-    "sweep",
-    "validate",
-]
+    "CheckError", "GateError", "Options", "Report", "Result", "UdfcError", "__version__", "compress", "inspect",
+    "sweep", "validate",
+]  # fmt: skip
 
 _ROOMS = {
     "api": ("compress", "inspect", "sweep", "validate"),

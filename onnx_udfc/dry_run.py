@@ -39,11 +39,7 @@ START, EACH_LAYER, RATE = 2.0, 0.1, 2e9  # seconds, and multiply-accumulates a s
 class Subject:
     """What is planned for.
 
-    Attributes:
-        loaded: the file.
-        network: its network, equalized where that would be done.
-        channels: of the network.
-        reference: a run of it, where `needs_run`.
+    The network is equalized where that would be done; `reference` is a run of it, where `needs_run`.
     """
 
     loaded: LoadedModel

@@ -80,13 +80,8 @@ class Trace:
 class Original:
     """A network for many compressions.
 
-    Attributes:
-        loaded: the file.
-        network: its canonical form.
-        skip: the patterns that `channels` leaves alone.
-        channels: its channels.
-        fed: the inputs that were made last, and by which options.
-        trace: the last run.
+    `skip` are the patterns that `channels` leaves alone; `fed` are the inputs that were made last, and by which
+    options; `trace` is the last run.
     """
 
     loaded: LoadedModel

@@ -65,10 +65,7 @@ class Compress(Protocol):
 class Task:
     """One setting; passes between processes.
 
-    Attributes:
-        name: of its files, without their endings.
-        options: of the compression.
-        key: changes when its result would.
+    The name is that of its files, without their endings; the key changes when its result would.
     """
 
     name: str

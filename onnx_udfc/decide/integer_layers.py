@@ -36,9 +36,7 @@ _CONTRIB = "com.microsoft"
 class OnIntegers:
     """A network whose layers run on integer kernels.
 
-    Attributes:
-        names: of those layers.
-        model: the whole of it, as it would be written.
+    Names of those layers, and the whole model, as it would be written.
     """
 
     names: frozenset[str]

@@ -58,10 +58,7 @@ _SOLVER_SWEEPS = 200
 class Timing:
     """How runs are timed.
 
-    Attributes:
-        threads: of onnxruntime.
-        provider: that runs them.
-        batch: samples of a run; None for one, or the network's own number.
+    `batch` are the samples of a run; None for one, or the network's own number.
     """
 
     threads: int = 1

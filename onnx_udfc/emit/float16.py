@@ -26,10 +26,7 @@ WIDEST = 2**15 - 1  # code of 16 bits
 class Halved:
     """A network of float16.
 
-    Attributes:
-        model: the model.
-        nodes: names of the nodes that compute in float16.
-        wide: names of the layers and other nodes that compute in float32 of float32 inputs that are no constants.
+    The nodes compute in float16; `wide` are those that compute in float32 of float32 inputs that are no constants.
     """
 
     model: onnx.ModelProto

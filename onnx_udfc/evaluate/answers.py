@@ -221,10 +221,7 @@ class Rows:
 
     Whole numbers match if they are equal; rows of four to seven columns with two corners if the boxes overlap by
     OVERLAP; others if all columns are within NEAR of the spread of the original's column; wide ones are only counted.
-
-    Attributes:
-        axis: Along which the rows lie.
-        varied: Whether the networks ever gave different numbers of rows.
+    Along `axis` the rows lie; `varied` is whether the networks ever gave different numbers of them.
     """
 
     axis: int

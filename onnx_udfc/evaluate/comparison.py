@@ -47,10 +47,8 @@ def looks_like_scores(y: NDArray[Any]) -> bool:
 class _Output:
     """What one output of both networks gives.
 
-    Attributes:
-        name: Of the output.
-        shape: Declared by the original; an axis that is not a number is open.
-        lenient: Whether a result that is not finite is counted instead of refused.
+    An axis of its declared shape that is not a number is open. With `lenient` a result that is not finite is counted
+    instead of refused.
     """
 
     name: str
@@ -233,12 +231,8 @@ def _columns(y: NDArray[Any], kind: str) -> NDArray[Any]:
 class Comparator:
     """Compares both networks' outputs batch by batch.
 
-    Attributes:
-        names: Of the outputs.
-        shapes: As the original declares them, by name.
-        inputs: Shapes of the original's inputs.
-        task: The kind that was told; None guesses.
-        lenient: Whether a result that is not finite is counted instead of refused.
+    Shapes are as the original declares them, by name; a `task` that is None is guessed. With `lenient` a result that is
+    not finite is counted instead of refused.
     """
 
     names: Sequence[str]

@@ -24,9 +24,7 @@ MOST_TICKS = 6
 class Block:
     """Layers in a row.
 
-    Attributes:
-        name: What their names begin with; the layer's own where there is one.
-        layers: One or more.
+    The name is what theirs begin with; the layer's own where there is one.
     """
 
     name: str

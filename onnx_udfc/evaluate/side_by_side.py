@@ -101,11 +101,7 @@ class Changed:
 class ClassCount:
     """One class, by its label; where there are no labels, by what the original says.
 
-    Attributes:
-        label: The class.
-        images: Inputs of it.
-        original: Those that the original gives this class.
-        compressed: Those that the compressed network gives this class.
+    `original` and `compressed` are how many inputs each network gives this class.
     """
 
     label: int

@@ -58,10 +58,7 @@ class Slowest:
 class Kernels:
     """Layers of the second network by how onnxruntime runs them, from its optimized graph (not of TensorRT).
 
-    Attributes:
-        integer: Names of layers that run as integers.
-        floating: Names of layers that do not.
-        unpacking: Names of layers whose weight is dequantized anew in every run.
+    Layers are named; `unpacking` are those whose weight is dequantized anew in every run.
     """
 
     integer: tuple[str, ...]

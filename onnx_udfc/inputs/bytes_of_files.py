@@ -79,16 +79,8 @@ def _markdown(size: int, rng: Rng) -> bytes:
     def line() -> str:
         text = " ".join(_words(int(rng.integers(3, 12)), rng))
         forms = (
-            "# {}\n",
-            "- {}",
-            "{}.",
-            "* **{}**",
-            "```\n{}\n```",
-            "[{}](https://example.org)",
-            "1. {}",
-            "> {}",
-            "{}\n",
-        )
+            "# {}\n", "- {}", "{}.", "* **{}**", "```\n{}\n```", "[{}](https://example.org)", "1. {}", "> {}", "{}\n",
+        )  # fmt: skip
         return forms[rng.integers(len(forms))].format(text)
 
     return _filled(size, line)

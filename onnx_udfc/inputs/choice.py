@@ -46,11 +46,8 @@ _BATCH = 4
 class Choice:
     """What was taken for one input.
 
-    Attributes:
-        name: of the input.
-        kinds: of pictures, sounds or codes, in equal parts.
-        reaction: kind, or kinds of a mixture → how much the network reacts to it, 1 the most; empty where that was not
-            measured.
+    Kinds are of pictures, sounds or codes, in equal parts. `reaction` is kind, or kinds of a mixture → how much the
+    network reacts to it, 1 the most; empty where that was not measured.
     """
 
     name: str

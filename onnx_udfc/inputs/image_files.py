@@ -133,10 +133,7 @@ class _Source(Protocol):
 class ImageSet:
     """Images that are read when they are asked for.
 
-    Attributes:
-        source: Indexable store of single images.
-        names: One name per image.
-        labels: int64 (n,), or None.
+    There is one name per image; labels are int64 (n,), or None.
     """
 
     source: _Source

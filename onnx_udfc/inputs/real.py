@@ -63,10 +63,7 @@ class Samples(InMemory):
 class Real:
     """Real inputs, cut to the shapes of the network's inputs.
 
-    Attributes:
-        values: input name → values, samples along their axis.
-        samples: how many there are.
-        missing: names of the inputs that were not given.
+    Samples lie along the axes of the inputs; `missing` are those that were not given.
     """
 
     values: dict[str, NDArray[Any]]

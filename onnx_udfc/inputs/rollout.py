@@ -34,10 +34,8 @@ Feed = dict[str, NDArray[Any]]
 class Rollout:
     """How samples follow one another.
 
-    Attributes:
-        outputs: input name → the output that is fed back to it.
-        steps: runs of a sequence.
-        batch: samples of a run, one of each sequence.
+    `outputs` is input name → the output that is fed back to it. A sequence has `steps` runs, each of `batch` samples,
+    one of each sequence.
     """
 
     outputs: Mapping[str, str]

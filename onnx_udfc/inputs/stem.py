@@ -39,10 +39,7 @@ _FAR = 32  # nodes before it, at most
 class Stem:
     """A first convolution.
 
-    Attributes:
-        network: whose it is.
-        wanted: the input.
-        layer: the convolution, with one channel group.
+    It has one channel group.
     """
 
     network: Network

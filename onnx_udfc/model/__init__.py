@@ -1,26 +1,7 @@
 """The boundary between ONNX files and a graph with layers; writes what it reads without loss; nothing runs here."""
 
 __all__ = [
-    "coded",
-    "counts",
-    "export",
-    "factored",
-    "files",
-    "graph",
-    "inference",
-    "inventory",
-    "layer_bytes",
-    "layers",
-    "lossless",
-    "loudness",
-    "named",
-    "names",
-    "network",
-    "protos",
-    "quiet",
-    "saving",
-    "sources",
-    "tables",
-    "unseen",
+    "coded", "counts", "export", "factored", "files", "graph", "inference", "inventory", "layer_bytes", "layers",
+    "lossless", "loudness", "named", "names", "network", "protos", "quiet", "saving", "sources", "tables", "unseen",
     "values",
-]
+]  # fmt: skip

@@ -26,10 +26,7 @@ CLOSE = 1e-6  # relative: constants were rounded to float32
 class _Found:
     """An activation that was recognized.
 
-    Attributes:
-        source: its input.
-        inner: the nodes that it takes the place of, besides the last.
-        attributes: of the one node.
+    One node with these attributes takes the place of the inner ones, besides the last.
     """
 
     source: gs.Tensor

@@ -32,27 +32,11 @@ FOLDABLE = frozenset((
 STORAGE = ("int8", "uint8", "int4", "uint4", "int2", "uint2")  # a Cast from these to float is a compressed weight
 HALVES = {"float16": int(onnx.TensorProto.FLOAT16), "bfloat16": int(onnx.TensorProto.BFLOAT16)}
 NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+ELEMENTWISE = frozenset((
+    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Or",
+    "Pow", "Sub", "Where",
+))
 # fmt: on
-ELEMENTWISE = frozenset(
-    (
-        "Add",
-        "And",
-        "Div",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Min",
-        "Mod",
-        "Mul",
-        "Or",
-        "Pow",
-        "Sub",
-        "Where",
-    )
-)
 LARGEST = 1 << 26  # elements that weights may be made of where the file holds none of them
 COPIES = 8  # times the constants of the file that may be computed in all
 MOST_STEPS = 1e11  # multiplications

@@ -42,11 +42,8 @@ CODE_BITS: Mapping[int, int] = {
     if name in _KNOWN
 }
 FLOAT_BITS: Mapping[int, int] = {
-    TensorProto.FLOAT: 32,
-    TensorProto.DOUBLE: 64,
-    TensorProto.FLOAT16: 16,
-    TensorProto.BFLOAT16: 16,
-}
+    TensorProto.FLOAT: 32, TensorProto.DOUBLE: 64, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16,
+}  # fmt: skip
 SIGNED = tuple(_KNOWN[name] for name in ("INT8", "INT4", "INT2") if name in _KNOWN)
 Key = tuple[Path, str]  # a tensor: where its graph stands, its name
 SMALL = 1024  # elements below which a constant of a node that is no layer is not a weight

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 
 import onnx
 
-_T = onnx.TensorProto
-BITS: dict[int, int] = {
-    _T.FLOAT: 32, _T.DOUBLE: 64, _T.FLOAT16: 16, _T.BFLOAT16: 16, _T.INT64: 64, _T.UINT64: 64, _T.INT32: 32,
-    _T.UINT32: 32, _T.INT16: 16, _T.UINT16: 16, _T.INT8: 8, _T.UINT8: 8, _T.BOOL: 8, _T.INT4: 4, _T.UINT4: 4,
-}  # fmt: skip
+from onnx_udfc.model.protos import tensor_bytes
+
 UNPACKED_BY = (
     "Cast", "DequantizeLinear", "Div", "Gather", "Identity", "Mod", "Mul", "Reshape", "Slice", "Squeeze", "Transpose",
     "Unsqueeze", "Concat", "Add", "Sub",
@@ -36,15 +32,10 @@ def layer_bytes(model: onnx.ModelProto, names: Collection[str]) -> dict[str, int
 def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
     """Name and bytes of every constant tensor."""
     for tensor in graph.initializer:
-        yield tensor.name, _bytes(tensor)
+        yield tensor.name, tensor_bytes(tensor)
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            yield node.output[0], _bytes(node.attribute[0].t)
-
-
-def _bytes(tensor: onnx.TensorProto) -> int:
-    bits = math.prod(int(d) for d in tensor.dims) * BITS.get(tensor.data_type, 8)
-    return -(-bits // 8)
+            yield node.output[0], tensor_bytes(node.attribute[0].t)
 
 
 def _behind(tensors: Collection[str], held: Mapping[str, int], makers: Mapping[str, onnx.NodeProto]) -> Iterator[str]:

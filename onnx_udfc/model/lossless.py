@@ -24,7 +24,7 @@ from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.graph import standard
 from onnx_udfc.model.names import Taken, unique_name
-from onnx_udfc.model.protos import dense, tensor_bytes
+from onnx_udfc.model.protos import dense, in_order, tensor_bytes
 from onnx_udfc.model.values import values
 from onnx_udfc.model.weights_fit import LISTS
 
@@ -190,25 +190,11 @@ def sorted_nodes(graph: gs.Graph) -> list[gs.Node]:
     """The nodes in an order in which every tensor is written before it is read; unchanged where it is one already.
 
     Raises:
-        ModelError: the graph has a cycle.
+        ModelError: a node depends on its own output.
     """
-    ids = {id(node) for node in graph.nodes}
-    needs = {id(n): [p for t in tensors_read(n) for p in t.inputs if id(p) in ids] for n in graph.nodes}
-    done: dict[int, gs.Node] = {}
-    for root in graph.nodes:
-        stack, active = [(root, False)], set()
-        while stack:
-            node, ready = stack.pop()
-            if ready:
-                done[id(node)] = node
-                active.discard(id(node))
-            elif id(node) not in done:
-                if id(node) in active:
-                    raise ModelError(f"node '{node.name}' depends on its own output; export the model again")
-                active.add(id(node))
-                stack.append((node, True))
-                stack.extend((p, False) for p in reversed(needs[id(node)]) if id(p) not in done)
-    return list(done.values())
+    places = {id(node): i for i, node in enumerate(graph.nodes)}
+    needs = [[places[id(p)] for t in tensors_read(n) for p in t.inputs if id(p) in places] for n in graph.nodes]
+    return [graph.nodes[i] for i in in_order([node.name for node in graph.nodes], needs.__getitem__)]
 
 
 def tensors_read(node: gs.Node) -> list[gs.Tensor]:

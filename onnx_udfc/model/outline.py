@@ -23,9 +23,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 class Outline:
     """A model without some of its weights.
 
-    Attributes:
-        content: the bytes of the model.
-        spans: number of an initializer → where its bytes are in the file: from, and how many.
+    `spans` is number of an initializer → where its bytes are in the file: from, and how many.
     """
 
     content: bytes

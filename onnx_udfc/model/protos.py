@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -153,11 +153,22 @@ def sort_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes in an order in which every tensor is written before it is read; unchanged where it is one already.
 
     Raises:
-        ModelError: the graph has a cycle.
+        ModelError: a node depends on its own output.
     """
     producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    names = [node.name for node in graph.node]
+    order = in_order(names, lambda i: [producer[name] for name in reads(graph.node[i]) if name in producer])
+    return [graph.node[i] for i in order]
+
+
+def in_order(names: Sequence[str], needs: Callable[[int], Sequence[int]]) -> list[int]:
+    """Nodes, by number, each after those that it needs; in their own order where that is one already.
+
+    Raises:
+        ModelError: a node needs itself.
+    """
     done: dict[int, None] = {}
-    for root in range(len(graph.node)):
+    for root in range(len(names)):
         stack, active = [(root, False)], set()
         while stack:
             i, ready = stack.pop()
@@ -166,12 +177,11 @@ def sort_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
                 active.discard(i)
             elif i not in done:
                 if i in active:
-                    raise ModelError(f"node '{graph.node[i].name}' depends on its own output; export the model again")
+                    raise ModelError(f"node '{names[i]}' depends on its own output; export the model again")
                 active.add(i)
                 stack.append((i, True))
-                needs = [producer[name] for name in reads(graph.node[i]) if name in producer]
-                stack.extend((p, False) for p in reversed(needs) if p not in done)
-    return [graph.node[i] for i in done]
+                stack.extend((before, False) for before in reversed(needs(i)) if before not in done)
+    return list(done)
 
 
 def resolve(

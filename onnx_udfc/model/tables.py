@@ -28,9 +28,8 @@ TABLES = ("Gather",)
 class Table:
     """A Gather with its table.
 
-    Attributes:
-        node: the Gather; its table is `node.inputs[0]`, a gs.Constant (rows, columns) that no other node uses.
-        label: the name of the initializer that it was read from.
+    The table is `node.inputs[0]`, a gs.Constant (rows, columns) that no other node uses; the label is the name of the
+    initializer that it was read from.
     """
 
     node: gs.Node

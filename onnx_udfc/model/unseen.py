@@ -150,13 +150,8 @@ def _recurrent(network: Network, skipped: Callable[[str], bool]) -> Iterator[Uns
 class _Scope:
     """A graph, and where it stands.
 
-    Attributes:
-        graph: the graph.
-        path: to it.
-        outer: the scope around it.
-        stored: name → float tensor that it holds.
-        own: all names that it defines.
-        uses: name → the nodes, with the input, that read the tensor of this scope from here or from inside.
+    `stored` is name → float tensor that it holds; `own` are all names that it defines; `uses` is name → the nodes, with
+    the input, that read the tensor of this scope from here or from inside.
     """
 
     graph: onnx.GraphProto
@@ -178,11 +173,7 @@ class _Scope:
 class _Use:
     """Who reads a tensor.
 
-    Attributes:
-        scope: the graph.
-        node: the node; None where the tensor is an output of the graph.
-        name: of the node, or of the output.
-        slot: the input that it is.
+    The node is None where the tensor is an output of the graph, whose name it is then; `slot` is the input that it is.
     """
 
     scope: _Scope

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, version_converter
 
-from onnx_udfc.model.protos import copy_except, reads, skeleton, sort_nodes, subgraphs
+from onnx_udfc.model.protos import all_graphs, copy_except, reads, skeleton, sort_nodes, subgraphs
 from onnx_udfc.model.quiet import quiet_options
 
 OPSET = 21
@@ -195,11 +195,11 @@ def with_masks(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
 
     From opset 7 to 11 the masks are 0; at others nothing is done.
     """
-    if not 7 <= version < 12 or not any(_read_masks(graph) for graph in _graphs(model.graph)):
+    if not 7 <= version < 12 or not any(_read_masks(graph) for graph in all_graphs(model.graph)):
         return model
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    for graph in _graphs(result.graph):
+    for graph in all_graphs(result.graph):
         for node in _read_masks(graph):
             data, mask = node.input[0], node.output.pop()
             name = f"{node.name or mask}.mask"
@@ -212,11 +212,6 @@ def with_masks(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
         del graph.node[:]
         graph.node.extend(copies)
     return result
-
-
-def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
-    """The graph and all inside it."""
-    return [graph, *(g for node in graph.node for inner in subgraphs(node) for g in _graphs(inner))]
 
 
 def _read_masks(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

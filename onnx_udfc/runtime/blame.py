@@ -15,14 +15,8 @@ from onnx_udfc.runtime.runs import input_specs
 from onnx_udfc.runtime.sessions import Source, described, open_session
 
 UNEXPECTED = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    np.linalg.LinAlgError,
-)
+    ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, np.linalg.LinAlgError,
+)  # fmt: skip
 MOST = 1 << 26  # elements of an input that is made up for this
 
 

@@ -32,11 +32,8 @@ WEIGHT_OPS = ("DequantizeLinear", "Cast", "Mul", "Transpose", "Reshape", "Slice"
 class Kernel:
     """What became of one layer.
 
-    Attributes:
-        name: node name in the model.
-        op_type: its operator there.
-        kernel: the operator in the optimized graph; "" where it was not found again.
-        computes_weight: whether the weight is dequantized in every run.
+    `kernel` is the operator in the optimized graph; "" where it was not found again. `computes_weight` is whether the
+    weight is dequantized in every run.
     """
 
     name: str

@@ -30,9 +30,7 @@ FUSED = (  # what becomes a part of the layer before it
 class LayerTimes:
     """Milliseconds of one run.
 
-    Attributes:
-        layers: Name → of the layer's kernels; layers that were not found again are left out.
-        others: Of everything else.
+    Layers that were not found again are left out.
     """
 
     layers: Mapping[str, float]

@@ -29,9 +29,8 @@ _SHARED = ("device_id",)  # settings that the providers behind the first take, t
 class Provider:
     """An execution provider with its settings.
 
-    Attributes:
-        name: cpu, cuda or tensorrt.
-        settings: by their names in onnxruntime; those of TensorRT begin with trt_, the others are of CUDA.
+    The name is cpu, cuda or tensorrt; settings go by their names in onnxruntime: those of TensorRT begin with trt_, the
+    others are of CUDA.
     """
 
     name: str = "cpu"

@@ -18,11 +18,8 @@ COUNT = 10
 class NodeTime:
     """A node of the optimized graph.
 
-    Attributes:
-        name: Of the node; fused ones have that of their first or of what they write.
-        op_type: The operator that runs.
-        milliseconds: Of one run, the median.
-        share: Of what all nodes take, 0 to 1.
+    Fused ones have the name of their first or of what they write. The time is the median of one run; the share, 0 to 1,
+    is of what all nodes take.
     """
 
     name: str

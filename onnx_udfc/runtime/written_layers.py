@@ -28,11 +28,8 @@ Feed = Mapping[str, "NDArray[Any]"]
 class WrittenLayer:
     """A node and what it computes with.
 
-    Attributes:
-        node: The node; of a MatMul with a bias the MatMul.
-        output: The tensor that holds the result, behind the Add for a MatMul with a bias.
-        weight: As the node takes it.
-        bias: (O,), or None.
+    A MatMul with a bias has the tensor behind the Add as its output. The weight is as the node takes it, the bias (O,),
+    or None.
     """
 
     node: onnx.NodeProto

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_udfc.channels.arithmetic import OPEN, UNKNOWN, plain
 from onnx_udfc.channels.arithmetic import cut as part_of
-from onnx_udfc.channels.labels import Cut, Flow, Ids, MisfitError
+from onnx_udfc.channels.labels import Cut, Flow, Ids, MisfitError, along
 from onnx_udfc.channels.targets import READS_SIZES, Target
 
 LARGEST_RESHAPE = 1 << 23  # ids that are laid out in full for one Reshape
@@ -294,7 +294,7 @@ def pad(flow: Flow, node: gs.Node) -> None:
             flow.bar(ids, node, "its channels are padded by copies, or cut")
             return
         ends = [flow.fresh(node, side, length) for side, length in enumerate((before, after))]
-        out = np.concatenate([_shaped(ends[0], axis, ids.ndim), out, _shaped(ends[1], axis, ids.ndim)], axis)
+        out = np.concatenate([along(ends[0], axis, ids.ndim), out, along(ends[1], axis, ids.ndim)], axis)
         pads[k], pads[k + len(named)] = len(ends[0]), len(ends[1])
     by_attribute = "pads" in node.attrs
     if out is not ids and not by_attribute and not isinstance(node.inputs[1], gs.Constant):
@@ -304,10 +304,6 @@ def pad(flow: Flow, node: gs.Node) -> None:
         flow.edit_attribute(node, "pads", pads)
     elif out is not ids:
         flow.edit_input(node, 1, np.asarray(pads, np.int64))
-
-
-def _shaped(ids: Ids, axis: int, rank: int) -> Ids:
-    return ids.reshape([len(ids) if a == axis else 1 for a in range(rank)])
 
 
 def resize(flow: Flow, node: gs.Node) -> None:
