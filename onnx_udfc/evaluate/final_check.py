@@ -211,9 +211,8 @@ def _answers(session: Any, feeds: list[Any], most: float, given: list[Any] | Non
     first = _run(session, names, feeds[0]) if given is None else given
     if sum(value.nbytes for value in first if isinstance(value, np.ndarray)) * len(feeds) > most:
         return _Original(session)
-    return _Remembered(
-        _Declared.of(session), [_own(first), *(_own(_run(session, names, feed)) for feed in _releasing(feeds[1:]))]
-    )
+    later = (_own(_run(session, names, feed)) for feed in _releasing(feeds[1:]))
+    return _Remembered(session, [_own(first), *later])
 
 
 def _releasing(feeds: Iterable[Any]) -> Iterator[Any]:
@@ -228,39 +227,26 @@ def _own(outputs: list[Any]) -> list[Any]:
     return [value.copy() if isinstance(value, np.ndarray) else value for value in outputs]
 
 
-@dataclass(frozen=True)
-class _Declared:
-    """Names and shapes of a network's inputs and outputs."""
-
-    inputs: tuple[SimpleNamespace, ...]
-    outputs: tuple[SimpleNamespace, ...]
-
-    @classmethod
-    def of(cls, session: Any) -> _Declared:
-        """Those of a session."""
-        listed = (session.get_inputs(), session.get_outputs())
-        inputs, outputs = (tuple(SimpleNamespace(name=v.name, shape=v.shape) for v in values) for values in listed)
-        return cls(inputs, outputs)
-
-
 class _Remembered:
     """The outputs of a network that need not be in memory together with the one it is compared with."""
 
-    def __init__(self, declared: _Declared, runs: list[list[Any]]) -> None:
-        """Take what it gave for each of the feeds."""
-        self._declared, self._left = declared, runs
+    def __init__(self, session: Any, runs: list[list[Any]]) -> None:
+        """Take what a session gave for each of the feeds, and of the session names and shapes alone."""
+        self._left = runs
+        declared = (session.get_inputs(), session.get_outputs())
+        self._inputs, self._outputs = ([SimpleNamespace(name=v.name, shape=v.shape) for v in vs] for vs in declared)
 
     def get_outputs(self) -> list[SimpleNamespace]:
         """The outputs' names and shapes, as a session has them."""
-        return list(self._declared.outputs)
+        return self._outputs
 
     def get_inputs(self) -> list[SimpleNamespace]:
         """The inputs' names and shapes, as a session has them."""
-        return list(self._declared.inputs)
+        return self._inputs
 
     def run(self, names: list[str], _feed: Any) -> list[Any]:
         """The outputs for the next of the feeds."""
-        found = dict(zip((output.name for output in self._declared.outputs), self._left.pop(0), strict=True))
+        found = dict(zip((output.name for output in self._outputs), self._left.pop(0), strict=True))
         return [found[name] for name in names]
 
 

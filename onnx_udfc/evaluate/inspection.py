@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnx_udfc.channels.groups import find_groups
@@ -152,22 +152,17 @@ def _layers(network: Network, shapes: Shapes) -> tuple[LayerReport, ...]:
     rows = []
     for name, layer in network.layers.items():
         counted = count(layer, shapes.sizes)
-        rows.append(
-            LayerReport(
-                name=name,
-                op_type=str(layer.node.op),
-                bits=FLOAT,
-                parameters_before=counted.parameters,
-                parameters_after=counted.parameters,
-                relative_error=None,
-                channels_before=layer.out_channels,
-                channels_after=layer.out_channels,
-                macs_before=counted.macs,
-                macs_after=counted.macs,
-                stays_one=why_whole(layer),
-            )
-        )
+        row = _as_it_is(name, str(layer.node.op), FLOAT, counted.parameters, layer.out_channels, counted.macs)
+        rows.append(replace(row, stays_one=why_whole(layer)))
     return tuple(rows)
+
+
+def _as_it_is(
+    name: str, op_type: str, bits: float, parameters: int, channels: int | None, macs: int | None
+) -> LayerReport:
+    """The report of a layer that nothing is done to."""
+    row = LayerReport(name, op_type, bits, parameters, parameters, None)
+    return replace(row, channels_before=channels, channels_after=channels, macs_before=macs, macs_after=macs)
 
 
 def _quantized(held: Sequence[Holding], network: Network, shapes: Shapes) -> tuple[LayerReport, ...]:
@@ -179,21 +174,10 @@ def _quantized(held: Sequence[Holding], network: Network, shapes: Shapes) -> tup
         output = () if node is None else shapes.sizes.get(node.outputs[0].name, ())
         channels = _channels(holding.op_type, output)
         macs = None if channels is None else holding.parameters * math.prod(output[1:]) // channels
-        rows.append(
-            LayerReport(
-                name=holding.node,
-                op_type=holding.op_type,
-                bits=holding.bits,
-                parameters_before=holding.parameters + holding.biases,
-                parameters_after=holding.parameters + holding.biases,
-                relative_error=None,
-                channels_before=channels,
-                channels_after=channels,
-                macs_before=macs,
-                macs_after=macs,
-                form=holding.form or holding.op_type,
-            )
+        row = _as_it_is(
+            holding.node, holding.op_type, holding.bits, holding.parameters + holding.biases, channels, macs
         )
+        rows.append(replace(row, form=holding.form or holding.op_type))
     return tuple(rows)
 
 

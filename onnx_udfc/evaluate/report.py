@@ -6,7 +6,6 @@ Errors are relative residuals: ‖y − ŷ‖² / ‖y − mean(y)‖² at a lay
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -405,12 +404,6 @@ def plain(value: object) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, int) else str(value)
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """Return a JSON report as plain values."""
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return result
 
 
 @dataclass(frozen=True)

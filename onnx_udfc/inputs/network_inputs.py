@@ -14,7 +14,7 @@ from onnx_udfc.inputs.classifier import class_scores
 from onnx_udfc.inputs.colours import BLUE_FIRST, expects_blue_first
 from onnx_udfc.inputs.feeds import sample_count, take
 from onnx_udfc.inputs.how_many import image_count
-from onnx_udfc.inputs.image_files import Preprocessing
+from onnx_udfc.inputs.image_files import Preprocessing, asked_preprocessing
 from onnx_udfc.inputs.kinds import Another, Scale, Wanted, made
 from onnx_udfc.inputs.real import Real, made_up, real_inputs, real_shapes
 from onnx_udfc.inputs.rollout import Rollout, rolled, rolled_over, rollout_of
@@ -90,7 +90,7 @@ def settle_sizes(network: Network, options: Options) -> None:
     real = real_shapes(input_specs_of(network), options.calibrate) if options.calibrate else {}
     settle(network, options.input_shape, real)
     if options.calibrate:  # what is wrong with them is said before any work, whatever needs them later
-        real_inputs(wanted_inputs(network), options.calibrate, _pixels(options), 1)
+        real_inputs(wanted_inputs(network), options.calibrate, asked_preprocessing(options), 1)
     if network.sizes and not options.calibrate and not options.input_shape and options.kinds in ("auto", "text"):
         _settle_as_line(network, options)
 
@@ -191,15 +191,8 @@ def chosen_kinds(
 
 def preprocessing(options: Options) -> Preprocessing | None:
     """What the user says of pixels; None where that is nothing."""
-    if not (options.input_mean or options.input_std or options.input_range):
-        return None
-    colour = options.input_colour or "rgb"
-    return Preprocessing(options.input_mean, options.input_std, options.input_range or (0.0, 1.0), colour)
-
-
-def _pixels(options: Options) -> Preprocessing:
-    """What becomes of the pixels of real images."""
-    return preprocessing(options) or Preprocessing(colour=options.input_colour or "rgb")
+    told = options.input_mean or options.input_std or options.input_range
+    return asked_preprocessing(options) if told else None
 
 
 def _not_applied(wanted: tuple[Wanted, ...], options: Options) -> list[str]:
@@ -214,7 +207,9 @@ def _not_applied(wanted: tuple[Wanted, ...], options: Options) -> list[str]:
 def _real(network: Network, wanted: tuple[Wanted, ...], options: Options, *, judged: bool) -> NetworkInputs:
     """Real inputs: those that are fitted on, or those that were held out to be judged on."""
     fitted_on = options.number or REAL
-    found = real_inputs(wanted, options.calibrate, _pixels(options), fitted_on + fitted_on // (HELD_OUT - 1))
+    found = real_inputs(
+        wanted, options.calibrate, asked_preprocessing(options), fitted_on + fitted_on // (HELD_OUT - 1)
+    )
     specs = tuple(w.spec for w in wanted)
     values = _with_states(network, wanted, found.values | made_up(wanted, found, options.seed), found)
     fit, held = hold_out(found.samples, options.seed)

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from onnx_udfc.channels.shapes import fits
 from onnx_udfc.errors import ModelError, RequestError, UdfcError
-from onnx_udfc.inputs.kinds import RATE, Scale, Wanted, called_sound, channels_last, made, one_feed
+from onnx_udfc.inputs.kinds import RATE, Wanted, called_sound, channels_last, one_feed
 from onnx_udfc.inputs.uses import Use, use_of
 from onnx_udfc.model.files import load
 from onnx_udfc.model.layers import kind_of
@@ -28,7 +27,7 @@ from onnx_udfc.runtime.runs import InputSpec, specs
 from onnx_udfc.runtime.sessions import Source, open_session, packed
 
 if TYPE_CHECKING:
-    from onnx_udfc.inputs.image_files import Preprocessing
+    pass
 
 Sizes = dict[str, tuple[int, ...]]
 
@@ -92,14 +91,6 @@ def undescribed(given: Sequence[InputSpec]) -> tuple[Wanted, ...]:
         )
         for s, g in guesses
     )
-
-
-def synthetic_feeds(
-    given: Sequence[InputSpec], count: int, seed: int, preprocessing: Preprocessing | None = None
-) -> dict[str, NDArray[Any]]:
-    """At least `count` samples for inputs of which nothing but the declaration is known, see `made`."""
-    wanted = undescribed(given)
-    return made(wanted, count, seed, {s.name: Scale(preprocessing) for s in given})
 
 
 def described(

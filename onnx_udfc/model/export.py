@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
@@ -17,8 +16,6 @@ from onnx_udfc.model.inference import infer
 from onnx_udfc.model.lossless import Origin, Stored, sorted_nodes
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.protos import copy_except, inner_reads, skeleton
-
-Array = NDArray[Any]
 
 GRAPH_FIELDS = {"node", "input", "output", "initializer", "sparse_initializer", "value_info"}
 SHAPES = 1 << 14  # initializers of more bytes hold no shapes

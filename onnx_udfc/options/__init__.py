@@ -5,7 +5,6 @@ from __future__ import annotations
 from onnx_udfc.options.command import as_words, command_line, default_text
 from onnx_udfc.options.command_tables import Inspecting, Judging, Sweeping, Writing
 from onnx_udfc.options.goals import (
-    COMPRESS_REQUIREMENTS,
     VALIDATE_REQUIREMENTS,
     VERDICTS,
     Budget,
@@ -14,19 +13,16 @@ from onnx_udfc.options.goals import (
     parse_budget,
     parse_requirement,
 )
-from onnx_udfc.options.providers import PROVIDERS
-from onnx_udfc.options.reading import Table, expected, field_name, read_options, read_value, unknown_option, words_of
-from onnx_udfc.options.row import GROUPS, InMemory, Row, Spec, specs
-from onnx_udfc.options.shared_rows import TASKS
+from onnx_udfc.options.reading import Table, field_name, read_options, read_value, unknown_option, words_of
+from onnx_udfc.options.row import GROUPS, InMemory, Spec, specs
 from onnx_udfc.options.table import Options, options_from, with_goal
-from onnx_udfc.options.voice import LINE, PYTHON, CombinationError, OptionError, Said, UnknownOptionError, Voice, Voices
-from onnx_udfc.options.words import CRITERIA, METHODS, TARGETS
+from onnx_udfc.options.voice import LINE, PYTHON, CombinationError, OptionError, UnknownOptionError, Voice
+from onnx_udfc.options.words import CRITERIA, METHODS
 
 __all__ = [
-    "COMPRESS_REQUIREMENTS", "CRITERIA", "GROUPS", "LINE", "METHODS", "PROVIDERS", "PYTHON", "TARGETS", "TASKS",
-    "VALIDATE_REQUIREMENTS", "VERDICTS", "Budget", "CombinationError", "InMemory", "Inspecting", "Judging",
-    "OptionError", "Options", "Requirement", "Row", "Said", "Spec", "Sweeping", "Table", "UnknownOptionError", "Voice",
-    "Voices", "Writing", "as_words", "check_requirements", "command_line", "default_text", "expected", "field_name",
-    "options_from", "parse_budget", "parse_requirement", "read_options", "read_value", "specs", "unknown_option",
-    "with_goal", "words_of",
+    "CRITERIA", "GROUPS", "LINE", "METHODS", "PYTHON", "VALIDATE_REQUIREMENTS", "VERDICTS", "Budget",
+    "CombinationError", "InMemory", "Inspecting", "Judging", "OptionError", "Options", "Requirement", "Spec",
+    "Sweeping", "Table", "UnknownOptionError", "Voice", "Writing", "as_words", "check_requirements", "command_line",
+    "default_text", "field_name", "options_from", "parse_budget", "parse_requirement", "read_options", "read_value",
+    "specs", "unknown_option", "with_goal", "words_of",
 ]  # fmt: skip

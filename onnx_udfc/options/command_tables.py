@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
@@ -185,6 +186,17 @@ def read_executor(value: object) -> str | None:
     raise OptionError("executor", value, "must be dask://HOST:PORT, e.g. dask://127.0.0.1:8786")
 
 
+def _each_of(name: str) -> Callable[[Any], tuple[Any, ...]]:
+    """What reads `8,6,4` or a list, each as that option is; of ratios also first:last:step, the last included."""
+
+    def read(value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str):
+            return _each(name, _steps(value) if name == "prune" and ":" in value else value.split(","))
+        return _each(name, value if isinstance(value, list) else [value])
+
+    return read
+
+
 @dataclass(frozen=True, init=False)
 class Sweeping(Table):
     """What `sweep` has beside the options of `compress`."""
@@ -196,17 +208,17 @@ class Sweeping(Table):
             WHAT,
             metavar="LIST",
             short="p",
-            read=read_ratios,
+            read=_each_of("prune"),
             example="0.1:0.7:0.1",
         ),
     ] = (0.0,)
     bits: Annotated[
         tuple[int | Literal["auto"], ...],
-        Row("Bits of weights.", WHAT, metavar="LIST", short="b", read=read_bits, example="8,6,4"),
+        Row("Bits of weights.", WHAT, metavar="LIST", short="b", read=_each_of("bits"), example="8,6,4"),
     ] = (32,)
     activations: Annotated[
         tuple[int | None, ...],
-        Row("Bits of activations.", WHAT, metavar="LIST", short="a", read=read_activations, example="none,8"),
+        Row("Bits of activations.", WHAT, metavar="LIST", short="a", read=_each_of("activations"), example="none,8"),
     ] = (None,)
     jobs: Annotated[
         Threads | None, Row("Processes.", RUN, metavar="N", unset="one a core, as memory allows", example="2")
@@ -246,41 +258,6 @@ class Sweeping(Table):
     ] = None
     quiet: Quiet = False
     json: AsJson = False
-
-
-def read_ratios(value: Any) -> tuple[float, ...]:
-    """Read `0.1,0.3` or `0.1:0.7:0.1` (first:last:step, the last included), or a list.
-
-    Raises:
-        OptionError: It is neither, or too long.
-    """
-    if isinstance(value, str) and ":" in value:
-        return _each("prune", _steps(value))
-    return _each("prune", _items(value))
-
-
-def read_bits(value: Any) -> tuple[int | Literal["auto"], ...]:
-    """Read `8,6,4`, `32` or `auto`, or a list.
-
-    Raises:
-        OptionError: A part is neither a width nor `auto`.
-    """
-    return _each("bits", _items(value))
-
-
-def read_activations(value: Any) -> tuple[int | None, ...]:
-    """Read `none,8`, or a list.
-
-    Raises:
-        OptionError: A part is neither `none` nor 8.
-    """
-    return _each("activations", _items(value))
-
-
-def _items(value: Any) -> list[Any]:
-    if isinstance(value, str):
-        return value.split(",")
-    return value if isinstance(value, list) else [value]
 
 
 def _each(name: str, items: list[Any]) -> tuple[Any, ...]:

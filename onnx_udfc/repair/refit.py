@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from onnx_udfc.repair.splitting import Factored
 
 Double = NDArray[np.float64]
-Index = NDArray[np.int64]
 
 SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
 NARROWED, AN_UNKNOWN = 8192, 16  # positions, and of each unknown, that do for the fit of a layer in few directions

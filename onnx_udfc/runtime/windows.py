@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,20 +26,20 @@ def window_of(layer: Layer, input_shape: tuple[int, ...], output_shape: tuple[in
     """The layer's geometry for inputs and outputs of these shapes (N, C, *space)."""
     if not layer.kernel:
         return Window()
-    kernel, dims = layer.kernel, len(layer.kernel)
-    strides = tuple(layer.node.attrs.get("strides", [1] * dims))
-    dilations = tuple(layer.node.attrs.get("dilations", [1] * dims))
-    pads = _begin_pads(layer.node, kernel, strides, dilations, input_shape[2:], output_shape[2:])
-    return Window(kernel, strides, dilations, pads, layer.groups, layer.stuffed)
+    found = _geometry(layer.node, layer.kernel, input_shape[2:], output_shape[2:])
+    return replace(found, groups=layer.groups, transposed=layer.stuffed)
 
 
 def pooling_window(node: gs.Node, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Window:
     """The geometry of a pooling for inputs and outputs of these shapes (N, C, *space)."""
-    kernel = tuple(node.attrs["kernel_shape"])
+    return _geometry(node, tuple(node.attrs["kernel_shape"]), input_shape[2:], output_shape[2:])
+
+
+def _geometry(node: gs.Node, kernel: tuple[int, ...], inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Window:
+    """How a node looks at an input of these spatial sizes."""
     strides = tuple(node.attrs.get("strides", [1] * len(kernel)))
     dilations = tuple(node.attrs.get("dilations", [1] * len(kernel)))
-    pads = _begin_pads(node, kernel, strides, dilations, input_shape[2:], output_shape[2:])
-    return Window(kernel, strides, dilations, pads)
+    return Window(kernel, strides, dilations, _begin_pads(node, kernel, strides, dilations, inputs, outputs))
 
 
 def pooled_shape(model: onnx.ModelProto, node: gs.Node, shape: tuple[int, ...]) -> tuple[int, ...]:

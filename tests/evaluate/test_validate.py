@@ -20,7 +20,8 @@ from onnx_udfc.evaluate.movement import MAX_DB
 from onnx_udfc.evaluate.validate import Validation, validate
 from onnx_udfc.inputs.feeds import input_specs, split
 from onnx_udfc.inputs.image_files import Preprocessing
-from onnx_udfc.inputs.sizes import synthetic_feeds
+from onnx_udfc.inputs.kinds import made
+from onnx_udfc.inputs.sizes import undescribed
 from onnx_udfc.runtime.sessions import file_bytes, open_session
 
 TEXT = """
@@ -51,7 +52,7 @@ def quick(original: Any, compressed: Any, **given: Any) -> Validation:
 def test_the_figures_equal_a_naive_computation(weight: NDArray[np.float32]) -> None:
     other = weight + np.float32(0.01)
     found = quick(network(weight), network(other), seed=3)
-    x = synthetic_feeds(input_specs(open_session(network(weight))), 32, 3)["x"].astype(np.float64)
+    x = made(undescribed(input_specs(open_session(network(weight)))), 32, 3, {})["x"].astype(np.float64)
     y, z = (np.maximum(np.einsum("nchw,ochw->no", x, w.astype(np.float64)), 0) for w in (weight, other))
     output = found.outputs[0]
     moved, followed = y - y.mean(0), z - z.mean(0)
@@ -116,7 +117,7 @@ def test_fidelity_is_the_worst_output() -> None:
     weights[1] = weights[0] * np.float32(1.01)
     sessions = [open_session(network(w, text)) for w in weights]
     specs = input_specs(sessions[0])
-    feeds = list(split(specs, synthetic_feeds(specs, 8, 0), batch=3))
+    feeds = list(split(specs, made(undescribed(specs), 8, 0, {}), batch=3))
     found = fidelity(sessions[0], sessions[1], feeds)
     assert found.count == 8
     y = np.concatenate([sessions[0].run(["y"], feed)[0] for feed in feeds]).astype(np.float64)

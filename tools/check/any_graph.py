@@ -30,7 +30,8 @@ import onnx
 from onnx_udfc.cli import commands
 from onnx_udfc.errors import UdfcError, one_line
 from onnx_udfc.inputs.feeds import input_specs, split
-from onnx_udfc.inputs.sizes import synthetic_feeds
+from onnx_udfc.inputs.kinds import made
+from onnx_udfc.inputs.sizes import undescribed
 from onnx_udfc.runtime.sessions import open_session
 from tools.places import ASSETS, REALNETS
 
@@ -84,7 +85,7 @@ def shapes(path: Path) -> list[tuple[int, ...]]:
     """
     session = open_session(path, threads=1)
     specs = input_specs(session)
-    feed = next(iter(split(specs, synthetic_feeds(specs, 1, seed=0), batch=1)))
+    feed = next(iter(split(specs, made(undescribed(specs), 1, 0, {}), batch=1)))
     return [np.shape(y) for y in session.run(None, feed)]
 
 

@@ -29,7 +29,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from onnx_udfc.cli import commands
-from onnx_udfc.inputs.sizes import synthetic_feeds
+from onnx_udfc.inputs.kinds import made
+from onnx_udfc.inputs.sizes import undescribed
 from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.runs import input_specs, split
 from onnx_udfc.runtime.sessions import open_session, run_limited
@@ -161,7 +162,7 @@ def _changes(source: Path, out: Path, same: bool) -> Iterator[str]:
 def _feeds(source: Path) -> dict[str, np.ndarray]:
     """Noise for every input; small numbers where it takes integers."""
     specs = input_specs(open_session(source, threads=1))
-    feeds = synthetic_feeds(specs, 1, seed=0)
+    feeds = made(undescribed(specs), 1, 0, {})
     return next(iter(split(specs, feeds, batch=1)))
 
 
