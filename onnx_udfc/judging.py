@@ -8,12 +8,10 @@ from pathlib import Path
 
 from onnx_udfc.escapes import json_text
 from onnx_udfc.evaluate.validate import Validation, validate
-from onnx_udfc.inputs.image_files import asked_preprocessing
 from onnx_udfc.options import Judging
 from onnx_udfc.options.command import validate_line
 from onnx_udfc.outputs import check_writable, write_text
 from onnx_udfc.progress import Callbacks
-from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source
 from onnx_udfc.summary import file_report
 from onnx_udfc.version import versions
@@ -27,23 +25,7 @@ def judged(original: Source, compressed: Source, asked: Judging, callbacks: Call
     """
     for path in asked.report:
         check_writable(path)
-    found = validate(
-        original,
-        compressed,
-        images=asked.images,
-        labels=asked.labels,
-        preprocessing=asked_preprocessing(asked),
-        input_shape=asked.input_shape,
-        provider=asked_provider(asked),
-        task=asked.task,
-        threads=asked.threads or 1,
-        limit=asked.limit,
-        latency_seconds=asked.seconds,
-        memory=asked.memory,
-        seed=asked.seed,
-        batch=asked.batch,
-        callbacks=callbacks,
-    )
+    found = validate(original, compressed, asked, callbacks)
     names = [_name(source) or default for source, default in ((original, "IN.onnx"), (compressed, "OUT.onnx"))]
     found = replace(
         found,

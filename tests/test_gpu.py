@@ -12,6 +12,7 @@ from onnx_udfc import compress
 from onnx_udfc.emit.writer import emit
 from onnx_udfc.errors import RequestError
 from onnx_udfc.evaluate.validate import validate
+from onnx_udfc.options import Judging
 from onnx_udfc.runtime.fallbacks import Fallbacks, fallbacks
 from onnx_udfc.runtime.on_device import run_on_device
 from onnx_udfc.runtime.providers import Provider
@@ -74,7 +75,7 @@ def test_values_that_stay_there_give_the_same(monkeypatch: pytest.MonkeyPatch) -
 def test_integer_activations_leave_cuda_in_float() -> None:
     need("cuda")
     emitted, _ = quantized(two_convs(), 8, "cpu", image())
-    found = validate(two_convs().to_model(), emitted.model, provider="cuda", latency_seconds=0, memory=False)
+    found = validate(two_convs().to_model(), emitted.model, Judging(provider="cuda", seconds=0, memory=False))
     assert found.kernels is not None
     assert found.kernels.integer == ()
     assert found.fallbacks is not None

@@ -19,7 +19,7 @@ from onnx_udfc.evaluate import final_check
 from onnx_udfc.evaluate.validate import validate
 from onnx_udfc.model import files as model_io
 from onnx_udfc.model import protos, saving
-from onnx_udfc.options import Options
+from onnx_udfc.options import Judging, Options
 from onnx_udfc.pipeline import Result, compress
 from onnx_udfc.runtime.sessions import open_session
 from tools.measure.large_model import SIZE, build, runs
@@ -99,7 +99,7 @@ def test_attribution_and_validation_of_large_models(source: Path, tmp_path: Path
     result: Result = compress(source, Options(prune=0.1, method="udfc", threads=1, images=8, attribution=True))
     assert len(result.report.attribution) == 3
     result.save(tmp_path / "out.onnx")
-    found = validate(source, tmp_path / "out.onnx", limit=8, latency_seconds=0, memory=False)
+    found = validate(source, tmp_path / "out.onnx", Judging(limit=8, seconds=0, memory=False))
     assert found.bytes.compressed == _size(tmp_path / "out.onnx")
     assert found.kernels is not None
     assert len(found.kernels.floating) == 3

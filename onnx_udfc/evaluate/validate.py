@@ -17,19 +17,19 @@ from onnx_udfc.evaluate.shown_boxes import ShownBoxes
 from onnx_udfc.evaluate.side_by_side import Changed, ClassCount, RealData, Runs, gather, open_real, shapes_of
 from onnx_udfc.evaluate.speed import timed
 from onnx_udfc.evaluate.verdict import beside, judge
-from onnx_udfc.inputs.feeds import input_specs, sample_count, split
-from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
+from onnx_udfc.inputs.feeds import InputSpec, input_specs, sample_count, split
+from onnx_udfc.inputs.image_files import asked_preprocessing, open_images
 from onnx_udfc.inputs.kinds import Scale, Wanted, made, one_feed
 from onnx_udfc.inputs.network_inputs import FEATURES
 from onnx_udfc.inputs.rollout import Rollout, Stepping, rollout_of, stepped
 from onnx_udfc.inputs.sizes import described, singly
 from onnx_udfc.model.files import check_source
-from onnx_udfc.options import VERDICTS
+from onnx_udfc.options import VERDICTS, Judging
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime.fallbacks import Fallbacks, fallbacks
 from onnx_udfc.runtime.kernels import check_runtime
 from onnx_udfc.runtime.latency import Latency
-from onnx_udfc.runtime.providers import CPU, Provider, provider_of
+from onnx_udfc.runtime.providers import Provider, asked_provider
 from onnx_udfc.runtime.sessions import Source, as_file, file_bytes, open_session
 from onnx_udfc.runtime.slowest import NodeTime, slowest
 from onnx_udfc.version import Tool, this_tool
@@ -143,41 +143,8 @@ class Validation:
         return values.get(key)
 
 
-def validate(
-    original: Source,
-    compressed: Source,
-    images: str | Path | ImageSet | None = None,
-    labels: str | Path | None = None,
-    preprocessing: Preprocessing | None = None,
-    input_shape: Sequence[str] = (),
-    provider: Provider | str = CPU,
-    task: str = "auto",
-    threads: int = 1,
-    limit: int | None = None,
-    latency_seconds: float = 4.0,
-    memory: bool = True,
-    seed: int = 0,
-    batch: int | None = None,
-    callbacks: Callbacks | None = None,
-) -> Validation:
-    """Compare two models.
-
-    Args:
-        original: Path, bytes or ModelProto.
-        compressed: The same, of a model with the same inputs and outputs.
-        images: Real inputs (see open_real); None compares on synthetic inputs.
-        labels: A CSV of labels, where names and folders do not tell.
-        preprocessing: What the networks expect; the default is pixels in 0..1.
-        input_shape: Sizes that the file leaves open, as in Options.
-        provider: What runs both, or its name: cpu, cuda or tensorrt.
-        task: What the outputs say: one of options.TASKS, or `auto` to guess it.
-        threads: Of onnxruntime; latency is stated for it.
-        limit: Use at most so many images.
-        latency_seconds: Time to spend on latency, 0 for none.
-        memory: Whether to measure peak memory.
-        seed: Of the synthetic inputs.
-        batch: Samples of a run whose time and memory are taken; None for one, or a fixed batch.
-        callbacks: Told about progress.
+def validate(original: Source, compressed: Source, asked: Judging, callbacks: Callbacks | None = None) -> Validation:
+    """Compare two models of the same inputs and outputs by checked options; gates and reports are the caller's.
 
     Raises:
         ModelError: A model does not load or run, or refers to files outside its folder.
@@ -185,37 +152,36 @@ def validate(
         CheckError: Outputs differ in name or shape, or are not finite.
     """
     callbacks = callbacks or Silent()
-    where = provider_of(provider)
+    where, threads = asked_provider(asked), asked.threads or 1
     where.check_compiled_in()
     for source in (original, compressed):
         check_source(source)
     sessions = (open_session(original, where, threads), open_session(compressed, where, threads))
     specs = input_specs(sessions[0])
-    data = open_images(images, labels) if isinstance(images, str | Path) and len(specs) == 1 else images
-    wanted = singly(sessions[0], described(original, specs, input_shape, shapes_of(specs, data)))
-    feed = one_feed(wanted, seed, {s.name: Scale(preprocessing) for s in specs}, batch)
-    real, rollout = _runs(sessions[0], wanted, data, preprocessing, limit, seed)
+    one = asked.images is not None and len(specs) == 1
+    data: Any = open_images(str(asked.images), asked.labels) if one else asked.images
+    wanted = singly(sessions[0], described(original, specs, asked.input_shape, shapes_of(specs, data)))
+    feed = one_feed(wanted, asked.seed, _scales(specs, asked), asked.batch)
+    real, rollout = _runs(sessions[0], wanted, data, asked)
     callbacks.stage("compare outputs", real.total)
-    told = None if task == "auto" else task
+    told = None if asked.task == "auto" else asked.task
     compared = (sessions[0], Stepping(sessions[1], rollout) if rollout else sessions[1])
-    gathered = gather(
-        compared, _advancing(real.runs, callbacks), told, real.labels, real.names, told=_labelled(images, labels)
-    )
-    latency = _latency(original, compressed, feed, where, threads, latency_seconds, callbacks)
-    used = _memory(original, compressed, feed, where, threads, callbacks) if memory else None
+    gathered = gather(compared, _advancing(real.runs, callbacks), told, real.labels, real.names, told=_labelled(asked))
+    latency = _latency(original, compressed, feed, asked, callbacks) if asked.seconds > 0 else None
+    used = _memory(original, compressed, feed, asked, callbacks) if asked.memory else None
     elsewhere = None if where.name == "cpu" else fallbacks(compressed, feed, where, threads)
     callbacks.done()
     states = rollout.outputs.values() if rollout else ()
-    near = worst(gathered.comparator, "synthetic" if images is None else "validation", gathered.count, states)
+    near = worst(gathered.comparator, "synthetic" if data is None else "validation", gathered.count, states)
     judgement = judge(near, gathered.accuracy())
     if data is None and not rollout:
-        others = _elsewhere(sessions, wanted, real.total, seed, told)
+        others = _elsewhere(sessions, wanted, real.total, asked.seed, told)
         judgement = beside(judgement, others, features=True)
     shares = [o.matched for o in near.outputs if o.matched is not None]
     return Validation(
         tool=this_tool(),
         provider=where.name,
-        inputs="synthetic" if images is None else "images",
+        inputs="synthetic" if data is None else "images",
         count=gathered.count,
         outputs=near.outputs,
         accuracy=gathered.accuracy(),
@@ -239,7 +205,7 @@ def validate(
         fallbacks=elsewhere,
         slowest=Slowest(*(slowest(m, feed, where, threads) for m in (original, compressed))) if latency else None,
         classes=gathered.classes(),
-        boxes=gathered.boxes((preprocessing or Preprocessing()).colour),
+        boxes=gathered.boxes(asked_preprocessing(asked).colour),
     )
 
 
@@ -255,30 +221,26 @@ def _elsewhere(
     return found
 
 
-def _labelled(images: str | Path | ImageSet | None, labels: str | Path | None) -> bool:
+def _labelled(asked: Judging) -> bool:
     """Whether labels were given, and not only read off the names of images or folders."""
-    if labels is not None or isinstance(images, ImageSet):
-        return True
-    return images is not None and Path(images).suffix == ".npz"
+    return asked.labels is not None or (asked.images is not None and Path(asked.images).suffix == ".npz")
 
 
-def _runs(
-    session: Any,
-    wanted: tuple[Wanted, ...],
-    data: Any,
-    preprocessing: Preprocessing | None,
-    limit: int | None,
-    seed: int,
-) -> tuple[RealData, Rollout | None]:
+def _scales(specs: Sequence[InputSpec], asked: Judging) -> dict[str, Scale]:
+    """What becomes of the pixels of each input."""
+    return {spec.name: Scale(asked_preprocessing(asked)) for spec in specs}
+
+
+def _runs(session: Any, wanted: tuple[Wanted, ...], data: Any, asked: Judging) -> tuple[RealData, Rollout | None]:
     """Real inputs, or made-up ones where there are none: in sequences, where the original carries states along."""
     if data is not None:
-        return open_real(wanted, data, preprocessing or Preprocessing(), limit, seed), None
+        return open_real(wanted, data, asked_preprocessing(asked), asked.limit, asked.seed), None
     specs = tuple(w.spec for w in wanted)
-    count, scales = SYNTHETIC if limit is None else limit, {s.name: Scale(preprocessing) for s in specs}
+    count, scales = SYNTHETIC if asked.limit is None else asked.limit, _scales(specs, asked)
     rollout = rollout_of(wanted, count)
-    arrays = stepped(session, wanted, rollout, count, seed, scales) if rollout else None
+    arrays = stepped(session, wanted, rollout, count, asked.seed, scales) if rollout else None
     if rollout is None or arrays is None:
-        rollout, arrays = None, made(wanted, count, seed, scales)
+        rollout, arrays = None, made(wanted, count, asked.seed, scales)
     feeds = split(specs, arrays, rollout.batch) if rollout else split(specs, arrays)
     runs = ((feed, sample_count(specs, feed)) for feed in feeds)
     return RealData(runs, sample_count(specs, arrays)), rollout
@@ -292,34 +254,22 @@ def _advancing(runs: Runs, callbacks: Callbacks) -> Runs:
 
 
 def _latency(
-    original: Source,
-    compressed: Source,
-    feed: Mapping[str, Any],
-    provider: Provider,
-    threads: int,
-    seconds: float,
-    callbacks: Callbacks,
-) -> Latency | None:
-    if seconds <= 0:
-        return None
+    original: Source, compressed: Source, feed: Mapping[str, Any], asked: Judging, callbacks: Callbacks
+) -> Latency:
     callbacks.stage("measure latency", None)
-
-    alone = threads == 1 and provider.name == "cpu"  # only then can it be told whether a run was disturbed
-    longest = PATIENCE * seconds if alone else seconds
-    return timed(original, compressed, feed, threads, seconds, provider, longest)
+    where, threads = asked_provider(asked), asked.threads or 1
+    alone = threads == 1 and where.name == "cpu"  # only then can it be told whether a run was disturbed
+    longest = PATIENCE * asked.seconds if alone else asked.seconds
+    return timed(original, compressed, feed, threads, asked.seconds, where, longest)
 
 
 def _memory(
-    original: Source,
-    compressed: Source,
-    feed: Mapping[str, Any],
-    provider: Provider,
-    threads: int,
-    callbacks: Callbacks,
+    original: Source, compressed: Source, feed: Mapping[str, Any], asked: Judging, callbacks: Callbacks
 ) -> Pair | None:
     callbacks.stage("measure memory", None)
+    where, threads = asked_provider(asked), asked.threads or 1
     with as_file(original) as first, as_file(compressed) as second:
-        figures = peak_memory(first, feed, threads, provider), peak_memory(second, feed, threads, provider)
+        figures = peak_memory(first, feed, threads, where), peak_memory(second, feed, threads, where)
     return Pair(figures[0], figures[1]) if figures[0] is not None and figures[1] is not None else None
 
 

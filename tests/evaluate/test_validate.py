@@ -20,8 +20,9 @@ from onnx_udfc.evaluate.movement import MAX_DB
 from onnx_udfc.evaluate.validate import Validation, validate
 from onnx_udfc.inputs.feeds import input_specs, split
 from onnx_udfc.inputs.image_files import Preprocessing
-from onnx_udfc.inputs.kinds import made
+from onnx_udfc.inputs.kinds import Scale, made
 from onnx_udfc.inputs.sizes import undescribed
+from onnx_udfc.options import Judging
 from onnx_udfc.runtime.sessions import file_bytes, open_session
 
 TEXT = """
@@ -46,13 +47,14 @@ def weight() -> NDArray[np.float32]:
 
 
 def quick(original: Any, compressed: Any, **given: Any) -> Validation:
-    return validate(original, compressed, latency_seconds=0, memory=False, **given)
+    return validate(original, compressed, Judging(seconds=0, memory=False, threads=1, **given))
 
 
 def test_the_figures_equal_a_naive_computation(weight: NDArray[np.float32]) -> None:
     other = weight + np.float32(0.01)
-    found = quick(network(weight), network(other), seed=3)
-    x = made(undescribed(input_specs(open_session(network(weight)))), 32, 3, {})["x"].astype(np.float64)
+    found = quick(network(weight), network(other), seed=3, input_range=(-2, 2))
+    wanted, scale = undescribed(input_specs(open_session(network(weight)))), Scale(Preprocessing(range=(-2, 2)))
+    x = made(wanted, 32, 3, {"x": scale})["x"].astype(np.float64)
     y, z = (np.maximum(np.einsum("nchw,ochw->no", x, w.astype(np.float64)), 0) for w in (weight, other))
     output = found.outputs[0]
     moved, followed = y - y.mean(0), z - z.mean(0)
@@ -127,24 +129,19 @@ def test_fidelity_is_the_worst_output() -> None:
     assert min(o.sqnr_db or 0 for o in found.outputs) == found.sqnr_db
 
 
-def test_a_fixed_batch_is_filled_up_and_the_filling_not_counted(weight: NDArray[np.float32]) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+def test_a_fixed_batch_is_filled_up_and_the_filling_not_counted(weight: NDArray[np.float32], tmp_path: Path) -> None:
+    images = tmp_path / "x.npz"
+    np.savez(images, x=np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8))
     fixed = network(weight, TEXT.replace("[N,", "[2,"))
     other = network(weight + np.float32(0.02), TEXT.replace("[N,", "[2,"))
-    free = quick(network(weight), network(weight + np.float32(0.02)), images=_set(pixels))
-    held = quick(fixed, other, images=_set(pixels))
+    free = quick(network(weight), network(weight + np.float32(0.02)), images=images)
+    held = quick(fixed, other, images=images)
     assert held.count == free.count == 5
     assert held.outputs[0].agreement == free.outputs[0].agreement
     assert held.outputs[0].sqnr_db == pytest.approx(free.outputs[0].sqnr_db, rel=1e-5)
 
 
-def _set(pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None = None) -> Any:
-    from onnx_udfc.inputs.image_files import ImageSet
-
-    return ImageSet(pixels, tuple(map(str, range(len(pixels)))), labels)
-
-
-def test_labels_need_an_output_of_classes(weight: NDArray[np.float32]) -> None:
+def test_labels_need_an_output_of_classes(weight: NDArray[np.float32], tmp_path: Path) -> None:
     text = (
         TEXT.replace("float[N,5] y", "float[N,5,1,1] r")
         .replace("   y = Flatten (r)\n", "")
@@ -153,9 +150,9 @@ def test_labels_need_an_output_of_classes(weight: NDArray[np.float32]) -> None:
     boxes = text.replace("float[N,5,1,1] r", "float[N,1,5] s").replace(
         "}", "   k = Constant<value_ints=[0,1,5]>()\n s = Reshape(r, k)\n}"
     )
-    labelled = _set(np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1]))
+    np.savez(tmp_path / "xy.npz", x=np.zeros((2, 4, 4, 3), np.uint8), y=np.array([0, 1]))
     with pytest.raises(RequestError, match="no output"):
-        quick(network(weight, boxes), network(weight, boxes), images=labelled)
+        quick(network(weight, boxes), network(weight, boxes), images=tmp_path / "xy.npz")
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
@@ -181,7 +178,7 @@ def test_external_data_counts_as_bytes(tmp_path: Path, weight: NDArray[np.float3
 
 def test_a_detector_with_itself(assets: Path) -> None:
     path = assets / "zoo" / "ultraface_slim_320.onnx"
-    found = quick(path, path, task="detection", limit=2)
+    found = quick(path, path, task="detection", limit=16, input_range=(-1, 1))
     assert found.matched == 1
 
 
@@ -196,9 +193,9 @@ def classifiers() -> list[str]:
 def test_accuracy_is_the_manifest_s(assets: Path, name: str) -> None:
     manifest = json.loads((assets / "manifest.json").read_text(encoding="utf-8"))
     entry = next(e for e in manifest["models"] if e["file"] == name)
-    how = Preprocessing(tuple(entry["mean"]), tuple(entry["std"]), (0, 255 * entry["scale"]), entry["color"].lower())
+    how = {"input_mean": entry["mean"], "input_std": entry["std"], "input_range": (0, 255 * entry["scale"])}
     images = assets / "images" / "cifar10_test_dev.npz"
-    found = quick(assets / name, assets / name, images=images, preprocessing=how)
+    found = quick(assets / name, assets / name, images=images, input_colour=entry["color"].lower(), **how)
     assert found.accuracy is not None
     assert 100 * found.accuracy.original == pytest.approx(entry["top1_dev"], abs=1e-9)
     assert found.accuracy.compressed == found.accuracy.original
@@ -207,16 +204,15 @@ def test_accuracy_is_the_manifest_s(assets: Path, name: str) -> None:
 def test_the_shipped_network_is_as_good_as_its_manifest_says(models: Path) -> None:
     manifest = json.loads((models / "manifest.json").read_text(encoding="utf-8"))
     entry = next(e for e in manifest["models"] if e["file"] == "digits_resnet_bn.onnx")
-    how = Preprocessing(tuple(entry["mean"]), tuple(entry["std"]), (0, 255 * entry["scale"]), "gray")
+    how = {"input_mean": entry["mean"], "input_std": entry["std"], "input_range": (0, 255 * entry["scale"])}
     path = models / entry["file"]
-    found = quick(path, models / "digits_resnet_folded.onnx", images=models / "digits_test.npz", preprocessing=how)
+    found = quick(path, models / "digits_resnet_folded.onnx", images=models / "digits_test.npz", **how)
     assert found.accuracy is not None
     assert 100 * found.accuracy.original == pytest.approx(entry["top1_dev"], abs=1e-9)
 
 
 def test_a_validation_is_a_page_with_the_answers_that_changed(weight: NDArray[np.float32], tmp_path: Path) -> None:
     from onnx_udfc.judging import judged
-    from onnx_udfc.options import Judging
 
     y = np.arange(40) % 5
     np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), np.uint8), y=y)

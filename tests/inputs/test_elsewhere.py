@@ -13,7 +13,7 @@ from onnx_udfc.evaluate.validate import validate
 from onnx_udfc.inputs import network_inputs
 from onnx_udfc.inputs.network_inputs import elsewhere, make_inputs
 from onnx_udfc.model.network import read
-from onnx_udfc.options import Options
+from onnx_udfc.options import Judging, Options
 from tests.normed_graphs import norm, parameter, scaled_model, with_parameters
 from tests.quantized_graphs import fetch
 
@@ -53,8 +53,8 @@ def test_a_network_that_is_right_on_noise_alone_is_not_called_good() -> None:
     y, z = (fetch(m, "y", {"x": x.astype(np.float32)}) for m in (model, found.model))
     assert 10 * np.log10(np.square(y - y.mean(0)).sum() / np.square(y - z).sum()) < 10
     assert found.report.verdict != "good"
-    assert validate(model, found.model, latency_seconds=0, memory=False).verdict != "good"
-    assert validate(model, model, latency_seconds=0, memory=False).verdict == "good"
+    assert validate(model, found.model, Judging(seconds=0, memory=False)).verdict != "good"
+    assert validate(model, model, Judging(seconds=0, memory=False)).verdict == "good"
 
 
 def test_a_batch_norm_tells_the_scale_of_features() -> None:

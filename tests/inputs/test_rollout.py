@@ -15,7 +15,7 @@ from onnx_udfc.inputs.kinds import MAKERS, Wanted
 from onnx_udfc.inputs.network_inputs import make_inputs
 from onnx_udfc.inputs.rollout import STEPS, Rollout, Stepping
 from onnx_udfc.model.network import read
-from onnx_udfc.options import Options
+from onnx_udfc.options import Judging, Options
 from onnx_udfc.pipeline import compress
 from onnx_udfc.runtime.runs import input_specs, split
 from onnx_udfc.runtime.sessions import open_session
@@ -109,7 +109,7 @@ def test_what_goes_wrong_little_by_little_is_seen() -> None:
     apart = _difference(first, second, feeds, carry=False)
     together = _difference(first, second, feeds, carry=True)
     assert together > 3 * apart
-    found = validate(first, second, None, latency_seconds=0)
+    found = validate(first, second, Judging(seconds=0, memory=False))
     state = next(o for o in found.outputs if o.name == "stateN")
     assert state.state
     assert found.sqnr_db == next(o for o in found.outputs if o.name == "said").sqnr_db

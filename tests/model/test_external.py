@@ -18,6 +18,7 @@ from onnx_udfc.model import network as graph
 from onnx_udfc.model.protos import resolve, tensor_bytes, write_external
 from onnx_udfc.model.saving import save
 from onnx_udfc.model.values import values
+from onnx_udfc.options import Judging
 
 TEXT = """<ir_version: 8, opset_import: ["" : 21]>
 g (float[1,600] x) => (float[1,600] y) { a = MatMul(x, w) s = Add(a, b) y = MatMul(s, v) }"""
@@ -138,7 +139,7 @@ def test_a_model_that_is_no_file_reads_no_file(tmp_path: Path, location: str, mo
         with pytest.raises(ModelError, match="give the path of the model"):
             model_io.load(source)
         with pytest.raises(ModelError, match="give the path of the model"):
-            validate(model(), source, latency_seconds=0, memory=False)
+            validate(model(), source, Judging(seconds=0, memory=False))
         if location != "weights.bin":
             with pytest.raises(ModelError, match="outside the folder"):
                 compress(source, bits=8, base=tmp_path)
@@ -161,7 +162,7 @@ def test_links_lead_nowhere_else(tmp_path: Path) -> None:
     (folder / "weights.bin").symlink_to(secret)
     refused(folder / "m.onnx", "a link that leads outside the folder")
     with pytest.raises(ModelError, match="a link that leads outside the folder"):
-        validate(folder / "m.onnx", folder / "m.onnx", latency_seconds=0, memory=False)
+        validate(folder / "m.onnx", folder / "m.onnx", Judging(seconds=0, memory=False))
     (folder / "weights.bin").unlink()
     (folder / "weights.bin").symlink_to("inside.bin")
     (folder / "inside.bin").write_bytes(secret.read_bytes())

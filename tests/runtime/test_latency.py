@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from onnx_udfc.evaluate.validate import validate
+from onnx_udfc.options import Judging
 from onnx_udfc.runtime.latency import Round, paired_latency, summarize
 
 
@@ -42,7 +43,7 @@ def test_latency_of_a_file_with_itself_is_one(assets: Path) -> None:
     path = assets / "models" / "resnet56_cifar10_bn.onnx"
     ratios = []
     for _ in range(3):  # a loaded machine may disturb one measurement, not three
-        found = validate(path, path, limit=1, memory=False, latency_seconds=6)
+        found = validate(path, path, Judging(limit=1, memory=False, seconds=6, threads=1))
         assert found.latency is not None
         ratios.append(found.latency.ratio)
         if 0.97 <= found.latency.ratio <= 1.03:
