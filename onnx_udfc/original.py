@@ -95,7 +95,7 @@ class Original:
         """Itself, or the same network with channels that leave other names alone."""
         if skip == self.skip:
             return self
-        check_named("skip", skip, self.loaded.model, self.network)
+        check_named(skip, self.loaded.model, self.network)
         return Original(self.loaded, self.network, skip, find_groups(self.network, skip))
 
 
@@ -109,7 +109,7 @@ def read_original(source: Source, options: Options) -> Original:
     pictures = any(len(i.type.tensor_type.shape.dim) == PICTURE for i in loaded.model.graph.input)
     unpacked = beside(photographs.stored) if pictures and not options.calibrate else None
     network = read(loaded.model)
-    check_named("skip", options.skip, loaded.model, network)
+    check_named(options.skip, loaded.model, network)
     if unpacked is not None:  # made-up inputs begin with them
         unpacked()
     settle_sizes(network, options)

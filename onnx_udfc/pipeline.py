@@ -170,14 +170,9 @@ def compress(
 ) -> Result:
     """Compress a network.
 
-    Args:
-        source: a path, the content of a file, or a model, which is not changed.
-        options: what is asked for; the keywords below replace its fields of the same names.
-        callbacks: told of every stage.
-        original: the same source, read before; its trace is shared between compressions.
-        base: folder of the external data of a source that is not a path; without it such a source has none.
-        **keywords: options, as the table of options has them; `calibrate` also takes an array, arrays by name, feeds,
-            or a CalibrationDataReader of onnxruntime.
+    The source is a path, the content of a file, or a model, which is not changed; of one that is no path `base` is the
+    folder of its external data, without which it has none. The trace of an `original`, the same source read before, is
+    shared between compressions. Keywords are those of Options.
 
     Raises:
         UdfcError: the input or the request cannot be served, a gate is not met, or the result fails its check.

@@ -121,8 +121,7 @@ def _cells(root: Ids, groups: list[Ids], balances: list[Balance]) -> tuple[Ids, 
 def _refine(balances: list[Ids]) -> tuple[Ids, list[int]]:
     """Cells of one group.
 
-    Args:
-        balances: of every balance that touches the group, (blocks, channels) how often each channel is in each block.
+    `balances` are those that touch the group: (blocks, channels) how often each channel is in each block.
 
     Returns:
         (channels,) cell numbers, and which of the balances they do not satisfy.

@@ -22,9 +22,7 @@ _MAP = 3  # axes from which on a tensor has positions
 def gates(network: Network, sizes: Mapping[str, Size]) -> frozenset[str]:
     """Names of the layers of one position whose output does nothing but scale tensors of several.
 
-    Args:
-        network: canonical.
-        sizes: tensor name → its shape; a layer whose output has none is no gate.
+    A layer whose output has no shape among the `sizes` is no gate.
     """
     outputs = {tensor.name for tensor in network.graph.outputs}
     written = {name: layer.node.outputs[0] for name, layer in network.layers.items()}

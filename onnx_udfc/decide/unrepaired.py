@@ -13,6 +13,9 @@ from onnx_udfc.numerics.grids import FORMATS, QuantParams, round_nearest, search
 from onnx_udfc.options.words import FLOAT
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from onnx_udfc.model.network import Network
     from onnx_udfc.options import Options
 
@@ -35,10 +38,14 @@ def rounded_tables(network: Network, options: Options) -> dict[str, QuantParams]
     """
     found = {}
     for name, table in tables_to_round(network, options).items():
-        matrix, fmt = table.matrix(), FORMATS[bits_of_tables(options)]
-        scale = search_scale(matrix, fmt)
-        found[name] = QuantParams(fmt.bits, round_nearest(matrix, scale, fmt), scale)
+        found[name] = _rounded(table.matrix(), bits_of_tables(options))
     return found
+
+
+def _rounded(matrix: NDArray[np.float64], bits: float) -> QuantParams:
+    fmt = FORMATS[bits]
+    scale = search_scale(matrix, fmt)
+    return QuantParams(fmt.bits, round_nearest(matrix, scale, fmt), scale)
 
 
 def table_notes(network: Network, options: Options, forms: Mapping[str, str]) -> tuple[str, ...]:
@@ -98,9 +105,7 @@ def rounded_unseen(network: Network, options: Options, bits: Bits) -> dict[str, 
     found, unseen = {}, unseen_to_round(network, options)
     widths = bits_of_unseen(network, unseen, options, bits)
     for key, weight in unseen.items():
-        matrix, fmt = weight.matrix(weight.axes), FORMATS[widths[key]]
-        scale = search_scale(matrix, fmt)
-        found[key] = RoundedUnseen(weight, QuantParams(fmt.bits, round_nearest(matrix, scale, fmt), scale))
+        found[key] = RoundedUnseen(weight, _rounded(weight.matrix(weight.axes), widths[key]))
     return found
 
 

@@ -27,10 +27,8 @@ class Draft:
     def __init__(self, model: onnx.ModelProto, inside: tuple[onnx.GraphProto, Draft] | None = None) -> None:
         """Start from a model, which `finish` changes in place; its nodes have unique names.
 
-        Args:
-            model: the model.
-            inside: a graph inside of a node, to change that in place of the model's own; and a draft of the model,
-                whose names new ones differ from.
+        `inside` is a graph inside of a node, to change that in place of the model's own, and a draft of the model,
+        whose names new ones differ from.
         """
         self.model = model
         self.graph = model.graph if inside is None else inside[0]

@@ -126,16 +126,7 @@ def explain(
 ) -> Report:
     """Return the report with attribution and histograms of weights; as it is where they cannot be had.
 
-    Args:
-        report: Of the compression.
-        original: As `attribute`.
-        compressed: The written result.
-        specs: Inputs of the original.
-        values: Arrays for them; a few samples are used.
-        kept_in: As `attribute`.
-        kept_out: As `attribute`.
-        scale: As `attribute`.
-        parts: As `attribute`.
+    Arguments are as of `attribute`; of `values`, arrays for the original's inputs, a few samples are used.
     """
     if not report.layers:
         return report

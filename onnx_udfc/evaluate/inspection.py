@@ -70,7 +70,7 @@ def inspect_model(source: Source, skip: Sequence[str] = (), input_shape: Sequenc
 
 def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -> Inspection:
     network = read(loaded.model)
-    check_named("skip", skip, loaded.model, network)
+    check_named(skip, loaded.model, network)
     settle(network, asked)
     channels = find_groups(network, skip)
     held = inventory(loaded.model)

@@ -79,13 +79,7 @@ def stepped(
 ) -> Feed | None:
     """Values for all inputs as `made` gives them, states from the network's own steps, run after run.
 
-    Args:
-        session: of the original.
-        wanted: its inputs.
-        rollout: how samples follow one another.
-        count: samples; whole sequences are made, one at least.
-        seed: the same seed gives the same values.
-        scales: as in `made`.
+    Whole sequences are made, one at least; the same seed gives the same values. `scales` are as in `made`.
 
     Returns:
         The values; None where the network does not run on them or a next state does not have the shape of a state.

@@ -14,8 +14,7 @@ class Memo:
     def __init__(self, most: int = 64) -> None:
         """Nothing is known yet.
 
-        Args:
-            most: answers that are kept, the latest ones.
+        At most so many answers are kept, the latest ones.
         """
         self._known: dict[Hashable, Any] = {}
         self._most = most

@@ -18,14 +18,10 @@ if TYPE_CHECKING:
 _LOOKED_AT = 2000  # names that are compared with one that nothing has
 
 
-def check_named(option: str, patterns: Sequence[str], model: onnx.ModelProto, network: Network) -> None:
+def check_named(patterns: Sequence[str], model: onnx.ModelProto, network: Network) -> None:
     """Refuse a pattern that nothing has: what it was meant for would silently be compressed.
 
-    Args:
-        option: that has the patterns.
-        patterns: of node and tensor names.
-        model: whose names count, also of what reading it folds away.
-        network: whose names count too: nodes without one get theirs on reading.
+    Names of the model count that reading it folds away, and those that nodes without one get on reading.
 
     Raises:
         RequestError: nothing is named so; the message has the name that comes nearest.
@@ -37,7 +33,7 @@ def check_named(option: str, patterns: Sequence[str], model: onnx.ModelProto, ne
         if not any(matches(name, (pattern,)) for name in names):
             near = difflib.get_close_matches(pattern.strip("*?"), sorted(names)[:_LOOKED_AT], 1)
             meant = f"; did you mean {near[0]}?" if near else "; see onnx-udfc inspect"
-            raise RequestError(f"--{option} {pattern}: no node or tensor has such a name{meant}")
+            raise RequestError(f"--skip {pattern}: no node or tensor has such a name{meant}")
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:

@@ -101,12 +101,7 @@ class Trial:
     ) -> None:
         """Open it.
 
-        Args:
-            network: with the weights that the written codes stand for.
-            placement: where its activations may be quantized.
-            grids: of `placement.tensors`.
-            inputs: graph input name → values.
-            samples: how many of them to run it on.
+        The network has the weights that the written codes stand for; so many samples of the inputs are run.
 
         Raises:
             ModelError: it does not load.
