@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.errors import ModelError
-from onnx_udfc.inputs.reaction import probabilities
+from onnx_udfc.inputs.reaction import MOST_CLASSES, probabilities
 from onnx_udfc.runtime.runs import InputSpec, cut, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
 
@@ -24,9 +24,9 @@ _BATCH = 4
 def class_scores(network: Network) -> tuple[Any, ...]:
     """Shape (n, C, ...) of the network's first output if that can be the scores of classes, else ()."""
     shape = tuple(network.graph.outputs[0].shape or ())
-    if len(shape) < 2 or not isinstance(shape[1], int) or shape[1] < 2 or any(d != 1 for d in shape[2:]):
+    if len(shape) < 2 or not isinstance(shape[1], int) or any(d != 1 for d in shape[2:]):
         return ()
-    return shape
+    return shape if 1 < shape[1] <= MOST_CLASSES else ()
 
 
 def asked(network: Network, spec: InputSpec) -> Ask | None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 Double = NDArray[np.float64]
 Answers = Sequence[NDArray[Any]]  # of one kind of inputs: every output's values for all of them, (n, ...)
 
+MOST_CLASSES = 1 << 18  # as vocabularies have; a row of more is a map laid flat
 LEAST = 1e-3  # nats; below, an output says nothing to any of the kinds
 _ROUNDING = 1e-2  # by which probabilities may miss the sum 1, or leave 0..1
 
@@ -47,6 +48,8 @@ def probabilities(values: Double) -> Double | None:
     """Values (n, ...) as rows of probabilities (m, C) for inputs and positions, or None."""
     count = len(values)
     if values.ndim >= 2 and values[0].size == values.shape[1] > 1:
+        if values.shape[1] > MOST_CLASSES:
+            return None
         rows = values.reshape(count, -1)
         return rows if _sums_to_one(rows, 1) else _softmax(rows)
     for axis in (values.ndim - 1, 1) if values.ndim > 2 else ():

@@ -10,6 +10,7 @@ import pytest
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.inputs.classes import balanced, balanced_inputs, margins
+from onnx_udfc.inputs.classifier import class_scores
 from onnx_udfc.inputs.network_inputs import NetworkInputs, make_inputs, shows_classes
 from onnx_udfc.model.network import read
 from onnx_udfc.numerics.breeding import OPERATIONS, children
@@ -17,6 +18,7 @@ from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress
 from onnx_udfc.runtime.sessions import open_session
 from tests.normed_graphs import norm, scaled_model
+from tests.small_graphs import small_network
 
 
 @pytest.mark.parametrize(
@@ -138,3 +140,10 @@ def test_classes_are_shown_by_a_few_images_each(assets: Path) -> None:
     assert not shows_classes(network, NetworkInputs({"input": images[:39]}, "synthetic"))
     detector = read(onnx.load(assets / "zoo" / "espcn_subpixel.onnx"))
     assert not shows_classes(detector, NetworkInputs({"input": images}, "synthetic"))
+
+
+@pytest.mark.parametrize(("side", "classes"), [(2, True), (200, False)])
+def test_a_map_laid_flat_is_no_row_of_classes(side: int, classes: bool) -> None:
+    body = "{ a = Conv(x, W) y = Flatten(a) }"
+    network = small_network(f"g (float[1,3,{side},{side}] x, float[8,3,1,1] W) => (float[1,{8 * side**2}] y) {body}")
+    assert bool(class_scores(network)) == classes

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnx_udfc.inputs.reaction import information, informations, mixed, probabilities, ratings
+from onnx_udfc.inputs.reaction import MOST_CLASSES, information, informations, mixed, probabilities, ratings
 
 
 def test_sure_and_different_answers_say_all_and_equal_ones_nothing() -> None:
@@ -66,3 +66,9 @@ def test_what_single_answers_say_has_the_mutual_information_as_its_mean() -> Non
     exact = (p * np.log(p / p.mean(0))).sum(1)
     np.testing.assert_allclose(informations(p), exact, rtol=1e-9)
     assert information(p) == pytest.approx(exact.mean(), rel=1e-9)
+
+
+def test_a_map_laid_flat_is_no_row_of_classes() -> None:
+    values = np.random.default_rng(0).normal(size=(2, MOST_CLASSES + 1)).astype(np.float32)
+    assert information(values) is None
+    assert information(values[:, 1:]) is not None
