@@ -15,11 +15,13 @@ minimizes the error Σ_o E‖y_o − (A B p)_o‖² exactly for `channel` (reduc
 others as far as the second layer's taps see the same, uncorrelated (Jaderberg et al., arXiv 1405.3866, have the form).
 From there A and B are fitted in turn by the covariances of all taps, as far as there are samples enough to know them.
 The channels between have unit variance. The error of every rank r is the sum of the squares of S beyond r, so that one
-decomposition gives the whole curve; that of `separable` is smaller, for A fits what B gives at all taps. With L Lᵀ the
-covariance of that in the order of the ranks and X its covariance with the outputs, rank r explains ‖(L⁻¹ X)_{r t₂}‖²
-(the first r t₂ rows), over (1 − r t₂ / n)² for n samples (generalized cross-validation, Craven and Wahba 1978). It is
-measured up to half of the ranks that save anything, and beyond them falls as the squares of S do. `input`
-keeps the larger one: its second layer has all taps to fit with, and what it gains on made-up inputs is lost on others.
+decomposition gives the whole curve; where little is seen, of one half of the samples, and the error is what its
+directions leave of the other half, or of both if that is more. That of `separable` is smaller, for A fits what B gives
+at all taps. With L Lᵀ the covariance of that in the order of the ranks and X its covariance with the outputs, rank r
+explains ‖(L⁻¹ X)_{r t₂}‖² (the first r t₂ rows), over (1 − r t₂ / n)² for n samples (generalized cross-validation,
+Craven and Wahba 1978); by what that takes off the same of one tap the error is multiplied. It is measured up to half of
+the ranks that save anything, and stays as much beyond. `input` keeps the larger one: its second layer has all taps to
+fit with, and what it gains on made-up inputs is lost on others.
 
 Any other channels between, T B and A T⁻¹, make the same layer, but one that few bits may hold better. Columns of A are
 as different as S, a row of A has one scale, and what is small beside the largest is lost. With AᵀA = V D Vᵀ,
@@ -57,7 +59,7 @@ _MEASURED = 0.5  # of the ranks that save anything: those that curves are measur
 # what filters are like, and is as dear as a channel (docs/allocation.md).
 UNSEEN = 4.0
 _TURNS = 2  # of both layers; a third one takes 1 % more off the error
-_GRADIENTS = 8  # steps of each
+_GRADIENTS = 4  # steps of each: twice as many leave as much to the fourth digit
 _NEAR = 1e-10  # of the first residual, squared: solved
 
 
@@ -118,7 +120,9 @@ def splits(kernel: tuple[int, ...]) -> tuple[Split, ...]:
     return tuple(found)
 
 
-def curve(weight: Double, seen: Array, targets: Array, split: Split, *, few: bool = False) -> Curve:
+def curve(
+    weight: Double, seen: Array, targets: Array, split: Split, *, few: bool = False, measured: int | None = None
+) -> Curve:
     """The error of every rank.
 
     Args:
@@ -128,43 +132,62 @@ def curve(weight: Double, seen: Array, targets: Array, split: Split, *, few: boo
         split: how the taps are parted.
         few: what is seen is little of what there is: errors are those on the second half, of directions of the first,
             and those of kernels of one tap count UNSEEN times.
+        measured: up to which rank that of `separable` is measured; None: as `measured_ranks` has it.
     """
     total = float(column_variances(targets).sum())
     if split.taps[1] == 1:
-        if len(weight) > weight.shape[1]:  # turned, they are no more than what is read: a head may have thousands
-            weight = np.asarray(np.linalg.qr(weight, mode="r"))
-            targets = product(seen, weight.T.astype(np.float32))
-        left = _tails(_leading(_made(weight, seen, targets))[0])
+        left = _tails(np.maximum(np.linalg.eigvalsh(_made(weight, seen, targets))[::-1], 0.0))
         if few:
             half = len(seen) // 2
-            turned = _leading(_made(weight, seen[:half], targets[:half]))[1]
-            left = np.maximum(left, _tails(column_variances(targets[half:] @ turned.astype(np.float32))))
+            outputs = _leading(_made(weight, seen[:half], targets[:half]))[1]
+            left = np.maximum(left, _tails(column_variances(targets[half:] @ outputs.astype(np.float32))))
             left *= UNSEEN if split.taps[0] == 1 else 1.0
         return Curve(split, left * total)
-    values, first, _ = _decomposed(_matrix(weight, split), shrunk(middle_covariance(seen, split), len(seen)))
-    left = _tails(values)
-    more = np.maximum(_unseen(weight, seen, split) / np.maximum(left, 1e-12), 1.0) if few else 1.0
+    half = len(seen) // 2 if few else len(seen)
+    values, first = _leads(weight, split, shrunk(middle_covariance(seen[:half], split), half))
     there = int((values > _NOTHING * max(values[0], 1e-300)).sum())
+    lost, moved, sizes = _tails(values), product(middle_tap(seen, split), first), _floored(values)
+    if few:
+        lost = np.maximum(
+            _tails(sizes * _spread(moved, first, seen, split)), _tails(sizes * column_variances(moved[half:]))
+        )
+    if split.kind == "separable":
+        most = min(there, measured or measured_ranks(weight, split), half // (2 * split.taps[1]))
+        if most:
+            left = _fitted(moved[:half, :most], moved[:half] * np.sqrt(sizes).astype(np.float32), 1)
+            del moved
+            both = _fitted(_between(seen[:half], first[:, :most], split), targets[:half], split.taps[1])
+            lost *= _together(both / left, len(lost))
+            lost = np.minimum.accumulate(lost)
     leading = first[:, : min(there, 2 * len(first) // 3)]
     leading = (leading / np.maximum(np.linalg.norm(leading, axis=0), 1e-300)).astype(np.float16)  # a span needs no more
-    if split.kind == "separable":
-        saving = math.ceil(weight.size / (len(first) + len(weight) * split.taps[1]))
-        most = min(there, math.ceil(saving * _MEASURED), len(seen) // (2 * split.taps[1]))
-        if most:
-            apart, found = max(float(left[most]), 1e-300), _correlated(seen, targets, total, first[:, :most], split)
-            left[1 : most + 1] = np.minimum(left[1 : most + 1], found)
-            left = np.minimum.accumulate(left)
-            left[most + 1 :] *= left[most] / apart
-    return Curve(split, left * more * total, leading)
+    return Curve(split, lost * total, leading)
 
 
-def _unseen(weight: Double, seen: Array, split: Split) -> Double:
-    """(R + 1,) share of what a layer makes of the second half of the patches that directions of the first leave."""
-    half = len(seen) // 2
-    matrix = _matrix(weight, split)
-    values, first, _ = _decomposed(matrix, shrunk(middle_covariance(seen[:half], split), half))
-    sizes = np.sqrt(np.maximum(values, _NOTHING * max(values[0], 1e-300)))
-    return _tails(column_variances(middle_tap(seen[half:], split) @ (first * sizes).astype(np.float32)))
+def measured_ranks(weight: Double, split: Split) -> int:
+    """Up to which rank the curve of a separable layer of this weight (o, I k) is measured."""
+    rows, width = (int(side) for side in weight.shape)
+    saving = math.ceil(rows * width / (width // split.taps[1] + rows * split.taps[1]))
+    return math.ceil(saving * _MEASURED)
+
+
+def turned(weight: Double) -> Double:
+    """(d, d) rows that make as much of everything as those of a weight (o, d) with more of them."""
+    return np.asarray(np.linalg.qr(weight, mode="r"))
+
+
+def _spread(moved: Array, first: Array, seen: Array, split: Split) -> Double:
+    """Variances (R,) of patches (n, I k) in directions (I t₁, R), `moved` (n, R), by the shrunk covariance."""
+    share, spread = shrinkage(len(seen), len(first)), column_variances(moved)
+    if not share:
+        return spread
+    return (1 - share) * spread + share * (column_variances(middle_tap(seen, split)) @ np.square(first))
+
+
+def _together(ratios: Double, length: int) -> Double:
+    """What remains of errors at ranks 0 … length - 1 from what does at 1 … r; beyond it as much as there."""
+    found = np.concatenate([[1.0], np.minimum(ratios, 1.0)])
+    return found[np.minimum(np.arange(length), len(found) - 1)]
 
 
 def _made(weight: Double, seen: Array, targets: Array) -> Double:
@@ -181,19 +204,23 @@ def _tails(values: Double) -> Double:
     return np.concatenate([np.cumsum(share[::-1])[::-1], [0.0]])
 
 
-def _correlated(seen: Array, targets: Array, whole: float, first: Double, split: Split) -> Double:
-    """(R,) share of the outputs' whole variance that is left when the second layer fits 1 … R columns of the first."""
-    ranks, t2 = first.shape[1], split.taps[1]
-    parts, small = seen.reshape(len(seen), -1, t2), first.astype(np.float32)
-    between = np.stack([parts[..., tap] @ small for tap in range(t2)], 2).reshape(len(seen), -1)
+def _between(seen: Array, first: Array, split: Split) -> Array:
+    """(n, r t₂) what a first layer (I t₁, r) makes of patches (n, I k) at each tap of the second."""
+    parts = seen.reshape(len(seen), -1, split.taps[1])
+    return np.stack([parts[..., tap] @ first for tap in range(split.taps[1])], 2).reshape(len(seen), -1)
+
+
+def _fitted(between: Array, targets: Array, taps: int) -> Double:
+    """(r,) share of the variance of targets (n, o) that fits to `taps`, 2 `taps` … of the columns (n, r taps) leave."""
+    ranks, whole = between.shape[1] // taps, float(column_variances(targets).sum())
     measured = moments(between[None], targets[None])
     gram, cross = measured.gram[0], measured.cross[0]
     if not np.isfinite(gram).all():  # beyond float32
         return np.ones(ranks)
     root = np.linalg.cholesky(gram + _strength(gram) * np.eye(len(gram)))
-    explained = np.square(np.linalg.solve(root, cross)).sum(1).reshape(ranks, t2).sum(1)
-    unseen = np.square(1 - np.arange(t2, len(gram) + 1, t2) / len(seen))
-    return np.asarray((1 - np.cumsum(explained) / max(whole, 1e-300)) / unseen)
+    explained = np.square(np.linalg.solve(root, cross)).sum(1).reshape(ranks, taps).sum(1)
+    unseen = np.square(1 - np.arange(taps, len(gram) + 1, taps) / len(targets))
+    return np.asarray(np.maximum(1 - np.cumsum(explained) / max(whole, 1e-300), 1e-12) / unseen)
 
 
 def factors(weight: Double, gram: Double, split: Split, rank: int, samples: int) -> tuple[Double, Double]:
@@ -276,13 +303,14 @@ def _in_turn(first: Double, second: Double, weight: Double, parts: Double) -> tu
     """
     t2 = len(parts)
     seen, taps = sum(parts[c, c] for c in range(t2)) / t2, weight.reshape(len(weight), -1, t2)
+    inverse = np.linalg.inv(seen)
     reached = np.stack([sum(taps[..., e] @ parts[e, c] for e in range(t2)) for c in range(t2)])
     second = _second(first, second, parts, reached)
     for _ in range(_TURNS):
         inner = np.einsum("orc,ose->cers", second, second)
         wanted = np.asarray(sum(second[..., c].T @ reached[c] for c in range(t2)))
         product = partial(_moved, inner, parts)
-        near = _inverse(np.asarray(sum(inner[c, c] for c in range(t2)))), np.linalg.inv(seen)
+        near = _inverse(np.asarray(sum(inner[c, c] for c in range(t2)))), inverse
         first = _conjugate_gradients(product, wanted, first, near)
         second = _second(first, second, parts, reached)
     deviation = np.sqrt(np.maximum(np.einsum("ri,ij,rj->r", first, seen, first), 1e-30))
@@ -361,15 +389,38 @@ def _matrix(weight: Double, split: Split) -> Double:
 
 
 def _decomposed(matrix: Double, gram: Double) -> tuple[Double, Double, Double]:
-    """S² (R,) falling, L⁻ᵀ U (I t₁, R) and S Vᵀ (R, o t₂), by the smaller side."""
+    """S² (R,) falling, L⁻ᵀ U (I t₁, R) and S Vᵀ (R, o t₂)."""
+    inner, root = _smaller(matrix, gram)
+    values, vectors = _leading(inner)
+    if root is not None:
+        return values, np.asarray(np.linalg.solve(root.T, vectors)), np.asarray(vectors.T @ root.T @ matrix)
+    size = np.sqrt(_floored(values))
+    return values, (matrix @ vectors) / size, size[:, None] * vectors.T
+
+
+def _leads(weight: Double, split: Split, gram: Double) -> tuple[Double, Array]:
+    """The first two of `_decomposed` of a weight (o, I k), the second in float32; what was used goes."""
+    inner, root = _smaller(_matrix(weight, split), gram)
+    del gram
+    values, vectors = _leading(inner)
+    del inner
+    if root is not None:
+        return values, np.linalg.solve(root.T, vectors).astype(np.float32)
+    vectors /= np.sqrt(_floored(values))
+    return values, _matrix(weight, split).astype(np.float32) @ vectors.astype(np.float32)
+
+
+def _smaller(matrix: Double, gram: Double) -> tuple[Double, Double | None]:
+    """The smaller of Mᵀ G₁ M, without L, and Lᵀ M Mᵀ L, with it."""
     if matrix.shape[1] <= matrix.shape[0]:
-        values, right = _leading(matrix.T @ (gram @ matrix))
-        size = np.sqrt(np.maximum(values, _NOTHING * max(values[0], 1e-300)))
-        return values, (matrix @ right) / size, size[:, None] * right.T
-    root = np.linalg.cholesky(gram + _strength(gram) * np.eye(len(gram)))
-    inner = root.T @ matrix
-    values, left = _leading(inner @ inner.T)
-    return values, np.linalg.solve(root.T, left), left.T @ inner
+        return np.asarray(matrix.T @ (gram @ matrix)), None
+    root = np.asarray(np.linalg.cholesky(gram + _strength(gram) * np.eye(len(gram))))
+    return np.asarray(root.T @ (matrix @ matrix.T) @ root), root
+
+
+def _floored(values: Double) -> Double:
+    """Falling values as they may be divided by."""
+    return np.asarray(np.maximum(values, _NOTHING * max(values[0], 1e-300)))
 
 
 def _leading(symmetric: Double) -> tuple[Double, Double]:

@@ -58,6 +58,12 @@ class Metric:
             return np.asarray(rows / self.unit.reshape(self.groups, -1, 1))
         return np.asarray(np.stack([root @ part for root, part in zip(self._roots, rows, strict=True)]))
 
+    def of_outputs(self, rows: Array) -> Array:
+        """Samples (n, O) of the outputs of a layer with one group such that their errors count as they are."""
+        if self.matrix is None:
+            return np.asarray(rows / self.unit.astype(np.float32), np.float32)
+        return np.asarray(products.product(rows, self._roots[0].T.astype(np.float32)), np.float32)
+
     def unscaled(self, rows: Double) -> Double:
         """The inverse of `scaled`: rows (g, o, n) again as they are."""
         if self.matrix is None:
@@ -82,7 +88,7 @@ def agreed(first: Double, second: Double) -> Double:
     return np.asarray(whole * (off * min(1.0, max(0.0, weight)) + np.eye(len(whole))))
 
 
-def metric(unit: Double, outputs: Array, information: Double | None, groups: int = 1) -> Metric:
+def metric(unit: Double, outputs: Array, information: Array | Double | None, groups: int = 1) -> Metric:
     """The metric of a layer.
 
     Args:

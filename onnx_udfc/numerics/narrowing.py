@@ -9,10 +9,14 @@ directions (`Curve.directions`), at each of the t₂ taps of the second layer,
 is a problem of R t₂ unknowns in place of I t₁ t₂. Refits of the whole, both factors in turn and the regressions of a
 reader that becomes two are found there, and the first layer is that of p′ times Qᵀ. A Gram takes (R / I t₁)² of the
 time, its inverse that to the power 3/2; two times r loses some per cent, four times gains nothing.
+
+So is the curve of a separable layer, where 1 × 1 first says that some of the inputs' directions are all that matters:
+of wide layers these are often a few.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.numerics import products
-from onnx_udfc.numerics.factors import Curve, Split
+from onnx_udfc.numerics.factors import Curve, Split, curve, measured_ranks, splits
 from onnx_udfc.numerics.moments import Array
 
 Double = NDArray[np.float64]
@@ -29,6 +33,7 @@ Float = TypeVar("Float", np.float32, np.float64)
 
 DIRECTIONS = 3  # for each channel between
 _WORTH = 1.5  # inputs of the first layer for each direction: less is not worth a product
+_QUIET = 1e-4  # of the outputs' variance: what a curve may be measured without
 
 
 @dataclass(frozen=True)
@@ -87,16 +92,57 @@ class Narrowing:
         return np.ascontiguousarray(turned.reshape(self.basis.shape), np.float32)
 
 
-def narrowing(curve: Curve, rank: int, kept: Index) -> Narrowing | None:
+def narrowing(found: Curve, rank: int, kept: Index) -> Narrowing | None:
     """The directions for a rank; None where all of them are to be looked at.
 
     Args:
-        curve: of the split that was chosen, of the original.
+        found: of the split that was chosen, of the original.
         rank: channels between.
         kept: (I,) input channels that are left of the original's.
     """
-    wanted, t1 = DIRECTIONS * rank, curve.split.taps[0]
-    if curve.directions is None or wanted > curve.directions.shape[1] or len(kept) * t1 < _WORTH * wanted:
+    wanted, t1 = DIRECTIONS * rank, found.split.taps[0]
+    if found.directions is None or rank > found.directions.shape[1] or len(kept) * t1 < _WORTH * wanted:
         return None
-    leading = curve.directions[:, :wanted].reshape(-1, t1, wanted)[kept].reshape(-1, wanted)
-    return Narrowing(np.asarray(np.linalg.qr(leading.astype(np.float64))[0]), curve.split)
+    leading = found.directions[:, :wanted]  # fewer where no more matter
+    leading = leading.reshape(-1, t1, leading.shape[1])[kept].reshape(-1, leading.shape[1])
+    return _among(leading, found.split)
+
+
+def _among(directions: NDArray[np.float16], split: Split) -> Narrowing:
+    """The span of directions (I t₁, R)."""
+    return Narrowing(np.asarray(np.linalg.qr(directions.astype(np.float64))[0]), split)
+
+
+def curves(weight: Double, seen: Array, targets: Array, kernel: tuple[int, ...], *, few: bool) -> Iterator[Curve]:
+    """What each way to split a layer loses, one after the other; arguments as of `factors.curve`."""
+    last: Curve | None = None
+    for split in splits(kernel):
+        narrow = _that_matter(last) if split.kind == "separable" and last is not None else None
+        if narrow is None:
+            last = curve(weight, seen, targets, split, few=few)
+        else:
+            assert last is not None
+            measured = measured_ranks(weight, split)
+            inside = curve(narrow.of(weight), narrow.of(seen), targets, split, few=few, measured=measured)
+            last = _widened(inside, narrow, last, len(weight) * split.taps[1])
+        yield last
+
+
+def _that_matter(found: Curve) -> Narrowing | None:
+    """The directions without which next to nothing is lost; None where they are not few."""
+    number = int((found.lost > _QUIET * found.lost[0]).sum())
+    if found.directions is None or not 0 < _WORTH * number <= len(found.directions):
+        return None
+    return _among(found.directions[:, :number], found.split)
+
+
+def _widened(inside: Curve, narrow: Narrowing, whole: Curve, outputs: int) -> Curve:
+    """The curve of a layer from that in directions of its inputs, and the curve that these are of; o t₂ `outputs`."""
+    assert inside.directions is not None
+    inputs, number = narrow.basis.shape
+    apart = inside.directions.astype(np.float64).reshape(number, -1)
+    directions = (narrow.basis @ apart).reshape(-1, inside.directions.shape[1])
+    left = whole.lost[number] / max(float(whole.lost[0]), 1e-300)
+    ranks = np.minimum(np.arange(min(inputs * inside.split.taps[0], outputs) + 1), len(inside.lost) - 1)
+    lost = inside.lost[ranks] * (1 - left) + whole.lost[number]
+    return Curve(inside.split, lost, directions.astype(np.float16))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.inputs.feeds import evenly_spaced
 from onnx_udfc.model.layers import own_bias, residual_operand
-from onnx_udfc.numerics.factors import Curve, curve, splits
+from onnx_udfc.numerics.factors import Curve, turned
 from onnx_udfc.numerics.layer_fit import summable
 from onnx_udfc.numerics.metric import Metric, metric
 from onnx_udfc.numerics.moments import (
@@ -36,10 +36,12 @@ from onnx_udfc.numerics.moments import (
     sample_positions,
     sample_targets,
 )
-from onnx_udfc.numerics.products import Behind
+from onnx_udfc.numerics.narrowing import curves
+from onnx_udfc.numerics.products import Behind, product
 from onnx_udfc.repair.matching import affine, matching, no_matching
 from onnx_udfc.repair.ordering import Ordering
 from onnx_udfc.repair.rounding import MOST_SAMPLES, rounding_damage
+from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.walk import Pieces, Value, Walk
 from onnx_udfc.runtime.windows import run_layer, window_of
 
@@ -89,7 +91,7 @@ class LayerReference:
     addend: str | None = None
     stream_mean: Double = field(default_factory=lambda: np.zeros(0))
     alone: bool = True
-    information: Double | None = None
+    information: Array | None = None
     groups: int = 1
 
     @property
@@ -171,7 +173,7 @@ def trace(
     gates: Collection[str] = (),
     widths: tuple[float, ...] = (),
     factorable: Collection[str] = (),
-    informations: dict[str, Double] | None = None,
+    informations: dict[str, Array] | None = None,
     pieces: Pieces | None = None,
 ) -> Reference:
     """Run the original network once.
@@ -243,7 +245,7 @@ class _Tracer:
         factorable: Collection[str],
         pieces: Pieces,
         few: bool,
-        informations: dict[str, Double],
+        informations: dict[str, Array],
     ) -> None:
         self.few, self.informations = few, informations
         self.reference = Reference(network.copy(), inputs=dict(inputs), pieces=pieces)
@@ -357,10 +359,18 @@ def _curves(layer: Layer, seen: Array, metric: Metric, matrix: Double, own: Arra
         some = evenly_spaced(len(seen), most)
         seen, own = seen[some], own[some]
     weight = metric.scaled(matrix[None])[0]
-    targets = np.asarray(metric.scaled(own.T[None].astype(np.float64))[0].T, np.float32)
+    if len(weight) > weight.shape[1]:  # turned, they are no more than what is read: a head may have thousands
+        weight = turned(weight)
+        targets = product(seen, weight.T.astype(np.float32))
+    else:
+        targets = metric.of_outputs(own)
     if not (summable(seen) and summable(targets)):
         return ()
-    return tuple(curve(weight, seen, targets, split, few=few) for split in splits(layer.kernel))
+    found = []
+    for each in curves(weight, seen, targets, layer.kernel, few=few):
+        found.append(each)
+        release()  # of a wide layer each has left holes of a hundred megabytes
+    return tuple(found)
 
 
 def channel_mean(y: Value, layer: Layer) -> Double:

@@ -51,7 +51,7 @@ def informations(
     seed: int,
     pieces: Pieces,
     provider: Provider = CPU,
-) -> dict[str, Double]:
+) -> dict[str, Single]:
     """Layer name → F (O, O) of its outputs in the matched domain; layers that no gradient reaches are missing.
 
     With `matched` batch norms are matched to their stored statistics; `seed` is that of the noise.
@@ -77,11 +77,11 @@ def informations(
     return {tensors[name]: _agreed(name, *halves) for name in list(halves[0])}
 
 
-def _agreed(tensor: str, first: dict[str, Single], second: dict[str, Single]) -> Double:
-    """F of a tensor from the sums of two halves of the inputs, which go."""
+def _agreed(tensor: str, first: dict[str, Single], second: dict[str, Single]) -> Single:
+    """F of a tensor from the sums of two halves of the inputs, which go; in float32, for it is kept for long."""
     one = first.pop(tensor).astype(np.float64)
     other = second.pop(tensor).astype(np.float64) if tensor in second else np.zeros_like(one)
-    return agreed(one, other)
+    return agreed(one, other).astype(np.float32)
 
 
 def _norms(network: Network) -> bool:

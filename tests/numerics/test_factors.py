@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_udfc.numerics.factors import RIDGE, UNSEEN, Split, curve, evened, factors, first_gram, splits
+from onnx_udfc.numerics.factors import RIDGE, UNSEEN, Split, curve, evened, factors, first_gram, splits, turned
 from onnx_udfc.numerics.grids import FORMATS, round_nearest, search_scale
 
 Double = NDArray[np.float64]
@@ -256,7 +256,7 @@ def test_directions_of_one_half_lose_more_of_the_other(split: Split) -> None:
     targets = (seen @ weight.T).astype(np.float32)
     believed, unseen = (curve(weight, seen, targets, split, few=few).lost for few in (False, True))
     assert unseen[0] == pytest.approx(believed[0] * (UNSEEN if not split.kernel or split.kernel == (1, 1) else 1))
-    assert (unseen >= believed * (1 - 1e-6)).all()
+    assert (unseen[1:9] > 1.1 * believed[1:9] * unseen[0] / believed[0]).all()
     assert unseen[12] > 0.1 * unseen[0]
     shuffled = rng.permutation(len(seen))
     mixed = curve(weight, seen[shuffled], targets[shuffled], split, few=True).lost
@@ -268,7 +268,8 @@ def test_a_head_of_many_outputs_is_decomposed_by_what_it_reads(few: bool) -> Non
     rng = np.random.default_rng(17)
     seen = (rng.standard_normal((400, 12)) * np.arange(1, 13)).astype(np.float32)
     weight, split = rng.standard_normal((40, 12)), splits(())[0]
-    found = curve(weight, seen, (seen @ weight.T).astype(np.float32), split, few=few).lost
+    small = turned(weight)
+    found = curve(small, seen, (seen @ small.T).astype(np.float32), split, few=few).lost
     wide = np.concatenate([seen, rng.standard_normal((400, 30)).astype(np.float32)], 1)  # of what it does not use
     other = np.concatenate([weight, np.zeros((40, 30))], 1)
     known = curve(other, wide, (wide @ other.T).astype(np.float32), split, few=few).lost

@@ -96,3 +96,10 @@ def test_of_many_channels_some_rows_tell_how_much_the_rest_weighs(monkeypatch: p
     assert ratio == pytest.approx(1, abs=0.1)
     assert ratio != 1
     assert again == pytest.approx(some, abs=0)  # no chance in it
+
+
+def test_outputs_are_scaled_like_rows() -> None:
+    unit, outputs, information = informed()
+    for found in (metric(unit, outputs, information), Metric(unit)):
+        rows = found.scaled(outputs.T[None].astype(np.float64))[0].T
+        np.testing.assert_allclose(found.of_outputs(outputs), rows, rtol=1e-4, atol=1e-4 * np.abs(rows).max())

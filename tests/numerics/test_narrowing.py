@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_udfc.numerics.factors import Curve, Split, curve, factors
-from onnx_udfc.numerics.narrowing import narrowing
+from onnx_udfc.numerics.factors import Curve, Split, curve, factors, splits
+from onnx_udfc.numerics.narrowing import curves, narrowing
 
 Double = NDArray[np.float64]
 SPLITS = [Split("separable", (3, 3), 1), Split("input", (3, 3), 0), Split("separable", (2, 3, 3), 1)]
@@ -108,3 +108,29 @@ def test_all_directions_are_looked_at_where_they_are_not_many_more(rank: int, ke
 def test_a_layer_that_is_parted_by_channels_alone_is_looked_at_whole() -> None:
     split = Split("channel", (3, 3), 2)
     assert narrowing(found(split, 0.8), 2, np.arange(CHANNELS)) is None
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_a_separable_curve_is_measured_in_the_directions_of_inputs_that_matter(few: bool) -> None:
+    """Six of 24 inputs say nearly all: the curve, and the span of its directions, are as if all were looked at."""
+    rng, split = np.random.default_rng(5), splits((3, 3))[2]
+    mix = rng.standard_normal((CHANNELS, 6)) @ rng.standard_normal((6, CHANNELS))
+    mix += 2e-3 * rng.standard_normal(mix.shape)
+    p, w = seen(split, 4000), rng.standard_normal((OUT, CHANNELS, 9))
+    w = np.einsum("oit,ij->ojt", w, mix).reshape(OUT, -1)
+    targets = (p @ w.T).astype(np.float32)
+    small = list(curves(w, p, targets, (3, 3), few=few))[2]
+    whole = curve(w, p, targets, split, few=few)
+    assert len(small.lost) == len(whole.lost)
+    np.testing.assert_allclose(small.lost[:18], whole.lost[:18], atol=1e-3 * whole.lost[0], rtol=2e-2)
+    assert small.lost[-1] <= 1e-4 * whole.lost[0]
+    assert small.directions is not None
+    assert whole.directions is not None
+    assert len(small.directions) == len(whole.directions)
+    assert small.directions.shape[1] < whole.directions.shape[1]  # else all were looked at
+    span = np.linalg.qr(small.directions.astype(np.float64))[0]
+    leading = whole.directions[:, :6].astype(np.float64)
+    assert np.linalg.norm(leading - span @ (span.T @ leading)) < 0.1 * np.linalg.norm(leading)
+    narrow = narrowing(small, 8, np.arange(CHANNELS))  # three times as many do not matter
+    assert narrow is not None
+    assert narrow.basis.shape[1] == small.directions.shape[1]

@@ -163,7 +163,7 @@ def test_the_residual_stream_is_part_of_what_a_layer_is_to_give() -> None:
 def test_how_the_answers_move_is_kept_only_of_layers_that_may_be_split() -> None:
     network = read(scaled_model(CHAIN))
     names = list(network.layers)
-    known = {name: np.eye(network.layers[name].out_channels) for name in names}
+    known = {name: np.eye(network.layers[name].out_channels, dtype=np.float32) for name in names}
     found = trace(
         network, images(), find_groups(network).groups, matched=True, samples=ALL, seed=0, advance=lambda _: None,
         informations=known, factorable=names[:1],
@@ -343,7 +343,7 @@ def test_a_layer_that_is_hardly_seen_has_no_curve() -> None:
 def test_what_is_settled_keeps_only_what_layers_in_two_are_asked_for() -> None:
     network = small_network(CHAIN)
     names = tuple(network.layers)
-    known = {name: np.eye(layer.out_channels) for name, layer in network.layers.items()}
+    known = {name: np.eye(layer.out_channels, dtype=np.float32) for name, layer in network.layers.items()}
     found = trace(
         network, images(), (), matched=False, samples=4096, seed=0, advance=lambda _: None, factorable=names,
         informations=known,
