@@ -20,7 +20,7 @@ from onnx_udfc.evaluate.speed import LOOKS, SHORTEST, slower_by, timed
 from onnx_udfc.inputs.choice import affordable
 from onnx_udfc.inputs.feeds import evenly_spaced, input_specs, split, take
 from onnx_udfc.inputs.how_many import image_count
-from onnx_udfc.inputs.image_files import Preprocessing
+from onnx_udfc.inputs.image_files import asked_preprocessing
 from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.inputs.network_inputs import (
     BATCH,
@@ -29,7 +29,6 @@ from onnx_udfc.inputs.network_inputs import (
     elsewhere,
     input_specs_of,
     make_inputs,
-    preprocessing,
     settle_sizes,
     wanted_inputs,
 )
@@ -196,7 +195,7 @@ def _on_real_inputs(original: Source, network: Network, model: onnx.ModelProto, 
         raise CheckError(f"the compressed network does not load, so nothing was written: {error}") from error
     if not network.sizes:
         settle_sizes(network, options)
-    real = open_real(wanted_inputs(network), options.validate, preprocessing(options) or Preprocessing())
+    real = open_real(wanted_inputs(network), options.validate, asked_preprocessing(options))
     found = gather((first, second), real.runs, options.task, real.labels, real.names, lenient=options.force)
     return Checked(worst(found.comparator, "validation", found.count), accuracy=found.accuracy())
 

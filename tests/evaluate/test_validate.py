@@ -249,3 +249,18 @@ def test_compress_judges_on_the_inputs_that_are_kept_for_it(weight: NDArray[np.f
     assert report.accuracy.original == 1
     assert report.accuracy.compressed == report.fidelity.agreement
     assert report.predicted_loss == pytest.approx(1 - report.accuracy.compressed)
+
+
+def test_compress_judges_in_the_colours_that_are_told(weight: NDArray[np.float32], tmp_path: Path) -> None:
+    from onnx_udfc.options import Options
+    from onnx_udfc.pipeline import compress
+
+    model = network(weight)
+    x = np.random.default_rng(1).integers(0, 256, (50, 4, 4, 3), np.uint8)
+    scaled = x[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    answers = open_session(model).run(None, {"x": scaled})[0].argmax(1)
+    np.savez(tmp_path / "data.npz", images=x, labels=answers)
+    data = str(tmp_path / "data.npz")
+    report = compress(model, Options(bits=8, method="udfc", validate=data, input_colour="bgr", threads=1)).report
+    assert report.accuracy is not None
+    assert report.accuracy.original == 1
