@@ -121,7 +121,14 @@ def splits(kernel: tuple[int, ...]) -> tuple[Split, ...]:
 
 
 def curve(
-    weight: Double, seen: Array, targets: Array, split: Split, *, few: bool = False, measured: int | None = None
+    weight: Double,
+    seen: Array,
+    targets: Array,
+    split: Split,
+    *,
+    few: bool = False,
+    measured: int | None = None,
+    freed: Callable[[], None] = lambda: None,
 ) -> Curve:
     """The error of every rank.
 
@@ -133,6 +140,7 @@ def curve(
         few: what is seen is little of what there is: errors are those on the second half, of directions of the first,
             and those of kernels of one tap count UNSEEN times.
         measured: up to which rank that of `separable` is measured; None: as `measured_ranks` has it.
+        freed: called before the largest step, when what was used before it is freed.
     """
     total = float(column_variances(targets).sum())
     if split.taps[1] == 1:
@@ -144,7 +152,7 @@ def curve(
             left *= UNSEEN if split.taps[0] == 1 else 1.0
         return Curve(split, left * total)
     half = len(seen) // 2 if few else len(seen)
-    values, first = _leads(weight, split, shrunk(middle_covariance(seen[:half], split), half))
+    values, first = _leads(weight, split, shrunk(middle_covariance(seen[:half], split), half), freed)
     there = int((values > _NOTHING * max(values[0], 1e-300)).sum())
     lost, moved, sizes = _tails(values), product(middle_tap(seen, split), first), _floored(values)
     if few:
@@ -398,10 +406,11 @@ def _decomposed(matrix: Double, gram: Double) -> tuple[Double, Double, Double]:
     return values, (matrix @ vectors) / size, size[:, None] * vectors.T
 
 
-def _leads(weight: Double, split: Split, gram: Double) -> tuple[Double, Array]:
+def _leads(weight: Double, split: Split, gram: Double, freed: Callable[[], None]) -> tuple[Double, Array]:
     """The first two of `_decomposed` of a weight (o, I k), the second in float32; what was used goes."""
     inner, root = _smaller(_matrix(weight, split), gram)
     del gram
+    freed()
     values, vectors = _leading(inner)
     del inner
     if root is not None:

@@ -16,7 +16,7 @@ of wide layers these are often a few.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -113,17 +113,25 @@ def _among(directions: NDArray[np.float16], split: Split) -> Narrowing:
     return Narrowing(np.asarray(np.linalg.qr(directions.astype(np.float64))[0]), split)
 
 
-def curves(weight: Double, seen: Array, targets: Array, kernel: tuple[int, ...], *, few: bool) -> Iterator[Curve]:
+def curves(
+    weight: Double,
+    seen: Array,
+    targets: Array,
+    kernel: tuple[int, ...],
+    *,
+    few: bool,
+    freed: Callable[[], None] = lambda: None,
+) -> Iterator[Curve]:
     """What each way to split a layer loses, one after the other; arguments as of `factors.curve`."""
     last: Curve | None = None
     for split in splits(kernel):
         narrow = _that_matter(last) if split.kind == "separable" and last is not None else None
         if narrow is None:
-            last = curve(weight, seen, targets, split, few=few)
+            last = curve(weight, seen, targets, split, few=few, freed=freed)
         else:
             assert last is not None
             measured = measured_ranks(weight, split)
-            inside = curve(narrow.of(weight), narrow.of(seen), targets, split, few=few, measured=measured)
+            inside = curve(narrow.of(weight), narrow.of(seen), targets, split, few=few, measured=measured, freed=freed)
             last = _widened(inside, narrow, last, len(weight) * split.taps[1])
         yield last
 

@@ -366,11 +366,8 @@ def _curves(layer: Layer, seen: Array, metric: Metric, matrix: Double, own: Arra
         targets = metric.of_outputs(own)
     if not (summable(seen) and summable(targets)):
         return ()
-    found = []
-    for each in curves(weight, seen, targets, layer.kernel, few=few):
-        found.append(each)
-        release()  # of a wide layer each has left holes of a hundred megabytes
-    return tuple(found)
+    # of a wide layer each leaves holes of a hundred megabytes
+    return tuple(curves(weight, seen, targets, layer.kernel, few=few, freed=release))
 
 
 def channel_mean(y: Value, layer: Layer) -> Double:
