@@ -62,7 +62,7 @@ CHANNELS_HARDER, HARDER_IN_BLOCKS = 4.0, 2.0
 SLACK, MUCH = 0.01, 0.03  # room that is worth a count less aligned, and one that is not aligned
 DEARER = 1.02  # damage, of that of counts as near as may be, at which counts that are quicker are taken
 _LEAST = 1e-9  # above the least that is predicted: the least again
-_WITHIN = {"bytes": (0.99, 1.0), "latency": (0.95, 1.01)}  # of the limit: what is near enough
+_WITHIN = {"bytes": (0.99, 1.0), "latency": (0.97, 1.01)}  # of the limit: what is near enough
 
 
 def make_plan(
