@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,9 +25,6 @@ from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.runtime.runs import InputSpec, specs
 from onnx_udfc.runtime.sessions import Source, open_session, packed
-
-if TYPE_CHECKING:
-    pass
 
 Sizes = dict[str, tuple[int, ...]]
 
