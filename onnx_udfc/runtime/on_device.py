@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_udfc.runtime.providers import Provider
+from onnx_udfc.runtime.providers import CPU_NAME, Provider
 
 if TYPE_CHECKING:
     from onnx_udfc.runtime.latency import Run
@@ -23,7 +23,8 @@ def run_on_device(session: ort.InferenceSession, feeds: Mapping[str, NDArray[np.
         feeds: input name → value.
         provider: where the values lie; of several devices the one that its settings name.
     """
-    device, number = ("cpu", 0) if provider.name == "cpu" else ("cuda", int(provider.settings.get("device_id", "0")))
+    here = session.get_providers()[:1] == [CPU_NAME]
+    device, number = ("cpu", 0) if here else ("cuda", int(provider.settings.get("device_id", "0")))
     binding = session.io_binding()
     for name, value in feeds.items():
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), device, number))

@@ -23,7 +23,7 @@ def test_a_run_reads_what_was_given_and_leaves_its_answer_there() -> None:
     class Watched:
         """The session, with the outputs of each run kept."""
 
-        io_binding, get_outputs = session.io_binding, session.get_outputs
+        io_binding, get_outputs, get_providers = session.io_binding, session.get_outputs, session.get_providers
 
         def run_with_iobinding(self, binding: ort.IOBinding) -> None:
             session.run_with_iobinding(binding)
