@@ -217,14 +217,40 @@ def _smallest(*arrays: Array) -> Array:
 
 
 ARITHMETIC: dict[str, Rule] = {
-    "Abs": _by_value(np.abs), "Add": _by_value(np.add), "And": _by_value(np.logical_and), "Cast": _cast, "Ceil":
-    _by_value(np.ceil), "Concat": _concat, "ConstantOfShape": _filled, "Div": _by_value(_divided), "Equal":
-    _by_value(np.equal), "Floor": _by_value(np.floor), "Gather": _gather, "Greater": _by_value(np.greater),
-    "GreaterOrEqual": _by_value(np.greater_equal), "Identity": lambda given, _: _first(given), "Less":
-    _by_value(np.less), "LessOrEqual": _by_value(np.less_equal), "Max": _by_value(_largest), "Min":
-    _by_value(_smallest), "Mod": _by_value(np.mod), "Mul": _by_value(np.multiply), "Neg": _by_value(np.negative), "Not":
-    _by_value(np.logical_not), "Or": _by_value(np.logical_or), "Reciprocal": _by_value(np.reciprocal), "ReduceMax":
-    _reduced(np.max), "ReduceMin": _reduced(np.min), "ReduceProd": _reduced(np.prod), "ReduceSum": _reduced(np.sum),
-    "Reshape": _reshape, "Round": _by_value(np.round), "Slice": _slice, "Sqrt": _by_value(np.sqrt), "Squeeze": _squeeze,
-    "Sub": _by_value(np.subtract), "Unsqueeze": _unsqueeze, "Where": _by_value(np.where),
-}  # fmt: skip
+    "Abs": _by_value(np.abs),
+    "Add": _by_value(np.add),
+    "And": _by_value(np.logical_and),
+    "Cast": _cast,
+    "Ceil": _by_value(np.ceil),
+    "Concat": _concat,
+    "ConstantOfShape": _filled,
+    "Div": _by_value(_divided),
+    "Equal": _by_value(np.equal),
+    "Floor": _by_value(np.floor),
+    "Gather": _gather,
+    "Greater": _by_value(np.greater),
+    "GreaterOrEqual": _by_value(np.greater_equal),
+    "Identity": lambda given, _: _first(given),
+    "Less": _by_value(np.less),
+    "LessOrEqual": _by_value(np.less_equal),
+    "Max": _by_value(_largest),
+    "Min": _by_value(_smallest),
+    "Mod": _by_value(np.mod),
+    "Mul": _by_value(np.multiply),
+    "Neg": _by_value(np.negative),
+    "Not": _by_value(np.logical_not),
+    "Or": _by_value(np.logical_or),
+    "Reciprocal": _by_value(np.reciprocal),
+    "ReduceMax": _reduced(np.max),
+    "ReduceMin": _reduced(np.min),
+    "ReduceProd": _reduced(np.prod),
+    "ReduceSum": _reduced(np.sum),
+    "Reshape": _reshape,
+    "Round": _by_value(np.round),
+    "Slice": _slice,
+    "Sqrt": _by_value(np.sqrt),
+    "Squeeze": _squeeze,
+    "Sub": _by_value(np.subtract),
+    "Unsqueeze": _unsqueeze,
+    "Where": _by_value(np.where),
+}

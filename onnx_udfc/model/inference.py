@@ -62,10 +62,14 @@ def _long(model: onnx.ModelProto, known: dict[str, Size]) -> set[int]:
     for i, node in enumerate(model.graph.node):
         if node.op_type in FOLLOWED:
             names = [name for name in (*node.input, *node.output) if name]
-            if any(known.get(name, ())[:1] > (LONGEST,) or (name in grown and name not in known) for name in names):
+            if any(_is_long(known.get(name, ())) or (name in grown and name not in known) for name in names):
                 found.add(i)
                 grown.update(name for name in node.output if name not in known)
     return found
+
+
+def _is_long(size: Size) -> bool:
+    return bool(size) and size[0] > LONGEST
 
 
 def _without(model: onnx.ModelProto, hidden: set[int]) -> onnx.ModelProto:
