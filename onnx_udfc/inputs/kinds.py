@@ -150,6 +150,8 @@ def kind_of(spec: InputSpec, shape: tuple[int, ...], use: Use) -> Kind:
         return _whole_kind(spec, use)
     if spec.by_run and len(shape) < 2:
         return "ones" if use.extent else "scalars"
+    if use.rows:  # rounded by a Cast before
+        return "tokens"
     named = _named(spec.name)
     if named is not None and len(shape) < 4:
         return named

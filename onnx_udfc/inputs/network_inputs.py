@@ -22,6 +22,7 @@ from onnx_udfc.inputs.scale import (
     AS_SIGNED,
     AS_UNIT,
     ASSUMED,
+    GUESSED,
     LARGER,
     PROFILED,
     RAISED,
@@ -77,8 +78,8 @@ class NetworkInputs:
 
     @property
     def scale_is_assumed(self) -> bool:
-        """Whether nothing tells the scale of a picture among them."""
-        return ASSUMED in self.note
+        """Whether the scale of a picture among them is a guess: nothing tells it, or the answers or biases alone."""
+        return any(words in self.note for words in GUESSED)
 
 
 def settle_sizes(network: Network, options: Options) -> None:

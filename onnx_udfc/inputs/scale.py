@@ -35,6 +35,15 @@ _COLOURS = 3  # channels of pictures that have a usual mean
 
 ASSUMED = "input assumed normalized"  # how words for the user begin where nothing tells
 NORMALIZED = (InputScaling(), f"{ASSUMED} (mean 0, deviation 1); say --input-mean, --input-std otherwise")
+BLIND = (
+    "input assumed to be pixels (0 to 255) less their mean: outputs hardly depend on images of deviation 1;"
+    " say --input-mean, --input-std and --input-range 0,255 otherwise"
+)
+UNBIASED = (
+    "input assumed to be pixels from 0 to 1: the first biases are small beside its response to normalized"
+    " images; say --input-mean, --input-std and --input-range otherwise"
+)
+GUESSED = (ASSUMED, BLIND, UNBIASED)  # what a network that is not trained, or trained in another way, may belie
 UNIT = InputScaling((RAW_MEAN / 255,), (RAW_STD / 255,), 0, 1)
 SIGNED = InputScaling((RAW_MEAN / 127.5 - 1,), (RAW_STD / 127.5,), -1, 1)
 RAW, CENTRED = InputScaling((RAW_MEAN,), (RAW_STD,), 0, 255), InputScaling(std=(RAW_STD,))
@@ -110,15 +119,9 @@ def guess_scaling(network: Network, wanted: Wanted, stem: Stem | None) -> tuple[
     if float(np.sqrt(np.median(variance))) < _BURIED * float(np.sqrt(np.mean(bias**2))):
         return RAW, "input assumed to be raw pixels (0 to 255)"
     if _blind(network, wanted):
-        return CENTRED, (
-            "input assumed to be pixels (0 to 255) less their mean: outputs hardly depend on images of deviation 1;"
-            " say --input-mean, --input-std and --input-range 0,255 otherwise"
-        )
+        return CENTRED, BLIND
     if _shifts_little(stem, z, mean, variance) and detector(network, wanted) is not None:
-        return UNIT, (
-            "input assumed to be pixels from 0 to 1: the first biases are small beside its response to normalized"
-            " images; say --input-mean, --input-std and --input-range otherwise"
-        )
+        return UNIT, UNBIASED
     return NORMALIZED
 
 

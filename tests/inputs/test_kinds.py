@@ -39,6 +39,7 @@ KINDS: list[tuple[str, Kind, float, float]] = [
     ("int64[N,12] i) => (float[N,12,1] y) { y = Gather(words, i)", "tokens", 0, 99),
     ("int32[N,12] i) => (float[N,12,1] y) { c = Cast<to = 7>(i) u = Unsqueeze(c, one) s = Squeeze(u, one)"
      " y = Gather(words, s)", "tokens", 0, 99),
+    ("float[N,12] i) => (float[N,12,1] y) { c = Cast<to = 7>(i) y = Gather(words, c)", "tokens", 0, 99),
     ("int64[N,12] i) => (float[N,12,1] y) { p = Add(i, pad) y = Gather(words, p)", "tokens", 0, 97),
     ("int64[N,12] i) => (float[N,12,2] y) { a = Gather(words, i) b = Gather(two_rows, i) y = Add(a, b)",
      "tokens", 0, 1),

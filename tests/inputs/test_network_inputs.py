@@ -305,6 +305,7 @@ def test_a_classifier_that_tells_only_pixels_apart_expects_pixels(gain: float, p
     scaling, note = guessed(network)
     assert ("less their mean" in note) is pixels
     assert scaling.std == ((64.0,) if pixels else (1.0,))
+    assert make_inputs(network, Options(image_count=8)).scale_is_assumed  # weights that were never trained look so, too
 
 
 def test_real_images_take_the_place_of_synthetic_ones(tmp_path: Path) -> None:
