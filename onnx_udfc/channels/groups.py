@@ -18,6 +18,7 @@ from onnx_udfc.channels.rules.table import propagate
 from onnx_udfc.channels.shapes import Shapes, check_fit, resolve
 from onnx_udfc.model.layers import LAYERS
 from onnx_udfc.model.names import matches
+from onnx_udfc.model.tied import twins
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
@@ -132,8 +133,22 @@ def find_groups(network: Network, skip: Sequence[str] = ()) -> Channels:
     check_fit(network, shapes)
     flow = Flow(network, shapes)
     propagate(flow)
+    _tie(flow)
     _bar_skipped(flow, skip)
     return _collect(flow, _tried(flow))
+
+
+def _tie(flow: Flow) -> None:
+    """Layers that share a weight lose the same channels, so that it stays one: apart, the file would be larger."""
+    for names in twins(flow.network):
+        links = [{link.axis: link for link in flow.links if link.node == name and link.index == 1} for name in names]
+        for axis in sorted(set().union(*links)):
+            met = [found[axis] for found in links if axis in found]
+            for link in met[1:]:
+                flow.unite(met[0].ids, link.ids, flow.node(link.node))
+            if len(met) < len(names):
+                node = flow.node(met[0].node)
+                flow.bar(met[0].ids, node, "its weight is also that of a layer whose channels stay")
 
 
 def _tried(flow: Flow) -> Classes:

@@ -14,6 +14,7 @@ from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, can_be_factored, why_whole
 from onnx_udfc.model.names import matches
+from onnx_udfc.model.tied import twins
 from onnx_udfc.numerics.reconstruct import METHODS
 
 if TYPE_CHECKING:
@@ -140,7 +141,10 @@ def factorable(network: Network, channels: Channels, options: Options) -> tuple[
     fixed = options.allocate == "uniform" or options.prune_layer or not METHODS[options.method].measured
     if fixed or not (asked and free):
         return ()
-    can = [n for n, layer in network.layers.items() if not why_whole(layer) and not skipped(n, options)]
+    tied = {name for names in twins(network) for name in names}
+    can = [
+        n for n, layer in network.layers.items() if not why_whole(layer) and n not in tied and not skipped(n, options)
+    ]
     least = 0 if options.factor == "on" else _least_width(network, options)
     return tuple(n for n in can if _width(network.layers[n]) >= least)
 

@@ -19,6 +19,7 @@ from onnx_udfc.model.named import check_named
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.model.tables import find_tables, table_lines
+from onnx_udfc.model.tied import twins
 from onnx_udfc.model.unseen import find_unseen, unseen_lines
 from onnx_udfc.options.shared_rows import read_shape
 from onnx_udfc.runtime.blame import blamed
@@ -149,11 +150,11 @@ def _kind(kind: str) -> Any:
 
 def _layers(network: Network, shapes: Shapes) -> tuple[LayerReport, ...]:
     """Return every layer as it is."""
-    rows = []
+    rows, tied = [], {name for names in twins(network) for name in names}
     for name, layer in network.layers.items():
         counted = count(layer, shapes.sizes)
         row = _as_it_is(name, str(layer.node.op), FLOAT, counted.parameters, layer.out_channels, counted.macs)
-        rows.append(replace(row, stays_one=why_whole(layer)))
+        rows.append(replace(row, stays_one=why_whole(layer) or ("weight of several layers" if name in tied else "")))
     return tuple(rows)
 
 

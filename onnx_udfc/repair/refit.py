@@ -13,7 +13,6 @@ get wrong here too, as far as the layer still computes the same. A network that 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,12 +25,14 @@ from onnx_udfc.escapes import some
 from onnx_udfc.model.coded import Coded
 from onnx_udfc.model.layers import own_bias
 from onnx_udfc.model.names import matches
+from onnx_udfc.model.tied import tied_layers, twins
 from onnx_udfc.numerics.factors import evened, factors, first_gram, middle_covariance
 from onnx_udfc.numerics.joint_refit import refit_together
 from onnx_udfc.numerics.layer_fit import Sight
 from onnx_udfc.numerics.moments import Array, patches, sample_targets
 from onnx_udfc.numerics.products import beside
 from onnx_udfc.numerics.rounding import basis_of, quantize_finely, quantize_layer
+from onnx_udfc.repair.alike import Tie, as_one, side_by_side
 from onnx_udfc.repair.ordering import TOO_LARGE
 from onnx_udfc.repair.readers import bounds_after
 from onnx_udfc.repair.reference import LayerReference, Reference, channel_mean
@@ -158,7 +159,8 @@ def repair(
     if spend:
         reference.network = matched  # and the weights that were traced go
         let_go()
-    for node in matched.graph.nodes:
+    nodes = {node.name: node for node in matched.graph.nodes}
+    for node in map(nodes.__getitem__, work.order):
         if node.name in matched.layers:
             work.layer(matched.layers[node.name])
             if spend:  # all that write what it reads were refitted before
@@ -167,27 +169,6 @@ def repair(
         elif work.dirty & {t.name for t in node.inputs}:
             work.dirty |= {t.name for t in node.outputs}
     return work.result
-
-
-@dataclass
-class Tie:
-    """A weight that several layers share: the first of them decides, so that it stays one weight in the file.
-
-    Attributes:
-        start: (g, o, d) the weight before its repair.
-        done: (g, o, d) the weight after, and its codes if it has some; None as long as no layer was repaired.
-    """
-
-    start: Double
-    done: tuple[Double, QuantParams | None] | None = None
-
-
-def tied_layers(network: Network) -> dict[str, str]:
-    """Layer name → the initializer that it was read from, for the layers that share one."""
-    shared = network.origin.shared
-    roots = {name: shared.get(layer.constant.name) for name, layer in network.layers.items()}
-    counts = Counter(roots.values())
-    return {name: root for name, root in roots.items() if root is not None and counts[root] > 1}
 
 
 class _Repair:
@@ -217,6 +198,7 @@ class _Repair:
         self.together = Together(self.model, self.walk, pruned, reference, wholes, self.outputs, self._narrowing)
         self.dirty: set[str] = set()
         self.roots, self.ties = tied_layers(matched), dict[tuple[str, float | None], list[Tie]]()
+        self.order, self.beside = side_by_side(self.model, twins(pruned.network))
 
     def layer(self, layer: Layer) -> None:
         """Repair one layer, given in the matched domain; write the result to the network that is shipped."""
@@ -366,8 +348,9 @@ class _Repair:
         gain = self.together.kept(layer, found.gain).reshape(layer.groups, -1)
         tie = self._tie(layer, gain)
         decided = tie is not None and tie.done is not None
-        shared = None if decided or not (cut or drifted) else self._shared(layer, found, x)
-        sight = begun()
+        others = [] if decided or tie is None else self._alike(layer, tie, gain)
+        shared = None if decided or others or not (cut or drifted) else self._shared(layer, found, x)
+        sight = as_one([begun(), *others]) if others else begun()
         if sight.overflown:
             self.result.fallbacks[layer.name] = f"not refitted: its input or output {TOO_LARGE}"
         if tie is not None and tie.done is not None:
@@ -417,6 +400,22 @@ class _Repair:
         if found is None:
             found = Tie(start)
             ties.append(found)
+        return found
+
+    def _alike(self, layer: Layer, tie: Tie, gain: Double) -> list[Sight]:
+        """What the layers see that share a layer's weight as it is now and can be fitted now."""
+        found = []
+        for other in map(self.matched.layers.__getitem__, self.beside.get(layer.name, ())):
+            seen, source = self.reference.layers.get(other.name), other.node.inputs[0].name
+            if (
+                seen is None
+                or self.bits.get(other.name) != self.bits.get(layer.name)
+                or not self.walk.available(source)
+            ):
+                continue
+            x, same = self.walk.get(source), self.together.kept(other, seen.gain).reshape(other.groups, -1)
+            if np.array_equal(same, gain) and self._tie(other, gain) is tie and self._paired(seen, x):
+                found.append(self._begun(other, seen, x, self._patches(other, seen, x))[0]())
         return found
 
     def _refitted(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +13,7 @@ from onnx_udfc import compress
 from onnx_udfc.evaluate.inspection import inspect_model
 from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.options import Options
+from onnx_udfc.repair.alike import side_by_side
 from tests.quantized_graphs import run
 from tests.small_graphs import small_model
 
@@ -65,6 +68,53 @@ def test_ties_survive_the_repair(bits: int) -> None:
     x = {"x": np.random.default_rng(0).uniform(size=(64, 16)).astype(np.float32)}
     before, after = run(model, x)[0], run(result, x)[0]
     assert np.square(before - after).mean() < (0.1 if bits == 4 else 0.01) * np.square(before).mean()
+
+
+HEADS = """g (float[N,3,32,32] x, float[32,3,3,3] A, float[32,32,3,3] B, float[48,32,3,3] W, float[12,48,1,1] U)
+    => (float[N,12,16,16] y, float[N,12,8,8] z) {
+    a = Conv<strides = [2,2], pads = [1,1,1,1]>(x, A) b = Relu(a) c = Conv<strides = [2,2], pads = [1,1,1,1]>(b, B)
+    d = Relu(c) h = Conv<pads = [1,1,1,1]>(b, W) i = Relu(h) y = Conv(i, U) j = Conv<pads = [1,1,1,1]>(d, W)
+    k = Relu(j) z = Conv(k, U) }"""
+
+
+def heads_errors(model: onnx.ModelProto, result: onnx.ModelProto) -> list[float]:
+    """Of each output, in parts of its movement."""
+    x = {"x": np.random.default_rng(0).uniform(size=(16, 3, 32, 32)).astype(np.float32)}
+    pairs = zip(run(model, x), run(result, x), strict=True)
+    return [float(np.square(a - b).mean() / np.square(a - a.mean((0, 2, 3), keepdims=True)).mean()) for a, b in pairs]
+
+
+@pytest.mark.parametrize("request_", [{"prune": 0.25}, {"budget": {"macs": 0.7}}])
+def test_a_head_at_two_scales_loses_the_same_channels_and_stays_one(request_: Any) -> None:
+    """Apart, the file was a quarter larger than the original, and nothing was written."""
+    model = small_model(HEADS)
+    result = compress(model, images=32, input_range=(0, 1), **request_)
+    weights = {t.name: tuple(t.dims) for t in result.model.graph.initializer if len(t.dims) == 4}
+    assert sorted(weights) == ["A", "B", "U", "W"]
+    assert weights["W"][0] == weights["U"][1] < 48
+    assert result.report.after.bytes < 0.75 * result.report.before.bytes
+    assert max(heads_errors(model, result.model)) < 0.25
+
+
+def test_a_shared_weight_is_fitted_to_all_that_it_reads() -> None:
+    model = small_model(HEADS)
+    result = compress(model, prune=0.4, images=32, input_range=(0, 1), factor="off")
+    first, second = heads_errors(model, result.model)
+    assert second < 2 * first  # 3.1 times, fitted to the first scale alone
+
+
+def test_inspect_says_why_a_shared_weight_never_becomes_two() -> None:
+    rows = {row.name: row.stays_one for row in inspect_model(small_model(HEADS)).layers}
+    assert [name for name, why in rows.items() if why == "weight of several layers"] == ["n4", "n7"]
+
+
+def test_layers_of_a_family_come_one_after_another_where_none_hangs_on_another() -> None:
+    order, beside = side_by_side(small_model(HEADS), [("n4", "n7"), ("n6", "n9")])
+    assert order.index("n7") == order.index("n4") + 1
+    assert order.index("n9") == order.index("n6") + 2  # what it reads comes before it
+    assert beside == {"n4": ["n7"], "n6": ["n9"]}
+    model = small_model(TIED)
+    assert side_by_side(model, [("n1", "n3", "n5")]) == ([n.name for n in model.graph.node], {"n1": []})
 
 
 def test_names_of_exporters_do_not_outweigh_small_weights() -> None:
