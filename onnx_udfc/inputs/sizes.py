@@ -35,6 +35,7 @@ UNKNOWN = 64  # side of the pictures of a network that cannot be read
 LINES = ((48, 320), (32, 320), (32, 100), (64, 320), (64, 256))  # heights and widths of text lines
 SOUNDS = (RATE, RATE // 2, 4096, 2048, 1024, 576, 512, 256)
 SEQUENCE = 64  # tokens, or steps of another sequence
+LONGER = (256, 1024, 4096)  # where that is too short: a network may cut off what it takes as context
 _COARSEST = 128  # stride above which it is no longer that of a map
 _MOST_TRIES = 6
 
@@ -232,7 +233,7 @@ def _guesses(network: Network, given: Sequence[InputSpec], uses: Mapping[str, Us
     pictures = [s for s in given if len(s.shape) == 4]
     sides = _sides(network, pictures[0], uses[pictures[0].name]) if pictures else [(1, 1)]
     rows = any(s.dtype.kind == "f" and len(s.shape) in (2, 3) and s.shape[-1] is None for s in given)
-    lengths = SOUNDS if any(_sound(s, uses[s.name]) for s in given) else (SEQUENCE, *(SOUNDS if rows else ()))
+    lengths = SOUNDS if any(_sound(s, uses[s.name]) for s in given) else (SEQUENCE, *(SOUNDS if rows else ()), *LONGER)
     for number in range(max(len(sides), len(lengths))):
         side, length = sides[min(number, len(sides) - 1)], lengths[min(number, len(lengths) - 1)]
         yield {s.name: _guess(s, uses[s.name], side, length) for s in given}
@@ -247,8 +248,8 @@ def _guess(spec: InputSpec, use: Use, side: tuple[int, int], length: int) -> tup
         return (1, use.channels or 3, 16, 112, 112)
     if rank in (2, 3) and use.width and not use.convolved:
         return (1, use.width) if rank == 2 else (1, length, use.width)
-    if rank == 3 and spec.shape[2] == 1:
-        return (1, length, 1)
+    if rank == 3 and spec.shape[2] is not None and spec.shape[1] is None:
+        return (1, length, spec.shape[2])
     if rank == 3:
         channels = use.channels if use.convolved == 1 and use.channels else SEQUENCE
         return (1, channels, length)

@@ -158,6 +158,12 @@ def test_a_network_that_cannot_run_gets_the_first_guess() -> None:
         ),
         ("g (float[N,W] x, float[8,24] K) => (float[N,8] y) { y = Gemm<transB = 1>(x, K) }", (1, 24)),
         ("g (float[N,T,W] x, float[24,8] K) => (float[N,T,8] y) { y = MatMul(x, K) }", (1, 64, 24)),
+        # Steps by columns, of which context is cut off: a convolution of one axis as TensorFlow writes it.
+        (
+            """g (float[N,T,4] x, float[8,4,1,400] K) => (float[N,8,1,M] y) {
+            s = Constant<value_ints = [2]>() u = Unsqueeze(x, s) t = Transpose<perm = [0,3,2,1]>(u) y = Conv(t, K) }""",
+            (1, 1024, 4),
+        ),
         ("g (float[2,W] x, float[24,8] K) => (float[2,8] y) { y = MatMul(x, K) }", (2, 24)),
     ],
 )
