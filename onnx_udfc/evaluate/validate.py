@@ -6,10 +6,12 @@ Nothing here knows how the second network came from the first; any two with the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from onnx_udfc.errors import ModelError
 from onnx_udfc.evaluate.comparison import fidelity, worst
 from onnx_udfc.evaluate.peak_memory import peak_memory
 from onnx_udfc.evaluate.report import Accuracy, Fidelity, FileReport, OutputFidelity, Verdict, plain
@@ -30,6 +32,7 @@ from onnx_udfc.runtime.fallbacks import Fallbacks, fallbacks
 from onnx_udfc.runtime.kernels import check_runtime
 from onnx_udfc.runtime.latency import Latency
 from onnx_udfc.runtime.providers import Provider, asked_provider
+from onnx_udfc.runtime.runs import outputs_of
 from onnx_udfc.runtime.sessions import Source, as_file, file_bytes, open_session
 from onnx_udfc.runtime.slowest import NodeTime, slowest
 from onnx_udfc.version import Tool, this_tool
@@ -217,7 +220,11 @@ def _elsewhere(
     drawn = made(wanted, count, seed, {}) if names else {}
     for other in FEATURES if names else ():
         values = {name: other.of(value) if name in names else value for name, value in drawn.items()}
-        found.append(fidelity(*sessions, split(specs, values), task=task, lenient=True))
+        feeds = list(split(specs, values))
+        with suppress(ModelError):  # numbers that the original does not take are none that it reads
+            for feed in feeds:
+                outputs_of(sessions[0], [], feed)
+            found.append(fidelity(*sessions, feeds, task=task, lenient=True))
     return found
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
 from onnx_udfc.runtime.runs import model_specs
 from onnx_udfc.runtime.walk import Walk
@@ -47,7 +48,10 @@ def bound(
     first, found = _sizes(Walk(model, few, (), pieces=pieces), placement), set[str]()
     for other in dict.fromkeys(other for others in unknown.values() for other in others):
         changed = {name: other.of(value) if other in unknown.get(name, ()) else value for name, value in few.items()}
-        second = _sizes(Walk(model, changed, (), pieces=pieces), placement)
+        try:
+            second = _sizes(Walk(model, changed, (), pieces=pieces), placement)
+        except ModelError:  # numbers that it does not take are none that it reads
+            continue
         # Behind the border of zeros that a convolution adds all is as large as the mean: that is no range.
         at = 0 if other.plus == 0 else 1
         found |= {tensor for tensor in first if second[tensor][at] >= FOLLOWS * first[tensor][at] > 0}

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnx_udfc import compress
+from onnx_udfc import compress, validate
 from tests.normed_graphs import scaled_model
 from tests.quantized_graphs import fetch
 
@@ -46,6 +46,20 @@ def test_what_follows_an_unknown_scale_stays_in_float(text: str, integer: int) -
     assert any("scale of x" in note and "--calibrate" in note for note in found.report.runtime.notes)
     for scale in (0.1, 1.0, 16.0):
         assert lost_db(model, found.model, scale) > 25
+
+
+ROWS = f"""g ({GEMMS}, float[64] T) => (float[N,4] y, float[N,32] z) {{
+    a = Gemm<transB = 1>(x, W1, B1) r = Relu(a) b = Gemm<transB = 1>(r, W2, B2) s = Relu(b)
+    y = Gemm<transB = 1>(s, W3, B3) k = Constant<value_floats = [8.0]>() p = Mul(x, k) c = Cast<to = 7>(p)
+    z = Gather(T, c) }}"""
+
+
+def test_a_scale_at_which_the_network_does_not_run_is_none_that_it_reads() -> None:
+    """Rows of a table that eight times as large numbers go past."""
+    model = scaled_model(ROWS)
+    found = compress(model, bits=8, activations=8, threads=1, force=True)
+    assert lost_db(model, found.model, 1.0) > 25
+    validate(model, found.model, seconds=0, memory=False)
 
 
 def test_real_inputs_and_pictures_have_their_scale() -> None:
