@@ -14,7 +14,9 @@ and what reads it so leaves with it), and as many leave as make
 
 least, harm measured with what is left; none where all of them together do no harm. Values at a border are quantized or
 brought back, and laid out anew: with the first layers of MobileNetV2 in float, 6 % of its multiply-accumulates beside
-1.2 million values, all that integers had saved was gone.
+1.2 million values, all that integers had saved was gone. So what stands beside them leaves with them as far as fewer
+values are at the borders then; and where the first or the last layers leave, what the network takes or gives is no
+longer quantized or brought back, which counts as well.
 
 Where more than RUINED is left all the same, time is worth a part of that: nobody wants wrong answers sooner. And as
 runs are dear in large networks, and groups of tensors that are left unhalved say little, tensors are taken out there
@@ -68,6 +70,7 @@ COLUMNS = 128  # an axis of more is no list of classes or coordinates
 STILL = 1e-5  # spread, in sizes of a column, that rounding alone makes
 NEGLIGIBLE = 0.01  # of the harm of all tensors; what does less stays
 STEP = 0.01  # of all multiply-accumulates: options nearer to each other are not told apart
+ALONG = 4  # steps that a border is moved on to where fewer values are
 SMALL = 1e-3  # share of the multiply-accumulates that even a layer of none costs
 
 
@@ -194,7 +197,7 @@ def spared(
         harms = harms_of(trial, placement.tensors, before, max(LEAST_RUNS, runs * 2 // 3))
         around = {tensor: math.prod(sizes.get(tensor, ())) for tensor in placement.sites}
         option = partial(_option, network, layers, target, placement, macs, around, floated)
-        options = _options(option, harms)
+        options = _options(partial(_closed, option=option, network=network), option, harms)
         kept = evenly_spaced(len(options), max(LEAST_RUNS // 2, runs // 3))
         best, after = _best(trial, [options[i] for i in kept], before, None, PRICE)
         if after > RUINED:
@@ -229,12 +232,21 @@ def harms_of(trial: Trial, tensors: Sequence[str], harm: float, runs: int) -> di
     return {tensor: shares[tensor] for tensor in tensors}
 
 
-def _options(option: Callable[[Iterable[str]], Option], harms: Mapping[str, float]) -> list[Option]:
-    """What may be left in float: the tensor of most harm for its cost, the first two of them, the first three, ..."""
+def _options(
+    closed: Callable[[Sequence[str]], Option], option: Callable[[Iterable[str]], Option], harms: Mapping[str, float]
+) -> list[Option]:
+    """What may be left in float: the tensor of most harm for its cost, the first two of them, the first three, ...
+
+    `closed` adds what stands beside them; each option has all that the one before has.
+    """
     harmful = [tensor for tensor in harms if harms[tensor] > NEGLIGIBLE * sum(harms.values())]
     worth = {tensor: harms[tensor] / (option([tensor]).price + SMALL) for tensor in harmful}
     order = sorted(harmful, key=lambda tensor: -worth[tensor])
-    options = [option(order[: number + 1]) for number in range(len(order))]
+    options: list[Option] = []
+    for tensor in order:
+        left = options[-1].left if options else frozenset()
+        if tensor not in left:
+            options.append(closed([*left, tensor]))
     steps = [int(o.price / STEP) for o in options]
     return [o for o, step, after in zip(options, steps, [*steps[1:], -1], strict=True) if step != after]
 
@@ -254,7 +266,8 @@ def _option(
     left = placement.on_grid(frozenset(tensors)) | floated
     found = activation_tensors(network, layers, target, left)
     share = sum(macs.get(name, 0.0) for name in found.kept) / total
-    return Option(left, found, share, share + PAIR * sum(values[t] for t in borders(network, found)) / total)
+    crossing, before = (sum(values[t] for t in borders(network, p) | ends(network, p)) for p in (found, placement))
+    return Option(left, found, share, share + PAIR * max(0, crossing - before) / total)
 
 
 def _rescued(
@@ -273,12 +286,24 @@ def _rescued(
 
 
 def _closed(tensors: Sequence[str], option: Callable[[Iterable[str]], Option], network: Network) -> Option:
-    """Some tensors left in float, and those at their borders beside which the rest is cheaper."""
+    """Some tensors left in float, and those beside them as far as the rest is cheaper."""
     found = option(tensors)
-    for border in sorted(borders(network, found.placement)):
-        wider = option(found.left | {border})
-        found = wider if wider.price < found.price else found
-    return found
+    while True:
+        moved = [_moved(found, border, option, network) for border in sorted(borders(network, found.placement))]
+        cheapest = min(moved, key=lambda one: one.price, default=found)
+        if cheapest.price >= found.price:
+            return found
+        found = cheapest
+
+
+def _moved(found: Option, border: str, option: Callable[[Iterable[str]], Option], network: Network) -> Option:
+    """The cheapest of what comes of moving one border on, a step after another."""
+    options, added = [found], {border}
+    while added and len(options) <= ALONG:
+        known = borders(network, options[-1].placement)
+        options.append(option(options[-1].left | added))
+        added = borders(network, options[-1].placement) - known
+    return min(options[1:], key=lambda one: one.price)
 
 
 def _best(
@@ -312,6 +337,12 @@ def borders(network: Network, placement: Placement) -> set[str]:
         found |= _next(nodes[name].inputs[:1], placement, network, lambda t: t.inputs, lambda n: n.inputs)
         found |= _next(nodes[name].outputs, placement, network, lambda t: t.outputs, lambda n: n.outputs)
     return found
+
+
+def ends(network: Network, placement: Placement) -> set[str]:
+    """The quantized tensors next to what the network takes and gives."""
+    taken = _next(network.graph.inputs, placement, network, lambda t: t.outputs, lambda n: n.outputs)
+    return taken | _next(network.graph.outputs, placement, network, lambda t: t.inputs, lambda n: n.inputs)
 
 
 def _next(

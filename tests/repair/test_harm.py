@@ -14,7 +14,7 @@ from onnx_udfc.emit.sites import switchable
 from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.pipeline import compress
-from onnx_udfc.repair.harm import HARMLESS, Trial, _option, _options, borders, columns, harms_of, lost, spared
+from onnx_udfc.repair.harm import HARMLESS, Trial, _closed, _option, _options, borders, columns, harms_of, lost, spared
 from onnx_udfc.repair.ranges import measure_ranges
 from tests.normed_graphs import CHAIN, scaled_model
 from tests.quantized_graphs import Values, network_of, run, simulate
@@ -158,10 +158,31 @@ def test_values_at_borders_have_their_price() -> None:
     harms = dict.fromkeys(placement.tensors, 0.0) | {"r": 0.5}
     macs = dict(zip(placement.integer, (1.0, 2.0, 3.0, 4.0), strict=True))
     values = dict.fromkeys(placement.sites, 7)
-    (option,) = _options(partial(_option, network, names, "cpu", placement, macs, values, frozenset()), harms)
+    one = partial(_option, network, names, "cpu", placement, macs, values, frozenset())
+    (option,) = _options(one, one, harms)
     assert option.placement.kept == ("conv4", "conv6")
     assert option.floated == 0.5
     assert option.price == 0.5 + PAIR * 7 / 10  # those of t
+
+
+@pytest.mark.parametrize(("values", "left"), [
+    ({"x": 1, "a": 1, "b": 1, "c": 1, "y": 1}, {"b"}),  # few values everywhere: it alone
+    ({"x": 9, "a": 9, "b": 9, "c": 1, "y": 2}, {"a", "b"}),  # few behind, and the input is in float then
+    ({"x": 9, "a": 1, "b": 9, "c": 30, "y": 2}, {"b", "c"}),  # few before, and the output comes in float
+])  # fmt: skip
+def test_what_stands_beside_leaves_too_where_fewer_values_are_at_the_borders(
+    values: dict[str, int], left: set[str]
+) -> None:
+    network = network_of(
+        "(float[1,4,6,6] x) => (float y) { a = Conv (x, w) b = Conv (a, w) c = Conv (b, w) y = Conv (c, w) }",
+        {"w": (4, 4, 1, 1)},
+    )
+    names = list(network.layers)
+    placement = activation_tensors(network, names, "cpu")
+    macs = dict.fromkeys(names, 200.0)
+    one = partial(_option, network, names, "cpu", placement, macs, values, frozenset())
+    assert one(["b"]).price == pytest.approx(0.5 + PAIR * (values["a"] + values["c"]) / 800)
+    assert _closed(["b"], one, network).left == left
 
 
 def test_a_loss_is_the_error_beside_what_moves() -> None:
