@@ -12,7 +12,8 @@ crops) 0.88 → 0.94.
 Around the last layers clipping costs most: classes that are clipped all tie, and what a detector looks for is rare, a
 value far above all others before its last layer and behind it, and in made-up inputs hardly to be found. There the
 whole range is taken, MARGIN times as wide: before the last layers, too, of UltraFace's faces 0.94 are found in place
-of 0.85.
+of 0.85. Where a Sigmoid follows, what is looked for may be in none of the made-up inputs: all logits are below 0, and a
+range that ends there lets no score above 0.5. So it reaches as far on the other side of 0, to CERTAIN.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from onnx_udfc.runtime.walk import Pieces
 
 HEADROOM = 1.25
+CERTAIN = 6.0  # a logit whose Sigmoid is 0.998
 MARGIN = 1.5  # of the logits that synthetic images cause: photographs are classified with more confidence
 
 
@@ -52,12 +54,13 @@ def watchers(
     real = likeness == "real"
     last = set() if real else last_tensors(network, placement)
     reads = {tensor: read_of(network, tensor) for tensor in placement.tensors}
+    scores = {tensor for tensor in last if _is_scored(network, tensor)}
     headroom = 1.0 if real else HEADROOM
 
     def grid(tensor: str, value: Value) -> ActivationParams:
         cap = placement.caps.get(tensor)
         if tensor in last:
-            return whole_range(value, placement.dtype, cap, MARGIN)
+            return whole_range(_both_sides(value) if tensor in scores else value, placement.dtype, cap, MARGIN)
         return search_range(value, placement.dtype, cap, headroom, reads[tensor], beyond=likeness == "foreign")
 
     return {tensor: _watcher(placement.tied.get(tensor, tensor), grids, grid, exact) for tensor in placement.sites}
@@ -91,6 +94,26 @@ def last_tensors(network: Network, placement: Placement) -> set[str]:
     return last | {tensor for tensor in grids if tensor is not None}
 
 
+def _is_scored(network: Network, name: str) -> bool:
+    """Whether a tensor, or a part of it, goes into a Sigmoid as it is."""
+    tensors = network.graph.tensors()
+    pending, seen = [tensors[name]] if name in tensors else [], {name}
+    while pending:
+        for node in pending.pop().outputs:
+            if node.op == "Sigmoid":
+                return True
+            if node.op in REARRANGED:
+                pending += [t for t in node.outputs if t.name not in seen]
+                seen.update(t.name for t in node.outputs)
+    return False
+
+
+def _both_sides(value: Value) -> Value:
+    """The ends of a range of logits, as far from 0 on the side that no input showed as on the other, to CERTAIN."""
+    low, high = (float(end) for end in (value.min(initial=0), value.max(initial=0)))
+    return np.array([min(low, -min(high, CERTAIN)), max(high, min(-low, CERTAIN))], value.dtype)
+
+
 def read_of(network: Network, tensor: str) -> Read:
     """What the readers of a tensor make of its values, one by one, where that is one function."""
     readers = [node for node in network.graph.nodes if any(t.name == tensor for t in node.inputs)]
@@ -122,6 +145,9 @@ def _hard_sigmoid(node: gs.Node) -> Read:
     return lambda x: np.clip(alpha * x + beta, 0, 1)
 
 
+REARRANGED = (
+    "Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+)  # fmt: skip
 READS: dict[str, Read] = {"HardSwish": _hard_swish, "Sigmoid": _sigmoid, "Tanh": np.tanh}
 
 

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from onnx_udfc.emit.writer import activation_tensors
 from onnx_udfc.model.network import read
 from onnx_udfc.numerics.activation_grids import ActivationParams, search_range
 from onnx_udfc.pipeline import compress
-from onnx_udfc.repair.ranges import MARGIN, last_tensors, measure_ranges, read_of, watchers
+from onnx_udfc.repair.ranges import CERTAIN, MARGIN, last_tensors, measure_ranges, read_of, watchers
 from tests.normed_graphs import CHAIN, RESIDUAL, scaled_model, settled
 from tests.quantized_graphs import Values, network_of, simulate
 
@@ -60,6 +61,29 @@ def test_synthetic_ranges_have_headroom_and_the_last_one_a_margin() -> None:
         others = replace(placement, sites={t: r for t, r in placement.sites.items() if t != last})
         seen = simulate(network, {}, others, synthetic, feeds())[last]
         assert synthetic[last].scale * 255 == pytest.approx(MARGIN * (seen.max() - min(seen.min(), 0)), rel=1e-3)
+
+
+SCORED = """g (float[N,3,12,12] x, float[8,3,3,3] W1, float[8] B1, float[4,8,1,1] W2, float[4] B2) =>
+    (float[N,400] y) {{
+    a = Conv(x, W1, B1) r = Relu(a) l = Conv(r, W2, B2) f = Flatten(l) y = {}(f) }}"""
+
+
+@pytest.mark.parametrize(("last", "sides"), [("Sigmoid", 2), ("Tanh", 1)])
+@pytest.mark.parametrize("bias", [-9.0, 9.0])
+def test_scores_can_go_where_no_made_up_input_took_them(last: str, sides: int, bias: float) -> None:
+    """A face detector saw no face: its logits ended at 0, and every face was worth 0.5."""
+    model = scaled_model(SCORED.format(last))
+    parameters = {t.name: t for t in model.graph.initializer}
+    parameters["W2"].CopyFrom(numpy_helper.from_array(np.full((4, 8, 1, 1), 1e-3, np.float32), "W2"))
+    parameters["B2"].CopyFrom(numpy_helper.from_array(np.full(4, bias, np.float32), "B2"))
+    network = read(model)
+    placement = activation_tensors(network, list(network.layers), "cpu")
+    grid = measure_ranges(network, placement, feeds(), likeness="alike")["l"]
+    ends = sorted(grid.scale * (np.array([0, 255]) - grid.zero_point))
+    assert ends[0 if bias < 0 else 1] == pytest.approx(MARGIN * bias, rel=0.02)
+    assert abs(ends[1 if bias < 0 else 0]) == pytest.approx(MARGIN * CERTAIN if sides == 2 else 0, abs=0.1)
+    real = measure_ranges(network, placement, feeds(), likeness="real")["l"]
+    assert real.zero_point in (0, 255)
 
 
 def test_ranges_of_inputs_like_nothing_known_go_beyond_what_they_reach() -> None:
