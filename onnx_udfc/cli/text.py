@@ -205,7 +205,8 @@ def validation(v: Validation) -> RenderableType:
     for o in v.outputs:
         near = _db(o.sqnr_db), "-" if o.cosine is None else f"{o.cosine:.5f}", f"{o.max_difference:.3g}"
         outputs.add_row(o.name, o.kind, *near, ", ".join(answer_words(o)) or "-")
-    figures = _table(f"on {v.count} {v.inputs} inputs", "original", "compressed", "", right=(1, 2, 3))
+    kind = "made-up" if v.inputs == "synthetic" else "real"
+    figures = _table(f"on {v.count} {kind} inputs", "original", "compressed", "", right=(1, 2, 3))
     if v.accuracy:
         a = v.accuracy
         change = f"{100 * (a.compressed - a.original):+.2f}"

@@ -184,6 +184,13 @@ def test_gates(folder: Path, gate: str, code: int) -> None:
     assert (gate.split(">")[0].split("<")[0] in done.stderr) is (code == 3)
 
 
+def test_validate_says_what_it_was_judged_on(folder: Path) -> None:
+    np.save(folder / "x.npy", np.zeros((8, 3, 8, 8), np.float32))
+    quick = ("--seconds", "0", "--no-memory")
+    for words, said in (((), " made-up inputs"), (("--images", "x.npy"), "on 8 real inputs")):
+        assert said in call(folder, "validate", "in.onnx", "in.onnx", *quick, *words).stdout
+
+
 def test_gates_of_validate(folder: Path) -> None:
     quick = ("--seconds", "0", "--no-memory", "--quiet")
     assert call(folder, "validate", "in.onnx", "in.onnx", *quick, "--require", "sqnr>=100").returncode == 0
