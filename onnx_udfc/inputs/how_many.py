@@ -29,9 +29,14 @@ POOL_PIXELS = 13e6  # of the pool: a few seconds, too
 
 def image_count(wanted: Sequence[Wanted], most: int = MOST) -> int:
     """As many samples as `PIXELS` allows, between LEAST and the most."""
-    pixels = [int(np.prod(w.size)) for w in wanted if w.kind in ("picture", "bytes")]
+    pixels = [_pixels(w) for w in wanted if w.kind in ("picture", "bytes")]
     pixels += [int(np.prod(w.sample)) for w in wanted if w.kind == "signal"]
     return int(np.clip(PIXELS // max([1, *pixels]), LEAST, most))
+
+
+def _pixels(wanted: Wanted) -> int:
+    """Of a picture; of steps by columns, whichever comes first, the steps."""
+    return int(np.prod(wanted.size)) if len(wanted.shape) != 3 or wanted.flat else max(wanted.sample)
 
 
 def without_classes(network: Network, channels: Channels, wanted: Sequence[Wanted], most: int) -> int:

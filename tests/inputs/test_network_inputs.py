@@ -284,6 +284,14 @@ def test_a_first_layer_that_drowns_in_its_biases_expects_pixels() -> None:
         assert bool(made.values["x"].max() > 100) is pixels
 
 
+def test_steps_count_whichever_axis_they_lie_on() -> None:
+    """Four columns by 16,384 steps were taken for four pixels, and 640 such inputs made."""
+    long = "float[N,16384,4] x) => (float[N,4,16384] y) { y = Transpose<perm = [0,2,1]>(x)"
+    flat = "float[N,4,16384] x) => (float[N,16384,4] y) { y = Transpose<perm = [0,2,1]>(x)"
+    counts = [image_count(wanted_inputs(small_network(f"g ({text} }}")), 640) for text in (long, flat)]
+    assert counts == [97, 97]
+
+
 def digits(folder: Path, count: int) -> Path:
     path = folder / "data.npz"
     np.savez(path, x=np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8))
