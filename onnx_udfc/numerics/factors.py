@@ -271,13 +271,13 @@ def evened(first: Double, second: Double, split: Split) -> tuple[Double, Double]
     """
     rank = len(first)
     parts = second.reshape(len(second), rank, split.taps[1])
-    values, vectors = _leading(np.einsum("ort,ost->rs", parts, parts))
+    values, vectors = _leading(np.tensordot(parts, parts, ((0, 2), (0, 2))))
     if not values[0] > 0:
         return first, second
     size = np.maximum(values, _STILL * values[0]) ** 0.25
     turn = _cosines(rank)
     ahead, back = (turn * size) @ vectors.T, (vectors / size) @ turn.T
-    return ahead @ first, np.einsum("ort,rs->ost", parts, back).reshape(len(second), -1)
+    return ahead @ first, (back.T @ parts).reshape(len(second), -1)
 
 
 def _cosines(n: int) -> Double:
@@ -288,67 +288,86 @@ def _cosines(n: int) -> Double:
     return np.asarray(found)
 
 
-def _by_tap(gram: Double, seen: Double, trust: float) -> Double:
-    """(t₂, t₂, I t₁, I t₁) covariances of what the first layer sees at two taps, trusted beside uncorrelated ones.
+def _by_tap(gram: Double, seen: Double, trust: float) -> Array:
+    """(t₂, I t₁, t₂, I t₁) covariances G_ec of what the first layer sees at taps e and c, at [c, :, e, :].
 
-    A ridge keeps weights small where nothing was seen to vary.
+    They are trusted beside uncorrelated ones; a ridge keeps weights small where nothing was seen to vary.
     """
     t2 = len(gram) // len(seen)
-    parts = np.ascontiguousarray(gram.reshape(len(seen), t2, len(seen), t2).transpose(1, 3, 0, 2))
-    parts *= trust
-    apart = (1 - trust) * seen + _strength(seen) * np.eye(len(seen))
+    parts = np.ascontiguousarray(gram.reshape(len(seen), t2, len(seen), t2).transpose(3, 0, 1, 2), np.float32)
+    parts *= np.float32(trust)
+    apart = ((1 - trust) * seen + _strength(seen) * np.eye(len(seen))).astype(np.float32)
     for tap in range(t2):
-        parts[tap, tap] += apart
+        parts[tap, :, tap] += apart
     return parts
 
 
-def _in_turn(first: Double, second: Double, weight: Double, parts: Double) -> tuple[Double, Double]:
+def _in_turn(first: Double, second: Double, weight: Double, parts: Array) -> tuple[Double, Double]:
     """Weights (r, I t₁) and (o, r, t₂), each fitted to the other in turn, by the covariances of all taps.
 
     With A_c the second layer's weights at tap c, G_ce the covariance of what the first layer sees at taps c and e and
-    X_c that of the outputs with it, the first layer B that fits is where Σ A_cᵀ A_e B G_ec = Σ A_cᵀ X_c: too many
-    unknowns for a solver, so steps of conjugate gradients are taken, preconditioned as if taps were uncorrelated.
+    D_e = W_e - A_e B what the pair lacks of the weights, the first layer B moves by the ΔB of Σ A_cᵀ A_e ΔB G_ec =
+    Σ A_cᵀ D_e G_ec: too many unknowns for a solver, so steps of conjugate gradients are taken, preconditioned as if
+    taps were uncorrelated. D is in float64, what it is multiplied by in float32: what lacks nothing stays.
     """
     t2 = len(parts)
-    seen, taps = sum(parts[c, c] for c in range(t2)) / t2, weight.reshape(len(weight), -1, t2)
-    inverse = np.linalg.inv(seen)
-    reached = np.stack([sum(taps[..., e] @ parts[e, c] for e in range(t2)) for c in range(t2)])
-    second = _second(first, second, parts, reached)
+    seen = np.asarray(sum(parts[c, :, c] for c in range(t2)) / t2, np.float64)
+    taps, inverse = np.moveaxis(weight.reshape(len(weight), -1, t2), 2, 0), np.asarray(np.linalg.inv(seen), np.float64)
+    second = _second(first, second, taps, parts)
     for _ in range(_TURNS):
-        inner = np.einsum("orc,ose->cers", second, second)
-        wanted = np.asarray(sum(second[..., c].T @ reached[c] for c in range(t2)))
-        product = partial(_moved, inner, parts)
-        near = _inverse(np.asarray(sum(inner[c, c] for c in range(t2)))), inverse
-        first = _conjugate_gradients(product, wanted, first, near)
-        second = _second(first, second, parts, reached)
-    deviation = np.sqrt(np.maximum(np.einsum("ri,ij,rj->r", first, seen, first), 1e-30))
+        single = np.ascontiguousarray(np.moveaxis(second, 2, 0), np.float32)
+        lacking = _lacking(first, second, taps)
+        inner = single.swapaxes(1, 2)[:, None] @ single
+        rest = sum(product(single[c].T @ lacking[e], parts[c, :, e]) for c in range(t2) for e in range(t2))
+        near = _inverse(np.asarray(sum(inner[c, c] for c in range(t2)), np.float64)), inverse
+        first = _conjugate_gradients(partial(_moved, inner, parts), np.asarray(rest, np.float64), first, near)
+        second = _second(first, second, taps, parts)
+    deviation = np.sqrt(np.maximum(((first @ seen) * first).sum(1), 1e-30))
     return first / deviation[:, None], second * deviation[:, None]
 
 
-def _moved(inner: Double, parts: Double, first: Double) -> Double:
+def _lacking(first: Double, second: Double, taps: Double) -> Array:
+    """(t₂, o, I t₁) what two layers (r, I t₁) and (o, r, t₂) lack of the weights (t₂, o, I t₁)."""
+    return (taps - np.moveaxis(second, 2, 0) @ first).astype(np.float32)
+
+
+def _across(first: Array, parts: Array) -> Array:
+    """(r, t₂, I t₁) B G_ec at every tap e, of what `_by_tap` has of c."""
+    return product(first, parts.reshape(len(parts), -1)).reshape(len(first), *parts.shape[1:])
+
+
+def _moved(inner: Array, parts: Array, first: Double) -> Double:
     """Σ A_cᵀ A_e B G_ec of a first layer B, with A_cᵀ A_e = inner[c, e]."""
-    t2 = len(parts)
-    return np.asarray(sum(inner[c, e] @ first @ parts[e, c] for c in range(t2) for e in range(t2)))
+    single, rank = first.astype(np.float32), len(first)
+    found = np.zeros_like(single)
+    for both, part in zip(inner, parts, strict=True):
+        across = _across(single, part).swapaxes(0, 1).reshape(-1, first.shape[1])
+        found += product(both.swapaxes(0, 1).reshape(rank, -1), across)
+    return found.astype(np.float64)
 
 
-def _second(first: Double, start: Double, parts: Double, reached: Double) -> Double:
+def _second(first: Double, start: Double, taps: Double, parts: Array) -> Double:
     """(o, r, t₂) the second layer that fits the first one (r, I t₁), near the one to start from."""
-    (rank, _), t2 = first.shape, len(parts)
-    gram = (first @ parts @ first.T).transpose(2, 0, 3, 1).reshape(rank * t2, -1)
-    strength = _strength(gram)
-    wanted = (reached @ first.T).transpose(2, 0, 1).reshape(rank * t2, -1) + strength * start.reshape(len(start), -1).T
-    return np.asarray(np.linalg.solve(gram + strength * np.eye(len(gram)), wanted).T.reshape(start.shape))
+    rank, t2, single = len(first), len(parts), first.astype(np.float32)
+    gram, rest = np.empty((rank * t2, rank, t2)), np.zeros((rank * t2, len(start)))
+    for tap, (part, lacking) in enumerate(zip(parts, _lacking(first, start, taps), strict=True)):
+        across = _across(single, part).reshape(rank * t2, -1)
+        gram[..., tap] = product(across, single.T)
+        rest += product(across, lacking.T)
+    system = gram.reshape(rank * t2, -1)
+    system.flat[:: len(system) + 1] += _strength(system)
+    return start + np.linalg.solve(system, rest).T.reshape(start.shape)
 
 
 def _conjugate_gradients(
-    product: Callable[[Double], Double], wanted: Double, start: Double, near: tuple[Double, Double]
+    moves: Callable[[Double], Double], rest: Double, start: Double, near: tuple[Double, Double]
 ) -> Double:
-    """B with product(B) near wanted, from the start; preconditioned by near[0] · near[1]."""
-    found, rest = start, wanted - product(start)
+    """B with moves(B - start) near what is left, from the start; preconditioned by near[0] · near[1]."""
+    found = start
     step = ahead = near[0] @ rest @ near[1]
     size = first = float(np.vdot(rest, ahead))
     for _ in range(_GRADIENTS):
-        moved = product(step)
+        moved = moves(step)
         bend = float(np.vdot(step, moved))
         if size <= _NEAR * first or bend <= 0:  # what is left is rounding
             return found

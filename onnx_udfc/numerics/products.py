@@ -11,11 +11,13 @@ another are done side by side: numpy and onnxruntime let go of Python's lock whi
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -182,17 +184,39 @@ def _alone(work: Callable[[], R]) -> R:
 
 
 class Behind:
-    """Work whose results nothing waits for, done beside what goes on: in its order, one piece at a time."""
+    """Work that nothing waits for, done beside what goes on; what is found is taken in its order, one at a time."""
 
     def __init__(self) -> None:
         """Nothing is to be done."""
-        self._last: Callable[[], None] = lambda: None
+        self._last: Callable[[], None] = _nothing
+        self._done = threading.Event()
+        self._done.set()
 
-    def do(self, work: Callable[[], None], held: int = 0) -> None:
-        """Begin work that holds so many values when what came before is done: no two pieces hold theirs."""
+    def do(self, find: Callable[[], T], take: Callable[[T], None], held: int = 0) -> None:
+        """Begin to find something and to take it, which hold so many values, when what came before is taken.
+
+        While that is still at work the caller finds it, in place of waiting: of little two pieces are held anyway.
+        """
+        if held <= HELD and not self._done.is_set():
+            find = partial(_same, find())
         self._last()
-        self._last = beside(work, held)
+        self._done.clear()
+        self._last = beside(partial(self._do, find, take), held)
+
+    def _do(self, find: Callable[[], T], take: Callable[[T], None]) -> None:
+        try:
+            take(find())
+        finally:
+            self._done.set()
 
     def finish(self) -> None:
         """Wait for the last piece."""
         self._last()
+
+
+def _nothing() -> None:
+    """What waits for no work."""
+
+
+def _same(found: T) -> T:
+    return found

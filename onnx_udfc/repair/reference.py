@@ -230,6 +230,15 @@ def layer_seed(name: str, seed: int) -> int:
     return (zlib.crc32(name.encode()) + seed) % 2**32
 
 
+@dataclass(frozen=True)
+class _Found:
+    """Covariance of a layer's patches, if two want it; rounding errors and curves of rank, if they are asked for."""
+
+    gram: Double | None
+    rounding: dict[float, float] | None
+    curves: tuple[Curve, ...] | None = None
+
+
 class _Tracer:
     """State of one pass over the original."""
 
@@ -276,7 +285,7 @@ class _Tracer:
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
 
     def _sample(self, layer: Layer, x: Value, y: Value, gain: Double, shift: Double, matrix: Double) -> None:
-        """Keep what the repair asks for of a layer's input x and output y, and look at it; the rest as of `_see`."""
+        """Keep what the repair asks for of a layer's input x and output y, and look at it; the rest as of `_find`."""
         window = window_of(layer, x.shape, y.shape)
         split = layer.name in self.factorable
         limit = sample_limit(self.samples, matrix.shape[2], few=self.few, split=split)
@@ -322,15 +331,16 @@ class _Tracer:
         return addend, sample_targets(value, window, positions), channel_mean(value, layer)
 
     def _look(self, layer: Layer, x: Value, window: Window, found: LayerReference, matrix: Double, own: Array) -> None:
-        """Find what is asked for of a layer while the pass goes on; arguments as of `_see`, and the layer's input x."""
+        """Find what is asked for of a layer while the pass goes on; arguments as of `_find`, and its input x."""
         if not (self.ordering.wanted(layer) or self.widths or layer.name in self.factorable):
             return
         seen = patches(x.astype(np.float32, copy=False), window, found.shape, found.positions)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is found, and said
-            self.behind.do(partial(self._see, layer, seen, found, matrix, own), seen.size)
+            find = partial(self._find, layer, seen, found, matrix, own)
+            self.behind.do(find, partial(self._take, layer, seen, found, matrix), seen.size)
 
-    def _see(self, layer: Layer, seen: Array, found: LayerReference, matrix: Double, own: Array) -> None:
-        """What is asked for of a layer: orders of its groups, rounding errors, curves of rank.
+    def _find(self, layer: Layer, seen: Array, found: LayerReference, matrix: Double, own: Array) -> _Found:
+        """What is asked for of a layer alone.
 
         Args:
             layer: the layer.
@@ -339,15 +349,21 @@ class _Tracer:
             matrix: (g, o, d) its weights in the matched domain.
             own: (n, O) its output at the sampled positions, without what is added to it.
         """
-        wanted = self.ordering.wanted(layer)
-        both = self.widths and wanted and seen.shape[2] <= MOST_SAMPLES
+        both = self.widths and self.ordering.wanted(layer) and seen.shape[2] <= MOST_SAMPLES
         gram = covariance(seen) if both else None  # where two want it
-        if self.widths:
-            self.reference.rounding[layer.name] = rounding_damage(matrix, seen, found.variance, self.widths, gram)
-        if layer.name in self.factorable:
-            self.reference.curves[layer.name] = _curves(layer, seen[0], found.metric, matrix[0], own, few=self.few)
-        if wanted:  # as soon as all consumers of a group were seen
-            self.ordering.see(layer, seen, matrix, found.metric, gram)
+        damage = rounding_damage(matrix, seen, found.variance, self.widths, gram) if self.widths else None
+        if layer.name not in self.factorable:
+            return _Found(gram, damage)
+        return _Found(gram, damage, _curves(layer, seen[0], found.metric, matrix[0], own, few=self.few))
+
+    def _take(self, layer: Layer, seen: Array, found: LayerReference, matrix: Double, alone: _Found) -> None:
+        """Keep what was found of a layer alone, and order its groups as soon as all consumers of one were seen."""
+        if alone.rounding is not None:
+            self.reference.rounding[layer.name] = alone.rounding
+        if alone.curves is not None:
+            self.reference.curves[layer.name] = alone.curves
+        if self.ordering.wanted(layer):
+            self.ordering.see(layer, seen, matrix, found.metric, alone.gram)
 
 
 def _curves(layer: Layer, seen: Array, metric: Metric, matrix: Double, own: Array, *, few: bool) -> tuple[Curve, ...]:

@@ -178,23 +178,47 @@ def test_work_beside_work_is_done_at_once() -> None:
 def test_work_behind_is_done_in_its_order_and_its_faults_are_told(threads: int) -> None:
     done: list[int] = []
 
-    def work(number: int) -> None:
+    def work(number: int) -> int:
         time.sleep(0.01 / number)
-        done.append(number)
+        return number
 
-    def fail() -> None:
+    def fail(_: int) -> None:
         raise ZeroDivisionError
 
     def last_fails() -> None:
         behind = Behind()
         for number in range(1, 6):
-            behind.do(partial(work, number))
-        behind.do(fail)
+            behind.do(partial(work, number), done.append)
+        behind.do(partial(work, 6), fail)
         behind.finish()
 
     with workers(threads), pytest.raises(ZeroDivisionError):
         last_fails()
     assert done == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("held", "alone"), [(HELD, True), (HELD + 1, False)])
+def test_who_would_wait_for_work_behind_finds_what_is_next(held: int, alone: bool) -> None:
+    """But not of much, of which the second would be held beside the first."""
+    begun, go, order = threading.Event(), threading.Event(), list[str]()
+
+    def first() -> None:
+        begun.set()
+        assert go.wait(10 if alone else 0.1) == alone
+        order.append("found 1")
+
+    def second() -> None:
+        order.append("found 2")
+        go.set()
+
+    with workers(2):
+        behind = Behind()
+        behind.do(first, lambda _: order.append("took 1"))
+        assert begun.wait(10)
+        behind.do(second, lambda _: order.append("took 2"), held)
+        behind.finish()
+    assert [step for step in order if "took" in step] == ["took 1", "took 2"]
+    assert (order.index("found 2") < order.index("took 1")) == alone
 
 
 @pytest.mark.parametrize(("rows", "work"), [(1, 1e12), (5, 0), (160, 1e12), (160, 3 * EACH), (17, 1e12)])
