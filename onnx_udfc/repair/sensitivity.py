@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Double = NDArray[np.float64]
 Single = NDArray[np.float32]
 
-INPUTS, FEWEST = 64, 12  # that a backward pass is run on
+INPUTS, FEWEST = 64, 24  # that a backward pass is run on
 VALUES = 1 << 23  # of all tensors of a run, about: they live at the same time
 MOST_VALUES = 1 << 27  # of all runs together, as long as there are more inputs than the fewest
 POSITIONS = 1024  # of a layer's outputs in a run
