@@ -188,7 +188,7 @@ class Behind:
 
     def __init__(self) -> None:
         """Nothing is to be done."""
-        self._last: Callable[[], None] = _nothing
+        self._last: Callable[[], None] = lambda: None
         self._done = threading.Event()
         self._done.set()
 
@@ -212,10 +212,6 @@ class Behind:
     def finish(self) -> None:
         """Wait for the last piece."""
         self._last()
-
-
-def _nothing() -> None:
-    """What waits for no work."""
 
 
 def _same(found: T) -> T:

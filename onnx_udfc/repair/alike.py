@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_udfc.model.protos import reads
+from onnx_udfc.model.protos import in_order, reads
 from onnx_udfc.numerics.layer_fit import Sight
 
 if TYPE_CHECKING:
@@ -40,23 +40,14 @@ def side_by_side(model: onnx.ModelProto, families: Sequence[Sequence[str]]) -> t
     Returns:
         Names of all nodes, and the first layer of a family → those of it that do not depend on it.
     """
-    nodes = {node.name: node for node in model.graph.node}
     makers = {tensor: node.name for node in model.graph.node for tensor in node.output if tensor}
-    before = {name: [makers[t] for t in reads(node) if t in makers] for name, node in nodes.items()}
+    before = {node.name: [makers[t] for t in reads(node) if t in makers] for node in model.graph.node}
     beside = {names[0]: [n for n in names[1:] if not _depends(n, names[0], before)] for names in families}
-    order: dict[str, None] = {}
-    pending = list(reversed(nodes))
-    while pending:
-        name = pending.pop()
-        if name in order:
-            continue
-        wanted = [n for n in before[name] if n not in order]
-        if wanted:
-            pending += [name, *reversed(wanted)]
-            continue
-        order[name] = None
-        pending += reversed(beside.get(name, []))
-    return list(order), beside
+    later = {name for others in beside.values() for name in others}
+    names = [n for first in before if first not in later for n in (first, *beside.get(first, ()))]
+    at = {name: i for i, name in enumerate(names)}
+    order = in_order(names, lambda i: [at[name] for name in before[names[i]]])
+    return [names[i] for i in order], beside
 
 
 def _depends(name: str, on: str, before: Mapping[str, Sequence[str]]) -> bool:

@@ -25,6 +25,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_udfc.emit.placement import hard_sigmoid
+from onnx_udfc.model.unseen import MOVES
 from onnx_udfc.numerics.activation_grids import ActivationParams, Floats, Read, as_they_are, search_range, whole_range
 from onnx_udfc.runtime.walk import Value, Walk
 
@@ -102,7 +103,7 @@ def _is_scored(network: Network, name: str) -> bool:
         for node in pending.pop().outputs:
             if node.op == "Sigmoid":
                 return True
-            if node.op in REARRANGED:
+            if node.op in MOVES or node.op == "Gather":
                 pending += [t for t in node.outputs if t.name not in seen]
                 seen.update(t.name for t in node.outputs)
     return False
@@ -145,9 +146,6 @@ def _hard_sigmoid(node: gs.Node) -> Read:
     return lambda x: np.clip(alpha * x + beta, 0, 1)
 
 
-REARRANGED = (
-    "Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
-)  # fmt: skip
 READS: dict[str, Read] = {"HardSwish": _hard_swish, "Sigmoid": _sigmoid, "Tanh": np.tanh}
 
 
