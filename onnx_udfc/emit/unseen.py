@@ -56,7 +56,11 @@ def write_unseen(
     """
     forms = {}
     inner: dict[Path, dict[str, RoundedUnseen]] = {}
-    needed = {name for node in draft.nodes.values() for name in node.input}
+    needed = {
+        name
+        for node in draft.nodes.values()
+        for name in (list(node.input)[:2] if node.op_type == "Loop" else node.input)  # a loop begins with the others
+    }
     for key, one in rounded.items():
         if one.weight.path:
             inner.setdefault(one.weight.path, {})[key] = one

@@ -85,14 +85,14 @@ def _kind(y: Values, inputs: Sequence[tuple[int | None, ...]]) -> Kind:
         return "regression"
     flat = math.prod(y.shape[2:]) == 1
     if y.ndim == 1 or flat:
-        return _vector(y.reshape(len(y), -1))
+        return _vector(y.reshape(len(y), -1), inputs)
     if y.ndim == 3:
         return _rows(y)
     return _map(y, inputs)
 
 
-def _vector(y: Values) -> Kind:
-    """Of (inputs, columns)."""
+def _vector(y: Values, inputs: Sequence[tuple[int | None, ...]]) -> Kind:
+    """Of (inputs, columns). As many as an input has steps are a value for each step, no classes."""
     columns = y.shape[1]
     if columns == 1:
         return "classes"
@@ -103,7 +103,8 @@ def _vector(y: Values) -> Kind:
     lengths = np.linalg.norm(y.astype(np.float64), axis=1)
     if len(y) > 1 and columns >= 8 and np.ptp(lengths) < 1e-3 * lengths.max(initial=0):
         return "embedding"
-    if _are_points(y):
+    by_step = columns >= _WIDE and any(len(s) < 4 and columns in s[1:] for s in inputs)
+    if by_step or _are_points(y):
         return "regression"
     return "embedding" if columns >= _WIDE and columns % 32 == 0 else "classes"
 

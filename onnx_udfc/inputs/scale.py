@@ -81,11 +81,14 @@ def untold(wanted: Wanted, stem: Stem | None) -> tuple[Another, ...]:
 def in_doubt(stem: Stem | None, wanted: Wanted) -> bool:
     """Whether a first convolution does not look as if its pictures were normalized: it hardly shifts their response.
 
-    Trained, it shifts by about what it spreads (see `_SHIFT`), as folded batch norms do.
+    Trained, it shifts by about what it spreads (see `_SHIFT`), as folded batch norms do. Nor does it where the graph
+    scales pictures before it to what networks do not mostly read.
     """
     z = synthetic_images(_JUDGES, wanted.channels, wanted.size if stem is None else stem.size, seed=1)
     read = None if stem is None else stem.reads(z, InputScaling())
-    return stem is None or read is None or _shift(*channel_statistics(stem.gives(read))) < _SHIFT
+    if stem is None or read is None or _distance(_level(read), _level(z)) > _SAME:
+        return True
+    return _shift(*channel_statistics(stem.gives(read))) < _SHIFT
 
 
 def guess_scaling(network: Network, wanted: Wanted, stem: Stem | None) -> tuple[InputScaling, str]:
@@ -135,9 +138,31 @@ def _prepared(stem: Stem, z: Array) -> tuple[InputScaling, str]:
             found.append((min(_distance(_level(read), one) for one in usual), scaling, words))
     least, scaling, words = min(found, key=lambda one: one[0], default=(np.inf, InputScaling(), ""))
     if least > _APART:
-        return NORMALIZED
+        by_channel = _each_channel(stem, z)
+        if by_channel is None:
+            return NORMALIZED
+        scaling, words = by_channel
     note = f"input assumed to be {words}, as the graph itself scales it; say --input-mean, --input-std otherwise"
     return scaling, note
+
+
+def _each_channel(stem: Stem, z: Array) -> tuple[InputScaling, str] | None:
+    """The usual scale of pictures z whose channels come out with deviations near 1 each; None if that is not told.
+
+    A batch norm of the pictures themselves, folded, gives each channel a mean of its own, so that all values together
+    are at no usual level. Of several scales that one is taken whose means are the least beside their deviations.
+    """
+    found: list[tuple[float, InputScaling, str]] = []
+    for scaling, words in USUAL:
+        read = stem.reads(z, scaling)
+        if read is None:
+            continue
+        mean, variance = channel_statistics(read)
+        deviation = np.sqrt(variance)
+        if deviation.min() > _LEAST_STD and np.abs(np.log(deviation)).mean() <= _APART:
+            found.append((float(np.mean(np.abs(mean) / deviation)), scaling, words))
+    least = min(found, key=lambda one: one[0], default=None)
+    return None if least is None else least[1:]
 
 
 def _recorded_later(stem: Stem, z: Array) -> tuple[InputScaling, str] | None:

@@ -231,8 +231,10 @@ def _read_by(node: onnx.NodeProto, graph: _Constants, unseen: frozenset[Key], us
     bits, form = _bits(node, stored[main], words), _form(node, stored[main], path, words)
     if node.op_type == "MatMulNBits":
         count = math.prod(int(a.i) for a in node.attribute if a.name in ("K", "N"))
-    free = not graph.place or graph.key(main) in unseen
-    left, biases = _why_left(node, kind, bool(form), free), _biases(node, graph)
+    inside = graph.key(main) in unseen
+    carried = inside and node.op_type == "Loop"
+    left = "" if carried else _why_left(node, kind, bool(form), inside or not graph.place)
+    biases = _biases(node, graph)
     yield Holding(_name(node), node.op_type, tensor, bits, count, bytes_, form, left, biases)
 
 

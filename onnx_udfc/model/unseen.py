@@ -7,7 +7,7 @@ ONNX has. What is stored is what becomes codes, so that all of that stays as it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,6 +35,8 @@ RECURRENT = ("LSTM", "GRU", "RNN")
 SLOTS = dict.fromkeys(RECURRENT, (1, 2)) | dict.fromkeys(("Gemm", "MatMul"), (0, 1)) | dict.fromkeys(
     ("Conv", "ConvTranspose"), (1,)) | {"Gather": (0,)}  # fmt: skip
 MOVES = frozenset(("Slice", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Split", "Flatten"))
+
+_PRECISIONS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 Path = tuple[tuple[str | int, str], ...]  # node (by name in the network's own graph, by place below), attribute
 
@@ -151,7 +153,7 @@ class _Scope:
     """A graph, and where it stands.
 
     `stored` is name → float tensor that it holds; `own` are all names that it defines; `uses` is name → the nodes, with
-    the input, that read the tensor of this scope from here or from inside.
+    the input, that read the tensor of this scope from here or from inside; `bodies` place of a Loop → its body.
     """
 
     graph: onnx.GraphProto
@@ -160,6 +162,7 @@ class _Scope:
     stored: dict[str, TensorProto]
     own: set[str]
     uses: dict[str, list[_Use]] = field(default_factory=dict)
+    bodies: dict[int, _Scope] = field(default_factory=dict)
 
     def defines(self, name: str) -> _Scope | None:
         """The scope in which a name is defined that is read here."""
@@ -173,13 +176,15 @@ class _Scope:
 class _Use:
     """Who reads a tensor.
 
-    The node is None where the tensor is an output of the graph, whose name it is then; `slot` is the input that it is.
+    The node is None where the tensor is an output of the graph, whose name it is then; `slot` is the input, or the
+    output, that it is, `place` the node's among those of its graph.
     """
 
     scope: _Scope
     node: onnx.NodeProto | None
     name: str
     slot: int
+    place: int = 0
 
 
 def inner_weights(graph: onnx.GraphProto, names: list[str]) -> Iterator[Unseen]:
@@ -189,13 +194,18 @@ def inner_weights(graph: onnx.GraphProto, names: list[str]) -> Iterator[Unseen]:
     scopes = _scopes(graph, names)
     for scope in scopes:
         _note_uses(scope, names if not scope.path else [])
-    outside = inner_reads(graph)
+    outside = inner_reads(graph) | carried_into_loops(graph.node)
     for scope in scopes:
         for name, tensor in scope.stored.items():
             if scope.path or name in outside:
                 readers = _readers(scope, name)
                 if readers:
                     yield Unseen(gs.Constant(name, Stored(_named(tensor, name))), scope.path, readers)
+
+
+def carried_into_loops(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """The names of tensors that loops begin with: state, and weights that some exporters hand from step to step."""
+    return {name for node in nodes if node.op_type == "Loop" for name in list(node.input)[2:] if name}
 
 
 def _named(tensor: TensorProto, name: str) -> TensorProto:
@@ -214,7 +224,10 @@ def _scopes(graph: onnx.GraphProto, names: list[str]) -> list[_Scope]:
     for outer in found:
         for i, node in enumerate(outer.graph.node):
             step = i if outer.path else names[i]
-            found += [_scope(a.g, (*outer.path, (step, a.name)), outer) for a in node.attribute if a.HasField("g")]
+            inner = [_scope(a.g, (*outer.path, (step, a.name)), outer) for a in node.attribute if a.HasField("g")]
+            found += inner
+            if node.op_type == "Loop" and inner:
+                outer.bodies[i] = inner[0]
     return found
 
 
@@ -238,11 +251,11 @@ def _large(tensor: TensorProto) -> bool:
 def _note_uses(scope: _Scope, names: list[str]) -> None:
     """Tell the scopes around what this one reads of theirs."""
     read = [
-        _Use(scope, node, names[i] if names else node.name or next(iter(node.output), ""), slot)
+        _Use(scope, node, names[i] if names else node.name or next(iter(node.output), ""), slot, i)
         for i, node in enumerate(scope.graph.node)
         for slot in range(len(node.input))
     ]
-    for use in chain(read, (_Use(scope, None, o.name, 0) for o in scope.graph.output)):
+    for use in chain(read, (_Use(scope, None, o.name, slot) for slot, o in enumerate(scope.graph.output))):
         name = use.name if use.node is None else use.node.input[use.slot]
         home = scope.defines(name) if name else None
         if home is not None:
@@ -255,26 +268,73 @@ def _readers(scope: _Scope, name: str) -> tuple[Reader, ...]:
     What the nodes of the network's own graph need is known when they are written.
     """
     found: dict[Reader, None] = {}
-    pending, seen = [(scope, name)], {(id(scope), name)}
+    pending, seen = [_Held(scope, name)], {(id(scope), name)}
     while pending:
-        home, tensor = pending.pop()
-        for use in home.uses.get(tensor, []):
+        held = pending.pop()
+        for use in held.scope.uses.get(held.name, []):
+            op = "" if use.node is None else use.node.op_type
             if use.node is None:
-                return ()
-            if not use.scope.path:
+                if use.scope is not held.scope or use.slot != held.returned:
+                    return ()
                 continue
-            if not standard(use.node.domain):
+            if op == "Loop" and use.slot > 1 and use.place in use.scope.bodies:
+                following = [_begun(use)]
+            elif not use.scope.path:
+                continue
+            elif not standard(use.node.domain):
                 return ()
-            op = use.node.op_type
-            if use.slot in SLOTS.get(op, ()):
+            elif use.slot in SLOTS.get(op, ()):
                 found[Reader(use.name, op, str(use.scope.path[0][0]))] = None
-            elif op in MOVES and (use.slot == 0 or op == "Concat"):
-                fresh = [(use.scope, out) for out in use.node.output if (id(use.scope), out) not in seen]
-                seen.update((id(home), out) for home, out in fresh)
-                pending += fresh
+                continue
+            elif (op in MOVES and (use.slot == 0 or op == "Concat")) or _widens(use.node):
+                kept = held.returned if op == "Identity" and use.scope is held.scope else -1
+                following = [_Held(use.scope, out, kept) for out in use.node.output]
             else:
                 return ()
+            for one in following:
+                if one is None:
+                    return ()
+                if (id(one.scope), one.name) not in seen:
+                    seen.add((id(one.scope), one.name))
+                    pending.append(one)
     return tuple(found)
+
+
+class _Held(NamedTuple):
+    """A tensor with the values of a weight; `returned` is the output by which a loop's body hands it on."""
+
+    scope: _Scope
+    name: str
+    returned: int = -1
+
+
+def _begun(use: _Use) -> _Held | None:
+    """What a loop's body calls a tensor that it begins with; None where something reads it when the loop has ended."""
+    assert use.node is not None
+    ended = use.node.output[use.slot - 2] if use.slot - 2 < len(use.node.output) else ""
+    body = use.scope.bodies[use.place]
+    if (ended and use.scope.uses.get(ended)) or use.slot >= len(body.graph.input):
+        return None
+    name = body.graph.input[use.slot].name
+    handed = body.graph.output[use.slot - 1].name
+    if not _same_as(body.graph, handed, name):
+        return None
+    return _Held(body, name, use.slot - 1)
+
+
+def _same_as(graph: onnx.GraphProto, name: str, other: str) -> bool:
+    """Whether a tensor is another one, but for nodes that give what they read."""
+    given = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Identity"}
+    seen = set[str]()
+    while name != other and name in given and name not in seen:
+        seen.add(name)
+        name = given[name]
+    return name == other
+
+
+def _widens(node: onnx.NodeProto) -> bool:
+    """Whether a node gives the numbers that it reads in another precision."""
+    return node.op_type == "Cast" and any(a.name == "to" and a.i in _PRECISIONS for a in node.attribute)
 
 
 def unseen_lines(unseen: dict[str, Unseen], total: int) -> tuple[str, ...]:

@@ -175,6 +175,51 @@ def test_a_weight_of_a_loop_body(kind: str, place: str) -> None:
     assert "Mul" not in operators(result)
 
 
+def carried(body: str, results: str = "y, l = Loop(n, d, x, A)", after: str = "", handed: str = "B") -> onnx.ModelProto:
+    """A loop to which a weight is handed as what it begins with, as while-loops of TensorFlow come."""
+    model = small_model(f"""g (float[N,64] x, float[64,64] A) => (float[N,64] y) {{
+        n = Constant<value = int64 {{3}}>() d = Constant<value = bool {{1}}>()
+        {results}<body = b (int64 i, bool k, float[N,64] s, float[64,64] B)
+            => (bool o, float[N,64] r, float[64,64] {handed})
+        {{ o = Identity(k) {body} }}> {after} }}""")
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / 30, tensor.name))
+    return model
+
+
+HALF = "b = Cast<to = 10>(B) h = Cast<to = 10>(s) p = MatMul(h, b) q = Cast<to = 1>(p) r = Tanh(q)"
+SAME = {
+    "as it is": carried("m = MatMul(s, B) r = Tanh(m)"),
+    "by another name": carried("m = MatMul(s, B) r = Tanh(m) c = Identity(B)", handed="c"),
+    "in half precision": carried(HALF),
+}
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_a_weight_that_a_loop_hands_from_step_to_step(kind: str) -> None:
+    model = SAME[kind]
+    result = squeezed(model)
+    assert [t.name for t in codes_of(result.model)] == ["A.codes"]
+    x = {"x": ROWS["x"]}
+    assert sqnr(run(model, x)[0], run(result.model, x)[0]) > 36.0
+    assert not any("other operators" in note for note in result.report.runtime.notes)
+    assert any("A (64 x 64)" in note for note in inspect_model(model).notes)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        carried("m = MatMul(s, B) r = Tanh(m) c = Add(B, B)", handed="c"),
+        carried("m = MatMul(s, B) r = Add(m, s) c = Transpose<perm = [1, 0]>(B)", handed="c"),
+        carried("m = MatMul(s, B) r = Tanh(m)", "z, l = Loop(n, d, x, A)", "y = MatMul(z, l)"),
+        carried("m = MatMul(s, B) t = ReduceSum(B) q = Add(m, t) r = Tanh(q)"),
+    ],
+    ids=["another one", "turned", "read at the end", "read otherwise"],
+)
+def test_what_a_loop_begins_with_and_does_more_to_stays(model: onnx.ModelProto) -> None:
+    assert not codes_of(squeezed(model, force=True).model)
+
+
 def test_two_branches_may_have_weights_of_one_name() -> None:
     model = inside(branched("p = MatMul(x, A)", "e = MatMul(x, A)"), "A")
     graphs = list(all_graphs(model.graph))[1:]

@@ -120,6 +120,14 @@ def test_a_few_points_are_no_map_of_objects() -> None:
     assert guess({"y": y.repeat(8, 3)}, [(1, 192, 192, 3)]).of["y"] == "segmentation"
 
 
+def test_a_value_for_each_step_of_an_input_is_no_class() -> None:
+    y = np.random.default_rng(0).standard_normal((8, 750, 1)).astype(np.float32)
+    assert guess({"y": y}, [(None, 1, 750), (None, 15, 750)]).of["y"] == "regression"
+    assert guess({"y": y[:, :, 0]}, [(None, 750)]).of["y"] == "regression"
+    assert guess({"y": y}, [(None, 1, 700)]).of["y"] == "classes"
+    assert guess({"y": y}, [(None, 3, 750, 750)]).of["y"] == "classes"
+
+
 def test_the_kind_can_be_told() -> None:
     y = example("logits").astype(np.float32)
     assert judged(y, y, task="embedding").kind == "embedding"

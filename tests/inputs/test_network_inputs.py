@@ -15,7 +15,7 @@ from onnx_udfc.inputs.network_inputs import (
     likeness,
     make_inputs,
 )
-from onnx_udfc.inputs.scale import RAW, UNIT, guess_scaling
+from onnx_udfc.inputs.scale import RAW, UNIT, guess_scaling, in_doubt
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.inputs.stem import Stem, stem_of
 from onnx_udfc.model.network import Network, read
@@ -148,6 +148,7 @@ def test_the_scale_is_read_off_the_first_batch_norm(mean: float, std: float) -> 
 
 
 HALF = "m = Constant<value = float[1,3,1,1] {0.48, 0.45, 0.4}>() d = Constant<value = float[1,3,1,1] {0.2, 0.2, 0.2}>()"
+OWN = "d = Constant<value = float[1,3,1,1] {0.014, 0.019, 0.015}>() m = Constant<value = float[1,3,1,1] {-4, -2, -1}>()"
 FULL = "m = Constant<value = float[1,3,1,1] {123, 116, 103}>() d = Constant<value = float[1,3,1,1] {58, 57, 57}>()"
 
 
@@ -163,6 +164,7 @@ FULL = "m = Constant<value = float[1,3,1,1] {123, 116, 103}>() d = Constant<valu
             1.0,
         ),
         (FULL + " p = Sub(x, m)", "raw pixels", 255.0),
+        (OWN + " s = Mul(x, d) p = Add(s, m)", "raw pixels", 255.0),
         ("c = Constant<value_float = 1.0>() p = Mul(x, c)", "normalized", np.inf),
         ("c = Constant<value_float = 1e6>() p = Mul(x, c)", "normalized", np.inf),
     ],
@@ -173,6 +175,15 @@ def test_a_graph_that_scales_its_pictures_itself_says_what_it_expects(before: st
     scaling, note = guessed(small_network(text))
     assert words in note
     assert scaling.high == high
+
+
+def test_a_graph_that_scales_its_pictures_to_nothing_usual_leaves_the_scale_in_doubt() -> None:
+    text = """g (float[N,3,32,32] x, float[16,3,3,3] W1, float[16] B1) => (float[N,16,30,30] y) {
+        c = Constant<value_float = 1e6>() s = Constant<value_float = 5e6>()
+        p = Mul(x, c) q = Conv(p, W1) y = Add(q, s) }"""
+    network = small_network(text)
+    wanted = wanted_inputs(network)[0]
+    assert in_doubt(stem_of(network, wanted), wanted)
 
 
 NHWC = FIRST.replace("float[N,3,32,32] x", "float[N,32,32,3] x").replace(
