@@ -33,6 +33,17 @@ def test_concatenated_channels_stay_groups_of_their_own_with_offsets() -> None:
     ]  # fmt: skip
 
 
+def test_channels_beside_a_map_that_a_dense_layer_made_stay() -> None:
+    """The joined tensor is the network's output; the dense layer's features vary along its places, too."""
+    text = """g (float[1,8,4,4] x, float[4,8,3,3] W, float[64,128] D) => (float[1,6,4,4] y, float[1,3,2,2] z) {
+        a = Conv<pads=[1,1,1,1]>(x, W) f = Flatten(x) d = Gemm<transB=1>(f, D)
+        s = Constant<value_ints = [1,4,4,4]>() m = Reshape(d, s) y = Concat<axis=1>(m, a)
+        V = Constant<value = float[3,4,1,1] {1,2,3,4,5,6,7,8,9,1,2,3}>() z = Conv<strides=[2,2]>(a, V) }"""
+    channels = find_groups(small_network(text))
+    assert channels.groups == ()
+    assert {skip.node for skip in channels.skips if skip.reason.startswith("it is joined")} == {"n0", "n2"}
+
+
 def test_squeeze_and_excitation_couples_without_being_a_stream() -> None:
     group = find_groups(small_network(SQUEEZE))["n0"]
     assert (group.kind, group.producers, group.consumers) == ("inner", ("n0", "n5"), ("n3", "n8"))

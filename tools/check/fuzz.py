@@ -35,6 +35,7 @@ from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.runs import input_specs, split
 from onnx_udfc.runtime.sessions import open_session, run_limited
 from tests.random_graphs import RandomGraph
+from tests.random_structures import StructureGraph
 from tools.check.mutations import mutated
 from tools.places import ASSETS
 
@@ -246,9 +247,12 @@ def fuzz_graphs(count: int) -> Tally:
             max_examples=count, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
-        @given(st.data(), st.integers(0, 2**16), st.integers(1, 12), st.sampled_from(REQUESTS))
-        def one(data: st.DataObject, seed: int, steps: int, request: tuple[str, ...]) -> None:
-            model = RandomGraph(lambda n: data.draw(st.integers(0, n - 1)), seed).grow(steps)
+        @given(
+            st.data(), st.integers(0, 2**16), st.integers(1, 12), st.sampled_from(REQUESTS),
+            st.sampled_from([RandomGraph, StructureGraph]),
+        )  # fmt: skip
+        def one(data: st.DataObject, seed: int, steps: int, request: tuple[str, ...], kind: type[RandomGraph]) -> None:
+            model = kind(lambda n: data.draw(st.integers(0, n - 1)), seed).grow(steps)
             before = tally.outcomes["refused"]
             examine(model.SerializeToString(), (*request, "--force"), Path(folder), tally)  # small files may grow
             if tally.outcomes["refused"] > before:
@@ -269,7 +273,8 @@ def fuzz_mutated(zoo: Path | None, count: int, seed: int = 0, first: int = 0) ->
             if real and i % 3 == 0:
                 model = real[int(rng.integers(len(real)))]
             else:
-                model = RandomGraph(lambda n: int(rng.integers(n)), i).grow(int(rng.integers(1, 10)))  # noqa: B023
+                kind = StructureGraph if i & 2 else RandomGraph
+                model = kind(lambda n: int(rng.integers(n)), i).grow(int(rng.integers(1, 10)))  # noqa: B023
             content = mutated(model, rng).SerializeToString()
             request = NOTHING if i % 2 else REQUESTS[int(rng.integers(len(REQUESTS)))]
             known = len(tally.faults)

@@ -23,8 +23,8 @@ def concat(flow: Flow, node: gs.Node) -> None:
     axis = int(node.attrs["axis"]) % rank
     parts = [_whole(flow, node, i, axis) for i in range(len(node.inputs))]
     across = [set() if isinstance(t, gs.Constant) else flow.axes(t) - {axis} for t in node.inputs]
-    for i, part in enumerate(parts):
-        if across[i] and any(other != across[i] for other in across):
+    if any(other != across[0] for other in across):  # some lie along the axis, others across it
+        for part in parts:
             flow.bar(part, node, "it is joined with a tensor whose channels cannot be removed")
     wide = max(range(len(parts)), key=lambda i: len(across[i]))
     if across[wide]:
