@@ -15,15 +15,16 @@ import onnx
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import Pruned, prune
-from onnx_udfc.decide.asked import Plan, factorable, prunable, skipped
+from onnx_udfc.decide.asked import Plan, factorable, prunable
 from onnx_udfc.decide.average_bits import averaged
 from onnx_udfc.decide.counts_and_bits import make_plan
 from onnx_udfc.decide.damage import asked_damage, damage_weights
 from onnx_udfc.decide.filling import filled
 from onnx_udfc.decide.finer import finer_layers
-from onnx_udfc.decide.plan import integer_layers, placed, removals, split_layers
+from onnx_udfc.decide.first_layers import suited
+from onnx_udfc.decide.plan import placed, removals, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
-from onnx_udfc.decide.unrepaired import rounded_tables, rounded_unseen, table_notes, unseen_notes
+from onnx_udfc.decide.unrepaired import rounded_tables, rounded_unseen, unrepaired_notes
 from onnx_udfc.dry_run import Subject, needs_run, plan_report
 from onnx_udfc.emit.short_names import SHORTENED, shorten_names
 from onnx_udfc.emit.stamp import stamp
@@ -39,6 +40,7 @@ from onnx_udfc.inputs.real import with_data
 from onnx_udfc.inputs.sizes import take_singly
 from onnx_udfc.loss_search import smallest_within
 from onnx_udfc.model.files import weight_files
+from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import bring, declare_inputs, whole
 from onnx_udfc.model.saving import save
@@ -204,8 +206,8 @@ def _answered(source: Source, asked: Options, callbacks: Callbacks, original: Or
         result, note = smallest_within(asked, compressed)
         notes = (note,)
     else:
-        result, found, tries = smallest(asked, compressed)
-        notes = (search_note(asked, found, tries),)
+        result, found = smallest(asked, compressed)
+        notes = (search_note(asked, found),)
     runtime = replace(result.report.runtime, notes=(*notes, *result.report.runtime.notes))
     return Result(result.model, replace(result.report, runtime=runtime))
 
@@ -257,7 +259,7 @@ def _check_possible(original: Original, options: Options) -> None:
     if unbounded:
         raise ModelError(f"the network is too large to run: {unbounded}; look at onnx-udfc inspect")
     if options.activations is not None and options.bits != FLOAT:
-        layers = [name for name in network.layers if not skipped(name, options)]
+        layers = [name for name in network.layers if not matches(name, options.skip)]
         check_activations(network, layers, options.target)
     if options.batch is not None:
         check_batch(input_specs_of(network), options.batch)
@@ -290,8 +292,7 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
     with run.stage("check"):
         judged, batch = _judged(original, options)
         checked = check_result(source, original.network, emitted.model, judged, batch, answered)
-    rounded = (table_notes, unseen_notes)
-    about = [note for told in rounded for note in told(pruned.network, options, emitted.forms)]
+    about = unrepaired_notes(pruned.network, options, emitted.forms)
     notes = (*(words for words in (inputs.note, told) if words), *repaired.notes(), *about)
     return Outcome(
         original.loaded, network, original.channels, plan, pruned, repaired, emitted, notes, checked,
@@ -424,7 +425,8 @@ def _ranges(
     the network answers are taken out of it.
     """
     like, pieces = likeness(original.network, inputs), Pieces(asked_provider(options))
-    layers, slow = integer_layers(network, plan, placement.slow_first), placement.slow_first
+    slow = placement.slow_first
+    layers = suited(network, plan.bits, slow)
     unknown, floated = unscaled(original.network, inputs, options), frozenset[str]()
     if unknown:
         floated = bound(network, placement, inputs.values, unknown, pieces)

@@ -1,6 +1,6 @@
 """From the request to channel counts and bits."""
 
 __all__ = [
-    "asked", "average_bits", "counts_and_bits", "damage", "file_size", "filling", "finer", "plan", "search",
-    "unrepaired",
+    "asked", "average_bits", "counts_and_bits", "damage", "file_size", "filling", "finer", "first_layers", "plan",
+    "search", "unrepaired",
 ]  # fmt: skip

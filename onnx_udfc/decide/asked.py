@@ -107,11 +107,6 @@ def prunable(channels: Channels, options: Options) -> tuple[ChannelGroup, ...]:
     return tuple(g for g in channels.groups if g.kind == "inner" or streams)
 
 
-def skipped(name: str, options: Options) -> bool:
-    """Whether the user wants this node left alone."""
-    return matches(name, options.skip)
-
-
 def ranks_by_name(network: Network, options: Options) -> dict[str, int]:
     """Ranks that the user gave layers by their names.
 
@@ -142,9 +137,8 @@ def factorable(network: Network, channels: Channels, options: Options) -> tuple[
     if fixed or not (asked and free):
         return ()
     tied = {name for names in twins(network) for name in names}
-    can = [
-        n for n, layer in network.layers.items() if not why_whole(layer) and n not in tied and not skipped(n, options)
-    ]
+    left = {name for name in network.layers if name in tied or matches(name, options.skip)}
+    can = [n for n, layer in network.layers.items() if n not in left and not why_whole(layer)]
     least = 0 if options.factor == "on" else _least_width(network, options)
     return tuple(n for n in can if _width(network.layers[n]) >= least)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from onnx_udfc.decide.allocate import (
     left_by,
     why_whole,
 )
-from onnx_udfc.decide.asked import AUTO_WIDTHS, Decision, Plan, Subject, skipped
+from onnx_udfc.decide.asked import AUTO_WIDTHS, Decision, Plan, Subject
 from onnx_udfc.decide.file_size import CORRECTIONS, file_size, with_biases, written, written_bytes
 from onnx_udfc.decide.first_layers import integer_placement
 from onnx_udfc.decide.footprint import Footprint, footprint
@@ -61,6 +62,7 @@ COARSE, FEW_BITS = 0.1, 3  # the same for fewer bits than this, which do harm ch
 CHANNELS_HARDER, HARDER_IN_BLOCKS = 4.0, 2.0
 SLACK, MUCH = 0.01, 0.03  # room that is worth a count less aligned, and one that is not aligned
 DEARER = 1.02  # damage, of that of counts as near as may be, at which counts that are quicker are taken
+FINEST = 256  # steps of an equal ratio
 _LEAST = 1e-9  # above the least that is predicted: the least again
 _WITHIN = {"bytes": (0.99, 1.0), "latency": (0.97, 1.01)}  # of the limit: what is near enough
 
@@ -85,7 +87,7 @@ def make_plan(
     Raises:
         RequestError: the budget cannot be met.
     """
-    layers = tuple(name for name in network.layers if not skipped(name, options))
+    layers = tuple(name for name in network.layers if not matches(name, options.skip))
     subject = Subject(network, channels, groups, orders, layers, rounding or {}, file_bytes, curves or {}, file)
     return plan_of(subject, decide(subject, options), options)
 
@@ -325,28 +327,23 @@ class _Decider:
 
     def _uniform(self, demands: Sequence[Demand]) -> Double:
         """Equal ratios, the smallest of a fine grid that meets the demands."""
-        tail = self.table.values[self.split :, 0]
-        low, high = 0, 256
-        least = np.concatenate([self._counted(self._ratio(1.0)), tail])
-        missed = [d for d in demands if float(d.size(least)) > d.limit]
-        if missed:
-            raise self._impossible(missed[0], float(missed[0].size(least)))
-        while low < high:
-            middle = (low + high) // 2
-            values = np.concatenate([self._counted(self._ratio(middle / 256)), tail])
-            if all(float(d.size(values)) <= d.limit for d in demands):
-                high = middle
-            else:
-                low = middle + 1
-        return np.concatenate([self._counted(self._ratio(high / 256)), tail])
+
+        def at(step: int) -> Double:
+            counts = self._counted(self._aligned(self._left(step / FINEST)))
+            return np.concatenate([counts, self.table.values[self.split :, 0]])
+
+        def missed(step: int) -> list[Demand]:
+            return [d for d in demands if float(d.size(at(step))) > d.limit]
+
+        unmet = missed(FINEST)
+        if unmet:
+            raise self._impossible(unmet[0], float(unmet[0].size(at(FINEST))))
+        return at(bisect_left(range(FINEST), True, key=lambda step: not missed(step)))
 
     def _goal(self, ratio: float) -> float:
         """What free counts may leave of the work: what an alignment takes beyond the ratio was not asked for."""
         left = self._left(ratio)
         return max(float(self.size.macs(self._counted(counts))) for counts in (left, self._aligned(left)))
-
-    def _ratio(self, ratio: float) -> dict[str, int]:
-        return self._aligned(self._left(ratio))
 
     def _left(self, ratio: float) -> dict[str, int]:
         free = [(g, self.streams or g.kind != "stream") for g in self.subject.groups]

@@ -50,6 +50,6 @@ def asked_damage(options: Options) -> Harm | None:
 def damage_weights(network: Network, options: Options) -> None:
     """Damage the layers that are not skipped, in place, with nothing measured."""
     harm = asked_damage(options)
-    for name, layer in network.layers.items() if harm else ():
-        if harm and not matches(name, options.skip):
+    for name, layer in network.layers.items():
+        if harm is not None and not matches(name, options.skip):
             layer.set(harm(layer.matrix(), None), layer.bias)

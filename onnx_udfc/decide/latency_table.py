@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -322,11 +323,5 @@ def measured_ratio(
     Raises:
         RequestError: as `layer_times`.
     """
-
-    def make(second_first: bool) -> tuple[Run, Run]:
-        if second_first:
-            second = _runner(small, timing, model)
-            return _runner(original, timing, file), second
-        return _runner(original, timing, file), _runner(small, timing, model)
-
-    return paired_latency(make, SECONDS, one_thread=timing.one_thread).ratio
+    both = partial(_runner, original, timing, file), partial(_runner, small, timing, model)
+    return paired_latency(*both, SECONDS, one_thread=timing.one_thread).ratio

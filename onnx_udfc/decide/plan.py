@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.decide.allocate import allowed_counts, keep_sets
 from onnx_udfc.decide.asked import Plan, ranks_by_name
-from onnx_udfc.decide.first_layers import integer_placement, suited
+from onnx_udfc.decide.first_layers import integer_placement
 from onnx_udfc.decide.unrepaired import tables_to_round, unseen_to_round
 from onnx_udfc.emit.placement import Placement, integer_bits
 from onnx_udfc.errors import RequestError
@@ -123,8 +123,3 @@ def placed(network: Network, plan: Plan, options: Options) -> tuple[Plan, Placem
         return plan, None
     placement = integer_placement(network, plan.bits, options.target)
     return replace(plan, bits=integer_bits(network, plan.bits, placement)), placement
-
-
-def integer_layers(network: Network, plan: Plan, slow: Sequence[str]) -> list[str]:
-    """The layers that may run as integers: all that are quantized and suited, the slow ones left out."""
-    return suited(network, plan.bits, slow)

@@ -27,13 +27,13 @@ def asks_for_search(options: Options) -> bool:
     return bool(options.budget) and any(r.key in FIDELITY and r.op in (">=", ">") for r in options.require)
 
 
-def smallest(options: Options, compressed: Callable[[Options], R]) -> tuple[R, Options, int]:
+def smallest(options: Options, compressed: Callable[[Options], R]) -> tuple[R, Options]:
     """Find the smallest network that passes the gates.
 
     Budgets are upper limits; all are shrunk by the same factor. `compressed` raises GateError where a gate is not met.
 
     Returns:
-        The network, the options that gave it, and how many networks were made.
+        The network, and the options that gave it.
 
     Raises:
         GateError: the gates are not met even at the budgets that were asked for.
@@ -49,7 +49,7 @@ def smallest(options: Options, compressed: Callable[[Options], R]) -> tuple[R, O
             high = middle
         except (GateError, RequestError):
             low = middle
-    return best, found, TRIES + 1
+    return best, found
 
 
 def scaled(options: Options, factor: float) -> Options:
@@ -63,11 +63,11 @@ def _amount(budget: Budget, factor: float) -> str:
     return f"{value:.6g}" if budget.fraction else f"{value:.0f}"
 
 
-def search_note(asked: Options, found: Options, tries: int) -> str:
+def search_note(asked: Options, found: Options) -> str:
     """What was found, in words."""
     gates = ", ".join(str(r) for r in asked.require)
     budget = ", ".join(f"{key}={value}" for key, value in found.budget.items())
     return (
-        f"the smallest network that keeps {gates} on inputs of the check, of {tries} tried: --budget {budget}"
+        f"the smallest network that keeps {gates} on inputs of the check, of {TRIES + 1} tried: --budget {budget}"
         " (agreement on synthetic inputs is a weak guide to accuracy: docs/allocation.md)"
     )

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from onnx_udfc.emit.targets import TARGETS
-from onnx_udfc.model.names import matches
 from onnx_udfc.model.tables import TABLES, Table, find_tables
 from onnx_udfc.model.unseen import RECURRENT, RoundedUnseen, Unseen, find_unseen
 from onnx_udfc.numerics.grids import FORMATS, QuantParams, round_nearest, search_scale, width_of
@@ -28,7 +27,7 @@ def tables_to_round(network: Network, options: Options) -> dict[str, Table]:
     """Name of a Gather → its table, where it is to be rounded; none where the target has no form for tables."""
     if options.bits == FLOAT or TARGETS[options.target].table is None:
         return {}
-    return find_tables(network, lambda name: matches(name, options.skip))
+    return find_tables(network, options.skip)
 
 
 def rounded_tables(network: Network, options: Options) -> dict[str, QuantParams]:
@@ -48,19 +47,6 @@ def _rounded(matrix: NDArray[np.float64], bits: float) -> QuantParams:
     return QuantParams(fmt.bits, round_nearest(matrix, scale, fmt), scale)
 
 
-def table_notes(network: Network, options: Options, forms: Mapping[str, str]) -> tuple[str, ...]:
-    """How the tables are written."""
-    if options.bits == FLOAT:
-        return ()
-    every = find_tables(network, lambda name: matches(name, options.skip))
-    written = {f"{t.text} as {forms[name]}": None for name, t in every.items() if name in forms}
-    left = {t.text: None for name, t in every.items() if name not in forms}
-    notes = [f"tables of Gather nodes, {bits_of_tables(options):g} bits: {', '.join(written)}"] if written else []
-    if left:
-        notes.append(f"tables of Gather nodes stay in float for --target {options.target}: {', '.join(left)}")
-    return tuple(notes)
-
-
 def bits_of_tables(options: Options) -> float:
     """Bits that tables are rounded to."""
     return AUTO if options.bits == "auto" else width_of(options.bits)
@@ -74,7 +60,7 @@ def unseen_to_round(network: Network, options: Options) -> dict[str, Unseen]:
     """
     if options.bits == FLOAT:
         return {}
-    found = find_unseen(network, lambda name: matches(name, options.skip))
+    found = find_unseen(network, options.skip)
     if TARGETS[options.target].table is not None:
         return found
     shared = network.origin.shared
@@ -109,15 +95,24 @@ def rounded_unseen(network: Network, options: Options, bits: Bits) -> dict[str, 
     return found
 
 
-def unseen_notes(network: Network, options: Options, forms: Mapping[str, str]) -> tuple[str, ...]:
-    """How the unseen weights are written."""
+def unrepaired_notes(network: Network, options: Options, forms: Mapping[str, str]) -> tuple[str, ...]:
+    """How the tables and the unseen weights are written, by the name of a Gather and the key of an unseen weight."""
     if options.bits == FLOAT:
         return ()
-    every = find_unseen(network, lambda name: matches(name, options.skip))
-    written = {f"{one.text} as {forms[key]}": None for key, one in every.items() if key in forms}
-    left = {one.text: None for key, one in every.items() if key not in forms}
+    bits, left = f"{bits_of_tables(options):g} bits", f"stay in float for --target {options.target}"
+    tables = {name: table.text for name, table in find_tables(network, options.skip).items()}
+    unseen = {key: one.text for key, one in find_unseen(network, options.skip).items()}
+    if TARGETS[options.target].table is not None:
+        unseen = {key: text for key, text in unseen.items() if key in forms}
     what = "weights of recurrent layers, and inside of branches and loops"
-    notes = [f"{what}, {bits_of_tables(options):g} bits, to nearest: {', '.join(written)}"] if written else []
-    if left and TARGETS[options.target].table is None:
-        notes.append(f"{what}, stay in float for --target {options.target}: {', '.join(left)}")
-    return tuple(notes)
+    return (
+        *_notes(tables, forms, f"tables of Gather nodes, {bits}", f"tables of Gather nodes {left}"),
+        *_notes(unseen, forms, f"{what}, {bits}, to nearest", f"{what}, {left}"),
+    )
+
+
+def _notes(texts: Mapping[str, str], forms: Mapping[str, str], written: str, left: str) -> list[str]:
+    """A line for what has a form, and one for what has none; each named once."""
+    named = dict.fromkeys(f"{text} as {forms[key]}" for key, text in texts.items() if key in forms)
+    others = dict.fromkeys(text for key, text in texts.items() if key not in forms)
+    return [f"{begin}: {', '.join(names)}" for begin, names in ((written, named), (left, others)) if names]

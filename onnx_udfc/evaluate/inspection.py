@@ -16,7 +16,6 @@ from onnx_udfc.model.factored import why_whole
 from onnx_udfc.model.files import LoadedModel, load
 from onnx_udfc.model.inventory import INTEGER_OPS, Holding, already_quantized, inventory, left_out
 from onnx_udfc.model.named import check_named
-from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.model.tables import find_tables, table_lines
 from onnx_udfc.model.tied import twins
@@ -75,8 +74,8 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
     settle(network, asked)
     channels = find_groups(network, skip)
     held = inventory(loaded.model)
-    tables = find_tables(network, lambda name: matches(name, skip))
-    unseen = find_unseen(network, lambda name: matches(name, skip))
+    tables = find_tables(network, skip)
+    unseen = find_unseen(network, skip)
     sizes = {one.text: one.bytes for one in tables.values()} | {one.text: one.bytes for one in unseen.values()}
     besides = sum(sizes.values())
     plain_layers = _layers(network, channels.shapes)

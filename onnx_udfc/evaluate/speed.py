@@ -8,6 +8,7 @@ network.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from onnx_udfc.inputs.feeds import input_specs
@@ -66,12 +67,10 @@ def timed(
 
     Raises:
         ModelError: One of them does not load.
-    """  # fmt: skip
+    """
 
-    def make(second_first: bool) -> tuple[Run, Run]:
-        order = (compressed, original) if second_first else (original, compressed)
-        made = [open_session(m, provider, threads, arena=True) for m in order]
-        a, b = reversed(made) if second_first else made
-        return (lambda: a.run(None, dict(feed))), (lambda: b.run(None, dict(feed)))
+    def fresh(model: Source) -> Run:
+        session = open_session(model, provider, threads, arena=True)
+        return lambda: session.run(None, dict(feed))
 
-    return paired_latency(make, seconds, longest)
+    return paired_latency(partial(fresh, original), partial(fresh, compressed), seconds, longest)

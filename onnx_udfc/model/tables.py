@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_udfc.model.graph import is_dense, peek
+from onnx_udfc.model.names import matches
 from onnx_udfc.model.protos import inner_reads
 from onnx_udfc.model.values import all_finite
 
@@ -72,11 +73,11 @@ class Table:
         return table
 
 
-def find_tables(network: Network, skipped: Callable[[str], bool]) -> dict[str, Table]:
+def find_tables(network: Network, skip: Sequence[str]) -> dict[str, Table]:
     """Name of a Gather → its table, in the order of the nodes.
 
     A table that something else needs in float, too, is none: codes beside it would only be more.
-    `skipped` says whether a node or tensor of a name is to be left alone.
+    `skip` are patterns of names of nodes and tensors that are left alone.
     """
     shared = network.origin.shared
     needed = {t.name for t in network.graph.outputs} | inner_reads(network.origin.model.graph)
@@ -84,7 +85,7 @@ def find_tables(network: Network, skipped: Callable[[str], bool]) -> dict[str, T
     for node in network.graph.nodes:
         constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
         labels = [shared.get(t.name, t.name) for t in constants]
-        left = skipped(node.name) or any(skipped(label) for label in labels)
+        left = any(matches(name, skip) for name in (node.name, *labels))
         if not left and _is_table(node):
             found[node.name] = table_of(network, node)
         elif left or node.name not in network.layers:

@@ -7,7 +7,7 @@ ONNX has. What is stored is what becomes codes, so that all of that stays as it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +20,7 @@ from onnx import TensorProto
 
 from onnx_udfc.model.graph import FLOATS, is_dense, peek, standard
 from onnx_udfc.model.lossless import Stored
+from onnx_udfc.model.names import matches
 from onnx_udfc.model.protos import inner_reads, subgraphs
 from onnx_udfc.model.tables import NARROW
 from onnx_udfc.model.values import all_finite
@@ -115,33 +116,33 @@ class RoundedUnseen:
     params: QuantParams
 
 
-def find_unseen(network: Network, skipped: Callable[[str], bool]) -> dict[str, Unseen]:
+def find_unseen(network: Network, skip: Sequence[str]) -> dict[str, Unseen]:
     """A key of its own → each unseen weight: those of the network's own recurrent layers, then those inside of nodes.
 
     A weight that something needs in float, too, is none: codes beside it would only be more.
-    `skipped` says whether a node or tensor of a name is to be left alone.
+    `skip` are patterns of names of nodes and tensors that are left alone.
     """
-    found = {one.constant.name: one for one in _recurrent(network, skipped)}
+    found = {one.constant.name: one for one in _recurrent(network, skip)}
     for one in inner_weights(network.origin.model.graph, list(network.origin.nodes)):
         names = {one.constant.name, *(r.name for r in one.readers), *(r.within for r in one.readers)}
-        if not any(skipped(name) for name in names):
+        if not any(matches(name, skip) for name in names):
             found["/".join([*(f"{node}.{attribute}" for node, attribute in one.path), one.constant.name])] = one
     return {key: one for key, one in found.items() if all_finite(peek(one.constant))}
 
 
-def _recurrent(network: Network, skipped: Callable[[str], bool]) -> Iterator[Unseen]:
+def _recurrent(network: Network, skip: Sequence[str]) -> Iterator[Unseen]:
     """The weights of recurrent layers in the network's own graph."""
     shared = network.origin.shared
     needed = {t.name for t in network.graph.outputs}
     taken: list[tuple[Unseen, str]] = []
     for node in network.graph.nodes:
         recurrent = node.op in RECURRENT and not node.domain
-        left = skipped(node.name) or not (recurrent or node.name in network.layers)
+        left = matches(node.name, skip) or not (recurrent or node.name in network.layers)
         for slot, tensor in enumerate(node.inputs):
             if not isinstance(tensor, gs.Constant):
                 continue
             label = shared.get(tensor.name, tensor.name)
-            if left or skipped(label):
+            if left or matches(label, skip):
                 needed.add(label)
             elif recurrent and slot in SLOTS[node.op] and is_dense(tensor) and np.prod(tensor.shape) >= LEAST:
                 taken.append((Unseen(tensor, (), (Reader(node.name, node.op, node.name),), (node.name, slot)), label))

@@ -130,11 +130,6 @@ def input_rows(layer: Layer, group: ChannelGroup) -> Index:
     return rows
 
 
-def layer_producer(layer: Layer) -> Producer:
-    """What a channel method knows of one layer: weight (O, d), bias (O,), scale (O,)."""
-    return with_weights(layer, layer.matrix())
-
-
 def with_weights(layer: Layer, matrix: Double) -> Producer:
-    """The same with other weights (groups, O/groups, d)."""
+    """What a channel method knows of a layer with these weights (groups, O/groups, d)."""
     return Producer(matrix.reshape(layer.out_channels, -1), layer.bias.astype(np.float64), _scale(layer))

@@ -12,7 +12,7 @@ from onnx_udfc.model.coded import Coded
 from onnx_udfc.numerics.grids import QuantParams
 from onnx_udfc.numerics.reconstruct import Method, rescale_quantized
 from onnx_udfc.numerics.rounding import quantize_finely, quantize_layer
-from onnx_udfc.repair.absorb import absorb, input_rows, layer_producer, with_weights
+from onnx_udfc.repair.absorb import absorb, input_rows, with_weights
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.groups import ChannelGroup, Channels
@@ -57,7 +57,7 @@ def quantize_weights(
             weights[name], _ = quantize_layer(matrix, None, bits[name], np.dtype(np.float32))
         layer.constant.values = Coded(layer, weights[name])
         if method.rescales:
-            factor = rescale_quantized(layer_producer(layer), with_weights(layer, matrix))
+            factor = rescale_quantized(with_weights(layer, layer.matrix()), with_weights(layer, matrix))
             _rescale_consumers(network, [g for g in groups if g.producers == (name,)], factor)
         network.lighten()
     return weights

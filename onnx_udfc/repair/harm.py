@@ -28,8 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,22 +195,18 @@ def spared(
         runs = int(MOST_MACS / max(1, total * samples))
         harms = harms_of(trial, placement.tensors, before, max(LEAST_RUNS, runs * 2 // 3))
         around = {tensor: math.prod(sizes.get(tensor, ())) for tensor in placement.sites}
-        option = partial(_option, network, layers, target, placement, macs, around, floated)
-        options = _options(partial(_closed, option=option, network=network), option, harms)
+        choices = Choices(network, layers, target, placement, macs, around, floated)
+        options = choices.growing(harms)
         kept = evenly_spaced(len(options), max(LEAST_RUNS // 2, runs // 3))
         best, after = _best(trial, [options[i] for i in kept], before, None, PRICE)
         if after > RUINED:
             exact = anew() if anew else grids
             del trial
             trial = Trial(network, placement, exact, inputs, samples)
-            worst = losses(network, placement, exact, inputs)
-            best, after = _rescued(trial, best, worst, option, network)
+            best, after = _rescued(trial, best, losses(network, placement, exact, inputs), choices)
     except ModelError:  # an operator that onnxruntime lacks, or values that it does not run on
         return placement
-    if best is None:
-        return placement
-    found = _explained(best, before, after)
-    return replace(found, reason=f"{placement.reason}; {found.reason}") if placement.reason else found
+    return placement if best is None else _explained(best, before, after, placement.reason)
 
 
 def harms_of(trial: Trial, tensors: Sequence[str], harm: float, runs: int) -> dict[str, float]:
@@ -232,78 +227,84 @@ def harms_of(trial: Trial, tensors: Sequence[str], harm: float, runs: int) -> di
     return {tensor: shares[tensor] for tensor in tensors}
 
 
-def _options(
-    closed: Callable[[Sequence[str]], Option], option: Callable[[Iterable[str]], Option], harms: Mapping[str, float]
-) -> list[Option]:
-    """What may be left in float: the tensor of most harm for its cost, the first two of them, the first three, ...
+@dataclass(frozen=True)
+class Choices:
+    """What may be left in float, and what comes of it.
 
-    `closed` adds what stands beside them; each option has all that the one before has.
+    Attributes:
+        network: with the weights that the written codes stand for.
+        layers: with quantized weights.
+        target: of the file.
+        placement: where activations are quantized.
+        macs: layer that runs as integers → its multiply-accumulates.
+        values: quantized tensor → how many it has.
+        floated: tensors that are left in float already, and stay so.
     """
-    harmful = [tensor for tensor in harms if harms[tensor] > NEGLIGIBLE * sum(harms.values())]
-    worth = {tensor: harms[tensor] / (option([tensor]).price + SMALL) for tensor in harmful}
-    order = sorted(harmful, key=lambda tensor: -worth[tensor])
-    options: list[Option] = []
-    for tensor in order:
-        left = options[-1].left if options else frozenset()
-        if tensor not in left:
-            options.append(closed([*left, tensor]))
-    steps = [int(o.price / STEP) for o in options]
-    return [o for o, step, after in zip(options, steps, [*steps[1:], -1], strict=True) if step != after]
 
+    network: Network
+    layers: Sequence[str]
+    target: str
+    placement: Placement
+    macs: Mapping[str, float]
+    values: Mapping[str, int]
+    floated: frozenset[str] = frozenset()
 
-def _option(
-    network: Network,
-    layers: Sequence[str],
-    target: str,
-    placement: Placement,
-    macs: Mapping[str, float],
-    values: Mapping[str, int],
-    floated: frozenset[str],
-    tensors: Iterable[str],
-) -> Option:
-    """What comes of leaving some tensors in float beside those that are left already."""
-    total = max(sum(macs.values()), 1.0)
-    left = placement.on_grid(frozenset(tensors)) | floated
-    found = activation_tensors(network, layers, target, left)
-    share = sum(macs.get(name, 0.0) for name in found.kept) / total
-    crossing, before = (sum(values[t] for t in borders(network, p) | ends(network, p)) for p in (found, placement))
-    return Option(left, found, share, share + PAIR * max(0, crossing - before) / total)
+    def option(self, tensors: Iterable[str]) -> Option:
+        """What comes of leaving some tensors in float beside those that are left already."""
+        total = max(sum(self.macs.values()), 1.0)
+        left = self.placement.on_grid(frozenset(tensors)) | self.floated
+        found = activation_tensors(self.network, self.layers, self.target, left)
+        share = sum(self.macs.get(name, 0.0) for name in found.kept) / total
+        crossing, before = (
+            sum(self.values[t] for t in borders(self.network, p) | ends(self.network, p))
+            for p in (found, self.placement)
+        )
+        return Option(left, found, share, share + PAIR * max(0, crossing - before) / total)
+
+    def closed(self, tensors: Iterable[str]) -> Option:
+        """Some tensors left in float, and those beside them as far as the rest is cheaper."""
+        found = self.option(tensors)
+        while True:
+            moved = [self._moved(found, border) for border in sorted(borders(self.network, found.placement))]
+            cheapest = min(moved, key=lambda one: one.price, default=found)
+            if cheapest.price >= found.price:
+                return found
+            found = cheapest
+
+    def _moved(self, found: Option, border: str) -> Option:
+        """The cheapest of what comes of moving one border on, a step after another."""
+        options, added = [found], {border}
+        while added and len(options) <= ALONG:
+            known = borders(self.network, options[-1].placement)
+            options.append(self.option(options[-1].left | added))
+            added = borders(self.network, options[-1].placement) - known
+        return min(options[1:], key=lambda one: one.price)
+
+    def growing(self, harms: Mapping[str, float]) -> list[Option]:
+        """The tensor of most harm for its cost, the first two of them, ..., each with what stands beside them.
+
+        Each option has all that the one before has.
+        """
+        harmful = [tensor for tensor in harms if harms[tensor] > NEGLIGIBLE * sum(harms.values())]
+        worth = {tensor: harms[tensor] / (self.option([tensor]).price + SMALL) for tensor in harmful}
+        options: list[Option] = []
+        for tensor in sorted(harmful, key=lambda tensor: -worth[tensor]):
+            left = options[-1].left if options else frozenset()
+            if tensor not in left:
+                options.append(self.closed([*left, tensor]))
+        steps = [int(o.price / STEP) for o in options]
+        return [o for o, step, after in zip(options, steps, [*steps[1:], -1], strict=True) if step != after]
 
 
 def _rescued(
-    trial: Trial,
-    best: Option | None,
-    lost_in: Mapping[str, float],
-    option: Callable[[Iterable[str]], Option],
-    network: Network,
+    trial: Trial, best: Option | None, lost_in: Mapping[str, float], choices: Choices
 ) -> tuple[Option | None, float]:
     """What is left in float where the answers are ruined, and the harm that is left; `best` if nothing helps."""
     found = trial.harm(best.placement.tensors if best else lost_in)
     before = 1.0 if found is None else found
     worst = sorted(lost_in, key=lambda tensor: -lost_in[tensor])
-    tried = [_closed(worst[:step], option, network) for step in STEPS if step < len(worst)]
+    tried = [choices.closed(worst[:step]) for step in STEPS if step < len(worst)]
     return _best(trial, tried, before, best, PRICE * CHEAPER)
-
-
-def _closed(tensors: Sequence[str], option: Callable[[Iterable[str]], Option], network: Network) -> Option:
-    """Some tensors left in float, and those beside them as far as the rest is cheaper."""
-    found = option(tensors)
-    while True:
-        moved = [_moved(found, border, option, network) for border in sorted(borders(network, found.placement))]
-        cheapest = min(moved, key=lambda one: one.price, default=found)
-        if cheapest.price >= found.price:
-            return found
-        found = cheapest
-
-
-def _moved(found: Option, border: str, option: Callable[[Iterable[str]], Option], network: Network) -> Option:
-    """The cheapest of what comes of moving one border on, a step after another."""
-    options, added = [found], {border}
-    while added and len(options) <= ALONG:
-        known = borders(network, options[-1].placement)
-        options.append(option(options[-1].left | added))
-        added = borders(network, options[-1].placement) - known
-    return min(options[1:], key=lambda one: one.price)
 
 
 def _best(
@@ -334,25 +335,21 @@ def borders(network: Network, placement: Placement) -> set[str]:
     nodes = {node.name: node for node in network.graph.nodes}
     found: set[str] = set()
     for name in placement.kept:
-        found |= _next(nodes[name].inputs[:1], placement, network, lambda t: t.inputs, lambda n: n.inputs)
-        found |= _next(nodes[name].outputs, placement, network, lambda t: t.outputs, lambda n: n.outputs)
+        found |= _next(nodes[name].inputs[:1], placement, network, "inputs")
+        found |= _next(nodes[name].outputs, placement, network, "outputs")
     return found
 
 
 def ends(network: Network, placement: Placement) -> set[str]:
     """The quantized tensors next to what the network takes and gives."""
-    taken = _next(network.graph.inputs, placement, network, lambda t: t.outputs, lambda n: n.outputs)
-    return taken | _next(network.graph.outputs, placement, network, lambda t: t.inputs, lambda n: n.inputs)
+    taken = _next(network.graph.inputs, placement, network, "outputs")
+    return taken | _next(network.graph.outputs, placement, network, "inputs")
 
 
 def _next(
-    tensors: Sequence[gs.Tensor],
-    placement: Placement,
-    network: Network,
-    nodes_of: Callable[[gs.Tensor], Sequence[gs.Node]],
-    tensors_of: Callable[[gs.Node], Sequence[gs.Tensor]],
+    tensors: Sequence[gs.Tensor], placement: Placement, network: Network, side: Literal["inputs", "outputs"]
 ) -> set[str]:
-    """The first quantized tensors that are met from some tensors on, in one direction.
+    """The first quantized tensors that are met from some tensors on, towards the network's inputs or its outputs.
 
     Not beyond other layers, nor beyond nodes that integers never pass: there a border is anyway.
     """
@@ -362,16 +359,16 @@ def _next(
         if tensor.name in placement.sites:
             found.add(tensor.name)
         elif tensor.name not in seen:
-            further = [n for n in nodes_of(tensor) if n.name not in network.layers and n.op in PASSED]
-            waiting += [t for node in further for t in tensors_of(node)]
+            further = [n for n in getattr(tensor, side) if n.name not in network.layers and n.op in PASSED]
+            waiting += [t for node in further for t in getattr(node, side)]
         seen.add(tensor.name)
     return found
 
 
-def _explained(option: Option, before: float, after: float) -> Placement:
-    """The placement with the reason for what it leaves in float."""
+def _explained(option: Option, before: float, after: float, known: str) -> Placement:
+    """The placement with the reason for what it leaves in float, behind one that is known already."""
     reason = (
         f"for the sake of the outputs: their quantized activations would lose {before:.2g} of what the outputs tell,"
         f" in place of {after:.2g}; {option.floated:.1%} of the multiply-accumulates of integer layers"
     )
-    return replace(option.placement, reason=reason)
+    return replace(option.placement, reason=f"{known}; {reason}" if known else reason)

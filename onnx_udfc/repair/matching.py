@@ -18,11 +18,6 @@ Double = NDArray[np.float64]
 MOST_GAIN = 100.0  # of a matched channel
 
 
-def no_matching(layer: Layer) -> tuple[Double, Double]:
-    """Gain and shift (O,) that change nothing."""
-    return np.ones(layer.out_channels), np.zeros(layer.out_channels)
-
-
 def matching(layer: Layer, y: Value) -> tuple[Double, Double]:
     """Gain and shift (O,) that bring the layer's output y to the stored statistics."""
     norm = layer.batch_norm

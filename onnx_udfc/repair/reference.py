@@ -38,7 +38,7 @@ from onnx_udfc.numerics.moments import (
 )
 from onnx_udfc.numerics.narrowing import curves
 from onnx_udfc.numerics.products import Behind, product
-from onnx_udfc.repair.matching import affine, matching, no_matching
+from onnx_udfc.repair.matching import affine, matching
 from onnx_udfc.repair.ordering import Ordering
 from onnx_udfc.repair.rounding import MOST_SAMPLES, rounding_damage
 from onnx_udfc.runtime.machine import release
@@ -168,7 +168,7 @@ def trace(
     matched: bool,
     samples: int,
     seed: int,
-    advance: Callable[[str], None],
+    advance: Callable[[str], None] = lambda _: None,
     few: bool = False,
     gates: Collection[str] = (),
     widths: tuple[float, ...] = (),
@@ -275,7 +275,7 @@ class _Tracer:
         matrix, bias = layer.matrix(), own_bias(layer)
         y = run_layer(self.model, layer, x, matrix, bias, self.walk.pieces)
         moved = self.matched and layer.batch_norm is not None
-        gain, shift = matching(layer, y) if moved else no_matching(layer)
+        gain, shift = matching(layer, y) if moved else (np.ones(layer.out_channels), np.zeros(layer.out_channels))
         if moved:
             affine(y, gain, shift)
             matrix *= gain.reshape(layer.groups, -1, 1)

@@ -340,7 +340,8 @@ class _Repair:
     def _lost_inputs(self, layer: Layer) -> bool:
         if layer.name in self.seconds:
             return True
-        return layer.in_channels < self.widths[layer.name] and not _depthwise(layer)
+        one_each = layer.groups > 1 and layer.groups == layer.in_channels
+        return layer.in_channels < self.widths[layer.name] and not one_each
 
     def _improve(self, layer: Layer, found: LayerReference, x: Value, cut: bool, drifted: bool) -> Value:
         """Give the layer new weights and bias; its output in the matched domain."""
@@ -483,7 +484,3 @@ def _per_row(operation: np.ufunc, weight: Double, gain: Double) -> Double:
 def _by_group(values: Array, groups: int) -> Array:
     """(n, O) → (g, n, o)."""
     return np.ascontiguousarray(values.reshape(len(values), groups, -1).transpose(1, 0, 2))
-
-
-def _depthwise(layer: Layer) -> bool:
-    return layer.groups > 1 and layer.groups == layer.in_channels

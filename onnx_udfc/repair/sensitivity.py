@@ -28,7 +28,6 @@ from onnx_udfc.runtime.walk import Pieces, Value
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.shapes import Size
-    from onnx_udfc.model.layers import Layer
     from onnx_udfc.model.network import Network
 
 Double = NDArray[np.float64]
@@ -61,7 +60,7 @@ def informations(
     chosen = evenly_spaced(sample_count(specs, inputs), count)
     fed = take(specs, inputs, np.concatenate([chosen[::2], chosen[1::2]]))  # of every kind in both halves
     if matched and _norms(network):  # what passes a ReLU there, and how much, differs from the network as it is
-        network = trace(network, fed, (), matched=True, samples=0, seed=seed, advance=_quietly, pieces=pieces).network
+        network = trace(network, fed, (), matched=True, samples=0, seed=seed, pieces=pieces).network
     tensors = {layer.node.outputs[0].name: name for name, layer in network.layers.items()}
     wanted = [t for t, name in tensors.items() if network.layers[name].out_channels <= WIDEST]
     try:
@@ -96,10 +95,6 @@ def _values(network: Network, sizes: Mapping[str, Size]) -> int:
     return max(1, total // batch)
 
 
-def _quietly(_name: str) -> None:
-    """No progress to be shown."""
-
-
 class _Backward:
     """A network with its backward pass, and the inputs that it is run on."""
 
@@ -117,7 +112,7 @@ class _Backward:
         specs = model_specs(model, list(inputs))
         half = sample_count(specs, inputs) // 2  # so that there are two
         self.feeds = cut(specs, inputs, batch=max(1, min(half, batch))).feeds
-        self.seed, self.axes = seed, {layer.node.outputs[0].name: _axis(layer) for layer in network.layers.values()}
+        self.seed, self.axes = seed, {layer.node.outputs[0].name: layer.axis for layer in network.layers.values()}
         given = with_gradients(model, sizes, wanted)
         self.noise, self.answers, self.slopes = given.noise, given.answers, given.slopes
         content = packed(model)
@@ -189,11 +184,6 @@ def _factor(values: Double) -> float:
     """What lets values (n,) of an answer count as one; 0 where they are all alike, or not finite."""
     spread = float(values.std()) if values.size and np.isfinite(values).all() else 0.0
     return 1 / (spread * math.sqrt(values.size)) if spread > 0 else 0.0
-
-
-def _axis(layer: Layer) -> int:
-    """The axis that a layer's output channels lie along."""
-    return 1 if layer.kernel else -1
 
 
 def _outer(slopes: Single, axis: int, rng: np.random.Generator) -> Single:

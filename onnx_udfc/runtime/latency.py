@@ -59,7 +59,8 @@ Run = Callable[[], object]
 
 
 def paired_latency(
-    make: Callable[[bool], tuple[Run, Run]],
+    make_first: Callable[[], Run],
+    make_second: Callable[[], Run],
     seconds: float = 4.0,
     longest: float | None = None,
     *,
@@ -68,14 +69,18 @@ def paired_latency(
     """Time two runs in turn for about `seconds`.
 
     Args:
-        make: Given whether B is made first, returns fresh (run A, run B).
+        make_first: Gives a fresh run of A.
+        make_second: Gives a fresh run of B.
         seconds: Time to spend, without the making.
         longest: Time to spend at most where there are not enough undisturbed rounds yet; None is `seconds`.
         one_thread: The calling thread alone computes, so that its processor time counts, which nothing disturbs.
     """
     rounds: list[Round] = []
     for restart in range(RESTARTS):
-        first, second = make(restart % 2 == 1)
+        if restart % 2:
+            second, first = make_second(), make_first()
+        else:
+            first, second = make_first(), make_second()
         timed = _processor if one_thread else _timed
         rounds += _rounds(first, second, timed, seconds / RESTARTS, (longest or seconds) / RESTARTS)
     return summarize(rounds)

@@ -362,7 +362,7 @@ def test_a_latency_is_a_share_of_the_time_of_the_file_as_it_is(
     )
     monkeypatch.setattr(latency_table, "_shortest", lambda run, _: run())
     monkeypatch.setattr(
-        latency_table, "paired_latency", lambda make, *_, **__: SimpleNamespace(ratio=ratio(*make(False)))
+        latency_table, "paired_latency", lambda first, second, *_, **__: SimpleNamespace(ratio=ratio(first(), second()))
     )
 
     def runner(network: Network, _: Timing, model: onnx.ModelProto | None = None) -> Callable[[], float]:

@@ -30,8 +30,8 @@ def passing_from(least: float, seen: list[float]) -> Callable[[Options], float]:
 @pytest.mark.parametrize("least", [0.05, 0.2, 0.33, 0.5, 0.79])
 def test_finds_the_smallest_that_passes(least: float) -> None:
     seen: list[float] = []
-    found, options, tries = smallest(ASKED, passing_from(least, seen))
-    assert tries == len(seen) == TRIES + 1
+    found, options = smallest(ASKED, passing_from(least, seen))
+    assert len(seen) == TRIES + 1
     assert max(least, 0.1) <= found <= max(least, 0.1) + 0.8 / 2**TRIES
     assert options.budgets()[0].amount == pytest.approx(found, rel=1e-5)
 
@@ -61,6 +61,6 @@ def test_only_a_budget_with_a_lower_bound_on_fidelity_searches() -> None:
 
 
 def test_the_note_names_the_budget() -> None:
-    note = search_note(ASKED, Options(budget={"macs": "0.3"}), 6)
+    note = search_note(ASKED, Options(budget={"macs": "0.3"}))
     assert "macs=0.3" in note
     assert "agreement>=0.9" in note

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from functools import partial
 from typing import cast
 
 import numpy as np
@@ -14,7 +13,7 @@ from onnx_udfc.emit.sites import switchable
 from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.pipeline import compress
-from onnx_udfc.repair.harm import HARMLESS, Trial, _closed, _option, _options, borders, columns, harms_of, lost, spared
+from onnx_udfc.repair.harm import HARMLESS, Choices, Trial, borders, columns, harms_of, lost, spared
 from onnx_udfc.repair.ranges import measure_ranges
 from tests.normed_graphs import CHAIN, scaled_model
 from tests.quantized_graphs import Values, network_of, run, simulate
@@ -156,13 +155,12 @@ def test_values_at_borders_have_their_price() -> None:
     names = list(network.layers)
     placement = activation_tensors(network, names, "cpu")
     harms = dict.fromkeys(placement.tensors, 0.0) | {"r": 0.5}
-    macs = dict(zip(placement.integer, (1.0, 2.0, 3.0, 4.0), strict=True))
+    macs = dict(zip(placement.integer, (1e3, 2e3, 3e3, 4e3), strict=True))
     values = dict.fromkeys(placement.sites, 7)
-    one = partial(_option, network, names, "cpu", placement, macs, values, frozenset())
-    (option,) = _options(one, one, harms)
+    (option,) = Choices(network, names, "cpu", placement, macs, values).growing(harms)
     assert option.placement.kept == ("conv4", "conv6")
     assert option.floated == 0.5
-    assert option.price == 0.5 + PAIR * 7 / 10  # those of t
+    assert option.price == 0.5 + PAIR * 7 / 1e4  # those of t
 
 
 @pytest.mark.parametrize(("values", "left"), [
@@ -180,9 +178,9 @@ def test_what_stands_beside_leaves_too_where_fewer_values_are_at_the_borders(
     names = list(network.layers)
     placement = activation_tensors(network, names, "cpu")
     macs = dict.fromkeys(names, 200.0)
-    one = partial(_option, network, names, "cpu", placement, macs, values, frozenset())
-    assert one(["b"]).price == pytest.approx(0.5 + PAIR * (values["a"] + values["c"]) / 800)
-    assert _closed(["b"], one, network).left == left
+    choices = Choices(network, names, "cpu", placement, macs, values)
+    assert choices.option(["b"]).price == pytest.approx(0.5 + PAIR * (values["a"] + values["c"]) / 800)
+    assert choices.closed(["b"]).left == left
 
 
 def test_a_loss_is_the_error_beside_what_moves() -> None:

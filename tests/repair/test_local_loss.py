@@ -70,7 +70,7 @@ def test_ruined_answers_are_worth_the_time_of_what_ruins_them(monkeypatch: pytes
     grids = measure_ranges(network, placement, feeds, likeness="alike")
     trial = Trial(network, placement, grids, feeds, 4)
     monkeypatch.setattr(harm, "STEPS", (1, 2))
-    monkeypatch.setattr(harm, "_options", lambda *_: [])  # what runs of a large network cannot tell
+    monkeypatch.setattr(harm.Choices, "growing", lambda *_: [])  # what runs of a large network cannot tell
     assert (trial.harm(placement.tensors) or 0) > harm.RUINED
     anew = partial(measure_ranges, network, placement, feeds, likeness="alike", exact=True)
     left = spared(network, layers, "cpu", placement, grids, feeds, anew=anew)

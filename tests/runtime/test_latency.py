@@ -34,7 +34,7 @@ def test_latency_of_a_run_that_does_twice_as_much() -> None:
     def work(n: int) -> Any:
         return lambda: sum(i * i for i in range(n))
 
-    found = paired_latency(lambda _second_first: (work(20_000), work(40_000)), seconds=1.0)
+    found = paired_latency(lambda: work(20_000), lambda: work(40_000), seconds=1.0)
     assert 1.7 < found.ratio < 2.3
     assert found.low <= found.ratio <= found.high
 

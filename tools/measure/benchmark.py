@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -142,13 +143,7 @@ def latency(original: Path, made: Path, x: np.ndarray, seconds: float) -> tuple[
         feed = {opened.get_inputs()[0].name: x}
         return lambda: opened.run(None, feed)
 
-    def both(second_first: bool) -> tuple[Run, Run]:
-        if second_first:
-            b = run(made)
-            return run(original), b
-        return run(original), run(made)
-
-    result = paired_latency(both, seconds)
+    result = paired_latency(partial(run, original), partial(run, made), seconds)
     return result.ratio, (result.low, result.high)
 
 
