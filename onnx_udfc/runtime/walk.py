@@ -23,6 +23,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from onnx_udfc.errors import ModelError
 from onnx_udfc.model.protos import dense, reads
 from onnx_udfc.model.values import values
 from onnx_udfc.numerics.products import each
@@ -211,7 +212,7 @@ class Walk:
                 self.values[name] = self._seen(name, found.pop(name))
             return
         first = {name: self._part(name, value, 0) for name, value in inputs.items()}
-        segment = self.pieces.piece(_segment(self._model, nodes, first, outputs, constants))
+        segment = _opened(self.pieces, self._model, nodes, first, outputs, constants)
 
         def one(number: int) -> list[Value]:
             return outputs_of(segment, outputs, {name: self._part(name, v, number) for name, v in inputs.items()})
@@ -287,7 +288,7 @@ def run_nodes(
     inputs is a sample of its own, rows are shared out instead, in parts that do not depend on how many threads work;
     then outputs may take the memory of inputs that are `spent`, for a part is written when it was read.
     """
-    segment = (pieces or Pieces()).piece(_segment(model, nodes, inputs, outputs, constants))
+    segment = _opened(pieces or Pieces(), model, nodes, inputs, outputs, constants)
     large = sum(value.size for value in inputs.values() if isinstance(value, np.ndarray)) >= SMALL
     rows, known = _rows(nodes, inputs, constants) if large else 0, kinds or {}
     if large and not rows and known:
@@ -355,6 +356,31 @@ def _by_row(node: onnx.NodeProto) -> bool:
     if node.op_type == "Concat":
         return any(a.name == "axis" and a.i > 0 for a in node.attribute)
     return node.op_type in BY_ROW and not node.domain
+
+
+def _opened(
+    pieces: Pieces,
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Value],
+    outputs: Sequence[str],
+    constants: Sequence[onnx.TensorProto],
+) -> Piece:
+    """Some nodes of a model, open; where onnxruntime needs to know how long lists of sizes are, it is told.
+
+    It takes the part of a list of unknown length for an empty one, and no list of sizes fits then.
+    """
+    try:
+        return pieces.piece(_segment(model, nodes, inputs, outputs, constants))
+    except ModelError:
+        sizes = {name: len(v) for name, v in inputs.items() if isinstance(v, np.ndarray) and v.ndim == 1}
+        if not sizes:
+            raise
+        told = _segment(model, nodes, inputs, outputs, constants)
+        for info in told.graph.input:
+            if info.name in sizes:
+                info.type.tensor_type.shape.dim[0].dim_value = sizes[info.name]
+        return pieces.piece(told)
 
 
 def _segment(

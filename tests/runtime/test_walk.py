@@ -294,3 +294,15 @@ def test_a_sparse_constant_is_there_with_its_zeros() -> None:
     walk = Walk(model, {"x": np.zeros((1, 2, 3, 3), np.float32)}, [])
     assert walk.get("S").tolist() == [[[0.0]], [[7.0]]]
     assert walk.get("y")[0, :, 0, 0].tolist() == [0.0, 7.0]
+
+
+def test_sizes_that_are_a_part_of_a_list_from_outside() -> None:
+    """Of a list of unknown length onnxruntime takes a part for nothing, and refuses sizes that are made of it."""
+    model = small_model("""g (float[N,3,4,4] x) => (y) {
+        s = Shape(x) a = Constant<value_ints = [2]>() b = Constant<value_ints = [3]>() c = Constant<value_ints = [0]>()
+        h = Slice(s, a, b, c) two = Constant<value_ints = [2]>() w = Mul(h, two) n = Shape<start = 0, end = 2>(x)
+        z = Concat<axis = 0>(n, w, w) y = Resize(x, , , z) }""")
+    x = np.random.default_rng(0).random((2, 3, 4, 4), np.float32)
+    nodes = [node for node in model.graph.node if node.output[0] != "s"]
+    found = walk_module.run_nodes(model, nodes, {"x": x, "s": np.array([2, 3, 4, 4])}, ["y"], [])
+    assert np.array_equal(found["y"], x.repeat(2, 2).repeat(2, 3))
