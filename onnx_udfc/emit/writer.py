@@ -20,6 +20,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_udfc.emit.draft import Draft
+from onnx_udfc.emit.fills import compute_fills
 from onnx_udfc.emit.forms import WEIGHT_FORMS, StoredWeight, describe, stored_table, stored_weight
 from onnx_udfc.emit.notes import form_notes, oldest_onnxruntime
 from onnx_udfc.emit.once import rescaled, write_once
@@ -133,6 +134,7 @@ def emit(
         write_sites(draft, placement, activations)
     forms |= write_unseen(draft, network, inner, row, written, twins)
     model = draft.finish()
+    compute_fills(model, network)
     plain = {**(tables or {}), **{key: one.params for key, one in inner.items() if key in forms}}
     slower, notes = form_notes(network, weights, plain, placement, row, forms)
     form = "; ".join(
