@@ -228,7 +228,7 @@ def _group(group: ChannelGroup, plan: Plan) -> GroupReport:
         consumers=group.consumers,
         status="kept" if kept is None else "pruned",
         reason="" if kept is not None else plan.why.get(group.name, ""),
-        kind="stream" if group.kind == "stream" else "inner",
+        kind=group.kind,
     )
 
 

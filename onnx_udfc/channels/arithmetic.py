@@ -208,14 +208,6 @@ def _divided(a: Array, b: Array) -> Array:
     return np.asarray(a / b)
 
 
-def _largest(*arrays: Array) -> Array:
-    return np.asarray(np.max(np.broadcast_arrays(*arrays), axis=0))
-
-
-def _smallest(*arrays: Array) -> Array:
-    return np.asarray(np.min(np.broadcast_arrays(*arrays), axis=0))
-
-
 ARITHMETIC: dict[str, Rule] = {
     "Abs": _by_value(np.abs),
     "Add": _by_value(np.add),
@@ -233,8 +225,8 @@ ARITHMETIC: dict[str, Rule] = {
     "Identity": lambda given, _: _first(given),
     "Less": _by_value(np.less),
     "LessOrEqual": _by_value(np.less_equal),
-    "Max": _by_value(_largest),
-    "Min": _by_value(_smallest),
+    "Max": _by_value(lambda *arrays: reduce(np.maximum, arrays)),
+    "Min": _by_value(lambda *arrays: reduce(np.minimum, arrays)),
     "Mod": _by_value(np.mod),
     "Mul": _by_value(np.multiply),
     "Neg": _by_value(np.negative),

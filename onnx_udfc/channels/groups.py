@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -22,6 +22,8 @@ from onnx_udfc.model.tied import twins
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
+
+Kind = Literal["inner", "stream"]
 
 TRIALS = 5
 
@@ -69,7 +71,7 @@ class ChannelGroup:
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
     slots: tuple[Slot, ...]
-    kind: str
+    kind: Kind
     cells: NDArray[np.int64]
 
     def outputs(self, layer: str) -> NDArray[np.int64]:
@@ -229,7 +231,7 @@ def _collect(flow: Flow, classes: Classes) -> Channels:
             continue
         name = _group_name(producers[0], roots)
         is_stream = len(producers) > 1 and bool(np.isin(members, classes.residual).any())
-        kind = "stream" if is_stream else "inner"
+        kind: Kind = "stream" if is_stream else "inner"
         cells = classes.cells[members]
         consumers = _nodes(slots, "consumer")
         groups.append(ChannelGroup(name, len(members), producers, consumers, slots, kind, cells))

@@ -310,6 +310,10 @@ class Flow:
             raise MisfitError(f"{ids.shape} channels in '{tensor.name}' of shape {size}")
         self.labels[tensor.name] = ids
 
+    def lay(self, tensor: gs.Tensor, ids: Ids, axis: int = 1) -> None:
+        """Set the ids (C,) of an output that has all its channels along one axis."""
+        self.put(tensor, along(ids, axis, len(self.known(tensor))))
+
     def fresh(self, node: gs.Node, key: int, count: int) -> Ids:
         """(count,) new ids; `key` tells several sets of one node apart."""
         assert (node.name, key) not in self.created
@@ -410,6 +414,32 @@ class Flow:
         if rows.shape[1] > 1:
             self.unite(rows[:, 1:], rows[:, :1], node)
         return rows[:, 0]
+
+
+Rule = Callable[[Flow, gs.Node], None]
+LabelledRule = Callable[[Flow, gs.Node, Ids], None]
+
+
+def of_channels(rule: LabelledRule) -> Rule:
+    """A rule that is asked only where the node's first input carries channels, and gets their ids."""
+
+    def asked(flow: Flow, node: gs.Node) -> None:
+        ids = flow.get(node.inputs[0])
+        if ids is not None:
+            rule(flow, node, ids)
+
+    return asked
+
+
+def of_second_axis(rule: LabelledRule) -> Rule:
+    """The same for a rule that needs the ids (C,) along axis 1 alone."""
+
+    def asked(flow: Flow, node: gs.Node) -> None:
+        ids = flow.line(node, node.inputs[0], 1)
+        if ids is not None:
+            rule(flow, node, ids)
+
+    return asked
 
 
 def narrow(ids: Ids) -> Ids:

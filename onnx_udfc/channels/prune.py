@@ -55,11 +55,7 @@ def prune(network: Network, channels: Channels, keep: Keep) -> Pruned:
     for name, (picks, alone) in walk.gathers.items():
         _gather_instead(copy.graph, nodes[name], picks, alone, taken)
     _forget_shapes(copy)
-    kept_out, kept_in = _kept(network, walk)
-    for name, layer in copy.layers.items():
-        if layer.batch_norm is not None and len(kept_out[name]) < network.layers[name].out_channels:
-            layer.batch_norm = layer.batch_norm.take(kept_out[name])
-    return Pruned(copy, kept_out, kept_in)
+    return _with_norms(network, copy, *_kept(network, walk))
 
 
 def widen(network: Network, channels: Channels, counts: Mapping[str, int]) -> Pruned:
@@ -70,8 +66,7 @@ def widen(network: Network, channels: Channels, counts: Mapping[str, int]) -> Pr
     copy = network.copy()
     nodes, taken = {node.name: node for node in copy.graph.nodes}, set(copy.graph.tensors())
     before = {node.name: [t.name for t in node.inputs] for node in network.graph.nodes}
-    kept_out = {name: np.arange(layer.out_channels) for name, layer in network.layers.items()}
-    kept_in = {name: np.arange(layer.in_channels) for name, layer in network.layers.items()}
+    kept_out, kept_in = _every(network)
     for name, count in counts.items():
         group = channels[name]
         picks = np.minimum(np.arange(count), group.channels - 1)
@@ -86,10 +81,21 @@ def widen(network: Network, channels: Channels, counts: Mapping[str, int]) -> Pr
                 kept_in |= {slot.node: picks} if slot.role != "producer" else {}
                 nodes[slot.node].attrs.update({"group": count} if slot.role == "link" else {})
     _forget_shapes(copy)
+    return _with_norms(network, copy, kept_out, kept_in)
+
+
+def _with_norms(network: Network, copy: Network, kept_out: dict[str, Ids], kept_in: dict[str, Ids]) -> Pruned:
+    """The copy, once the batch norms that were folded into its layers have the layers' channels."""
     for name, layer in copy.layers.items():
-        if layer.batch_norm is not None and len(kept_out[name]) > network.layers[name].out_channels:
+        if layer.batch_norm is not None and len(kept_out[name]) != network.layers[name].out_channels:
             layer.batch_norm = layer.batch_norm.take(kept_out[name])
     return Pruned(copy, kept_out, kept_in)
+
+
+def _every(network: Network) -> tuple[dict[str, Ids], dict[str, Ids]]:
+    """For every layer the numbers of its output and of its input channels."""
+    layers = network.layers.items()
+    return {n: np.arange(x.out_channels) for n, x in layers}, {n: np.arange(x.in_channels) for n, x in layers}
 
 
 def may_widen(network: Network, channels: Channels, group: ChannelGroup) -> bool:
@@ -201,8 +207,7 @@ def _forget_shapes(network: Network) -> None:
 
 def _kept(network: Network, walk: Replay) -> tuple[dict[str, NDArray[np.int64]], dict[str, NDArray[np.int64]]]:
     """For every layer the original numbers of its output and input channels that are left."""
-    out = {name: np.arange(layer.out_channels) for name, layer in network.layers.items()}
-    into = {name: np.arange(layer.in_channels) for name, layer in network.layers.items()}
+    out, into = _every(network)
     for link, indices in walk.indices:
         if link.node in out and link.index == 1:
             layer = network.layers[link.node]

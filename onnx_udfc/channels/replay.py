@@ -99,7 +99,7 @@ class Replay(Flow):
     def size(self, tensor: gs.Tensor) -> Size | None:
         """The shape of a tensor after pruning: of its ids where a rule has set them, else a box that holds them."""
         size = super().size(tensor)
-        ids = None if isinstance(tensor, gs.Constant) else self._original.get(tensor)
+        ids = self._original.get(tensor)
         if size is None or ids is None:
             return size
         left = self.labels.get(tensor.name)

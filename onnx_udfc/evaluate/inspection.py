@@ -90,7 +90,7 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
         opset=loaded.opset,
         ir_version=loaded.ir_version,
         groups=tuple(
-            GroupReport(g.name, g.channels, g.channels, g.producers, g.consumers, "kept", "", _kind(g.kind))
+            GroupReport(g.name, g.channels, g.channels, g.producers, g.consumers, "kept", "", g.kind)
             for g in channels.groups
         ),
         layers=layers,
@@ -140,11 +140,6 @@ def advice_for(
     if not groups:
         return first, "no channels can go: --for small or --budget bytes=0.1, and --float16 for a GPU"
     return first, f"{groups} groups of channels may lose some: --budget macs=0.5 takes them where they do least"
-
-
-def _kind(kind: str) -> Any:
-    assert kind in ("inner", "stream"), kind
-    return kind
 
 
 def _layers(network: Network, shapes: Shapes) -> tuple[LayerReport, ...]:

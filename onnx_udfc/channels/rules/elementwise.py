@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.labels import Flow, Ids, along
+from onnx_udfc.channels.labels import Flow, Ids, along, of_channels, of_second_axis
 
 FIXED_PARTNER = "it is combined with a tensor whose channels cannot be removed"
 ACROSS = "it is combined with channels that lie along another axis"
@@ -20,28 +20,21 @@ def passing(flow: Flow, node: gs.Node) -> None:
     flow.put(node.outputs[0], flow.get(node.inputs[0]))
 
 
-def spatial(flow: Flow, node: gs.Node) -> None:
+@of_second_axis
+def spatial(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Pooling and the like: channels along axis 1 pass, all other axes may change."""
-    ids = flow.line(node, node.inputs[0], 1)
     if len(node.outputs) > 1 and node.outputs[1].outputs:
         flow.bar(ids, node, "positions of its maxima are used")
     for tensor in node.outputs:
-        if ids is not None and tensor.name:
-            flow.put(tensor, along(ids, 1, len(flow.known(tensor))))
+        if tensor.name:
+            flow.lay(tensor, ids)
 
 
-def elementwise(flow: Flow, node: gs.Node) -> None:
-    """Broadcasting operator: equal channels are united, constants per channel are sliced."""
-    combine(flow, node, residual=False)
+def elementwise(flow: Flow, node: gs.Node, residual: bool = False) -> None:
+    """Broadcasting operator: equal channels are united, constants per channel are sliced.
 
-
-def residual_sum(flow: Flow, node: gs.Node) -> None:
-    """As `elementwise`; the channels that meet here form a stream."""
-    combine(flow, node, residual=True)
-
-
-def combine(flow: Flow, node: gs.Node, residual: bool) -> None:
-    """See `elementwise`."""
+    Those that meet at a `residual` one form a stream.
+    """
     rank = len(flow.known(node.outputs[0]))
     data = [i for i, t in enumerate(node.inputs) if not isinstance(t, gs.Constant) and not t.is_empty()]
     sizes = {i: (1,) * (rank - len(s)) + s for i, s in ((i, flow.known(node.inputs[i])) for i in data)}
@@ -105,12 +98,10 @@ def _constant(flow: Flow, node: gs.Node, index: int, out: Ids, axes: set[int]) -
     return along(rows[:, 0], axis, out.ndim), {axis}
 
 
-def reduction(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def reduction(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Channels pass if no reduced axis carries them."""
-    ids = flow.get(node.inputs[0])
     axes = _axes(flow, node)
-    if ids is None:
-        return
     if axes is None:
         flow.bar(ids, node, f"{node.op} reduces over axes that are only known at run time")
         return
@@ -138,18 +129,15 @@ def _axes(flow: Flow, node: gs.Node) -> list[int] | None:
     return None if value is None else [int(axis) for axis in value.reshape(-1)]
 
 
-def arg_reduction(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def arg_reduction(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """ArgMax and ArgMin over one axis."""
-    ids = flow.get(node.inputs[0])
-    if ids is not None:
-        reduce_axes(flow, node, ids, [int(node.attrs.get("axis", 0))], bool(node.attrs.get("keepdims", 1)))
+    reduce_axes(flow, node, ids, [int(node.attrs.get("axis", 0))], bool(node.attrs.get("keepdims", 1)))
 
 
-def over_axis(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def over_axis(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Softmax and the like: values along one axis depend on each other, so that axis must keep its channels."""
-    ids = flow.get(node.inputs[0])
-    if ids is None:
-        return
     old_softmax = node.op in ("Softmax", "LogSoftmax", "Hardmax") and flow.network.graph.opset < 13
     axis = int(node.attrs.get("axis", 1 if old_softmax else -1)) % ids.ndim
     last = ids.ndim if old_softmax else axis + 1
@@ -161,21 +149,18 @@ def over_axis(flow: Flow, node: gs.Node) -> None:
         flow.put(tensor, ids)
 
 
-def cumulative(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def cumulative(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """CumSum along an axis that carries no channels."""
-    ids, axis = flow.get(node.inputs[0]), flow.value(node, 1)
-    if ids is None:
-        return
+    axis = flow.value(node, 1)
     if axis is None or axis.size != 1 or int(axis.reshape(-1)[0]) % ids.ndim in flow.axes(node.inputs[0]):
         flow.bar(ids, node, f"{node.op} runs over its channels")
     flow.put(node.outputs[0], ids)
 
 
-def mean_variance_norm(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def mean_variance_norm(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Normalized over some axes, which must not carry channels."""
-    ids = flow.get(node.inputs[0])
-    if ids is None:
-        return
     if any(axis % ids.ndim in flow.axes(node.inputs[0]) for axis in node.attrs.get("axes", [0, 2, 3])):
         flow.bar(ids, node, f"{node.op} normalizes over its channels")
     flow.put(node.outputs[0], ids)

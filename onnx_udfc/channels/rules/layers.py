@@ -2,111 +2,72 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.channels.labels import Flow, Ids, along
+from onnx_udfc.channels.labels import Flow, Ids, of_channels, of_second_axis
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.layers import Layer
 
 
-def conv(flow: Flow, node: gs.Node) -> None:
-    """Input channels along axis 1; the output channels are new, or follow the input's in a depthwise convolution."""
-    _convolution(flow, node, transposed=False)
+def weighted(flow: Flow, node: gs.Node) -> None:
+    """Data times a constant weight: new channels come out, or in a depthwise layer those that go in.
 
-
-def conv_transpose(flow: Flow, node: gs.Node) -> None:
-    """As a convolution, with weight (in, out / groups, ...)."""
-    _convolution(flow, node, transposed=True)
-
-
-def _convolution(flow: Flow, node: gs.Node, transposed: bool) -> None:
-    if node.name not in flow.network.layers:
-        opaque_layer(flow, node)
+    Where the weight is not a plain constant nothing is known of the output, and the inputs must stay.
+    """
+    layer = flow.network.layers.get(node.name)
+    if layer is None:
+        for tensor in node.inputs:
+            flow.bar(flow.get(tensor), node, f"it feeds a {node.op} whose weight is not a plain constant")
         return
-    layer = flow.network.layers[node.name]
-    ids = flow.line(node, node.inputs[0], 1)
-    size, groups = flow.known(node.outputs[0]), layer.groups
+    ids, groups = flow.line(node, node.inputs[0], layer.axis), layer.groups
     if groups > 1 and groups == layer.in_channels:
-        _depthwise(flow, node, ids, transposed)
+        if ids is not None:
+            _depthwise(flow, node, ids, layer)
         return
-    in_axis, out_axis = (0, 1) if transposed else (1, 0)
+    out_axis, in_axis = layer.weight_axes
     if ids is not None:
-        flow.link(node, 1, "consumer", in_axis, ids, 1 if transposed else groups)
+        flow.link(node, 1, "consumer", in_axis, ids, 1 if layer.stuffed else groups)
         if groups > 1:
             flow.balance(ids, groups, node)
     out = flow.fresh(node, 0, layer.out_channels)
-    flow.link(node, 1, "producer", out_axis, out, groups if transposed else 1)
-    _bias(flow, node, 2, "producer", out)
+    flow.link(node, 1, "producer", out_axis, out, groups if layer.stuffed else 1)
+    _bias(flow, node, "producer", out)
     if groups > 1:
         flow.balance(out, groups, node)
-    flow.put(node.outputs[0], along(out, 1, len(size)))
+    flow.lay(node.outputs[0], out, layer.axis)
 
 
-def _depthwise(flow: Flow, node: gs.Node, ids: Ids | None, transposed: bool) -> None:
-    layer = flow.network.layers[node.name]
-    if ids is None:
-        return
-    multiplier = layer.out_channels // layer.in_channels
-    out = np.repeat(ids, multiplier)
-    flow.link(node, 1, "link", 0, ids if transposed else out)
-    _bias(flow, node, 2, "link", out)
+def _depthwise(flow: Flow, node: gs.Node, ids: Ids, layer: Layer) -> None:
+    out = np.repeat(ids, layer.out_channels // layer.in_channels)
+    flow.link(node, 1, "link", 0, ids if layer.stuffed else out)
+    _bias(flow, node, "link", out)
     flow.edit_attribute(node, "group", len(ids))
-    flow.put(node.outputs[0], along(out, 1, len(flow.known(node.outputs[0]))))
+    flow.lay(node.outputs[0], out)
 
 
-def _bias(flow: Flow, node: gs.Node, index: int, role: str, ids: Ids) -> None:
-    if index < len(node.inputs) and not node.inputs[index].is_empty():
-        flow.link(node, index, role, 0, ids)
+def _bias(flow: Flow, node: gs.Node, role: str, ids: Ids) -> None:
+    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
+        flow.link(node, 2, role, 0, ids)
 
 
-def opaque_layer(flow: Flow, node: gs.Node) -> None:
-    """A layer whose weight is not a plain constant: nothing is known of its output, its inputs must stay."""
-    for tensor in node.inputs:
-        flow.bar(flow.get(tensor), node, f"it feeds a {node.op} whose weight is not a plain constant")
-
-
-def product(flow: Flow, node: gs.Node) -> None:
-    """Data times a constant matrix: input channels along the last axis, new ones out. Anything else is a barrier."""
-    if node.name not in flow.network.layers:
-        opaque_layer(flow, node)
-        return
-    layer = flow.network.layers[node.name]
-    out_axis, in_axis = layer.weight_axes
-    ids = flow.line(node, node.inputs[0], -1)
-    if ids is not None:
-        flow.link(node, 1, "consumer", in_axis, ids)
-    out = flow.fresh(node, 0, layer.out_channels)
-    flow.link(node, 1, "producer", out_axis, out)
-    _bias(flow, node, 2, "producer", out)
-    flow.put(node.outputs[0], along(out, -1, len(flow.known(node.outputs[0]))))
-
-
-def batch_norm(flow: Flow, node: gs.Node) -> None:
-    """Scale, shift, mean and variance of every channel (axis 1)."""
-    _per_channel_parameters(flow, node, range(1, 5))
-
-
-def instance_norm(flow: Flow, node: gs.Node) -> None:
-    """Scale and shift of every channel (axis 1)."""
-    _per_channel_parameters(flow, node, range(1, 3))
-
-
-def _per_channel_parameters(flow: Flow, node: gs.Node, indices: range) -> None:
-    ids = flow.line(node, node.inputs[0], 1)
-    if ids is None:
-        return
-    if any(not isinstance(node.inputs[i], gs.Constant) for i in indices):
+@of_second_axis
+def channel_norm(flow: Flow, node: gs.Node, ids: Ids) -> None:
+    """BatchNormalization and InstanceNormalization: all further inputs have a value for every channel."""
+    if any(not isinstance(tensor, gs.Constant) for tensor in node.inputs[1:]):
         flow.bar(ids, node, f"it feeds a {node.op} whose parameters are computed")
     else:
-        for i in indices:
+        for i in range(1, len(node.inputs)):
             flow.link(node, i, "link", 0, ids)
-    flow.put(node.outputs[0], along(ids, 1, len(flow.known(node.outputs[0]))))
+    flow.lay(node.outputs[0], ids)
 
 
-def group_norm(flow: Flow, node: gs.Node) -> None:
+@of_second_axis
+def group_norm(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Every group is normalized as a whole, so whole groups stay or go."""
-    ids = flow.line(node, node.inputs[0], 1)
-    if ids is None:
-        return
     blocks, channels = int(node.attrs["num_groups"]), flow.original_length(node.inputs[0], 1)
     if any(not isinstance(t, gs.Constant) for t in node.inputs[1:3]) or node.inputs[1].shape[0] != channels:
         flow.bar(ids, node, "it feeds a GroupNormalization without one scale and shift per channel")
@@ -115,7 +76,7 @@ def group_norm(flow: Flow, node: gs.Node) -> None:
         flow.edit_attribute(node, "num_groups", rows)
         for i in (1, 2):
             flow.link(node, i, "link", 0, ids)
-    flow.put(node.outputs[0], along(ids, 1, len(flow.known(node.outputs[0]))))
+    flow.lay(node.outputs[0], ids)
 
 
 def whole_blocks(flow: Flow, node: gs.Node, ids: Ids, blocks: int) -> int:
@@ -127,20 +88,17 @@ def whole_blocks(flow: Flow, node: gs.Node, ids: Ids, blocks: int) -> int:
     return len(rows)
 
 
-def layer_norm(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def layer_norm(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Everything from `axis` on is normalized together."""
-    ids = flow.get(node.inputs[0])
-    if ids is None:
-        return
     first = int(node.attrs.get("axis", -1)) % ids.ndim
     if any(axis >= first for axis in flow.axes(node.inputs[0])):
         flow.bar(ids, node, "its channels are normalized together by a LayerNormalization")
     flow.put(node.outputs[0], ids)
 
 
-def local_response_norm(flow: Flow, node: gs.Node) -> None:
+@of_second_axis
+def local_response_norm(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Channels pass, but each is scaled by its neighbours: an approximation, which the report mentions."""
-    ids = flow.line(node, node.inputs[0], 1)
-    if ids is not None:
-        flow.approximates(node, "local response normalization: its window over channels sees fewer of them")
-        flow.put(node.outputs[0], along(ids, 1, len(flow.known(node.outputs[0]))))
+    flow.approximates(node, "local response normalization: its window over channels sees fewer of them")
+    flow.lay(node.outputs[0], ids)

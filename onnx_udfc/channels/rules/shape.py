@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_udfc.channels.arithmetic import OPEN, UNKNOWN, plain
 from onnx_udfc.channels.arithmetic import cut as part_of
-from onnx_udfc.channels.labels import Cut, Flow, Ids, MisfitError, along
+from onnx_udfc.channels.labels import Cut, Flow, Ids, MisfitError, along, of_channels, of_second_axis
 from onnx_udfc.channels.targets import READS_SIZES, Target
 
 LARGEST_RESHAPE = 1 << 23  # ids that are laid out in full for one Reshape
@@ -22,7 +22,7 @@ def concat(flow: Flow, node: gs.Node) -> None:
     rank = len(flow.known(node.outputs[0]))
     axis = int(node.attrs["axis"]) % rank
     parts = [_whole(flow, node, i, axis) for i in range(len(node.inputs))]
-    across = [set() if isinstance(t, gs.Constant) else flow.axes(t) - {axis} for t in node.inputs]
+    across = [flow.axes(tensor) - {axis} for tensor in node.inputs]
     if any(other != across[0] for other in across):  # some lie along the axis, others across it
         for part in parts:
             flow.bar(part, node, "it is joined with a tensor whose channels cannot be removed")
@@ -45,7 +45,7 @@ def _first(ids: Ids, axis: int) -> Ids:
 def _whole(flow: Flow, node: gs.Node, index: int, axis: int) -> Ids:
     """The ids of an input, one for every index along the axis; new ones that stay where it carries none."""
     tensor = node.inputs[index]
-    ids = None if isinstance(tensor, gs.Constant) else flow.get(tensor)
+    ids = flow.get(tensor)
     length = flow.known(tensor)[axis]
     if ids is None:
         ids = flow.fresh(node, index, length)
@@ -58,11 +58,9 @@ def _whole(flow: Flow, node: gs.Node, index: int, axis: int) -> Ids:
     return np.broadcast_to(ids, shape)
 
 
-def split(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def split(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Subsets of the channels."""
-    ids = flow.get(node.inputs[0])
-    if ids is None:
-        return
     axis = int(node.attrs.get("axis", 0)) % ids.ndim
     if axis not in flow.axes(node.inputs[0]):
         for tensor in node.outputs:
@@ -83,11 +81,9 @@ def split(flow: Flow, node: gs.Node) -> None:
         flow.edit_sizes(node, lengths)
 
 
-def slice_(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def slice_(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """A constant range of the channels, with any step; its ends may be computed from nothing but counts of channels."""
-    ids = flow.get(node.inputs[0])
-    if ids is None:
-        return
     carried = flow.axes(node.inputs[0])
     cuts = _cuts(flow, node, ids.ndim, carried)
     if cuts is None:
@@ -124,8 +120,7 @@ def _cuts(flow: Flow, node: gs.Node, rank: int, carried: set[int]) -> list[Cut] 
     count = len(axes.values) or (len(starts.values) if starts is not None else rank)
     named = [int(axis) % rank for axis in axes.values.ravel()] or list(range(count))
     if carried.isdisjoint(named):
-        places = range(count)
-        _no_counts(flow, node, places)
+        _no_counts(flow, node, range(count))
         return []
     if starts is None or ends is None or steps is None or len(named) != len(starts.values):
         return None
@@ -144,10 +139,9 @@ def _no_counts(flow: Flow, node: gs.Node, places: Sequence[int]) -> None:
         flow.escape(node, tensor.name, places)
 
 
-def gather(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def gather(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Channels picked by constant indices."""
-    if isinstance(node.inputs[0], gs.Constant) or (ids := flow.get(node.inputs[0])) is None:
-        return
     axis = int(node.attrs.get("axis", 0)) % ids.ndim
     rank = len(flow.known(node.inputs[1]))
     if axis not in flow.axes(node.inputs[0]):
@@ -172,18 +166,15 @@ def gather(flow: Flow, node: gs.Node) -> None:
     flow.edit_input(node, 1, at.reshape(values.shape) if rank != 1 else at)
 
 
-def transpose(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def transpose(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Axes in another order."""
-    ids = flow.get(node.inputs[0])
-    if ids is not None:
-        flow.put(node.outputs[0], np.transpose(ids, node.attrs.get("perm", list(range(ids.ndim))[::-1])))
+    flow.put(node.outputs[0], np.transpose(ids, node.attrs.get("perm")))
 
 
-def reshape(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def reshape(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """The ids laid out in full, reshaped, and axes along which they do not vary dropped again."""
-    ids = flow.get(node.inputs[0])
-    if ids is None:
-        return
     before, after = flow.known(node.inputs[0]), flow.known(node.outputs[0])
     out = _reshaped(ids, flow.axes(node.inputs[0]), before, after)
     if out is None:
@@ -219,7 +210,8 @@ def _retarget(flow: Flow, node: gs.Node, out: Ids, after: tuple[int, ...]) -> No
     target, axes, before = node.inputs[1], flow.axes(node.outputs[0]), flow.known(node.inputs[0])
     if isinstance(target, gs.Constant):
         sizes = [int(v) for v in target.values.reshape(-1)]
-        flow.edit_input(node, 1, np.asarray([_new_size(s, after[a], a in axes) for a, s in enumerate(sizes)], np.int64))
+        new = [after[a] if a in axes and s > 0 else s for a, s in enumerate(sizes)]  # -1 and 0 stay what they are
+        flow.edit_input(node, 1, np.asarray(new, np.int64))
         return
     copied = {} if node.attrs.get("allowzero", 0) else {axis: before[axis] for axis in axes if axis < len(before)}
     wanted = {axis: after[axis] for axis in axes}
@@ -227,16 +219,9 @@ def _retarget(flow: Flow, node: gs.Node, out: Ids, after: tuple[int, ...]) -> No
         flow.bar(out, node, "its shape is computed at run time in a way that cannot be followed")
 
 
-def _new_size(old: int, new: int, carries: bool) -> int:
-    """A dimension of a Reshape's target: -1 and 0 stay what they are."""
-    return new if carries and old > 0 else old
-
-
-def expand(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def expand(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Repeated along axes that carry no channels."""
-    ids = flow.get(node.inputs[0])
-    if ids is None:
-        return
     before, after = flow.known(node.inputs[0]), flow.known(node.outputs[0])
     ids = ids.reshape((1,) * (len(after) - ids.ndim) + ids.shape)
     before = (1,) * (len(after) - len(before)) + before
@@ -258,23 +243,19 @@ def expand(flow: Flow, node: gs.Node) -> None:
         flow.bar(ids, node, "its shape is computed at run time in a way that cannot be followed")
 
 
-def tile(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def tile(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Repeated along axes that carry no channels."""
-    ids, repeats = flow.get(node.inputs[0]), flow.value(node, 1)
-    if ids is None:
-        return
-    axes = flow.axes(node.inputs[0])
+    repeats, axes = flow.value(node, 1), flow.axes(node.inputs[0])
     if repeats is None or not axes or any(int(repeats[a]) != 1 for a in axes):
         flow.bar(ids, node, "its channels are repeated by Tile")
         return
     flow.put(node.outputs[0], ids)
 
 
-def pad(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def pad(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Channels pass; zero channels that are padded in front or behind are new ones that can go too."""
-    ids = flow.get(node.inputs[0])
-    if ids is None:
-        return
     amounts, axes = flow.value(node, 1), flow.value(node, 3)
     if "pads" in node.attrs:  # before opset 11
         amounts = np.asarray(node.attrs["pads"], np.int64)
@@ -306,11 +287,9 @@ def pad(flow: Flow, node: gs.Node) -> None:
         flow.edit_input(node, 1, np.asarray(pads, np.int64))
 
 
-def resize(flow: Flow, node: gs.Node) -> None:
+@of_channels
+def resize(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Channels pass if only space is resized."""
-    ids = flow.get(node.inputs[0])
-    if ids is None:
-        return
     before, after = flow.known(node.inputs[0]), flow.known(node.outputs[0])
     axes = flow.axes(node.inputs[0])
     if any(before[axis] != after[axis] for axis in axes) or not axes:
@@ -338,21 +317,17 @@ def _resize_target(flow: Flow, node: gs.Node, ids: Ids, target: Target) -> None:
         flow.bar(ids, node, "its size is computed at run time in a way that cannot be followed")
 
 
-def depth_to_space(flow: Flow, node: gs.Node) -> None:
+@of_second_axis
+def depth_to_space(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """The r*r input channels of an output channel go together."""
-    ids = flow.line(node, node.inputs[0], 1)
-    if ids is None:
-        return
     area = int(node.attrs["blocksize"]) ** 2
     by_column = node.attrs.get("mode", "DCR") == "CRD"
     blocks = ids.reshape(-1, area) if by_column else ids.reshape(area, -1).T
     flow.unite(blocks[:, 1:], blocks[:, :1], node)
-    flow.put(node.outputs[0], blocks[:, 0].reshape(1, -1, 1, 1))
+    flow.lay(node.outputs[0], blocks[:, 0])
 
 
-def space_to_depth(flow: Flow, node: gs.Node) -> None:
+@of_second_axis
+def space_to_depth(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Every input channel becomes r*r output channels, the offset in the block varying slowest."""
-    ids = flow.line(node, node.inputs[0], 1)
-    if ids is not None:
-        area = int(node.attrs["blocksize"]) ** 2
-        flow.put(node.outputs[0], np.tile(ids, area).reshape(1, -1, 1, 1))
+    flow.lay(node.outputs[0], np.tile(ids, int(node.attrs["blocksize"]) ** 2))

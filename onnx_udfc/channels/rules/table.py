@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.channels.labels import Flow
+from onnx_udfc.channels.labels import Flow, Rule
 from onnx_udfc.channels.rules import elementwise as value_ops
 from onnx_udfc.channels.rules import layers as layer_ops
 from onnx_udfc.channels.rules import shape as shape_ops
 from onnx_udfc.channels.targets import READS_SIZES
-
-ChannelRule = Callable[[Flow, gs.Node], None]
 
 
 def _quantized(flow: Flow, node: gs.Node) -> None:
@@ -43,33 +42,33 @@ QUANTIZED = (
     "QuantizeLinear",
 )  # fmt: skip
 
-CHANNEL_RULES: dict[str, ChannelRule] = {
+CHANNEL_RULES: dict[str, Rule] = {
     **dict.fromkeys(PASSING, value_ops.passing),
     **dict.fromkeys(ELEMENTWISE, value_ops.elementwise),
-    **dict.fromkeys(RESIDUAL, value_ops.residual_sum),
+    **dict.fromkeys(RESIDUAL, partial(value_ops.elementwise, residual=True)),
     **dict.fromkeys(SPATIAL, value_ops.spatial),
     **dict.fromkeys(REDUCTION, value_ops.reduction),
     **dict.fromkeys(OVER_AXIS, value_ops.over_axis),
     **dict.fromkeys(QUANTIZED, _quantized),
     "ArgMax": value_ops.arg_reduction,
     "ArgMin": value_ops.arg_reduction,
-    "BatchNormalization": layer_ops.batch_norm,
+    "BatchNormalization": layer_ops.channel_norm,
     "Affine": value_ops.passing,
     "Concat": shape_ops.concat,
-    "Conv": layer_ops.conv,
-    "ConvTranspose": layer_ops.conv_transpose,
+    "Conv": layer_ops.weighted,
+    "ConvTranspose": layer_ops.weighted,
     "Crop": value_ops.spatial,
     "CumSum": value_ops.cumulative,
     "DepthToSpace": shape_ops.depth_to_space,
     "Expand": shape_ops.expand,
     "Flatten": shape_ops.reshape,
     "Gather": shape_ops.gather,
-    "Gemm": layer_ops.product,
+    "Gemm": layer_ops.weighted,
     "GroupNormalization": layer_ops.group_norm,
-    "InstanceNormalization": layer_ops.instance_norm,
+    "InstanceNormalization": layer_ops.channel_norm,
     "LRN": layer_ops.local_response_norm,
     "LayerNormalization": layer_ops.layer_norm,
-    "MatMul": layer_ops.product,
+    "MatMul": layer_ops.weighted,
     "MeanVarianceNormalization": value_ops.mean_variance_norm,
     "Pad": shape_ops.pad,
     "Reshape": shape_ops.reshape,
@@ -112,7 +111,7 @@ def _escape(flow: Flow, node: gs.Node, outer: set[str], handled: Collection[int]
 
 
 def _apply(flow: Flow, node: gs.Node, outer: set[str]) -> None:
-    rule = CHANNEL_RULES.get(node.op, layer_ops.product if node.name in flow.network.layers else None)
+    rule = CHANNEL_RULES.get(node.op, layer_ops.weighted if node.name in flow.network.layers else None)
     blocked: str | None = None
     if node.domain not in (None, "", "ai.onnx"):
         blocked = f"it feeds {node.domain}.{node.op}, an operator that is not of the ONNX standard"
