@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx_udfc.channels.arithmetic import LARGEST, OPEN, Numbers, calculate, counted, plain, tensor_mark, unknown
 from onnx_udfc.channels.targets import Target, adapts, editable, pieces_of
 from onnx_udfc.errors import ModelError
-from onnx_udfc.model.graph import is_closed, peek
+from onnx_udfc.model.graph import is_closed, peek, standard
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.shapes import Shapes, Size
@@ -173,7 +173,7 @@ class Flow:
 
     def reckon(self, node: gs.Node) -> bool:
         """Take in a node that computes numbers from shapes; False for any other."""
-        if node.domain not in (None, "", "ai.onnx"):
+        if not standard(node.domain):
             return False
         if node.op == "Split":
             return self._divided(node)

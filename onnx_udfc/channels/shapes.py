@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import helper, shape_inference
+from onnx import helper
 
 from onnx_udfc.channels.outline import LARGE, outline
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.export import export_model, value_info
-from onnx_udfc.model.graph import is_closed
-from onnx_udfc.model.inference import infer, known_sizes
+from onnx_udfc.model.graph import is_closed, standard
+from onnx_udfc.model.inference import inferred, known_sizes
 from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.protos import subgraphs
 from onnx_udfc.runtime.sessions import run_limited
@@ -145,11 +145,8 @@ def _fit(network: Network, shapes: Shapes) -> bool:
 def _resolve(network: Network, inputs: Mapping[str, Size], spatial: int) -> Shapes:
     """Shapes for images of one size."""
     model, values = _skeleton(network, inputs, spatial)
-    try:
-        inferred = infer(model)
-    except (shape_inference.InferenceError, RuntimeError, ValueError):
-        inferred = model
-    sizes = known_sizes(inferred)
+    described = inferred(model)
+    sizes = known_sizes(described)
     sizes |= {k: tuple(t.shape) for k, t in network.graph.tensors().items() if isinstance(t, gs.Constant)}
     written = {name for node in model.graph.node for name in node.output if name}
     huge = next((name for name in sorted(written) if _elements(sizes.get(name, ())) > MOST_ELEMENTS), None)
@@ -157,7 +154,7 @@ def _resolve(network: Network, inputs: Mapping[str, Size], spatial: int) -> Shap
         reason = f"its tensor '{huge}' has {_elements(sizes[huge]):,} elements for one input"
         return Shapes({k: v for k, v in sizes.items() if _elements(v) <= MAX_ELEMENTS}, {}, reason)
     loops = [node for node in model.graph.node if _loops(node, model)]
-    unsized = sorted(((written - set(sizes)) | {n for node in loops for n in node.output if n}) - _lists(inferred))
+    unsized = sorted(((written - set(sizes)) | {n for node in loops for n in node.output if n}) - _lists(described))
     unvalued = sorted(_unvalued(model, values) & written)
     if any(_elements(size) > MAX_ELEMENTS for size in sizes.values()) or not (unsized or unvalued):
         return Shapes(sizes, {})
@@ -184,7 +181,7 @@ def _loops(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
     pending, seen = [node], set()
     while pending:
         current = pending.pop()
-        if current.op_type in ("Loop", "Scan", "SequenceMap") and current.domain in ("", "ai.onnx"):
+        if current.op_type in ("Loop", "Scan", "SequenceMap") and standard(current.domain):
             return True
         pending.extend(inner for graph in subgraphs(current) for inner in graph.node)
         key = (current.domain, current.op_type)

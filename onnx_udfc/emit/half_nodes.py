@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, defs
 
+from onnx_udfc.model.graph import standard
 from onnx_udfc.model.inference import infer
-from onnx_udfc.model.protos import reads, skeleton, subgraphs
+from onnx_udfc.model.protos import opset_of, reads, skeleton, subgraphs
 from onnx_udfc.model.values import values
 from onnx_udfc.numerics.halves import Span, holds
 
@@ -50,7 +51,7 @@ def half_nodes(model: onnx.ModelProto, spans: Mapping[str, Span]) -> dict[str, H
     Nodes are in topological order, with unique names. Tensors that `spans` lacks are taken to fit.
     """
     kinds = tensor_types(model)
-    opset = next((d.version for d in model.opset_import if d.domain in ("", "ai.onnx")), 1)
+    opset = opset_of(model) or 1
     apart = _apart(model.graph) | delicate_nodes(model.graph, spans)
     constants = {t.name: t for t in model.graph.initializer}
     chosen = {}
@@ -90,7 +91,7 @@ def _apart(graph: onnx.GraphProto) -> set[str]:
         for name in node.output
     }  # fmt: skip
     for node in graph.node:
-        if node.op_type in WIDE or node.domain not in ("", "ai.onnx") or subgraphs(node):
+        if node.op_type in WIDE or not standard(node.domain) or subgraphs(node):
             found.add(node.name)
     before = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
     leading: set[str] = set()  # tensors that a layer depends on

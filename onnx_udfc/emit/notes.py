@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from onnx_udfc.emit.placement import WIDEST_EXACT, Placement
-from onnx_udfc.model.protos import all_graphs
+from onnx_udfc.model.protos import all_graphs, opset_of
 from onnx_udfc.numerics.grids import FORMATS, QuantParams
 from onnx_udfc.numerics.words import packed_bits
 
@@ -29,7 +29,7 @@ PACKED = 0  # stands for the bits of a code that has no type of its own
 
 def oldest_onnxruntime(model: onnx.ModelProto) -> str:
     """Return the first onnxruntime release that runs a model, e.g. "1.23"."""
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    opset = opset_of(model) or 1
     needed = [version for least, version in BY_OPSET if opset >= least][:1] or [(1, 18)]
     for graph in all_graphs(model.graph):
         types = {t.name: t.data_type for t in graph.initializer}

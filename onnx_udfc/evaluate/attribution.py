@@ -13,6 +13,7 @@ stand for; errors are counted in the original's units, for y and ŷ times what e
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from onnx_udfc.errors import ModelError
 from onnx_udfc.evaluate.comparison import decibels
 from onnx_udfc.evaluate.report import Histogram, LayerLoss, LayerReport, Report
 from onnx_udfc.inputs.feeds import InputSpec, evenly_spaced, sample_count, split, take
+from onnx_udfc.model import protos
 from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.runtime.layer_times import layer_times
@@ -97,16 +99,15 @@ def attribute(
     names = [x.name for x in layers]
     before, after = (written_layers(m, names, feeds[0]) for m in (original, compressed))
     both = [n for n in names if n in before and n in after]
-    firsts = written_layers(compressed, parts or {}, feeds[0])
-    gathered = _Gathered(before, after, kept_in or {}, kept_out or {}, {}, {n: _Sums() for n in both}, {}, scale or {})
-    gathered.firsts = {whole: firsts[first] for first, whole in (parts or {}).items() if first in firsts}
-    gathered.arriving = {n: _Sums() for n in both}
+    found = written_layers(compressed, parts or {}, feeds[0])
+    firsts = {whole: found[first] for first, whole in (parts or {}).items() if first in found}
+    gathered = _Gathered(before, after, firsts, kept_in or {}, kept_out or {}, scale or {})
     sides = _Side.of(original, before, both), _Side.of(compressed, after, both)
     for feed in feeds:
         first, second = sides[0].run(feed), sides[1].run(feed)
         for name in both:
             gathered.add(name, first, second)
-    rows = [gathered.row(name, len(kept_out[name]) if kept_out and name in kept_out else None) for name in both]
+    rows = [gathered.row(name) for name in both]
     rows.sort(key=lambda r: (r.own_db is None, r.own_db, r.name))
     reports = {x.name: x for x in layers}
     worst = [r for r in rows[:WORST] if r.own_db is not None and r.own_db < HARMLESS]
@@ -192,13 +193,14 @@ class _Gathered:
 
     before: Mapping[str, WrittenLayer]
     after: Mapping[str, WrittenLayer]
+    firsts: Mapping[str, WrittenLayer]
     kept_in: Kept
     kept_out: Kept
-    sessions: dict[str, InferenceSession]
-    own: dict[str, _Sums]
-    arriving: dict[str, _Sums]
     scale: Scale
-    firsts: dict[str, WrittenLayer] = field(default_factory=dict)
+    sessions: dict[str, InferenceSession] = field(default_factory=dict)
+    own: dict[str, _Sums] = field(default_factory=lambda: defaultdict(_Sums))
+    arriving: dict[str, _Sums] = field(default_factory=lambda: defaultdict(_Sums))
+    pruned: set[str] = field(default_factory=set)
 
     def add(self, name: str, first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> None:
         """Compare one layer for one feed."""
@@ -207,6 +209,7 @@ class _Gathered:
         y = _take(first[old.output], self.kept_out.get(name), axis)
         unit = self._unit(name, old.output, y.ndim, axis)
         self.arriving[name].add(y, second[new.output], unit)
+        self.pruned.update([name] if y.shape != first[old.output].shape else [])
         x = _take(first[old.node.input[0]], self.kept_in.get(name), axis)
         for part, layer in ((f"{name}: first", self.firsts.get(name)), (name, new)):
             if layer is None:
@@ -227,11 +230,9 @@ class _Gathered:
         shape[axis] = -1
         return _take(factor, self.kept_out.get(name), 0).reshape(shape)
 
-    def row(self, name: str, kept: int | None) -> LayerLoss:
+    def row(self, name: str) -> LayerLoss:
         """Return the layer's figures."""
-        weight = self.before[name].weight
-        whole = kept is None or kept == _outputs(self.before[name], weight)
-        compared = "output" if whole else "kept"
+        compared = "kept" if name in self.pruned else "output"
         return LayerLoss(name, self.own[name].db(), self.arriving[name].db(), compared)
 
 
@@ -239,29 +240,13 @@ def _take(values: NDArray[Any], kept: NDArray[np.int64] | None, axis: int) -> ND
     return values if kept is None else values.take(kept, axis=axis)
 
 
-def _flag(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == name), default)
-
-
-def _outputs(layer: WrittenLayer, weight: NDArray[Any]) -> int:
-    """Return the number of output channels."""
-    match layer.node.op_type:
-        case "Conv":
-            return int(weight.shape[0])
-        case "ConvTranspose":
-            return int(weight.shape[1]) * _flag(layer.node, "group", 1)
-        case "Gemm":
-            return int(weight.shape[0 if _flag(layer.node, "transB", 0) else 1])
-    return int(weight.shape[-1])
-
-
 def _fits(layer: WrittenLayer, x: NDArray[Any], axis: int) -> bool:
     """Return whether x has the channels that the layer reads."""
     match layer.node.op_type:
         case "Conv":
-            wanted = layer.weight.shape[1] * _flag(layer.node, "group", 1)
+            wanted = layer.weight.shape[1] * protos.attribute(layer.node, "group", 1)
         case "Gemm":
-            wanted = layer.weight.shape[1 if _flag(layer.node, "transB", 0) else 0]
+            wanted = layer.weight.shape[1 if protos.attribute(layer.node, "transB", 0) else 0]
         case "MatMul":
             wanted = layer.weight.shape[-2]
         case _:

@@ -40,6 +40,7 @@ from onnx_udfc.options import Options
 from onnx_udfc.options.words import TIMED
 from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.providers import asked_provider
+from onnx_udfc.runtime.runs import outputs_of
 from onnx_udfc.runtime.sessions import Source, open_session
 
 if TYPE_CHECKING:
@@ -267,10 +268,7 @@ class _Original:
 
 
 def _run(session: Any, names: list[str], feed: Any) -> list[Any]:
-    try:
-        return list(session.run(names, feed))
-    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-        raise ModelError(f"the original fails on made-up inputs ({one_line(error)})") from error
+    return outputs_of(session, names, feed, "the original fails on made-up inputs (WHY)")
 
 
 def _compared(first: Any, session: Any, answered: Answered, options: Options) -> Checked:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_udfc.errors import ModelError, RequestError, one_line
+from onnx_udfc.errors import RequestError
 from onnx_udfc.evaluate.comparison import Comparator, comparator_for, looks_like_scores
 from onnx_udfc.evaluate.report import Accuracy
 from onnx_udfc.evaluate.shown_boxes import Album, ShownBoxes
 from onnx_udfc.inputs.feeds import image_feeds, input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from onnx_udfc.inputs.real import image_shapes, real_shapes, real_values
+from onnx_udfc.runtime.runs import outputs_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from onnx_udfc.runtime.runs import InputSpec
 
 Runs = Iterator[tuple[dict[str, Any], int]]  # a feed, and how many of its samples count
+FAILED = "onnxruntime cannot run the model on these inputs (WHY)"
 MOST_CHANGED = 200  # changed answers that are listed
 
 
@@ -208,18 +210,10 @@ def gather(
     outputs = list(gathered.comparator.names)
     for feed, count in runs:
         size = sample_count(specs, feed)
-        first, second = (_cut(_run(s, outputs, feed), size, count) for s in sessions)
+        first, second = (_cut(outputs_of(s, outputs, feed, FAILED), size, count) for s in sessions)
         gathered.keep(feed, first, second, count)
         gathered.add(first, second, count)
     return gathered
-
-
-def _run(session: InferenceSession, names: list[str], feed: Mapping[str, Any]) -> list[Any]:
-    try:
-        return list(session.run(names, dict(feed)))
-    except Exception as error:
-        # onnxruntime's exceptions share no base class but Exception
-        raise ModelError(f"onnxruntime cannot run the model on these inputs ({one_line(error)})") from error
 
 
 def _cut(outputs: list[Any], size: int, count: int) -> list[Any]:

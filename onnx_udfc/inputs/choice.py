@@ -190,7 +190,7 @@ def _run(
     runs = cut(specs, values, _BATCH)
     try:
         outputs = [[_thinned(np.asarray(o)) for o in outputs_of(session, names, feed)] for feed in runs.feeds]
-    except Exception:  # onnxruntime's exceptions share no base class but Exception
+    except (ModelError, ValueError):  # the second: an output is a list of tensors of different shapes
         return None
     columns = list(zip(*outputs, strict=True))
     return [

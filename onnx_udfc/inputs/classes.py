@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.classifier import class_scores
 from onnx_udfc.inputs.detector import detector
 from onnx_udfc.inputs.feeds import split, take
@@ -37,6 +38,7 @@ from onnx_udfc.inputs.sources import FORMULA
 from onnx_udfc.numerics.breeding import children
 from onnx_udfc.numerics.products import each
 from onnx_udfc.options import Options
+from onnx_udfc.runtime.runs import outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
 
 if TYPE_CHECKING:
@@ -169,14 +171,15 @@ def _judge(network: Network) -> Judge | None:
         asked = detector(network, wanted_inputs(network)[0])
         return None if asked is None else asked.sureness
     try:
-        session = open_session(packed(network.to_model()), "cpu", 1)
-    except Exception:  # an operator that onnxruntime lacks, say; then the images are taken as they come
+        session = open_session(packed(network.to_model()), threads=1)
+    except ModelError:  # an operator that onnxruntime lacks: then the images are taken as they come
         return None
 
     def scores(values: dict[str, NDArray[Any]]) -> NDArray[Any] | None:
         try:
-            runs = each(lambda feed: session.run([tensor.name], feed)[0], list(split(specs, values, _BATCH)))
-        except Exception:  # onnxruntime's exceptions share no base class but Exception
+            feeds = list(split(specs, values, _BATCH))
+            runs = each(lambda feed: outputs_of(session, [tensor.name], feed)[0], feeds)
+        except ModelError:
             return None
         found = np.concatenate(runs) if runs else np.zeros(0)
         if len(found) != batch_of(network, values) or found.dtype.kind != "f" or not np.isfinite(found).all():

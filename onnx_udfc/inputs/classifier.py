@@ -47,7 +47,7 @@ def asked(network: Network, spec: InputSpec) -> Ask | None:
         feeds = cut((spec,), {spec.name: x.astype(spec.dtype)}, _BATCH).feeds
         try:
             runs = [outputs_of(session, [outputs[0].name], feed)[0] for feed in feeds]
-        except Exception:  # onnxruntime's exceptions share no base class but Exception
+        except ModelError:
             return np.zeros((0, 0))
         if any(run.ndim < 2 or run.shape[1:] != runs[0].shape[1:] for run in runs):
             return np.zeros((0, 0))

@@ -33,7 +33,7 @@ class Detector:
 
     def __init__(self, network: Network, specs: Sequence[InputSpec]) -> None:
         self._specs, self._names = tuple(specs), [tensor.name for tensor in network.graph.outputs]
-        self._session = open_session(packed(network.to_model()), "cpu", 1, spin=False)
+        self._session = open_session(packed(network.to_model()), threads=1, spin=False)
         self._reader: Reader | None = None
 
     def sureness(self, values: Mapping[str, NDArray[Any]]) -> Double | None:
@@ -49,7 +49,7 @@ class Detector:
     def _of_run(self, feed: Mapping[str, NDArray[Any]]) -> Double | None:
         try:
             given = outputs_of(self._session, self._names, feed)
-        except Exception:  # onnxruntime's exceptions share no base class but Exception
+        except ModelError:
             return None
         outputs = {name: np.asarray(value) for name, value in zip(self._names, given, strict=True)}
         self._reader = self._reader or find_reader(outputs)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
-from onnx_udfc.runtime.runs import InputSpec, cut
+from onnx_udfc.runtime.runs import InputSpec, cut, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ def with_states(session: Any, specs: Sequence[InputSpec], values: Feed, rollout:
         states = states if number % rollout.steps else zeros
         taken.append(states)
         try:
-            given = session.run(names, feed | states)
-        except Exception:  # onnxruntime's exceptions share no base class but Exception
+            given = outputs_of(session, names, feed | states)
+        except ModelError:
             return None
         states = {name: np.asarray(state) for name, state in zip(rollout.outputs, given, strict=True)}
         if any(states[name].shape != zero.shape for name, zero in zeros.items()):

@@ -23,7 +23,7 @@ from onnx_udfc.inputs.uses import Use, use_of
 from onnx_udfc.model.files import load
 from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.network import Network, read
-from onnx_udfc.runtime.runs import InputSpec, specs
+from onnx_udfc.runtime.runs import InputSpec, outputs_of, specs
 from onnx_udfc.runtime.sessions import Source, open_session, packed
 
 Sizes = dict[str, tuple[int, ...]]
@@ -413,7 +413,7 @@ def _choosing(wanted: Wanted, name: str, choices: tuple[float, ...]) -> Wanted:
 
 def _answers(session: Any, wanted: tuple[Wanted, ...], batch: int | None = None) -> bool:
     try:
-        session.run(None, one_feed(wanted, batch=batch))
-    except Exception:  # onnxruntime's exceptions share no base class but Exception
+        outputs_of(session, [], one_feed(wanted, batch=batch))
+    except ModelError:
         return False
     return True

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, shape_inference
+from onnx import helper, numpy_helper
 
+from onnx_udfc.model.graph import standard
+from onnx_udfc.model.inference import inferred
 from onnx_udfc.model.names import Taken, unique_name
-from onnx_udfc.model.protos import skeleton
+from onnx_udfc.model.protos import attribute, set_nodes, skeleton
 from onnx_udfc.model.values import values
 
 Ints = NDArray[np.int64]
@@ -32,28 +34,21 @@ def write_axes(graph: onnx.GraphProto, model: onnx.ModelProto) -> None:
     """
     if any(_names_axes(node) for node in graph.node):
         writer = _Writer(graph, _dims(model))
-        nodes = [new for node in graph.node for new in writer.written(node)]
-        ordered = onnx.GraphProto(node=nodes)
-        del graph.node[:]
-        graph.node.extend(ordered.node)
+        set_nodes(graph, [new for node in graph.node for new in writer.written(node)])
 
 
 def _names_axes(node: onnx.NodeProto) -> bool:
     """Whether the node works on some axes that it names."""
-    if node.domain not in ("", "ai.onnx"):
+    if not standard(node.domain):
         return False
     if node.op_type == "Pad":
         return len(node.input) > 3 and bool(node.input[3])
-    return node.op_type in ("Resize", "CenterCropPad") and any(a.name == "axes" for a in node.attribute)
+    return node.op_type in ("Resize", "CenterCropPad") and attribute(node, "axes") is not None
 
 
 def _dims(model: onnx.ModelProto) -> dict[str, Dims]:
     """Tensor → its dimensions, None where one is open; tensors of unknown rank are absent."""
-    try:
-        inferred = shape_inference.infer_shapes(skeleton(model, SHAPES), data_prop=True)
-    except (shape_inference.InferenceError, RuntimeError, ValueError):
-        inferred = model
-    graph = inferred.graph
+    graph = inferred(skeleton(model, SHAPES)).graph
     return {
         info.name: tuple(int(d.dim_value) if d.HasField("dim_value") else None for d in kind.shape.dim)
         for info in [*graph.input, *graph.value_info, *graph.output]
@@ -89,10 +84,7 @@ class _Writer:
 
     def _axes(self, node: onnx.NodeProto, dims: Dims | None) -> Ints | None:
         """The axes that a node names, none negative; None where they are computed or wrong."""
-        if node.op_type == "Pad":
-            named = self._value(node.input[3])
-        else:
-            named = next(np.array(a.ints, np.int64) for a in node.attribute if a.name == "axes")
+        named = self._value(node.input[3]) if node.op_type == "Pad" else np.array(attribute(node, "axes"), np.int64)
         if named is None or dims is None:
             return None
         axes = np.where(named < 0, named + len(dims), named).astype(np.int64)
@@ -108,9 +100,9 @@ class _Writer:
 
     def _resize(self, node: onnx.NodeProto, axes: Ints, dims: Dims) -> bool:
         roi, scales, sizes = ([*node.input, "", "", ""][i] for i in (1, 2, 3))
-        policy = next((a.s for a in node.attribute if a.name == "keep_aspect_ratio_policy"), b"stretch")
-        if sizes and policy != b"stretch":
-            scale = _common_scale(self._value(sizes), axes, dims, max if policy == b"not_smaller" else min)
+        policy = attribute(node, "keep_aspect_ratio_policy", "stretch")
+        if sizes and policy != "stretch":
+            scale = _common_scale(self._value(sizes), axes, dims, max if policy == "not_smaller" else min)
             if scale is None:
                 return False
             scales, sizes = self._constant(f"{_base(node)}.scale", np.full(axes.size, scale)), ""

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, defs
 
 from onnx_udfc.errors import ModelError
-from onnx_udfc.model.protos import reads, subgraphs, tensor_bytes
+from onnx_udfc.model.graph import standard
+from onnx_udfc.model.protos import opset_of, reads, subgraphs, tensor_bytes
 from onnx_udfc.model.values import all_finite, has_nan, values
 from onnx_udfc.model.weights_fit import misfit
 
@@ -35,8 +36,8 @@ def check(model: onnx.ModelProto) -> None:
         raise ModelError("the model has no outputs, so nothing that it computes is used; export it again")
     if not model.opset_import:
         raise ModelError("the model declares no opset, so its operators have no meaning; export it again")
-    version = next((d.version for d in model.opset_import if d.domain in ("", "ai.onnx")), 1)
-    if not 0 < version < LARGEST_OPSET:
+    version = opset_of(model)
+    if version is not None and not 0 < version < LARGEST_OPSET:
         raise ModelError(f"the model declares opset {version}; the file is damaged, export it again")
     _check_sizes(model.graph)
     _check_text(model)
@@ -101,13 +102,13 @@ def _check_nodes(model: onnx.ModelProto) -> None:
 
     onnx's version converter trusts that, and takes the whole process down where it does not hold.
     """
-    version = next((d.version for d in model.opset_import if d.domain in ("", "ai.onnx")), None)
+    version = opset_of(model)
     pending = list(model.graph.node) if version is not None else []
     shapes = constant_shapes(model.graph)
     while pending:
         node = pending.pop()
         pending.extend(inner for graph in subgraphs(node) for inner in graph.node)
-        if node.domain in ("", "ai.onnx") and defs.has(node.op_type):
+        if standard(node.domain) and defs.has(node.op_type):
             fault = _fault(node, version or 1) or misfit(node, shapes, version or 1)
             if fault:
                 name = node.name or next(iter(node.output), "")

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import helper, numpy_helper, shape_inference
+from onnx import helper, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from onnx_udfc.model.graph import standard
-from onnx_udfc.model.inference import infer
+from onnx_udfc.model.inference import inferred
 from onnx_udfc.model.lossless import Origin, Stored, sorted_nodes
 from onnx_udfc.model.names import Taken, unique_name
-from onnx_udfc.model.protos import copy_except, inner_reads, skeleton
+from onnx_udfc.model.protos import copy_except, inner_reads, shell, skeleton
 
 GRAPH_FIELDS = {"node", "input", "output", "initializer", "sparse_initializer", "value_info"}
 SHAPES = 1 << 14  # initializers of more bytes hold no shapes
@@ -29,9 +29,7 @@ def export_model(graph: gs.Graph, origin: Origin, without: Collection[str] = ())
     Raises:
         ModelError: a node depends on its own output.
     """
-    model = onnx.ModelProto()
-    copy_except(model, origin.model, {"graph"})
-    copy_except(model.graph, origin.model.graph, GRAPH_FIELDS)
+    model = shell(origin.model, GRAPH_FIELDS)
     if len(graph.inputs) < len(origin.model.graph.input):
         model.ir_version = max(model.ir_version, 4)  # before, every initializer had to be an input
     known = {d.domain for d in model.opset_import}
@@ -198,9 +196,9 @@ def _export_shapes(model: onnx.ModelProto, graph: gs.Graph, origin: Origin, left
     constants |= {t.name: (helper.np_dtype_to_tensor_dtype(np.dtype(t.dtype)), t.shape) for t in left_out}
     infos = [info for info in origin.model.graph.value_info if info.name in written or info.name in constants]
     if infos and _reshaped(graph, origin):
-        inferred = _inferred(model, left_out)
-        inferred |= {k: helper.make_tensor_value_info(k, kind, list(dims)) for k, (kind, dims) in constants.items()}
-        infos = [_merged(info, inferred[info.name]) for info in infos if info.name in inferred]
+        known = _inferred(model, left_out)
+        known |= {k: helper.make_tensor_value_info(k, kind, list(dims)) for k, (kind, dims) in constants.items()}
+        infos = [_merged(info, known[info.name]) for info in infos if info.name in known]
     model.graph.value_info.extend(infos)
 
 
@@ -218,11 +216,7 @@ def _inferred(model: onnx.ModelProto, left_out: list[gs.Constant]) -> dict[str, 
     """Types and shapes of the tensors in the model, by name."""
     light = skeleton(model, SHAPES)
     light.graph.input.extend(value_info(t) for t in left_out)
-    try:
-        result = infer(light)
-    except (shape_inference.InferenceError, RuntimeError, ValueError):
-        return {}
-    return {info.name: info for info in result.graph.value_info}
+    return {info.name: info for info in inferred(light).graph.value_info}
 
 
 def _merged(old: onnx.ValueInfoProto, new: onnx.ValueInfoProto) -> onnx.ValueInfoProto:

@@ -21,14 +21,15 @@ from onnx_udfc.model.protos import (
     INLINE_TENSOR,
     INLINE_TOTAL,
     check_external,
-    copy_except,
     external_files,
     leave,
     linked_folder,
+    opset_of,
     resolve,
+    set_nodes,
     sort_nodes,
 )
-from onnx_udfc.model.upgrade import opset, upgrade
+from onnx_udfc.model.upgrade import upgrade
 
 VIEWED = 1 << 26  # bytes of a file from which on its large weights are not read with it
 
@@ -80,9 +81,9 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
     check(model)
     nodes = sort_nodes(model.graph)
     if any(a is not b for a, b in zip(nodes, model.graph.node, strict=True)):
-        model = _reordered(model, nodes)
+        set_nodes(model.graph, nodes)
     _separate_names(model.graph)
-    given = (opset(model) or 0, int(model.ir_version))
+    given = (opset_of(model) or 0, int(model.ir_version))
     model, notes = upgrade(model)
     write_axes(model.graph, model)
     return LoadedModel(model, tuple(notes), path, size, *given)
@@ -141,15 +142,6 @@ def _no_model(name: str) -> str:
     if ending(name):
         return f"{name} is not an ONNX model but {ending(name)}"
     return f"{name} is not a whole ONNX model (damaged or another format); export it again"
-
-
-def _reordered(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
-    """The model with its nodes in another order."""
-    result = onnx.ModelProto()
-    copy_except(result, model, {"graph"})
-    copy_except(result.graph, model.graph, {"node"})
-    result.graph.node.extend(nodes)
-    return result
 
 
 def _separate_names(graph: onnx.GraphProto) -> None:

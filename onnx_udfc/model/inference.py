@@ -36,10 +36,18 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
         if not left < hidden:
             break
         hidden = left
-    inferred = {info.name for info in result.graph.value_info}
+    found = {info.name for info in result.graph.value_info}
     plain = shape_inference.infer_shapes(model)
-    result.graph.value_info.extend(info for info in plain.graph.value_info if info.name not in inferred)
+    result.graph.value_info.extend(info for info in plain.graph.value_info if info.name not in found)
     return result
+
+
+def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """As `infer`; the model itself where inference fails."""
+    try:
+        return infer(model)
+    except (shape_inference.InferenceError, RuntimeError, ValueError):
+        return model
 
 
 def known_sizes(model: onnx.ModelProto) -> dict[str, Size]:

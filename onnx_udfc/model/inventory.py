@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.escapes import some
-from onnx_udfc.model.protos import all_tensors, subgraphs, tensor_bytes
+from onnx_udfc.model.protos import all_tensors, attribute, subgraphs, tensor_bytes
 from onnx_udfc.model.tables import TABLES
 from onnx_udfc.model.unseen import RECURRENT, Path, inner_weights
 from onnx_udfc.model.values import values
@@ -112,10 +112,10 @@ def _of_graph(
                 yield _inner(node, inside)
         if node.output and not graph.is_constant(node.output[0]):
             yield from _read_by(node, graph, unseen, used)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                step = (i if graph.place else str(i), attribute.name)
-                inner = _Constants(attribute.g, graph, (*graph.place, step))
+        for held in node.attribute:
+            if held.HasField("g"):
+                step = (i if graph.place else str(i), held.name)
+                inner = _Constants(held.g, graph, (*graph.place, step))
                 yield from _of_graph(inner, functions, unseen, used)
 
 
@@ -230,7 +230,7 @@ def _read_by(node: onnx.NodeProto, graph: _Constants, unseen: frozenset[Key], us
     used.update(graph.key(k) for k in stored)
     bits, form = _bits(node, stored[main], words), _form(node, stored[main], path, words)
     if node.op_type == "MatMulNBits":
-        count = math.prod(int(a.i) for a in node.attribute if a.name in ("K", "N"))
+        count = int(attribute(node, "K", 1)) * int(attribute(node, "N", 1))
     inside = graph.key(main) in unseen
     carried = inside and node.op_type == "Loop"
     left = "" if carried else _why_left(node, kind, bool(form), inside or not graph.place)
@@ -304,7 +304,7 @@ def _bits(node: onnx.NodeProto, stored: TensorProto, levels: int | None) -> floa
         whole = math.log2(levels + 1)
         return whole if whole.is_integer() else round(math.log2(levels), 2)
     if node.op_type in ("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized"):
-        return float(next((a.i for a in node.attribute if a.name == "bits"), 4))
+        return float(attribute(node, "bits", 4))
     if stored.data_type in FLOAT_BITS:
         return FLOAT_BITS[stored.data_type]
     wide = CODE_BITS[stored.data_type]
@@ -337,8 +337,7 @@ def _form(node: onnx.NodeProto, stored: TensorProto, path: list[onnx.NodeProto],
 
 def _typed(node: onnx.NodeProto, kind: str, names: Mapping[int, str]) -> str:
     """The type that a node reads, and the one that it writes where that is its purpose; blocks where there are."""
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
     if node.op_type == "Cast":
-        return f"{kind}→{names.get(int(attributes.get('to', 0)), '?')}"
-    block = int(attributes.get("block_size", 0)) if node.op_type == "DequantizeLinear" else 0
+        return f"{kind}→{names.get(int(attribute(node, 'to', 0)), '?')}"
+    block = int(attribute(node, "block_size", 0)) if node.op_type == "DequantizeLinear" else 0
     return f"{kind}, blocks of {block}" if block else kind

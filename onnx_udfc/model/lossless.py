@@ -24,7 +24,7 @@ from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.graph import standard
 from onnx_udfc.model.names import Taken, unique_name
-from onnx_udfc.model.protos import dense, in_order, tensor_bytes
+from onnx_udfc.model.protos import dense, in_order, opset_of, tensor_bytes
 from onnx_udfc.model.values import values
 from onnx_udfc.model.weights_fit import LISTS
 
@@ -108,7 +108,7 @@ def import_graph(model: onnx.ModelProto) -> tuple[gs.Graph, Origin]:
     """
     proto, origin = model.graph, Origin(model)
     tensors = _import_tensors(proto, origin)
-    opset = next((d.version for d in model.opset_import if standard(d.domain)), 1)
+    opset = opset_of(model) or 1
     domains = list(model.opset_import)
     nodes = [_import_node(node, name, tensors) for node, name in zip(proto.node, _node_names(proto), strict=True)]
     for node, node_proto in zip(nodes, proto.node, strict=True):

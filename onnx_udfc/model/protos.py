@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.errors import ModelError
+from onnx_udfc.model.graph import standard
 from onnx_udfc.model.outline import STAMP, span_of, stamp
 
 INLINE_TOTAL = 1 << 30
@@ -96,6 +97,33 @@ def copy_except(target: Any, source: Any, left_out: set[str]) -> None:
             getattr(target, entry.name).extend(value)
 
 
+def shell(model: onnx.ModelProto, left_out: set[str]) -> onnx.ModelProto:
+    """A copy of a model without some fields of its graph."""
+    copy = onnx.ModelProto()
+    copy_except(copy, model, {"graph"})
+    copy_except(copy.graph, model.graph, left_out)
+    return copy
+
+
+def set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Give a graph copies of these nodes, its own among them or not, in place of those that it has."""
+    copies = onnx.GraphProto(node=nodes)
+    del graph.node[:]
+    graph.node.extend(copies.node)
+
+
+def opset_of(model: onnx.ModelProto) -> int | None:
+    """The opset of the standard operators, None if the model uses none of them."""
+    return next((d.version for d in model.opset_import if standard(d.domain)), None)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """An attribute of a node, text as str; the default where it is not stated."""
+    stated = (helper.get_attribute_value(a) for a in node.attribute if a.name == name and not a.ref_attr_name)
+    found = next(stated, default)
+    return found.decode(errors="replace") if isinstance(found, bytes) else found
+
+
 def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The graphs among the attributes of a node, not those inside them."""
     return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
@@ -136,10 +164,8 @@ def skeleton(model: onnx.ModelProto, largest: int) -> onnx.ModelProto:
 
     Initializers of more bytes than `largest` become inputs of the same type and shape.
     """
-    light = onnx.ModelProto()
-    copy_except(light, model, {"graph"})
+    light = shell(model, {"initializer"})
     light.ir_version = max(model.ir_version, 4)  # before, every initializer had to be an input
-    copy_except(light.graph, model.graph, {"initializer"})
     inputs = {i.name for i in model.graph.input}
     for tensor in model.graph.initializer:
         if tensor_bytes(tensor) <= largest:
@@ -358,9 +384,7 @@ def write_external(model: onnx.ModelProto, data_path: Path) -> onnx.ModelProto:
     Returns:
         The model with its large initializers outside.
     """
-    slim = onnx.ModelProto()
-    copy_except(slim, model, {"graph"})
-    copy_except(slim.graph, model.graph, {"initializer"})
+    slim = shell(model, {"initializer"})
     with data_path.open("wb") as file:
         for tensor in model.graph.initializer:
             moved = slim.graph.initializer.add()

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from onnx_udfc.errors import ModelError
-from onnx_udfc.model.protos import copy_except, left, resolve, tensor_bytes, write_external
+from onnx_udfc.model.protos import copy_except, left, resolve, shell, tensor_bytes, write_external
 from onnx_udfc.outputs import destination, move, remove_stale, temporary_file, temporary_folder
 
 LARGEST_FILE = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB; the rest is for names and shapes
@@ -92,10 +92,7 @@ def model_bytes(model: onnx.ModelProto) -> int:
     """Size of the files that the model makes; nothing is serialized where that would take as much memory again."""
     if weight_bytes(model) < ROOMY:
         return _whole_bytes(model)
-    slim = onnx.ModelProto()
-    copy_except(slim, model, {"graph"})
-    copy_except(slim.graph, model.graph, {"initializer"})
-    return int(slim.ByteSize()) + weight_bytes(model)
+    return int(shell(model, {"initializer"}).ByteSize()) + weight_bytes(model)
 
 
 def _whole_bytes(model: onnx.ModelProto) -> int:

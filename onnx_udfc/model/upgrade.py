@@ -13,7 +13,18 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, version_converter
 
-from onnx_udfc.model.protos import all_graphs, copy_except, reads, skeleton, sort_nodes, subgraphs
+from onnx_udfc.model.graph import standard
+from onnx_udfc.model.protos import (
+    all_graphs,
+    attribute,
+    copy_except,
+    opset_of,
+    reads,
+    set_nodes,
+    skeleton,
+    sort_nodes,
+    subgraphs,
+)
 from onnx_udfc.model.quiet import quiet_options
 
 OPSET = 21
@@ -22,11 +33,6 @@ TARGETS = (21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9)
 LARGEST = 1 << 14  # bytes of an initializer that an operator may need to know
 
 Scales = NDArray[np.floating]
-
-
-def opset(model: onnx.ModelProto) -> int | None:
-    """The opset of the standard operators, None if the model uses none of them."""
-    return next((d.version for d in model.opset_import if d.domain in ("", "ai.onnx")), None)
 
 
 def upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
@@ -39,7 +45,7 @@ def upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         The model, and notes for the user. Where a conversion fails or gives a model that onnxruntime does not load
         though it loads the original, the highest opset that works.
     """
-    version = opset(model)
+    version = opset_of(model)
     if version is None or version >= OPSET:
         return _with_ir(model), []
     model = with_masks(model, version)
@@ -67,7 +73,7 @@ def _convert(light: onnx.ModelProto, target: int) -> tuple[onnx.ModelProto | Non
     try:
         return version_converter.convert_version(light, target), ""
     except Exception as error:  # whatever its C++ code raises
-        return None, _reason(error, f"{opset(light)}{target}")
+        return None, _reason(error, f"{opset_of(light)}{target}")
 
 
 def _note(target: int, version: int, reason: str) -> str:
@@ -104,7 +110,7 @@ def _restore(model: onnx.ModelProto, converted: onnx.ModelProto) -> onnx.ModelPr
     result.graph.node.extend(converted.graph.node)
     known = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
     result.graph.initializer.extend(t for t in converted.graph.initializer if t.name not in known)
-    mend_nodes(result.graph, model.graph, opset(model) or OPSET, opset(converted) or OPSET)
+    mend_nodes(result.graph, model.graph, opset_of(model) or OPSET, opset_of(converted) or OPSET)
     return result
 
 
@@ -144,8 +150,8 @@ def mend_nodes(converted: onnx.GraphProto, original: onnx.GraphProto, version: i
             _make_asymmetric(node, _shrinks(source, original))
         copy_except(node, source, {"input", "output", "attribute", "op_type", "domain"})
         inner = {a.name: a.g for a in source.attribute if a.HasField("g")}
-        for attribute in (a for a in node.attribute if a.HasField("g") and a.name in inner):
-            mend_nodes(attribute.g, inner[attribute.name], version, target)
+        for held in (a for a in node.attribute if a.HasField("g") and a.name in inner):
+            mend_nodes(held.g, inner[held.name], version, target)
 
 
 def _successor(
@@ -168,7 +174,7 @@ def _successor(
 def _make_asymmetric(node: onnx.NodeProto, shrinks: bool) -> None:
     """Writes out what Resize meant before opset 11."""
     new = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil" if shrinks else "floor"}
-    kept = [attribute for attribute in node.attribute if attribute.name not in new]
+    kept = [a for a in node.attribute if a.name not in new]
     del node.attribute[:]
     node.attribute.extend([*kept, *(helper.make_attribute(key, value) for key, value in new.items())])
 
@@ -181,12 +187,12 @@ def _shrinks(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
 
 def _scales(node: onnx.NodeProto, graph: onnx.GraphProto) -> Scales | None:
     """The scales of an old Upsample or Resize, None where they are computed."""
-    for attribute in node.attribute:
-        if attribute.name == "scales":
-            return np.array(attribute.floats)
+    scales = attribute(node, "scales")
+    if scales is not None:
+        return np.array(scales)
     constants = [t for t in graph.initializer if t.name in node.input[1:2]]
     nodes = [n for n in graph.node if n.op_type == "Constant" and list(n.output) == list(node.input[1:2])]
-    constants += [attribute.t for n in nodes for attribute in n.attribute if attribute.name == "value"]
+    constants += [a.t for n in nodes for a in n.attribute if a.name == "value"]
     return numpy_helper.to_array(constants[0]) if constants else None
 
 
@@ -207,17 +213,14 @@ def with_masks(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
                 graph.node.append(helper.make_node("Clip", [data], [mask], name, min=0.0, max=0.0))
             else:
                 graph.node.append(helper.make_node("Less", [data, data], [mask], name))
-        ordered = sort_nodes(graph)
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
-        del graph.node[:]
-        graph.node.extend(copies)
+        set_nodes(graph, sort_nodes(graph))
     return result
 
 
 def _read_masks(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The Dropout nodes of a graph whose mask is used."""
     used = {name for node in graph.node for name in reads(node)} | {output.name for output in graph.output}
-    dropouts = (n for n in graph.node if n.op_type == "Dropout" and n.domain in ("", "ai.onnx"))
+    dropouts = (n for n in graph.node if n.op_type == "Dropout" and standard(n.domain))
     return [node for node in dropouts if len(node.output) > 1 and node.output[1] in used]
 
 
@@ -225,10 +228,9 @@ def highest_faithful(graph: onnx.GraphProto, version: int) -> int:
     """The highest opset up to 21 in which all nodes can compute what they compute at opset `version`."""
     limits = [OPSET]
     for node in graph.node:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
-        if node.op_type == "Hardmax" and version < 13 and attributes.get("axis", 1) != -1:
+        if node.op_type == "Hardmax" and version < 13 and attribute(node, "axis", 1) != -1:
             limits.append(12)
-        if node.op_type == "Resize" and version < 11 and attributes.get("mode", b"nearest") == b"nearest":
+        if node.op_type == "Resize" and version < 11 and attribute(node, "mode", "nearest") == "nearest":
             scales = _scales(node, graph)
             mixed = scales is not None and bool((scales < 1).any() and (scales > 1).any())
             limits.extend([10] if mixed else [])

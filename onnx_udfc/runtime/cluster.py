@@ -6,6 +6,7 @@ to another one by the scheduler; one that ends several workers is given up with 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
@@ -35,7 +36,7 @@ def work_through(
     dask = _library(executor)
     with _client(dask, executor) as client, client.as_current():
         shared = client.scatter(work, broadcast=True, hash=False)
-        waiting = {client.submit(_called, shared, task, pure=False): task for task in tasks}
+        waiting = {client.submit(operator.call, shared, task, pure=False): task for task in tasks}
         try:
             for future in dask.as_completed(list(waiting)):
                 task = waiting.pop(future)
@@ -44,11 +45,6 @@ def work_through(
                 future.release()
         finally:
             client.cancel(list(waiting))
-
-
-def _called(work: Callable[[T], R], task: T) -> R:
-    """What a worker does: the work itself is the shared object that lies there."""
-    return work(task)
 
 
 def _fault(dask: Any, future: Any) -> str:

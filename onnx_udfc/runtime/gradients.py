@@ -7,16 +7,16 @@ large before it is all that it tells. What is sent back from the answers is nois
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, shape_inference
+from onnx import TensorProto, helper
 
 from onnx_udfc.model.graph import standard
-from onnx_udfc.model.protos import reads, skeleton
+from onnx_udfc.model.inference import inferred
+from onnx_udfc.model.protos import attribute, reads, skeleton
 from onnx_udfc.runtime.moves import BY_PLACE
 from onnx_udfc.runtime.slopes import BY_VALUE, Rule
 from onnx_udfc.runtime.tape import Size, Tape
@@ -76,8 +76,7 @@ class _Pass:
             last = maker is not None and maker.op_type in ("Softmax", "LogSoftmax") and name not in read
             self.live.add(name)
             if last and maker is not None:
-                axis = next((a.i for a in maker.attribute if a.name == "axis"), -1)
-                self._answer(maker.input[0], axis)
+                self._answer(maker.input[0], attribute(maker, "axis", -1))
                 nodes.remove(maker)
             else:
                 self._answer(name)
@@ -145,7 +144,5 @@ class _Pass:
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:
     """Element type of each tensor, as far as it is declared or follows."""
-    light = skeleton(model, _SHAPES)
-    with contextlib.suppress(shape_inference.InferenceError, RuntimeError, ValueError):
-        light = shape_inference.infer_shapes(light)
-    return {v.name: v.type.tensor_type.elem_type for v in (*light.graph.value_info, *light.graph.output)}
+    graph = inferred(skeleton(model, _SHAPES)).graph
+    return {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}

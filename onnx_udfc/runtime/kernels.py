@@ -7,6 +7,7 @@ what else survives the fusions: the names of its weight, of its output, or of it
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -92,7 +93,8 @@ def check_runtime(model: Source, provider: Provider = CPU) -> RuntimeCheck:
             name in made and made[name].op_type == "DequantizeLinear" for name in found.input[1:2]
         )
         kernels.append(Kernel(node.name, node.op_type, "" if found is None else found.op_type, in_every_run))
-    return RuntimeCheck(tuple(kernels), _count(optimized))
+    operators = Counter(node.op_type for node in optimized.graph.node)
+    return RuntimeCheck(tuple(kernels), dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))))
 
 
 class _Finder:
@@ -154,9 +156,3 @@ def _proto(model: Source) -> onnx.ModelProto:
     if isinstance(model, bytes):
         return onnx.load_from_string(model)
     return onnx.load(str(model), load_external_data=False)
-
-
-def _count(model: onnx.ModelProto) -> dict[str, int]:
-    """How often each operator is in the graph, most frequent first, names in order where equal."""
-    operators = [node.op_type for node in model.graph.node]
-    return {op: operators.count(op) for op in sorted(set(operators), key=lambda op: (-operators.count(op), op))}

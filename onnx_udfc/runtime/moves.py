@@ -13,25 +13,21 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from onnx_udfc.runtime.slopes import Given, Rule, Slopes, attribute, listed
+from onnx_udfc.model.protos import attribute
+from onnx_udfc.runtime.slopes import Given, Rule, Slopes
 from onnx_udfc.runtime.tape import Tape
-
-
-def _text(node: onnx.NodeProto, name: str, default: str) -> str:
-    found = next((a for a in node.attribute if a.name == name), None)
-    return default if found is None else found.s.decode()
 
 
 def _pads(tape: Tape, node: onnx.NodeProto, kernel: Sequence[int]) -> list[int] | None:
     """Pads before and after each axis of a convolution or pool; None if nobody knows."""
     axes = len(kernel)
-    kind = _text(node, "auto_pad", "NOTSET")
+    kind = attribute(node, "auto_pad", "NOTSET")
     if kind in ("NOTSET", "VALID"):
-        return listed(node, "pads") or [0] * (2 * axes)
+        return attribute(node, "pads") or [0] * (2 * axes)
     source, target = tape.sizes.get(node.input[0]), tape.sizes.get(node.output[0])
     if source is None or target is None:
         return None
-    strides, dilations = listed(node, "strides") or [1] * axes, listed(node, "dilations") or [1] * axes
+    strides, dilations = attribute(node, "strides") or [1] * axes, attribute(node, "dilations") or [1] * axes
     whole = [
         max((n - 1) * s + (k - 1) * d + 1 - m, 0)
         for n, m, s, k, d in zip(target[2:], source[2:], strides, kernel, dilations, strict=True)
@@ -45,7 +41,7 @@ def _spread(tape: Tape, given: str, weight: str, node: onnx.NodeProto, kernel: S
     axes, pads = len(kernel), _pads(tape, node, kernel)
     if pads is None:
         return None
-    strides, dilations = listed(node, "strides") or [1] * axes, listed(node, "dilations") or [1] * axes
+    strides, dilations = attribute(node, "strides") or [1] * axes, attribute(node, "dilations") or [1] * axes
     whole = tape.op(
         "ConvTranspose", given, weight, group=group, kernel_shape=list(kernel), strides=strides, dilations=dilations,
         output_padding=[s - 1 for s in strides],
@@ -56,11 +52,11 @@ def _spread(tape: Tape, given: str, weight: str, node: onnx.NodeProto, kernel: S
 
 
 def _convolution(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
-    size, group = tape.sizes.get(node.input[1]), int(attribute(node, "group", 1))
+    size, group = tape.sizes.get(node.input[1]), attribute(node, "group", 1)
     if size is None or node.input[1] not in tape.constants:
         return None
     kernel = size[2:]
-    plain = all(v == 1 for name in ("strides", "dilations") for v in listed(node, name) or ())
+    plain = all(v == 1 for name in ("strides", "dilations") for v in attribute(node, name) or ())
     pads = _pads(tape, node, kernel)
     if plain and pads is not None and all(0 <= p < k for p, k in zip(pads, [*kernel, *kernel], strict=True)):
         turned = _mirrored(tape, node.input[1], size, group)
@@ -83,7 +79,7 @@ def _mirrored(tape: Tape, weight: str, size: Sequence[int], group: int) -> str:
 
 def _transposed_convolution(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
     size = tape.sizes.get(node.input[1])
-    known = _text(node, "auto_pad", "NOTSET") == "NOTSET" and listed(node, "output_shape") is None
+    known = attribute(node, "auto_pad", "NOTSET") == "NOTSET" and attribute(node, "output_shape") is None
     if size is None or node.input[1] not in tape.constants or not known:
         return None
     kept = [a for a in node.attribute if a.name in ("strides", "dilations", "pads", "group")]
@@ -93,7 +89,7 @@ def _transposed_convolution(tape: Tape, node: onnx.NodeProto, given: Given) -> S
 
 def _average(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
     """Windows over the edge are divided by their whole size, whatever the node counts there."""
-    kernel, channels = listed(node, "kernel_shape"), (tape.sizes.get(node.input[0]) or (0, 0))[1]
+    kernel, channels = attribute(node, "kernel_shape"), (tape.sizes.get(node.input[0]) or (0, 0))[1]
     if kernel is None or not channels or attribute(node, "ceil_mode", 0):
         return None
     weight = np.full((channels, 1, *kernel), 1 / np.prod(kernel), np.float32)
@@ -152,7 +148,7 @@ def _reshaped(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
 
 def _turned(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
     rank = tape.rank(node.input[0])
-    order = listed(node, "perm") or list(range(rank))[::-1]
+    order = attribute(node, "perm") or list(range(rank))[::-1]
     return {0: tape.op("Transpose", str(given[0]), perm=[order.index(i) for i in range(len(order))])}
 
 
@@ -160,7 +156,7 @@ def _side_by_side(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
     """Concat."""
     if any(name not in tape.sizes for name in node.input):
         return None
-    axis = int(attribute(node, "axis", 0))
+    axis = attribute(node, "axis", 0)
     ends = np.cumsum([0, *(tape.sizes[name][axis] for name in node.input)]).tolist()
     found: dict[int, str] = {}
     for number, (start, end) in enumerate(pairwise(ends)):
@@ -173,7 +169,7 @@ def _side_by_side(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
 def _padded(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
     """Pad with a constant; what is cut off by negative pads has no gradient."""
     rank = tape.rank(node.input[0])
-    if _text(node, "mode", "constant") != "constant" or rank < 1 or (len(node.input) > 3 and node.input[3]):
+    if attribute(node, "mode", "constant") != "constant" or rank < 1 or (len(node.input) > 3 and node.input[3]):
         return None
     return {0: tape.op("Pad", str(given[0]), tape.op("Neg", node.input[1]))}
 
@@ -187,12 +183,12 @@ def _mean(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
 
 def _total(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
     """A sum over axes."""
-    rank, kept = tape.rank(node.input[0]), int(attribute(node, "keepdims", 1))
+    rank, kept = tape.rank(node.input[0]), attribute(node, "keepdims", 1)
     if rank < 0:
         return None
     value, axes = str(given[0]), node.input[1] if len(node.input) > 1 else ""
     if not kept and node.op_type in ("ReduceMean", "ReduceSum"):
-        old = listed(node, "axes")
+        old = attribute(node, "axes")
         over = axes or tape.integers(old if old is not None else range(rank))
         value = tape.op("Unsqueeze", value, over)
     return {0: tape.op("Expand", value, tape.op("Shape", node.input[0]))}
@@ -211,13 +207,13 @@ def _resized(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
 
 
 def _to_depth(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
-    if _text(node, "mode", "DCR") != "DCR":
+    if attribute(node, "mode", "DCR") != "DCR":
         return None
-    return {0: tape.op("SpaceToDepth", str(given[0]), blocksize=int(attribute(node, "blocksize", 1)))}
+    return {0: tape.op("SpaceToDepth", str(given[0]), blocksize=attribute(node, "blocksize", 1))}
 
 
 def _to_space(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
-    return {0: tape.op("DepthToSpace", str(given[0]), blocksize=int(attribute(node, "blocksize", 1)))}
+    return {0: tape.op("DepthToSpace", str(given[0]), blocksize=attribute(node, "blocksize", 1))}
 
 
 BY_PLACE: dict[str, Rule] = {

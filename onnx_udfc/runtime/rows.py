@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
 from onnx_udfc.model.graph import standard
-from onnx_udfc.model.protos import reads
+from onnx_udfc.model.protos import attribute, reads
 from onnx_udfc.model.values import values
 
 ROWS = "rows"  # an entry of a shape: the number of samples
@@ -111,19 +110,25 @@ def _fixed(given: Given) -> bool:
     return all(kind is not None and not kind.apart and not kind.counts for kind in given)
 
 
-def _by_row(_node: onnx.NodeProto, given: Given) -> Kind | None:
-    """Operators that make of a tensor one of as many axes, and of each sample one, by parameters that are fixed."""
-    kind = given[0]
-    return _of(kind.rank) if kind is not None and kind.apart and kind.rank > 1 and _fixed(given[1:]) else None
-
-
 def _of(rank: int) -> Kind:
     """Samples of sizes that nobody knows."""
     return Kind(rank, apart=True)
 
 
-def _attribute(node: onnx.NodeProto, name: str) -> object:
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), None)
+def _of_samples(rule: Callable[[onnx.NodeProto, Kind, Given], Kind | None]) -> Rule:
+    """A rule that is asked only where the first operand is samples; it gets that, and the other operands."""
+
+    def asked(node: onnx.NodeProto, given: Given) -> Kind | None:
+        kind = given[0]
+        return rule(node, kind, given[1:]) if kind is not None and kind.apart else None
+
+    return asked
+
+
+@_of_samples
+def _by_row(_node: onnx.NodeProto, kind: Kind, others: Given) -> Kind | None:
+    """Operators that make of a tensor one of as many axes, and of each sample one, by parameters that are fixed."""
+    return _of(kind.rank) if kind.rank > 1 and _fixed(others) else None
 
 
 def _known(kind: Kind | None) -> tuple[int, ...] | None:
@@ -133,16 +138,16 @@ def _known(kind: Kind | None) -> tuple[int, ...] | None:
     return tuple(v for v in kind.entries if isinstance(v, int))
 
 
-def _axes(node: onnx.NodeProto, given: Given, rank: int, at: int = 1) -> tuple[int, ...] | None:
-    """The axes that a node names, in an attribute or in an input, counted from the front; None if it names none."""
-    named = _attribute(node, "axes")
-    found = tuple(named) if isinstance(named, list) else _known(given[at]) if len(given) > at else None
+def _axes(node: onnx.NodeProto, others: Given, rank: int) -> tuple[int, ...] | None:
+    """The axes that a node names, in an attribute or in its second input, from the front; None if it names none."""
+    named = attribute(node, "axes")
+    found = tuple(named) if isinstance(named, list) else _known(others[0]) if others else None
     return None if found is None else tuple(axis % rank if rank else axis for axis in found)
 
 
 def _axis(node: onnx.NodeProto, default: int, rank: int) -> int:
     """The one axis that a node names, counted from the front."""
-    named = _attribute(node, "axis")
+    named = attribute(node, "axis")
     return (named if isinstance(named, int) else default) % rank
 
 
@@ -166,29 +171,29 @@ def _alike(node: onnx.NodeProto, given: Given) -> Kind | None:
 
 
 def _norm(node: onnx.NodeProto, given: Given) -> Kind | None:
-    return None if _attribute(node, "training_mode") else _by_row(node, given)
+    return None if attribute(node, "training_mode") else _by_row(node, given)
 
 
-def _pad(_node: onnx.NodeProto, given: Given) -> Kind | None:
-    kind, pads = given[0], _known(given[1]) if len(given) > 1 else None
-    if kind is None or not kind.apart or pads is None or not _fixed(given[1:]) or len(pads) != 2 * kind.rank:
+@_of_samples
+def _pad(_node: onnx.NodeProto, kind: Kind, others: Given) -> Kind | None:
+    pads = _known(others[0]) if others else None
+    if pads is None or not _fixed(others) or len(pads) != 2 * kind.rank:
         return None
     return _of(kind.rank) if pads[0] == pads[kind.rank] == 0 else None
 
 
-def _resize(node: onnx.NodeProto, given: Given) -> Kind | None:
-    kind, (_, scales, sizes) = given[0], (*given[1:], _NOTHING, _NOTHING, _NOTHING)[:3]
-    if kind is None or not kind.apart or _attribute(node, "axes") is not None:
+@_of_samples
+def _resize(node: onnx.NodeProto, kind: Kind, others: Given) -> Kind | None:
+    _, scales, sizes = (*others, _NOTHING, _NOTHING, _NOTHING)[:3]
+    if attribute(node, "axes") is not None:
         return None
     first = [found.entries[0] for found in (scales, sizes) if found is not None and found.entries]
     return _of(kind.rank) if first in ([1], [ROWS]) else None
 
 
-def _shape(node: onnx.NodeProto, given: Given) -> Kind | None:
-    kind = given[0]
-    if kind is None or not kind.apart or node.attribute:
-        return None
-    return Kind(1, shape=(kind.rank,), entries=(ROWS, *[None] * (kind.rank - 1)))
+@_of_samples
+def _shape(node: onnx.NodeProto, kind: Kind, _others: Given) -> Kind | None:
+    return None if node.attribute else Kind(1, shape=(kind.rank,), entries=(ROWS, *[None] * (kind.rank - 1)))
 
 
 def _concat(node: onnx.NodeProto, given: Given) -> Kind | None:
@@ -236,9 +241,10 @@ def _slice(_node: onnx.NodeProto, given: Given) -> Kind | None:
     return Kind(1, shape=(len(entries),), entries=entries)
 
 
-def _reshape(node: onnx.NodeProto, given: Given) -> Kind | None:
-    kind, shape = given[:2]
-    if kind is None or not kind.apart or shape is None or not shape.entries or _attribute(node, "allowzero"):
+@_of_samples
+def _reshape(node: onnx.NodeProto, kind: Kind, others: Given) -> Kind | None:
+    shape = others[0]
+    if shape is None or not shape.entries or attribute(node, "allowzero"):
         return None
     first, *rest = shape.entries
     sizes = tuple(size for size in rest if isinstance(size, int) and size > 0)
@@ -249,27 +255,26 @@ def _reshape(node: onnx.NodeProto, given: Given) -> Kind | None:
     return Kind(1 + len(rest), apart=True, shape=known) if first in (ROWS, 0) and ROWS not in rest else None
 
 
-def _expand(_node: onnx.NodeProto, given: Given) -> Kind | None:
-    kind, shape = given[:2]
-    if kind is None or not kind.apart or shape is None or not shape.entries or len(shape.entries) > kind.rank:
+@_of_samples
+def _expand(_node: onnx.NodeProto, kind: Kind, others: Given) -> Kind | None:
+    shape = others[0]
+    if shape is None or not shape.entries or len(shape.entries) > kind.rank:
         return None
     first, *rest = shape.entries
     return _of(kind.rank) if (len(rest) + 1 < kind.rank or first in (ROWS, 1)) and ROWS not in rest else None
 
 
-def _squeeze(node: onnx.NodeProto, given: Given) -> Kind | None:
-    kind = given[0]
-    axes = None if kind is None else _axes(node, given, kind.rank)
-    if kind is None or axes is None or not kind.apart or 0 in axes:
-        return None
-    return Kind(kind.rank - len(set(axes)), apart=True)
+@_of_samples
+def _squeeze(node: onnx.NodeProto, kind: Kind, others: Given) -> Kind | None:
+    axes = _axes(node, others, kind.rank)
+    return None if axes is None or 0 in axes else _of(kind.rank - len(set(axes)))
 
 
 def _unsqueeze(node: onnx.NodeProto, given: Given) -> Kind | None:
     kind = given[0]
     if kind is None:
         return None
-    axes = _axes(node, given, 0)
+    axes = _axes(node, given[1:], 0)
     if axes is None:
         return None
     rank = kind.rank + len(axes)
@@ -278,43 +283,43 @@ def _unsqueeze(node: onnx.NodeProto, given: Given) -> Kind | None:
     return Kind(rank, apart=True) if kind.apart and 0 not in [axis % rank for axis in axes] else None
 
 
-def _transpose(node: onnx.NodeProto, given: Given) -> Kind | None:
-    kind, order = given[0], _attribute(node, "perm")
-    if kind is None or not kind.apart or not isinstance(order, list) or order[0] != 0:
+@_of_samples
+def _transpose(node: onnx.NodeProto, kind: Kind, _others: Given) -> Kind | None:
+    order = attribute(node, "perm")
+    if not isinstance(order, list) or order[0] != 0:
         return None
     return Kind(
         kind.rank, apart=True, shape=None if kind.shape is None else tuple(kind.shape[i - 1] for i in order[1:])
     )
 
 
-def _reduce(node: onnx.NodeProto, given: Given) -> Kind | None:
-    kind = given[0]
-    axes = None if kind is None else _axes(node, given, kind.rank)
-    if kind is None or not kind.apart or not axes or 0 in axes:
+@_of_samples
+def _reduce(node: onnx.NodeProto, kind: Kind, others: Given) -> Kind | None:
+    axes = _axes(node, others, kind.rank)
+    if not axes or 0 in axes:
         return None
-    return _of(kind.rank if _attribute(node, "keepdims") != 0 else kind.rank - len(set(axes)))
+    return _of(kind.rank if attribute(node, "keepdims") != 0 else kind.rank - len(set(axes)))
 
 
 def _along(default: int) -> Rule:
     """Operators that mix what lies along one axis, or on it and behind it."""
 
-    def rule(node: onnx.NodeProto, given: Given) -> Kind | None:
-        kind = given[0]
-        if kind is None or not kind.apart or not _fixed(given[1:]):
-            return None
-        return _of(kind.rank) if _axis(node, default, kind.rank) > 0 else None
+    @_of_samples
+    def rule(node: onnx.NodeProto, kind: Kind, others: Given) -> Kind | None:
+        return _of(kind.rank) if _fixed(others) and _axis(node, default, kind.rank) > 0 else None
 
     return rule
 
 
-def _flatten(node: onnx.NodeProto, given: Given) -> Kind | None:
-    kind = given[0]
-    return Kind(2, apart=True) if kind is not None and kind.apart and _axis(node, 1, kind.rank) == 1 else None
+@_of_samples
+def _flatten(node: onnx.NodeProto, kind: Kind, _others: Given) -> Kind | None:
+    return _of(2) if _axis(node, 1, kind.rank) == 1 else None
 
 
-def _matmul(_node: onnx.NodeProto, given: Given) -> Kind | None:
-    first, second = given[:2]
-    if first is None or second is None or not first.apart or first.rank < 3:
+@_of_samples
+def _matmul(_node: onnx.NodeProto, first: Kind, others: Given) -> Kind | None:
+    second = others[0]
+    if second is None or first.rank < 3:
         return None  # of two axes: the rows are those of one product, whose last digits hang on how many they are
     alike = second.rank == first.rank if second.apart else second.rank == 2
     return _of(first.rank) if alike and not second.counts else None

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 Dims = Sequence[int | str | None]
 
+FAILED = (
+    "onnxruntime cannot run the network on the inputs it was given (WHY); give others with --calibrate, or take"
+    " --method udfc, which runs nothing"
+)
 BATCH = 16  # samples of a run where the network leaves it open
 _TYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(uint8)": np.uint8,
@@ -188,16 +192,15 @@ def sample_count(given: Sequence[InputSpec], arrays: Mapping[str, NDArray[Any]])
     return min(counts, default=1)
 
 
-def outputs_of(segment: Any, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+def outputs_of(
+    segment: Any, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]], failed: str = FAILED
+) -> list[NDArray[Any]]:
     """Run a session.
 
     Raises:
-        ModelError: it fails on these values.
+        ModelError: it fails on these values; says what `failed` does, with the reason in place of WHY.
     """
     try:
         return list(segment.run(list(outputs), dict(inputs)))
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-        raise ModelError(
-            f"onnxruntime cannot run the network on the inputs it was given ({one_line(error)}); give others with "
-            "--calibrate, or take --method udfc, which runs nothing"
-        ) from error
+        raise ModelError(failed.replace("WHY", one_line(error))) from error

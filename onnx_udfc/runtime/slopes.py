@@ -11,23 +11,12 @@ from collections.abc import Callable, Sequence
 
 import onnx
 
+from onnx_udfc.model.protos import attribute
 from onnx_udfc.runtime.tape import Tape
 
 Given = Sequence[str | None]
 Slopes = dict[int, str] | None
 Rule = Callable[[Tape, onnx.NodeProto, Given], Slopes]
-
-
-def attribute(node: onnx.NodeProto, name: str, default: int | float) -> float:
-    """A number among a node's attributes."""
-    found = next((a for a in node.attribute if a.name == name), None)
-    return default if found is None else float(onnx.helper.get_attribute_value(found))
-
-
-def listed(node: onnx.NodeProto, name: str) -> list[int] | None:
-    """A list of whole numbers among a node's attributes, None if it is not there."""
-    found = next((a for a in node.attribute if a.name == name), None)
-    return None if found is None else [int(v) for v in onnx.helper.get_attribute_value(found)]
 
 
 def _by_value(slope: Callable[[Tape, onnx.NodeProto], str]) -> Rule:
@@ -249,13 +238,13 @@ def _layer_norm(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
     rank = tape.rank(node.input[0])
     if rank < 1:
         return None
-    axis = int(attribute(node, "axis", -1)) % rank
+    axis = attribute(node, "axis", -1) % rank
     scaled = tape.op("Mul", str(given[0]), node.input[1])
     return {0: _normalized(tape, node, scaled, list(range(axis, rank)))}
 
 
 def _softmax(tape: Tape, node: onnx.NodeProto, given: Given) -> Slopes:
-    d, y, axis = str(given[0]), node.output[0], tape.integers([int(attribute(node, "axis", -1))])
+    d, y, axis = str(given[0]), node.output[0], tape.integers([attribute(node, "axis", -1)])
     inner = tape.op("ReduceSum", tape.op("Mul", d, y), axis, keepdims=1)
     return {0: tape.op("Mul", y, tape.op("Sub", d, inner))}
 

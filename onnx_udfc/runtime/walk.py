@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_udfc.errors import ModelError
-from onnx_udfc.model.protos import dense, reads
+from onnx_udfc.model.protos import attribute, dense, reads
 from onnx_udfc.model.values import values
 from onnx_udfc.numerics.products import each
 from onnx_udfc.runtime.machine import release
@@ -354,7 +354,7 @@ def _rows(nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, Value], constant
 def _by_row(node: onnx.NodeProto) -> bool:
     """Whether a node makes each row of its output of the same row of its inputs."""
     if node.op_type == "Concat":
-        return any(a.name == "axis" and a.i > 0 for a in node.attribute)
+        return bool(attribute(node, "axis", 0) > 0)
     return node.op_type in BY_ROW and not node.domain
 
 

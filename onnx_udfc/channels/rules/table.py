@@ -12,6 +12,7 @@ from onnx_udfc.channels.rules import elementwise as value_ops
 from onnx_udfc.channels.rules import layers as layer_ops
 from onnx_udfc.channels.rules import shape as shape_ops
 from onnx_udfc.channels.targets import READS_SIZES
+from onnx_udfc.model.graph import standard
 
 
 def _quantized(flow: Flow, node: gs.Node) -> None:
@@ -113,7 +114,7 @@ def _escape(flow: Flow, node: gs.Node, outer: set[str], handled: Collection[int]
 def _apply(flow: Flow, node: gs.Node, outer: set[str]) -> None:
     rule = CHANNEL_RULES.get(node.op, layer_ops.weighted if node.name in flow.network.layers else None)
     blocked: str | None = None
-    if node.domain not in (None, "", "ai.onnx"):
+    if not standard(node.domain):
         blocked = f"it feeds {node.domain}.{node.op}, an operator that is not of the ONNX standard"
     elif outer:
         blocked = f"it feeds the control flow of a {node.op} node"
