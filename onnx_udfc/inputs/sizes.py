@@ -35,7 +35,7 @@ UNKNOWN = 64  # side of the pictures of a network that cannot be read
 LINES = ((48, 320), (32, 320), (32, 100), (64, 320), (64, 256))  # heights and widths of text lines
 SOUNDS = (RATE, RATE // 2, 4096, 2048, 1024, 576, 512, 256)
 SEQUENCE = 64  # tokens, or steps of another sequence
-LONGER = (256, 1024, 4096)  # where that is too short: a network may cut off what it takes as context
+LONGER = (256, 1024, 4096, 16384)  # where that is too short: a network may cut off what it takes as context
 _COARSEST = 128  # stride above which it is no longer that of a map
 _MOST_TRIES = 6
 

@@ -164,6 +164,11 @@ def test_a_network_that_cannot_run_gets_the_first_guess() -> None:
             s = Constant<value_ints = [2]>() u = Unsqueeze(x, s) t = Transpose<perm = [0,3,2,1]>(u) y = Conv(t, K) }""",
             (1, 1024, 4),
         ),
+        (
+            """g (float[N,T,4] x, float[2,4,1,10001] K) => (float[N,2,1,M] y) {
+            s = Constant<value_ints = [2]>() u = Unsqueeze(x, s) t = Transpose<perm = [0,3,2,1]>(u) y = Conv(t, K) }""",
+            (1, 16384, 4),
+        ),
         ("g (float[2,W] x, float[24,8] K) => (float[2,8] y) { y = MatMul(x, K) }", (2, 24)),
     ],
 )
