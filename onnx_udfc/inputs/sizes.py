@@ -21,6 +21,7 @@ from onnx_udfc.errors import ModelError, RequestError, UdfcError
 from onnx_udfc.inputs.kinds import RATE, Wanted, called_sound, channels_last, one_feed
 from onnx_udfc.inputs.uses import Use, use_of
 from onnx_udfc.model.files import load
+from onnx_udfc.model.graph import is_closed
 from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.runtime.runs import InputSpec, outputs_of, specs
@@ -233,7 +234,12 @@ def _guesses(network: Network, given: Sequence[InputSpec], uses: Mapping[str, Us
     pictures = [s for s in given if len(s.shape) == 4]
     sides = _sides(network, pictures[0], uses[pictures[0].name]) if pictures else [(1, 1)]
     rows = any(s.dtype.kind == "f" and len(s.shape) in (2, 3) and s.shape[-1] is None for s in given)
-    lengths = SOUNDS if any(_sound(s, uses[s.name]) for s in given) else (SEQUENCE, *(SOUNDS if rows else ()), *LONGER)
+    sound = any(_sound(s, uses[s.name]) for s in given)
+    lengths = (
+        SOUNDS
+        if sound
+        else tuple(dict.fromkeys((_seen_at_once(network), SEQUENCE, *(SOUNDS if rows else ()), *LONGER)))
+    )
     for number in range(max(len(sides), len(lengths))):
         side, length = sides[min(number, len(sides) - 1)], lengths[min(number, len(lengths) - 1)]
         yield {s.name: _guess(s, uses[s.name], side, length) for s in given}
@@ -330,6 +336,32 @@ def _total_stride(network: Network) -> int:
         for tensor in node.outputs:
             strides[id(tensor)] = after if after <= _COARSEST else before
     return max(strides.values(), default=1)
+
+
+def _seen_at_once(network: Network) -> int:
+    """Steps of a sequence that show the convolutions all that they look at from one place, SEQUENCE at least.
+
+    Taps that lie farther apart than a sequence is long meet nothing but padding: dilated ones would be seen as useless.
+    """
+    seen: dict[
+        int, tuple[int, int]
+    ] = {}  # tensor → steps that one of its places looks at, and steps from place to place
+    for node in network.graph.nodes:
+        reach, step = max((seen.get(id(t), (1, 1)) for t in node.inputs), default=(1, 1))
+        if kind_of(node.op).convolves or node.op in ("MaxPool", "AveragePool"):
+            kernel = node.attrs.get("kernel_shape") or _kernel(node)
+            dilations = node.attrs.get("dilations") or [1] * len(kernel)
+            reach += step * max(((k - 1) * d for k, d in zip(kernel, dilations, strict=False)), default=0)
+            stride = max(node.attrs.get("strides") or [1])
+            step = max(1, step // stride) if node.op == "ConvTranspose" else step * stride
+        seen |= {id(tensor): (reach, step) for tensor in node.outputs}
+    longest = max((reach for reach, _ in seen.values()), default=1)
+    return next((n for n in (SEQUENCE, *LONGER[:-1]) if n >= longest), LONGER[-2])
+
+
+def _kernel(node: gs.Node) -> tuple[int, ...]:
+    weight = node.inputs[1].shape if len(node.inputs) > 1 else None
+    return tuple(int(n) for n in weight[2:]) if weight is not None and is_closed(weight) else ()
 
 
 def _first_that_runs(network: Network, tries: Sequence[Sizes], run: bool) -> Sizes:
