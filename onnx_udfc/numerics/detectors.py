@@ -93,7 +93,7 @@ def _pair(floats: Outputs, outputs: Outputs, _told: bool) -> Reader | None:
     lead = floats[boxes].shape[:-1]
     fits = {k: _scores_axis(y.shape, lead) for k, y in floats.items() if k != boxes}
     scores = next((k for k, axis in fits.items() if axis is not None), None)
-    if scores is None or math.prod(lead) < 1:
+    if scores is None or math.prod(lead) < 1 or _same_classes(floats[boxes], floats[scores]):
         return None
     axis = fits[scores]
     labels = next((k for k, y in outputs.items() if y.dtype.kind in "iu" and y.shape == lead), None)
@@ -110,6 +110,16 @@ def _pair(floats: Outputs, outputs: Outputs, _told: bool) -> Reader | None:
     one = not squash and raw.scores.shape[2] > 1 and np.allclose(raw.scores.sum(axis=2), 1, atol=1e-3)
     used = (boxes, scores) if labels is None or axis != 0 else (boxes, scores, labels)
     return Reader(used, _form(raw.boxes), _without_background(read) if one else read, squash, pair=True)
+
+
+def _same_classes(logits: NDArray[Any], p: NDArray[Any]) -> bool:
+    """Whether four numbers are those of classes, of which another output gives the probabilities."""
+    if logits.shape != p.shape or not _between(p):
+        return False
+    y = logits.astype(np.float64)
+    shares = np.exp(y - y.max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    return any(np.allclose(found, p, atol=1e-3) for found in (shares, _sigmoid(y)))
 
 
 def _scores_axis(shape: tuple[int, ...], lead: tuple[int, ...]) -> int | None:

@@ -221,6 +221,16 @@ def test_what_is_no_detector_has_no_boxes() -> None:
         assert find_reader(outputs) is None
 
 
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_four_classes_and_their_probabilities_are_no_boxes(kind: str) -> None:
+    """As a network gives logits and probabilities of each step."""
+    y = np.random.default_rng(0).normal(size=(8, 60, 4)) * 3
+    p = np.exp(y) / np.exp(y).sum(-1, keepdims=True) if kind == "softmax" else 1 / (1 + np.exp(-y))
+    outputs = {"logits": y.astype(np.float32), "probs": p.astype(np.float32)}
+    assert find_reader(outputs) is None
+    assert find_reader({**outputs, "probs": p[:, ::-1].astype(np.float32)}) is not None
+
+
 @pytest.mark.parametrize("rows", [False, True])
 def test_factors_of_masks_behind_the_classes_are_no_scores(rows: bool) -> None:
     rng = np.random.default_rng(0)
