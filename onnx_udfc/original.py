@@ -150,7 +150,7 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
     reference = trace(
         network, inputs.values, groups, matched=matched, few=few, gates=gates(network, sizes),
         samples=limits.positions, seed=options.seed, advance=advance, widths=widths, factorable=split,
-        informations=known, pieces=pieces,
+        informations=known, pieces=pieces, narrow=limits.narrow,
     )  # fmt: skip
     original.trace = Trace(asked, network, names, widths, split, inputs, reference)
     return original.trace
@@ -164,12 +164,14 @@ class Limits:
         options: with as many made-up inputs as fit.
         positions: output positions of each layer that are looked at.
         batch: samples of a run of the whole network.
+        narrow: what layers give is held in 16 bits.
         note: what became less, in words for the user; empty if nothing did.
     """
 
     options: Options
     positions: int
     batch: int = BATCH
+    narrow: bool = False
     note: str = ""
 
 
@@ -185,15 +187,16 @@ def limited(original: Original, options: Options) -> Limits:
     network, channels = original.network, original.channels
     needs = needs_of(network, channels.shapes, factorable(network, channels, options))
     usual = options.number or (REAL if options.calibrate else image_count(wanted_inputs(original.network)))
+    needs = needs.within(bound, usual, positions)
     number, fewer = needs.fitting(bound, usual, positions)
-    batch = needs.batch(bound, BATCH)
+    batch, narrow = needs.batch(bound, BATCH), needs.narrow
     if (number, fewer) == (usual, positions):
-        return Limits(options, positions, batch)
+        return Limits(options, positions, batch, narrow)
     note = (
         f"{number} inputs in place of {usual}, and {fewer} positions of each layer in place of {positions}, to stay"
         f" within {bound / 1e9:.3g} GB of memory (--memory)"
     )
-    return Limits(options.counted(number), fewer, batch, note)
+    return Limits(options.counted(number), fewer, batch, narrow, note)
 
 
 def _counted(original: Original, options: Options) -> Options:

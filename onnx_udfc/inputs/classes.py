@@ -38,6 +38,7 @@ from onnx_udfc.inputs.sources import FORMULA
 from onnx_udfc.numerics.breeding import children
 from onnx_udfc.numerics.products import each
 from onnx_udfc.options import Options
+from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.runs import outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
 
@@ -80,6 +81,7 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
         values = {name: images}
     surest = _sureness(network, scores, wanted, pool) if classifies else scores.max(1)
     chosen = balanced(scores.argmax(1), wanted, rng, surest)
+    release()
     return replace(pool, values=take(input_specs_of(network), values, chosen))
 
 

@@ -285,8 +285,15 @@ def _pixels(z: Array) -> NDArray[np.uint8]:
 def _picture(wanted: Wanted, count: int, seed: int) -> Array:
     """Pictures in normalized units, of the kinds that were chosen, one kind after the other."""
     shares = _shares(wanted.among, count)
-    parts = each(lambda share: PICTURES[share[0]](share[1], wanted.channels, wanted.size, seed), shares)
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+    pictures = np.empty((count, wanted.channels, *wanted.size), np.float32)
+
+    def draw(number: int) -> None:
+        kind, some = shares[number]
+        start = sum(more for _, more in shares[:number])
+        pictures[start : start + some] = PICTURES[kind](some, wanted.channels, wanted.size, seed)
+
+    each(draw, range(len(shares)))  # beside all of them there are never more than those that are being drawn
+    return pictures
 
 
 def _signal(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:

@@ -3,5 +3,5 @@
 __all__ = [
     "activation_grids", "breeding", "detectors", "elimination", "factors", "grids", "halves", "images", "joint_refit",
     "knapsack", "layer_fit", "leading", "metric", "moments", "narrowing", "picture_codec", "products", "reconstruct",
-    "rounding", "words",
+    "rounding", "sixteen_bits", "words",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Literal
 
 import numpy as np
@@ -46,23 +47,62 @@ class ActivationParams:
 
     def simulate(self, values: NDArray[np.floating]) -> Floats:
         """Return the values (any shape) as they are read back after quantization, float64."""
-        qmin, qmax = (-128, 127) if self.dtype == "int8" else GRID[self.dtype]
-        codes = np.clip(np.rint(np.asarray(values, np.float64) / self.scale) + self.zero_point, qmin, qmax)
-        read: Floats = (codes - self.zero_point) * self.scale
-        return read
+        return (self._codes(np.asarray(values, np.float64)) - self.zero_point) * self.scale
 
-    def seen(self, values: NDArray[np.floating], *, over: bool = False) -> NDArray[np.floating]:
-        """`simulate` in the values' own type, a part of them at a time: no copy of them in float64 is ever whole.
-
-        With `over` they may be written over, where they can.
-        """
-        there = over and values.flags.writeable and values.flags.c_contiguous
-        found = values if there else np.empty(values.shape, values.dtype)
-        flat, out = values.reshape(-1), found.reshape(-1)
+    def coded(self, values: NDArray[np.floating]) -> OnGrid:
+        """The values (any shape) as codes, found some at a time: no copy of them in float64 is ever whole."""
+        codes: NDArray[np.integer] = np.empty(values.shape, np.int8 if self.dtype == "int8" else np.uint8)
+        flat, out = values.reshape(-1), codes.reshape(-1)
         for start in range(0, flat.size, _TOGETHER):
             part = slice(start, start + _TOGETHER)
-            out[part] = self.simulate(flat[part])
-        return found
+            out[part] = self._codes(flat[part].astype(np.float64))
+        return OnGrid(codes, self, values.dtype)
+
+    def _codes(self, values: Floats) -> Floats:
+        qmin, qmax = (-128, 127) if self.dtype == "int8" else GRID[self.dtype]
+        codes: Floats = np.clip(np.rint(values / self.scale) + self.zero_point, qmin, qmax)
+        return codes
+
+
+@dataclass(frozen=True, eq=False)
+class OnGrid:
+    """Values that were quantized: in codes they take a quarter of what they take in float32.
+
+    Attributes:
+        codes: uint8 or int8, any shape.
+        grid: of the codes.
+        dtype: of the values that they stand for.
+    """
+
+    codes: NDArray[np.integer]
+    grid: ActivationParams
+    dtype: np.dtype[np.floating]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the values."""
+        return self.codes.shape
+
+    @property
+    def ndim(self) -> int:
+        """Axes of the values."""
+        return self.codes.ndim
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return self.codes.size
+
+    def __len__(self) -> int:
+        """Along the first axis."""
+        return len(self.codes)
+
+    def __getitem__(self, rows: slice | int | EllipsisType | NDArray[np.int64]) -> NDArray[np.floating]:
+        """Values of some rows, as they are read back."""
+        exact = np.float64 if self.dtype.itemsize > np.float32(0).itemsize else np.float32  # both are: 8 bits times 24
+        values = np.subtract(self.codes[rows], self.grid.zero_point, dtype=exact)
+        values *= exact(self.grid.scale)
+        return np.asarray(values, self.dtype)
 
 
 def as_they_are(values: Floats) -> Floats:

@@ -43,8 +43,9 @@ class InputScaling:
         shape = (1, -1) + (1,) * (z.ndim - 2)
         std = np.asarray(self.std, np.float32).reshape(shape)
         mean = np.asarray(self.mean, np.float32).reshape(shape)
-        x: Array = np.clip(z * std + mean, np.float32(self.low), np.float32(self.high)).astype(np.float32, copy=False)
-        return x
+        x: Array = np.multiply(z, std, dtype=np.float32)
+        x += mean
+        return np.clip(x, np.float32(self.low), np.float32(self.high), out=x)
 
 
 def synthetic_images(count: int, channels: int, size: tuple[int, ...], seed: int) -> Array:

@@ -53,7 +53,7 @@ def losses(
 def lost_in(values: Value, grid: ActivationParams, read: Read, apart: bool) -> float:
     """The module's equation for values (n, C, ...) of one tensor."""
     y = read(values.astype(np.float64))
-    z = read(grid.seen(values).astype(np.float64))
+    z = read(grid.coded(values)[...].astype(np.float64))
     axes = tuple(i for i in range(y.ndim) if i != 1)
     noise, signal = np.square(y - z).mean(axes), y.var(axes)
     total = noise + signal

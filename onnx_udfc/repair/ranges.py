@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.emit.placement import hard_sigmoid
+from onnx_udfc.emit.placement import TIED, hard_sigmoid
 from onnx_udfc.model.unseen import MOVES
 from onnx_udfc.numerics.activation_grids import ActivationParams, Floats, Read, as_they_are, search_range, whole_range
-from onnx_udfc.runtime.walk import Value, Walk
+from onnx_udfc.runtime.walk import Held, Value, Walk
 
 if TYPE_CHECKING:
     from onnx_udfc.emit.placement import Placement
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onnx_udfc.runtime.walk import Pieces
 
 HEADROOM = 1.25
+_COMPUTES = ("Pad", "Resize")  # of the operators that keep a grid
 CERTAIN = 6.0  # a logit whose Sigmoid is 0.998
 MARGIN = 1.5  # of the logits that synthetic images cause: photographs are classified with more confidence
 
@@ -47,7 +48,7 @@ def watchers(
     *,
     likeness: Likeness,
     exact: bool = False,
-) -> dict[str, Callable[[Value], Value]]:
+) -> dict[str, Callable[[Value], Held]]:
     """For each quantized tensor what takes its range into `grids` and passes on what the quantized network will see.
 
     Where it is to be `exact`, values are passed on as they are.
@@ -64,18 +65,30 @@ def watchers(
             return whole_range(_both_sides(value) if tensor in scores else value, placement.dtype, cap, MARGIN)
         return search_range(value, placement.dtype, cap, headroom, reads[tensor], beyond=likeness == "foreign")
 
-    return {tensor: _watcher(placement.tied.get(tensor, tensor), grids, grid, exact) for tensor in placement.sites}
+    there = moved(network, placement)
+    watched = [tensor for tensor in placement.sites if tensor not in there]
+    return {tensor: _watcher(placement.tied.get(tensor, tensor), grids, grid, exact) for tensor in watched}
 
 
 def _watcher(
     source: str, grids: dict[str, ActivationParams], grid: Callable[[str, Value], ActivationParams], exact: bool
-) -> Callable[[Value], Value]:
-    def watch(value: Value) -> Value:
+) -> Callable[[Value], Held]:
+    def watch(value: Value) -> Held:
         if source not in grids:
             grids[source] = grid(source, value)
-        return value if exact else grids[source].seen(value, over=True)
+        return value if exact else grids[source].coded(value)
 
     return watch
+
+
+def moved(network: Network, placement: Placement) -> set[str]:
+    """Quantized tensors that hold nothing but values of another one, which are on its grid already."""
+    found = set[str]()
+    for node in network.graph.nodes:
+        source = node.inputs[0].name if node.op in TIED and node.op not in _COMPUTES and node.inputs else ""
+        grid = placement.grid_of(source)
+        found.update(t.name for t in node.outputs if grid is not None and placement.grid_of(t.name) == grid)
+    return found
 
 
 def last_tensors(network: Network, placement: Placement) -> set[str]:
@@ -173,7 +186,7 @@ def measure_ranges(
     walk = Walk(network.to_model(), inputs, [], watched, pieces, in_place=True)
     for tensor in placement.sites:
         if placement.grid_of(tensor) not in grids:
-            walk.get(tensor)
+            walk.run_to(tensor)
     _join(network, placement, grids)
     return grids
 

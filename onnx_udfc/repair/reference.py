@@ -38,6 +38,7 @@ from onnx_udfc.numerics.moments import (
 )
 from onnx_udfc.numerics.narrowing import curves
 from onnx_udfc.numerics.products import Behind, product
+from onnx_udfc.numerics.sixteen_bits import SixteenBits, in_sixteen_bits
 from onnx_udfc.repair.matching import affine, matching
 from onnx_udfc.repair.ordering import Ordering
 from onnx_udfc.repair.rounding import MOST_SAMPLES, rounding_damage
@@ -69,7 +70,7 @@ class LayerReference:
     Attributes:
         shape: of the layer's whole output.
         positions: (n,) sampled output positions, the same in the compressed network.
-        target: (n, O) the layer's output, with the values of `addend` where there is one.
+        held: (n, O) the layer's output, with the values of `addend` where there is one.
         gain: (O,) q of the module's equation; ones where nothing is matched.
         shift: (O,) such that y_matched = gain * y + shift.
         mean: (O,) of the output over all positions, not only the sampled ones.
@@ -84,7 +85,7 @@ class LayerReference:
 
     shape: tuple[int, ...]
     positions: Index
-    target: Array
+    held: Array | SixteenBits
     gain: Double
     shift: Double
     mean: Double
@@ -93,6 +94,11 @@ class LayerReference:
     alone: bool = True
     information: Array | None = None
     groups: int = 1
+
+    @property
+    def target(self) -> Array:
+        """(n, O) what is `held`, float32."""
+        return self.held[:]
 
     @property
     def drift(self) -> Double:
@@ -120,7 +126,7 @@ class LayerReference:
         if len(self.positions) <= most:
             return self
         some = evenly_spaced(len(self.positions), most)
-        return replace(self, positions=self.positions[some], target=self.target[some])
+        return replace(self, positions=self.positions[some], held=self.held[some])
 
     @cached_property
     def metric(self) -> Metric:
@@ -141,6 +147,7 @@ class Reference:
         curves: layer name → what each way to split it loses at every rank, for the layers that were asked for.
         inputs: graph input name → values that were fed.
         pieces: open sessions of what lies between the layers; the compressed network has the same blocks.
+        narrow: what the layers give is held in 16 bits.
     """
 
     network: Network
@@ -151,6 +158,7 @@ class Reference:
     curves: dict[str, tuple[Curve, ...]] = field(default_factory=dict)
     inputs: dict[str, Value] = field(default_factory=dict)
     pieces: Pieces = field(default_factory=Pieces)
+    narrow: bool = False
 
     def settle(self, split: Collection[str]) -> None:
         """Forget, in place, what only layers that become two (by name) are asked for, of all others."""
@@ -175,6 +183,7 @@ def trace(
     factorable: Collection[str] = (),
     informations: dict[str, Array] | None = None,
     pieces: Pieces | None = None,
+    narrow: bool = False,
 ) -> Reference:
     """Run the original network once.
 
@@ -193,10 +202,12 @@ def trace(
         informations: layer name → how the answers move with its output (`sensitivity`), where that is known; each is
             taken out when its layer is passed, for together they are as large as the weights.
         pieces: open sessions of the network's parts, on the provider that runs them; None for new ones.
+        narrow: hold what the layers give in 16 bits.
     """
     ordering = Ordering(groups, few=few, gates=gates)
     opened, known = Pieces() if pieces is None else pieces, {} if informations is None else informations
-    tracer = _Tracer(network, inputs, ordering, matched, samples, seed, widths, factorable, opened, few, known)
+    reference = Reference(network.copy(), inputs=dict(inputs), pieces=opened, narrow=narrow)
+    tracer = _Tracer(network, reference, ordering, matched, samples, seed, widths, factorable, few, known)
     for node in network.graph.nodes:
         if node.name in network.layers:
             tracer.layer(network.layers[node.name])
@@ -204,8 +215,8 @@ def trace(
         elif matched and is_norm(node):
             tracer.norm(node)
     tracer.behind.finish()
-    tracer.reference.removals, tracer.reference.unordered = ordering.removals, ordering.left()
-    return tracer.reference
+    reference.removals, reference.unordered = ordering.removals, ordering.left()
+    return reference
 
 
 def is_norm(node: gs.Node) -> bool:
@@ -245,23 +256,22 @@ class _Tracer:
     def __init__(
         self,
         network: Network,
-        inputs: Mapping[str, Value],
+        reference: Reference,
         ordering: Ordering,
         matched: bool,
         samples: int,
         seed: int,
         widths: tuple[float, ...],
         factorable: Collection[str],
-        pieces: Pieces,
         few: bool,
         informations: dict[str, Array],
     ) -> None:
-        self.few, self.informations = few, informations
-        self.reference = Reference(network.copy(), inputs=dict(inputs), pieces=pieces)
+        self.few, self.informations, self.reference = few, informations, reference
         self.matched, self.samples, self.seed = matched, samples, seed
         self.model = network.to_model(without=network.weights)  # the layers are run with weights at hand
         norms = [n.name for n in network.graph.nodes if is_norm(n)] if matched else []
-        self.walk = Walk(self.model, inputs, [*network.layers, *norms], pieces=self.reference.pieces, in_place=True)
+        stops = [*network.layers, *norms]
+        self.walk = Walk(self.model, reference.inputs, stops, pieces=reference.pieces, in_place=True)
         self.outputs = {t.name for t in network.graph.outputs}
         self.ordering = ordering
         self.widths, self.factorable = widths, factorable
@@ -299,8 +309,11 @@ class _Tracer:
             y.shape, positions, target, gain, shift, channel_mean(y, layer), addend, stream_mean, alone,
             self.informations.pop(layer.name, None), layer.groups,
         )  # fmt: skip
-        information = found.information if split else None
-        self.reference.layers[layer.name] = replace(found, information=information)  # without the metric, (O, O) again
+        self.reference.layers[layer.name] = replace(  # without the metric, (O, O) again
+            found,
+            information=found.information if split else None,
+            held=in_sixteen_bits(target) if self.reference.narrow else target,
+        )
         self._look(layer, x, window, found, matrix, own)
 
     def norm(self, node: gs.Node) -> None:

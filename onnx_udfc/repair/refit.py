@@ -375,10 +375,11 @@ class _Repair:
         if tie is not None:
             tie.done = (real, params)
             self.result.weights.update({layer.name: params} if params is not None else {})
-        y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.walk.pieces)
-        response, wanted = channel_mean(y, layer), mean + sight.moved.reshape(-1)
-        errors = LayerRepair(*found_errors(), sight.error(matrix))
+        errors, wanted = LayerRepair(*found_errors(), sight.error(matrix)), mean + sight.moved.reshape(-1)
         self.result.layers[layer.name] = errors
+        del begun, sight, others, shared, found_errors  # what the layer sees goes before its output comes
+        y = run_layer(self.model, layer, x, matrix, np.zeros(layer.out_channels), self.walk.pieces)
+        response = channel_mean(y, layer)
         shipped = wanted - response / gain.reshape(-1) + errors.explained * self.together.kept(layer, found.drift)
         target = self.pruned.network.layers[layer.name]
         bias = shipped + (target.bias if layer.bias_apart else 0.0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 BASE = 170_000_000  # bytes of the interpreter, its libraries and what is made once
 COPIES = 4.5  # of the weights: as read, as changed, traced, pruned, written
 SPARE = 1.5  # of the tensors of a pass: parts at work, and gaps between what lies in memory
+NARROW = 400_000_000  # bytes of what all layers should give above which it is held in 16 bits
 FEWEST, FEWEST_POSITIONS = 4, 1024  # samples and positions below which nothing can be fitted
+_TARGETS = 0.25  # of the bound above which it is, too
 _PART = 0.2  # of the bound is for one run of the whole network
 _STEP = 0.85  # of the larger of the two is tried next
 
@@ -47,7 +49,7 @@ class _Kept:
         return min(sample_limit(limit, self.width, split=self.split), samples * self.places)
 
     def target(self, samples: int, limit: int) -> int:
-        """Bytes of what it should give."""
+        """Bytes of what it should give, in float32."""
         return 4 * self.positions(samples, limit) * self.outputs
 
     def fit(self, samples: int, limit: int) -> int:
@@ -66,11 +68,13 @@ class Needs:
         fixed: bytes whatever is run.
         live: bytes of the tensors that live at the same time, for one sample.
         layers: what is kept of each.
+        narrow: what they should give is held in 16 bits, in place of float32.
     """
 
     fixed: int
     live: int
     layers: tuple[_Kept, ...]
+    narrow: bool = False
 
     def walk(self, samples: int) -> int:
         """Bytes of a pass."""
@@ -88,7 +92,11 @@ class Needs:
         return self.fixed + self._targets(samples, positions) + max([self.walk(samples), *beside])
 
     def _targets(self, samples: int, positions: int) -> int:
-        return sum(layer.target(samples, positions) for layer in self.layers)
+        return sum(layer.target(samples, positions) for layer in self.layers) // (2 if self.narrow else 1)
+
+    def within(self, bound: float, samples: int, positions: int) -> Needs:
+        """The same, with `narrow` set where what all layers should give is large, or a large part of the bound."""
+        return replace(self, narrow=self._targets(samples, positions) > min(NARROW, _TARGETS * bound))
 
     def fitting(self, bound: float, samples: int, positions: int) -> tuple[int, int]:
         """So many samples and positions, or as many as keep within the bound; never fewer than the fewest."""

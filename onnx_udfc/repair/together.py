@@ -160,7 +160,7 @@ class Together:
             return None
         window = window_of(reader, shape, found.shape)
         chosen = np.unique(np.linspace(0, len(found.positions) - 1, max(1, most)).astype(np.int64))
-        positions, t = found.positions[chosen], self.kept(reader, found.target[chosen])
+        positions, t = found.positions[chosen], self.kept(reader, found.held[chosen])
         if found.addend is not None:
             if not self.walk.available(found.addend):
                 return None

@@ -20,7 +20,7 @@ _SLEEP = "20"  # log2 of the clock ticks that a thread of OpenBLAS waits awake: 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = (-3, 1 << 26), (-1, 1 << 29)
 _ARENAS = (-8, 1)  # another of these parameters: how many parts memory has that threads share
 ROOMY = 600e6  # bytes that a process may hold before it gives back what it has freed
-FREED, LITTLE = 260e6, 300e6  # so much more than is in use (90e6 always are) goes back before that, but of a little
+FREED, LITTLE = 180e6, 300e6  # so much more than is in use (90e6 always are) goes back before that, but of a little
 _RESIDENT = Path("/proc/self/statm")
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
@@ -90,6 +90,12 @@ def release(above: float | None = None) -> None:
         library = ctypes.CDLL(None)
         if hasattr(library, "malloc_trim"):
             library.malloc_trim(0)
+
+
+def make_room(size: int) -> None:
+    """Give back what was freed before a tensor of so many bytes is made that the C library will not put there."""
+    if size >= _MMAP_THRESHOLD[1]:
+        release(LITTLE)
 
 
 def let_go() -> None:

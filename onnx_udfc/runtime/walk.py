@@ -26,14 +26,16 @@ from onnx import helper
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.protos import attribute, dense, reads
 from onnx_udfc.model.values import values
+from onnx_udfc.numerics.activation_grids import OnGrid
 from onnx_udfc.numerics.products import each
-from onnx_udfc.runtime.machine import release
+from onnx_udfc.runtime.machine import make_room, release
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.rows import EACH_A_SAMPLE, Kind, counted, kinds_of, part_of, rows_apart
 from onnx_udfc.runtime.runs import cut, model_specs, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
 
 Value = NDArray[Any]
+Held = NDArray[Any] | OnGrid
 
 SMALL = 1 << 19  # values of all inputs below which rows are not shared out
 PARTS = 16  # of the rows: as many threads can be at work
@@ -74,7 +76,7 @@ class Walk:
         model: onnx.ModelProto,
         feeds: Mapping[str, Value],
         stops: Sequence[str],
-        watched: Mapping[str, Callable[[Value], Value]] | None = None,
+        watched: Mapping[str, Callable[[Value], Held]] | None = None,
         pieces: Pieces | None = None,
         *,
         in_place: bool = False,
@@ -88,13 +90,12 @@ class Walk:
             watched: tensor → function that sees its value and gives what the users of the tensor see.
             pieces: sessions that are open already, of a network with the same blocks.
             in_place: a result may take the memory of a value that it was the last to need: neither the caller nor a
-                watcher keeps what it got, or what it has put, beyond that. A watcher may write over what it sees where
-                that is writeable.
+                watcher keeps what it got, or what it has put, beyond that.
         """
         self._watched = watched or {}
         self._given = frozenset(feeds) if in_place else None
         self.pieces = pieces or Pieces()
-        self.values: dict[str, Value] = {}
+        self.values: dict[str, Held] = {}
         self._model = model
         self._runs = cut(model_specs(model, list(feeds)), feeds)
         self._lengths: dict[str, _Lengths] = {}
@@ -102,7 +103,7 @@ class Walk:
             for name in feeds:
                 self._enter(name, [run[name] for run in self._runs.feeds])
         else:
-            self.values |= {name: self._seen(name, value, own=False) for name, value in self._runs.feeds[0].items()}
+            self.values |= {name: self._seen(name, value) for name, value in self._runs.feeds[0].items()}
         self._stopped = set(stops)
         self._nodes = list(model.graph.node)
         self._stops = {i for i, n in enumerate(self._nodes) if n.name in self._stopped}
@@ -122,11 +123,15 @@ class Walk:
         Raises:
             KeyError: it depends on a stop that has not been put, or on an input that was not fed.
         """
+        if name not in self.values and name in self._constants:
+            return np.asarray(values(self._constants[name]))
+        self.run_to(name)
+        return _plain(self.values[name])
+
+    def run_to(self, name: str) -> None:
+        """Run the nodes that lead to a tensor which is no constant; errors as of `get`."""
         if name not in self.values:
-            if name in self._constants:
-                return np.asarray(values(self._constants[name]))
             self._run(sorted(self._needed(name)), name)
-        return self.values[name]
 
     def available(self, name: str) -> bool:
         """Whether `get` would succeed now."""
@@ -153,14 +158,9 @@ class Walk:
             return {}
         return kinds_of(self._model, {name: value.shape[1:] for name, value in fed.items()}, self._stopped)
 
-    def _seen(self, name: str, value: Value, own: bool = True) -> Value:
-        """The value as the tensor's users see it; what is not the pass's own is not to be written over."""
-        if name not in self._watched:
-            return value
-        if isinstance(value, np.ndarray) and (self._given is None or not own):
-            value = value.view()
-            value.flags.writeable = False
-        return np.asarray(self._watched[name](value))
+    def _seen(self, name: str, value: Value) -> Held:
+        """The value as the tensor's users see it."""
+        return self._watched[name](value) if name in self._watched else value
 
     def _needed(self, name: str) -> set[int]:
         """Indices of the nodes that must run before `name` is there."""
@@ -190,17 +190,17 @@ class Walk:
         self._compute(nodes, inputs, outputs, constants, self._spent(inputs, inside, wanted))
         self._done(indices, keep=wanted)
 
-    def _spent(self, inputs: Mapping[str, Value], inside: set[int], keep: str) -> list[Value]:
+    def _spent(self, inputs: Mapping[str, Held], inside: set[int], keep: str) -> list[Value]:
         """Those of the values that nothing else waits for, where they may be written over."""
         if self._given is None:
             return []
         last = [name for name in inputs if name != keep and name not in self._given and self._users[name] <= inside]
-        return [self.values[name] for name in last if isinstance(self.values[name], np.ndarray)]
+        return [value for name in last if isinstance(value := self.values[name], np.ndarray)]
 
     def _compute(
         self,
         nodes: list[onnx.NodeProto],
-        inputs: dict[str, Value],
+        inputs: dict[str, Held],
         outputs: list[str],
         constants: list[onnx.TensorProto],
         spent: list[Value],
@@ -231,7 +231,7 @@ class Walk:
         alike = all(part.shape[1:] == first.shape[1:] and part.ndim == first.ndim for part in parts)
         same = not (per_sample and first.ndim > 1) and all(np.array_equal(first, part) for part in parts)
         if same or not alike:
-            self.values[name] = self._seen(name, first, own=False)
+            self.values[name] = self._seen(name, first)
             if not same:
                 self._lengths[name] = _Lengths((), parts=tuple(parts))
             return
@@ -242,11 +242,11 @@ class Walk:
         self._lengths[name] = _Lengths(lengths, first.ndim == 0)
         self.values[name] = self._seen(name, joined)
 
-    def _part(self, name: str, value: Value, number: int) -> Value:
+    def _part(self, name: str, value: Held, number: int) -> Value:
         """What a tensor is in one run."""
         lengths = self._lengths.get(name)
         if lengths is None:
-            return value
+            return _plain(value)
         if lengths.parts:
             return lengths.parts[number]
         if lengths.scalar:
@@ -275,7 +275,7 @@ class Walk:
 def run_nodes(
     model: onnx.ModelProto,
     nodes: Sequence[onnx.NodeProto],
-    inputs: Mapping[str, Value],
+    inputs: Mapping[str, Held],
     outputs: Sequence[str],
     constants: Sequence[onnx.TensorProto],
     pieces: Pieces | None = None,
@@ -289,24 +289,36 @@ def run_nodes(
     then outputs may take the memory of inputs that are `spent`, for a part is written when it was read.
     """
     segment = _opened(pieces or Pieces(), model, nodes, inputs, outputs, constants)
-    large = sum(value.size for value in inputs.values() if isinstance(value, np.ndarray)) >= SMALL
+    large = sum(value.size for value in inputs.values() if not isinstance(value, list)) >= SMALL
     rows, known = _rows(nodes, inputs, constants) if large else 0, kinds or {}
     if large and not rows and known:
         rows = rows_apart(inputs, outputs, known)
     elif rows:
         known = dict.fromkeys((*inputs, *outputs), EACH_A_SAMPLE)
     if rows < 2:
-        return dict(zip(outputs, outputs_of(segment, outputs, inputs), strict=True))
+        whole = {name: _plain(value) for name, value in inputs.items()}
+        return dict(zip(outputs, outputs_of(segment, outputs, whole), strict=True))
     step, joined = -(-rows // PARTS), _Joined(rows, spent)
 
     def part(start: int) -> None:
         length = min(step, rows - start)
-        cut = {name: part_of(value, known[name], start, length) for name, value in inputs.items()}
+        cut = {name: _rows_of(value, known[name], start, length) for name, value in inputs.items()}
         joined.take(start, outputs, outputs_of(segment, outputs, cut), known)
         release()  # what parts leave lies between those that are at work
 
     each(part, range(0, rows, step))
+    make_room(sum(value.nbytes for value in joined.values.values()))  # what is made next is most likely as large
     return joined.values
+
+
+def _plain(value: Held) -> Value:
+    return value[...] if isinstance(value, OnGrid) else value
+
+
+def _rows_of(value: Held, kind: Kind, start: int, length: int) -> Value:
+    if isinstance(value, OnGrid) and kind.apart:
+        return value[start : start + length]
+    return part_of(_plain(value), kind, start, length)
 
 
 class _Joined:
@@ -335,7 +347,7 @@ class _Joined:
         return np.empty(shape, dtype) if found is None else self._spent.pop(found)
 
 
-def _rows(nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, Value], constants: Sequence[onnx.TensorProto]) -> int:
+def _rows(nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, Held], constants: Sequence[onnx.TensorProto]) -> int:
     """Rows of all inputs where each is computed for itself; 0 where that is not certain."""
     if any(isinstance(value, list) for value in inputs.values()):  # a sequence
         return 0
@@ -362,7 +374,7 @@ def _opened(
     pieces: Pieces,
     model: onnx.ModelProto,
     nodes: Sequence[onnx.NodeProto],
-    inputs: Mapping[str, Value],
+    inputs: Mapping[str, Held],
     outputs: Sequence[str],
     constants: Sequence[onnx.TensorProto],
 ) -> Piece:
@@ -386,7 +398,7 @@ def _opened(
 def _segment(
     model: onnx.ModelProto,
     nodes: Sequence[onnx.NodeProto],
-    inputs: Mapping[str, Value],
+    inputs: Mapping[str, Held],
     outputs: Sequence[str],
     constants: Sequence[onnx.TensorProto],
 ) -> onnx.ModelProto:
@@ -404,7 +416,7 @@ def _segment(
 
 def _declared(name: str, value: Any) -> onnx.ValueInfoProto:
     """A value as an input of a model; a sequence has the type of its first tensor, an empty one is float."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | OnGrid):
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
     element = helper.np_dtype_to_tensor_dtype(np.asarray(value[0]).dtype) if value else onnx.TensorProto.FLOAT
     return helper.make_tensor_sequence_value_info(name, element, None)

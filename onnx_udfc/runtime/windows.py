@@ -15,6 +15,7 @@ from onnx_udfc.errors import ModelError
 from onnx_udfc.model.layers import Layer, kind_of
 from onnx_udfc.numerics import products
 from onnx_udfc.numerics.moments import Window
+from onnx_udfc.runtime.machine import make_room
 from onnx_udfc.runtime.walk import Pieces, Value, run_nodes
 
 Floats = NDArray[Any]
@@ -91,11 +92,13 @@ def run_layer(
             raise ModelError(
                 f"{layer.name} takes rows of {matrix.shape[2]} values and gets {x.shape[-1]}: it cannot run"
             )
+        make_room(4 * len(matrix[0]) * x.size // x.shape[-1])
         flat = products.product(x.reshape(-1, x.shape[-1]), matrix[0].T.astype(np.float32))
         flat += bias.astype(np.float32)
         return np.asarray(flat.reshape(*x.shape[:-1], -1))
     if _pointwise(layer):
         weight = matrix[0].astype(np.float32)
+        make_room(4 * len(weight) * x.size // x.shape[1])
         y: Value = np.empty((len(x), len(weight), *x.shape[2:]), np.float32)
         flat_x, flat_y = x.reshape(*x.shape[:2], -1), y.reshape(*y.shape[:2], -1)
         parts = products.parts(len(x), weight.size * x.size // x.shape[1])

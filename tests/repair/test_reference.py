@@ -12,9 +12,10 @@ from onnx_udfc.model.network import Network, read
 from onnx_udfc.numerics import moments
 from onnx_udfc.numerics.elimination import ConsumerInput, eliminate
 from onnx_udfc.numerics.moments import Window, sample_targets
+from onnx_udfc.numerics.sixteen_bits import SixteenBits
 from onnx_udfc.repair import reference
 from onnx_udfc.repair.ordering import RIDGE
-from onnx_udfc.repair.reference import Reference, layer_seed, sample_limit, trace
+from onnx_udfc.repair.reference import LayerReference, Reference, layer_seed, sample_limit, trace
 from tests.normed_graphs import CHAIN, RESIDUAL, norm, parameter, scaled_model
 from tests.quantized_graphs import fetch
 from tests.small_graphs import small_network
@@ -352,3 +353,23 @@ def test_what_is_settled_keeps_only_what_layers_in_two_are_asked_for() -> None:
     found.settle(names[:1])
     assert [layer.information is not None for layer in found.layers.values()] == [n == names[0] for n in names]
     assert list(found.curves) == [names[0]]
+
+
+def test_what_layers_give_is_the_same_in_sixteen_bits_to_a_hundred_thousandth_of_its_range() -> None:
+    network, x = small_network(WIDE_LAYER), np.random.default_rng(0).normal(size=(8, 96, 8, 8)).astype(np.float32)
+    wide, narrow = (
+        next(iter(trace(
+            network, {"x": x}, (), matched=False, samples=300, seed=0, advance=lambda _: None, narrow=halved,
+        ).layers.values()))
+        for halved in (False, True)
+    )  # fmt: skip
+    assert isinstance(narrow.held, SixteenBits)
+    assert narrow.held.codes.nbytes == wide.target.nbytes // 2
+    assert narrow.target.dtype == np.float32
+    assert (np.abs(narrow.target - wide.target).max(0) <= 1e-5 * np.ptp(wide.target, 0)).all()
+    np.testing.assert_array_equal(narrow.thinned(100).target, narrow.target[narrow_rows(narrow, 100)])
+
+
+def narrow_rows(layer: LayerReference, most: int) -> np.ndarray:
+    """Where the positions of a thinned layer lie in the whole one."""
+    return np.searchsorted(layer.positions, layer.thinned(most).positions)

@@ -152,7 +152,7 @@ def test_what_is_missing_in_the_stream_is_asked_of_the_next_block() -> None:
         if layer.addend is not None:
             window = Window((1, 1))  # of every place of an output
             stream = sample_targets(fetch(matched, layer.addend, images()), window, layer.positions)
-            reference.layers[name] = replace(layer, addend=None, target=layer.target - stream)
+            reference.layers[name] = replace(layer, addend=None, held=layer.target - stream)
     without, _ = repaired(network, reference, channels, keep)
     errors = [error(p.network.to_model(), model, "r5", seed=0) for p in (with_stream, without)]  # what was fitted
     assert errors[0] < 0.98 * errors[1]

@@ -95,6 +95,15 @@ def test_where_all_fits_nothing_changes_and_where_nothing_does_the_fewest_are_le
     assert wide.fitting(1, 2, 100) == (2, 100)  # fewer than the fewest may be asked for
 
 
+def test_what_layers_should_give_is_halved_where_it_is_much_of_the_bound() -> None:
+    wide = needs(WIDE)
+    targets = sum(layer.target(97, 8192) for layer in wide.layers)
+    assert not wide.within(5 * targets, 97, 8192).narrow
+    narrow = wide.within(3 * targets, 97, 8192)
+    assert narrow.narrow
+    assert wide.total(97, 8192) - narrow.total(97, 8192) == pytest.approx(targets / 2, abs=1)
+
+
 def test_the_bound_is_that_of_the_options_and_its_note_tells_what_became_less() -> None:
     original = read_original(small_model(WIDE), Options())
     assert limited(original, Options(memory="100GB")).note == ""
