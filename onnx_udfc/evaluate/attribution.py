@@ -24,11 +24,12 @@ import onnx
 from onnx_udfc.errors import ModelError
 from onnx_udfc.evaluate.comparison import decibels
 from onnx_udfc.evaluate.report import Histogram, LayerLoss, LayerReport, Report
-from onnx_udfc.inputs.feeds import InputSpec, evenly_spaced, sample_count, split, take
+from onnx_udfc.inputs.feeds import evenly_spaced, take
 from onnx_udfc.model import protos
 from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.runtime.layer_times import layer_times
+from onnx_udfc.runtime.runs import InputSpec, sample_count, split
 from onnx_udfc.runtime.written_layers import Feed, WrittenLayer, alone, probe, written_layers
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from onnx_udfc.evaluate.report import Checked
 from onnx_udfc.evaluate.side_by_side import gather, open_real
 from onnx_udfc.evaluate.speed import LOOKS, SHORTEST, slower_by, timed
 from onnx_udfc.inputs.choice import affordable
-from onnx_udfc.inputs.feeds import evenly_spaced, input_specs, split, take
+from onnx_udfc.inputs.feeds import evenly_spaced, take
 from onnx_udfc.inputs.how_many import image_count
 from onnx_udfc.inputs.image_files import asked_preprocessing
 from onnx_udfc.inputs.kinds import one_feed
@@ -40,7 +40,7 @@ from onnx_udfc.options import Options
 from onnx_udfc.options.words import TIMED
 from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.providers import asked_provider
-from onnx_udfc.runtime.runs import outputs_of
+from onnx_udfc.runtime.runs import input_specs, outputs_of, split
 from onnx_udfc.runtime.sessions import Source, open_session
 
 if TYPE_CHECKING:

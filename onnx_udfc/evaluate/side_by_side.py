@@ -13,10 +13,10 @@ from onnx_udfc.errors import RequestError
 from onnx_udfc.evaluate.comparison import Comparator, comparator_for, looks_like_scores
 from onnx_udfc.evaluate.report import Accuracy
 from onnx_udfc.evaluate.shown_boxes import Album, ShownBoxes
-from onnx_udfc.inputs.feeds import image_feeds, input_specs, sample_count, split
+from onnx_udfc.inputs.feeds import image_feeds
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from onnx_udfc.inputs.real import image_shapes, real_shapes, real_values
-from onnx_udfc.runtime.runs import outputs_of
+from onnx_udfc.runtime.runs import input_specs, outputs_of, sample_count, split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from onnx_udfc.inputs.feeds import input_specs
 from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.inputs.sizes import described
 from onnx_udfc.runtime.latency import Latency, Run, paired_latency
 from onnx_udfc.runtime.providers import CPU, Provider
+from onnx_udfc.runtime.runs import input_specs
 from onnx_udfc.runtime.sessions import Source, open_session
 
 if TYPE_CHECKING:

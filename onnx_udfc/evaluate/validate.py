@@ -19,11 +19,10 @@ from onnx_udfc.evaluate.shown_boxes import ShownBoxes
 from onnx_udfc.evaluate.side_by_side import Changed, ClassCount, RealData, Runs, gather, open_real, shapes_of
 from onnx_udfc.evaluate.speed import timed
 from onnx_udfc.evaluate.verdict import beside, judge
-from onnx_udfc.inputs.feeds import InputSpec, input_specs, sample_count, split
 from onnx_udfc.inputs.image_files import asked_preprocessing, open_images
 from onnx_udfc.inputs.kinds import Scale, Wanted, made, one_feed
 from onnx_udfc.inputs.network_inputs import FEATURES
-from onnx_udfc.inputs.rollout import Rollout, Stepping, rollout_of, stepped
+from onnx_udfc.inputs.rollout import Rollout, Stepping, rollout_of, steps, with_states
 from onnx_udfc.inputs.sizes import described, singly
 from onnx_udfc.model.files import check_source
 from onnx_udfc.options import VERDICTS, Judging
@@ -32,7 +31,7 @@ from onnx_udfc.runtime.fallbacks import Fallbacks, fallbacks
 from onnx_udfc.runtime.kernels import check_runtime
 from onnx_udfc.runtime.latency import Latency
 from onnx_udfc.runtime.providers import Provider, asked_provider
-from onnx_udfc.runtime.runs import outputs_of
+from onnx_udfc.runtime.runs import InputSpec, input_specs, outputs_of, sample_count, split
 from onnx_udfc.runtime.sessions import Source, as_file, file_bytes, open_session
 from onnx_udfc.runtime.slowest import NodeTime, slowest
 from onnx_udfc.version import Tool, this_tool
@@ -125,8 +124,7 @@ class Validation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-clean values."""
-        result = plain(replace(self, boxes=tuple(replace(b, picture="") for b in self.boxes)))
-        assert isinstance(result, dict)
+        result: dict[str, Any] = plain(replace(self, boxes=tuple(replace(b, picture="") for b in self.boxes)))
         return result
 
     def measured(self, key: str) -> float | None:
@@ -245,7 +243,9 @@ def _runs(session: Any, wanted: tuple[Wanted, ...], data: Any, asked: Judging) -
     specs = tuple(w.spec for w in wanted)
     count, scales = SYNTHETIC if asked.limit is None else asked.limit, _scales(specs, asked)
     rollout = rollout_of(wanted, count)
-    arrays = stepped(session, wanted, rollout, count, asked.seed, scales) if rollout else None
+    arrays = None
+    if rollout is not None:
+        arrays = with_states(session, specs, steps(wanted, rollout, count, asked.seed, scales), rollout)
     if rollout is None or arrays is None:
         rollout, arrays = None, made(wanted, count, asked.seed, scales)
     feeds = split(specs, arrays, rollout.batch) if rollout else split(specs, arrays)

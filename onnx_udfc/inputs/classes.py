@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.classifier import class_scores
 from onnx_udfc.inputs.detector import detector
-from onnx_udfc.inputs.feeds import split, take
+from onnx_udfc.inputs.feeds import take
 from onnx_udfc.inputs.how_many import image_count, pool_size
 from onnx_udfc.inputs.network_inputs import (
     NetworkInputs,
@@ -39,7 +39,7 @@ from onnx_udfc.numerics.breeding import children
 from onnx_udfc.numerics.products import each
 from onnx_udfc.options import Options
 from onnx_udfc.runtime.machine import release
-from onnx_udfc.runtime.runs import outputs_of
+from onnx_udfc.runtime.runs import outputs_of, split
 from onnx_udfc.runtime.sessions import open_session, packed
 
 if TYPE_CHECKING:

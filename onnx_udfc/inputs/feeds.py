@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.runtime.runs import BATCH, InputSpec, input_specs, sample_count, split
+from onnx_udfc.runtime.runs import BATCH, InputSpec, sample_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from onnx_udfc.inputs.image_files import ImageSet, Preprocessing
-
-__all__ = ["InputSpec", "evenly_spaced", "image_feeds", "input_specs", "sample_count", "split", "take"]
 
 
 def evenly_spaced(count: int, most: int | None) -> NDArray[np.int64]:
@@ -47,12 +45,11 @@ def image_feeds(
     images: ImageSet,
     preprocessing: Preprocessing,
     limit: int | None = None,
-    batch: int = BATCH,
     shape: Sequence[int | None] | None = None,
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the images as feeds of a network with one input; a fixed batch is filled up by repeating the last image.
 
-    A run has `batch` images where the network leaves it open. `shape` are sizes of the input, also where the network
+    A run has BATCH images where the network leaves it open. `shape` are sizes of the input, also where the network
     leaves them open; otherwise each image keeps its own.
 
     Raises:
@@ -61,9 +58,10 @@ def image_feeds(
     if len(specs) != 1:
         names = ", ".join(s.name for s in specs)
         raise RequestError(f"images fit a network with one input; give an .npz with an array for each of {names}")
-    spec = specs[0]
-    for start in range(0, min(limit or len(images), len(images)), spec.batch or batch):
-        end = min(start + (spec.batch or batch), limit or len(images), len(images))
-        items = [images.fitted(i, shape or spec.shape, preprocessing, None, spec.dtype) for i in range(start, end)]
+    spec, count = specs[0], min(limit or len(images), len(images))
+    together = spec.batch or BATCH
+    for start in range(0, count, together):
+        chosen = range(start, min(start + together, count))
+        items = [images.fitted(i, shape or spec.shape, preprocessing, None, spec.dtype) for i in chosen]
         items += items[-1:] * ((spec.batch or len(items)) - len(items))
         yield {spec.name: np.stack(items).astype(spec.dtype)}

@@ -29,6 +29,7 @@ import numpy as np
 
 from onnx_udfc.errors import RequestError, one_line
 from onnx_udfc.inputs.image_labels import labels_from_names, read_labels
+from onnx_udfc.numerics.picture_codec import LUMA
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
     from onnx_udfc.options import Judging, Options
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"})
-LUMA = np.array([0.299, 0.587, 0.114])
 MOST_PIXELS = 100_000_000  # of one image: a small file can claim any number of them
 MOST_BYTES = 1 << 28  # of one encoded image
 COMMON = ("x", "images", "data", "input")  # names of the array that holds the images
 LABELS = ("y", "labels", "label")
 _CHANNELS = (1, 3, 4)
+_UNREADABLE = (RuntimeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)  # the first: encrypted, or unknown
+_DAMAGED = (*_UNREADABLE, ValueError, KeyError, SyntaxError, TypeError, struct.error)  # a header that is none
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")  # what SUFFIXES are; others may start programs
 
 
@@ -327,9 +329,7 @@ def _numpy_errors(path: Path) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise RequestError(f"{path}: larger than the memory; give fewer inputs") from error
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise RequestError(f"{path}: not a readable numpy file ({one_line(error)})") from error
-    except (RuntimeError, SyntaxError, TypeError, struct.error) as error:  # encrypted, or a header that is no header
+    except _DAMAGED as error:
         raise RequestError(f"{path}: not a readable numpy file ({one_line(error)})") from error
 
 
@@ -365,7 +365,7 @@ class _Zipped:
             raise RequestError(f"{name}: too large for one image")
         try:
             data = self.archive.read(name)
-        except (RuntimeError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        except _UNREADABLE as error:
             raise RequestError(f"{name}: cannot be read from the zip file ({one_line(error)})") from error
         return _decode(data, name)
 

@@ -19,10 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.inputs.image_files import LUMA, Preprocessing
+from onnx_udfc.inputs.image_files import Preprocessing
+from onnx_udfc.inputs.photographs import DEVIATION, MEAN
+from onnx_udfc.inputs.sounds import RATE
 from onnx_udfc.inputs.sources import CODES, FORMULA, PICTURES, SIGNALS
 from onnx_udfc.inputs.uses import Use
 from onnx_udfc.numerics.images import Array, InputScaling
+from onnx_udfc.numerics.picture_codec import LUMA
 from onnx_udfc.numerics.products import each
 from onnx_udfc.runtime.runs import InputSpec, cut
 
@@ -32,10 +35,8 @@ Kind = Literal[
 ]  # fmt: skip
 
 RUNS = 8  # values of an input that has one in each run
-RAW_MEAN, RAW_STD = 118.0, 64.0  # of photographs, pixels 0 to 255
 LONG = 400  # numbers in a row that are a sound rather than features
 _PROFILE = 5  # seed of the means of features
-RATE = 16_000  # samples of sound in a second, where nobody says
 _NAMED: dict[str, Kind] = {
     "mask": "ones", "position": "positions", "pos_ids": "positions", "length": "length", "_len": "length",
     "scale_factor": "ones", "im_shape": "size", "image_shape": "size", "im_info": "size", "target_size": "size",
@@ -279,7 +280,7 @@ def in_order(z: NDArray[Any], colour: str) -> NDArray[Any]:
 
 def _pixels(z: Array) -> NDArray[np.uint8]:
     """Normalized units as pixels 0..255, with the contrast of photographs."""
-    return np.clip(z * 64 + 118, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(z * DEVIATION + MEAN, 0, 255), np.uint8)
 
 
 def _picture(wanted: Wanted, count: int, seed: int) -> Array:

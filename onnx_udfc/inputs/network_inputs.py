@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from onnx_udfc.inputs.choice import Choice, choose, strength
 from onnx_udfc.inputs.classifier import class_scores
 from onnx_udfc.inputs.colours import BLUE_FIRST, expects_blue_first
-from onnx_udfc.inputs.feeds import sample_count, take
+from onnx_udfc.inputs.feeds import take
 from onnx_udfc.inputs.how_many import image_count
 from onnx_udfc.inputs.image_files import Preprocessing, asked_preprocessing
 from onnx_udfc.inputs.kinds import Another, Scale, Wanted, made
 from onnx_udfc.inputs.real import Real, made_up, real_inputs, real_shapes
-from onnx_udfc.inputs.rollout import Rollout, rolled, rolled_over, rollout_of
+from onnx_udfc.inputs.rollout import Rollout, rolled_over, rollout_of, steps
 from onnx_udfc.inputs.scale import (
     AS_SIGNED,
     AS_UNIT,
@@ -34,6 +34,7 @@ from onnx_udfc.inputs.sizes import check_sizes, input_specs_of, settle, wanted_i
 from onnx_udfc.inputs.stem import stem_of
 from onnx_udfc.inputs.variants import with_variants
 from onnx_udfc.options import Options
+from onnx_udfc.runtime.runs import sample_count
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
@@ -139,7 +140,7 @@ def make_inputs(network: Network, options: Options, seed_offset: int = 0) -> Net
     wanted = tuple(replace(w, among=among.get(w.spec.name, ())) for w in wanted)
     rollout, seed = rollout_of(wanted, count), options.seed + seed_offset
     if rollout is not None:
-        values = rolled(network, wanted, rollout, count, seed, scales)
+        values = rolled_over(network, wanted, steps(wanted, rollout, count, seed, scales), rollout)
         if values is not None:
             notes.append(_carried(rollout))
             return NetworkInputs(values, "synthetic", "; ".join(notes), choices=choices, rollout=rollout)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.numerics.images import Array
-from onnx_udfc.numerics.picture_codec import Codes, Pixels, decode
+from onnx_udfc.numerics.picture_codec import LUMA, Codes, Pixels, decode
 
 SIDES = (320, 160)  # of the pictures that are stored
 MEAN, DEVIATION = 118.0, 64.0  # of photographs, pixels 0 to 255: what normalized units mean
@@ -24,7 +24,6 @@ SMALL = 96  # pixels; for inputs of such a side all pictures are sharp enough
 _TINY = 48  # pixels; half of the larger pictures is sharp enough: the smallest crop of them has 56
 _LEAST, _LEAST_SHARP = 0.35, 0.5  # of the side of a picture that a crop takes, and where the input is larger
 _LARGE_SHARE = 0.75  # of crops for larger inputs that are from the larger pictures
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 Double = NDArray[np.float64]
 
@@ -65,7 +64,7 @@ def in_channels(colours: Array, channels: int, rng: np.random.Generator) -> Arra
     if channels == 3:
         return colours
     if channels == 1:
-        return np.asarray(np.tensordot(colours, _LUMA, axes=(1, 0))[:, None], np.float32)
+        return np.asarray(np.tensordot(colours, LUMA.astype(np.float32), axes=(1, 0))[:, None], np.float32)
     mixing = rng.dirichlet(np.ones(3), channels).astype(np.float32)
     mixing[:3] = np.eye(3, dtype=np.float32)[:channels]
     return np.asarray(np.einsum("kc,nchw->nkhw", mixing, colours, optimize=True), np.float32)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
+from onnx_udfc.inputs.feeds import evenly_spaced, take
 from onnx_udfc.inputs.image_files import (
     ImageSet,
     Preprocessing,
@@ -32,7 +32,7 @@ from onnx_udfc.inputs.image_files import (
 )
 from onnx_udfc.inputs.kinds import Wanted, made
 from onnx_udfc.options.row import InMemory
-from onnx_udfc.runtime.runs import InputSpec
+from onnx_udfc.runtime.runs import InputSpec, sample_count
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -78,11 +78,8 @@ def with_data(keywords: Mapping[str, object]) -> dict[str, object]:
         RequestError: it is nothing of use.
     """
     data = keywords.get("calibrate")
-    return (
-        {**keywords}
-        if data is None or isinstance(data, str | os.PathLike)
-        else {**keywords, "calibrate": gathered(data)}
-    )
+    on_disk = data is None or isinstance(data, str | os.PathLike)
+    return dict(keywords) if on_disk else {**keywords, "calibrate": gathered(data)}
 
 
 def gathered(data: Any) -> Samples:
@@ -174,7 +171,7 @@ def real_shapes(given: Sequence[InputSpec], data: Any) -> dict[str, tuple[int, .
 
 def image_shapes(given: Sequence[InputSpec], images: ImageSet) -> dict[str, tuple[int, ...]]:
     """The shape (1, ...) of images for the one input that is a picture; nothing where their sizes differ."""
-    if not len(images) or any(images.source[i].dtype != np.uint8 for i in range(1)):
+    if not len(images) or images.source[0].dtype != np.uint8:
         return {}
     sizes = {np.shape(images.source[int(i)])[:2] for i in evenly_spaced(len(images), _LOOKED_AT)}
     pictures = [s for s in given if len(s.shape) == 4]

@@ -57,14 +57,6 @@ def rollout_of(wanted: Sequence[Wanted], count: int) -> Rollout | None:
     return Rollout(outputs, steps, fixed or count // steps) if steps > 1 else None
 
 
-def rolled(
-    network: Network, wanted: Sequence[Wanted], rollout: Rollout, count: int, seed: int, scales: Mapping[str, Scale]
-) -> Feed | None:
-    """`stepped`, by a session of its own; None also where onnxruntime lacks an operator."""
-    values = _steps(wanted, rollout, max(1, count // rollout.samples()), seed, scales)
-    return rolled_over(network, wanted, values, rollout)
-
-
 def rolled_over(network: Network, wanted: Sequence[Wanted], values: Feed, rollout: Rollout) -> Feed | None:
     """Given values with the states that the original goes through over them; None where it does not run."""
     try:
@@ -74,22 +66,11 @@ def rolled_over(network: Network, wanted: Sequence[Wanted], values: Feed, rollou
     return with_states(session, tuple(w.spec for w in wanted), values, rollout)
 
 
-def stepped(
-    session: Any, wanted: Sequence[Wanted], rollout: Rollout, count: int, seed: int, scales: Mapping[str, Scale]
-) -> Feed | None:
-    """Values for all inputs as `made` gives them, states from the network's own steps, run after run.
-
-    Whole sequences are made, one at least; the same seed gives the same values. `scales` are as in `made`.
-
-    Returns:
-        The values; None where the network does not run on them or a next state does not have the shape of a state.
-    """
-    values = _steps(wanted, rollout, max(1, count // rollout.samples()), seed, scales)
-    return with_states(session, tuple(w.spec for w in wanted), values, rollout)
-
-
 def with_states(session: Any, specs: Sequence[InputSpec], values: Feed, rollout: Rollout) -> Feed | None:
-    """Values with the states that a session goes through, run after run; None where it fails on them."""
+    """Values with the states that a session goes through, run after run.
+
+    None where it fails on them, or a next state does not have the shape of a state.
+    """
     names, runs = list(rollout.outputs.values()), cut(specs, values, rollout.batch)
     zeros = {name: np.zeros_like(runs.feeds[0][name]) for name in rollout.outputs}
     states, taken = zeros, []
@@ -113,8 +94,9 @@ def _joined(spec: InputSpec, runs: list[NDArray[Any]]) -> NDArray[Any]:
     return np.stack(runs) if spec.by_run else np.concatenate(runs, axis=spec.axis or 0)
 
 
-def _steps(wanted: Sequence[Wanted], rollout: Rollout, groups: int, seed: int, scales: Mapping[str, Scale]) -> Feed:
-    """Values for all steps of all sequences, run after run, the states zero."""
+def steps(wanted: Sequence[Wanted], rollout: Rollout, count: int, seed: int, scales: Mapping[str, Scale]) -> Feed:
+    """Values as `made` gives them for all steps of whole sequences, one at least, run after run, the states zero."""
+    groups = max(1, count // rollout.samples())
     sounds = [w for w in wanted if w.kind == "signal" and not w.spec.by_run]
     values = made(tuple(w for w in wanted if w not in sounds), groups * rollout.samples(), seed, scales)
     for i, w in enumerate(sounds):

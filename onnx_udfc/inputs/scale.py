@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from onnx_udfc.inputs.classifier import asked
 from onnx_udfc.inputs.detector import detector
-from onnx_udfc.inputs.kinds import RAW_MEAN, RAW_STD, Another, Scale, Wanted, to_network
+from onnx_udfc.inputs.kinds import Another, Scale, Wanted, to_network
+from onnx_udfc.inputs.photographs import DEVIATION, MEAN
 from onnx_udfc.inputs.reaction import informations
 from onnx_udfc.numerics.images import Array, InputScaling, synthetic_images
 from onnx_udfc.numerics.moments import channel_statistics
@@ -44,9 +45,9 @@ UNBIASED = (
     " images; say --input-mean, --input-std and --input-range otherwise"
 )
 GUESSED = (ASSUMED, BLIND, UNBIASED)  # what a network that is not trained, or trained in another way, may belie
-UNIT = InputScaling((RAW_MEAN / 255,), (RAW_STD / 255,), 0, 1)
-SIGNED = InputScaling((RAW_MEAN / 127.5 - 1,), (RAW_STD / 127.5,), -1, 1)
-RAW, CENTRED = InputScaling((RAW_MEAN,), (RAW_STD,), 0, 255), InputScaling(std=(RAW_STD,))
+UNIT = InputScaling((MEAN / 255,), (DEVIATION / 255,), 0, 1)
+SIGNED = InputScaling((MEAN / 127.5 - 1,), (DEVIATION / 127.5,), -1, 1)
+RAW, CENTRED = InputScaling((MEAN,), (DEVIATION,), 0, 255), InputScaling(std=(DEVIATION,))
 USUAL = (
     (InputScaling(), "normalized (mean 0, deviation 1)"), (UNIT, "pixels from 0 to 1"),
     (SIGNED, "pixels from -1 to 1"), (RAW, "raw pixels (0 to 255)"), (CENTRED, "pixels (0 to 255) less their mean"),
@@ -229,12 +230,12 @@ def _shift(mean: Double, variance: Double) -> float:
 
 
 def _blind(network: Network, wanted: Wanted) -> bool:
-    """Whether a classifier's answers depend on images of deviation RAW_STD, but hardly on those of deviation 1."""
+    """Whether a classifier's answers depend on images of deviation DEVIATION, but hardly on those of deviation 1."""
     ask = asked(network, wanted.spec)
     if ask is None:
         return False
     z = synthetic_images(_JUDGES, wanted.channels, wanted.size, seed=1)
-    p = ask(to_network(np.concatenate([z, z * np.float32(RAW_STD)]), wanted, Scale()))
+    p = ask(to_network(np.concatenate([z, z * np.float32(DEVIATION)]), wanted, Scale()))
     if not p.size:
         return False
     plain, wide = (float(informations(part).mean()) / np.log(min(part.shape)) for part in np.split(p, 2))

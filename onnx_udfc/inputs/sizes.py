@@ -18,7 +18,8 @@ import onnx_graphsurgeon as gs
 
 from onnx_udfc.channels.shapes import fits
 from onnx_udfc.errors import ModelError, RequestError, UdfcError
-from onnx_udfc.inputs.kinds import RATE, Wanted, called_sound, channels_last, one_feed
+from onnx_udfc.inputs.kinds import Wanted, called_sound, channels_last, one_feed
+from onnx_udfc.inputs.sounds import RATE
 from onnx_udfc.inputs.uses import Use, use_of
 from onnx_udfc.model.files import load
 from onnx_udfc.model.graph import is_closed
@@ -116,9 +117,7 @@ def described(
     return wanted_inputs(network)
 
 
-def settle(
-    network: Network, asked: Sequence[str] = (), real: Mapping[str, tuple[int, ...]] | None = None, *, run: bool = True
-) -> None:
+def settle(network: Network, asked: Sequence[str] = (), real: Mapping[str, tuple[int, ...]] | None = None) -> None:
     """Choose the sizes of all inputs and write them into the network, with a note where they were guessed.
 
     `asked` are texts NAME=1x3x640x640, whose name may be left out where there is one input; `real` is input name →
@@ -138,7 +137,7 @@ def settle(
     open_axes = {s.name for s in given if any(d is None for i, d in enumerate(s.shape) if i != s.axis)}
     guessed = sorted(n for n in open_axes if n not in told and n not in (real or {}))
     branches = any(s.by_run and len(uses[s.name].choices) > 1 for s in given)
-    network.sizes = _first_that_runs(network, tries if guessed else tries[:1], run) if guessed or branches else tries[0]
+    network.sizes = _first_that_runs(network, tries if guessed else tries[:1]) if guessed or branches else tries[0]
     if guessed:
         shapes = ", ".join(f"{n} {'x'.join(map(str, network.sizes[n]))}" for n in guessed)
         network.notes.append(f"sizes that the file leaves open were taken as {shapes}; say --input-shape otherwise")
@@ -364,16 +363,16 @@ def _kernel(node: gs.Node) -> tuple[int, ...]:
     return tuple(int(n) for n in weight[2:]) if weight is not None and is_closed(weight) else ()
 
 
-def _first_that_runs(network: Network, tries: Sequence[Sizes], run: bool) -> Sizes:
+def _first_that_runs(network: Network, tries: Sequence[Sizes]) -> Sizes:
     """The first sizes with which the channels fit and the network runs; the first that fit where none are."""
     fitting: list[Sizes] = []
-    session = _session(network) if run else None
+    session = _session(network)
     for sizes in tries:
         if len(fitting) < _MOST_TRIES and (len(tries) == 1 or fits(network, sizes)):
             if session is None or _runs(network, session, sizes):
                 return sizes
             fitting.append(sizes)
-    if session is not None and tries:
+    if session is not None:
         network.ran = False
     return fitting[0] if fitting else tries[0]
 
@@ -427,15 +426,8 @@ def singly(session: Any, wanted: tuple[Wanted, ...]) -> tuple[Wanted, ...]:
     still_open = all(w.spec.batch is None for w in wanted if not w.spec.by_run)
     if not axes or not still_open or _answers(session, wanted, 2) or not _answers(session, wanted):
         return wanted
-    return tuple(
-        replace(w, spec=replace(w.spec, shape=_with(w.spec.shape, axes[w.spec.name]))) if w.spec.name in axes else w
-        for w in wanted
-    )
-
-
-def _with(shape: tuple[int | None, ...], axis: int) -> tuple[int | None, ...]:
-    """A shape with one sample along an axis."""
-    return (*shape[:axis], 1, *shape[axis + 1 :])
+    shapes = [tuple(1 if i == axes.get(w.spec.name) else d for i, d in enumerate(w.spec.shape)) for w in wanted]
+    return tuple(replace(w, spec=replace(w.spec, shape=s)) for w, s in zip(wanted, shapes, strict=True))
 
 
 def _choosing(wanted: Wanted, name: str, choices: tuple[float, ...]) -> Wanted:

@@ -7,6 +7,7 @@ Inputs shorter than a syllable are pieces of longer sounds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,33 +16,13 @@ from onnx_udfc.numerics.images import Array
 
 Double = NDArray[np.float64]
 Rng = np.random.Generator
-Draw = Callable[[int, Rng], Double]
+Draw = Callable[[int, int, Rng], Array]
 
 RATE = 16_000
 LEAST = 16_000  # samples that are drawn at once; shorter inputs are cut out of them
 _HARMONICS, _VOICED = 12, 36  # overtones of a note, and of a voice
 # Middle frequencies (Hz) of the two lowest resonances of some vowels: a, e, i, o, u, and the neutral one.
 _VOWELS = np.array([[750, 1200], [500, 1900], [300, 2300], [450, 850], [320, 750], [500, 1500]], float)
-
-
-def notes(count: int, length: int, rng: Rng) -> Array:
-    """Notes one after the other, some of them chords: harmonics under a quick rise and a slow fall."""
-    return _sounds(count, length, rng, _notes)
-
-
-def speech(count: int, length: int, rng: Rng) -> Array:
-    """Syllables of a buzzing voice through two resonances, hisses between some of them, and pauses."""
-    return _sounds(count, length, rng, _speech)
-
-
-def sweeps(count: int, length: int, rng: Rng) -> Array:
-    """Tones that rise or fall over the whole sound, and clicks."""
-    return _sounds(count, length, rng, _sweeps)
-
-
-def noises(count: int, length: int, rng: Rng) -> Array:
-    """Noise whose amplitude falls with a power of the frequency, in bursts or steady."""
-    return _sounds(count, length, rng, _noise)
 
 
 def spectrograms(count: int, channels: int, size: tuple[int, int], rng: Rng) -> Array:
@@ -75,22 +56,29 @@ def _bands(count: int, lines: int) -> Double:
     return np.asarray(np.maximum(triangles, np.where(triangles.any(1, keepdims=True), 0, nearest)), np.float64)
 
 
-def _sounds(count: int, length: int, rng: Rng, draw: Draw) -> Array:
-    """Sounds (count, length) of a kind: loud and faint ones, over noise."""
-    long = max(length, LEAST)
-    pieces = long // length  # of one drawn sound
-    drawn = []
-    for _ in range(-(-count // pieces)):
-        sound = draw(long, rng)
-        sound /= max(float(np.abs(sound).max()), 1e-9)
-        sound += rng.standard_normal(long) * 10 ** rng.uniform(-4, -1.5)
-        sound *= 10 ** rng.uniform(-1.3, 0)
-        starts = rng.permutation(pieces) * length
-        drawn.append(sound[starts[:, None] + np.arange(length)])
-    return np.asarray(np.clip(np.concatenate(drawn)[:count], -1, 1), np.float32)
+def _sounds(draw: Callable[[int, Rng], Double]) -> Draw:
+    """What draws one sound (length,), for many (count, length): loud and faint ones, over noise."""
+
+    @wraps(draw)
+    def drawn(count: int, length: int, rng: Rng) -> Array:
+        long = max(length, LEAST)
+        pieces = long // length  # of one drawn sound
+        parts = []
+        for _ in range(-(-count // pieces)):
+            sound = draw(long, rng)
+            sound /= max(float(np.abs(sound).max()), 1e-9)
+            sound += rng.standard_normal(long) * 10 ** rng.uniform(-4, -1.5)
+            sound *= 10 ** rng.uniform(-1.3, 0)
+            starts = rng.permutation(pieces) * length
+            parts.append(sound[starts[:, None] + np.arange(length)])
+        return np.asarray(np.clip(np.concatenate(parts)[:count], -1, 1), np.float32)
+
+    return drawn
 
 
-def _notes(length: int, rng: Rng) -> Double:
+@_sounds
+def notes(length: int, rng: Rng) -> Double:
+    """Notes one after the other, some of them chords: harmonics under a quick rise and a slow fall."""
     seconds = length / RATE
     count = max(1, int(rng.poisson(3 * seconds)))
     sound = np.zeros(length)
@@ -124,7 +112,9 @@ def _harmonics(t: Double, pitch: Double, fall: float, rng: Rng) -> Double:
     return sound
 
 
-def _speech(length: int, rng: Rng) -> Double:
+@_sounds
+def speech(length: int, rng: Rng) -> Double:
+    """Syllables of a buzzing voice through two resonances, hisses between some of them, and pauses."""
     sound, at, voice = np.zeros(length), 0, rng.uniform(85, 240)
     while at < length:
         span = int(RATE * rng.uniform(0.08, 0.3))
@@ -154,7 +144,9 @@ def _syllable(span: int, voice: float, rng: Rng) -> Double:
     return np.asarray(envelope * wave + rng.uniform(0.02, 0.2) * hiss, np.float64)
 
 
-def _sweeps(length: int, rng: Rng) -> Double:
+@_sounds
+def sweeps(length: int, rng: Rng) -> Double:
+    """Tones that rise or fall over the whole sound, and clicks."""
     low, high = np.exp(rng.uniform(np.log(60), np.log(RATE / 2.5), 2))
     frequency = low * (high / low) ** np.linspace(0, 1, length)
     sound = np.sin(2 * np.pi * np.cumsum(frequency) / RATE)
@@ -164,7 +156,9 @@ def _sweeps(length: int, rng: Rng) -> Double:
     return sound * rng.uniform(0.1, 1) + np.convolve(clicks, decay)[:length]
 
 
-def _noise(length: int, rng: Rng) -> Double:
+@_sounds
+def noises(length: int, rng: Rng) -> Double:
+    """Noise whose amplitude falls with a power of the frequency, in bursts or steady."""
     frequency = np.fft.rfftfreq(length)
     frequency[0] = np.inf
     spectrum = np.fft.rfft(rng.standard_normal(length)) * frequency ** -rng.uniform(0, 1.5)
@@ -175,6 +169,4 @@ def _noise(length: int, rng: Rng) -> Double:
     return np.asarray(sound * np.clip(np.sin(np.pi * at), 0, None) ** 2, np.float64)
 
 
-SIGNALS: dict[str, Callable[[int, int, Rng], Array]] = {
-    "notes": notes, "speech": speech, "sweeps": sweeps, "noises": noises,
-}  # fmt: skip
+SIGNALS: dict[str, Draw] = {"notes": notes, "speech": speech, "sweeps": sweeps, "noises": noises}

@@ -22,7 +22,6 @@ from onnx_udfc.numerics.images import Array, power_noise, synthetic_images
 Picture = Callable[[int, int, tuple[int, ...], int], Array]
 Signal = Callable[[int, int, int], Array]
 Codes = Callable[[int, int, int, int], NDArray[np.int64]]
-Draw = Callable[[int, int, tuple[int, int], np.random.Generator], Array]
 
 FORMULA = "formula"
 _READABLE = 16  # pixels of the shorter side that a line of text needs
@@ -30,7 +29,7 @@ LETTER = 64  # pixels of the longer side up to which a picture may be a single l
 BYTES = (256, 264)  # rows of a table that are bytes and a few marks
 
 
-def _seeded(draw: Draw) -> Picture:
+def _seeded(draw: text.Draw) -> Picture:
     """A kind of picture by its seed."""
 
     def drawn(count: int, channels: int, size: tuple[int, ...], seed: int) -> Array:
@@ -40,7 +39,7 @@ def _seeded(draw: Draw) -> Picture:
     return drawn
 
 
-def _sounding(draw: Callable[[int, int, np.random.Generator], Array]) -> Signal:
+def _sounding(draw: sounds.Draw) -> Signal:
     """A kind of sound by its seed."""
     return lambda count, length, seed: draw(count, length, np.random.default_rng(seed))
 

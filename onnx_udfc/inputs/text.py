@@ -6,7 +6,8 @@ and colour, slightly turned, out of focus and noisy; backgrounds are plain, shad
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import wraps
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from onnx_udfc.numerics.images import Array
 
 Rng = np.random.Generator
 Size = tuple[int, int]
+Draw = Callable[[int, int, Size, Rng], Array]
 
 LINE = 2.5  # times as wide as it is high: from there on a picture is a line of text
 PADDING = 127.5  # the grey that readers of lines are padded with at the right
@@ -24,6 +26,17 @@ _LEAST_CONTRAST = 70.0  # pixels of 0..255 between ink and ground
 _LINE_CONTRAST = 120.0  # the same of single lines, which were found before they are read
 _LINE_TURN, _SCENE_TURN = 1.5, 12.0  # degrees
 _LEAST_HEIGHT = 10  # pixels of a line in a scene
+
+
+def _pictures(draw: Callable[[Size, Rng], Array]) -> Draw:
+    """What draws one picture (height, width, 3) of pixels 0..255, for many (n, channels, height, width) normalized."""
+
+    @wraps(draw)
+    def drawn(count: int, channels: int, size: Size, rng: Rng) -> Array:
+        stacked = np.stack([np.clip(draw(size, rng), 0, 255) for _ in range(count)]).transpose(0, 3, 1, 2)
+        return in_channels((stacked - np.float32(MEAN)) / np.float32(DEVIATION), channels, rng)
+
+    return drawn
 
 
 def text(count: int, channels: int, size: Size, rng: Rng) -> Array:
@@ -42,38 +55,19 @@ def turned_text(count: int, channels: int, size: Size, rng: Rng) -> Array:
     return np.ascontiguousarray(text(count, channels, size, rng)[..., ::-1, ::-1])
 
 
-def letters(count: int, channels: int, size: Size, rng: Rng) -> Array:
-    """One letter or digit in the middle of each, light on dark or dark on light."""
-    return _normalized((_letter(size, rng) for _ in range(count)), channels, rng)
+@_pictures
+def lines(size: Size, rng: Rng) -> Array:
+    """One line of text; short ones are padded."""
+    return _line(size, rng, upside_down=False)
 
 
-def lines(count: int, channels: int, size: Size, rng: Rng) -> Array:
-    """One line of text an image (count, channels, height, width), in normalized units; short ones are padded."""
-    return _normalized((_line_image(size, rng) for _ in range(count)), channels, rng)
-
-
-def turned_lines(count: int, channels: int, size: Size, rng: Rng) -> Array:
+@_pictures
+def turned_lines(size: Size, rng: Rng) -> Array:
     """The same upside down, padded at the right like the others."""
-    return _normalized((_line_image(size, rng, upside_down=True) for _ in range(count)), channels, rng)
+    return _line(size, rng, upside_down=True)
 
 
-def scenes(count: int, channels: int, size: Size, rng: Rng) -> Array:
-    """Some lines of different size and direction on a photograph or a plain ground."""
-    return _normalized((_scene(size, rng) for _ in range(count)), channels, rng)
-
-
-def pages(count: int, channels: int, size: Size, rng: Rng) -> Array:
-    """Columns of lines of one size, dark on light or light on dark."""
-    return _normalized((_page(size, rng) for _ in range(count)), channels, rng)
-
-
-def _normalized(pixels: Iterator[Array], channels: int, rng: Rng) -> Array:
-    """Pictures (height, width, 3) of pixels 0..255 as (n, channels, height, width)."""
-    stacked = np.stack([np.clip(p, 0, 255) for p in pixels]).transpose(0, 3, 1, 2)
-    return in_channels((stacked - np.float32(MEAN)) / np.float32(DEVIATION), channels, rng)
-
-
-def _line_image(size: Size, rng: Rng, *, upside_down: bool = False) -> Array:
+def _line(size: Size, rng: Rng, *, upside_down: bool) -> Array:
     height, width = size
     tall = height * rng.uniform(0.75, 1.1)
     stretch = np.exp(rng.uniform(np.log(_SQUEEZED), np.log(1.25)))
@@ -87,7 +81,9 @@ def _line_image(size: Size, rng: Rng, *, upside_down: bool = False) -> Array:
     return np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0)), constant_values=PADDING)
 
 
-def _letter(size: Size, rng: Rng) -> Array:
+@_pictures
+def letters(size: Size, rng: Rng) -> Array:
+    """One letter or digit in the middle, light on dark or dark on light."""
     own = _scaled(random_letter(rng), min(size) * rng.uniform(0.85, 1.25), rng.uniform(0.8, 1.2))
     mask = np.zeros(size, np.float32)
     spans = []
@@ -100,7 +96,9 @@ def _letter(size: Size, rng: Rng) -> Array:
     return _worn(_inked(ground, _turned(mask, rng.normal(0, 6)), rng), rng)
 
 
-def _scene(size: Size, rng: Rng) -> Array:
+@_pictures
+def scenes(size: Size, rng: Rng) -> Array:
+    """Some lines of different size and direction on a photograph or a plain ground."""
     image = _ground(size, rng)
     taken = np.zeros(size, bool)
     for _ in range(rng.integers(4, 16)):
@@ -119,7 +117,9 @@ def _scene(size: Size, rng: Rng) -> Array:
     return _worn(image, rng)
 
 
-def _page(size: Size, rng: Rng) -> Array:
+@_pictures
+def pages(size: Size, rng: Rng) -> Array:
+    """Columns of lines of one size, dark on light or light on dark."""
     height, width = size
     tall = rng.uniform(_LEAST_HEIGHT, max(_LEAST_HEIGHT + 1, min(height / 6, 30)))
     pitch, margin = int(tall * rng.uniform(1.0, 1.5)) + 1, rng.uniform(0.02, 0.1) * width

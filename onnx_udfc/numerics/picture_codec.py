@@ -24,7 +24,8 @@ BLOCK = 8
 STEP = 8.0  # of the constant coefficient
 RISE = 0.25
 _CHROMA = 1.6  # steps of the chroma planes are as many times coarser
-_TO_LUMA = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R BT.601
+_TO_LUMA = np.array([LUMA, [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 _TO_COLOURS = np.linalg.inv(_TO_LUMA).astype(np.float32)
 _TOGETHER = 1 << 18  # pixels that are decoded at once: what is made of them stays in the cache
 

@@ -38,11 +38,11 @@ from onnx_udfc.emit.placement import INTEGER_OPS, PAIR, TIED
 from onnx_udfc.emit.sites import switchable
 from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.errors import ModelError
-from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
-from onnx_udfc.model.counts import count
+from onnx_udfc.inputs.feeds import evenly_spaced, take
+from onnx_udfc.model.counts import counts, totals
 from onnx_udfc.numerics.products import each
 from onnx_udfc.repair.local_loss import losses
-from onnx_udfc.runtime.runs import cut, model_specs, outputs_of
+from onnx_udfc.runtime.runs import cut, model_specs, outputs_of, sample_count
 from onnx_udfc.runtime.sessions import open_session, packed
 
 if TYPE_CHECKING:
@@ -183,8 +183,8 @@ def spared(
         anew: gives the grids of the network in float, for what is behind tensors that ruin it.
     """
     sizes = resolve(network, network.sizes).sizes
-    macs = {name: float(count(network.layers[name], sizes).macs) for name in placement.integer}
-    total = sum(count(layer, sizes).macs for layer in network.layers.values())
+    counted = counts(network.layers, sizes)
+    macs, total = {name: float(counted[name].macs) for name in placement.integer}, totals(counted).macs
     total += PAIR * sum(math.prod(sizes.get(tensor, ())) for tensor in placement.sites)
     samples = int(np.clip(MOST_MACS / max(1, total * len(placement.tensors)), LEAST, SAMPLES))
     try:

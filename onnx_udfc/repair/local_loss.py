@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.emit.placement import INTEGER_OPS, TIED
-from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
+from onnx_udfc.inputs.feeds import evenly_spaced, take
 from onnx_udfc.repair.ranges import read_of
-from onnx_udfc.runtime.runs import model_specs
+from onnx_udfc.runtime.runs import model_specs, sample_count
 from onnx_udfc.runtime.walk import Value, Walk
 
 if TYPE_CHECKING:

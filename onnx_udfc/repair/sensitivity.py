@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.errors import ModelError
-from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
+from onnx_udfc.inputs.feeds import evenly_spaced, take
 from onnx_udfc.inputs.sizes import input_specs_of
 from onnx_udfc.numerics.metric import agreed
 from onnx_udfc.numerics.products import at_once, each
@@ -22,7 +22,7 @@ from onnx_udfc.repair.reference import is_norm, trace
 from onnx_udfc.runtime.gradients import with_gradients
 from onnx_udfc.runtime.machine import let_go, release
 from onnx_udfc.runtime.providers import CPU, Provider
-from onnx_udfc.runtime.runs import cut, model_specs, outputs_of
+from onnx_udfc.runtime.runs import cut, model_specs, outputs_of, sample_count
 from onnx_udfc.runtime.sessions import open_session, packed
 from onnx_udfc.runtime.walk import Pieces, Value
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.errors import ModelError
-from onnx_udfc.inputs.feeds import evenly_spaced, sample_count, take
-from onnx_udfc.runtime.runs import model_specs
+from onnx_udfc.inputs.feeds import evenly_spaced, take
+from onnx_udfc.runtime.runs import model_specs, sample_count
 from onnx_udfc.runtime.walk import Walk
 
 if TYPE_CHECKING:

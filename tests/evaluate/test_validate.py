@@ -18,11 +18,11 @@ from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.evaluate.comparison import decibels, fidelity
 from onnx_udfc.evaluate.movement import MAX_DB
 from onnx_udfc.evaluate.validate import Validation, validate
-from onnx_udfc.inputs.feeds import input_specs, split
 from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import Scale, made
 from onnx_udfc.inputs.sizes import undescribed
 from onnx_udfc.options import Judging
+from onnx_udfc.runtime.runs import input_specs, split
 from onnx_udfc.runtime.sessions import file_bytes, open_session
 
 TEXT = """

@@ -29,9 +29,9 @@ import onnx
 
 from onnx_udfc.cli import commands
 from onnx_udfc.errors import UdfcError, one_line
-from onnx_udfc.inputs.feeds import input_specs, split
 from onnx_udfc.inputs.kinds import made
 from onnx_udfc.inputs.sizes import undescribed
+from onnx_udfc.runtime.runs import input_specs, split
 from onnx_udfc.runtime.sessions import open_session
 from tools.places import ASSETS, REALNETS
 
