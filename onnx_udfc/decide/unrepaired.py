@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING
 from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.model.tables import TABLES, Table, find_tables
 from onnx_udfc.model.unseen import RECURRENT, RoundedUnseen, Unseen, find_unseen
-from onnx_udfc.numerics.grids import FORMATS, QuantParams, round_nearest, search_scale, width_of
+from onnx_udfc.numerics.grids import QuantParams, nearest, width_of
 from onnx_udfc.options.words import FLOAT
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from onnx_udfc.model.network import Network
     from onnx_udfc.options import Options
 
@@ -37,14 +34,8 @@ def rounded_tables(network: Network, options: Options) -> dict[str, QuantParams]
     """
     found = {}
     for name, table in tables_to_round(network, options).items():
-        found[name] = _rounded(table.matrix(), bits_of_tables(options))
+        found[name] = nearest(table.matrix(), bits_of_tables(options))
     return found
-
-
-def _rounded(matrix: NDArray[np.float64], bits: float) -> QuantParams:
-    fmt = FORMATS[bits]
-    scale = search_scale(matrix, fmt)
-    return QuantParams(fmt.bits, round_nearest(matrix, scale, fmt), scale)
 
 
 def bits_of_tables(options: Options) -> float:
@@ -91,7 +82,7 @@ def rounded_unseen(network: Network, options: Options, bits: Bits) -> dict[str, 
     found, unseen = {}, unseen_to_round(network, options)
     widths = bits_of_unseen(network, unseen, options, bits)
     for key, weight in unseen.items():
-        found[key] = RoundedUnseen(weight, _rounded(weight.matrix(weight.axes), widths[key]))
+        found[key] = RoundedUnseen(weight, nearest(weight.matrix(weight.axes), widths[key]))
     return found
 
 

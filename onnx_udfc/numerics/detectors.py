@@ -158,7 +158,7 @@ def _transposed(floats: Outputs, _outputs: Outputs, told: bool) -> Reader | None
     """Centre, size, classes; candidates along the last axis."""
     masks = _masks(floats)
     fits = (k for k, y in floats.items() if y.ndim == 3 and 5 + masks <= y.shape[1] < y.shape[2] and y.shape[2] >= FEW)
-    name = next((k for k in fits if told or _looks_decoded(floats[k].transpose(0, 2, 1), 4, masks)), None)
+    name = next((k for k in fits if told or _looks_decoded(floats[k].transpose(0, 2, 1), masks)), None)
     if name is None:
         return None
     last = floats[name].shape[1] - masks
@@ -174,7 +174,7 @@ def _rows(floats: Outputs, _outputs: Outputs, told: bool) -> Reader | None:
     """Centre, size, objectness, classes; a candidate a row."""
     masks = _masks(floats)
     fits = (k for k, y in floats.items() if y.ndim == 3 and 6 + masks <= y.shape[2] < y.shape[1] and y.shape[1] >= FEW)
-    name = next((k for k in fits if told or _looks_decoded(floats[k], 4, masks)), None)
+    name = next((k for k in fits if told or _looks_decoded(floats[k], masks)), None)
     if name is None:
         return None
     last = floats[name].shape[2] - masks
@@ -343,10 +343,10 @@ def _halved(larger: tuple[int, ...], smaller: tuple[int, ...]) -> bool:
     return all(abs(a - 2 * b) <= 1 for a, b in zip(larger, smaller, strict=True))
 
 
-def _looks_decoded(y: NDArray[Any], scores: int, masks: int) -> bool:
-    """Whether columns before `scores` are centres and sizes in pixels, and those before the masks' probabilities."""
+def _looks_decoded(y: NDArray[Any], masks: int) -> bool:
+    """Whether the first 4 columns are centres and sizes in pixels, and those up to the masks' probabilities."""
     return (
-        _between(y[..., scores : y.shape[-1] - masks])
+        _between(y[..., 4 : y.shape[-1] - masks])
         and float(y[..., :4].max()) > 1.5
         and float((y[..., 2:4] >= 0).mean()) >= VALID
     )

@@ -42,6 +42,7 @@ ROUNDED = 1 << 20  # weights that are rounded to nearest at a time
 CACHED = 1 << 16  # weights that are searched at a time: few enough to stay in the cache
 MANY = 1 << 12  # values from which on one pass with a longer start is quicker than two
 DAMPING_TRIES = 6
+STEPS = 25  # factors between the lowest clip and 1 that are tried
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,7 @@ class QuantParams:
         return self.bits + (0 if self.finer is None else self.finer.bits)
 
 
-def search_scale(
-    weight: Floats, fmt: QuantFormat, gram: Floats | None = None, dtype: DTypeLike = np.float32, steps: int = 25
-) -> Floats:
+def search_scale(weight: Floats, fmt: QuantFormat, gram: Floats | None = None, dtype: DTypeLike = np.float32) -> Floats:
     """Scale of each row with the least error (1) of rounding to nearest, over clipping factors.
 
     Args:
@@ -177,7 +176,6 @@ def search_scale(
         fmt: the grid.
         gram: (..., d, d), or None for G = I.
         dtype: type of the scale in the file; the result is exactly representable in it.
-        steps: how many factors between fmt.lowest_clip and 1 are tried.
 
     Returns:
         float64 (..., o), > 0 everywhere: a row of zeros gets 1.
@@ -187,7 +185,7 @@ def search_scale(
     metric = [] if gram is None else _diagonal_blocks(gram.reshape(len(rows), *gram.shape[-2:]))
     largest = np.maximum(rows.max(axis=-1, initial=0.0), -rows.min(axis=-1, initial=0.0))
     full = largest.astype(np.float64) / fmt.reach
-    factors, best = np.linspace(1.0, fmt.lowest_clip, steps), np.ones(full.shape)
+    factors, best = np.linspace(1.0, fmt.lowest_clip, STEPS), np.ones(full.shape)
 
     def search(piece: tuple[slice, slice]) -> None:
         g, o = piece
@@ -257,6 +255,12 @@ def round_nearest(weight: Floats, scale: Floats, fmt: QuantFormat) -> Codes:
         part = rows[i : i + height] / units[i : i + height]
         flat[i : i + height] = fmt.encode(fmt.nearest(part, out=part))
     return codes
+
+
+def nearest(weight: Floats, bits: float, dtype: DTypeLike = np.float32) -> QuantParams:
+    """Weights (groups, o, d) rounded to nearest, with the scales of least error where all inputs count the same."""
+    scale = search_scale(weight, FORMATS[bits], dtype=dtype)
+    return QuantParams(bits, round_nearest(weight, scale, FORMATS[bits]), scale)
 
 
 @dataclass(frozen=True)

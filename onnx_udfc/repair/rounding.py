@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_udfc.numerics.grids import FORMATS, round_nearest, search_scale
+from onnx_udfc.numerics.grids import FORMATS, nearest
 from onnx_udfc.numerics.moments import Array, Double, column_means
 from onnx_udfc.numerics.products import each, stacked
 
@@ -56,8 +56,7 @@ def _centered(patches: Array) -> Array:
 
 def _error(matrix: Double, bits: float, gram: Double | None, seen: Array | None) -> float:
     """Σ_o (Q − W)_o G (Q − W)_oᵀ of rounding to nearest; G (g, d, d), or that of samples (g, n, d), mean free."""
-    scale = search_scale(matrix, FORMATS[bits])
-    damage = round_nearest(matrix, scale, FORMATS[bits]) * scale[..., None] - matrix
+    damage = nearest(matrix, bits).dequantize() - matrix
     if gram is not None:
         return float(np.vdot(damage @ gram, damage))
     assert seen is not None

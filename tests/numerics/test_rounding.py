@@ -16,8 +16,10 @@ from onnx_udfc.numerics.grids import (
     round_nearest,
     search_scale,
 )
-from onnx_udfc.numerics.rounding import best_scale, descend, quantize_with_gram
+from onnx_udfc.numerics.rounding import best_scale, descend, quantize_layer
 from tests.numerics.gram_rounding import round_with_gram
+
+F32 = np.dtype(np.float32)
 
 
 def problem(groups: int, rows: int, width: int, seed: int = 0) -> tuple[Floats, Floats]:
@@ -34,11 +36,11 @@ def basis_of(gram: Floats) -> GramBasis:
     return basis
 
 
-def descended(weight: Floats, codes: Codes, scale: Floats, fmt: QuantFormat, gram: Floats, sweeps: int = 3) -> Codes:
+def descended(weight: Floats, codes: Codes, scale: Floats, fmt: QuantFormat, gram: Floats) -> Codes:
     """The codes (groups, rows, width) that `descend` comes to."""
     basis = basis_of(gram)
     columns = basis.columns(codes)
-    descend(basis.columns(weight), columns, scale, fmt, basis, 0.01, sweeps)
+    descend(basis.columns(weight), columns, scale, fmt, basis)
     return basis.codes(columns)
 
 
@@ -55,10 +57,10 @@ def test_a_tenth_less_damage_than_rounding_alone(bits: int, groups: int, rows: i
     fmt, (weight, gram) = FORMATS[bits], problem(groups, rows, width)
     scale = search_scale(weight, fmt, gram)
     before = damage(round_with_gram(weight, scale, fmt, gram).codes, scale, weight, gram).sum()
-    codes, found, reason = quantize_with_gram(weight, fmt, gram)
-    assert reason is None
-    assert np.abs(codes).max() <= fmt.qmax
-    assert damage(codes, found, weight, gram).sum() < 0.9 * before
+    found, reason = quantize_layer(weight, gram, bits, F32)
+    assert not reason
+    assert np.abs(found.codes).max() <= fmt.qmax
+    assert damage(found.codes, found.scale, weight, gram).sum() < 0.9 * before
 
 
 def test_the_scale_of_given_codes_is_the_best() -> None:
@@ -81,10 +83,11 @@ def test_codes_of_zeros_keep_their_scale() -> None:
     np.testing.assert_array_equal(best_scale(basis.columns(weight), codes, scale, basis).scale, scale)
 
 
-def test_descent_ends_where_no_single_code_can_be_better() -> None:
+def test_descent_ends_where_no_single_code_can_be_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refine, "SWEEPS", 100)
     fmt, (weight, gram) = FORMATS[3], problem(1, 3, 20)
     scale = search_scale(weight, fmt, gram)
-    codes = descended(weight, round_nearest(weight, scale, fmt), scale, fmt, gram, sweeps=100)
+    codes = descended(weight, round_nearest(weight, scale, fmt), scale, fmt, gram)
     damped = gram + 0.01 * np.trace(gram[0]) / 20 * np.eye(20)
     least = damage(codes, scale, weight, damped)
     for column in range(20):
@@ -110,26 +113,24 @@ def test_a_large_layer_tries_its_own_scale_only(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(refine, "MOST_CANDIDATES", 1)
     scale = search_scale(weight, fmt, gram)
     before = damage(round_with_gram(weight, scale, fmt, gram).codes, scale, weight, gram).sum()
-    codes, found, _ = quantize_with_gram(weight, fmt, gram)
-    assert damage(codes, found, weight, gram).sum() < before
+    found, _ = quantize_layer(weight, gram, 3, F32)
+    assert damage(found.codes, found.scale, weight, gram).sum() < before
 
 
 def test_inputs_never_seen_and_weights_of_zero_are_no_trouble() -> None:
     weight, gram = problem(3, 2, 9)
     gram[1], weight[2] = 0.0, 0.0
-    codes, scale, reason = quantize_with_gram(weight, FORMATS[4], gram)
-    assert reason is None
-    assert np.isfinite(scale).all()
-    assert (scale > 0).all()
-    np.testing.assert_array_equal(
-        codes[1], round_nearest(weight[1], search_scale(weight, FORMATS[4], gram)[1], FORMATS[4])
-    )
-    assert not codes[2].any()
+    found, reason = quantize_layer(weight, gram, 4, F32)
+    assert not reason
+    assert np.isfinite(found.scale).all()
+    assert (found.scale > 0).all()
+    np.testing.assert_array_equal(found.codes[1], round_nearest(weight[1], found.scale[1], FORMATS[4]))
+    assert not found.codes[2].any()
 
 
 def test_a_gram_that_cannot_be_used_gives_the_nearest_codes_and_a_reason() -> None:
     weight, gram = problem(1, 2, 6)
     gram[0, 0, 0] = np.nan
-    codes, scale, reason = quantize_with_gram(weight, FORMATS[4], gram)
-    assert reason is not None
-    np.testing.assert_array_equal(codes, round_nearest(weight, scale, FORMATS[4]))
+    found, reason = quantize_layer(weight, gram, 4, F32)
+    assert reason
+    np.testing.assert_array_equal(found.codes, round_nearest(weight, found.scale, FORMATS[4]))
