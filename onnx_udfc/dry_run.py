@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnx_udfc.channels.prune import Pruned, prune
-from onnx_udfc.decide.asked import Plan, factorable, prunable, widths_of
+from onnx_udfc.decide.asked import Plan, factorable, widths_of
 from onnx_udfc.decide.average_bits import averaged
 from onnx_udfc.decide.counts_and_bits import make_plan
 from onnx_udfc.decide.file_size import drafted
-from onnx_udfc.decide.plan import placed, removals, split_layers
+from onnx_udfc.decide.plan import placed, split_layers
 from onnx_udfc.emit.short_names import shorten_names
 from onnx_udfc.evaluate.report import Checked
 from onnx_udfc.inputs.how_many import image_count
@@ -77,13 +77,10 @@ def plan_report(source: Source, subject: Subject, options: Options, timings: Map
 def _plan(subject: Subject, options: Options) -> tuple[Plan, Pruned]:
     """What would be kept and how it would be written."""
     network, channels, run = subject.network, subject.channels, subject.reference
-    groups, loaded = prunable(channels, options), subject.loaded
-    orders = removals(network, groups, options, {} if run is None else run.removals)
-    rounding, curves = (None, None) if run is None else (run.rounding, run.curves)
-    plan = make_plan(network, channels, groups, orders, options, rounding, loaded.bytes, curves, loaded.model)
+    plan = make_plan(network, channels, subject.loaded, options, run)
     pruned = prune(network, channels, plan.keep)
     plan = split_layers(pruned, plan)
-    plan = plan if rounding is None else averaged(pruned.network, plan, rounding, options)
+    plan = plan if run is None else averaged(pruned.network, plan, run.rounding, options)
     return (plan if options.bits == FLOAT else placed(pruned.network, plan, options)[0]), pruned
 
 

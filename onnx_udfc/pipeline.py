@@ -22,7 +22,7 @@ from onnx_udfc.decide.damage import asked_damage, damage_weights
 from onnx_udfc.decide.filling import filled
 from onnx_udfc.decide.finer import finer_layers
 from onnx_udfc.decide.first_layers import suited
-from onnx_udfc.decide.plan import placed, removals, split_layers
+from onnx_udfc.decide.plan import placed, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.decide.unrepaired import rounded_tables, rounded_unseen, unrepaired_notes
 from onnx_udfc.dry_run import Subject, needs_run, plan_report
@@ -350,15 +350,10 @@ def _measured(
 ) -> tuple[_Stages, Callable[[], Answered] | None]:
     """Plan and repair on moments of the network's own runs; also what `ahead` begins beside the repair."""
     channels = original.channels
-    groups = prunable(channels, options)
     with run.stage("original network", len(original.network.layers)):
         run_of_it = traced(original, options, balanced_inputs, run.advance)
     network, inputs, reference = run_of_it.network, run_of_it.inputs, run_of_it.reference
-    orders = removals(network, groups, options, reference.removals)
-    plan = make_plan(
-        network, channels, groups, orders, options, reference.rounding, original.loaded.bytes, reference.curves,
-        original.loaded.model,
-    )  # fmt: skip
+    plan = make_plan(network, channels, original.loaded, options, reference)
     pruned = prune(network, channels, plan.keep)
     plan = split_layers(pruned, plan)
     plan = averaged(pruned.network, plan, reference.rounding, options)
@@ -394,11 +389,8 @@ def _from_weights(run: _Run, original: Original) -> _Stages:
     """Plan and repair on the weights alone; only activation ranges need a run."""
     options, method = run.options, METHODS[run.options.method]
     network, channels = original.network, original.channels
-    groups = prunable(channels, options)
     with run.stage("weights"):
-        orders = removals(network, groups, options, {})
-        loaded = original.loaded
-        plan = make_plan(network, channels, groups, orders, options, file_bytes=loaded.bytes, file=loaded.model)
+        plan = make_plan(network, channels, original.loaded, options)
         pruned = absorb_and_prune(network, channels, plan.keep, method)
         network.lighten()
         damage_weights(pruned.network, options)

@@ -38,7 +38,7 @@ class Silent:
         """Say nothing."""
 
 
-class Logged:
+class Logged(Silent):
     """Callbacks that log: stages and notes at INFO, what is done in them at DEBUG."""
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
@@ -56,6 +56,3 @@ class Logged:
     def note(self, text: str) -> None:
         """Log the note."""
         self._logger.info("%s", text)
-
-    def done(self) -> None:
-        """Say nothing."""

@@ -28,7 +28,7 @@ from onnx_udfc.evaluate.report import (
 )
 from onnx_udfc.evaluate.verdict import Asked, advice, at_assumed_scale, beside, certain_fault, doubted, judge
 from onnx_udfc.inputs.sizes import input_specs_of, wanted_inputs
-from onnx_udfc.model.counts import Count, count, totals
+from onnx_udfc.model.counts import Count, counts, totals
 from onnx_udfc.model.files import LoadedModel
 from onnx_udfc.model.inventory import already_quantized, inventory, left_out
 from onnx_udfc.model.layer_bytes import layer_bytes
@@ -100,8 +100,8 @@ def _input(spec: InputSpec, inputs: NetworkInputs, choice: Choice | None) -> Inp
 def make_report(source: Source, outcome: Outcome, options: Options, timings: Mapping[str, float]) -> Report:
     """The report of one compression."""
     sizes = outcome.channels.shapes.sizes
-    before = {name: count(layer, sizes) for name, layer in outcome.network.layers.items()}
-    after = _whole(_counts(outcome.pruned.network), outcome.plan)
+    before, pruned = counts(outcome.network.layers, sizes), outcome.pruned.network
+    after = _whole(counts(pruned.layers, resolve(pruned).sizes), outcome.plan)
     model, checked = outcome.emitted.model, outcome.checked
     sum_before, sum_after = totals(before), totals(after)
     near = checked.fidelity or Fidelity("synthetic", None, None, None, unmeasured="; ".join(checked.notes))
@@ -167,7 +167,7 @@ def _asked(outcome: Outcome, options: Options) -> Asked:
         activations=options.activations is not None,
         calibrated=options.calibrate is not None,
         guessed=any("assumed" in note or "read off" in note for note in outcome.notes),
-        compact=_compact(outcome.network),
+        compact=outcome.network.compact,
     )
 
 
@@ -197,25 +197,10 @@ def certain(report: Report, outcome: Outcome, options: Options) -> str:
     return certain_fault(report.fidelity, before, after, _asked(outcome, options), outcome.checked.slower_by)
 
 
-def _compact(network: Network) -> bool:
-    """Whether half of the layers or more are depthwise or point by point next to such: little of it is redundant."""
-    layers = list(network.layers.values())
-    depthwise = sum(1 for layer in layers if layer.convolves and layer.groups > 1)
-    return bool(layers) and depthwise >= len(layers) / 5
-
-
-def _counts(network: Network) -> dict[str, Count]:
-    sizes = resolve(network).sizes
-    return {name: count(layer, sizes) for name, layer in network.layers.items()}
-
-
-def _whole(counts: Mapping[str, Count], plan: Plan) -> dict[str, Count]:
+def _whole(found: Mapping[str, Count], plan: Plan) -> dict[str, Count]:
     """Counts by the layers of the original: two that stand for one are added up."""
-    whole = {name: c for name, c in counts.items() if name not in plan.parts}
-    for first, name in plan.parts.items():
-        both = counts[first], whole[name]
-        whole[name] = Count(sum(c.parameters for c in both), sum(c.macs for c in both))
-    return whole
+    whole = {name: c for name, c in found.items() if name not in plan.parts}
+    return whole | {name: totals({name: whole[name], first: found[first]}) for first, name in plan.parts.items()}
 
 
 def _group(group: ChannelGroup, plan: Plan) -> GroupReport:

@@ -44,7 +44,6 @@ from onnx_udfc.version import this_tool, versions
 
 if TYPE_CHECKING:
     from onnx_udfc.evaluate.report import Report
-    from onnx_udfc.inputs.image_files import Labelled
     from onnx_udfc.pipeline import Result
 
 _BATCH = 32
@@ -101,12 +100,13 @@ def sweep(
     Raises:
         UdfcError: the source or the grid cannot be served; a setting that fails alone is a row with its reason.
     """
-    provider = asked_provider(options or Options())
+    options = options or Options()
+    provider = asked_provider(options)
     check_provider(provider)
     told, folder = callbacks or Silent(), Path(directory)
     content = _content(source)
-    points = list(grid.points(options or Options()))
-    data = _data_digest(content, options or Options(), labelled)
+    points = list(grid.points(options))
+    data = _data_digest(content, options, labelled)
     tasks = [Task(name, point, _key(data, point, labelled)) for name, point in points]
     waiting = [task for task in tasks if _finished(folder, task) is None]
     worker = _Worker(content, folder, labelled, compress)
@@ -125,10 +125,10 @@ def sweep(
     name = Path(source).name if isinstance(source, str | Path) else "model"
     table = SweepTable(
         name,
-        tuple(_timed(content, folder, tasks, rows, options or Options(), provider, told)),
+        tuple(_timed(content, folder, tasks, rows, options, provider, told)),
         accuracy,
         file_report(content, file_bytes(content)),
-        _command(name, Path(directory).name, grid, options or Options(), labelled),
+        _command(name, Path(directory).name, grid, options, labelled),
         versions(),
         datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -11,11 +11,12 @@ import pytest
 import onnx_udfc
 from onnx_udfc.cli.guards import check_swapped
 from onnx_udfc.errors import GateError, RequestError
-from onnx_udfc.evaluate.inspection import advice_for, is_compact
+from onnx_udfc.evaluate.inspection import advice_for
 from onnx_udfc.evaluate.report import LayerReport
 from onnx_udfc.options import CombinationError, OptionError, Options, parse_requirement
 from onnx_udfc.options.command_tables import Sweeping
 from onnx_udfc.sweep_table import SweepRow, SweepTable
+from tests.small_graphs import small_network
 
 MODEL = "models/digits_resnet_folded.onnx"
 
@@ -41,8 +42,13 @@ def test_advice_by_what_the_network_is() -> None:
     assert "no channels can go" in advice_for([layer(1000)], 0, 4100, compact=False)[1]
     assert "1 % of the bytes" in advice_for([layer(10)], 3, 4000, compact=False)[0]
     assert "none are" in advice_for([], 0, 4000, compact=False)[0]
-    assert is_compact([1, 1, 32], 3)
-    assert not is_compact([1] * 9 + [32], 10)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_network_of_depthwise_layers_is_compact(groups: int) -> None:
+    arguments = f"float[1, 4, 8, 8] x, float[4, {4 // groups}, 3, 3] W"
+    network = small_network(f"g ({arguments}) => (float[1, 4, 6, 6] y) {{ y = Conv<group = {groups}>(x, W) }}")
+    assert network.compact == (groups > 1)
 
 
 def test_inspect_ends_with_two_lines_of_advice() -> None:

@@ -21,7 +21,7 @@ def _line(text: str) -> None:
         sys.stderr.write(f"{visible(text)}\n")
 
 
-class Lines:
+class Lines(Silent):
     """Stages, layers and notes as plain lines on standard error: for --verbose in a pipe."""
 
     def stage(self, name: str, total: int | None) -> None:
@@ -36,9 +36,6 @@ class Lines:
     def note(self, text: str) -> None:
         """Write a line."""
         _line(f"  {text}")
-
-    def done(self) -> None:
-        """Say nothing."""
 
 
 class Bars:

@@ -28,20 +28,20 @@ from onnx_udfc.decide.allocate import (
     left_by,
     why_whole,
 )
-from onnx_udfc.decide.asked import AUTO_WIDTHS, Decision, Plan, Subject
+from onnx_udfc.decide.asked import AUTO_WIDTHS, Decision, Plan, Subject, prunable
 from onnx_udfc.decide.file_size import CORRECTIONS, file_size, with_biases, written, written_bytes
 from onnx_udfc.decide.first_layers import integer_placement
 from onnx_udfc.decide.footprint import Footprint, footprint
 from onnx_udfc.decide.integer_layers import OnIntegers, fills_blocks, liked_anywhere, saving_of
 from onnx_udfc.decide.latency_table import Times, Timing, latency_table, layer_times, measured_ratio
-from onnx_udfc.decide.plan import plan_of
+from onnx_udfc.decide.plan import plan_of, removals
 from onnx_udfc.decide.ranks import Ranks, Saving, rank_levels, saved_macs, saved_weights
 from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, bits_of_parts, factor
 from onnx_udfc.model.layers import residual_operand
 from onnx_udfc.model.names import matches
-from onnx_udfc.numerics.elimination import MEASURED, Removal
+from onnx_udfc.numerics.elimination import MEASURED
 from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.numerics.knapsack import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
 from onnx_udfc.numerics.reconstruct import METHODS
@@ -50,9 +50,10 @@ from onnx_udfc.runtime.providers import asked_provider
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.groups import ChannelGroup, Channels
+    from onnx_udfc.model.files import LoadedModel
     from onnx_udfc.model.network import Network
-    from onnx_udfc.numerics.factors import Curve
     from onnx_udfc.options import Budget, Options
+    from onnx_udfc.repair.reference import Reference
 
 Double = NDArray[np.float64]
 
@@ -68,27 +69,21 @@ _WITHIN = {"bytes": (0.99, 1.0), "latency": (0.97, 1.01)}  # of the limit: what 
 
 
 def make_plan(
-    network: Network,
-    channels: Channels,
-    groups: tuple[ChannelGroup, ...],
-    orders: Mapping[str, Removal],
-    options: Options,
-    rounding: Mapping[str, Mapping[float, float]] | None = None,
-    file_bytes: int = 0,
-    curves: Mapping[str, Sequence[Curve]] | None = None,
-    file: onnx.ModelProto | None = None,
+    network: Network, channels: Channels, loaded: LoadedModel, options: Options, seen: Reference | None = None
 ) -> Plan:
     """Decide what every group keeps and every layer gets.
 
-    `orders` are the groups' nested orders of removal; `rounding`, for `--bits auto`, is layer name → bits → damage;
-    `curves` is layer name → what each way to split it loses. Budgets are of `file_bytes`, and of the time of `file`,
-    the original as the user has it.
+    Budgets are of the size and the time of the original as it was loaded; `seen` is a run of the network, where what
+    channels, ranks and bits cost was measured.
 
     Raises:
         RequestError: the budget cannot be met.
     """
+    groups = prunable(channels, options)
+    orders = removals(network, groups, options, {} if seen is None else seen.removals)
     layers = tuple(name for name in network.layers if not matches(name, options.skip))
-    subject = Subject(network, channels, groups, orders, layers, rounding or {}, file_bytes, curves or {}, file)
+    rounding, curves = ({}, {}) if seen is None else (seen.rounding, seen.curves)
+    subject = Subject(network, channels, groups, orders, layers, rounding, loaded.bytes, curves, loaded.model)
     return plan_of(subject, decide(subject, options), options)
 
 

@@ -48,8 +48,7 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-clean values."""
-        result = plain(self)
-        assert isinstance(result, dict)
+        result: dict[str, Any] = plain(self)
         return result
 
 
@@ -77,10 +76,8 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
     tables = find_tables(network, skip)
     unseen = find_unseen(network, skip)
     sizes = {one.text: one.bytes for one in tables.values()} | {one.text: one.bytes for one in unseen.values()}
-    besides = sum(sizes.values())
     plain_layers = _layers(network, channels.shapes)
     layers = (*plain_layers, *_quantized(held, network, channels.shapes))
-    compact = is_compact([layer.groups for layer in network.layers.values()], len(plain_layers))
     return Inspection(
         tool=this_tool(),
         size=Size(
@@ -101,15 +98,9 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
             *table_lines(tables, loaded.bytes), *unseen_lines(unseen, loaded.bytes),
         ),
         advice=advice_for(
-            plain_layers, len(channels.groups), loaded.bytes, compact=compact,
-            besides=besides,
+            plain_layers, len(channels.groups), loaded.bytes, compact=network.compact, besides=sum(sizes.values()),
         ),
     )  # fmt: skip
-
-
-def is_compact(groups: Sequence[int], layers: int) -> bool:
-    """Whether a fifth of the layers or more are depthwise, by the groups of all of them: little is redundant."""
-    return layers > 0 and sum(1 for count in groups if count > 1) >= layers / 5
 
 
 def advice_for(
@@ -156,8 +147,10 @@ def _as_it_is(
     name: str, op_type: str, bits: float, parameters: int, channels: int | None, macs: int | None
 ) -> LayerReport:
     """The report of a layer that nothing is done to."""
-    row = LayerReport(name, op_type, bits, parameters, parameters, None)
-    return replace(row, channels_before=channels, channels_after=channels, macs_before=macs, macs_after=macs)
+    return LayerReport(
+        name, op_type, bits, parameters, parameters, None,
+        channels_before=channels, channels_after=channels, macs_before=macs, macs_after=macs,
+    )  # fmt: skip
 
 
 def _quantized(held: Sequence[Holding], network: Network, shapes: Shapes) -> tuple[LayerReport, ...]:

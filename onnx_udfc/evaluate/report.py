@@ -350,8 +350,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dictionaries, strings and finite numbers (what is not finite becomes None)."""
-        result = plain(self)
-        assert isinstance(result, dict)
+        result: dict[str, Any] = plain(self)
         return result
 
     def to_json(self) -> str:

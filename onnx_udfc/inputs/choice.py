@@ -25,7 +25,7 @@ from onnx_udfc.inputs.kinds import Scale, Wanted, made
 from onnx_udfc.inputs.photographs import stored
 from onnx_udfc.inputs.reaction import Answers, information, mixed, ratings
 from onnx_udfc.inputs.sources import FORMULA, GROUPS, SIGNALS, fitting_codes, fitting_pictures
-from onnx_udfc.model.counts import count, totals
+from onnx_udfc.model.counts import counts, totals
 from onnx_udfc.runtime.runs import InputSpec, cut, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
 
@@ -210,6 +210,5 @@ def _thinned(output: NDArray[Any]) -> NDArray[Any]:
 
 def affordable(network: Network) -> int:
     """How many inputs may be run through the network to find out what it expects."""
-    sizes = resolve(network, network.sizes).sizes
-    macs = totals({name: count(layer, sizes) for name, layer in network.layers.items()}).macs
+    macs = totals(counts(network.layers, resolve(network, network.sizes).sizes)).macs
     return int(PROBE_MACS / max(1, macs))

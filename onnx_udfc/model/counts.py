@@ -34,6 +34,11 @@ def count(layer: Layer, sizes: Mapping[str, Size]) -> Count:
     return Count(weight + bias, _positions(layer, sizes) * weight)
 
 
+def counts(layers: Mapping[str, Layer], sizes: Mapping[str, Size]) -> dict[str, Count]:
+    """Layer name → its count."""
+    return {name: count(layer, sizes) for name, layer in layers.items()}
+
+
 def _positions(layer: Layer, sizes: Mapping[str, Size]) -> int:
     """Return how often each weight is used for one input; 0 if unknown."""
     tensor = layer.node.inputs[0] if layer.stuffed else layer.node.outputs[0]

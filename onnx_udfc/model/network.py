@@ -132,6 +132,11 @@ class Network:
         """Whether a layer has the statistics of a batch norm behind it, by which its outputs can be matched."""
         return any(layer.batch_norm is not None for layer in self.layers.values())
 
+    @property
+    def compact(self) -> bool:
+        """Whether a fifth of the layers or more have groups, as depthwise ones do: little is redundant."""
+        return bool(self.layers) and sum(layer.groups > 1 for layer in self.layers.values()) >= len(self.layers) / 5
+
     def first_norm(self) -> tuple[str, NDArray[np.float64], NDArray[np.float64]] | None:
         """The first batch norm: the tensor that it normalizes, mean and variance (C,) that it recorded of its channels.
 

@@ -11,9 +11,10 @@ import pytest
 from onnx_udfc import compress
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.decide.allocate import damage_of
-from onnx_udfc.decide.asked import factorable, prunable
+from onnx_udfc.decide.asked import factorable
 from onnx_udfc.decide.counts_and_bits import make_plan
 from onnx_udfc.decide.plan import removals
+from onnx_udfc.model.files import load
 from onnx_udfc.numerics.elimination import Removal
 from onnx_udfc.options import Options
 from tests.decide.test_file_size import WIDE
@@ -46,8 +47,7 @@ def test_streams_that_nobody_asked_for_say_so() -> None:
     channels = find_groups(network)
     stream = next(g for g in channels.groups if g.kind == "stream")
     options = Options(prune=0.5, method="none")
-    groups = prunable(channels, options)
-    plan = make_plan(network, channels, groups, removals(network, groups, options, {}), options)
+    plan = make_plan(network, channels, load(network.to_model()), options)
     assert set(plan.why) == {g.name for g in channels.groups} - set(plan.keep)
     assert "--prune-stream on" in plan.why[stream.name]
 
