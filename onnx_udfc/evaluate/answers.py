@@ -84,26 +84,33 @@ def _lead(y: Double, classes: NDArray[np.int64]) -> Double:
 
 @dataclass
 class Labels:
-    """Whole numbers (inputs,) that are classes themselves."""
+    """Whole numbers that are classes themselves: (inputs,), or (inputs, ...) one for each place."""
 
     same: int = 0
     total: int = 0
-    _said: set[int] = field(default_factory=set)
+    _first: Counter[int] = field(default_factory=Counter)
+    _second: Counter[int] = field(default_factory=Counter)
 
     def add(self, y: NDArray[Any], z: NDArray[Any]) -> None:
         """Take in a batch."""
-        first, second = y.reshape(-1), z.reshape(-1)
-        self.same += int((first == second).sum())
-        self.total += len(first)
-        self._said |= set(first.tolist())
+        self.same += int((y == z).sum())
+        self.total += y.size
+        for counter, values in ((self._first, y), (self._second, z)):
+            names, counts = np.unique(values, return_counts=True)
+            counter.update(dict(zip(names.tolist(), counts.tolist(), strict=True)))
 
     def answers(self) -> int:
         """Number of classes that the original named."""
-        return len(self._said)
+        return len(self._first)
 
     def share(self) -> float | None:
-        """Share of inputs with the same class."""
-        return self.same / self.total if len(self._said) > 1 or self.same < self.total else None
+        """Share of places with the same class."""
+        return self.same / self.total if len(self._first) > 1 or self.same < self.total else None
+
+    def chance(self) -> float:
+        """Share that would agree if the answers, as frequent as they are, had nothing to do with each other."""
+        pairs = sum(n * self._second[name] for name, n in self._first.items())
+        return pairs / max(1, self.total) ** 2
 
 
 @dataclass

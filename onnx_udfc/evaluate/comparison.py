@@ -177,7 +177,10 @@ class _Output:
                 margin = self.answers.margin_lost()
                 share, said = self.answers.share(), self.answers.answers()
                 return replace(found, agreement=share, answers=said, margin_lost=margin, chance=self.answers.chance())
-            case Labels() | Strings():
+            case Labels():
+                share, said = self.answers.share(), self.answers.answers()
+                return replace(found, agreement=share, answers=said, chance=self.answers.chance())
+            case Strings():
                 return replace(found, agreement=self.answers.share(), answers=self.answers.answers())
             case Overlap():
                 share, said = self.answers.share(), self.answers.answers()

@@ -27,6 +27,7 @@ _POINTS = (2, 3, 4, 5)  # numbers of a point: x, y, perhaps z, how visible it is
 _LEAST_POINTS = 3
 # Correlation above that of neighbours, and distance of means beside theirs: 0.6 to 0.9 and 0.1 to 0.5 of landmarks
 _TOGETHER, _APART = 0.4, 0.6
+_MOST_LABELS = 1 << 12  # more different ones are numbers of places, say
 _SYMBOLS = 8  # columns that a sequence of class scores has at least
 
 
@@ -80,7 +81,7 @@ def _fitting(task: str | None, y: Values) -> Kind | None:
 
 def _kind(y: Values, inputs: Sequence[tuple[int | None, ...]]) -> Kind:
     if y.dtype.kind in "iu":
-        return "classes" if y.size == len(np.atleast_1d(y)) else "regression"
+        return "classes" if y.size == len(np.atleast_1d(y)) or _are_labels(y) else "regression"
     if y.dtype.kind != "f" or not y.size or not y.ndim:
         return "regression"
     flat = math.prod(y.shape[2:]) == 1
@@ -107,6 +108,12 @@ def _vector(y: Values, inputs: Sequence[tuple[int | None, ...]]) -> Kind:
     if by_step or _are_points(y):
         return "regression"
     return "embedding" if columns >= _WIDE and columns % 32 == 0 else "classes"
+
+
+def _are_labels(y: Values) -> bool:
+    """Whether whole numbers are classes, one for each place, as an ArgMax gives them; bytes are pixels."""
+    wide = y.dtype.itemsize > 1 and y.size > 0
+    return wide and int(y.min()) >= 0 and int(y.max()) < _MOST_LABELS
 
 
 def _are_points(y: Values) -> bool:

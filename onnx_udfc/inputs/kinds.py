@@ -146,7 +146,8 @@ def kind_of(spec: InputSpec, shape: tuple[int, ...], use: Use) -> Kind:
     if use.carried:
         return "state"
     if spec.dtype.kind == "b":
-        return "ones" if use.mask or "mask" in spec.name.lower() else "flags"
+        mask = use.mask or (use.hides and not spec.by_run) or "mask" in spec.name.lower()
+        return "ones" if mask else "flags"
     if spec.dtype.kind in "iu":
         return _whole_kind(spec, use)
     if spec.by_run and len(shape) < 2:
@@ -345,7 +346,8 @@ def _positions(wanted: Wanted, count: int, _seed: int) -> NDArray[Any]:
 
 
 def _ones(wanted: Wanted, count: int, _seed: int) -> NDArray[Any]:
-    return np.ones((count, *wanted.sample))
+    """A mask that takes nothing away."""
+    return np.full((count, *wanted.sample), 0 if wanted.use.hides else 1)
 
 
 def _flags(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:

@@ -345,12 +345,13 @@ def _seen_at_once(network: Network) -> int:
     seen: dict[int, tuple[int, int]] = {}  # of a tensor: steps that one place looks at, and steps from place to place
     for node in network.graph.nodes:
         reach, step = max((seen.get(id(t), (1, 1)) for t in node.inputs), default=(1, 1))
-        if kind_of(node.op).convolves or node.op in ("MaxPool", "AveragePool"):
+        kind = kind_of(node.op)
+        if kind.convolves or kind.stuffed or node.op in ("MaxPool", "AveragePool"):
             kernel = node.attrs.get("kernel_shape") or _kernel(node)
             dilations = node.attrs.get("dilations") or [1] * len(kernel)
             reach += step * max(((k - 1) * d for k, d in zip(kernel, dilations, strict=False)), default=0)
             stride = max(node.attrs.get("strides") or [1])
-            step = max(1, step // stride) if kind_of(node.op).stuffed else step * stride
+            step = max(1, step // stride) if kind.stuffed else step * stride
         seen |= {id(tensor): (reach, step) for tensor in node.outputs}
     longest = max((reach for reach, _ in seen.values()), default=1)
     return next((n for n in (SEQUENCE, *LONGER[:-1]) if n >= longest), LONGER[-2])

@@ -24,6 +24,7 @@ CARRIERS = frozenset((
     "Cast", "CastLike", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Expand", "Transpose", "Slice",
     "Tile", "Concat", "Split", "Dropout", "Clip", "Max", "Min", "Abs", "Add", "Sub", "Pad",
 ))  # fmt: skip
+PICKS = ("Gather", "GatherND", "GatherElements")  # of what they pick from, the values stay what they are
 ARITHMETIC = frozenset((
     "Sub", "Add", "Mul", "Div", "Cast", "Identity", "Pad", "Clip", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Concat",
     "Neg",
@@ -31,6 +32,9 @@ ARITHMETIC = frozenset((
 _IN_PLACE = frozenset((
     "Cast", "Identity", "Dropout", "Clip", "Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Sqrt", "Log", "Exp", "Pow",
     "Add", "Sub", "Mul", "Div", "Max", "Min", "Softmax", "LayerNormalization",
+))  # fmt: skip
+_MOVES = frozenset((
+    "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Transpose", "Slice", "Tile", "Gather",
 ))  # fmt: skip
 _COMPARISONS = frozenset(("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual"))
 _LOGIC = _COMPARISONS | {"Not", "And", "Or", "Xor"}
@@ -52,6 +56,7 @@ class Use:
         choices: the constants that it is compared with, rising.
         flag: it decides what is computed, or which of two values is taken.
         mask: where it is 0, something is taken away: 1 - x is weighted, or a very small number is put in its place.
+        hides: where it is 1, something is taken away, as the padding of a sequence is marked.
         extent: it says how large something is made (a Reshape, a Resize, a Range).
         convolved: number of axes of the convolution that reads it, one for sound, two for images; 0 for none.
         channels: that this convolution expects; 0 where none reads it.
@@ -65,6 +70,7 @@ class Use:
     choices: tuple[float, ...] = ()
     flag: bool = False
     mask: bool = False
+    hides: bool = False
     extent: bool = False
     convolved: int = 0
     channels: int = 0
@@ -89,10 +95,11 @@ def use_of(network: Network, name: str) -> Use:
         extent = extent or index in _EXTENTS.get(node.op, ())
     convolved, channels, last = _convolution(tensor)
     found = tuple(sorted(choices))
-    width = _width(network, tensor)
+    width, away = _width(network, tensor), _taken_away(tensor)
+    mask, hides = mask or (False, True) in away, bool(away) and all(value for value, _ in away)
     return Use(
-        max(0, min(tables, default=0)), first, found, flag, mask, extent, convolved, channels, last, width,
-        carried(network).get(name, ""),
+        max(0, min(tables, default=0)), first, found, flag, mask, hides, extent, convolved, channels, last,
+        width, carried(network).get(name, ""),
     )  # fmt: skip
 
 
@@ -117,6 +124,7 @@ def _readers(tensor: gs.Tensor, through: frozenset[str]) -> Iterator[tuple[gs.No
             index = next(i for i, t in enumerate(node.inputs) if t is current)
             yield node, index, shift
             carries = node.op in through and (index == 0 or node.op in ("Add", "Concat", "Max", "Min", "Mul"))
+            carries = carries or (through is CARRIERS and node.op in PICKS and index == 0)
             carries = carries or (through is CARRIERS and _chooses(node, index))
             if not carries or any(id(t) in seen for t in node.outputs):
                 continue
@@ -165,6 +173,30 @@ def _masks(node: gs.Node, index: int) -> bool:
         and index == 0
         and any(min(_constants(t), default=0.0) < _VERY_SMALL for t in node.inputs[1:])
     )
+
+
+def _taken_away(tensor: gs.Tensor) -> set[tuple[bool, bool]]:
+    """At which values of a mask something is taken away, and whether by a very small number in its place.
+
+    A product takes away what is not marked; what is turned (a Not, 1 - x) marks the others.
+    """
+    pending, seen, away = [(tensor, True)], {id(tensor)}, set[tuple[bool, bool]]()
+    while pending:
+        current, marked = pending.pop()  # whether it is 1 where the mask is
+        for node in current.outputs:
+            index = next(i for i, t in enumerate(node.inputs) if t is current)
+            turned = node.op == "Not" or (node.op == "Sub" and index == 1 and _constants(node.inputs[0]) == {1.0})
+            if turned or node.op == "Cast" or (node.op in _MOVES and index == 0):
+                fresh = [t for t in node.outputs if id(t) not in seen]
+                seen.update(map(id, fresh))
+                pending += [(t, marked != turned) for t in fresh]
+            elif node.op == "Where" and index == 0:
+                small = [i for i in (1, 2) if min(_constants(node.inputs[i]), default=0.0) < _VERY_SMALL]
+                away |= {(marked == (i == 1), True) for i in small}
+            elif node.op == "Mul":
+                small_one = min(_constants(node.inputs[1 - index]), default=0.0) < _VERY_SMALL
+                away.add((marked == small_one, small_one))
+    return away
 
 
 def _constants(tensor: gs.Tensor) -> set[float]:

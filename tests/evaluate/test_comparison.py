@@ -128,6 +128,19 @@ def test_a_value_for_each_step_of_an_input_is_no_class() -> None:
     assert guess({"y": y}, [(None, 3, 750, 750)]).of["y"] == "classes"
 
 
+def test_a_class_for_each_place_is_an_answer() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.choice(5, (8, 40), p=[0.8, 0.05, 0.05, 0.05, 0.05])
+    z = np.where(rng.random(y.shape) < 0.1, (y + 1) % 5, y)
+    for shape in ((8, 40), (8, 4, 10), (8, 1, 4, 10)):
+        found = judged(y.reshape(shape), z.reshape(shape))
+        assert (found.kind, found.answers) == ("classes", 5)
+        assert found.agreement == pytest.approx(float((y == z).mean()))
+        assert 0.5 < (found.chance or 0) < 0.7
+    assert guess({"y": rng.integers(0, 256, (2, 3, 8, 8)).astype(np.uint8)}).of["y"] == "regression"
+    assert guess({"y": rng.integers(0, 1 << 20, (2, 30))}).of["y"] == "regression"
+
+
 def test_the_kind_can_be_told() -> None:
     y = example("logits").astype(np.float32)
     assert judged(y, y, task="embedding").kind == "embedding"

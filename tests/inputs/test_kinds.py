@@ -56,6 +56,15 @@ KINDS: list[tuple[str, Kind, float, float]] = [
     ("int64[N,12] seen) => (float[N,12] y) { c = Cast<to = 1>(seen) s = Sub(unity, c) y = Mul(s, lowest)",
      "ones", 1, 1),
     ("bool[N,12] seen) => (float[N,12] y) { y = Where(seen, zero, lowest)", "ones", 1, 1),
+    # Masks whose ones take away: of what pads a sequence.
+    ("bool[N,12] padding) => (float[N,12] y) { y = Where(padding, lowest, zero)", "ones", 0, 0),
+    ("bool[N,12] src_mask, float[N,12] x) => (float[N,12] y) { n = Not(src_mask) c = Cast<to = 1>(n) y = Mul(x, c)",
+     "ones", 0, 0),
+    ("int64[N,12] ahead_mask, float[N,12] x) => (float[N,12] y) { c = Cast<to = 1>(ahead_mask) l = Mul(c, lowest)"
+     " y = Add(x, l)", "ones", 0, 0),
+    ("bool[N,12] seen, float[N,12] x) => (float[N,12] y) { n = Not(seen) y = Where(n, lowest, x)", "ones", 1, 1),
+    # One of them is picked first.
+    ("int64[N,12] i) => (float[N,1,1] y) { p = Gather<axis = 1>(i, one) y = Gather(words, p)", "tokens", 0, 99),
     ("bool[N,12] on) => (float[N,12] y) { y = Cast<to = 1>(on)", "flags", 0, 1),
     ("bool on, float[N,4] x) => (float[N,4] y) { c = Cast<to = 1>(on) y = Mul(x, c)", "flags", 0, 1),
     ("int64 sr, float[N,4] x) => (bool a, float[N,4] y) { e = Equal(sr, rate8) f = Equal(sr, rate16) a = Or(e, f)"

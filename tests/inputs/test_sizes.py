@@ -186,6 +186,12 @@ def test_a_network_that_cannot_run_gets_the_first_guess() -> None:
             a = Conv<strides = [4], pads = [2, 2]>(x, K) y = Conv<pads = [1, 1]>(a, L) }""",
             (1, 6, 64),
         ),
+        (
+            """g (float[N,6,T] x, float[8,6,5] K, float[8,8,4] U, float[8,8,3] L) => (float[N,8,M] y) {
+            a = Conv<strides = [4], pads = [2, 2]>(x, K) u = ConvTranspose<strides = [4]>(a, U)
+            y = Conv<dilations = [10], pads = [10, 10]>(u, L) }""",
+            (1, 6, 64),
+        ),
     ],
 )
 def test_a_row_is_as_wide_as_what_reads_it(text: str, shape: tuple[int, ...]) -> None:
