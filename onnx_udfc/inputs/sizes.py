@@ -235,9 +235,7 @@ def _guesses(network: Network, given: Sequence[InputSpec], uses: Mapping[str, Us
     rows = any(s.dtype.kind == "f" and len(s.shape) in (2, 3) and s.shape[-1] is None for s in given)
     sound = any(_sound(s, uses[s.name]) for s in given)
     lengths = (
-        SOUNDS
-        if sound
-        else tuple(dict.fromkeys((_seen_at_once(network), SEQUENCE, *(SOUNDS if rows else ()), *LONGER)))
+        SOUNDS if sound else tuple(dict.fromkeys((_spanned(network), SEQUENCE, *(SOUNDS if rows else ()), *LONGER)))
     )
     for number in range(max(len(sides), len(lengths))):
         side, length = sides[min(number, len(sides) - 1)], lengths[min(number, len(lengths) - 1)]
@@ -337,24 +335,24 @@ def _total_stride(network: Network) -> int:
     return max(strides.values(), default=1)
 
 
-def _seen_at_once(network: Network) -> int:
-    """Steps of a sequence that show the convolutions all that they look at from one place, SEQUENCE at least.
+def _spanned(network: Network) -> int:
+    """Steps of a sequence that the widest of the convolutions spans, SEQUENCE at least.
 
     Taps that lie farther apart than a sequence is long meet nothing but padding: dilated ones would be seen as useless.
     """
-    seen: dict[int, tuple[int, int]] = {}  # of a tensor: steps that one place looks at, and steps from place to place
+    steps: dict[int, int] = {}  # of the input, from one place of a tensor to the next
+    widest = 1
     for node in network.graph.nodes:
-        reach, step = max((seen.get(id(t), (1, 1)) for t in node.inputs), default=(1, 1))
-        kind = kind_of(node.op)
+        step, kind = max((steps.get(id(t), 1) for t in node.inputs), default=1), kind_of(node.op)
         if kind.convolves or kind.stuffed or node.op in ("MaxPool", "AveragePool"):
             kernel = node.attrs.get("kernel_shape") or _kernel(node)
             dilations = node.attrs.get("dilations") or [1] * len(kernel)
-            reach += step * max(((k - 1) * d for k, d in zip(kernel, dilations, strict=False)), default=0)
+            spans = ((k - 1) * d for k, d in zip(kernel, dilations, strict=False))
+            widest = max(widest, 1 + step * max(spans, default=0))
             stride = max(node.attrs.get("strides") or [1])
             step = max(1, step // stride) if kind.stuffed else step * stride
-        seen |= {id(tensor): (reach, step) for tensor in node.outputs}
-    longest = max((reach for reach, _ in seen.values()), default=1)
-    return next((n for n in (SEQUENCE, *LONGER[:-1]) if n >= longest), LONGER[-2])
+        steps |= {id(tensor): step for tensor in node.outputs}
+    return next((n for n in (SEQUENCE, *LONGER[:-1]) if n >= widest), LONGER[-2])
 
 
 def _kernel(node: gs.Node) -> tuple[int, ...]:

@@ -170,7 +170,7 @@ def test_a_network_that_cannot_run_gets_the_first_guess() -> None:
             (1, 16384, 4),
         ),
         ("g (float[2,W] x, float[24,8] K) => (float[2,8] y) { y = MatMul(x, K) }", (2, 24)),
-        # As long as convolutions look: taps 64 apart would meet nothing but padding in 64 steps.
+        # As long as the widest convolution spans: taps 64 apart would meet nothing but padding in 64 steps.
         (
             """g (float[N,6,T] x, float[8,6,5] K, float[8,8,3] L) => (float[N,8,M] y) {
             a = Conv<dilations = [64], pads = [128, 128]>(x, K) y = Conv<pads = [1, 1]>(a, L) }""",
