@@ -51,6 +51,7 @@ MOST_IMAGES = 96
 FEWEST, PROBES = 16, 2  # made-up inputs, and as many times those that may be run to find out what a network expects
 MORE = 2  # times as many made-up inputs as are fitted on: a judgement costs little and is counted in answers
 HEAVY = 1 << 28  # bytes of weights above which two networks are not in memory together
+UNPACKED = 1 << 28  # above which codes are not unpacked once for all: 60 MB of VGG-19's take 2 GB on the way
 LARGE = 1 << 26  # bytes of outputs above which they are not kept, but for a heavy network
 
 
@@ -135,7 +136,7 @@ def _checked(
     found = answer(original, network, options, batch) if answered is None else answered()
     if not found.loads:
         return Checked(None, (found.fault,))
-    lean = weight_bytes(network.origin.model) >= ROOMY
+    lean = weight_bytes(network.origin.model) >= UNPACKED
     try:
         # Integer kernels, which may saturate, come with the optimizations that a lean session leaves out.
         second = open_session(

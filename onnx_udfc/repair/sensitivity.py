@@ -117,7 +117,7 @@ class _Backward:
         self.noise, self.answers, self.slopes = given.noise, given.answers, given.slopes
         content = packed(model)
         del model, given  # the session makes copies of its own
-        self.session = open_session(content, provider, 1, spin=False)
+        self.session = open_session(content, provider, 1, spin=False, repacked=False)
         self.gains = dict.fromkeys(self.answers.values(), np.array(1, np.float32))
         if len(self.gains) > 1 or any(len(sizes.get(name, ())) == 3 for name in self.answers):
             self.gains = self._gains()  # else it is a common factor

@@ -56,7 +56,9 @@ def prepare_process() -> None:
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         for parameter, value in (_MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENAS) if hasattr(library, "mallopt") else ():
-            library.mallopt(parameter, value)
+            taken = library.mallopt(parameter, value)
+            if not taken and parameter == _MMAP_THRESHOLD[0]:  # glibc before 2.35 takes half of that at most
+                library.mallopt(parameter, value // 2)
 
 
 def resident() -> int:

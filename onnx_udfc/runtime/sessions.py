@@ -32,6 +32,7 @@ def open_session(
     lean: bool = False,
     spin: bool = True,
     arena: bool = False,
+    repacked: bool = True,
 ) -> ort.InferenceSession:
     """Return a session.
 
@@ -44,6 +45,7 @@ def open_session(
         spin: threads wait awake for the next run, onnxruntime's default; not where numpy needs the cores in between.
         arena: keep the most memory that a run ever took for the next one (an output then keeps all of it, too), as
             onnxruntime does by itself: for what is timed or measured.
+        repacked: matrices have a second copy in the order that kernels read them in; a few runs gain nothing by it.
 
     Raises:
         RequestError: The provider is not in this onnxruntime, does not load (then what is missing is named), or does
@@ -52,7 +54,7 @@ def open_session(
     """
     wanted = provider_of(provider)
     options = session_options(threads, spin)
-    if lean:
+    if lean or not repacked:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if lean or not arena:
         options.enable_cpu_mem_arena = False

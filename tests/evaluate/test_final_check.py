@@ -60,6 +60,22 @@ def test_two_heavy_networks_are_never_open_together(monkeypatch: pytest.MonkeyPa
     assert len(opened) == 2
 
 
+@pytest.mark.parametrize(("options", "lean"), [(Options(bits=4), True), (Options(bits=8, activations=8), False)])
+def test_codes_of_a_large_network_are_not_unpacked_at_once(
+    options: Options, lean: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, asked = scaled_model(CHAIN), list[bool]()
+
+    def opened(*args: Any, **named: Any) -> Any:
+        asked.append(named.get("lean", False))
+        return open_session(*args, **named)
+
+    monkeypatch.setattr(final_check, "UNPACKED", 1)
+    monkeypatch.setattr(final_check, "open_session", opened)
+    assert check_result(model, read(model), model, options).fidelity is not None
+    assert asked == [False, lean]  # the original has no codes
+
+
 def test_values_that_are_not_finite_are_refused() -> None:
     model = scaled_model(CHAIN)
     broken = with_parameters(model, {"B3": np.full(5, np.inf)})

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -156,3 +157,26 @@ def test_what_refers_to_itself_is_let_go_where_much_is_held(
         assert (ring() is None) is gone
     finally:
         gc.enable()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc keeps what was freed in this way")
+@pytest.mark.parametrize("most", [1 << 26, 1 << 25])
+def test_an_older_c_library_is_asked_for_as_much_as_it_takes(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[int, int] = {}
+
+    def mallopt(parameter: int, value: int) -> int:
+        asked[parameter] = value
+        return int(parameter != -3 or value <= most)
+
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", os.environ.get("OPENBLAS_THREAD_TIMEOUT", "20"))
+    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    machine.prepare_process()
+    assert asked == {-3: most, -1: 1 << 29, -8: 1}
+
+
+def test_room_is_made_for_large_tensors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float | None] = []
+    monkeypatch.setattr(machine, "release", given.append)
+    machine.make_room((1 << 26) - 1)
+    machine.make_room(1 << 26)
+    assert given == [machine.LITTLE]
