@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
+
+from onnx_udfc.model.protos import small_model
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.shapes import Size
@@ -124,9 +126,5 @@ def _model(
         "ys": np.array(1.0, np.float32),
         "yz": np.array(0, np.uint8),
     }
-    constants = [numpy_helper.from_array(value, name) for name, value in values.items()]
-    declared = helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, source)
-    graph = helper.make_graph([node], "layer", [declared], [onnx.ValueInfoProto(name="y")], constants)
-    domains = [helper.make_opsetid("", 21), helper.make_opsetid(_CONTRIB, 1)]
-    model = helper.make_model(graph, opset_imports=domains, ir_version=10)
+    model = small_model([node], {"x": (np.uint8, source)}, ["y"], values)
     return model, {"x": random.integers(0, 256, source).astype(np.uint8)}

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnx_udfc.decide.integer_layers import OnIntegers, alone, near, stated
 from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.model.factored import Factor, factor
+from onnx_udfc.model.protos import small_model
 from onnx_udfc.runtime.latency import Run, paired_latency
 from onnx_udfc.runtime.on_device import run_on_device
 from onnx_udfc.runtime.providers import CPU, Provider
@@ -248,16 +249,12 @@ def _alone(layer: Layer, source: Size, out: int, into: int, copies: int = 1) -> 
     if layer.groups == 1:
         weight[first], weight[second] = out, into
     random = np.random.default_rng(0)
-    weights = [  # each its own: equal nodes would be made one
-        numpy_helper.from_array(random.standard_normal(weight).astype(np.float32), f"w{i}") for i in range(copies)
-    ]
+    # Each has its own: equal nodes would be made one.
+    weights = {f"w{i}": random.standard_normal(weight).astype(np.float32) for i in range(copies)}
     nodes = [helper.make_node(str(layer.node.op), ["x", f"w{i}"], [f"y{i}"]) for i in range(copies)]
     for node in nodes:
         node.attribute.extend(helper.make_attribute(key, value) for key, value in stated(layer).items())
-    declared = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
-    ends = [onnx.ValueInfoProto(name=node.output[0]) for node in nodes]
-    graph = helper.make_graph(nodes, "layer", [declared], ends, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    model = small_model(nodes, {"x": (np.float32, shape)}, [node.output[0] for node in nodes], weights)
     return model, {"x": random.standard_normal(shape).astype(np.float32)}
 
 

@@ -10,14 +10,13 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from onnx_udfc.model.layers import LAYERS
 from onnx_udfc.model.lossless import Origin, Stored, sorted_nodes
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.plain_operators import computed
-from onnx_udfc.model.protos import inner_reads
+from onnx_udfc.model.protos import inner_reads, small_model
 
 Array = NDArray[Any]
 
@@ -172,13 +171,8 @@ def _reference(node: onnx.NodeProto, opset: int, arrays: list[Array | None]) -> 
     from onnx.reference import ReferenceEvaluator  # slow to import, and few files need it
 
     inputs = {name: a for name, a in zip(node.input, arrays, strict=True) if a is not None}
-    infos = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-        for name, a in inputs.items()
-    ]
-    results = [onnx.ValueInfoProto(name=name) for name in node.output]
-    body = helper.make_graph([node], "constant", infos, results)
-    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    given = {name: (a.dtype, a.shape) for name, a in inputs.items()}
+    model = small_model([node], given, node.output, {}, opset)
     with np.errstate(all="ignore"):
         return [np.asarray(r) for r in ReferenceEvaluator(model).run(None, inputs)]
 

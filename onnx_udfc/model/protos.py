@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import DTypeLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.errors import ModelError
@@ -103,6 +104,26 @@ def shell(model: onnx.ModelProto, left_out: set[str]) -> onnx.ModelProto:
     copy_except(copy, model, {"graph"})
     copy_except(copy.graph, model.graph, left_out)
     return copy
+
+
+def small_model(
+    nodes: Sequence[onnx.NodeProto],
+    given: Mapping[str, tuple[DTypeLike, Sequence[int | None]]],
+    outputs: Sequence[str],
+    constants: Mapping[str, NDArray[Any]],
+    opset: int = 21,
+) -> onnx.ModelProto:
+    """A model of a few nodes. `given` is input name → type and shape; of other domains than onnx's it has version 1."""
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+        for name, (dtype, shape) in given.items()
+    ]
+    ends = [onnx.ValueInfoProto(name=name) for name in outputs]
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(list(nodes), "part", inputs, ends, weights)
+    versions = {"": opset} | {node.domain: 1 for node in nodes if node.domain}
+    domains = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+    return helper.make_model(graph, opset_imports=domains, ir_version=10)
 
 
 def set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from onnx_udfc.model.layers import LAYERS
+from onnx_udfc.model.protos import small_model
 from onnx_udfc.model.values import values
 from onnx_udfc.runtime.sessions import open_session
 
@@ -105,19 +106,15 @@ def alone(layer: WrittenLayer, x: NDArray[Any]) -> InferenceSession:
     """Return a session of this layer only, from input `x` to output `y`, in the type of x."""
     node = onnx.NodeProto()
     node.CopyFrom(layer.node)
-    kind = helper.np_dtype_to_tensor_dtype(x.dtype)
-    parameters = [numpy_helper.from_array(layer.weight.astype(x.dtype), "w")]
-    parameters += [numpy_helper.from_array(layer.bias.astype(x.dtype), "b")] if layer.bias is not None else []
+    parameters = {"w": layer.weight.astype(x.dtype)}
+    if layer.bias is not None:
+        parameters["b"] = layer.bias.astype(x.dtype)
     del node.input[:], node.output[:]
-    node.input.extend(["x", *(p.name for p in parameters)])
+    node.input.extend(["x", *parameters])
     node.output.append("y")
     nodes = [node]
     if LAYERS[node.op_type].bias_apart and layer.bias is not None:
         del node.input[2:]
         node.output[0] = "product"
         nodes.append(helper.make_node("Add", ["product", "b"], ["y"]))
-    inputs = [helper.make_tensor_value_info("x", kind, [None] * x.ndim)]
-    outputs = [helper.make_tensor_value_info("y", kind, None)]
-    graph = helper.make_graph(nodes, "alone", inputs, outputs, parameters)
-    assert TensorProto.DataType.Name(kind) in ("FLOAT", "FLOAT16", "DOUBLE"), kind
-    return open_session(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+    return open_session(small_model(nodes, {"x": (x.dtype, [None] * x.ndim)}, ["y"], parameters))
