@@ -58,20 +58,15 @@ class Trace:
     """A run of the original, and all that it depends on beside the file.
 
     Attributes:
-        asked: the options, less those that the inputs do not depend on; the seed is in them.
+        asked: the options, less those that the inputs do not depend on (the seed is in them); names of the groups whose
+            channels are ordered; bits whose errors of rounding are wanted; layers whose curves of rank are.
         network: what was run: the original, or a copy with equalized channels (`Network.scale` says by how much).
-        groups: names of the groups whose channels are ordered.
-        widths: bits whose errors of rounding are wanted.
-        factorable: layers whose curves of rank are wanted.
         inputs: what was fed.
         reference: what came of it.
     """
 
-    asked: Options
+    asked: tuple[Options, tuple[str, ...], tuple[float, ...], tuple[str, ...]]
     network: Network
-    groups: tuple[str, ...]
-    widths: tuple[float, ...]
-    factorable: tuple[str, ...]
     inputs: NetworkInputs
     reference: Reference
 
@@ -129,12 +124,10 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
     asked, inputs = _inputs(original, limits, make)
     network = equalized(original.network, inputs, options)
     groups = prunable(original.channels, options)
-    names, widths = tuple(g.name for g in groups), widths_of(options)
+    widths, split = widths_of(options), factorable(original.network, original.channels, options)
+    wanted = (asked, tuple(g.name for g in groups), widths, split)
     last = original.trace
-    split = factorable(original.network, original.channels, options)
-    wanted = (asked, names, widths, split)
-    same = last is not None and (last.asked, last.groups, last.widths, last.factorable) == wanted
-    if last is not None and same and _same_scale(last.network, network):
+    if last is not None and last.asked == wanted and _same_scale(last.network, network):
         return last
     original.trace = last = None  # two of them would take twice the memory
     # Beside ranks, whose errors have few unknowns, those of channels must not look smaller than they are.
@@ -152,7 +145,7 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
         samples=limits.positions, seed=options.seed, advance=advance, widths=widths, factorable=split,
         informations=known, pieces=pieces, narrow=limits.narrow,
     )  # fmt: skip
-    original.trace = Trace(asked, network, names, widths, split, inputs, reference)
+    original.trace = Trace(wanted, network, inputs, reference)
     return original.trace
 
 
@@ -247,9 +240,7 @@ def _inputs(original: Original, limits: Limits, make: Maker) -> tuple[Options, N
     asked = replace(options, **{name: getattr(default, name) for name in _NOT_FED})
     if original.fed is None or original.fed[0] != asked:
         original.fed = None
-        inputs = make(original.network, original.channels, options)
-        note = "; ".join(words for words in (inputs.note, limits.note) if words)
-        original.fed = (asked, replace(inputs, note=note))
+        original.fed = (asked, make(original.network, original.channels, options).noted(limits.note))
     return original.fed
 
 

@@ -330,15 +330,12 @@ def _can_change(original: Original, options: Options) -> bool:
 
 def _explained(report: Report, outcome: Outcome, original: Network, options: Options) -> Report:
     """The report with what each layer lost, on the inputs of the final check."""
-    from onnx_udfc.evaluate.attribution import explain
+    from onnx_udfc.evaluate.attribution import Changes, explain
 
     network, pruned = outcome.network, outcome.pruned
     values = make_inputs(original, options, OTHER_IMAGES).values
-    specs = input_specs_of(original)
-    return explain(
-        report, network.to_model(), outcome.emitted.model, specs, values, pruned.kept_in, pruned.kept_out,
-        network.scale, outcome.plan.parts,
-    )  # fmt: skip
+    changes = Changes(pruned.kept_in, pruned.kept_out, network.scale, outcome.plan.parts)
+    return explain(report, network.to_model(), outcome.emitted.model, input_specs_of(original), values, changes)
 
 
 _Stages = tuple[Network, Plan, Pruned, Repaired, NetworkInputs, Placement | None]
@@ -402,8 +399,7 @@ def _from_weights(run: _Run, original: Original) -> _Stages:
     if placement is not None:
         with run.stage("ranges"):
             limits = limited(original, options)
-            made = make_inputs(network, limits.options)
-            inputs = replace(made, note="; ".join(words for words in (made.note, limits.note) if words))
+            inputs = make_inputs(network, limits.options).noted(limits.note)
             placement, repaired.activations = _ranges(original, pruned.network, plan, placement, inputs, options)
     return network, plan, pruned, repaired, inputs, placement
 

@@ -69,7 +69,6 @@ class Outcome:
     notes: tuple[str, ...]
     checked: Checked
     attribution: tuple[LayerLoss, ...] = ()
-    peak_memory: int | None = None
     inputs: tuple[InputReport, ...] = ()
     scale_is_assumed: bool = False  # of the inputs
 
@@ -126,7 +125,6 @@ def make_report(source: Source, outcome: Outcome, options: Options, timings: Map
         skips=tuple(SkipReport(s.node, s.reason, s.detail) for s in outcome.channels.skips),
         warnings=_warnings(outcome),
         attribution=outcome.attribution,
-        peak_memory=outcome.peak_memory,
         inputs=outcome.inputs,
         verdict=judgement.verdict,
         predicted_loss=judgement.loss,

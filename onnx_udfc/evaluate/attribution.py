@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnxruntime import InferenceSession
 
-    Kept = Mapping[str, NDArray[np.int64]]
-    Scale = Mapping[str, NDArray[np.float64]]
-
 WORST = 3
 HARMLESS = 40.0  # dB: a ten-thousandth of the signal, about what 8 bits cost; nothing is advised against less
 BINS = 64
@@ -47,6 +44,26 @@ SMALL = 64 * 64 * 3  # values of an input of which SAMPLES fit through a network
 LARGEST = 1_500_000_000  # bytes of a model that is copied with more outputs
 MANY_BITS = 8
 FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How the layers of a result stand to those of the network that was compressed.
+
+    Attributes:
+        kept_in: Layer → numbers of the input channels that are left, where some were removed.
+        kept_out: Layer → the same of its output channels.
+        scale: Tensor → (C,) what its channels were divided by before, where they were equalized.
+        parts: Name of the first of two layers in a row that stand for one → name of that one.
+    """
+
+    kept_in: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    kept_out: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    scale: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+
+UNCHANGED = Changes()
 
 
 @dataclass
@@ -77,10 +94,7 @@ def attribute(
     compressed: onnx.ModelProto,
     feeds: Iterable[Feed],
     layers: Sequence[LayerReport],
-    kept_in: Kept | None = None,
-    kept_out: Kept | None = None,
-    scale: Scale | None = None,
-    parts: Mapping[str, str] | None = None,
+    changes: Changes = UNCHANGED,
     asked: int | str | None = None,
 ) -> tuple[LayerLoss, ...]:
     """Return what every layer loses, worst first by its own error; the three worst with advice if they lose much.
@@ -90,19 +104,16 @@ def attribute(
         compressed: The written result.
         feeds: Inputs; small batches keep the memory small, since every layer's values are held at once.
         layers: The layers to look at, with their bits and channel counts.
-        kept_in: Layer → numbers of the input channels that are left, where some were removed.
-        kept_out: Layer → the same of its output channels.
-        scale: Tensor → (C,) what its channels are divided by in `original`, where they were equalized.
-        parts: Name of the first of two layers in a row that stand for one in `compressed` → name of that one.
+        changes: How layers of the one stand to those of the other.
         asked: The bits that were asked for: a layer that has fewer is held to them by its kernels.
     """
     feeds = list(feeds)
     names = [x.name for x in layers]
     before, after = (written_layers(m, names, feeds[0]) for m in (original, compressed))
     both = [n for n in names if n in before and n in after]
-    found = written_layers(compressed, parts or {}, feeds[0])
-    firsts = {whole: found[first] for first, whole in (parts or {}).items() if first in found}
-    gathered = _Gathered(before, after, firsts, kept_in or {}, kept_out or {}, scale or {})
+    found = written_layers(compressed, changes.parts, feeds[0])
+    firsts = {whole: found[first] for first, whole in changes.parts.items() if first in found}
+    gathered = _Gathered(before, after, firsts, changes)
     sides = _Side.of(original, before, both), _Side.of(compressed, after, both)
     for feed in feeds:
         first, second = sides[0].run(feed), sides[1].run(feed)
@@ -121,10 +132,7 @@ def explain(
     compressed: onnx.ModelProto,
     specs: Sequence[InputSpec],
     values: Mapping[str, NDArray[Any]],
-    kept_in: Kept | None = None,
-    kept_out: Kept | None = None,
-    scale: Scale | None = None,
-    parts: Mapping[str, str] | None = None,
+    changes: Changes,
 ) -> Report:
     """Return the report with attribution and histograms of weights; as it is where they cannot be had.
 
@@ -139,15 +147,13 @@ def explain(
     small = max((v.size // count for v in few.values()), default=0) <= SMALL
     feeds = list(split(specs, few, batch=SAMPLES if small else 1))
     try:
-        rows = attribute(
-            original, compressed, feeds, report.layers, kept_in, kept_out, scale, parts, report.options.get("bits")
-        )
+        rows = attribute(original, compressed, feeds, report.layers, changes, report.options.get("bits"))
         spread = histograms(original, compressed, [x.name for x in report.layers], feeds[0])
     except ModelError as error:
         return replace(report, warnings=(*report.warnings, f"not measured which layer lost what: {error}"))
     layers = tuple(replace(x, histogram=spread.get(x.name)) for x in report.layers)
     one = next(iter(split(specs, few, batch=1)))
-    return _with_times(replace(report, attribution=rows, layers=layers), original, compressed, one, parts or {})
+    return _with_times(replace(report, attribution=rows, layers=layers), original, compressed, one, changes.parts)
 
 
 def _with_times(
@@ -195,9 +201,7 @@ class _Gathered:
     before: Mapping[str, WrittenLayer]
     after: Mapping[str, WrittenLayer]
     firsts: Mapping[str, WrittenLayer]
-    kept_in: Kept
-    kept_out: Kept
-    scale: Scale
+    changes: Changes
     sessions: dict[str, InferenceSession] = field(default_factory=dict)
     own: dict[str, _Sums] = field(default_factory=lambda: defaultdict(_Sums))
     arriving: dict[str, _Sums] = field(default_factory=lambda: defaultdict(_Sums))
@@ -207,11 +211,11 @@ class _Gathered:
         """Compare one layer for one feed."""
         old, new = self.before[name], self.after[name]
         axis = kind_of(old.node.op_type).axis
-        y = _take(first[old.output], self.kept_out.get(name), axis)
+        y = _take(first[old.output], self.changes.kept_out.get(name), axis)
         unit = self._unit(name, old.output, y.ndim, axis)
         self.arriving[name].add(y, second[new.output], unit)
         self.pruned.update([name] if y.shape != first[old.output].shape else [])
-        x = _take(first[old.node.input[0]], self.kept_in.get(name), axis)
+        x = _take(first[old.node.input[0]], self.changes.kept_in.get(name), axis)
         for part, layer in ((f"{name}: first", self.firsts.get(name)), (name, new)):
             if layer is None:
                 continue
@@ -224,12 +228,12 @@ class _Gathered:
 
     def _unit(self, name: str, tensor: str, rank: int, axis: int) -> NDArray[Any] | None:
         """Return what brings a layer's output back to the original's units, shaped to multiply it."""
-        factor = self.scale.get(tensor)
+        factor = self.changes.scale.get(tensor)
         if factor is None:
             return None
         shape = [1] * rank
         shape[axis] = -1
-        return _take(factor, self.kept_out.get(name), 0).reshape(shape)
+        return _take(factor, self.changes.kept_out.get(name), 0).reshape(shape)
 
     def row(self, name: str) -> LayerLoss:
         """Return the layer's figures."""

@@ -146,9 +146,9 @@ def _tags(layers: Sequence[LayerReport]) -> str:
     return "".join(f" <small class=tag>{escape(t)}</small>" for t in told)
 
 
-def axis(names: Sequence[str], most: int = MOST_TICKS) -> str:
+def axis(names: Sequence[str]) -> str:
     """Return names of some layers below a chart with one column for each, each at its place."""
-    count = min(most, len(names))
+    count = min(MOST_TICKS, len(names))
     if not count:
         return ""
     shown = [names[i * len(names) // count] for i in range(count)]

@@ -359,28 +359,19 @@ class Report:
 
     def measured(self, key: str) -> float | None:
         """Return the value that a requirement's key names; macs, params and bytes are ratios to the original's."""
-        match key:
-            case "agreement":
-                return self.fidelity.agreement
-            case "sqnr":
-                return self.fidelity.sqnr_db
-            case "cosine":
-                return self.fidelity.cosine
-            case "verdict":
-                return VERDICTS.get(self.verdict)
-            case "accuracy":
-                return self.accuracy.compressed if self.accuracy else None
-            case "accuracy_drop":
-                return self.accuracy.original - self.accuracy.compressed if self.accuracy else None
-            case "matched":
-                return min((o.matched for o in self.fidelity.outputs if o.matched is not None), default=None)
-            case "macs":
-                return ratio(self.after.macs, self.before.macs)
-            case "params":
-                return ratio(self.after.parameters, self.before.parameters)
-            case "bytes":
-                return ratio(self.after.bytes, self.before.bytes)
-        return None
+        values: dict[str, float | None] = {
+            "verdict": VERDICTS.get(self.verdict),
+            "agreement": self.fidelity.agreement,
+            "sqnr": self.fidelity.sqnr_db,
+            "cosine": self.fidelity.cosine,
+            "accuracy": self.accuracy.compressed if self.accuracy else None,
+            "accuracy_drop": self.accuracy.original - self.accuracy.compressed if self.accuracy else None,
+            "matched": min((o.matched for o in self.fidelity.outputs if o.matched is not None), default=None),
+            "macs": ratio(self.after.macs, self.before.macs),
+            "params": ratio(self.after.parameters, self.before.parameters),
+            "bytes": ratio(self.after.bytes, self.before.bytes),
+        }
+        return values.get(key)
 
 
 def ratio(after: float, before: float) -> float:

@@ -1,10 +1,9 @@
 """Synthetic images that look like something of every class to the network itself, or on which a detector fires.
 
-Images by formula excite few of a classifier's classes: to a CIFAR-10 network, half of them are birds or cats, and not
-one in a hundred is a car. What only the other classes use then looks free to remove, and the compressed network hardly
-ever names them. So more images are made than are needed, and the original network names a class for each. Where there
-are enough images for all classes, those that are short are bred from the images that come nearest to them (see
-`breeding`), some generations long. At last equally many of each class are taken, as far as they go; where
+Images by formula excite few of a classifier's classes, and what only the others use looks free to remove. So more
+images are made than are needed, and the original network names a class for each. Where there are enough images for all
+classes, those that are short are bred from the images that come nearest to them (see `breeding`), some generations
+long. At last equally many of each class are taken, as far as they go; where
 classes are more than images and no batch norm is left, one of each of those that the network is surest of.
 
 Of a detector's pool those are taken on which it is surest that something is there, of each class equally many: the rest
@@ -89,7 +88,7 @@ def _as_they_come(network: Network, options: Options) -> NetworkInputs:
     """Inputs of a classifier that gives no usable scores for them."""
     made = make_inputs(network, options)
     note = "inputs are not balanced over the classes: the network gives no usable scores for them"
-    return replace(made, note="; ".join(n for n in (made.note, note) if n))
+    return made.noted(note)
 
 
 def _sureness(network: Network, scores: NDArray[Any], wanted: int, pool: NetworkInputs) -> NDArray[Any] | None:

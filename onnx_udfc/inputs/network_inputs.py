@@ -77,6 +77,10 @@ class NetworkInputs:
     choices: tuple[Choice, ...] = ()
     rollout: Rollout | None = None
 
+    def noted(self, note: str) -> NetworkInputs:
+        """The same with another note behind its own; empty ones say nothing."""
+        return replace(self, note="; ".join(words for words in (self.note, note) if words))
+
     @property
     def scale_is_assumed(self) -> bool:
         """Whether the scale of a picture among them is a guess: nothing tells it, or the answers or biases alone."""

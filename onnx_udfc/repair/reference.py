@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -250,32 +250,27 @@ class _Found:
     curves: tuple[Curve, ...] | None = None
 
 
+@dataclass
 class _Tracer:
-    """State of one pass over the original."""
+    """State of one pass over the original; fields are as the arguments of `trace`."""
 
-    def __init__(
-        self,
-        network: Network,
-        reference: Reference,
-        ordering: Ordering,
-        matched: bool,
-        samples: int,
-        seed: int,
-        widths: tuple[float, ...],
-        factorable: Collection[str],
-        few: bool,
-        informations: dict[str, Array],
-    ) -> None:
-        self.few, self.informations, self.reference = few, informations, reference
-        self.matched, self.samples, self.seed = matched, samples, seed
+    network: InitVar[Network]
+    reference: Reference
+    ordering: Ordering
+    matched: bool
+    samples: int
+    seed: int
+    widths: tuple[float, ...]
+    factorable: Collection[str]
+    few: bool
+    informations: dict[str, Array]
+    behind: Behind = field(default_factory=Behind)
+
+    def __post_init__(self, network: Network) -> None:
         self.model = network.to_model(without=network.weights)  # the layers are run with weights at hand
-        norms = [n.name for n in network.graph.nodes if is_norm(n)] if matched else []
-        stops = [*network.layers, *norms]
-        self.walk = Walk(self.model, reference.inputs, stops, pieces=reference.pieces, in_place=True)
+        stops = [*network.layers, *(n.name for n in network.graph.nodes if self.matched and is_norm(n))]
+        self.walk = Walk(self.model, self.reference.inputs, stops, pieces=self.reference.pieces, in_place=True)
         self.outputs = {t.name for t in network.graph.outputs}
-        self.ordering = ordering
-        self.widths, self.factorable = widths, factorable
-        self.behind = Behind()
 
     def layer(self, layer: Layer) -> None:
         """Run one layer, match it, sample it, and collect what the elimination needs."""

@@ -57,6 +57,9 @@ if TYPE_CHECKING:
 
 Double = NDArray[np.float64]
 
+RIDGE_PRUNED = 0.01  # λ for a layer that lost input channels
+RIDGE_FACTORED = 0.1  # for one that is split in two
+RIDGE_DRIFTED = 0.1  # the least for one whose input only drifted
 SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
 NARROWED, AN_UNKNOWN = 8192, 16  # positions, and of each unknown, that do for the fit of a layer in few directions
 AHEAD = 1 << 20  # numbers of a Gram that is made ready for rounding while the weights are fitted, at most
@@ -67,28 +70,16 @@ class RepairSettings:
     """What the repair may do.
 
     Attributes:
-        ridge_pruned: λ for a layer that lost input channels.
-        ridge_factored: λ for a layer that is split in two.
-        ridge_drifted: least λ for a layer whose input only drifted.
-        refit_drifted: refit layers whose input only drifted (otherwise only their bias is corrected).
         solve: the method's own way to fit a layer, if it has one.
         damage: what is done to weights (g, o, d) before they are rounded, by the Gram (g, d, d) if it was measured.
         spared: patterns of names of layers that stay undamaged.
         finer: names of layers that get more bits than asked, and stay as they are but for these (`model.loudness`).
     """
 
-    ridge_pruned: float = 0.01
-    ridge_factored: float = 0.1
-    ridge_drifted: float = 0.1
-    refit_drifted: bool = True
     solve: Solver | None = None
     damage: Callable[[Double, Double | None], Double] | None = None
     spared: tuple[str, ...] = ()
     finer: frozenset[str] = frozenset()
-
-    def drift_ridge(self, error: float) -> float:
-        """λ of a drifted layer: the less there is to repair, the nearer it stays to the original weights."""
-        return min(10 * self.ridge_drifted, max(self.ridge_drifted, SMALL_DRIFT / max(error, 1e-9)))
 
 
 def finer_note(params: QuantParams) -> str:
@@ -240,19 +231,15 @@ class _Repair:
             target.set(real, target.bias)
             matrix = _per_row(np.multiply, real, gain)
         if layer.name in self.bits:
-            params = self._rounded(layer, _per_row(np.divide, matrix, gain), None)
-            target.constant.values = Coded(target, params)
-            matrix = _per_row(np.multiply, params.dequantize(), gain)
+            matrix = _per_row(np.multiply, self._coded(layer, _per_row(np.divide, matrix, gain), None), gain)
         return run_layer(self.model, layer, x, matrix, own_bias(layer), self.walk.pieces)
 
     def _finely(self, layer: Layer, found: LayerReference, x: Value) -> Value:
         """A layer before a logarithm: its weights in more bits; no bias, which would be heard where all is silent."""
         sight = self._begun(layer, found, x, self._patches(layer, found, x))[0]()
         gain = self.together.kept(layer, found.gain).reshape(layer.groups, -1)
-        start, target = layer.matrix(), self.pruned.network.layers[layer.name]
-        params = self._rounded(layer, _per_row(np.divide, start, gain), None)
-        target.constant.values = Coded(target, params)
-        matrix = _per_row(np.multiply, params.dequantize(), gain)
+        start = layer.matrix()
+        matrix = _per_row(np.multiply, self._coded(layer, _per_row(np.divide, start, gain), None), gain)
         error = sight.error(start)
         self.result.layers[layer.name] = LayerRepair(error, error, sight.error(matrix))
         return run_layer(self.model, layer, x, matrix, own_bias(layer), self.walk.pieces)
@@ -272,7 +259,7 @@ class _Repair:
                 p = narrow.of(p[0])[None]
             sight = self._begun(part.whole, found, x, p)[0]()
             del p
-            first, second, gram = both_of(part, sight, metric, narrow, self.settings.ridge_factored)
+            first, second, gram = both_of(part, sight, metric, narrow, RIDGE_FACTORED)
             seen = first_gram(gram, split) if narrow is None else seen
             first, second = self._evened(layer, first, second, split)
             self._start_second(part, metric.unscaled(second[None]))
@@ -285,9 +272,7 @@ class _Repair:
         target, known = self.pruned.network.layers[layer.name], None if seen is None else seen[None]
         matrix = self._damaged(layer, first[None], known)
         if layer.name in self.bits:
-            params = self._rounded(layer, matrix, known)
-            target.constant.values = Coded(target, params)
-            matrix = params.dequantize()
+            matrix = self._coded(layer, matrix, known)
         else:
             target.constant.values = target.layout(matrix).astype(target.constant.dtype)
         self.dirty.add(layer.node.outputs[0].name)
@@ -336,6 +321,12 @@ class _Repair:
             self.result.fallbacks[layer.name] = f"rounded to nearest: {reason}"
         self.result.weights[layer.name] = params
         return params
+
+    def _coded(self, layer: Layer, matrix: Double, gram: Double | None) -> Double:
+        """Give the network that is shipped the layer's weights (g, o, d) in its bits; what they stand for."""
+        params, target = self._rounded(layer, matrix, gram), self.pruned.network.layers[layer.name]
+        target.constant.values = Coded(target, params)
+        return params.dequantize()
 
     def _lost_inputs(self, layer: Layer) -> bool:
         if layer.name in self.seconds:
@@ -425,12 +416,15 @@ class _Repair:
     ) -> tuple[Double, Callable[[], tuple[float, float]]]:
         """Weights (g, o, d) before they are rounded, and what waits for errors: of those before the refit, of these."""
         start = layer.matrix()
-        if not (cut or (drifted and sight.determined and self.settings.refit_drifted)):
+        if not (cut or (drifted and sight.determined)):
             error = sight.error(start)
             return start, lambda: (error, error)
-        ridge = self.settings.ridge_pruned if cut else self.settings.drift_ridge(sight.error(start))
         if layer.name in self.seconds:
-            ridge = self.settings.ridge_factored
+            ridge = RIDGE_FACTORED
+        elif cut:
+            ridge = RIDGE_PRUNED
+        else:  # the less there is to repair, the nearer it stays to the original weights
+            ridge = min(10 * RIDGE_DRIFTED, max(RIDGE_DRIFTED, SMALL_DRIFT / max(sight.error(start), 1e-9)))
         refitted = sight.fit(start, ridge, through=shared is None, solve=self.settings.solve)
         if shared is not None and sight.factor is not None:
             weight, level = refit_together(shared, refitted[0], mean, sight.factor)

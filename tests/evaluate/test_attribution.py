@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
-from onnx_udfc.evaluate.attribution import advice, attribute, histogram
+from onnx_udfc.evaluate.attribution import Changes, advice, attribute, histogram
 from onnx_udfc.evaluate.movement import MAX_DB
 from onnx_udfc.evaluate.report import LayerReport
 from onnx_udfc.model.network import read
@@ -125,9 +125,8 @@ def test_a_pruned_network_is_compared_at_the_channels_that_are_left(
 ) -> None:
     keep = np.array([0, 2, 3, 5])
     pruned = weights | {"w1": weights["w1"][keep], "b1": weights["b1"][keep], "w2": weights["w2"][:, keep]}
-    rows = attribute(
-        network(weights), network(pruned), [feed], LAYERS, kept_in={"second": keep}, kept_out={"first": keep}
-    )
+    changes = Changes(kept_in={"second": keep}, kept_out={"first": keep})
+    rows = attribute(network(weights), network(pruned), [feed], LAYERS, changes)
     found = {r.name: r for r in rows}
     assert found["first"].own_db is not None
     assert found["first"].own_db > 120  # float32 rounding of kernels that add in another order
@@ -207,7 +206,8 @@ def test_an_equalized_network_is_compared_in_the_units_of_the_original() -> None
         matrix = each.matrix()
         each.set(np.rint(matrix / np.abs(matrix).max() * 31) / 31 * np.abs(matrix).max(), each.bias)
     layers = tuple(LayerReport(n, "Conv", 6, 10, 10, None) for n in network.layers)
-    rows = attribute(network.to_model(), compressed.to_model(), [uneven_feeds()], layers, scale=dict(network.scale))
+    changes = Changes(scale=dict(network.scale))
+    rows = attribute(network.to_model(), compressed.to_model(), [uneven_feeds()], layers, changes)
     found = {r.name: r for r in rows}
     values = [run(m, uneven_feeds())[1:] for m in (all_outputs(uneven()), all_outputs(compressed.to_model()))]
     for (name, each), y, z in zip(network.layers.items(), *values, strict=True):
