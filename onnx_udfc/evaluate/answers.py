@@ -1,4 +1,4 @@
-"""What two networks answer, counted: classes, strings, what lies above the middle, nearest neighbours, rows.
+"""What two networks answer, counted: classes, strings, what lies above 0, nearest neighbours, rows.
 
 Each class takes (inputs, …) arrays batch by batch. A share is None where both networks gave one and the same answer
 every time (or none at all): agreement comes for free there, and nothing was measured.
@@ -22,64 +22,6 @@ KEPT = 512  # embeddings that are compared with each other
 WIDE = 16  # columns of rows that are matched with each other; wider ones are counted
 ROWS = 200  # of an output whose size depends on values, that are compared
 NEAR = 0.1  # of a column's spread, within which two values are one
-
-
-@dataclass
-class Classes:
-    """Classes of (inputs, classes) scores; of one column the class is whether it lies above `middle`."""
-
-    middle: float = 0.0
-    same: int = 0
-    total: int = 0
-    lead: float = 0.0
-    left: float = 0.0
-    _said: set[int] = field(default_factory=set)
-    _first: Counter[int] = field(default_factory=Counter)
-    _second: Counter[int] = field(default_factory=Counter)
-
-    def add(self, y: Double, z: Double) -> None:
-        """Take in a batch."""
-        first, second = (self._classes(v) for v in (y, z))
-        self.same += int((first == second).sum())
-        self.total += len(y)
-        self._said |= set(first.tolist())
-        self._first.update(first.tolist())
-        self._second.update(second.tolist())
-        if y.shape[1] > 1:
-            self.lead += float(_lead(y, first).sum())
-            self.left += float(_lead(z, first).sum())
-        else:
-            side = np.where(first > 0, 1.0, -1.0)
-            self.lead += float((side * (y[:, 0] - self.middle)).sum())
-            self.left += float((side * (z[:, 0] - self.middle)).sum())
-
-    def _classes(self, y: Double) -> NDArray[np.int64]:
-        return y.argmax(1) if y.shape[1] > 1 else (y[:, 0] > self.middle).astype(np.int64)
-
-    def answers(self) -> int:
-        """Number of classes that the original named."""
-        return len(self._said)
-
-    def share(self) -> float | None:
-        """Share of inputs with the same class."""
-        return self.same / self.total if len(self._said) > 1 or self.same < self.total else None
-
-    def chance(self) -> float:
-        """Share that would agree if the answers, as frequent as they are, had nothing to do with each other."""
-        pairs = sum(n * self._second[name] for name, n in self._first.items())
-        return pairs / max(1, self.total) ** 2
-
-    def margin_lost(self) -> float | None:
-        """Share of the original's lead over the next class that is gone; below 0 if it grew."""
-        return 1 - self.left / self.lead if self.lead > 0 else None
-
-
-def _lead(y: Double, classes: NDArray[np.int64]) -> Double:
-    """Score of the given classes less the best other one, (inputs,)."""
-    rows = np.arange(len(y))
-    others = y.copy()
-    others[rows, classes] = -np.inf
-    return np.asarray(y[rows, classes] - others.max(1), np.float64)
 
 
 @dataclass
@@ -111,6 +53,41 @@ class Labels:
         """Share that would agree if the answers, as frequent as they are, had nothing to do with each other."""
         pairs = sum(n * self._second[name] for name, n in self._first.items())
         return pairs / max(1, self.total) ** 2
+
+
+@dataclass
+class Classes(Labels):
+    """Classes of (inputs, classes) scores; of one column the class is whether it lies above 0."""
+
+    lead: float = 0.0
+    left: float = 0.0
+
+    def add(self, y: Double, z: Double) -> None:
+        """Take in a batch."""
+        first, second = (self._classes(v) for v in (y, z))
+        super().add(first, second)
+        if y.shape[1] > 1:
+            self.lead += float(_lead(y, first).sum())
+            self.left += float(_lead(z, first).sum())
+        else:
+            side = np.where(first > 0, 1.0, -1.0)
+            self.lead += float((side * y[:, 0]).sum())
+            self.left += float((side * z[:, 0]).sum())
+
+    def _classes(self, y: Double) -> NDArray[np.int64]:
+        return y.argmax(1) if y.shape[1] > 1 else (y[:, 0] > 0).astype(np.int64)
+
+    def margin_lost(self) -> float | None:
+        """Share of the original's lead over the next class that is gone; below 0 if it grew."""
+        return 1 - self.left / self.lead if self.lead > 0 else None
+
+
+def _lead(y: Double, classes: NDArray[np.int64]) -> Double:
+    """Score of the given classes less the best other one, (inputs,)."""
+    rows = np.arange(len(y))
+    others = y.copy()
+    others[rows, classes] = -np.inf
+    return np.asarray(y[rows, classes] - others.max(1), np.float64)
 
 
 @dataclass
@@ -153,12 +130,11 @@ def _collapsed(steps: NDArray[np.int64], blank: int) -> tuple[int, ...]:
 
 @dataclass
 class Overlap:
-    """Cells of maps (inputs, cells, channels): above `middle` in each channel, or with `exclusive` of the same class.
+    """Cells of maps (inputs, cells, channels): above 0 in each channel, or with `exclusive` of the same class.
 
     Classes of exclusive maps count by how much of them there is; the commonest class of the first batch is background.
     """
 
-    middle: float = 0.5
     exclusive: bool = False
     common: int = 0
     either: int = 0
@@ -168,7 +144,7 @@ class Overlap:
     def add(self, y: Double, z: Double) -> None:
         """Take in a batch."""
         if not self.exclusive:
-            a, b = y > self.middle, z > self.middle
+            a, b = y > 0, z > 0
             self._count(a & b, a | b, a)
             return
         first, second = y.argmax(2), z.argmax(2)

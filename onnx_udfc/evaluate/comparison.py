@@ -85,7 +85,7 @@ class _Output:
             return Strings()
         if self.kind == "segmentation":
             columns = _columns(y, self.kind).shape[2]
-            return Overlap(0.0, exclusive=columns > 1 and y.ndim > 3 and not _independent(y))
+            return Overlap(exclusive=columns > 1 and y.ndim > 3 and not _independent(y))
         return Neighbours() if self.kind == "embedding" else None
 
     def add(self, y: NDArray[Any], z: NDArray[Any], batch: int) -> None:

@@ -17,6 +17,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_udfc.numerics.products import slices
+
 Floats = NDArray[np.float64]
 Read = Callable[[Floats], Floats]
 Kind = Literal["uint8", "int8"]
@@ -53,8 +55,7 @@ class ActivationParams:
         """The values (any shape) as codes, found some at a time: no copy of them in float64 is ever whole."""
         codes: NDArray[np.integer] = np.empty(values.shape, np.int8 if self.dtype == "int8" else np.uint8)
         flat, out = values.reshape(-1), codes.reshape(-1)
-        for start in range(0, flat.size, _TOGETHER):
-            part = slice(start, start + _TOGETHER)
+        for part in slices(flat.size, _TOGETHER):
             out[part] = self._codes(flat[part].astype(np.float64))
         return OnGrid(codes, self, values.dtype)
 

@@ -72,29 +72,11 @@ class ConsumerInput:
     count: int = 0
 
 
-def _l2(producer: Producer) -> Double:
-    scale = np.where(producer.scale == 0, 1e-12, producer.scale)
-    return np.asarray(np.linalg.norm(producer.weight / scale[:, None], axis=1))
-
-
-def _l1(producer: Producer) -> Double:
-    scale = np.where(producer.scale == 0, 1e-12, producer.scale)
-    return np.asarray(abs(producer.weight / scale[:, None]).sum(1))
-
-
-def _folded(producer: Producer) -> Double:
-    return np.asarray(np.linalg.norm(producer.weight, axis=1))
-
-
-def _scale(producer: Producer) -> Double:
-    return abs(producer.scale)
-
-
 CRITERIA: dict[str, Callable[[Producer], Double]] = {
-    "l2": _l2,  # norm of the weights as they were trained
-    "l1": _l1,
-    "folded-l2": _folded,  # norm of the weights with batch norm folded
-    "bn-scale": _scale,  # |γ / σ|
+    "l2": lambda producer: np.asarray(np.linalg.norm(producer.trained, axis=1)),
+    "l1": lambda producer: np.asarray(abs(producer.trained).sum(1)),
+    "folded-l2": lambda producer: np.asarray(np.linalg.norm(producer.weight, axis=1)),
+    "bn-scale": lambda producer: abs(producer.scale),  # |γ / σ|
 }
 MEASURED = ("obs",)  # criteria that need moments
 

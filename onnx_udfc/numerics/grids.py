@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from onnx_udfc.numerics.products import each
+from onnx_udfc.numerics.products import each, slices
 from onnx_udfc.options.words import BITS, Rows
 
 Floats = NDArray[np.float64]
@@ -210,8 +210,7 @@ def _diagonal_blocks(gram: Floats) -> list[tuple[slice, NDArray[np.float32]]]:
     """Grams (g, d, d) over the mean of their diagonals; of wide ones the blocks (g, w, w) along the diagonal only."""
     width = gram.shape[-1]
     level = _level(np.einsum("gii->gi", gram))[..., None]
-    size = width if width <= EXACT_GRAM else BLOCK
-    parts = [slice(start, start + size) for start in range(0, width, size)]
+    parts = slices(width, width if width <= EXACT_GRAM else BLOCK)
     return [(part, (gram[:, part, part] / level).astype(np.float32)) for part in parts]
 
 
@@ -250,10 +249,10 @@ def round_nearest(weight: Floats, scale: Floats, fmt: QuantFormat) -> Codes:
     codes: Codes = np.empty(np.shape(weight), np.int8)
     units = np.reshape(scale, (-1, 1))
     rows, flat = np.reshape(weight, (len(units), codes.shape[-1])), codes.reshape(len(units), codes.shape[-1])
-    height = max(1, ROUNDED // max(1, codes.shape[-1]))
-    for i in range(0, len(rows), height):  # in pieces: the intermediate results of a large layer would be larger still
-        part = rows[i : i + height] / units[i : i + height]
-        flat[i : i + height] = fmt.encode(fmt.nearest(part, out=part))
+    # In pieces: the intermediate results of a large layer would be larger still.
+    for some in slices(len(rows), max(1, ROUNDED // max(1, codes.shape[-1]))):
+        part = rows[some] / units[some]
+        flat[some] = fmt.encode(fmt.nearest(part, out=part))
     return codes
 
 

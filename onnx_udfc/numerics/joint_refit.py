@@ -185,8 +185,7 @@ def _places(outputs: Array, source: Index | None) -> Array:
 
 def _parts(rows: int, columns: int) -> list[slice]:
     """The rows (n, columns) that are worked on side by side: whatever the number of threads."""
-    step = max(1, -(-rows // (PARTS if columns <= NARROW else 1)))
-    return [slice(start, start + step) for start in range(0, rows, step)]
+    return products.slices(rows, max(1, -(-rows // (PARTS if columns <= NARROW else 1))))
 
 
 def _seen(places: Array, taps: Index) -> tuple[Array, list[slice]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.numerics.metric import Metric
 from onnx_udfc.numerics.moments import Array
+from onnx_udfc.numerics.products import slices
 
 Double = NDArray[np.float64]
 
@@ -39,8 +40,7 @@ def narrowed(patches: Array, weight: Double, metric: Metric, block: int, rank: i
     mixed = np.empty((groups, channels, rank, weight.shape[1]))
     seen = patches.reshape(groups, samples, channels, block)
     given = weight.reshape(groups, -1, channels, block)
-    for start in range(0, channels, _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
+    for part in slices(channels, _AT_ONCE):
         x = seen[:, :, part].transpose(0, 2, 3, 1)
         x = x - x.mean(axis=3, keepdims=True, dtype=np.float64).astype(np.float32)
         within = (x @ x.swapaxes(2, 3)).astype(np.float64) / samples

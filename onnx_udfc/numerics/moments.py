@@ -254,11 +254,10 @@ def column_means(values: Array) -> Double:
     return np.asarray(total / max(1, values.shape[-2]))
 
 
-def row_parts(values: NDArray[Any]) -> Iterator[slice]:
+def row_parts(values: NDArray[Any]) -> list[slice]:
     """The rows of values (..., n, o), so many at a time that what is made of them stays in the cache."""
     rows = values.shape[-2]
-    height = max(1, min(_ROW, _CACHED * rows // max(1, values.size)))
-    return (slice(start, start + height) for start in range(0, rows, height))
+    return products.slices(rows, max(1, min(_ROW, _CACHED * rows // max(1, values.size))))
 
 
 def channel_statistics(y: Array) -> tuple[Double, Double]:

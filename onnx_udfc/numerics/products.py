@@ -60,10 +60,14 @@ def workers(threads: int) -> Iterator[None]:
             _aside.reset(tokens[1])
 
 
+def slices(length: int, step: int) -> list[slice]:
+    """All of a length, so much at a time."""
+    return [slice(start, start + step) for start in range(0, length, step)]
+
+
 def parts(rows: int, work: float) -> list[slice]:
     """Rows in as many parts as their work (multiply-adds) is worth, 16 at most."""
-    step = max(1, -(-rows // max(1, min(_MOST, int(work / EACH)))))
-    return [slice(start, start + step) for start in range(0, rows, step)]
+    return slices(rows, max(1, -(-rows // max(1, min(_MOST, int(work / EACH))))))
 
 
 def product(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
@@ -84,8 +88,7 @@ def product(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
 
 def _blocks(length: int, work: float) -> list[slice]:
     """Rows, or columns, of a product in blocks of EACH."""
-    step = max(LEAST, int(length * EACH / work))
-    return [slice(start, start + step) for start in range(0, length, step)]
+    return slices(length, max(LEAST, int(length * EACH / work)))
 
 
 def stacked(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
@@ -100,7 +103,7 @@ def gram(a: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(a.T @ a)  # BLAS recognizes it: half the work
     out = np.empty((columns, columns), a.dtype)
     side = -(-columns // -(-columns // SIDE) // 16) * 16  # as wide as each other: 576 are not 512 and 64
-    sides = [slice(start, start + side) for start in range(0, columns, side)]
+    sides = slices(columns, side)
 
     def block(pair: tuple[slice, slice]) -> None:
         first, second = pair

@@ -58,6 +58,11 @@ class Producer:
     bias: Double
     scale: Double
 
+    @property
+    def trained(self) -> Double:
+        """The weights (C, d) as they were trained, before batch norm was folded."""
+        return np.asarray(self.weight / np.where(self.scale == 0, 1e-12, self.scale)[:, None])
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -91,8 +96,7 @@ def mix_merge(producer: Producer, keep: Keep) -> Double:
     pruned = np.setdiff1d(np.arange(len(producer.bias)), keep)
     if not len(pruned):
         return mixing
-    scale = np.where(producer.scale == 0, 1e-12, producer.scale)
-    raw = producer.weight / scale[:, None]
+    raw, scale = producer.trained, np.where(producer.scale == 0, 1e-12, producer.scale)
     norm = np.maximum(np.linalg.norm(raw, axis=1), 1e-12)
     cosine = (raw / norm[:, None])[pruned] @ (raw / norm[:, None])[keep].T
     factor = (norm * scale)[pruned][:, None] / (norm * scale)[keep]
@@ -153,10 +157,8 @@ def rescale_quantized(damaged: Producer, original: Producer) -> Double:
 
     s_c = (ṽ·v + α1 q̃ q) / (ṽ·ṽ + α1 q̃² + α2).
     """
-    height = max(1, _AT_A_TIME // max(1, damaged.weight.shape[1]))
     top, bottom = np.empty(len(damaged.weight)), np.empty(len(damaged.weight))
-    for i in range(0, len(top), height):
-        part = slice(i, i + height)
+    for part in products.slices(len(top), max(1, _AT_A_TIME // max(1, damaged.weight.shape[1]))):
         top[part] = (damaged.weight[part] * original.weight[part]).sum(1)
         bottom[part] = np.square(damaged.weight[part]).sum(1)
     top += _UDFC_BIAS * damaged.bias * original.bias

@@ -36,6 +36,7 @@ from onnx_udfc.numerics.grids import (
     search_scale,
     storable,
 )
+from onnx_udfc.numerics.products import slices
 
 FACTORS = (1.0, 0.9, 1.1, 0.8, 1.2, 0.7, 1.35)  # the first is kept where all are equal
 MOST_CANDIDATES = 1 << 23  # weights times factors that are rounded at once; a larger layer tries its own scale only
@@ -149,8 +150,7 @@ def descend(weight: Columns, codes: Columns, scale: Floats, fmt: QuantFormat, ba
     pivots = np.einsum("gii->gi", basis.gram)[..., None] + np.float32(DAMPING)
     for _ in range(SWEEPS):
         changed = False
-        for start in range(0, codes.shape[1], BLOCK):
-            block = slice(start, start + BLOCK)
+        for block in slices(codes.shape[1], BLOCK):
             slope = np.matmul(basis.gram[:, block], damage)
             slope += np.float32(DAMPING) * damage[:, block]
             slope /= pivots[:, block]
