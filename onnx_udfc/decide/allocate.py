@@ -1,17 +1,9 @@
 """How many channels each group keeps, and which counts kernels like.
 
 onnxruntime's float kernels take channels in blocks of 16 (8 without AVX-512), and only where their number is a multiple
-of 4 (`FOUR`); a layer of any other number runs on plain kernels. Microseconds on one thread, AVX-512, onnxruntime 1.32:
-
-    3 × 3 and 3 × 3, 56 × 56, 64 to n to 64      n = 64   63   60   56   52   48   44   36   32
-                                                   3331 4237 3185 3128 3150 2512 2516 2408 1882
-    1 × 1, depthwise, 1 × 1, 56 × 56, 24 to n      n = 144  143  142  140  136  132  128  124  112
-                                                    862 2154 2120  847  847  820  770  778  667
-    1 × 1 and 1 × 1, 14 × 14, 256 to n to 256    n = 256  255  254  252  248  240  232  224  208
-                                                    405  414  419  399  392  376  380  362  335
-
-So a multiple of 16 wastes nothing, other multiples of 4 cost what the next of 16 costs, and any other count costs a
-spatial layer a quarter more, and a depthwise one two to four times as much, than all channels did.
+of 4 (`FOUR`); a layer of any other number runs on plain kernels. So a multiple of 16 wastes nothing, other multiples of
+4 cost what the next of 16 costs, and any other count costs a spatial layer a quarter more, and a depthwise one two to
+four times as much, than all channels did (measured: docs/allocation.md).
 """
 
 from __future__ import annotations

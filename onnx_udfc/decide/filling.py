@@ -1,9 +1,8 @@
 """Channels that are added so that depthwise layers of integers leave none over.
 
 onnxruntime's integer kernel for depthwise convolutions takes 16 channels at a time, and what is left one after the
-other, each in the time of some twenty: 88 channels of 5x5 take twice as long as 96. So the channels of such a layer are
-filled up with copies of the last one, whose weights in the layers that read them are 0. What the network answers stays
-the same.
+other, each in the time of some twenty. So the channels of such a layer are filled up with copies of the last one, whose
+weights in the layers that read them are 0.
 
 With m the multiply-accumulates of all layers of a group of C channels, w those of its depthwise layers and v what these
 write, filling up to C' pays where

@@ -5,9 +5,6 @@ float, the same is done to what it writes. With m its multiply-accumulates, of w
 stays in float where
 
     PAIR · (values read - values written) > m.
-
-Stems of few channels are of that kind: 3x3 from three channels to eight takes twice as long in integers. All others
-may run as integers, but for those for which eight bits are too few.
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
 A few inputs of every kind that fits an input are run through the original, and its answers rate the kinds and the
 mixtures of two of them (see `reaction`). Photographs are what networks on pictures mostly see, so another kind must be
 clearly better; a second kind must add something. Where the answers cannot be rated, photographs are taken, sounds of
-all kinds, contents of files for bytes. Where batch norm is still in the file half of the photographs give way to
-formulas: its statistics are matched to the training's whatever the inputs are, and variety is what counts (measured);
-without it the statistics are those of the inputs, and photographs have the right ones. The same where inputs are so
-small, and so many are made, that each photograph would come more than once.
+all kinds, contents of files for bytes. Half of the photographs give way to formulas where batch norm is still in the
+file, whose statistics are matched to the training's so that variety is what counts, and where so many inputs are made
+that a photograph would come more than once.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
 """In which order a network expects red, green and blue, where nobody says: read off its own answers.
 
-A classifier of photographs names more, and says more about which photograph it was given, where the colours are right:
-swapped, leaves are purple and skin is blue. The measure for one photograph x is KL(p(x) ‖ E p), p the answers'
-probabilities, whose mean is the mutual information of `reaction`; that of both orders is compared photograph by
-photograph, and Student's t of the differences tells whether they are more than chance.
-
-Red first is what most networks take, so blue first must be clearly better. A classifier of a few classes cannot name
-what is in photographs foreign to it, and tells nothing; nor does one of small pictures.
+A classifier of photographs says more about which photograph it was given where the colours are right. The measure for
+one photograph x is KL(p(x) ‖ E p), p the answers' probabilities, whose mean is the mutual information of `reaction`;
+that of both orders is compared photograph by photograph, and Student's t of the differences tells whether they are more
+than chance. Red first is what most networks take, so blue first must be clearly better. A classifier of a few classes,
+or of small pictures, tells nothing.
 """
 
 from __future__ import annotations

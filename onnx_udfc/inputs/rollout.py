@@ -1,9 +1,8 @@
 """Runs of a network that carries states along: sequences of steps, each with the states that the step before gave.
 
-Random states tell little of what such a network is run on: a speech detector that agreed with its original on nine of
-ten single steps from random states said the opposite half of the time once it carried its own state along (measured).
-So the original is run over sequences from states of zeros, and the states that it went through are the values of its
-state inputs. Sounds go on from step to step; other inputs are drawn for each step.
+Random states tell little of what such a network is run on. So the original is run over sequences from states of zeros,
+and the states that it went through are the values of its state inputs. Sounds go on from step to step; other inputs are
+drawn for each step.
 
 Steps are runs: run r is step r % steps of the sequences r // steps, each run has one sample of every sequence.
 """

@@ -1,8 +1,7 @@
 """Variants of a few real pictures: parts of one beside another, one over another, parts of one made larger.
 
 A layer is fitted on the positions that its inputs show. Of a few small pictures these are fewer than the layer has
-channels, so that it fits them and nothing else: 18 digits of 8 x 8 left errors of 1e-6 on themselves, and a quarter of
-the answers on other digits wrong; with their variants 1 in 60.
+channels, so that it fits them and nothing else.
 """
 
 from __future__ import annotations

@@ -8,9 +8,8 @@ c, and one step Δ = max_c(r_c/s_c)/255 for the tensor, the error behind the rea
 
 (Nagel et al., arXiv 1906.04721, have weights alone in mind). s_c = (r_c / max r)^α is taken, with the α of least error.
 
-It is done beside depthwise layers, whose channels differ most; between others nothing was gained. At most halfway, and
-only where it takes a good part of the error: what is gained in steps is taken from the headroom of channels that the
-inputs at hand hardly excite. (All the way, ranges of synthetic images cost MobileNetV2 more than they gave.)
+It is done beside depthwise layers, whose channels differ most, at most halfway, and only where it takes a good part of
+the error: what is gained in steps is taken from the headroom of channels that the inputs at hand hardly excite.
 """
 
 from __future__ import annotations

@@ -13,14 +13,12 @@ and what reads it so leaves with it), and as many leave as make
     10 log₁₀ max(harm, HARMLESS) + PRICE · (multiply-accumulates in float + PAIR · values at their borders) / all
 
 least, harm measured with what is left; none where all of them together do no harm. Values at a border are quantized or
-brought back, and laid out anew: with the first layers of MobileNetV2 in float, 6 % of its multiply-accumulates beside
-1.2 million values, all that integers had saved was gone. So what stands beside them leaves with them as far as fewer
-values are at the borders then; and where the first or the last layers leave, what the network takes or gives is no
-longer quantized or brought back, which counts as well.
+brought back, and laid out anew. So what stands beside them leaves with them as far as fewer values are at the borders
+then; and where the first or the last layers leave, what the network takes or gives is no longer quantized or brought
+back, which counts as well.
 
-Where more than RUINED is left all the same, time is worth a part of that: nobody wants wrong answers sooner. And as
-runs are dear in large networks, and groups of tensors that are left unhalved say little, tensors are taken out there
-in the order of what their grids lose by themselves (see `local_loss`).
+Where more than RUINED is left all the same, time is worth a part of that. In large networks, whose runs are dear,
+tensors are taken out in the order of what their grids lose by themselves (see `local_loss`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Activations whose ranges hang on an input's scale that nothing tells stay in float.
 
-Sounds and pictures of three colours have scales that networks mostly read, and a batch norm records its own. Of other
-numbers (features, embeddings, spectra) nothing is known: ranges taken on numbers of deviation 1 clip all that the
-network says of numbers of deviation 16, or of mean 8, and the check, on the same made-up numbers, sees nothing of it.
-So such inputs are made what else they may be: tensors that grow with them are left in float. What a normalization, a
-sigmoid or a softmax stands before is not, nor what a convolution gives that takes differences, which no mean moves.
+Of numbers that are neither sounds nor pictures (features, embeddings, spectra), and that no batch norm records, nothing
+is known: ranges taken on numbers of deviation 1 clip what the network says of larger ones, and the check, on the same
+made-up numbers, sees nothing of it. So such inputs are made what else they may be: tensors that grow with them are left
+in float.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@ runs as one onnxruntime session; a tensor lives until its last user has run. A n
 inside, too (Reshape to 1 x 256), and a scalar has one value in a run: then the samples go through each session run
 after run (see `runs`). The caller always sees the runs' values one after another.
 
-Parts that compute the same share a session: networks repeat their blocks, and a compressed one is run like its
-original, so that most of what lies between two layers was opened before under other names. Parts are told apart by what
-is in them, with tensors numbered as they appear.
+Parts that compute the same share a session, whatever their names: networks repeat their blocks, and a compressed one is
+run like its original. They are told apart by what is in them, with tensors numbered as they appear.
 """
 
 from __future__ import annotations
