@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -78,13 +78,19 @@ def _plan(source: str, out: str | None, options: Any, writing: Writing) -> None:
         raise CombinationError(f"--report {writing.report[0]}: --dry-run writes nothing; take --json")
     with Shown(writing.quiet or writing.json, options.verbose) as callbacks:
         report = run(source, options, callbacks).report
-    report = report if out is None else report.saved_as(out)
-    if writing.json:
-        put_json(report.to_dict())
-    elif not writing.quiet:
-        from onnx_udfc.cli.text import plan, rendered
+    _show(report if out is None else report.saved_as(out), "plan", writing)
 
-        put(rendered(plan(report)))
+
+def _show(
+    found: Any, words: Literal["plan", "inspection", "validation", "swept"], asked: Any, needed: bool = True
+) -> None:
+    """Print what was found as JSON, or as the function of `cli.text` tells it; nothing where quiet is asked for."""
+    if asked.json:
+        put_json(found.to_dict(), needed)
+    elif not asked.quiet:
+        from onnx_udfc.cli import text
+
+        put(text.rendered(getattr(text, words)(found)), needed)
 
 
 def _compress(
@@ -121,7 +127,7 @@ def _alarm(report: Any) -> None:
     """Say that a result cannot be used, whatever else is printed."""
     from onnx_udfc.evaluate.wording import unusable_words
 
-    words = unusable_words(report.verdict, report.predicted_loss, report.predicted_range, report.verdict_reason)
+    words = unusable_words(report)
     if words:
         say(words, alarming=True)
 
@@ -149,12 +155,7 @@ def inspect(ctx: click.Context, /, source: str, **_: Any) -> None:
     asked = opts.written(ctx).read(Inspecting)
     with Muted():
         found = inspect_model(source, asked.skip, asked.input_shape)
-    if asked.json:
-        put_json(found.to_dict())
-    elif not asked.quiet:
-        from onnx_udfc.cli.text import inspection, rendered
-
-        put(rendered(inspection(found)))
+    _show(found, "inspection", asked)
 
 
 @app.command(cls=opts.TableCommand, examples=EXAMPLES["validate"])
@@ -173,12 +174,7 @@ def validate(ctx: click.Context, /, original: str, compressed: str, **_: Any) ->
     with Shown(asked.quiet or asked.json, asked.verbose) as callbacks:
         found = judged(original, compressed, asked, callbacks)
     _alarm(found)
-    if asked.json:
-        put_json(found.to_dict())
-    elif not asked.quiet:
-        from onnx_udfc.cli.text import rendered, validation
-
-        put(rendered(validation(found)))
+    _show(found, "validation", asked)
     check_requirements(asked.require, {r.key: found.measured(r.key) for r in asked.require})
 
 
@@ -200,12 +196,7 @@ def sweep(ctx: click.Context, /, source: str, directory: str, **_: Any) -> None:
     _interrupts(ctx).told(f"what was finished is in {directory}, and the same command goes on from there")
     with Shown(asked.quiet or asked.json, options.verbose) as callbacks:
         table = run(source, directory, options, asked, callbacks, compress=compress)
-    if asked.json:
-        put_json(table.to_dict(), needed=False)
-    elif not asked.quiet:
-        from onnx_udfc.cli.text import rendered, swept
-
-        put(rendered(swept(table)), needed=False)
+    _show(table, "swept", asked, needed=False)
 
 
 def _check_paths(source: str, out: str, reports: tuple[str, ...], overwrite: bool) -> None:

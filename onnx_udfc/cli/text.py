@@ -95,7 +95,7 @@ STYLES = {"good": "green", "degraded": "yellow", "unusable": "bold red", "unknow
 def _verdict(report: Report | Validation) -> RenderableType:
     """Return the verdict, coloured, with its reason and what would help."""
     text = Text("verdict: ").append(report.verdict, style=STYLES[report.verdict])
-    text.append(verdict_words(report.predicted_loss, report.predicted_range, report.verdict_reason))
+    text.append(verdict_words(report))
     for advice in getattr(report, "advice", ()):
         text.append(f"\n  {advice}")
     return text

@@ -74,8 +74,7 @@ def _summary(report: Report) -> str:
         )
     ]
     caveat = f"<p class=soft>{SYNTHETIC_CAVEAT}</p>" if near.inputs == "synthetic" else ""
-    verdict = verdict_html(report.verdict, report.predicted_loss, report.predicted_range, report.verdict_reason)
-    verdict += "".join(f"<p>{escape(text)}</p>" for text in report.advice)
+    verdict = verdict_html(report) + "".join(f"<p>{escape(text)}</p>" for text in report.advice)
     warnings = "".join(f"<p class=warn>{escape(w)}</p>" for w in report.warnings)
     command = f"<pre>{escape(_command(report))}</pre>"
     sizes = table(("", "before", "after", "ratio"), rows, "Sizes before and after", (1, 2, 3))

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
+from typing import TYPE_CHECKING
 
-from onnx_udfc.evaluate.report import FileReport, OutputFidelity
+from onnx_udfc.evaluate.report import FileReport, OutputFidelity, Report
 from onnx_udfc.evaluate.wording import answer_words, decibel, verdict_words
 from onnx_udfc.version import Tool
+
+if TYPE_CHECKING:
+    from onnx_udfc.evaluate.validate import Validation
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SHOWN_DIGITS = 12  # of a hash, where the whole one stands elsewhere
@@ -77,9 +81,9 @@ def figure(chart: str, name: str, scale: str, axis: str = "") -> str:
     return f"<figure>{chart}{axis}{words}</figure>"
 
 
-def verdict_html(verdict: str, loss: float | None, span: tuple[float, float] | None, reason: str) -> str:
+def verdict_html(report: Report | Validation) -> str:
     """Return the verdict, in its colour, with its reason."""
-    words = escape(verdict_words(loss, span, reason))
+    words, verdict = escape(verdict_words(report)), report.verdict
     return f'<p class="verdict {verdict}"><b>Verdict: {verdict}</b>{words}</p>'
 
 

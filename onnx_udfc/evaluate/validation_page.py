@@ -39,7 +39,7 @@ def to_page(v: Validation) -> str:
 
 def _summary(v: Validation) -> str:
     unmeasured = f"<p class=warn>not measured: {escape(v.unmeasured)}</p>" if v.unmeasured else ""
-    verdict = verdict_html(v.verdict, v.predicted_loss, v.predicted_range, v.verdict_reason)
+    verdict = verdict_html(v)
     figures = table(("", "original", "compressed", "change"), _figures(v), "Before and after", (1, 2, 3))
     kind = "made-up" if v.inputs == "synthetic" else "real"
     cards = f"<ul class=cards>{''.join(_cards(v))}</ul>"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from onnx_udfc.evaluate.movement import MAX_DB
 from onnx_udfc.evaluate.parts import PartFidelity
-from onnx_udfc.evaluate.report import Fidelity, OutputFidelity
+from onnx_udfc.evaluate.report import Fidelity, OutputFidelity, Report
+
+if TYPE_CHECKING:
+    from onnx_udfc.evaluate.validate import Validation
 
 _MOST_OUTPUTS = 6
 
@@ -76,13 +81,14 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def verdict_words(loss: float | None, span: tuple[float, float] | None, reason: str) -> str:
+def verdict_words(report: Report | Validation) -> str:
     """Return what stands behind the verdict: the predicted loss with its range, and the reason."""
+    loss, span, reason = report.predicted_loss, report.predicted_range, report.verdict_reason
     if loss is None or span is None:
         return f" ({reason})" if reason else ""
     return f", {percent(loss)} of the score lost ({percent(span[0])} to {percent(span[1])}; {reason})"
 
 
-def unusable_words(verdict: str, loss: float | None, span: tuple[float, float] | None, reason: str) -> str:
+def unusable_words(report: Report | Validation) -> str:
     """Return the line that is printed for a result that cannot be used; empty for others."""
-    return f"warning: the result is unusable{verdict_words(loss, span, reason)}" if verdict == "unusable" else ""
+    return f"warning: the result is unusable{verdict_words(report)}" if report.verdict == "unusable" else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ COMPRESS_REQUIREMENTS = (*_SHARED, "macs", "params")
 VALIDATE_REQUIREMENTS = (*_SHARED, "macs", "params", "latency", "memory")
 
 _REQUIREMENT = re.compile(r"^\s*([a-z_]+)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
+_COMPARED = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _VERDICT = re.compile(r"^\s*verdict\s*(?:>=|==?)\s*(\w+)\s*$")
 LEAST_MEMORY = 64e6
 _AMOUNT = re.compile(r"^\s*([\d.]+(?:[eE][-+]?\d+)?)\s*([a-zA-Z%]*)\s*$")
@@ -36,17 +38,7 @@ class Requirement:
 
     def met(self, measured: float | None) -> bool:
         """Return whether a measured value passes; what could not be measured does not."""
-        if measured is None:
-            return False
-        match self.op:
-            case ">=":
-                return measured >= self.value
-            case "<=":
-                return measured <= self.value
-            case ">":
-                return measured > self.value
-            case "<":
-                return measured < self.value
+        return measured is not None and bool(_COMPARED[self.op](measured, self.value))
 
     def shown(self, measured: float | None) -> str:
         """Return what was measured in words."""
