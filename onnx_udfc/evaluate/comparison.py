@@ -173,13 +173,10 @@ class _Output:
 
     def _answered(self, found: OutputFidelity) -> OutputFidelity:
         match self.answers:
-            case Classes():
-                margin = self.answers.margin_lost()
+            case Labels():  # or Classes
+                lost = self.answers.margin_lost() if isinstance(self.answers, Classes) else None
                 share, said = self.answers.share(), self.answers.answers()
-                return replace(found, agreement=share, answers=said, margin_lost=margin, chance=self.answers.chance())
-            case Labels():
-                share, said = self.answers.share(), self.answers.answers()
-                return replace(found, agreement=share, answers=said, chance=self.answers.chance())
+                return replace(found, agreement=share, answers=said, margin_lost=lost, chance=self.answers.chance())
             case Strings():
                 return replace(found, agreement=self.answers.share(), answers=self.answers.answers())
             case Overlap():

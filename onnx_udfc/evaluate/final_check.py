@@ -22,17 +22,9 @@ from onnx_udfc.inputs.feeds import evenly_spaced, take
 from onnx_udfc.inputs.how_many import image_count
 from onnx_udfc.inputs.image_files import asked_preprocessing
 from onnx_udfc.inputs.kinds import one_feed
-from onnx_udfc.inputs.network_inputs import (
-    BATCH,
-    NetworkInputs,
-    batch_of,
-    elsewhere,
-    input_specs_of,
-    make_inputs,
-    settle_sizes,
-    wanted_inputs,
-)
+from onnx_udfc.inputs.network_inputs import BATCH, NetworkInputs, batch_of, elsewhere, make_inputs, settle_sizes
 from onnx_udfc.inputs.rollout import Stepping
+from onnx_udfc.inputs.sizes import input_specs_of, wanted_inputs
 from onnx_udfc.model.export import SHAPES
 from onnx_udfc.model.protos import skeleton
 from onnx_udfc.model.saving import ROOMY, weight_bytes

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from onnx_udfc.model.graph import standard
 from onnx_udfc.model.inference import inferred
 from onnx_udfc.model.names import Taken, unique_name
-from onnx_udfc.model.protos import attribute, set_nodes, skeleton
+from onnx_udfc.model.protos import attribute, constants, set_nodes, skeleton
 from onnx_udfc.model.values import values
 
 Ints = NDArray[np.int64]
@@ -63,11 +63,7 @@ class _Writer:
         self._graph, self._dims = graph, dims
         self._taken = Taken(name for node in graph.node for name in [node.name, *node.input, *node.output])
         self._taken.update(t.name for t in [*graph.initializer, *graph.input, *graph.output, *graph.value_info])
-        self._known = {t.name: t for t in graph.initializer}
-        for node in graph.node:
-            tensor = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
-            if node.op_type == "Constant" and tensor is not None:
-                self._known[node.output[0]] = tensor
+        self._known = constants(graph)
         self._nodes: list[onnx.NodeProto] = []
 
     def written(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:

@@ -18,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.escapes import some
-from onnx_udfc.model.protos import all_tensors, attribute, subgraphs, tensor_bytes
+from onnx_udfc.model.protos import all_tensors, attribute, constants, subgraphs, tensor_bytes
 from onnx_udfc.model.tables import TABLES
 from onnx_udfc.model.unseen import RECURRENT, Path, inner_weights
 from onnx_udfc.model.values import values
@@ -154,7 +154,7 @@ class _Constants:
 
     def __init__(self, graph: onnx.GraphProto, outer: _Constants | None = None, path: Path = ()) -> None:
         self.graph, self.outer, self.place = graph, outer, path
-        self.own: dict[str, TensorProto] = {t.name: t for t in graph.initializer}
+        self.own = constants(graph)
         self.tensors: ChainMap[str, TensorProto] = ChainMap(self.own)
         self.writers: ChainMap[str, onnx.NodeProto] = ChainMap()
         self.divided: set[str] = {node.input[0] for node in graph.node if node.op_type == "Div" and node.input}
@@ -166,9 +166,6 @@ class _Constants:
         self._variable = {i.name for i in graph.input if outer is not None} - set(self.own)
         self._constant = set(self.own) | {s.values.name for s in graph.sparse_initializer}
         for node in graph.node:
-            value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
-            if node.op_type == "Constant" and value is not None:
-                self.own[node.output[0]] = value
             self.writers.update({name: node for name in node.output if name})
             known = not subgraphs(node) and all(self.is_constant(name) for name in node.input if name)
             if known and (node.input or node.op_type == "Constant"):

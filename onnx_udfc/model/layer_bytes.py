@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import onnx
 
-from onnx_udfc.model.protos import tensor_bytes
+from onnx_udfc.model.protos import constants, tensor_bytes
 
 UNPACKED_BY = (
     "Cast", "DequantizeLinear", "Div", "Gather", "Identity", "Mod", "Mul", "Reshape", "Slice", "Squeeze", "Transpose",
@@ -19,7 +19,7 @@ def layer_bytes(model: onnx.ModelProto, names: Collection[str]) -> dict[str, int
 
     A constant that several layers read counts for the first of them; a layer that is not there has no entry.
     """
-    held = dict(_constants(model.graph))
+    held = {name: tensor_bytes(tensor) for name, tensor in constants(model.graph).items()}
     makers = {tensor: node for node in model.graph.node for tensor in node.output if tensor}
     wanted, found = frozenset(names), dict[str, int]()
     for node in model.graph.node:
@@ -27,15 +27,6 @@ def layer_bytes(model: onnx.ModelProto, names: Collection[str]) -> dict[str, int
             read = set(_behind(node.input[1:], held, makers))
             found[node.name] = sum(held.pop(tensor) for tensor in read)
     return found
-
-
-def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
-    """Name and bytes of every constant tensor."""
-    for tensor in graph.initializer:
-        yield tensor.name, tensor_bytes(tensor)
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            yield node.output[0], tensor_bytes(node.attribute[0].t)
 
 
 def _behind(tensors: Collection[str], held: Mapping[str, int], makers: Mapping[str, onnx.NodeProto]) -> Iterator[str]:

@@ -145,6 +145,15 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     return found.decode(errors="replace") if isinstance(found, bytes) else found
 
 
+def constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
+    """Name → tensor of what is constant in a graph: its initializers, and what its Constant nodes hold as tensors."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            found |= {name: held.t for held in node.attribute if held.HasField("t") for name in node.output}
+    return found
+
+
 def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The graphs among the attributes of a node, not those inside them."""
     return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]

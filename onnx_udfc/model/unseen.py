@@ -21,7 +21,7 @@ from onnx import TensorProto
 from onnx_udfc.model.graph import FLOATS, is_dense, peek, standard
 from onnx_udfc.model.lossless import Stored
 from onnx_udfc.model.names import matches
-from onnx_udfc.model.protos import inner_reads, subgraphs
+from onnx_udfc.model.protos import constants, inner_reads, subgraphs
 from onnx_udfc.model.tables import NARROW
 from onnx_udfc.model.values import all_finite
 
@@ -234,13 +234,9 @@ def _scopes(graph: onnx.GraphProto, names: list[str]) -> list[_Scope]:
 
 def _scope(graph: onnx.GraphProto, path: Path, outer: _Scope | None) -> _Scope:
     inputs = {i.name for i in graph.input}
-    held = [(t.name, t) for t in graph.initializer if t.name not in inputs]
-    constants = [node for node in graph.node if node.op_type == "Constant" and len(node.attribute) == 1]
-    held += [
-        (name, node.attribute[0].t) for node in constants for name in node.output if node.attribute[0].HasField("t")
-    ]
-    own = inputs | {name for name, _ in held} | {name for node in graph.node for name in node.output if name}
-    return _Scope(graph, path, outer, {name: t for name, t in held if _large(t)}, own)
+    held = {name: tensor for name, tensor in constants(graph).items() if name not in inputs}
+    own = inputs | held.keys() | {name for node in graph.node for name in node.output if name}
+    return _Scope(graph, path, outer, {name: tensor for name, tensor in held.items() if _large(tensor)}, own)
 
 
 def _large(tensor: TensorProto) -> bool:

@@ -17,6 +17,7 @@ from onnx_udfc.model.graph import standard
 from onnx_udfc.model.protos import (
     all_graphs,
     attribute,
+    constants,
     copy_except,
     opset_of,
     reads,
@@ -190,10 +191,8 @@ def _scales(node: onnx.NodeProto, graph: onnx.GraphProto) -> Scales | None:
     scales = attribute(node, "scales")
     if scales is not None:
         return np.array(scales)
-    constants = [t for t in graph.initializer if t.name in node.input[1:2]]
-    nodes = [n for n in graph.node if n.op_type == "Constant" and list(n.output) == list(node.input[1:2])]
-    constants += [a.t for n in nodes for a in n.attribute if a.name == "value"]
-    return numpy_helper.to_array(constants[0]) if constants else None
+    tensor = constants(graph).get(node.input[1]) if len(node.input) > 1 else None
+    return None if tensor is None else numpy_helper.to_array(tensor)
 
 
 def with_masks(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
