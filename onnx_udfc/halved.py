@@ -14,7 +14,8 @@ from onnx_udfc.emit.half_nodes import tensor_types
 from onnx_udfc.emit.notes import AS_ORIGINAL
 from onnx_udfc.escapes import some
 from onnx_udfc.inputs.feeds import evenly_spaced, take
-from onnx_udfc.inputs.network_inputs import NetworkInputs, batch_of, input_specs_of, make_inputs
+from onnx_udfc.inputs.network_inputs import NetworkInputs, batch_of, make_inputs
+from onnx_udfc.inputs.sizes import input_specs_of
 from onnx_udfc.numerics.halves import Span, span_of
 from onnx_udfc.options import Options
 from onnx_udfc.options.words import ON_GPU

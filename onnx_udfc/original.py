@@ -14,8 +14,8 @@ from onnx_udfc.channels.groups import Channels, find_groups
 from onnx_udfc.decide.asked import AUTO_WIDTHS, factorable, prunable, widths_of
 from onnx_udfc.inputs import photographs
 from onnx_udfc.inputs.how_many import BESIDE_RANKS, can_be_more, image_count, without_classes
-from onnx_udfc.inputs.network_inputs import BATCH, REAL, NetworkInputs, settle_sizes, shows_classes, wanted_inputs
-from onnx_udfc.inputs.sizes import can_be_made
+from onnx_udfc.inputs.network_inputs import BATCH, REAL, NetworkInputs, settle_sizes, shows_classes
+from onnx_udfc.inputs.sizes import can_be_made, wanted_inputs
 from onnx_udfc.model.files import LoadedModel, load
 from onnx_udfc.model.named import check_named
 from onnx_udfc.model.network import Network, read

@@ -35,9 +35,9 @@ from onnx_udfc.goal import planned, reached
 from onnx_udfc.halved import halve
 from onnx_udfc.inputs.classes import balanced_inputs
 from onnx_udfc.inputs.kinds import check_batch
-from onnx_udfc.inputs.network_inputs import NetworkInputs, input_specs_of, likeness, make_inputs, unscaled
+from onnx_udfc.inputs.network_inputs import NetworkInputs, likeness, make_inputs, unscaled
 from onnx_udfc.inputs.real import with_data
-from onnx_udfc.inputs.sizes import take_singly
+from onnx_udfc.inputs.sizes import input_specs_of, take_singly
 from onnx_udfc.loss_search import smallest_within
 from onnx_udfc.model.files import weight_files
 from onnx_udfc.model.names import matches

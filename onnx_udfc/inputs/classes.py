@@ -3,8 +3,8 @@
 Images by formula excite few of a classifier's classes, and what only the others use looks free to remove. So more
 images are made than are needed, and the original network names a class for each. Where there are enough images for all
 classes, those that are short are bred from the images that come nearest to them (see `breeding`), some generations
-long. At last equally many of each class are taken, as far as they go; where
-classes are more than images and no batch norm is left, one of each of those that the network is surest of.
+long. At last equally many of each class are taken, as far as they go; where classes are more than images and no batch
+norm is left, one of each of those that the network is surest of.
 
 Of a detector's pool those are taken on which it is surest that something is there, of each class equally many: the rest
 shows it nothing but background.
@@ -24,15 +24,9 @@ from onnx_udfc.inputs.classifier import class_scores
 from onnx_udfc.inputs.detector import detector
 from onnx_udfc.inputs.feeds import take
 from onnx_udfc.inputs.how_many import image_count, pool_size
-from onnx_udfc.inputs.network_inputs import (
-    NetworkInputs,
-    batch_of,
-    input_specs_of,
-    learn_scaling,
-    make_inputs,
-    wanted_inputs,
-)
+from onnx_udfc.inputs.network_inputs import NetworkInputs, batch_of, learn_scaling, make_inputs
 from onnx_udfc.inputs.reaction import probabilities
+from onnx_udfc.inputs.sizes import input_specs_of, wanted_inputs
 from onnx_udfc.inputs.sources import FORMULA
 from onnx_udfc.numerics.breeding import children
 from onnx_udfc.numerics.products import each
@@ -86,9 +80,8 @@ def balanced_inputs(network: Network, channels: Channels, options: Options) -> N
 
 def _as_they_come(network: Network, options: Options) -> NetworkInputs:
     """Inputs of a classifier that gives no usable scores for them."""
-    made = make_inputs(network, options)
     note = "inputs are not balanced over the classes: the network gives no usable scores for them"
-    return made.noted(note)
+    return make_inputs(network, options).noted(note)
 
 
 def _sureness(network: Network, scores: NDArray[Any], wanted: int, pool: NetworkInputs) -> NDArray[Any] | None:

@@ -39,11 +39,6 @@ from onnx_udfc.runtime.runs import sample_count
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
 
-__all__ = [
-    "FEATURES", "NetworkInputs", "batch_of", "elsewhere", "image_count", "input_specs_of", "learn_scaling",
-    "make_inputs", "settle_sizes", "wanted_inputs",
-]  # fmt: skip
-
 REAL = 128  # real inputs that are fitted on, at most
 LINE = (48, 192)  # of a picture that may be a line of text
 CLEARLY = 1.5  # times as much must lines of text say to a classifier as pictures of the size that was guessed

@@ -8,8 +8,8 @@ import pytest
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.inputs.classes import balanced_inputs
 from onnx_udfc.inputs.detector import BEST, Detector, detector
-from onnx_udfc.inputs.network_inputs import input_specs_of, make_inputs
-from onnx_udfc.inputs.sizes import wanted_inputs
+from onnx_udfc.inputs.network_inputs import make_inputs
+from onnx_udfc.inputs.sizes import input_specs_of, wanted_inputs
 from onnx_udfc.model.network import Network
 from onnx_udfc.options import Options
 from tests.small_graphs import small_network

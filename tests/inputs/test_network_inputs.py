@@ -8,15 +8,9 @@ import pytest
 from onnx_udfc.errors import RequestError
 from onnx_udfc.inputs.how_many import LEAST, MOST, image_count
 from onnx_udfc.inputs.kinds import Wanted
-from onnx_udfc.inputs.network_inputs import (
-    batch_of,
-    hold_out,
-    input_specs_of,
-    likeness,
-    make_inputs,
-)
+from onnx_udfc.inputs.network_inputs import batch_of, hold_out, likeness, make_inputs
 from onnx_udfc.inputs.scale import RAW, UNIT, guess_scaling, in_doubt
-from onnx_udfc.inputs.sizes import wanted_inputs
+from onnx_udfc.inputs.sizes import input_specs_of, wanted_inputs
 from onnx_udfc.inputs.stem import Stem, stem_of
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.numerics.images import InputScaling, synthetic_images
