@@ -54,7 +54,28 @@ def guess(
             kinds[name] = "detection"
         else:
             kinds[name] = _fitting(task, y) or _kind(y, inputs)
+    if task is None:
+        kinds |= dict.fromkeys(_numbers_beside(outputs, kinds), "regression")
     return Kinds(kinds, reader)
+
+
+def _numbers_beside(outputs: Mapping[str, Values], kinds: Mapping[str, Kind]) -> list[str]:
+    """Outputs taken for classes that stand without a Softmax beside one that has it: numbers, as a box and key points.
+
+    The logits of which another output gives the probabilities are classes.
+    """
+    rows = {k: np.reshape(y, (len(y), -1)) for k, y in outputs.items() if kinds[k] == "classes" and y.dtype.kind == "f"}
+    wide = {k: y.astype(np.float64) for k, y in rows.items() if y.shape[1] > 1}
+    sure = {k: y for k, y in wide.items() if is_probability(y) and _sums_to_one(y, 1)}
+    if not sure:
+        return []
+    raw = {k: np.exp(y - y.max(1, keepdims=True)) for k, y in wide.items() if k not in sure}
+    shares = {k: e / e.sum(1, keepdims=True) for k, e in raw.items()}
+    return [
+        k
+        for k, p in shares.items()
+        if not any(p.shape == q.shape and np.allclose(p, q, atol=1e-2) for q in sure.values())
+    ]
 
 
 def channels_first(y: Values, inputs: Sequence[tuple[int | None, ...]]) -> Values:

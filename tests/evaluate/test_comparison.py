@@ -128,6 +128,18 @@ def test_a_value_for_each_step_of_an_input_is_no_class() -> None:
     assert guess({"y": y}, [(None, 3, 750, 750)]).of["y"] == "classes"
 
 
+def test_numbers_beside_a_softmax_are_no_classes() -> None:
+    """As of a face: whether it is one, its box, its key points."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(8, 2))
+    outputs = {"box": rng.normal(size=(8, 4)), "face": np.exp(logits) / np.exp(logits).sum(1, keepdims=True)}
+    found = guess({k: v.astype(np.float32) for k, v in outputs.items()}).of
+    assert dict(found) == {"box": "regression", "face": "classes"}
+    found = guess({k: v.astype(np.float32) for k, v in {"box": logits, "face": outputs["face"]}.items()}).of
+    assert set(found.values()) == {"classes"}
+    assert guess({"box": outputs["box"].astype(np.float32), "other": logits.astype(np.float32)}).of["box"] == "classes"
+
+
 def test_a_class_for_each_place_is_an_answer() -> None:
     rng = np.random.default_rng(0)
     y = rng.choice(5, (8, 40), p=[0.8, 0.05, 0.05, 0.05, 0.05])
