@@ -20,7 +20,7 @@ _SLEEP = "20"  # log2 of the clock ticks that a thread of OpenBLAS waits awake: 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = (-3, 1 << 26), (-1, 1 << 29)
 _ARENAS = (-8, 1)  # another of these parameters: how many parts memory has that threads share
 ROOMY = 600e6  # bytes that a process may hold before it gives back what it has freed
-FREED, LITTLE = 180e6, 300e6  # so much more than is in use (90e6 always are) goes back before that, but of a little
+FREED, LITTLE = 130e6, 300e6  # so much more than is in use (90e6 always are) goes back before that, but of a little
 _RESIDENT = Path("/proc/self/statm")
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 

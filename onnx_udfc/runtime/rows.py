@@ -156,7 +156,19 @@ def _each_value(_node: onnx.NodeProto, given: Given) -> Kind | None:
     known = [kind for kind in given if kind is not None and kind is not _NOTHING]
     rank = max(kind.rank for kind in known) if known and None not in given else 0
     aligned = all(kind.rank == rank if kind.apart else _spreads(kind, rank) for kind in known)
-    return Kind(rank, apart=True) if rank and aligned and any(kind.apart for kind in known) else None
+    if not (rank and aligned and any(kind.apart for kind in known)):
+        return None
+    samples = [kind.shape if kind.apart or kind.shape is None else kind.shape[kind.rank == rank :] for kind in known]
+    return Kind(rank, apart=True, shape=_broadcast(samples))
+
+
+def _broadcast(shapes: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+    """The sizes of what several operands make, where those of all are known."""
+    known = [shape for shape in shapes if shape is not None]
+    try:
+        return np.broadcast_shapes(*known) if len(known) == len(shapes) else None
+    except ValueError:  # it will not run
+        return None
 
 
 def _spreads(kind: Kind, rank: int) -> bool:
@@ -261,7 +273,11 @@ def _expand(_node: onnx.NodeProto, kind: Kind, others: Given) -> Kind | None:
     if shape is None or not shape.entries or len(shape.entries) > kind.rank:
         return None
     first, *rest = shape.entries
-    return _of(kind.rank) if (len(rest) + 1 < kind.rank or first in (ROWS, 1)) and ROWS not in rest else None
+    if (len(rest) + 1 == kind.rank and first not in (ROWS, 1)) or ROWS in rest:
+        return None
+    sizes = tuple(size for size in (rest if len(rest) + 1 == kind.rank else shape.entries) if isinstance(size, int))
+    told = len(sizes) == len(rest) + (len(rest) + 1 < kind.rank)
+    return Kind(kind.rank, apart=True, shape=_broadcast([kind.shape, sizes if told else None]))
 
 
 @_of_samples

@@ -11,6 +11,7 @@ run like its original. They are told apart by what is in them, with tensors numb
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from onnx_udfc.runtime.sessions import open_session, packed
 Value = NDArray[Any]
 Held = NDArray[Any] | OnGrid
 
-SMALL = 1 << 19  # values of all inputs below which rows are not shared out
+SMALL = 1 << 19  # values of all inputs, and of outputs of known sizes, below which rows are not shared out
 PARTS = 16  # of the rows: as many threads can be at work
 _LAYERS = frozenset({"Conv", "ConvTranspose", "BatchNormalization"})
 BY_ROW = _LAYERS | {
@@ -288,15 +289,17 @@ def run_nodes(
     then outputs may take the memory of inputs that are `spent`, for a part is written when it was read.
     """
     segment = _opened(pieces or Pieces(), model, nodes, inputs, outputs, constants)
-    large = sum(value.size for value in inputs.values() if not isinstance(value, list)) >= SMALL
-    rows, known = _rows(nodes, inputs, constants) if large else 0, kinds or {}
-    if large and not rows and known:
-        rows = rows_apart(inputs, outputs, known)
-    elif rows:
+    rows, known = _rows(nodes, inputs, constants), kinds or {}
+    found = {name: known[name].shape for name in outputs if name in known}
+    if rows:
         known = dict.fromkeys((*inputs, *outputs), EACH_A_SAMPLE)
-    if rows < 2:
+    elif known:
+        rows = rows_apart(inputs, outputs, known)
+    made = rows * sum(math.prod(shape) for shape in found.values() if shape is not None)
+    if rows < 2 or max(made, sum(value.size for value in inputs.values() if not isinstance(value, list))) < SMALL:
         whole = {name: _plain(value) for name, value in inputs.items()}
         return dict(zip(outputs, outputs_of(segment, outputs, whole), strict=True))
+    make_room(4 * made)
     step, joined = -(-rows // PARTS), _Joined(rows, spent)
 
     def part(start: int) -> None:
@@ -306,7 +309,7 @@ def run_nodes(
         release()  # what parts leave lies between those that are at work
 
     each(part, range(0, rows, step))
-    make_room(sum(value.nbytes for value in joined.values.values()))  # what is made next is most likely as large
+    make_room(sum(value.nbytes for value in joined.values.values()))  # what comes next is most likely as large
     return joined.values
 
 

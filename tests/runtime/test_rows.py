@@ -9,6 +9,7 @@ from onnx_udfc.runtime import walk as walking
 from onnx_udfc.runtime.rows import ROWS, counted, kinds_of, rows_apart
 from onnx_udfc.runtime.runs import outputs_of
 from onnx_udfc.runtime.walk import Walk
+from tests.small_graphs import small_model
 
 HEAD = '<ir_version: 10, opset_import: ["": 21]>'
 COUNTED = """
@@ -119,3 +120,32 @@ def test_a_part_of_many_samples_runs_on_some_at_a_time(monkeypatch: pytest.Monke
     assert np.array_equal(walk.get("y"), expected["y"])
     assert max(seen) == 3
     assert np.array_equal(walk.get("z"), expected["z"])
+
+
+def test_sizes_of_a_sample_are_followed_through_a_one_hot_code() -> None:
+    text = """agraph (int64[n, 20, 1] x) => (float[n, 20, 7] y)
+    <int64[1] zero = {0}, int64[1] one = {1}, int64[2] rest = {20, 1}, int64[1, 1, 7] all = {0, 1, 2, 3, 4, 5, 6}> {
+        shape = Shape(x)
+        count = Slice(shape, zero, one, zero)
+        wanted = Concat<axis = 0>(count, rest)
+        spread = Expand(x, wanted)
+        same = Equal(spread, all)
+        y = Cast<to = 1>(same)
+    }"""
+    kinds = kinds_of(_model(text), {"x": (20, 1)}, set())
+    assert [kinds[name].shape for name in ("spread", "same", "y")] == [(20, 1), (20, 7), (20, 7)]
+
+
+def test_a_part_whose_outputs_are_large_runs_on_some_samples_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("g (float[N,4,1] x, float[1,1,9000] W) => (float[N,4,9000] y) { y = Add(x, W) }")
+    x = np.random.default_rng(0).normal(size=(32, 4, 1)).astype(np.float32)
+    seen = []
+
+    def counting(segment: object, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        seen.append(len(inputs["x"]))
+        return outputs_of(segment, outputs, inputs)
+
+    monkeypatch.setattr(walking, "outputs_of", counting)
+    y = Walk(model, {"x": x}, []).get("y")
+    assert seen == [2] * 16
+    np.testing.assert_array_equal(y, x + onnx.numpy_helper.to_array(model.graph.initializer[0]))
