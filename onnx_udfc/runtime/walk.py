@@ -289,14 +289,16 @@ def run_nodes(
     then outputs may take the memory of inputs that are `spent`, for a part is written when it was read.
     """
     segment = _opened(pieces or Pieces(), model, nodes, inputs, outputs, constants)
-    rows, known = _rows(nodes, inputs, constants), kinds or {}
-    found = {name: known[name].shape for name in outputs if name in known}
-    if rows:
-        known = dict.fromkeys((*inputs, *outputs), EACH_A_SAMPLE)
-    elif known:
-        rows = rows_apart(inputs, outputs, known)
-    made = rows * sum(math.prod(shape) for shape in found.values() if shape is not None)
-    if rows < 2 or max(made, sum(value.size for value in inputs.values() if not isinstance(value, list))) < SMALL:
+    rows, known, read = 0, kinds or {}, [value for value in inputs.values() if not isinstance(value, list)]
+    longest = max((len(value) for value in read if value.ndim), default=0)
+    made = longest * sum(math.prod(known[name].shape or (0,)) for name in outputs if name in known)
+    if max(made, sum(value.size for value in read)) >= SMALL:
+        rows = _rows(nodes, inputs, constants)
+        if rows:
+            known = dict.fromkeys((*inputs, *outputs), EACH_A_SAMPLE)
+        else:
+            rows = rows_apart(inputs, outputs, known)
+    if rows < 2:
         whole = {name: _plain(value) for name, value in inputs.items()}
         return dict(zip(outputs, outputs_of(segment, outputs, whole), strict=True))
     make_room(4 * made)
