@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_udfc.model.names import Taken, unique_name
+from onnx_udfc.model.names import Taken, names_in, unique_name
 
 if TYPE_CHECKING:
     from onnx_udfc.numerics.grids import Codes
@@ -34,7 +34,7 @@ class Draft:
         self.graph = model.graph if inside is None else inside[0]
         self.nodes = {node.name: node for node in self.graph.node}
         self.constants = {t.name: t for t in self.graph.initializer}
-        self._taken: Taken = Taken(_names(model.graph)) if inside is None else inside[1]._taken
+        self._taken: Taken = Taken(names_in(model.graph)) if inside is None else inside[1]._taken
         self._added: list[onnx.TensorProto] = []
         self._contents: dict[tuple[int, tuple[int, ...], bytes], str] = {}
         self._dropped: set[str] = set()
@@ -145,17 +145,3 @@ def pack(codes: Codes) -> bytes:
     packed: NDArray[np.uint8] = flat[::2] & np.uint8(15)
     packed[: flat.size // 2] |= flat[1::2] << np.uint8(4)
     return packed.tobytes()
-
-
-def _names(graph: onnx.GraphProto) -> Iterator[str]:
-    """Every name of a tensor or a node in the graph and its subgraphs."""
-    for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer]:
-        yield value.name
-    for sparse in graph.sparse_initializer:
-        yield sparse.values.name
-    for node in graph.node:
-        yield node.name
-        yield from [*node.input, *node.output]
-        for attribute in node.attribute:
-            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                yield from _names(inner)

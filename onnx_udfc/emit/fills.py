@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx_udfc.model.names import Taken, unique_name
-from onnx_udfc.model.protos import tensor_bytes
+from onnx_udfc.model.names import Taken, names_in, unique_name
+from onnx_udfc.model.protos import set_nodes, tensor_bytes
 from onnx_udfc.model.values import values
 
 if TYPE_CHECKING:
@@ -24,25 +23,23 @@ KINDS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUB
 def compute_fills(model: onnx.ModelProto, network: Network) -> None:
     """Write initializers of one value as what makes them, in place, where the original file had nodes for them."""
     made = {name for node in network.origin.nodes.values() if node.op_type != "Constant" for name in node.output}
-    fills = [tensor for tensor in model.graph.initializer if tensor.name in made and _is_fill(tensor)]
-    if not fills or network.graph.opset < FIRST_OPSET:
+    stored = model.graph.initializer
+    places = [i for i, tensor in enumerate(stored) if tensor.name in made and _is_fill(tensor)]
+    if not places or network.graph.opset < FIRST_OPSET:
         return
-    taken, lists = Taken(_names(model.graph)), dict[tuple[int, ...], str]()
+    taken, lists = Taken(names_in(model.graph)), dict[tuple[int, ...], str]()
     nodes = []
-    for tensor in fills:
+    for tensor in [stored[i] for i in places]:
         dims = tuple(tensor.dims)
         if dims not in lists:
             lists[dims] = unique_name("fill.sizes", taken)
-            model.graph.initializer.append(numpy_helper.from_array(np.array(dims, np.int64), lists[dims]))
+            stored.append(numpy_helper.from_array(np.array(dims, np.int64), lists[dims]))
         value = numpy_helper.from_array(np.asarray(values(tensor)).reshape(-1)[:1], "value")
         name = unique_name("fill", taken)
         nodes.append(helper.make_node("ConstantOfShape", [lists[dims]], [tensor.name], name=name, value=value))
-    names = {tensor.name for tensor in fills}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in names]
-    rest = onnx.GraphProto(initializer=kept, node=[*nodes, *model.graph.node])  # copies, before the old ones go
-    del model.graph.initializer[:], model.graph.node[:]
-    model.graph.initializer.extend(rest.initializer)
-    model.graph.node.extend(rest.node)
+    for i in reversed(places):
+        del stored[i]
+    set_nodes(model.graph, [*nodes, *model.graph.node])
 
 
 def _is_fill(tensor: onnx.TensorProto) -> bool:
@@ -50,10 +47,3 @@ def _is_fill(tensor: onnx.TensorProto) -> bool:
         return False
     held = np.ascontiguousarray(values(tensor)).reshape(-1)
     return held.tobytes() == held[:1].tobytes() * held.size  # bit by bit: zeros have signs
-
-
-def _names(graph: onnx.GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        yield node.name
-        yield from (*node.input, *node.output)
-    yield from (tensor.name for tensor in graph.initializer)

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_udfc.inputs.carried import carried
+from onnx_udfc.model.graph import MOVES
 from onnx_udfc.model.layers import kind_of
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ _IN_PLACE = frozenset((
     "Cast", "Identity", "Dropout", "Clip", "Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Sqrt", "Log", "Exp", "Pow",
     "Add", "Sub", "Mul", "Div", "Max", "Min", "Softmax", "LayerNormalization",
 ))  # fmt: skip
-_MOVES = frozenset((
-    "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Transpose", "Slice", "Tile", "Gather",
-))  # fmt: skip
+_SPREADS = MOVES | {"Expand", "Tile", "Gather"}
 _COMPARISONS = frozenset(("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual"))
 _LOGIC = _COMPARISONS | {"Not", "And", "Or", "Xor"}
 _EXTENTS: dict[str, tuple[int, ...]] = {
@@ -186,7 +185,7 @@ def _taken_away(tensor: gs.Tensor) -> set[tuple[bool, bool]]:
         for node in current.outputs:
             index = next(i for i, t in enumerate(node.inputs) if t is current)
             turned = node.op == "Not" or (node.op == "Sub" and index == 1 and _constants(node.inputs[0]) == {1.0})
-            if turned or node.op == "Cast" or (node.op in _MOVES and index == 0):
+            if turned or node.op == "Cast" or (node.op in _SPREADS and index == 0):
                 fresh = [t for t in node.outputs if id(t) not in seen]
                 seen.update(map(id, fresh))
                 pending += [(t, marked != turned) for t in fresh]

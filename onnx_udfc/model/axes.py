@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from onnx_udfc.model.graph import standard
 from onnx_udfc.model.inference import inferred
-from onnx_udfc.model.names import Taken, unique_name
+from onnx_udfc.model.names import Taken, names_in, unique_name
 from onnx_udfc.model.protos import attribute, constants, set_nodes, skeleton
 from onnx_udfc.model.values import values
 
@@ -61,8 +61,7 @@ class _Writer:
 
     def __init__(self, graph: onnx.GraphProto, dims: dict[str, Dims]) -> None:
         self._graph, self._dims = graph, dims
-        self._taken = Taken(name for node in graph.node for name in [node.name, *node.input, *node.output])
-        self._taken.update(t.name for t in [*graph.initializer, *graph.input, *graph.output, *graph.value_info])
+        self._taken = Taken(names_in(graph))
         self._known = constants(graph)
         self._nodes: list[onnx.NodeProto] = []
 

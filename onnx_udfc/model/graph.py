@@ -12,6 +12,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 Array = NDArray[Any]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+# Operators whose outputs hold values of their inputs and nothing else.
+MOVES = frozenset(("Slice", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Split", "Flatten"))
 
 
 def constant_input(node: gs.Node) -> gs.Constant | None:

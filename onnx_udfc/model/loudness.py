@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.model.unseen import MOVES
+from onnx_udfc.model.graph import MOVES
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network

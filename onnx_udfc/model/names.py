@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -18,6 +22,20 @@ class Taken(set[str]):
         """Take some names."""
         super().__init__(names)
         self.last: dict[str, int] = {}
+
+
+def names_in(graph: onnx.GraphProto) -> Iterator[str]:
+    """Every name of a tensor or a node in the graph and its subgraphs."""
+    for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer]:
+        yield value.name
+    for sparse in graph.sparse_initializer:
+        yield sparse.values.name
+    for node in graph.node:
+        yield node.name
+        yield from [*node.input, *node.output]
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from names_in(inner)
 
 
 def unique_name(name: str, taken: set[str]) -> str:

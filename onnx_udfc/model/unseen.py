@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnx_udfc.model.graph import FLOATS, is_dense, peek, standard
+from onnx_udfc.model.graph import FLOATS, MOVES, is_dense, peek, standard
 from onnx_udfc.model.lossless import Stored
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.protos import constants, inner_reads, subgraphs
@@ -35,7 +35,6 @@ RECURRENT = ("LSTM", "GRU", "RNN")
 # The inputs of an operator that are weights where they are constant, and the operators that only move values.
 SLOTS = dict.fromkeys(RECURRENT, (1, 2)) | dict.fromkeys(("Gemm", "MatMul"), (0, 1)) | dict.fromkeys(
     ("Conv", "ConvTranspose"), (1,)) | {"Gather": (0,)}  # fmt: skip
-MOVES = frozenset(("Slice", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Split", "Flatten"))
 
 _PRECISIONS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 

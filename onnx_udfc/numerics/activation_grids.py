@@ -80,11 +80,6 @@ class OnGrid:
     dtype: np.dtype[np.floating]
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the values."""
-        return self.codes.shape
-
-    @property
     def ndim(self) -> int:
         """Axes of the values."""
         return self.codes.ndim

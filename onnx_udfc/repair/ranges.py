@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.emit.placement import TIED, hard_sigmoid
-from onnx_udfc.model.unseen import MOVES
+from onnx_udfc.emit.placement import hard_sigmoid
+from onnx_udfc.model.graph import MOVES
 from onnx_udfc.numerics.activation_grids import ActivationParams, Floats, Read, as_they_are, search_range, whole_range
 from onnx_udfc.runtime.walk import Held, Value, Walk
 
@@ -60,8 +60,8 @@ def watchers(
             return whole_range(_both_sides(value) if tensor in scores else value, placement.dtype, cap, MARGIN)
         return search_range(value, placement.dtype, cap, headroom, reads[tensor], beyond=likeness == "foreign")
 
-    there = moved(network, placement)
-    watched = [tensor for tensor in placement.sites if tensor not in there]
+    tied = [t.name for n in network.graph.nodes if n.op not in _COMPUTES for t in n.outputs if t.name in placement.tied]
+    watched = [tensor for tensor in placement.sites if tensor not in tied]  # the others are on their grids already
     return {tensor: _watcher(placement.tied.get(tensor, tensor), grids, grid, exact) for tensor in watched}
 
 
@@ -74,16 +74,6 @@ def _watcher(
         return value if exact else grids[source].coded(value)
 
     return watch
-
-
-def moved(network: Network, placement: Placement) -> set[str]:
-    """Quantized tensors that hold nothing but values of another one, which are on its grid already."""
-    found = set[str]()
-    for node in network.graph.nodes:
-        source = node.inputs[0].name if node.op in TIED and node.op not in _COMPUTES and node.inputs else ""
-        grid = placement.grid_of(source)
-        found.update(t.name for t in node.outputs if grid is not None and placement.grid_of(t.name) == grid)
-    return found
 
 
 def last_tensors(network: Network, placement: Placement) -> set[str]:
