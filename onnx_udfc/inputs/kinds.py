@@ -157,6 +157,8 @@ def kind_of(spec: InputSpec, shape: tuple[int, ...], use: Use) -> Kind:
     named = _named(spec.name)
     if named is not None and len(shape) < 4:
         return named
+    if len(shape) == 1:
+        return "scalars"
     if len(shape) == 3 and min(shape[1:]) == 1 and max(shape[1:]) >= LONG:
         return "signal"
     if len(shape) in (3, 4, 5) and spec.axis == 0:
@@ -382,9 +384,11 @@ def _numbers(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
     return np.random.default_rng(seed).integers(0, highest + 1, (count, *wanted.sample))
 
 
-def _scalars(wanted: Wanted, count: int, _seed: int) -> NDArray[Any]:
-    """A strength, a threshold, a noise level: from a small one to 1, another in every run."""
+def _scalars(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
+    """A strength, a threshold, a noise level: from a small one to 1, another in every run, or in every sample."""
     steps = (np.arange(count) + 1) / count
+    if not wanted.spec.by_run:  # other inputs are drawn kind by kind, so theirs come in no order
+        return np.random.default_rng(seed).permutation(steps).reshape(count, *wanted.sample)
     return np.broadcast_to(steps.reshape(-1, *[1] * len(wanted.sample)), (count, *wanted.sample))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.inputs.carried import carried
 from onnx_udfc.model.network import Network, read
@@ -60,3 +61,54 @@ def test_names_that_differ_least_come_first() -> None:
         "cached_key_0": "new_cached_key_0",
         "cached_key_1": "new_cached_key_1",
     }
+
+
+def stepwise(*, mixed: bool = False, fresh: bool = False) -> Network:
+    """Two LSTM layers whose states one input holds, and one output, in pieces; nothing but the layers tells it.
+
+    `mixed` adds to what the output holds; the second layer begins with zeros where it is `fresh`.
+    """
+    second = ["z0", "W1", "R1"] if fresh else ["z0", "W1", "R1", "", "", "h1", "c1"]
+    rng = np.random.default_rng(0)
+    sizes = {"W0": (1, 32, 4), "R0": (1, 32, 8), "W1": (1, 32, 8), "R1": (1, 32, 8)}
+    held = [numpy_helper.from_array(rng.normal(size=s).astype(np.float32), n) for n, s in sizes.items()]
+    held += [
+        numpy_helper.from_array(np.array([0], np.int64), "zero"),
+        numpy_helper.from_array(np.array([1], np.int64), "one"),
+    ]
+    node = helper.make_node
+    nodes = [
+        node("Split", ["input_3"], ["s0", "s1"], axis=0, num_outputs=2),
+        *(node("Squeeze", [f"s{i}", "zero"], [f"q{i}"]) for i in (0, 1)),
+        *(node("Split", [f"q{i}"], [f"h{i}", f"c{i}"], axis=0, num_outputs=2) for i in (0, 1)),
+        node("LSTM", ["input_2", "W0", "R0", "", "", "h0", "c0"], ["y0", "hn0", "cn0"], hidden_size=8),
+        node("Squeeze", ["y0", "one"], ["z0"]),
+        node("LSTM", second, ["y1", "hn1", "cn1"], hidden_size=8),
+        *(node("Concat", [f"hn{i}", f"cn{i}"], [f"n{i}"], axis=0) for i in (0, 1)),
+        *(node("Unsqueeze", [f"n{i}", "zero"], [f"u{i}"]) for i in (0, 1)),
+        node("Concat", ["u0", "u1"], ["joined"], axis=0),
+        node("Add", ["joined", "joined"], ["stack"]) if mixed else node("Identity", ["joined"], ["stack"]),
+        node("Squeeze", ["y1", "one"], ["mask"]),
+    ]  # fmt: skip
+    float32 = TensorProto.FLOAT
+    given = [
+        helper.make_tensor_value_info("input_2", float32, [1, 1, 4]),
+        helper.make_tensor_value_info("input_3", float32, [2, 2, 1, 8]),
+    ]
+    found = [
+        helper.make_tensor_value_info("mask", float32, [1, 1, 8]),
+        helper.make_tensor_value_info("stack", float32, [2, 2, 1, 8]),
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "net", given, found, held), opset_imports=[helper.make_opsetid("", 21)], ir_version=10
+    )
+    return read(model)
+
+
+def test_layers_tell_states_where_names_do_not() -> None:
+    assert carried(stepwise()) == {"input_3": "stack"}
+
+
+@pytest.mark.parametrize("told", [{"mixed": True}, {"fresh": True}])
+def test_an_output_that_is_more_than_what_layers_end_with_is_no_state(told: dict[str, bool]) -> None:
+    assert carried(stepwise(**told)) == {}

@@ -90,6 +90,17 @@ def test_values_are_of_the_kind_that_the_graph_reads_and_use_its_whole_range(
     assert (value.min(), value.max()) == (low, high)
 
 
+def test_a_number_of_each_sample_is_a_strength_of_its_own() -> None:
+    """A noise level, of which a network takes the logarithm; other inputs come kind by kind, it in no order."""
+    found = network(
+        "g (float[N] sigma, float[N,4] x) => (float[N,4] y) { l = Log(sigma) u = Unsqueeze(l, one) y = Mul(x, u) }"
+    )
+    assert wanted_inputs(found)[0].kind == "scalars"
+    sigma = make_inputs(found, Options(image_count=96)).values["sigma"]
+    np.testing.assert_allclose(np.sort(sigma), (np.arange(96) + 1) / 96, rtol=1e-6)
+    assert abs(np.corrcoef(sigma, np.arange(96))[0, 1]) < 0.5
+
+
 def test_positions_count_along_the_sequence() -> None:
     found = network("g (int64[N,12] position_ids) => (float[N,12,1] y) { y = Gather(words, position_ids) }")
     value = make_inputs(found, Options(image_count=3)).values["position_ids"]
