@@ -64,12 +64,12 @@ def detections(outputs: Outputs, reader: Reader | None = None) -> list[Detection
     Raises:
         RequestError: The outputs are not detections as described above.
     """
-    found = (reader or known_reader(outputs)).candidates(outputs)
+    reader = reader or known_reader(outputs)
+    found = reader.candidates(outputs)
     best = found.scores.max(axis=2, initial=0.0)
     labels = found.scores.argmax(axis=2) if found.labels is None and found.scores.shape[2] else found.labels
     classes = np.zeros(best.shape, np.int64) if labels is None else labels
-    form = reader.form if reader else "corners"
-    return [_suppress(b, s, c, form) for b, s, c in zip(found.boxes, best, classes, strict=True)]
+    return [_suppress(b, s, c, reader.form) for b, s, c in zip(found.boxes, best, classes, strict=True)]
 
 
 def known_reader(outputs: Outputs) -> Reader:

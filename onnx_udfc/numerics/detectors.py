@@ -5,7 +5,7 @@
 - a pair of outputs boxes (n, N, 4) and scores (n, N, classes), (n, classes, N) or (n, N), batch axis or not;
 - one output (n, N, 6) of corners, score and class;
 - one output (n, 4 + classes, N) or (n, N, 5 + classes) of centre, size, (objectness,) classes, behind which there may
-  be factors of masks (n, masks, h, w) in a second one;
+  be factors of masks (n, masks, h, w) in a second one; rows of the latter that are not decoded, of three or four sizes;
 - maps that are not decoded: (n, 3·(5 + classes), h, w) or (n, 3, h, w, 5 + classes) of several sizes;
 - one output (n, N, classes + 4·k) of classes and the odds of k distances to each side;
 - for each of several sizes a map (n, channels, h, w), or rows (n, N, channels) or (N, channels), of classes, one of 4
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 VALID = 0.9  # share of boxes that must be corners, or have a size, to be read so
 FEW = 16  # places that a grid of candidates has at least
 MOST_ROLES = 4  # outputs of one size: coordinates, classes, objectness, landmarks
+PYRAMIDS = (1 + 4 + 16, 1 + 4 + 16 + 64)  # places of three and of four sizes, for each of the smallest
 QUARTER = 2.0, 5.0  # times as many places has one size as the next: 9 to 4, or 35 to 8
 
 Form = Literal["corners", "centres", "raw"]
@@ -171,12 +172,14 @@ def _transposed(floats: Outputs, _outputs: Outputs, told: bool) -> Reader | None
 
 
 def _rows(floats: Outputs, _outputs: Outputs, told: bool) -> Reader | None:
-    """Centre, size, objectness, classes; a candidate a row."""
+    """Centre, size, objectness, classes; a candidate a row. The first two may be what is left to decode."""
     masks = _masks(floats)
-    fits = (k for k, y in floats.items() if y.ndim == 3 and 6 + masks <= y.shape[2] < y.shape[1] and y.shape[1] >= FEW)
-    name = next((k for k in fits if told or _looks_decoded(floats[k], masks)), None)
+    fits = [k for k, y in floats.items() if y.ndim == 3 and 6 + masks <= y.shape[2] < y.shape[1] and y.shape[1] >= FEW]
+    decoded = next((k for k in fits if _looks_decoded(floats[k], masks)), None)
+    name = decoded or next((k for k in fits if told or _looks_raw(floats[k], masks)), None)
     if name is None:
         return None
+    form: Form = "raw" if decoded is None and _looks_raw(floats[name], masks) else "centres"
     last = floats[name].shape[2] - masks
     squash = not _between(floats[name][..., 4:last])
 
@@ -184,7 +187,7 @@ def _rows(floats: Outputs, _outputs: Outputs, told: bool) -> Reader | None:
         y = given[name].astype(np.float64)
         return Candidates(y[..., :4], _times(y[..., 4:5], y[..., 5:last], squash))
 
-    return Reader((name,), "centres", read)
+    return Reader((name,), form, read)
 
 
 def _odds(floats: Outputs, _outputs: Outputs, _told: bool) -> Reader | None:
@@ -344,12 +347,22 @@ def _halved(larger: tuple[int, ...], smaller: tuple[int, ...]) -> bool:
 
 
 def _looks_decoded(y: NDArray[Any], masks: int) -> bool:
-    """Whether the first 4 columns are centres and sizes in pixels, and those up to the masks' probabilities."""
+    """Whether the first 4 columns are centres and sizes in pixels, and those up to the masks' probabilities.
+
+    N centres lie on grids, on the finest about √N beside each other, each in a pixel of its own.
+    """
     return (
         _between(y[..., 4 : y.shape[-1] - masks])
         and float(y[..., :4].max()) > 1.5
         and float((y[..., 2:4] >= 0).mean()) >= VALID
+        and float(np.ptp(y[..., :2])) > math.sqrt(y.shape[1]) / 2
     )
+
+
+def _looks_raw(y: NDArray[Any], masks: int) -> bool:
+    """Whether rows are those of several sizes, of shifts and logarithms of sizes before probabilities."""
+    whole = any(y.shape[1] % places == 0 for places in PYRAMIDS)
+    return whole and _between(y[..., 4 : y.shape[-1] - masks]) and not _between(y[..., :4])
 
 
 def _form(boxes: Double) -> Form:

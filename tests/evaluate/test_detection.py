@@ -114,6 +114,10 @@ def given(layout: str, boxes: np.ndarray, scores: np.ndarray) -> dict[str, np.nd
             return {"output0": np.concatenate([boxes, scores], axis=2).transpose(0, 2, 1)}
         case "yolo rows":
             return {"output": np.concatenate([boxes, sure, scores], axis=2)}
+        case "yolo rows, not decoded":  # shifts of the place and logarithms of sizes in strides of 4 pixels
+            left = np.concatenate([boxes[..., :2] % 19 / 10, np.log(boxes[..., 2:] / 4)], axis=2)
+            rows = np.concatenate([left, sure, scores], axis=2)
+            return {"output": np.concatenate([rows, rows[:, :10] * [1, 1, 1, 1, 0, 1, 1, 1]], axis=1)}
         case "yolo heads":
             return heads(boxes, scores, apart=False)
         case "heads apart":
@@ -136,8 +140,9 @@ def given(layout: str, boxes: np.ndarray, scores: np.ndarray) -> dict[str, np.nd
 
 
 LAYOUTS = (
-    "pair", "pair of centres", "pair, classes first", "yolo transposed", "yolo rows", "yolo heads", "heads apart",
-    "levels of odds", "maps of odds", "levels of a face detector", "rows of odds", "final", "chosen",
+    "pair", "pair of centres", "pair, classes first", "yolo transposed", "yolo rows", "yolo rows, not decoded",
+    "yolo heads", "heads apart", "levels of odds", "maps of odds", "levels of a face detector", "rows of odds", "final",
+    "chosen",
 )  # fmt: skip
 
 
@@ -173,6 +178,13 @@ def test_a_box_that_moves_away_is_no_match(layout: str) -> None:
     matched = Matched(reader)
     matched.add(outputs, given(layout, moved, scores))
     assert matched.share() == pytest.approx(2 / 3)
+
+
+def test_objects_of_rows_that_are_not_decoded_do_not_hide_each_other() -> None:
+    """Shifts and sizes in strides are much alike everywhere: read as pixels, all objects lie in one place."""
+    boxes, scores = scene()
+    scores[0, [3, 4, 8, 12, 22]] = [[0.9, 0, 0]] * 2 + [[0, 0, 0]] * 2 + [[0.9, 0, 0]]
+    assert len(detections(given("yolo rows, not decoded", boxes, scores))[0].boxes) == 3
 
 
 def test_distances_are_the_means_of_their_odds_and_lie_level_by_level() -> None:
