@@ -21,6 +21,7 @@ from onnx_udfc.evaluate.kinds import Kind, Kinds, channels_first, guess, is_prob
 from onnx_udfc.evaluate.movement import ROUNDING, Movement, decibels
 from onnx_udfc.evaluate.parts import PartFidelity
 from onnx_udfc.evaluate.report import Fidelity, OutputFidelity, Source, answers_of
+from onnx_udfc.runtime.runs import samples_first
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -264,8 +265,8 @@ class Comparator:
         y, z = _numbers(self.names, first), _numbers(self.names, second)
         y, z = {k: v for k, v in y.items() if k in z}, {k: v for k, v in z.items() if k in y}
         alike = {k for k, v in y.items() if v.shape == z[k].shape}
-        y, z = ({k: channels_first(v, self.inputs) if k in alike else v for k, v in o.items()} for o in (y, z))
         count = batch or max((len(v) for v in y.values() if v.ndim), default=1)
+        y, z = ({k: self._in_order(k, v, count) if k in alike else v for k, v in o.items()} for o in (y, z))
         if self.kinds is not None:
             self._take(y, z, count)
             return
@@ -274,6 +275,14 @@ class Comparator:
         elements = sum(v.size for outputs, _, _ in self._first for v in outputs.values())
         if self._held >= FIRST or (self._held > 1 and elements > MANY):
             self._start()
+
+    def _in_order(self, name: str, y: NDArray[Any], batch: int) -> NDArray[Any]:
+        """An output with its samples first, and then its channels."""
+        declared = self.shapes.get(name, ())
+        moved = samples_first(y, batch, declared)
+        if moved is not y and len(declared) == 3:
+            self.runs[name].shape = (declared[1], declared[0], declared[2])
+        return channels_first(moved, self.inputs)
 
     def _start(self) -> None:
         held, self._first = self._first, []

@@ -22,10 +22,11 @@ from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
 from onnx_udfc.inputs.photographs import stored
-from onnx_udfc.inputs.reaction import Answers, information, mixed, ratings
+from onnx_udfc.inputs.reaction import Answers, information, mixed, ratings, read_steps
 from onnx_udfc.inputs.sources import FORMULA, GROUPS, SIGNALS, fitting_codes, fitting_pictures
+from onnx_udfc.inputs.text import LINE
 from onnx_udfc.model.counts import counts, totals
-from onnx_udfc.runtime.runs import InputSpec, cut, outputs_of
+from onnx_udfc.runtime.runs import InputSpec, cut, outputs_of, samples_first
 from onnx_udfc.runtime.sessions import open_session, packed
 
 if TYPE_CHECKING:
@@ -162,7 +163,10 @@ def _answers(
     threads: int | None,
 ) -> dict[str, Answers]:
     """What the network answers to some inputs of each kind; empty where it is too large, or cannot be rated or run."""
-    number = min(PROBE, affordable(network) // len(kinds))
+    most = affordable(network)
+    if most < LEAST * len(kinds) and _is_line(main):  # of a line all is told by whether it is one of text
+        kinds = [k for k in kinds if k not in (FORMULA, *SECOND)][: most // LEAST]
+    number = min(PROBE, most // max(1, len(kinds)))
     batch = max([1, *(w.spec.batch or 1 for w in wanted)])
     if number < LEAST or batch > number:
         return {}
@@ -176,19 +180,29 @@ def _answers(
     for kind in kinds:
         drawn = tuple(replace(w, among=(kind,) if w is main else w.among) for w in wanted)
         answers = _run(session, names, specs, made(drawn, number, _SEED, scales))
+        if answers is not None and _is_line(main):
+            answers = [read_steps(output) for output in answers]
         if answers is None or (not found and all(information(output) is None for output in answers)):
             return {}  # what tells nothing of the first kind that could be rated tells nothing of the others
         found[kind] = answers
     return found
 
 
+def _is_line(wanted: Wanted) -> bool:
+    """Whether an input is a picture of a line of text, if it is one of text."""
+    return wanted.kind in ("picture", "bytes") and len(wanted.size) == 2 and wanted.size[1] >= LINE * wanted.size[0]
+
+
 def _run(
     session: Any, names: Sequence[str], specs: Sequence[InputSpec], values: Mapping[str, NDArray[Any]]
 ) -> Answers | None:
-    """All outputs for all samples, where their first axis is the samples'; None if the network fails."""
+    """All outputs for all samples; None if the network fails."""
     runs = cut(specs, values, _BATCH)
     try:
-        outputs = [[_thinned(np.asarray(o)) for o in outputs_of(session, names, feed)] for feed in runs.feeds]
+        outputs = [
+            [_thinned(samples_first(np.asarray(o), runs.size)) for o in outputs_of(session, names, feed)]
+            for feed in runs.feeds
+        ]
     except (ModelError, ValueError):  # the second: an output is a list of tensors of different shapes
         return None
     columns = list(zip(*outputs, strict=True))

@@ -8,6 +8,7 @@ every class alike), large where it gives different answers and is sure of them. 
 - rows over an axis that sums to 1, as characters in every column, classes in every place;
 - all other values within 0 and 1, each as one of two answers: maps of text, notes, speech.
 
+Of a network that is shown lines of text, scores (n, steps, C) of any size are those of characters (see `read_steps`).
 Other answers (coordinates, images, states) are not read: their spread tells scale, not interest.
 """
 
@@ -23,6 +24,7 @@ Double = NDArray[np.float64]
 Answers = Sequence[NDArray[Any]]  # of one kind of inputs: every output's values for all of them, (n, ...)
 
 MOST_CLASSES = 1 << 18  # as vocabularies have; a row of more is a map laid flat
+SYMBOLS = 8  # characters, at least, that a step chooses from
 LEAST = 1e-3  # nats; below, an output says nothing to any of the kinds
 _ROUNDING = 1e-2  # by which probabilities may miss the sum 1, or leave 0..1
 
@@ -59,6 +61,14 @@ def probabilities(values: Double) -> Double | None:
         return None
     once = np.clip(values.reshape(-1, 1), 0, 1)
     return np.concatenate([once, 1 - once], axis=1)
+
+
+def read_steps(values: NDArray[Any]) -> NDArray[Any]:
+    """What a network says of lines of text, with scores (n, steps, C) of characters as probabilities."""
+    scores = values.dtype.kind == "f" and values.ndim == 3 and values.shape[2] >= SYMBOLS and np.isfinite(values).all()
+    if not scores or probabilities(values.astype(np.float64)) is not None:
+        return values
+    return _softmax(values.reshape(-1, values.shape[2]).astype(np.float64)).reshape(values.shape)
 
 
 def ratings(answers: Mapping[str, Answers]) -> dict[str, float]:

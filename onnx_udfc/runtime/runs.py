@@ -186,6 +186,17 @@ def split(
     yield from runs.feeds[:whole]
 
 
+def samples_first(output: NDArray[Any], batch: int, declared: Dims = ()) -> NDArray[Any]:
+    """An output of a run of `batch` samples with them along its first axis.
+
+    Recurrent layers, and readers of text that end with one, give (steps, samples, values). Where there are as many
+    steps as samples, the `declared` sizes tell: steps are a number, samples are open.
+    """
+    told = len(declared) == 3 and _fixed(declared[0]) and not _fixed(declared[1])
+    later = output.ndim == 3 and output.shape[1] == batch and (output.shape[0] != batch or told)
+    return np.moveaxis(output, 1, 0) if later else output
+
+
 def sample_count(given: Sequence[InputSpec], arrays: Mapping[str, NDArray[Any]]) -> int:
     """How many samples arrays hold."""
     counts = [arrays[s.name].shape[s.axis or 0] for s in given if not s.by_run and s.name in arrays]

@@ -232,6 +232,18 @@ def test_strings_are_equal_after_repetitions_and_blanks_are_gone() -> None:
     assert judged(nothing, nothing, task="sequence").agreement is None
 
 
+def test_strings_of_steps_by_samples_are_those_of_samples_by_steps() -> None:
+    """As readers give them that end with a recurrent layer, (steps, samples, symbols), in runs of any size."""
+    rng = np.random.default_rng(0)
+    y, z = (8.0 * np.eye(9)[rng.integers(0, 9, (N, 31)) * (rng.random((N, 31)) < 0.3)] for _ in range(2))
+    z[::3] = y[::3]
+    comparator = Comparator(["y"], {"y": (31, "batch", 9)}, [(None, 1, 16, 64)])
+    for start, stop in ((0, 1), (1, 8), (8, N)):
+        comparator.add([y[start:stop].swapaxes(0, 1)], [z[start:stop].swapaxes(0, 1)], stop - start)
+    (found,) = comparator.results()
+    assert (found.kind, found.agreement, found.answers) == ("sequence", 4 / N, N)
+
+
 def test_neighbours_of_embeddings() -> None:
     rng = np.random.default_rng(0)
     y = np.repeat(rng.standard_normal((6, 64)), 2, axis=0) + 0.01 * rng.standard_normal((12, 64))

@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnx_udfc.inputs.choice import _thinned, best, choose, fitting
+from onnx_udfc.inputs.choice import LEAST, _thinned, best, choose, fitting
 from onnx_udfc.inputs.how_many import image_count
 from onnx_udfc.inputs.kinds import Wanted, made
 from onnx_udfc.inputs.network_inputs import make_inputs, settle_sizes
@@ -131,6 +131,30 @@ def test_whole_numbers_that_are_compared_with_all_from_nought_on_are_codes() -> 
     assert Wanted(spec, (1, 64), Use(rows=300, first=1)).codes == 0
     values = made((replace(counted, among=("files",)),), 6, 0, {})["bytes"]
     np.testing.assert_array_equal(values, CODES["files"](6, 64, 257, 0))
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_reader_of_lines_that_gives_scores_of_each_step_is_rated(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores (steps, samples, symbols) of any size, by what is in each row; few runs are affordable if `slow`."""
+    weight = np.zeros((9, 1, 16, 3), np.float32)
+    for row in range(8):
+        weight[row + 1, 0, 2 * row : 2 * row + 2] = -8
+    bias = np.array([25] + [0] * 8, np.float32)  # the first is the blank
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]> g (float[N,1,16,64] x) => (float[62,N,9] y)
+        <float[9,1,16,3] w = {0}, float[9] b = {0}, int64[1] two = {2}> {
+            c = Conv (x, w, b) s = Squeeze (c, two) y = Transpose <perm = [2, 0, 1]> (s) }"""
+    )
+    del model.graph.initializer[:2]
+    model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in (("w", weight), ("b", bias)))
+    network = read(model)
+    settle_sizes(network, Options())
+    if slow:
+        monkeypatch.setattr("onnx_udfc.inputs.choice.affordable", lambda _: 2 * LEAST)
+    (choice,) = choose(network, wanted_inputs(network), "auto", {}, 1)
+    assert {"photographs", "text"} < set(choice.reaction)
+    assert max(choice.reaction.values()) == pytest.approx(1)
+    assert ("formula" in choice.reaction) != slow
 
 
 def test_text_upside_down_is_only_taken_beside_other_text() -> None:

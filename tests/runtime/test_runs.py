@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnx_udfc.runtime.runs import InputSpec, cut, sample_count, specs, split
+from onnx_udfc.runtime.runs import InputSpec, cut, sample_count, samples_first, specs, split
 from onnx_udfc.runtime.walk import Walk
 from tests.small_graphs import small_model
 
@@ -60,6 +60,25 @@ def test_what_belongs_to_a_run_is_the_same_in_all_or_another_in_each() -> None:
     assert all(r["scalar"].shape == () and r["table"].tolist() == [0, 1, 2] for r in runs)
     assert [r["state"][1, :, 3].tolist() for r in runs] == [[0, 1, 2], [3, 4, 5]]
     assert sample_count(given, values) == 6
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "later"),
+    [
+        ((31, 4, 9), (31, "n", 9), True),
+        ((31, 4, 9), (None, None, 9), True),
+        ((4, 4, 9), (4, "n", 9), True),  # as many steps as samples
+        ((4, 4, 9), ("n", 4, 9), False),
+        ((8, 31, 9), (None, None, 9), False),  # rows whose number depends on values
+        ((31, 4), (31, "n"), False),
+        ((2, 4, 3, 3), (2, "n", 3, 3), False),
+    ],
+)
+def test_samples_of_an_output_come_first(
+    shape: tuple[int, ...], sizes: tuple[int | str | None, ...], later: bool
+) -> None:
+    y = np.arange(np.prod(shape)).reshape(shape)
+    np.testing.assert_array_equal(samples_first(y, 4, sizes), y.swapaxes(0, 1) if later else y)
 
 
 def onnx_int(name: str, value: Any) -> onnx.TensorProto:
