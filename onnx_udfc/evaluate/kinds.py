@@ -85,10 +85,23 @@ def channels_first(y: Values, inputs: Sequence[tuple[int | None, ...]]) -> Value
     """
     pictures = [s for s in inputs if len(s) == 4]
     last = bool(pictures) and all(s[3] in _COLOURS and s[1] not in _COLOURS for s in pictures)
-    if y.ndim != 4 or (pictures and not last) or y.shape[3] == 1:
+    if y.ndim != 4 or (pictures and not last) or (y.shape[3] == 1 and not any(_has_sides(y, s) for s in pictures)):
         return y
     narrow = last and y.shape[3] < min(y.shape[1:3])
     return np.moveaxis(y, 3, 1) if narrow or y.shape[1:3] == (1, 1) else y
+
+
+def _has_sides(y: Values, picture: tuple[int | None, ...]) -> bool:
+    """Whether an output (inputs, height, width, 1) is as much wider than high as a picture whose channels are last.
+
+    Where its sizes are open it may be a little of either: 896 candidates of 16 numbers are no map.
+    """
+    (high, wide), (height, width) = y.shape[1:3], picture[1:3]
+    known = height is not None and width is not None
+    least, most = (0.9, 1.1) if known else (0.25, 4.0)
+    return (
+        min(high, wide) >= _LEAST_SIDE and least <= wide / high * ((height or 1) / (width or 1) if known else 1) <= most
+    )
 
 
 def _fitting(task: str | None, y: Values) -> Kind | None:

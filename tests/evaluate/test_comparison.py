@@ -355,3 +355,14 @@ def test_outputs_with_their_channels_last_are_what_they_are_with_them_first() ->
     assert found == judged(first, damaged, inputs=((None, 3, 32, 32),))
     assert found.kind == "segmentation"
     assert judged(last, worse, inputs=((None, 3, 32, 32),)) != found
+
+
+@pytest.mark.parametrize("sizes", [(64, 64), (None, None)])
+def test_a_map_of_one_channel_that_lies_last_is_a_map(sizes: tuple[int | None, int | None]) -> None:
+    """As edges and masks of networks whose pictures have their channels last; boxes of 16 numbers are none."""
+    pictures = ((None, *sizes, 3),)
+    y = 1 / (1 + np.exp(-12 * np.random.default_rng(0).standard_normal((N, 16, 16, 1))))
+    found = judged(y, np.roll(y, 1, axis=0), inputs=pictures)
+    assert (found.kind, found.answers) == ("segmentation", int((y > 0.5).sum()))
+    rows = np.random.default_rng(1).standard_normal((N, 256, 16, 1))
+    assert judged(rows, rows, inputs=pictures).kind == "regression"
