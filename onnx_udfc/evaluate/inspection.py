@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.shapes import Shapes
+from onnx_udfc.errors import RequestError
 from onnx_udfc.evaluate.report import GroupReport, LayerReport, Size, SkipReport, plain
+from onnx_udfc.inputs.network_inputs import settle_as_line
 from onnx_udfc.inputs.sizes import settle
 from onnx_udfc.model.counts import count
 from onnx_udfc.model.factored import why_whole
@@ -20,6 +23,7 @@ from onnx_udfc.model.network import Network, read
 from onnx_udfc.model.tables import find_tables, table_lines
 from onnx_udfc.model.tied import twins
 from onnx_udfc.model.unseen import find_unseen, unseen_lines
+from onnx_udfc.options import Options
 from onnx_udfc.options.shared_rows import read_shape
 from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.sessions import Source
@@ -71,6 +75,9 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
     network = read(loaded.model)
     check_named(skip, loaded.model, network)
     settle(network, asked)
+    if not asked:
+        with suppress(RequestError):  # what cannot be made up has no size that is tried out
+            settle_as_line(network, Options())
     channels = find_groups(network, skip)
     held = inventory(loaded.model)
     tables = find_tables(network, skip)

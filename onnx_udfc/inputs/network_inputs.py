@@ -92,12 +92,18 @@ def settle_sizes(network: Network, options: Options) -> None:
     settle(network, options.input_shape, real)
     if options.calibrate:  # what is wrong with them is said before any work, whatever needs them later
         real_inputs(wanted_inputs(network), options.calibrate, asked_preprocessing(options), 1)
-    if network.sizes and not options.calibrate and not options.input_shape and options.kinds in ("auto", "text"):
-        _settle_as_line(network, options)
+    if not options.calibrate:
+        settle_as_line(network, options)
 
 
-def _settle_as_line(network: Network, options: Options) -> None:
-    """Take the size of a line of text where a classifier of pictures of any size answers to lines much more clearly."""
+def settle_as_line(network: Network, options: Options) -> None:
+    """Take the size of a line of text where a classifier of pictures of any size answers to lines much more clearly.
+
+    Raises:
+        RequestError: an input cannot be made up.
+    """
+    if not network.sizes or options.input_shape or options.kinds not in ("auto", "text"):
+        return
     (*_, wanted), guessed = wanted_inputs(network), dict(network.sizes)
     picture = len(guessed) == 1 and wanted.kind == "picture" and not wanted.channels_last
     if not picture or wanted.spec.shape[-2:] != (None, None) or wanted.size[0] != wanted.size[1]:

@@ -10,6 +10,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
+from onnx_udfc import inspect
 from onnx_udfc.inputs.choice import LEAST, _thinned, best, choose, fitting
 from onnx_udfc.inputs.how_many import image_count
 from onnx_udfc.inputs.kinds import Wanted, made
@@ -171,6 +172,7 @@ def test_a_classifier_of_pictures_of_any_size_that_answers_to_lines_is_run_on_li
     assert network.sizes == {"x": (1, 3, 48, 192)}
     (note,) = [n for n in network.notes if "--input-shape" in n]
     assert "lines of text" in note
+    assert any("48x192: the network reacts to lines of text" in n for n in inspect(path).notes)
     other = read(onnx.load(path))
     settle_sizes(other, Options(threads=1, images="photographs", input_range=(-1, 1), input_colour="bgr"))
     assert other.sizes == {"x": (1, 3, 224, 224)}
