@@ -97,11 +97,11 @@ def _has_sides(y: Values, picture: tuple[int | None, ...]) -> bool:
     Where its sizes are open it may be a little of either: 896 candidates of 16 numbers are no map.
     """
     (high, wide), (height, width) = y.shape[1:3], picture[1:3]
-    known = height is not None and width is not None
-    least, most = (0.9, 1.1) if known else (0.25, 4.0)
-    return (
-        min(high, wide) >= _LEAST_SIDE and least <= wide / high * ((height or 1) / (width or 1) if known else 1) <= most
-    )
+    if min(high, wide) < _LEAST_SIDE:
+        return False
+    if height is None or width is None:
+        return bool(max(high, wide) <= 4 * min(high, wide))
+    return bool(0.9 <= wide * height / (high * width) <= 1.1)
 
 
 def _fitting(task: str | None, y: Values) -> Kind | None:
