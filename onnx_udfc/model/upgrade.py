@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, version_converter
 
 from onnx_udfc.model.graph import standard
+from onnx_udfc.model.inference import inferred, known_sizes
 from onnx_udfc.model.protos import (
     all_graphs,
     attribute,
@@ -31,6 +32,7 @@ from onnx_udfc.model.quiet import quiet_options
 OPSET = 21
 IR = 10
 TARGETS = (21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9)
+_SAME_RANK = ("Concat", "Identity", "Cast", "Dropout", "Transpose", "Relu", "LeakyRelu", "Sigmoid", "Softmax")
 LARGEST = 1 << 14  # bytes of an initializer that an operator may need to know
 
 Scales = NDArray[np.floating]
@@ -51,6 +53,8 @@ def upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         return _with_ir(model), []
     model = with_masks(model, version)
     light, reason = skeleton(model, LARGEST), ""
+    if version < 13:
+        _say_last(light)
     limit = highest_faithful(model.graph, version)
     if limit < OPSET:
         reason = "a node would compute something else"
@@ -67,6 +71,33 @@ def upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     raised = _with_ir(model)
     kept = raised if _accepted(skeleton(raised, LARGEST), light) else model
     return kept, [_note(version, version, reason)]
+
+
+def _say_last(light: onnx.ModelProto) -> None:
+    """Writes -1 for the axis of a Softmax where it is the last; in place.
+
+    Before opset 13 it worked on all axes from `axis` on. The converter spells that with a Flatten, and a Reshape that
+    hides the sizes of what follows, unless it sees that there is only one: it does not know ranks that are computed.
+    """
+    nodes = [n for n in light.graph.node if n.op_type in ("Softmax", "LogSoftmax") and standard(n.domain)]
+    if not nodes:
+        return
+    whole = inferred(light)
+    sizes = known_sizes(whole)
+    declared = [*whole.graph.input, *whole.graph.output, *whole.graph.value_info]
+    ranks = {i.name: len(i.type.tensor_type.shape.dim) for i in declared if i.type.tensor_type.HasField("shape")}
+    ranks |= {name: len(size) for name, size in sizes.items()}
+    for node in light.graph.node:  # those that are left, from the first on
+        found = [ranks.get(name) for name in node.input]
+        if node.op_type == "Reshape" and len(sizes.get(node.input[1], ())) == 1:
+            ranks.setdefault(node.output[0], sizes[node.input[1]][0])
+        elif node.op_type in _SAME_RANK and any(found):
+            ranks.setdefault(node.output[0], max(rank for rank in found if rank))
+    for node in nodes:
+        if ranks.get(node.input[0]) == attribute(node, "axis", 1) + 1:
+            kept = [a for a in node.attribute if a.name != "axis"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, helper.make_attribute("axis", -1)])
 
 
 def _convert(light: onnx.ModelProto, target: int) -> tuple[onnx.ModelProto | None, str]:

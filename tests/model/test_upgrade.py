@@ -119,6 +119,26 @@ def test_a_model_with_functions_still_runs() -> None:
     )
 
 
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize(("axis", "spelled"), [(2, 0), (1, 1)])
+def test_a_softmax_over_the_last_of_axes_whose_number_is_computed_stays_one(op: str, axis: int, spelled: int) -> None:
+    """A Flatten and a Reshape by computed sizes would hide from who loads the result how many classes there are."""
+    model = parser.parse_model(
+        '<ir_version: 6, opset_import: ["": 11]> g (float[N,2,H,W] x) => (float[N,K,C] y) '
+        "{ t = Transpose<perm = [0, 2, 3, 1]>(x) s = Shape(t) n = Gather<axis = 0>(s, first) "
+        "u = Unsqueeze<axes = [0]>(n) k = Concat<axis = 0>(u, less, two) r = Reshape(t, k) "
+        f"c = Concat<axis = 1>(r, r) q = {op}<axis = {axis}>(c) y = Identity(q) }}"
+    )
+    for name, value in (("first", 0), ("less", [-1]), ("two", [2])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    result, notes = upgrade(model)
+    assert not notes
+    assert sum(n.op_type == "Flatten" for n in result.graph.node) == spelled
+    feeds = {"x": np.random.default_rng(0).standard_normal((3, 2, 4, 5)).astype(np.float32)}
+    before, after = (open_session(m, threads=1).run(None, feeds)[0] for m in (model, result))
+    np.testing.assert_allclose(before, after, rtol=1e-6)
+
+
 def test_only_custom_domains() -> None:
     model = parser.parse_model(
         '<ir_version: 8, opset_import: ["my": 1]> g (float[2] x) => (float[2] y) { y = my.Foo(x) }'
