@@ -177,7 +177,7 @@ def _rows(y: Values) -> Kind:
     if y.shape[2] >= _SYMBOLS:
         probabilities = is_probability(y) and _sums_to_one(y, 2)
         logs = _sums_to_one(np.exp(np.minimum(y.astype(np.float64), 1.0)), 2)
-        if probabilities or logs or _mostly_one_class(y):
+        if probabilities or logs or (not is_probability(y) and _mostly_one_class(y)):
             return "sequence"
     if is_probability(y):
         return "segmentation"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from onnx_udfc.errors import ModelError
+from onnx_udfc.errors import ModelError, UdfcError
 from onnx_udfc.evaluate.comparison import fidelity, worst
 from onnx_udfc.evaluate.peak_memory import peak_memory
 from onnx_udfc.evaluate.report import Accuracy, Fidelity, FileReport, OutputFidelity, Verdict, plain
@@ -21,11 +21,12 @@ from onnx_udfc.evaluate.speed import timed
 from onnx_udfc.evaluate.verdict import beside, judge
 from onnx_udfc.inputs.image_files import asked_preprocessing, open_images
 from onnx_udfc.inputs.kinds import Scale, Wanted, made, one_feed
-from onnx_udfc.inputs.network_inputs import FEATURES
+from onnx_udfc.inputs.network_inputs import FEATURES, expected, settle_sizes
 from onnx_udfc.inputs.rollout import Rollout, Stepping, rollout_of, steps, with_states
-from onnx_udfc.inputs.sizes import described, singly
-from onnx_udfc.model.files import check_source
-from onnx_udfc.options import VERDICTS, Judging
+from onnx_udfc.inputs.sizes import described, input_specs_of, singly
+from onnx_udfc.model.files import check_source, load
+from onnx_udfc.model.network import Network, read
+from onnx_udfc.options import VERDICTS, Judging, Options
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime.fallbacks import Fallbacks, fallbacks
 from onnx_udfc.runtime.kernels import check_runtime
@@ -161,9 +162,10 @@ def validate(original: Source, compressed: Source, asked: Judging, callbacks: Ca
     specs = input_specs(sessions[0])
     one = asked.images is not None and len(specs) == 1
     data: Any = open_images(str(asked.images), asked.labels) if one else asked.images
-    wanted = singly(sessions[0], described(original, specs, asked.input_shape, shapes_of(specs, data)))
-    feed = one_feed(wanted, asked.seed, _scales(specs, asked), asked.batch)
-    real, rollout = _runs(sessions[0], wanted, data, asked)
+    wanted, scales = _wanted(original, specs, data, asked)
+    wanted = singly(sessions[0], wanted)
+    feed = one_feed(wanted, asked.seed, scales, asked.batch)
+    real, rollout = _runs(sessions[0], wanted, data, asked, scales)
     callbacks.stage("compare outputs", real.total)
     told = None if asked.task == "auto" else asked.task
     compared = (sessions[0], Stepping(sessions[1], rollout) if rollout else sessions[1])
@@ -231,17 +233,44 @@ def _labelled(asked: Judging) -> bool:
     return asked.labels is not None or (asked.images is not None and Path(asked.images).suffix == ".npz")
 
 
-def _scales(specs: Sequence[InputSpec], asked: Judging) -> dict[str, Scale]:
-    """What becomes of the pixels of each input."""
-    return {spec.name: Scale(asked_preprocessing(asked)) for spec in specs}
+def _wanted(
+    original: Source, specs: Sequence[InputSpec], data: Any, asked: Judging
+) -> tuple[tuple[Wanted, ...], dict[str, Scale]]:
+    """What the inputs are, and what becomes of the pixels of each.
+
+    Where no real ones are given they are of the sizes, of the kinds and at the scale that `compress` makes them up.
+    """
+    told = {spec.name: Scale(asked_preprocessing(asked)) for spec in specs}
+    network = None if data is not None else _readable(original, specs)
+    if network is None:
+        return described(original, specs, asked.input_shape, shapes_of(specs, data)), told
+    options = Options(
+        input_shape=asked.input_shape, input_mean=asked.input_mean, input_std=asked.input_std,
+        input_range=asked.input_range, input_colour=asked.input_colour, seed=asked.seed, threads=asked.threads or 1,
+    )  # fmt: skip
+    settle_sizes(network, options)
+    wanted, scales, _, _ = expected(network, options)
+    return wanted, scales
 
 
-def _runs(session: Any, wanted: tuple[Wanted, ...], data: Any, asked: Judging) -> tuple[RealData, Rollout | None]:
+def _readable(original: Source, specs: Sequence[InputSpec]) -> Network | None:
+    """The original, where it can be read and its inputs are those that a session is given."""
+    try:
+        network = read(load(original).model)
+        found = {s.name for s in input_specs_of(network)}
+    except UdfcError:
+        return None
+    return network if found == {s.name for s in specs} else None
+
+
+def _runs(
+    session: Any, wanted: tuple[Wanted, ...], data: Any, asked: Judging, scales: Mapping[str, Scale]
+) -> tuple[RealData, Rollout | None]:
     """Real inputs, or made-up ones where there are none: in sequences, where the original carries states along."""
     if data is not None:
         return open_real(wanted, data, asked_preprocessing(asked), asked.limit, asked.seed), None
     specs = tuple(w.spec for w in wanted)
-    count, scales = SYNTHETIC if asked.limit is None else asked.limit, _scales(specs, asked)
+    count = SYNTHETIC if asked.limit is None else asked.limit
     rollout = rollout_of(wanted, count)
     arrays = None
     if rollout is not None:

@@ -138,11 +138,7 @@ def make_inputs(network: Network, options: Options, seed_offset: int = 0) -> Net
     if options.calibrate:
         return _real(network, wanted, options, judged=seed_offset != 0)
     count = options.number or image_count(wanted)
-    scales, notes = _scales(network, wanted, options)
-    notes += _not_applied(wanted, options)
-    choices = chosen_kinds(network, wanted, scales, options)
-    among = {c.name: c.kinds for c in choices}
-    wanted = tuple(replace(w, among=among.get(w.spec.name, ())) for w in wanted)
+    wanted, scales, notes, choices = expected(network, options)
     rollout, seed = rollout_of(wanted, count), options.seed + seed_offset
     if rollout is not None:
         values = rolled_over(network, wanted, steps(wanted, rollout, count, seed, scales), rollout)
@@ -153,6 +149,21 @@ def make_inputs(network: Network, options: Options, seed_offset: int = 0) -> Net
     if seed_offset == 0:
         values |= {w.spec.name: _at_scales(values[w.spec.name], w) for w in wanted if doubtful(network, w, options)}
     return NetworkInputs(values, "synthetic", "; ".join(notes), choices=choices)
+
+
+def expected(
+    network: Network, options: Options
+) -> tuple[tuple[Wanted, ...], dict[str, Scale], list[str], tuple[Choice, ...]]:
+    """What is made up for each input, of which kinds and at which scale; words for the user, and what was chosen.
+
+    Sizes are settled before (see `settle_sizes`).
+    """
+    wanted = wanted_inputs(network)
+    scales, notes = _scales(network, wanted, options)
+    notes += _not_applied(wanted, options)
+    choices = chosen_kinds(network, wanted, scales, options)
+    among = {c.name: c.kinds for c in choices}
+    return tuple(replace(w, among=among.get(w.spec.name, ())) for w in wanted), scales, notes, choices
 
 
 def _at_scales(values: NDArray[Any], wanted: Wanted) -> NDArray[Any]:

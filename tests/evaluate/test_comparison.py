@@ -244,6 +244,13 @@ def test_strings_of_steps_by_samples_are_those_of_samples_by_steps() -> None:
     assert (found.kind, found.agreement, found.answers) == ("sequence", 4 / N, N)
 
 
+def test_gains_of_which_one_is_mostly_the_largest_are_no_strings() -> None:
+    """A mask of frequencies between 0 and 1, as noise suppression gives it step by step."""
+    gains = np.random.default_rng(0).uniform(0.2, 0.8, (N, 1, 40))
+    gains[:8, :, 3] = 0.99
+    assert judged(gains, gains).kind == "segmentation"
+
+
 def test_neighbours_of_embeddings() -> None:
     rng = np.random.default_rng(0)
     y = np.repeat(rng.standard_normal((6, 64)), 2, axis=0) + 0.01 * rng.standard_normal((12, 64))

@@ -20,8 +20,10 @@ from onnx_udfc.evaluate.movement import MAX_DB
 from onnx_udfc.evaluate.validate import Validation, validate
 from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.kinds import Scale, made
+from onnx_udfc.inputs.network_inputs import expected
 from onnx_udfc.inputs.sizes import undescribed
-from onnx_udfc.options import Judging
+from onnx_udfc.model.network import read
+from onnx_udfc.options import Judging, Options
 from onnx_udfc.runtime.runs import input_specs, split
 from onnx_udfc.runtime.sessions import file_bytes, open_session
 
@@ -50,11 +52,28 @@ def quick(original: Any, compressed: Any, **given: Any) -> Validation:
     return validate(original, compressed, Judging(seconds=0, memory=False, threads=1, **given))
 
 
+def test_made_up_inputs_are_those_of_a_compression(weight: NDArray[np.float32]) -> None:
+    """Pixels, where the biases of the first convolution drown all else: what is wrong with larger ones is seen."""
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+        net (float[N,3,32,32] x) => (float[N,5,29,29] y) { CLIP r = Relu (c) y = Neg (r) }"""
+    values = (("b", [300.0] * 5), ("low", -20), ("high", 20))
+    held = [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in values]
+    bodies = ("c = Conv (x, w, b)", "p = Clip(x, low, high) c = Conv (p, w, b)")
+    whole, cut = (network(weight, text.replace("CLIP", body)) for body in bodies)
+    for model in (whole, cut):
+        model.graph.initializer.extend(held)
+    small, large = quick(whole, cut, input_range=(0, 1)).outputs[0], quick(whole, cut).outputs[0]
+    assert small.sqnr_db is not None
+    assert large.sqnr_db is not None
+    assert large.sqnr_db < 10 < 60 < small.sqnr_db
+
+
 def test_the_figures_equal_a_naive_computation(weight: NDArray[np.float32]) -> None:
     other = weight + np.float32(0.01)
     found = quick(network(weight), network(other), seed=3, input_range=(-2, 2))
-    wanted, scale = undescribed(input_specs(open_session(network(weight)))), Scale(Preprocessing(range=(-2, 2)))
-    x = made(wanted, 32, 3, {"x": scale})["x"].astype(np.float64)
+    wanted, scales, _, _ = expected(read(network(weight)), Options(input_range=(-2, 2)))
+    assert scales == {"x": Scale(Preprocessing(range=(-2, 2)))}
+    x = made(wanted, 32, 3, scales)["x"].astype(np.float64)
     y, z = (np.maximum(np.einsum("nchw,ochw->no", x, w.astype(np.float64)), 0) for w in (weight, other))
     output = found.outputs[0]
     moved, followed = y - y.mean(0), z - z.mean(0)
