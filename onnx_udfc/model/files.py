@@ -30,6 +30,7 @@ from onnx_udfc.model.protos import (
     sort_nodes,
 )
 from onnx_udfc.model.upgrade import upgrade
+from onnx_udfc.model.written_out import write_out
 
 VIEWED = 1 << 26  # bytes of a file from which on its large weights are not read with it
 
@@ -79,14 +80,15 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
         leave(model, path, spans)
     check_functions(model)
     check(model)
+    given = (opset_of(model) or 0, int(model.ir_version))
+    model, changes = write_out(model)
     nodes = sort_nodes(model.graph)
     if any(a is not b for a, b in zip(nodes, model.graph.node, strict=True)):
         set_nodes(model.graph, nodes)
     _separate_names(model.graph)
-    given = (opset_of(model) or 0, int(model.ir_version))
     model, notes = upgrade(model)
     write_axes(model.graph, model)
-    return LoadedModel(model, tuple(notes), path, size, *given)
+    return LoadedModel(model, (*changes, *notes), path, size, *given)
 
 
 def _resolve(model: onnx.ModelProto, path: Path | None) -> int:
