@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.model.graph import constant_input, is_dense
 from onnx_udfc.model.layers import BatchNorm, Layer
+from onnx_udfc.model.patterns import listed
 
 Array = NDArray[Any]
 
@@ -19,22 +21,29 @@ def fold_into_layer(layer: Layer, kept: set[str]) -> list[gs.Node]:
 
     With x the output of the layer, a batch norm is y = x * s + (beta - mean * s), s = gamma / sqrt(var + epsilon);
     a constant Mul or Add is the same with s or the shift alone. Computed in float64 and cast once.
-    Other operators are left alone. `kept` are names of the tensors that leave the graph or go into a subgraph; they
-    cannot be folded over.
+    What only moves the channels to another axis may stand between them, and stays. Other operators are left alone.
+    `kept` are names of the tensors that leave the graph or go into a subgraph; they cannot be folded over.
 
     Returns:
         The folded nodes, cut off from the graph's tensors.
     """
     if not layer.per_channel:
         return []
-    scale, shift, norm, folded = np.ones(layer.out_channels), np.zeros(layer.out_channels), None, []
-    tensor = layer.node.outputs[0]
+    scale, shift, norm = np.ones(layer.out_channels), np.zeros(layer.out_channels), None
+    folded: list[gs.Node] = []
+    tensor, place = layer.node.outputs[0], _Place(1, len(layer.constant.shape))
     while tensor.name not in kept and len(tensor.outputs) == 1:
         node = tensor.outputs[0]
-        params = batch_norm(node, tensor, layer.out_channels)
-        affine = _affine(node, tensor, layer) if params is None else _as_affine(params)
+        moved = _moved(node, place, layer.out_channels)
+        if moved is not None:
+            tensor, place = node.outputs[0], moved
+            continue
+        params = batch_norm(node, tensor, layer.out_channels) if place.axis == 1 else None
+        affine = _affine(node, tensor, layer, place) if params is None else _as_affine(params)
         if affine is None:
             break
+        if params is None and node.op == "Div" and [before.op for before in folded] == ["Sub"]:
+            params = _spelled(shift, affine[0])
         norm = _compose(norm, params, affine)
         scale, shift = scale * affine[0], shift * affine[0] + affine[1]
         folded.append(node)
@@ -42,8 +51,46 @@ def fold_into_layer(layer: Layer, kept: set[str]) -> list[gs.Node]:
     if not folded or not _write(layer, scale, shift):
         return []
     layer.batch_norm = norm
-    _bypass(layer.node, folded)
+    for node in folded:
+        _bypass(node)
     return folded
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The axis of a layer's channels in a tensor behind it, of `rank` axes."""
+
+    axis: int
+    rank: int
+
+
+def _moved(node: gs.Node, place: _Place, channels: int) -> _Place | None:
+    """Where the channels are behind a node that only moves them; None behind any other."""
+    if node.domain or len(node.outputs) != 1 or isinstance(node.inputs[0], gs.Constant):
+        return None
+    if node.op == "Transpose" and len(node.attrs.get("perm", ())) == place.rank:
+        return _Place(list(node.attrs["perm"]).index(place.axis), place.rank)
+    if node.op in ("Squeeze", "Unsqueeze"):
+        stated = listed(node, "axes", 1)
+        if stated is None:
+            return None
+        rank = place.rank + len(stated) * (1 if node.op == "Unsqueeze" else -1)
+        axes = {axis % max(rank, place.rank) for axis in stated}
+        if node.op == "Squeeze":
+            inside = place.axis in axes
+            return None if inside else _Place(place.axis - sum(axis < place.axis for axis in axes), rank)
+        return _Place([axis for axis in range(rank) if axis not in axes][place.axis], rank)
+    shape = listed(node, "", 1) if node.op == "Reshape" and place.axis == 1 else None
+    if shape and len(shape) > 2 and shape[0] == 0 and shape[1] in (0, channels) and not node.attrs.get("allowzero", 0):
+        return _Place(1, len(shape))
+    return None
+
+
+def _spelled(shift: Array, factor: Array) -> BatchNorm | None:
+    """The batch norm whose mean was subtracted and by whose deviation is divided; what follows is gamma and beta."""
+    if not np.all(factor > 0):
+        return None
+    return BatchNorm(np.ones_like(shift), np.zeros_like(shift), -shift, 1 / np.square(factor), 0.0)
 
 
 def recorded(node: gs.Node) -> BatchNorm | None:
@@ -72,14 +119,14 @@ def _as_affine(norm: BatchNorm) -> tuple[Array, Array]:
     return scale, norm.beta - norm.mean * scale
 
 
-def _affine(node: gs.Node, tensor: gs.Tensor, layer: Layer) -> tuple[Array, Array] | None:
+def _affine(node: gs.Node, tensor: gs.Tensor, layer: Layer, place: _Place) -> tuple[Array, Array] | None:
     """Scale and shift, (O,) each, of a Mul, Div, Add or Sub by one constant per channel; None for another node."""
     if node.op not in ("Mul", "Div", "Add", "Sub") or node.domain:
         return None
     constant = constant_input(node)
     if constant is None or not is_dense(constant) or (node.op in ("Div", "Sub") and node.inputs[0] is not tensor):
         return None
-    value = _per_channel(constant, layer)
+    value = _per_channel(constant, layer, place)
     if value is None or (node.op == "Div" and not np.all(value)):
         return None
     ones, zeros = np.ones_like(value), np.zeros_like(value)
@@ -87,14 +134,14 @@ def _affine(node: gs.Node, tensor: gs.Tensor, layer: Layer) -> tuple[Array, Arra
     return table[node.op] if node.op in table else (1 / value, zeros)
 
 
-def _per_channel(constant: gs.Constant, layer: Layer) -> Array | None:
-    """(O,) float64 if the constant broadcasts over the layer's output with one value per channel, else None."""
-    rank, channels = len(layer.constant.shape), layer.out_channels
+def _per_channel(constant: gs.Constant, layer: Layer, place: _Place) -> Array | None:
+    """(O,) float64 if the constant broadcasts over the tensor with one value per channel, else None."""
+    rank, channels = place.rank, layer.out_channels
     shape = tuple(constant.shape)
     if len(shape) > rank or str(constant.dtype) != str(layer.constant.dtype):
         return None
     padded = (1,) * (rank - len(shape)) + shape
-    if padded[1] not in (1, channels) or any(n != 1 for i, n in enumerate(padded) if i != 1):
+    if padded[place.axis] not in (1, channels) or any(n != 1 for i, n in enumerate(padded) if i != place.axis):
         return None
     return np.broadcast_to(constant.values.astype(np.float64).reshape(-1), (channels,)).copy()
 
@@ -118,13 +165,14 @@ def _write(layer: Layer, scale: Array, shift: Array) -> bool:
     return True
 
 
-def _bypass(node: gs.Node, folded: list[gs.Node]) -> None:
-    """The node takes over the output tensor, name included, of the last folded node."""
-    last = folded[-1].outputs[0]
-    for old in folded:
-        old.inputs.clear()
-        old.outputs.clear()
-    node.outputs[0] = last
+def _bypass(node: gs.Node) -> None:
+    """What writes the tensor that a node reads takes over the tensor that it writes, name included."""
+    out = node.outputs[0]
+    tensor = next(t for t in node.inputs if not isinstance(t, gs.Constant))
+    before = tensor.inputs[0]
+    node.inputs.clear()
+    node.outputs.clear()
+    before.outputs[0] = out
 
 
 def plain_gemm(node: gs.Node) -> None:

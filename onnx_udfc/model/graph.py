@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -49,3 +50,28 @@ def standard(domain: str | None) -> bool:
 def is_closed(shape: Any) -> bool:
     """Whether a shape is fixed."""
     return shape is not None and all(isinstance(d, int | np.integer) and d >= 0 for d in shape)
+
+
+def copy_graph(graph: gs.Graph, nodes: dict[int, gs.Node]) -> gs.Graph:
+    """A copy with its own nodes and tensors; fills `nodes`: id of a node → its copy."""
+    tensors: dict[int, gs.Tensor] = {}
+    names: OrderedDict[str, gs.Tensor] = OrderedDict()
+    for tensor in [*graph.inputs, *graph.outputs, *(t for n in graph.nodes for t in [*n.inputs, *n.outputs])]:
+        if id(tensor) not in tensors:
+            tensors[id(tensor)] = names[tensor.name] = _copy_tensor(tensor)
+    for node in graph.nodes:
+        inputs, outputs = [tensors[id(t)] for t in node.inputs], [tensors[id(t)] for t in node.outputs]
+        nodes[id(node)] = node.copy(inputs, outputs, names)
+    return gs.Graph(
+        [nodes[id(n)] for n in graph.nodes], [tensors[id(t)] for t in graph.inputs],
+        [tensors[id(t)] for t in graph.outputs], graph.name, graph.doc_string, graph.opset,
+        list(graph.import_domains), ir_version=graph.ir_version,
+    )  # fmt: skip
+
+
+def _copy_tensor(tensor: gs.Tensor) -> gs.Tensor:
+    """A tensor without users; a constant shares its array."""
+    if isinstance(tensor, gs.Constant):
+        return gs.Constant(tensor.name, tensor._values)
+    shape = None if tensor.shape is None else list(tensor.shape)
+    return gs.Variable(tensor.name, tensor.dtype, shape, tensor.type)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -18,10 +17,15 @@ from onnx_udfc.model.activations import join_activations
 from onnx_udfc.model.constants import fold_constants, unshare
 from onnx_udfc.model.export import SHAPES, export_model
 from onnx_udfc.model.fold import fold_into_layer, plain_gemm, recorded
+from onnx_udfc.model.graph import copy_graph
 from onnx_udfc.model.layers import BatchNorm, Layer, find_layers
+from onnx_udfc.model.layout import move_transposes
 from onnx_udfc.model.lossless import Origin, Stored, import_graph, sorted_nodes, tensors_read
 from onnx_udfc.model.memo import Memo
+from onnx_udfc.model.no_ops import drop_no_ops
 from onnx_udfc.model.pads import fold_pads
+from onnx_udfc.model.pooling import write_pooling
+from onnx_udfc.model.products import write_layers
 from onnx_udfc.model.protos import inner_reads, skeleton
 from onnx_udfc.model.values import all_finite, forget
 
@@ -63,7 +67,7 @@ class Network:
     def copy(self) -> Network:
         """A network with its own nodes and tensors; the arrays are shared until one of the two replaces them."""
         nodes: dict[int, gs.Node] = {}
-        graph = _copy_graph(self.graph, nodes)
+        graph = copy_graph(self.graph, nodes)
         layers = {
             name: type(layer)(
                 nodes[id(layer.node)],
@@ -191,8 +195,14 @@ def _read(model: onnx.ModelProto) -> Network:
     graph.nodes[:] = sorted_nodes(graph)
     unshare(graph, origin)
     kept = {t.name for t in graph.outputs} | inner_reads(model.graph)
-    fold_pads(graph, kept)
+    _drop_dead(graph)
+    write_layers(graph)
+    drop_no_ops(graph, kept)
+    graph = move_transposes(graph, kept)
     join_activations(graph, kept)
+    write_pooling(graph, kept)
+    fold_pads(graph, kept)
+    _drop_dead(graph)
     layers = _fold_batch_norms(graph, kept)
     live = _live(graph)
     sound = [layer for layer in layers if id(layer.node) in live or _finite(layer)]
@@ -213,6 +223,16 @@ def _live(graph: gs.Graph) -> set[int]:
                 live.add(id(node))
                 pending.extend(tensors_read(node))
     return live
+
+
+def _drop_dead(graph: gs.Graph) -> None:
+    """Takes out nodes that no output depends on: as further readers they would keep a batch norm from its layer."""
+    live = _live(graph)
+    for node in graph.nodes:
+        if id(node) not in live:
+            node.inputs.clear()
+            node.outputs.clear()
+    graph.nodes[:] = [node for node in graph.nodes if id(node) in live]
 
 
 def _finite(layer: Layer) -> bool:
@@ -236,28 +256,3 @@ def _fold_batch_norms(graph: gs.Graph, kept: set[str]) -> list[Layer]:
         folded.update(id(node) for node in fold_into_layer(layer, kept))
     graph.nodes[:] = [node for node in graph.nodes if id(node) not in folded]
     return layers
-
-
-def _copy_graph(graph: gs.Graph, nodes: dict[int, gs.Node]) -> gs.Graph:
-    """A copy with its own nodes and tensors; fills `nodes`: id of a node → its copy."""
-    tensors: dict[int, gs.Tensor] = {}
-    names: OrderedDict[str, gs.Tensor] = OrderedDict()
-    for tensor in [*graph.inputs, *graph.outputs, *(t for n in graph.nodes for t in [*n.inputs, *n.outputs])]:
-        if id(tensor) not in tensors:
-            tensors[id(tensor)] = names[tensor.name] = _copy_tensor(tensor)
-    for node in graph.nodes:
-        inputs, outputs = [tensors[id(t)] for t in node.inputs], [tensors[id(t)] for t in node.outputs]
-        nodes[id(node)] = node.copy(inputs, outputs, names)
-    return gs.Graph(
-        [nodes[id(n)] for n in graph.nodes], [tensors[id(t)] for t in graph.inputs],
-        [tensors[id(t)] for t in graph.outputs], graph.name, graph.doc_string, graph.opset,
-        list(graph.import_domains), ir_version=graph.ir_version,
-    )  # fmt: skip
-
-
-def _copy_tensor(tensor: gs.Tensor) -> gs.Tensor:
-    """A tensor without users; a constant shares its array."""
-    if isinstance(tensor, gs.Constant):
-        return gs.Constant(tensor.name, tensor._values)
-    shape = None if tensor.shape is None else list(tensor.shape)
-    return gs.Variable(tensor.name, tensor.dtype, shape, tensor.type)

@@ -87,7 +87,7 @@ def test_constant_nodes(attribute: str, dtype: type) -> None:
     assert ops(network)[-1] == "Add"
     (tensor,) = network.to_model().graph.initializer
     assert numpy_helper.to_array(tensor).dtype == np.float32
-    network = read(model(f"k = Constant<{attribute}>() s = Sequence(k) y = Relu(x)"))
+    network = read(model(f"k = Constant<{attribute}>() y = Sequence(x, k)"))
     (tensor,) = network.to_model().graph.initializer
     assert numpy_helper.to_array(tensor).dtype == dtype
 

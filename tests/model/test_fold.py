@@ -12,6 +12,8 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.runtime.sessions import open_session
+from tests.quantized_graphs import run
+from tests.small_graphs import small_model
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -204,3 +206,38 @@ def test_alpha_and_beta_of_a_gemm(trans: int, bias: tuple[int, ...] | None) -> N
     assert np.allclose(layer.bias, np.broadcast_to(3 * np.asarray(arrays.get("c", 0.0)).reshape(-1), 4), rtol=1e-6)
     same(proto, network)
     assert {a.name for a in network.to_model().graph.node[0].attribute} <= {"transB", "beta"}
+
+
+APART = {
+    "channels last": "l = Transpose<perm = [0,2,3,1]>(c) p = Mul(l, G) q = Add(p, B)",
+    "an axis less": "a = Constant<value = int64[1] {2}>() l = Squeeze(c, a) p = Mul(l, K) q = Sub(p, K)",
+    "an axis more": "a = Constant<value = int64[1] {1}>() l = Unsqueeze(c, a) p = Add(l, L) q = Div(p, L)",
+    "space flat": "a = Constant<value = int64[3] {0,4,-1}>() l = Reshape(c, a) q = BatchNormalization(l, G, B, M, V)",
+}
+
+
+@pytest.mark.parametrize("body", APART.values(), ids=APART)
+def test_what_moves_the_channels_only_may_stand_between(body: str) -> None:
+    model = small_model(f"""g (float[2,3,1,6] x, float[4,3,1,1] W, float[4] G, float[4] B, float[4] M, float[4] V,
+        float[4,1] K, float[4,1,1] L) => (float y) {{ c = Conv(x, W) {body} y = Relu(q) }}""")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    network = read(model)
+    assert [node.op for node in network.graph.nodes if node.op not in ("Constant",)][0::2] == ["Conv", "Relu"]
+    x = {"x": np.random.default_rng(0).standard_normal((2, 3, 1, 6)).astype(np.float32)}
+    before, after = run(model, x)[0], run(network.to_model(), x)[0]
+    assert before.shape == after.shape
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_norm_in_single_steps_is_one() -> None:
+    spelled = small_model("""g (float[2,3,4,4] x, float[4,3,1,1] W, float[4,1,1] M, float[4,1,1] VS, float[4,1,1] G,
+        float[4,1,1] B) => (float[2,4,4,4] y) {
+        c = Conv(x, W) s = Sub(c, M) d = Div(s, VS) m = Mul(d, G) y = Add(m, B) }""")
+    values = {t.name: numpy_helper.to_array(t).reshape(-1).astype(np.float64) for t in spelled.graph.initializer}
+    (layer,) = read(spelled).layers.values()
+    norm = layer.batch_norm
+    assert norm is not None
+    np.testing.assert_allclose(norm.mean, values["M"], rtol=1e-6)
+    np.testing.assert_allclose(norm.var, np.square(values["VS"]), rtol=1e-6)
+    np.testing.assert_allclose(norm.gamma, values["G"], rtol=1e-6)
+    np.testing.assert_allclose(norm.beta, values["B"], rtol=1e-6)

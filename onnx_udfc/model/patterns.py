@@ -1,0 +1,173 @@
+"""What subgraphs of activations are recognized by: products with constants, sums with them, bounds.
+
+Constants of one number count as numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_udfc.model.graph import FLOATS
+
+CLOSE = 1e-6  # relative: constants were rounded to float32
+FARTHEST = 40  # nodes that a rank is followed through
+BROADCASTING = ("Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Sum", "Where")
+SAME_RANK = (
+    "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Dropout", "Elu", "Erf", "Exp", "GlobalAveragePool",
+    "GlobalMaxPool", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "LayerNormalization",
+    "LeakyRelu", "MaxPool", "Mish", "Neg", "PRelu", "Pad", "Relu", "Resize", "Sigmoid", "Slice", "Softmax", "Softplus",
+    "Sqrt", "Tanh",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """An activation that was recognized.
+
+    One node with these attributes, and these numbers as further inputs, takes the place of the inner ones, besides the
+    last.
+    """
+
+    source: gs.Tensor
+    inner: tuple[gs.Node, ...]
+    attributes: Mapping[str, float] = field(default_factory=dict)
+    numbers: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A tensor as a constant times another, and the nodes that multiply."""
+
+    factor: float
+    base: gs.Tensor
+    nodes: tuple[gs.Node, ...]
+
+
+def found_at(
+    source: gs.Tensor, last: gs.Node, nodes: tuple[gs.Node, ...], attributes: Mapping[str, float] = {}
+) -> Found:
+    """What was recognized at its last node."""
+    return Found(source, tuple(n for n in nodes if n is not last), attributes)
+
+
+def products(node: gs.Node) -> Iterator[tuple[float, gs.Tensor, gs.Tensor, tuple[gs.Node, ...]]]:
+    """The ways to see what a node gives as constant · a · b: the constant, a, b, and all the nodes on the way."""
+    for outer in scalings(node.outputs[0]) if len(node.outputs) == 1 else ():
+        mul = writer(outer.base, "Mul")
+        if mul is None or len(mul.inputs) != 2 or any(isinstance(t, gs.Constant) for t in mul.inputs):
+            continue
+        for first, second in (mul.inputs, mul.inputs[::-1]):
+            for one in scalings(first):
+                for other in scalings(second):
+                    factor = outer.factor * one.factor * other.factor
+                    yield factor, one.base, other.base, (*outer.nodes, mul, *one.nodes, *other.nodes)
+
+
+def scalings(tensor: gs.Tensor) -> list[Scaled]:
+    """The ways to see a tensor as a constant times another: itself, then one product or quotient more each time."""
+    found = [Scaled(1.0, tensor, ())]
+    while True:
+        last = found[-1]
+        node = writer(last.base, "Mul") or writer(last.base, "Div")
+        split = None if node is None else scalar_beside(node)
+        if node is None or split is None or (node.op == "Div" and (node.inputs[0] is not split[0] or split[1] == 0)):
+            return found
+        factor = split[1] if node.op == "Mul" else 1 / split[1]
+        found.append(Scaled(last.factor * factor, split[0], (*last.nodes, node)))
+
+
+def shift_of(tensor: gs.Tensor) -> tuple[gs.Tensor, float, gs.Node] | None:
+    """What a constant was added to, the constant, and the node."""
+    node = writer(tensor, "Add")
+    split = None if node is None else scalar_beside(node)
+    return None if node is None or split is None else (*split, node)
+
+
+def clipped(tensor: gs.Tensor) -> tuple[gs.Tensor, float, float, tuple[gs.Node, ...]] | None:
+    """A tensor as clip(x + shift, 0, bound): x, the shift, the bound, and the nodes."""
+    clip = writer(tensor, "Clip")
+    bounds = None if clip is None else bounds_of(clip)
+    shifted = None if clip is None else shift_of(clip.inputs[0])
+    if clip is None or bounds is None or shifted is None or bounds[0] != 0 or bounds[1] <= 0:
+        return None
+    return shifted[0], shifted[1], bounds[1], (clip, shifted[2])
+
+
+def bounds_of(clip: gs.Node) -> tuple[float, float] | None:
+    """The bounds of a Clip that has both, as constants."""
+    found = []
+    for slot, key in ((1, "min"), (2, "max")):
+        tensor = clip.inputs[slot] if len(clip.inputs) > slot else None
+        value = clip.attrs.get(key) if tensor is None or tensor.is_empty() else scalar(tensor)
+        if value is None:
+            return None
+        found.append(float(value))
+    return found[0], found[1]
+
+
+def scalar_beside(node: gs.Node) -> tuple[gs.Tensor, float] | None:
+    """The tensor and the one number of a node with two inputs, in any order."""
+    for tensor, constant in (node.inputs, node.inputs[::-1]) if len(node.inputs) == 2 else ():
+        value = None if isinstance(tensor, gs.Constant) else scalar(constant, tensor)
+        if value is not None:
+            return tensor, value
+    return None
+
+
+def scalar(tensor: gs.Tensor, beside: gs.Tensor | None = None) -> float | None:
+    """The value of a constant of one number that gives another tensor no more axes; None for any other."""
+    if not isinstance(tensor, gs.Constant) or str(tensor.dtype) not in FLOATS or math.prod(tensor.shape) != 1:
+        return None
+    if len(tensor.shape) > 1 and (beside is None or (rank_of(beside) or 0) < len(tensor.shape)):
+        return None
+    return float(np.asarray(tensor.values, np.float64).reshape(()))
+
+
+def rank_of(tensor: gs.Tensor, steps: int = FARTHEST) -> int | None:
+    """The number of a tensor's axes, by its stated shape or by what it is made of; None where neither tells."""
+    if tensor.shape is not None:
+        return len(tensor.shape)
+    node = tensor.inputs[0] if tensor.inputs else None
+    if node is None or node.domain or not steps:
+        return None
+    if node.op in ("Conv", "ConvTranspose"):
+        weight = node.inputs[1]
+        return len(weight.shape) if weight.shape is not None else rank_of(node.inputs[0], steps - 1)
+    if node.op == "Transpose" and "perm" in node.attrs:
+        return len(node.attrs["perm"])
+    if node.op in ("Gemm", "Flatten"):
+        return 2
+    if node.op == "Reshape":
+        shape = node.inputs[1].shape
+        return int(shape[0]) if shape is not None and len(shape) == 1 and isinstance(shape[0], int) else None
+    if node.op in ("Squeeze", "Unsqueeze"):
+        axes, rank = listed(node, "axes", 1), rank_of(node.inputs[0], steps - 1)
+        return None if axes is None or rank is None else rank + len(axes) * (1 if node.op == "Unsqueeze" else -1)
+    if node.op in SAME_RANK:
+        return rank_of(node.inputs[0], steps - 1)
+    ranks = [rank_of(t, steps - 1) for t in node.inputs] if node.op in BROADCASTING else [None]
+    return None if None in ranks else max(rank for rank in ranks if rank is not None)
+
+
+def listed(node: gs.Node, attribute: str, slot: int) -> list[int] | None:
+    """Whole numbers that a node has as an attribute or, since some opset, as a constant input; None if it has none."""
+    values: Sequence[int] | None = node.attrs.get(attribute)
+    if len(node.inputs) > slot and isinstance(node.inputs[slot], gs.Constant):
+        values = node.inputs[slot].values.reshape(-1).tolist()
+    return None if values is None else [int(value) for value in values]
+
+
+def writer(tensor: gs.Tensor, op: str) -> gs.Node | None:
+    """The node of this kind that writes a tensor."""
+    node = tensor.inputs[0] if not isinstance(tensor, gs.Constant) and tensor.inputs else None
+    return node if node is not None and node.op == op and not node.domain else None
+
+
+def near(value: float, wanted: float) -> bool:
+    """Whether two numbers are equal but for rounding."""
+    return math.isclose(value, wanted, rel_tol=CLOSE, abs_tol=CLOSE)

@@ -1,0 +1,195 @@
+"""Matrix products and fused layers in other words, written as the layers that they are.
+
+With W a constant matrix:
+
+    W·x = (xᵀ·Wᵀ)ᵀ            Gemm of xᵀ (transA)            a weight (1, I, O) of as many axes as x
+    an Einsum over the last axis of x and one of W            onnxruntime's FusedConv, FusedGemm, FusedMatMul
+
+Transposes that come to stand back to back are for `no_ops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_udfc.model.graph import is_dense
+from onnx_udfc.model.names import Taken, unique_name
+from onnx_udfc.model.patterns import rank_of
+
+MICROSOFT = "com.microsoft"
+MOST_AXES = 4
+# activation of a fused layer → its parameters, in the order of the list that a FusedConv has
+ACTIVATIONS: dict[str, tuple[str, ...]] = {
+    "Relu": (), "Sigmoid": (), "Tanh": (), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"),
+}  # fmt: skip
+
+
+@dataclass
+class _Writer:
+    """Makes nodes and constants of new names."""
+
+    names: Taken
+
+    def constant(self, like: str, values: np.ndarray[Any, Any]) -> gs.Constant:
+        return gs.Constant(unique_name(like, self.names), np.ascontiguousarray(values))
+
+    def node(self, op: str, like: gs.Node, inputs: Sequence[gs.Tensor], **attributes: Any) -> gs.Node:
+        """A node with an output of its own."""
+        name = unique_name(f"{like.name}.{op.lower()}", self.names)
+        dtype = like.outputs[0].dtype
+        return gs.Node(op, name, attributes, list(inputs), [gs.Variable(unique_name(f"{name}.out", self.names), dtype)])
+
+
+def write_layers(graph: gs.Graph) -> None:
+    """Writes the nodes anew that are layers in other words, in place."""
+    if not any((node.domain, node.op) in RULES for node in graph.nodes):
+        return
+    writer = _Writer(Taken([*graph.tensors(), *(node.name for node in graph.nodes)]))
+    nodes: list[gs.Node] = []
+    for node in graph.nodes:
+        rule = RULES.get((node.domain, node.op))
+        nodes.extend([node] if rule is None else rule(node, writer))
+    graph.nodes[:] = nodes
+
+
+def _end(node: gs.Node, old: gs.Node) -> None:
+    """Lets a node write what an old one wrote."""
+    out = old.outputs[0]
+    old.outputs.clear()
+    node.outputs = [out]
+
+
+def _gemm(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
+    """A Gemm that transposes its input reads a Transpose of it."""
+    if node.attrs.get("transA", 0) and len(node.inputs) > 1 and is_dense(node.inputs[1]):
+        turned = writer.node("Transpose", node, [node.inputs[0]], perm=[1, 0])
+        node.inputs[0] = turned.outputs[0]
+        del node.attrs["transA"]
+        yield turned
+    yield node
+
+
+def _matmul(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
+    left, right = node.inputs
+    if is_dense(right) and len(right.shape) > 2 and (rank_of(left) or 0) >= len(right.shape):
+        if set(right.shape[:-2]) == {1}:
+            node.inputs[1] = writer.constant(right.name, right.values.reshape(right.shape[-2:]))
+    elif is_dense(left) and len(left.shape) >= 2 and not isinstance(right, gs.Constant):
+        rank = rank_of(right)
+        if rank is not None and max(2, len(left.shape)) <= rank <= MOST_AXES and set(left.shape[:-2]) <= {1}:
+            yield from _on_the_right(node, rank, writer)
+            return
+    yield node
+
+
+def _on_the_right(node: gs.Node, rank: int, writer: _Writer) -> Iterator[gs.Node]:
+    """W·x as (xᵀ·Wᵀ)ᵀ."""
+    left, right = node.inputs
+    perm = [*range(rank - 2), rank - 1, rank - 2]
+    weight = writer.constant(left.name, left.values.reshape(left.shape[-2:]).T)
+    before = writer.node("Transpose", node, [right], perm=perm)
+    after = writer.node("Transpose", node, [], perm=perm)
+    _end(after, node)
+    node.inputs = [before.outputs[0], weight]
+    node.outputs = [gs.Variable(unique_name(f"{node.name}.turned", writer.names), after.outputs[0].dtype)]
+    after.inputs = [node.outputs[0]]
+    yield from (before, node, after)
+
+
+def _einsum(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
+    """...i,oi->...o and ...i,io->...o as a MatMul."""
+    terms, _, result = str(node.attrs.get("equation", "")).replace(" ", "").partition("->")
+    first, _, second = terms.partition(",")
+    fits = len(node.inputs) == 2 and is_dense(node.inputs[1]) and len(node.inputs[1].shape) == 2
+    letters = first.replace("...", "")
+    if fits and len(second) == 2 and letters and second.isalpha() and result and len(set(letters)) == len(letters):
+        summed = letters[-1]
+        other = second.replace(summed, "")
+        if first.endswith(summed) and len(other) == 1 and other not in letters and result == first[:-1] + other:
+            weight = node.inputs[1]
+            matrix = weight.values if second[0] == summed else weight.values.T
+            node.op, node.inputs[1] = "MatMul", writer.constant(weight.name, matrix)
+            node.attrs.clear()
+    yield node
+
+
+def _fused_conv(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
+    """Conv, the Add of a residual, the activation."""
+    parameters = [float(p) for p in node.attrs.get("activation_params", ())]
+    op = node.attrs.get("activation", "")
+    if op and not _known(op, parameters):
+        yield node
+        return
+    residual = node.inputs[3] if len(node.inputs) > 3 and not node.inputs[3].is_empty() else None
+    for name in ("activation", "activation_params"):
+        node.attrs.pop(name, None)
+    node.inputs = list(node.inputs[:3])
+    yield from _unfused(node, "Conv", op, parameters, residual, writer)
+
+
+def _fused_gemm(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
+    op = node.attrs.get("activation", "")
+    names = [f"activation_{name}" for name in ("alpha", "beta", "gamma")]
+    parameters = [float(node.attrs[name]) for name in names[: len(ACTIVATIONS.get(op, ()))] if name in node.attrs]
+    if not _known(op, parameters):
+        yield node
+        return
+    for name in ("activation", *names):
+        node.attrs.pop(name, None)
+    for made in _unfused(node, "Gemm", op, parameters, None, writer):
+        yield from _gemm(made, writer) if made is node else [made]
+
+
+def _known(op: str, parameters: Sequence[float]) -> bool:
+    return len(parameters) == 2 if op == "Clip" else op in ACTIVATIONS and len(ACTIVATIONS[op]) == len(parameters)
+
+
+def _unfused(
+    node: gs.Node, layer: str, op: str, parameters: Sequence[float], residual: gs.Tensor | None, writer: _Writer
+) -> Iterator[gs.Node]:
+    """The node as a layer of the standard, what was fused behind it."""
+    made: list[gs.Node] = []
+    if residual is not None:
+        made.append(writer.node("Add", node, [residual]))
+    if op == "Clip":
+        bounds = [writer.constant(f"{node.name}.bound", np.array(p, np.float32)) for p in parameters]
+        made.append(writer.node("Clip", node, bounds))
+    elif op:
+        made.append(writer.node(op, node, [], **dict(zip(ACTIVATIONS[op], parameters, strict=True))))
+    node.op, node.domain = layer, None
+    if made:
+        _end(made[-1], node)
+        node.outputs = [gs.Variable(unique_name(f"{node.name}.unfused", writer.names), made[-1].outputs[0].dtype)]
+    yield node
+    before = node
+    for after in made:
+        after.inputs.insert(0, before.outputs[0])
+        yield after
+        before = after
+
+
+def _fused_matmul(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
+    """A MatMul whose weight is transposed and scaled."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    plain = not any(node.attrs.get(name, 0) for name in ("transA", "transBatchA", "transBatchB"))
+    if plain and weight is not None and is_dense(weight) and len(weight.shape) == 2:
+        matrix = weight.values.T if node.attrs.get("transB", 0) else weight.values
+        scaled = (matrix.astype(np.float64) * float(node.attrs.get("alpha", 1.0))).astype(matrix.dtype)
+        node.op, node.domain, node.inputs[1] = "MatMul", None, writer.constant(weight.name, scaled)
+        node.attrs.clear()
+    yield node
+
+
+RULES: dict[tuple[str | None, str], Callable[[gs.Node, _Writer], Iterator[gs.Node]]] = {
+    (None, "Gemm"): _gemm,
+    (None, "MatMul"): _matmul,
+    (None, "Einsum"): _einsum,
+    (MICROSOFT, "FusedConv"): _fused_conv,
+    (MICROSOFT, "FusedGemm"): _fused_gemm,
+    (MICROSOFT, "FusedMatMul"): _fused_matmul,
+}

@@ -1,0 +1,234 @@
+"""Relu, Clip, LeakyRelu, Sigmoid and Softplus in other words.
+
+With numbers a, l and h, and x a tensor:
+
+    max(x, 0), clip(x, 0, ∞), x if x > 0 else 0, x·(x > 0), (x + |x|)/2, a PRelu or LeakyRelu of slope 0 = Relu(x)
+    min(max(x, l), h), max(min(x, h), l), min(Relu(x), h), clip(Relu(x), 0, h)                          = Clip(x, l, h)
+    max(x, a·x), x if x > 0 else a·x, a PRelu of one slope                                            = LeakyRelu(x)
+    1/(1 + exp(-x)), tanh(x/2)/2 + 1/2 = Sigmoid(x)                                  log(1 + exp(x)) = Softplus(x)
+
+onnxruntime takes Relu and Clip into the integer kernel before them, and has integer kernels for LeakyRelu and Sigmoid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_udfc.model.patterns import (
+    Found,
+    bounds_of,
+    found_at,
+    near,
+    scalar,
+    scalar_beside,
+    scalings,
+    shift_of,
+    writer,
+)
+
+NO_BOUND = float(np.finfo(np.float32).max)  # a bound of as much is none
+
+
+def _relu(node: gs.Node) -> Iterator[Found]:
+    rule = RELUS.get(node.op)
+    if rule is not None and node.inputs:
+        yield from rule(node)
+
+
+def _maximum(node: gs.Node) -> Iterator[Found]:
+    """max(x, 0)."""
+    found = scalar_beside(node)
+    if found is not None and found[1] == 0:
+        yield Found(found[0], ())
+
+
+def _unbounded(node: gs.Node) -> Iterator[Found]:
+    """clip(x, 0, ∞)."""
+    low = node.inputs[1] if len(node.inputs) > 1 else None
+    high = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
+    if low is None or scalar(low) != 0 or node.attrs:
+        return
+    bound = math.inf if high is None else scalar(high)
+    if bound is not None and bound >= NO_BOUND:
+        yield Found(node.inputs[0], ())
+
+
+def _flat(node: gs.Node) -> Iterator[Found]:
+    """A slope of 0 below 0."""
+    slope = _slope(node)
+    if slope == 0:
+        yield Found(node.inputs[0], ())
+
+
+def _twice(node: gs.Node) -> Iterator[Found]:
+    """Relu(Relu(x))."""
+    inner = writer(node.inputs[0], "Relu")
+    if inner is not None:
+        yield found_at(inner.inputs[0], node, (inner,))
+
+
+def _thresholded(node: gs.Node) -> Iterator[Found]:
+    """X if x > 0, else 0."""
+    if node.attrs.get("alpha", 1.0) == 0:
+        yield Found(node.inputs[0], ())
+
+
+def _chosen_or_none(node: gs.Node) -> Iterator[Found]:
+    for x, other, test in _chosen(node):
+        if scalar(other, x) == 0:
+            yield found_at(x, node, (test,))
+
+
+def _masked(node: gs.Node) -> Iterator[Found]:
+    """The product x·(x > 0), and (x + |x|)·½."""
+    for tensor, other in (node.inputs, node.inputs[::-1]):
+        cast = writer(other, "Cast")
+        test = None if cast is None else _positive(cast.inputs[0], tensor)
+        if cast is not None and test is not None:
+            yield found_at(tensor, node, (cast, test))
+    split = scalar_beside(node)
+    added = None if split is None or not near(split[1], 0.5) else writer(split[0], "Add")
+    for tensor, other in () if added is None else (added.inputs, added.inputs[::-1]):
+        size = writer(other, "Abs")
+        if added is not None and size is not None and size.inputs[0] is tensor:
+            yield found_at(tensor, node, (added, size))
+
+
+RELUS: dict[str, Callable[[gs.Node], Iterator[Found]]] = {
+    "Max": _maximum,
+    "Clip": _unbounded,
+    "PRelu": _flat,
+    "LeakyRelu": _flat,
+    "ThresholdedRelu": _thresholded,
+    "Relu": _twice,
+    "Where": _chosen_or_none,
+    "Mul": _masked,
+}
+
+
+def _clip(node: gs.Node) -> Iterator[Found]:
+    if node.op in ("Min", "Max"):
+        outer = scalar_beside(node)
+        inner = None if outer is None else _bounded(outer[0])
+        if outer is None or inner is None:
+            return
+        x, low, high, before = inner
+        low, high = (low, min(high, outer[1])) if node.op == "Min" else (max(low, outer[1]), high)
+        if low < high and math.isfinite(low) and math.isfinite(high):
+            yield Found(x, (before,), numbers=(low, high))
+    elif node.op == "Clip":
+        own, relu = bounds_of(node), writer(node.inputs[0], "Relu")
+        if own is not None and relu is not None and own[0] <= 0 < own[1]:
+            yield Found(relu.inputs[0], (relu,), numbers=(0.0, own[1]))
+
+
+def _bounded(tensor: gs.Tensor) -> tuple[gs.Tensor, float, float, gs.Node] | None:
+    """A tensor as min(max(x, l), h), of which one may be infinite: x, l, h, and the node."""
+    relu = writer(tensor, "Relu")
+    if relu is not None:
+        return relu.inputs[0], 0.0, math.inf, relu
+    for op in ("Max", "Min"):
+        node = writer(tensor, op)
+        found = None if node is None else scalar_beside(node)
+        if node is not None and found is not None:
+            return found[0], *((found[1], math.inf) if op == "Max" else (-math.inf, found[1])), node
+    return None
+
+
+def _leaky(node: gs.Node) -> Iterator[Found]:
+    if node.op == "PRelu":
+        slope = _slope(node)
+        if slope:
+            yield Found(node.inputs[0], (), {"alpha": slope})
+    elif node.op == "Max" and len(node.inputs) == 2:
+        for x, other in (node.inputs, node.inputs[::-1]):
+            yield from (f for f in _sloped(x, other, node, ()) if 0 < f.attributes["alpha"] < 1)
+    elif node.op == "Where":
+        for x, other, test in _chosen(node):
+            yield from _sloped(x, other, node, (test,))
+
+
+def _sloped(x: gs.Tensor, other: gs.Tensor, node: gs.Node, nodes: tuple[gs.Node, ...]) -> Iterator[Found]:
+    for way in scalings(other)[1:]:
+        if way.base is x:
+            yield found_at(x, node, (*nodes, *way.nodes), {"alpha": way.factor})
+
+
+def _slope(node: gs.Node) -> float | None:
+    """The one slope that a LeakyRelu or PRelu has below 0; None where it has several."""
+    if node.op == "LeakyRelu":
+        return float(node.attrs.get("alpha", 0.01))
+    slopes = node.inputs[1] if len(node.inputs) > 1 else None
+    if not isinstance(slopes, gs.Constant) or not slopes.values.size:
+        return None
+    values = np.asarray(slopes.values, np.float64)
+    return float(values.flat[0]) if np.all(values == values.flat[0]) else None
+
+
+def _chosen(node: gs.Node) -> Iterator[tuple[gs.Tensor, gs.Tensor, gs.Node]]:
+    """A Where as x where x > 0, else another tensor: both, and the comparison."""
+    condition, yes, no = node.inputs
+    if isinstance(yes, gs.Constant) and isinstance(no, gs.Constant):
+        return
+    for x, other, larger in ((yes, no, True), (no, yes, False)):
+        test = None if isinstance(x, gs.Constant) else _positive(condition, x, larger)
+        if test is not None:
+            yield x, other, test
+
+
+def _positive(condition: gs.Tensor, x: gs.Tensor, larger: bool = True) -> gs.Node | None:
+    """The comparison that tells where x is above 0 (or, else, below 0); at 0 both do."""
+    for op, first in (
+        ("Greater", larger),
+        ("GreaterOrEqual", larger),
+        ("Less", not larger),
+        ("LessOrEqual", not larger),
+    ):
+        test = writer(condition, op)
+        if test is None or len(test.inputs) != 2:
+            continue
+        a, b = test.inputs if first else test.inputs[::-1]
+        if a is x and scalar(b, x) == 0:
+            return test
+    return None
+
+
+def _sigmoid(node: gs.Node) -> Iterator[Found]:
+    if node.op == "Reciprocal" or (node.op == "Div" and scalar(node.inputs[0], node.inputs[1]) == 1):
+        added = shift_of(node.inputs[-1])
+        power = None if added is None or added[1] != 1 else writer(added[0], "Exp")
+        if added is None or power is None:
+            return
+        minus = writer(power.inputs[0], "Neg")
+        if minus is not None:
+            yield found_at(minus.inputs[0], node, (added[2], power, minus))
+        for way in scalings(power.inputs[0])[1:]:
+            if way.factor == -1:
+                yield found_at(way.base, node, (added[2], power, *way.nodes))
+    elif node.op == "Add":
+        halved = scalar_beside(node)
+        for outer in () if halved is None or halved[1] != 0.5 else scalings(halved[0])[1:]:
+            tanh = writer(outer.base, "Tanh") if outer.factor == 0.5 else None
+            for way in () if tanh is None else scalings(tanh.inputs[0])[1:]:
+                if tanh is not None and way.factor == 0.5:
+                    yield found_at(way.base, node, (*outer.nodes, tanh, *way.nodes))
+
+
+def _softplus(node: gs.Node) -> Iterator[Found]:
+    added = shift_of(node.inputs[0]) if node.op == "Log" else None
+    power = None if added is None or added[1] != 1 else writer(added[0], "Exp")
+    if added is not None and power is not None:
+        yield found_at(power.inputs[0], node, (added[2], power))
+
+
+RECTIFIERS: dict[str, Callable[[gs.Node], Iterator[Found]]] = {
+    "Relu": _relu,
+    "Clip": _clip,
+    "LeakyRelu": _leaky,
+    "Sigmoid": _sigmoid,
+    "Softplus": _softplus,
+}

@@ -1,0 +1,115 @@
+"""Relu, Clip, LeakyRelu, Sigmoid and Softplus in other words become one node with the same values."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnx_udfc.model.files import load
+from onnx_udfc.model.network import read
+from tests.quantized_graphs import run
+from tests.small_graphs import small_model
+
+NUMBERS: dict[str, object] = {
+    "zero": 0.0, "one": 1.0, "six": 6.0, "half": 0.5, "tenth": 0.1, "two": 2.0, "minus": -1.0, "infinite": np.inf,
+    "most": float(np.finfo(np.float32).max), "apart": [[[0.0]]], "zeros": np.zeros((3, 1)),
+    "tenths": np.full((3, 1), 0.1), "slopes": [[0.1], [0.2], [0.3]],
+}  # fmt: skip
+SPELLED = {
+    "Relu": [
+        "y = Max(x, zero)",
+        "y = Max(zero, x)",
+        "y = Max(x, apart)",
+        'y = Clip(x, zero, "")',
+        "y = Clip(x, zero, infinite)",
+        "y = Clip(x, zero, most)",
+        "y = PRelu(x, zeros)",
+        "y = LeakyRelu<alpha = 0.0>(x)",
+        "y = ThresholdedRelu<alpha = 0.0>(x)",
+        "r = Relu(x) y = Relu(r)",
+        "c = Greater(x, zero) y = Where(c, x, zero)",
+        "c = LessOrEqual(x, zero) y = Where(c, zero, x)",
+        "c = Less(zero, x) y = Where(c, x, zero)",
+        "c = Greater(x, zero) m = Cast<to = 1>(c) y = Mul(m, x)",
+        "a = Abs(x) s = Add(x, a) y = Mul(s, half)",
+    ],
+    "Clip": [
+        "l = Max(x, zero) y = Min(l, six)",
+        "h = Min(six, x) y = Max(minus, h)",
+        "r = Relu(x) y = Min(r, six)",
+        "r = Relu(x) y = Clip(r, zero, six)",
+    ],
+    "LeakyRelu": [
+        "m = Mul(x, tenth) y = Max(m, x)",
+        "c = Greater(x, zero) m = Mul(tenth, x) y = Where(c, x, m)",
+        "c = Less(x, zero) m = Mul(two, x) y = Where(c, m, x)",
+        "y = PRelu(x, tenths)",
+    ],
+    "Sigmoid": [
+        "n = Neg(x) e = Exp(n) a = Add(one, e) y = Div(one, a)",
+        "n = Mul(x, minus) e = Exp(n) a = Add(e, one) y = Reciprocal(a)",
+        "m = Mul(x, half) t = Tanh(m) h = Mul(half, t) y = Add(h, half)",
+    ],
+    "Softplus": ["e = Exp(x) a = Add(e, one) y = Log(a)"],
+}
+OTHERS = [
+    "y = Max(x, one)",
+    "y = Clip(x, zero, six)",
+    "y = PRelu(x, slopes)",
+    "y = LeakyRelu<alpha = 0.1>(x)",
+    "c = Greater(x, one) y = Where(c, x, zero)",
+    "n = Neg(x) c = Greater(n, zero) y = Where(c, x, zero)",
+    "c = Less(x, zero) y = Where(c, x, zero)",
+    "m = Mul(x, two) y = Max(m, x)",
+    "l = Max(x, six) y = Min(l, zero)",
+    "r = Relu(x) y = Clip(r, minus, zero)",
+    "n = Neg(x) e = Exp(n) a = Add(two, e) y = Div(one, a)",
+    "a = Abs(x) s = Sub(x, a) y = Mul(s, half)",
+]
+
+
+def model_of(body: str, kind: str = "float") -> onnx.ModelProto:
+    model = small_model(f"g ({kind}[2,3,4] x) => ({kind}[2,3,4] y) {{ {body} }}")
+    dtype = {"float": np.float32, "float16": np.float16, "int32": np.int32}[kind]
+    used = [name for name in NUMBERS if f"{name}" in body.replace("(", " ").replace(")", " ").replace(",", " ").split()]
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(NUMBERS[k], dtype), k) for k in used)
+    return model
+
+
+def kinds(model: onnx.ModelProto) -> list[str]:
+    return [n.op_type for n in read(load(model).model).to_model().graph.node]
+
+
+def assert_same(model: onnx.ModelProto) -> None:
+    x = {"x": 4 * np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)}
+    x["x"][0, 0, 0] = 0
+    before, after = run(model, x)[0], run(read(load(model).model).to_model(), x)[0]
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("op", "body"), [(op, body) for op, bodies in SPELLED.items() for body in bodies])
+def test_one_node_takes_their_place(op: str, body: str) -> None:
+    model = model_of(body)
+    assert kinds(model) == [op]
+    assert_same(model)
+
+
+@pytest.mark.parametrize("body", OTHERS)
+def test_what_looks_alike_stays(body: str) -> None:
+    model = model_of(body)
+    assert kinds(model) == [n.op_type for n in model.graph.node]
+    assert_same(model)
+
+
+@pytest.mark.parametrize("kind", ["float16", "int32"])
+def test_only_in_float32(kind: str) -> None:
+    assert kinds(model_of("y = Max(x, zero)", kind)) == ["Max"]
+
+
+def test_a_hard_swish_of_them_is_one() -> None:
+    model = model_of("s = Add(x, three) r = Relu(s) m = Min(r, six) p = Mul(x, m) y = Div(p, six)")
+    model.graph.initializer.append(numpy_helper.from_array(np.array(3, np.float32), "three"))
+    assert kinds(model) == ["HardSwish"]
+    assert_same(model)
