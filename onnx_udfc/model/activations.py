@@ -32,7 +32,7 @@ def join_activations(graph: gs.Graph, kept: set[str]) -> None:
     Nodes are in topological order; `kept` are names of the tensors that leave the graph or go into a subgraph.
     """
     names: Taken | None = None
-    for op, match in MATCHES.items():
+    for op, match in MATCHES:
         if graph.opset < SINCE.get(op, 6):
             continue
         gone: set[int] = set()
@@ -120,10 +120,10 @@ def _mish(node: gs.Node) -> Iterator[Found]:
             yield found_at(x, node, (*nodes, tanh, soft))
 
 
-MATCHES: dict[str, Callable[[gs.Node], Iterator[Found]]] = {
-    **RECTIFIERS,  # first: the others are made of them
-    "HardSwish": _hard_swish,
-    "HardSigmoid": _hard_sigmoid,
-    "Gelu": _gelu,
-    "Mish": _mish,
-}
+MATCHES: tuple[tuple[str, Callable[[gs.Node], Iterator[Found]]], ...] = (
+    *RECTIFIERS,  # first: the others are made of them
+    ("HardSwish", _hard_swish),
+    ("HardSigmoid", _hard_sigmoid),
+    ("Gelu", _gelu),
+    ("Mish", _mish),
+)

@@ -25,7 +25,7 @@ from onnx_udfc.model.memo import Memo
 from onnx_udfc.model.no_ops import drop_no_ops
 from onnx_udfc.model.pads import fold_pads
 from onnx_udfc.model.pooling import write_pooling
-from onnx_udfc.model.products import write_layers
+from onnx_udfc.model.products import write_layers, write_pointwise
 from onnx_udfc.model.protos import inner_reads, skeleton
 from onnx_udfc.model.values import all_finite, forget
 
@@ -199,6 +199,7 @@ def _read(model: onnx.ModelProto) -> Network:
     write_layers(graph)
     drop_no_ops(graph, kept)
     graph = move_transposes(graph, kept)
+    write_pointwise(graph, kept)
     join_activations(graph, kept)
     write_pooling(graph, kept)
     fold_pads(graph, kept)

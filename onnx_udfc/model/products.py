@@ -5,6 +5,7 @@ With W a constant matrix:
     W·x = (xᵀ·Wᵀ)ᵀ            Gemm of xᵀ (transA)            a weight (1, I, O) of as many axes as x
     an Einsum over the last axis of x and one of W            onnxruntime's FusedConv, FusedGemm, FusedMatMul
 
+A product of pictures that were turned for it alone is a convolution of one tap (`write_pointwise`).
 Transposes that come to stand back to back are for `no_ops`.
 """
 
@@ -17,12 +18,13 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.model.graph import is_dense
+from onnx_udfc.model.graph import constant_input, is_dense
 from onnx_udfc.model.names import Taken, unique_name
-from onnx_udfc.model.patterns import rank_of
+from onnx_udfc.model.patterns import rank_of, writer
 
 MICROSOFT = "com.microsoft"
 MOST_AXES = 4
+TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 # activation of a fused layer → its parameters, in the order of the list that a FusedConv has
 ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "Relu": (), "Sigmoid": (), "Tanh": (), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"),
@@ -49,12 +51,51 @@ def write_layers(graph: gs.Graph) -> None:
     """Writes the nodes anew that are layers in other words, in place."""
     if not any((node.domain, node.op) in RULES for node in graph.nodes):
         return
-    writer = _Writer(Taken([*graph.tensors(), *(node.name for node in graph.nodes)]))
+    make = _Writer(Taken([*graph.tensors(), *(node.name for node in graph.nodes)]))
     nodes: list[gs.Node] = []
     for node in graph.nodes:
         rule = RULES.get((node.domain, node.op))
-        nodes.extend([node] if rule is None else rule(node, writer))
+        nodes.extend([node] if rule is None else rule(node, make))
     graph.nodes[:] = nodes
+
+
+def write_pointwise(graph: gs.Graph, kept: set[str]) -> None:
+    """Writes Transpose, MatMul, the Add of a bias, and the Transpose back as one Conv, in place.
+
+    `kept` are names of the tensors that leave the graph or go into a subgraph.
+    """
+    for node in graph.nodes:
+        before = writer(node.inputs[0], "Transpose") if node.op == "MatMul" and not node.domain else None
+        if before is None or list(before.attrs.get("perm", ())) != TO_LAST or not is_dense(node.inputs[1]):
+            continue
+        weight, after, bias = node.inputs[1], _only_reader(node, kept), None
+        if after is not None and after.op == "Add" and len(weight.shape) == 2:
+            bias = constant_input(after)
+            if bias is None or not is_dense(bias) or tuple(bias.shape) != (weight.shape[1],):
+                continue
+            after = _only_reader(after, kept)
+        if after is None or after.op != "Transpose" or list(after.attrs.get("perm", ())) != TO_FIRST:
+            continue
+        if len(weight.shape) != 2:
+            continue
+        weight.values = np.ascontiguousarray(weight.values.T).reshape(*weight.shape[::-1], 1, 1)
+        out, passed = after.outputs[0], node.outputs[0].outputs[0]
+        for gone in {id(after): after, id(passed): passed}.values():
+            gone.inputs.clear()
+            gone.outputs.clear()
+        node.op, node.inputs, node.outputs = (
+            "Conv",
+            [before.inputs[0], weight, *([] if bias is None else [bias])],
+            [out],
+        )
+    graph.nodes[:] = [node for node in graph.nodes if node.outputs]
+
+
+def _only_reader(node: gs.Node, kept: set[str]) -> gs.Node | None:
+    """The one standard node that reads what a node writes, None if others do, too."""
+    out = node.outputs[0]
+    reader = out.outputs[0] if len(out.outputs) == 1 and out.name not in kept else None
+    return reader if reader is not None and not reader.domain else None
 
 
 def _end(node: gs.Node, old: gs.Node) -> None:
@@ -64,44 +105,44 @@ def _end(node: gs.Node, old: gs.Node) -> None:
     node.outputs = [out]
 
 
-def _gemm(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
+def _gemm(node: gs.Node, make: _Writer) -> Iterator[gs.Node]:
     """A Gemm that transposes its input reads a Transpose of it."""
     if node.attrs.get("transA", 0) and len(node.inputs) > 1 and is_dense(node.inputs[1]):
-        turned = writer.node("Transpose", node, [node.inputs[0]], perm=[1, 0])
+        turned = make.node("Transpose", node, [node.inputs[0]], perm=[1, 0])
         node.inputs[0] = turned.outputs[0]
         del node.attrs["transA"]
         yield turned
     yield node
 
 
-def _matmul(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
+def _matmul(node: gs.Node, make: _Writer) -> Iterator[gs.Node]:
     left, right = node.inputs
     if is_dense(right) and len(right.shape) > 2 and (rank_of(left) or 0) >= len(right.shape):
         if set(right.shape[:-2]) == {1}:
-            node.inputs[1] = writer.constant(right.name, right.values.reshape(right.shape[-2:]))
+            node.inputs[1] = make.constant(right.name, right.values.reshape(right.shape[-2:]))
     elif is_dense(left) and len(left.shape) >= 2 and not isinstance(right, gs.Constant):
         rank = rank_of(right)
         if rank is not None and max(2, len(left.shape)) <= rank <= MOST_AXES and set(left.shape[:-2]) <= {1}:
-            yield from _on_the_right(node, rank, writer)
+            yield from _on_the_right(node, rank, make)
             return
     yield node
 
 
-def _on_the_right(node: gs.Node, rank: int, writer: _Writer) -> Iterator[gs.Node]:
+def _on_the_right(node: gs.Node, rank: int, make: _Writer) -> Iterator[gs.Node]:
     """W·x as (xᵀ·Wᵀ)ᵀ."""
     left, right = node.inputs
     perm = [*range(rank - 2), rank - 1, rank - 2]
-    weight = writer.constant(left.name, left.values.reshape(left.shape[-2:]).T)
-    before = writer.node("Transpose", node, [right], perm=perm)
-    after = writer.node("Transpose", node, [], perm=perm)
+    weight = make.constant(left.name, left.values.reshape(left.shape[-2:]).T)
+    before = make.node("Transpose", node, [right], perm=perm)
+    after = make.node("Transpose", node, [], perm=perm)
     _end(after, node)
     node.inputs = [before.outputs[0], weight]
-    node.outputs = [gs.Variable(unique_name(f"{node.name}.turned", writer.names), after.outputs[0].dtype)]
+    node.outputs = [gs.Variable(unique_name(f"{node.name}.turned", make.names), after.outputs[0].dtype)]
     after.inputs = [node.outputs[0]]
     yield from (before, node, after)
 
 
-def _einsum(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
+def _einsum(node: gs.Node, make: _Writer) -> Iterator[gs.Node]:
     """...i,oi->...o and ...i,io->...o as a MatMul."""
     terms, _, result = str(node.attrs.get("equation", "")).replace(" ", "").partition("->")
     first, _, second = terms.partition(",")
@@ -113,12 +154,12 @@ def _einsum(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
         if first.endswith(summed) and len(other) == 1 and other not in letters and result == first[:-1] + other:
             weight = node.inputs[1]
             matrix = weight.values if second[0] == summed else weight.values.T
-            node.op, node.inputs[1] = "MatMul", writer.constant(weight.name, matrix)
+            node.op, node.inputs[1] = "MatMul", make.constant(weight.name, matrix)
             node.attrs.clear()
     yield node
 
 
-def _fused_conv(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
+def _fused_conv(node: gs.Node, make: _Writer) -> Iterator[gs.Node]:
     """Conv, the Add of a residual, the activation."""
     parameters = [float(p) for p in node.attrs.get("activation_params", ())]
     op = node.attrs.get("activation", "")
@@ -129,10 +170,10 @@ def _fused_conv(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
     for name in ("activation", "activation_params"):
         node.attrs.pop(name, None)
     node.inputs = list(node.inputs[:3])
-    yield from _unfused(node, "Conv", op, parameters, residual, writer)
+    yield from _unfused(node, "Conv", op, parameters, residual, make)
 
 
-def _fused_gemm(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
+def _fused_gemm(node: gs.Node, make: _Writer) -> Iterator[gs.Node]:
     op = node.attrs.get("activation", "")
     names = [f"activation_{name}" for name in ("alpha", "beta", "gamma")]
     parameters = [float(node.attrs[name]) for name in names[: len(ACTIVATIONS.get(op, ()))] if name in node.attrs]
@@ -141,8 +182,8 @@ def _fused_gemm(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
         return
     for name in ("activation", *names):
         node.attrs.pop(name, None)
-    for made in _unfused(node, "Gemm", op, parameters, None, writer):
-        yield from _gemm(made, writer) if made is node else [made]
+    for made in _unfused(node, "Gemm", op, parameters, None, make):
+        yield from _gemm(made, make) if made is node else [made]
 
 
 def _known(op: str, parameters: Sequence[float]) -> bool:
@@ -150,21 +191,21 @@ def _known(op: str, parameters: Sequence[float]) -> bool:
 
 
 def _unfused(
-    node: gs.Node, layer: str, op: str, parameters: Sequence[float], residual: gs.Tensor | None, writer: _Writer
+    node: gs.Node, layer: str, op: str, parameters: Sequence[float], residual: gs.Tensor | None, make: _Writer
 ) -> Iterator[gs.Node]:
     """The node as a layer of the standard, what was fused behind it."""
     made: list[gs.Node] = []
     if residual is not None:
-        made.append(writer.node("Add", node, [residual]))
+        made.append(make.node("Add", node, [residual]))
     if op == "Clip":
-        bounds = [writer.constant(f"{node.name}.bound", np.array(p, np.float32)) for p in parameters]
-        made.append(writer.node("Clip", node, bounds))
+        bounds = [make.constant(f"{node.name}.bound", np.array(p, np.float32)) for p in parameters]
+        made.append(make.node("Clip", node, bounds))
     elif op:
-        made.append(writer.node(op, node, [], **dict(zip(ACTIVATIONS[op], parameters, strict=True))))
+        made.append(make.node(op, node, [], **dict(zip(ACTIVATIONS[op], parameters, strict=True))))
     node.op, node.domain = layer, None
     if made:
         _end(made[-1], node)
-        node.outputs = [gs.Variable(unique_name(f"{node.name}.unfused", writer.names), made[-1].outputs[0].dtype)]
+        node.outputs = [gs.Variable(unique_name(f"{node.name}.unfused", make.names), made[-1].outputs[0].dtype)]
     yield node
     before = node
     for after in made:
@@ -173,14 +214,14 @@ def _unfused(
         before = after
 
 
-def _fused_matmul(node: gs.Node, writer: _Writer) -> Iterator[gs.Node]:
+def _fused_matmul(node: gs.Node, make: _Writer) -> Iterator[gs.Node]:
     """A MatMul whose weight is transposed and scaled."""
     weight = node.inputs[1] if len(node.inputs) > 1 else None
     plain = not any(node.attrs.get(name, 0) for name in ("transA", "transBatchA", "transBatchB"))
     if plain and weight is not None and is_dense(weight) and len(weight.shape) == 2:
         matrix = weight.values.T if node.attrs.get("transB", 0) else weight.values
         scaled = (matrix.astype(np.float64) * float(node.attrs.get("alpha", 1.0))).astype(matrix.dtype)
-        node.op, node.domain, node.inputs[1] = "MatMul", None, writer.constant(weight.name, scaled)
+        node.op, node.domain, node.inputs[1] = "MatMul", None, make.constant(weight.name, scaled)
         node.attrs.clear()
     yield node
 

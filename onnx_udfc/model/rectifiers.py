@@ -225,10 +225,11 @@ def _softplus(node: gs.Node) -> Iterator[Found]:
         yield found_at(power.inputs[0], node, (added[2], power))
 
 
-RECTIFIERS: dict[str, Callable[[gs.Node], Iterator[Found]]] = {
-    "Relu": _relu,
-    "Clip": _clip,
-    "LeakyRelu": _leaky,
-    "Sigmoid": _sigmoid,
-    "Softplus": _softplus,
-}
+RECTIFIERS: tuple[tuple[str, Callable[[gs.Node], Iterator[Found]]], ...] = (
+    ("Clip", _clip),  # before Relu, or the outer half of one would be that
+    ("Relu", _relu),
+    ("Clip", _clip),
+    ("LeakyRelu", _leaky),
+    ("Sigmoid", _sigmoid),
+    ("Softplus", _softplus),
+)

@@ -104,3 +104,26 @@ def test_a_matrix_product_that_onnxruntime_fused(op: str, attributes: dict[str, 
     model = helper.make_model(graph, opset_imports=domains, ir_version=10)
     assert [n.op for n in read(load(model).model).graph.nodes] == ops
     assert_same(model)
+
+
+POINTWISE = {
+    "alone": ("y = Transpose<perm = [0,3,1,2]>(m)", True),
+    "with a bias": ("a = Add(m, B) y = Transpose<perm = [0,3,1,2]>(a)", True),
+    "with a bias before it": ("a = Add(B, m) y = Transpose<perm = [0,3,1,2]>(a)", True),
+    "read elsewhere": (
+        "s = Transpose<perm = [0,3,1,2]>(m) n = MatMul(m, V) z = Transpose<perm = [0,3,1,2]>(n) y = Add(s, z)",
+        False,
+    ),
+    "turned otherwise": ("y = Transpose<perm = [0,3,2,1]>(m)", False),
+}
+
+
+@pytest.mark.parametrize("case", POINTWISE)
+def test_a_product_that_pictures_were_turned_for_is_a_convolution(case: str) -> None:
+    body, convolves = POINTWISE[case]
+    model = small_model(f"""g (float[2,4,5,5] x, float[4,6] W, float[6] B, float[6,6] V) => (float y) {{
+        r = Relu(x) t = Transpose<perm = [0,2,3,1]>(r) m = MatMul(t, W) {body} }}""")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    ops = [node.op for node in read(load(model).model).graph.nodes]
+    assert (ops == ["Relu", "Conv"]) == convolves
+    assert_same(model)

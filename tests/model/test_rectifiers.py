@@ -38,6 +38,8 @@ SPELLED = {
     "Clip": [
         "l = Max(x, zero) y = Min(l, six)",
         "h = Min(six, x) y = Max(minus, h)",
+        "h = Min(x, six) y = Max(h, zero)",
+        "l = Max(x, zero) y = Clip(l, zero, six)",
         "r = Relu(x) y = Min(r, six)",
         "r = Relu(x) y = Clip(r, zero, six)",
     ],
