@@ -27,10 +27,7 @@ MORE = {  # what two convolutions in place of one, and a product that stands for
     "conv_halves": "31 layers",
     "gap_matmul": "17 layers, 408 channels",
 }
-COMPRESSED = (
-    "nhwc_apart", "block_functions", "in_branch", "ort_extended", "conv_pointwise", "dropouts", "relu_where",
-    "dense_left",
-)  # fmt: skip
+COMPRESSED = ("nhwc_apart", "block_functions", "conv_pointwise", "ort_extended")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from onnx_udfc.model.protos import (
 from onnx_udfc.model.upgrade import upgrade
 from onnx_udfc.model.written_out import write_out
 
+MOST_WRITTEN_OUT = 100_000  # nodes that a model may come to with its functions written out
 VIEWED = 1 << 26  # bytes of a file from which on its large weights are not read with it
 
 
@@ -78,10 +79,10 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
     size += _resolve(model, path)
     if path is not None:
         leave(model, path, spans)
-    check_functions(model)
+    total = check_functions(model)
     check(model)
     given = (opset_of(model) or 0, int(model.ir_version))
-    model, changes = write_out(model)
+    model, changes = write_out(model, functions=total <= MOST_WRITTEN_OUT)
     nodes = sort_nodes(model.graph)
     if any(a is not b for a, b in zip(nodes, model.graph.node, strict=True)):
         set_nodes(model.graph, nodes)

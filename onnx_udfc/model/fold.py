@@ -42,7 +42,7 @@ def fold_into_layer(layer: Layer, kept: set[str]) -> list[gs.Node]:
         affine = _affine(node, tensor, layer, place) if params is None else _as_affine(params)
         if affine is None:
             break
-        if params is None and node.op == "Div" and [before.op for before in folded] == ["Sub"]:
+        if params is None and [before.op for before in folded] == ["Sub"] and _divides(node, layer, place):
             params = _spelled(shift, affine[0])
         norm = _compose(norm, params, affine)
         scale, shift = scale * affine[0], shift * affine[0] + affine[1]
@@ -84,6 +84,14 @@ def _moved(node: gs.Node, place: _Place, channels: int) -> _Place | None:
     if shape and len(shape) > 2 and shape[0] == 0 and shape[1] in (0, channels) and not node.attrs.get("allowzero", 0):
         return _Place(1, len(shape))
     return None
+
+
+def _divides(node: gs.Node, layer: Layer, place: _Place) -> bool:
+    """Whether a node divides by a deviation: it is a Div, or a Mul with another one behind it, which has gamma."""
+    out = node.outputs[0]
+    if node.op != "Mul" or len(out.outputs) != 1:
+        return bool(node.op == "Div")
+    return out.outputs[0].op == "Mul" and _affine(out.outputs[0], out, layer, place) is not None
 
 
 def _spelled(shift: Array, factor: Array) -> BatchNorm | None:

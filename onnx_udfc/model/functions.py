@@ -12,8 +12,10 @@ MOST_NODES = 1_000_000
 Key = tuple[str, str]
 
 
-def check_functions(model: onnx.ModelProto) -> None:
-    """Refuses functions that call themselves, or that come to more nodes than anything could hold.
+def check_functions(model: onnx.ModelProto) -> int:
+    """The nodes that a model comes to with its functions written out.
+
+    Refuses functions that call themselves, or that come to more nodes than anything could hold.
 
     Functions that call a few others each grow by a factor a level: forty levels of ten are 10^40 nodes, and both onnx
     and onnxruntime write them out.
@@ -32,6 +34,7 @@ def check_functions(model: onnx.ModelProto) -> None:
             f"the functions of the model come to {_count(total)} nodes ('{largest[1]}' alone to "
             f"{_count(sizes[largest])}), more than can be computed with; export it without nested functions"
         )
+    return total
 
 
 def _measure(root: Key, bodies: dict[Key, list[onnx.NodeProto]], sizes: dict[Key, int]) -> None:

@@ -123,7 +123,8 @@ def scalar(tensor: gs.Tensor, beside: gs.Tensor | None = None) -> float | None:
     """The value of a constant of one number that gives another tensor no more axes; None for any other."""
     if not isinstance(tensor, gs.Constant) or str(tensor.dtype) not in FLOATS or math.prod(tensor.shape) != 1:
         return None
-    if len(tensor.shape) > 1 and (beside is None or (rank_of(beside) or 0) < len(tensor.shape)):
+    rank = None if beside is None or not tensor.shape else rank_of(beside)
+    if len(tensor.shape) > (1 if rank is None else rank):
         return None
     return float(np.asarray(tensor.values, np.float64).reshape(()))
 

@@ -16,6 +16,8 @@ def write_pooling(graph: gs.Graph, kept: set[str]) -> None:
 
     `kept` are names of the tensors that leave the graph or go into a subgraph.
     """
+    if any(str(tensor.dtype) == "float64" for tensor in graph.tensors().values()):
+        return  # onnxruntime has no kernel
     names: Taken | None = None
     nodes: list[gs.Node] = []
     for node in graph.nodes:

@@ -31,7 +31,6 @@ from onnx_udfc.model.protos import (
 )
 
 LARGEST = 1 << 14  # bytes of an initializer that may be part of a condition
-MOST_NODES = 100_000  # that functions may come to
 MOVING = ("Concat", "Gather", "Slice", "Squeeze", "Unsqueeze")  # sizes that are not known pass these
 COMPARING: Mapping[str, Callable[..., Any]] = {
     "And": np.logical_and, "Equal": np.equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal,
@@ -41,14 +40,16 @@ COMPARING: Mapping[str, Callable[..., Any]] = {
 Array = NDArray[Any]
 
 
-def write_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+def write_out(model: onnx.ModelProto, functions: bool = True) -> tuple[onnx.ModelProto, list[str]]:
     """The model without calls of its own functions and without If nodes whose condition is known.
+
+    `functions` says whether the former are written out.
 
     Returns:
         The model, the same if there are none, and notes for the user. What cannot be written out stays.
     """
     notes = []
-    if model.functions:
+    if model.functions and functions:
         called, model = {(f.domain, f.name) for f in model.functions}, _without_functions(model)
         gone = called - {(f.domain, f.name) for f in model.functions}
         notes += [f"{len(gone)} functions of the model were written out where they are called"] if gone else []
@@ -65,8 +66,6 @@ def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         inlined = inliner.inline_local_functions(light, convert_version=True)
     except Exception:  # whatever its C++ code raises; among it models that are too large
-        return model
-    if len(inlined.graph.node) > MOST_NODES:
         return model
     result = shell(model, {"node"})
     del result.functions[:]

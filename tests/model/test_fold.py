@@ -229,15 +229,26 @@ def test_what_moves_the_channels_only_may_stand_between(body: str) -> None:
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
 
 
-def test_a_batch_norm_in_single_steps_is_one() -> None:
-    spelled = small_model("""g (float[2,3,4,4] x, float[4,3,1,1] W, float[4,1,1] M, float[4,1,1] VS, float[4,1,1] G,
-        float[4,1,1] B) => (float[2,4,4,4] y) {
-        c = Conv(x, W) s = Sub(c, M) d = Div(s, VS) m = Mul(d, G) y = Add(m, B) }""")
+SINGLE = {"Div": "d = Div(s, VS) m = Mul(d, G) y = Add(m, B)", "Mul": "d = Mul(s, VS) m = Mul(G, d) y = Add(m, B)"}
+
+
+@pytest.mark.parametrize("op", SINGLE)
+def test_a_batch_norm_in_single_steps_is_one(op: str) -> None:
+    spelled = small_model(f"""g (float[2,3,4,4] x, float[4,3,1,1] W, float[4,1,1] M, float[4,1,1] VS, float[4,1,1] G,
+        float[4,1,1] B) => (float[2,4,4,4] y) {{ c = Conv(x, W) s = Sub(c, M) {SINGLE[op]} }}""")
     values = {t.name: numpy_helper.to_array(t).reshape(-1).astype(np.float64) for t in spelled.graph.initializer}
     (layer,) = read(spelled).layers.values()
     norm = layer.batch_norm
     assert norm is not None
+    deviation = values["VS"] if op == "Div" else 1 / values["VS"]
     np.testing.assert_allclose(norm.mean, values["M"], rtol=1e-6)
-    np.testing.assert_allclose(norm.var, np.square(values["VS"]), rtol=1e-6)
+    np.testing.assert_allclose(norm.var, np.square(deviation), rtol=1e-6)
     np.testing.assert_allclose(norm.gamma, values["G"], rtol=1e-6)
     np.testing.assert_allclose(norm.beta, values["B"], rtol=1e-6)
+
+
+def test_one_product_behind_a_difference_tells_no_deviation() -> None:
+    model = small_model("""g (float[2,3,4,4] x, float[4,3,1,1] W, float[4,1,1] M, float[4,1,1] VS, float[4,1,1] B)
+        => (float[2,4,4,4] y) { c = Conv(x, W) s = Sub(c, M) d = Mul(s, VS) y = Add(d, B) }""")
+    (layer,) = read(model).layers.values()
+    assert layer.batch_norm is None

@@ -70,3 +70,10 @@ def test_an_output_of_the_network_keeps_its_name_and_its_node() -> None:
     assert [t.name for t in network.graph.outputs] == ["y"]
     x = {"x": np.array([[1, -1, 2], [0, 3, -4]], np.float32)}
     assert np.array_equal(run(network.to_model(), x)[0], np.maximum(x["x"], 0))
+
+
+def test_what_gives_a_number_an_axis_stays() -> None:
+    model = small_model(
+        "g (float x) => (float[1] y) { one = Constant<value = float[1] {1.0}>() h = Mul(x, one) y = Relu(h) }"
+    )
+    assert [node.op for node in read(load(model).model).graph.nodes] == ["Mul", "Relu"]

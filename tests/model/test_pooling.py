@@ -47,3 +47,9 @@ def test_of_three_axes_it_stays() -> None:
     model = small_model("""g (float[2,3,4] x, float[5,3,1] W) => (float[2,5,1] y) {
         h = Conv(x, W) a = Constant<value = int64[1] {2}>() y = ReduceMean(h, a) }""")
     assert [node.op for node in read(load(model).model).graph.nodes] == ["Conv", "ReduceMean"]
+
+
+def test_in_double_precision_it_stays() -> None:
+    model = small_model("""g (double[2,3,4,4] x) => (double[2,3,1,1] y) {
+        h = Neg(x) a = Constant<value = int64[2] {2, 3}>() y = ReduceMean(h, a) }""")
+    assert [node.op for node in read(load(model).model).graph.nodes] == ["Neg", "ReduceMean"]
