@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -59,7 +61,7 @@ def test_others_stay(case: str) -> None:
     assert_same(model)
 
 
-FUSED = {
+FUSED: dict[str, tuple[dict[str, Any], bool, list[str]]] = {
     "Relu": ({"activation": "Relu"}, False, ["Conv", "Relu"]),
     "none": ({}, False, ["Conv"]),
     "residual": ({"activation": "Relu"}, True, ["Conv", "Add", "Relu"]),
@@ -95,7 +97,7 @@ def test_a_convolution_that_onnxruntime_fused(case: str) -> None:
         ("FusedMatMul", {"alpha": 0.5, "transB": 1}, ["MatMul"]),
     ],
 )
-def test_a_matrix_product_that_onnxruntime_fused(op: str, attributes: dict[str, object], ops: list[str]) -> None:
+def test_a_matrix_product_that_onnxruntime_fused(op: str, attributes: dict[str, Any], ops: list[str]) -> None:
     weight = numpy_helper.from_array(np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32), "W")
     node = helper.make_node(op, ["x", "W"], ["y"], "f", domain="com.microsoft", **attributes)
     ends = [helper.make_tensor_value_info(n, 1, s) for n, s in (("x", [3, 4]), ("y", [3, 6]))]
