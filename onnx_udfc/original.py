@@ -11,6 +11,7 @@ import numpy as np
 
 from onnx_udfc.channels.gates import gates
 from onnx_udfc.channels.groups import Channels, find_groups
+from onnx_udfc.channels.peaks import peaked
 from onnx_udfc.decide.asked import AUTO_WIDTHS, factorable, prunable, widths_of
 from onnx_udfc.inputs import photographs
 from onnx_udfc.inputs.how_many import BESIDE_RANKS, can_be_more, image_count, without_classes
@@ -142,8 +143,8 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
         )
     reference = trace(
         network, inputs.values, groups, matched=matched, few=few, gates=gates(network, sizes),
-        samples=limits.positions, seed=options.seed, advance=advance, widths=widths, factorable=split,
-        informations=known, pieces=pieces, narrow=limits.narrow,
+        peaked=peaked(network, sizes), samples=limits.positions, seed=seed, advance=advance, widths=widths,
+        factorable=split, informations=known, pieces=pieces, narrow=limits.narrow,
     )  # fmt: skip
     original.trace = Trace(wanted, network, inputs, reference)
     return original.trace

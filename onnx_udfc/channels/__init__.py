@@ -1,3 +1,3 @@
 """Which channels are one, which may go, and taking them out."""
 
-__all__ = ["gates", "groups", "prune", "shapes"]
+__all__ = ["gates", "groups", "peaks", "prune", "shapes"]

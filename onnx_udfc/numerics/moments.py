@@ -31,6 +31,7 @@ _OUTSIDE = -(1 << 60)  # a place whose sum with others stays below 0
 _LAID_OUT = 1 << 18  # values of the input that are laid out anew at once, or one channel
 _ROW = 1 << 12  # values that are summed in float32
 _COPIED = 1 << 22  # values of some groups that a copy is made of
+_AT_PEAKS = 0.75  # of sampled positions: what rises elsewhere must not become a peak
 _CACHED = 1 << 17  # values that several operations in a row are done on
 
 
@@ -80,6 +81,26 @@ def sample_positions(output_shape: tuple[int, ...], window: Window, limit: int, 
     if total <= limit:
         return np.arange(total)
     return np.sort(np.random.default_rng(seed).choice(total, limit, replace=False))
+
+
+def peak_positions(y: Array, positions: Index, *, spatial: bool, seed: int) -> Index:
+    """As many positions as those given, most of them where a channel of a sample has its largest value.
+
+    Args:
+        y: (N, O, *space) what the layer gives, or (N, ..., O) where it is not `spatial`.
+        positions: (n,) flat, ascending, of all (image, *space).
+        spatial: the channels lie on the second axis.
+        seed: of the choice among more than there is room for: in proportion to the channels that peak there.
+    """
+    values = y.reshape(*y.shape[:2], -1) if spatial else np.moveaxis(y.reshape(len(y), -1, y.shape[-1]), 1, 2)
+    peaks = values.argmax(2) + np.arange(len(values))[:, None] * values.shape[2]
+    found, channels = np.unique(peaks, return_counts=True)
+    rng, most = np.random.default_rng(seed), int(_AT_PEAKS * len(positions))
+    if len(found) > most:
+        found = rng.choice(found, most, replace=False, p=channels / channels.sum())
+    others = np.setdiff1d(positions, found)
+    others = rng.choice(others, min(len(others), len(positions) - len(found)), replace=False)
+    return np.sort(np.concatenate([found, others]))
 
 
 def sample_targets(y: Array, window: Window, positions: Index) -> Array:

@@ -33,6 +33,7 @@ from onnx_udfc.numerics.moments import (
     column_variances,
     covariance,
     patches,
+    peak_positions,
     sample_positions,
     sample_targets,
 )
@@ -179,6 +180,7 @@ def trace(
     advance: Callable[[str], None] = lambda _: None,
     few: bool = False,
     gates: Collection[str] = (),
+    peaked: Collection[str] = (),
     widths: tuple[float, ...] = (),
     factorable: Collection[str] = (),
     informations: dict[str, Array] | None = None,
@@ -197,6 +199,7 @@ def trace(
         advance: called with each layer's name when it is done.
         few: the inputs show little of what the network tells apart, so that errors look smaller than they are.
         gates: layers that do nothing but scale, see `Ordering`.
+        peaked: layers of which only the largest values over all positions are handed on: they are sampled at these.
         widths: bits whose rounding errors are wanted.
         factorable: layers whose curves of rank are wanted.
         informations: layer name → how the answers move with its output (`sensitivity`), where that is known; each is
@@ -207,7 +210,7 @@ def trace(
     ordering = Ordering(groups, few=few, gates=gates)
     opened, known = Pieces() if pieces is None else pieces, {} if informations is None else informations
     reference = Reference(network.copy(), inputs=dict(inputs), pieces=opened, narrow=narrow)
-    tracer = _Tracer(network, reference, ordering, matched, samples, seed, widths, factorable, few, known)
+    tracer = _Tracer(network, reference, ordering, matched, samples, seed, widths, factorable, few, known, peaked)
     for node in network.graph.nodes:
         if node.name in network.layers:
             tracer.layer(network.layers[node.name])
@@ -264,6 +267,7 @@ class _Tracer:
     factorable: Collection[str]
     few: bool
     informations: dict[str, Array]
+    peaked: Collection[str] = ()
     behind: Behind = field(default_factory=Behind)
 
     def __post_init__(self, network: Network) -> None:
@@ -294,7 +298,10 @@ class _Tracer:
         window = window_of(layer, x.shape, y.shape)
         split = layer.name in self.factorable
         limit = sample_limit(self.samples, matrix.shape[2], few=self.few, split=split)
-        positions = sample_positions(y.shape, window, limit, layer_seed(layer.name, self.seed))
+        chosen_by = layer_seed(layer.name, self.seed)
+        positions = sample_positions(y.shape, window, limit, chosen_by)
+        if layer.name in self.peaked:
+            positions = peak_positions(y, positions, spatial=bool(window.kernel), seed=chosen_by)
         own = target = sample_targets(y, window, positions)
         addend, stream, stream_mean = self._stream(layer, window, positions, y.shape)
         if stream is not None:
