@@ -10,9 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import helper
 
-from onnx_udfc.model.patterns import listed, scalar_beside, writer
+from onnx_udfc.model.patterns import listed, scalar_beside, type_of, writer
 
 ALONE = ("Concat", "Max", "Mean", "Min", "Sum")  # of one input are that
 NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
@@ -71,10 +70,7 @@ def _dropout(node: gs.Node) -> gs.Tensor | None:
 def _cast(node: gs.Node) -> gs.Tensor | None:
     """To the type that is there."""
     source = node.inputs[0]
-    if source.dtype is None or "to" not in node.attrs:
-        return None
-    there = source.dtype if isinstance(source.dtype, int) else helper.np_dtype_to_tensor_dtype(np.dtype(source.dtype))
-    return source if there == node.attrs["to"] else None
+    return source if "to" in node.attrs and type_of(source) == node.attrs["to"] else None
 
 
 def _neutral(node: gs.Node) -> gs.Tensor | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import helper
 
 from onnx_udfc.model.graph import FLOATS
 
@@ -23,6 +24,11 @@ SAME_RANK = (
     "LeakyRelu", "MaxPool", "Mish", "Neg", "PRelu", "Pad", "Relu", "Resize", "Sigmoid", "Slice", "Softmax", "Softplus",
     "Sqrt", "Tanh",
 )  # fmt: skip
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+SAME_TYPE = frozenset((
+    *WEIGHTED, *SAME_RANK, "Add", "Div", "Flatten", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub", "Sum",
+    "Transpose", "Unsqueeze",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,22 @@ def bounds_of(clip: gs.Node) -> tuple[float, float] | None:
             return None
         found.append(float(value))
     return found[0], found[1]
+
+
+def type_of(tensor: gs.Tensor, steps: int = FARTHEST) -> int | None:
+    """The number that ONNX has for a tensor's type, as it is stated or follows from what makes it; None if neither."""
+    if tensor.dtype is not None:
+        stated = tensor.dtype
+        return stated if isinstance(stated, int) else int(helper.np_dtype_to_tensor_dtype(np.dtype(stated)))
+    node = tensor.inputs[0] if tensor.inputs else None
+    if node is None or node.domain or not steps or not node.inputs:
+        return None
+    if node.op == "Cast":
+        return int(node.attrs["to"]) if "to" in node.attrs else None
+    if node.op in SAME_TYPE and node.outputs[0] is tensor:
+        weight = node.inputs[-1] if node.op in WEIGHTED else None
+        return type_of(weight if isinstance(weight, gs.Constant) else node.inputs[0], steps - 1)
+    return None
 
 
 def scalar_beside(node: gs.Node) -> tuple[gs.Tensor, float] | None:

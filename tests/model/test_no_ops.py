@@ -23,6 +23,7 @@ NONE = [
     "h = Transpose<perm = [0,1,2,3]>(c)",
     "t = Transpose<perm = [0,2,3,1]>(c) h = Transpose<perm = [0,3,1,2]>(t)",
     "a = Constant<value = int64[1] {-1}>() t = Unsqueeze(c, a) h = Squeeze(t, a)",
+    "h = Cast<to = 1>(c)",
     "h = Sum(c)",
     "h = Concat<axis = 1>(c)",
     "i = Identity(c) d = Dropout(i) h = Identity(d)",
@@ -31,6 +32,7 @@ SOME = [
     "h = Transpose<perm = [0,1,3,2]>(c)",
     "t = Transpose<perm = [0,2,3,1]>(c) h = Transpose<perm = [0,2,3,1]>(t)",
     "one = Constant<value = float {1.0}>() h = Sub(one, c)",
+    "d = Cast<to = 11>(c) h = Cast<to = 1>(d)",
     "one = Constant<value = float {1.0}>() h = Div(one, c)",
 ]
 
@@ -77,3 +79,9 @@ def test_what_gives_a_number_an_axis_stays() -> None:
         "g (float x) => (float[1] y) { one = Constant<value = float[1] {1.0}>() h = Mul(x, one) y = Relu(h) }"
     )
     assert [node.op for node in read(load(model).model).graph.nodes] == ["Mul", "Relu"]
+
+
+def test_a_norm_of_halves_by_floats_gives_halves() -> None:
+    model = small_model("""g (float[1,3,4,4] x, float[3] G, float[3] B, float[3] M, float[3] V) => (float[1,3,4,4] y) {
+        h = Cast<to = 10>(x) n = BatchNormalization(h, G, B, M, V) c = Cast<to = 1>(n) y = Relu(c) }""")
+    assert [node.op for node in read(load(model).model).graph.nodes] == ["Cast", "BatchNormalization", "Cast", "Relu"]
