@@ -17,17 +17,8 @@ import onnx_graphsurgeon as gs
 from onnx_udfc.model.graph import copy_graph
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.no_ops import bypass
-from onnx_udfc.model.patterns import listed, writer
+from onnx_udfc.model.patterns import ELEMENTWISE, UNARY, listed, writer
 
-UNARY = frozenset((
-    "Abs", "Cast", "Ceil", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log",
-    "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt",
-    "Tanh", "ThresholdedRelu",
-))  # fmt: skip
-BROADCASTING = frozenset((
-    "Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Mean", "Min", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum",
-    "Where",
-))  # fmt: skip
 REDUCING = frozenset((
     "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
 ))  # fmt: skip
@@ -102,7 +93,7 @@ def _passes(node: gs.Node, opset: int) -> Perm | None:
     if node.domain or not node.inputs or any(t.is_empty() for t in node.outputs):
         return None
     before = writer(node.inputs[0], "Transpose")
-    if node.op in BROADCASTING:
+    if node.op in ELEMENTWISE:
         return _together(node)
     perm = None if before is None else before.attrs.get("perm")
     if before is None or perm is None:

@@ -27,6 +27,7 @@ from onnx_udfc.model.pads import fold_pads
 from onnx_udfc.model.pooling import write_pooling
 from onnx_udfc.model.products import write_layers, write_pointwise
 from onnx_udfc.model.protos import inner_reads, skeleton
+from onnx_udfc.model.squeezes import move_squeezes
 from onnx_udfc.model.sums import write_sums
 from onnx_udfc.model.values import all_finite, forget
 
@@ -200,7 +201,7 @@ def _read(model: onnx.ModelProto) -> Network:
     write_layers(graph)
     write_sums(graph, kept)
     drop_no_ops(graph, kept)
-    graph = move_transposes(graph, kept)
+    graph = move_squeezes(move_transposes(graph, kept), kept)
     write_pointwise(graph, kept)
     join_activations(graph, kept)
     write_pooling(graph, kept)

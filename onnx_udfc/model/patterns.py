@@ -24,6 +24,15 @@ SAME_RANK = (
     "LeakyRelu", "MaxPool", "Mish", "Neg", "PRelu", "Pad", "Relu", "Resize", "Sigmoid", "Slice", "Softmax", "Softplus",
     "Sqrt", "Tanh",
 )  # fmt: skip
+UNARY = frozenset((
+    "Abs", "Cast", "Ceil", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log",
+    "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt",
+    "Tanh", "ThresholdedRelu",
+))  # fmt: skip
+ELEMENTWISE = frozenset((
+    "Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Mean", "Min", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum",
+    "Where",
+))  # fmt: skip
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 SAME_TYPE = frozenset((
     *WEIGHTED, *SAME_RANK, "Add", "Div", "Flatten", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub", "Sum",

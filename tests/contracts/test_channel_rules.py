@@ -41,7 +41,7 @@ UNARY_ON_BOOL = {"BitwiseNot", "Not", "IsInf", "IsNaN", "CastLike", "Cast", "Swi
 LOGIC = {"And", "Or", "Xor"}
 BITS = {"BitwiseAnd", "BitwiseOr", "BitwiseXor"}
 COMPARE = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
-TAKEN_OUT = ("Dropout", "Identity")  # on reading
+TAKEN_OUT = ("Dropout", "Identity", "Sum")  # on reading
 TO_POSITIVE = "p = Sigmoid(a)"
 TO_BOOL = "zero = Constant<value_float = 0.0>() p = Greater(a, zero)"
 TO_INT = "p = Cast<to = 6>(a)"
