@@ -156,7 +156,7 @@ ROWS = [
         " c = Constant<value_ints = [8]>() d = Constant<value_ints = [36, 1]>() s = Concat<axis = 0>(j, c, d)"
         " b = Reshape(a, s)", 8),
     Row("Flatten", "f = Flatten(a) s = Constant<value_ints = [1, 288, 1, 1]>() b = Reshape(f, s)", 288),
-    Row("Squeeze", "p = GlobalMaxPool(a) k = Constant<value_ints = [2, 3]>() q = Squeeze(p, k) r = Relu(q)"
+    Row("Squeeze", "p = GlobalMaxPool(a) k = Constant<value_ints = [2, 3]>() q = Squeeze(p, k) r = Celu(q)"
         " b = Unsqueeze(r, k)"),
     Row("Unsqueeze", "k = Constant<value_ints = [0]>() p = Unsqueeze(a, k) r = Relu(p) b = Squeeze(r, k)"),
     Row("Expand", "p = GlobalMaxPool(a) s = Constant<value_ints = [1, 8, 5, 5]>() b = Expand(p, s)"),
