@@ -49,6 +49,17 @@ def test_squeeze_and_excitation_couples_without_being_a_stream() -> None:
     assert (group.kind, group.producers, group.consumers) == ("inner", ("n0", "n5"), ("n3", "n8"))
 
 
+STEP = """g (float[N,3,8,8] x, float[N,6] t, float[8,3,3,3] W1, float[8,6] D, float[4,8,3,3] W2) => (float[N,4,4,4] y) {
+    a = Conv(x, W1) g = Gemm<transB = 1>(t, D) two = Constant<value_ints = [2, 3]>() u = Unsqueeze(g, two)
+    s = Add(a, u) r = Relu(s) y = Conv(r, W2) }"""
+
+
+def test_a_bias_that_a_layer_computes_for_each_channel_is_no_stream() -> None:
+    """As of a diffusion step; nothing is carried past a layer, and each map has what it had without it."""
+    (group,) = find_groups(small_network(STEP)).groups
+    assert (group.kind, group.producers, group.consumers) == ("inner", ("n0", "n1"), ("n6",))
+
+
 def test_a_flattened_channel_owns_a_block_of_columns() -> None:
     group = find_groups(small_network(GRAPHS["Gemm chain"]))["n0"]
     np.testing.assert_array_equal(group.inputs("n3"), np.arange(512).reshape(8, 64))

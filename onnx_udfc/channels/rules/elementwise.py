@@ -33,7 +33,7 @@ def spatial(flow: Flow, node: gs.Node, ids: Ids) -> None:
 def elementwise(flow: Flow, node: gs.Node, residual: bool = False) -> None:
     """Broadcasting operator: equal channels are united, constants per channel are sliced.
 
-    Those that meet at a `residual` one form a stream.
+    Those that meet at a `residual` one form a stream, but for a shift of each channel that is the same in all places.
     """
     rank = len(flow.known(node.outputs[0]))
     data = [i for i, t in enumerate(node.inputs) if not isinstance(t, gs.Constant) and not t.is_empty()]
@@ -46,7 +46,7 @@ def elementwise(flow: Flow, node: gs.Node, residual: bool = False) -> None:
             flow.bar(part.ids, node, FIXED_PARTNER)
     for i, j in combinations(ids, 2):
         if _meet(parts[i], parts[j]):
-            flow.unite(ids[i], ids[j], node, residual)
+            flow.unite(ids[i], ids[j], node, residual and _in_same_places(parts[i], parts[j]))
         elif any(sizes[j][axis] == 1 for axis in axes[i]):
             flow.bar(ids[j], node, ACROSS)
             flow.bar(ids[i], node, ACROSS)
@@ -72,6 +72,12 @@ def _meet(a: Part, b: Part) -> bool:
     if a.ids is None or b.ids is None:
         return False
     return bool(a.axes & b.axes) or not (a.axes or b.axes)
+
+
+def _in_same_places(a: Part, b: Part) -> bool:
+    """Whether neither is spread over the other's places: a computed bias, as of a diffusion step, has none."""
+    carried = a.axes | b.axes
+    return all(x == y for axis, (x, y) in enumerate(zip(a.size, b.size, strict=True)) if axis and axis not in carried)
 
 
 def _follows(part: Part, other: Part) -> bool:
