@@ -33,6 +33,11 @@ from onnx_udfc.model.values import all_finite, forget
 
 __all__ = ["BatchNorm", "Layer", "Network", "read"]
 
+# Operators behind which values no longer have the scale of the input; a Sqrt is that of a norm in single steps.
+STEADYING = frozenset((
+    "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization", "LpNormalization",
+    "MeanVarianceNormalization", "Softmax", "Sqrt",
+))  # fmt: skip
 MOST_SHAPES = 8  # of a network and its copies whose shapes are remembered
 
 
@@ -146,10 +151,16 @@ class Network:
     def first_norm(self) -> tuple[str, NDArray[np.float64], NDArray[np.float64]] | None:
         """The first batch norm: the tensor that it normalizes, mean and variance (C,) that it recorded of its channels.
 
-        Of one that is folded into a layer the layer's output, and the mean and variance behind the norm.
+        Of one that is folded into a layer the layer's output, and the mean and variance behind the norm. What comes
+        behind other norms or an attention tells nothing of the input's scale, and is passed over.
         """
         folded = {id(layer.node): layer.batch_norm for layer in self.layers.values() if layer.batch_norm}
+        steady = set[int]()
         for node in self.graph.nodes:
+            moved = any(not isinstance(t, gs.Constant) for t in node.inputs)
+            if (node.op in STEADYING and moved) or any(id(t) in steady for t in node.inputs):
+                steady.update(id(t) for t in node.outputs)
+                continue
             norm = folded.get(id(node))
             if norm is not None:
                 share = norm.var / (norm.var + norm.epsilon)

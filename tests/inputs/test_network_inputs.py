@@ -141,6 +141,27 @@ def test_the_scale_is_read_off_the_first_batch_norm(mean: float, std: float) -> 
     assert "batch norm" in note
 
 
+@pytest.mark.parametrize(
+    ("between", "told"),
+    [
+        ("q = Relu(a)", True),
+        ("q = InstanceNormalization(a, S0, D0)", False),
+        ("p = Mul(a, a) e = ReduceMean<keepdims = 1>(p) d = Sqrt(e) q = Div(a, d)", False),  # a norm in single steps
+    ],
+)
+def test_a_batch_norm_behind_another_norm_tells_no_scale(between: str, told: bool) -> None:
+    """As in the decoder behind a vision transformer: any scale gives about the same there."""
+    given = (
+        f"""float[N,3,32,32] x, float[16,3,3,3] W1, {norm("1", 16)}, float[16] S0, float[16] D0, float[4,16,1,1] W2"""
+    )
+    text = f"""g ({given}) => (float[N,4,30,30] y) {{
+        a = Conv(x, W1) {between} b = BatchNormalization(q, S1, D1, M1, V1) r = Relu(b) y = Conv(r, W2) }}"""
+    x = (64 * synthetic_images(64, 3, (32, 32), seed=77)).astype(np.float32)
+    network = read(settled(scaled_model(text), {"x": x}))
+    assert (network.first_norm() is not None) == told
+    assert ("batch norm" in guessed(network)[1]) == told
+
+
 HALF = "m = Constant<value = float[1,3,1,1] {0.48, 0.45, 0.4}>() d = Constant<value = float[1,3,1,1] {0.2, 0.2, 0.2}>()"
 OWN = "d = Constant<value = float[1,3,1,1] {0.014, 0.019, 0.015}>() m = Constant<value = float[1,3,1,1] {-4, -2, -1}>()"
 FULL = "m = Constant<value = float[1,3,1,1] {123, 116, 103}>() d = Constant<value = float[1,3,1,1] {58, 57, 57}>()"
