@@ -160,16 +160,26 @@ def scalar(tensor: gs.Tensor, beside: gs.Tensor | None = None) -> float | None:
     return float(np.asarray(tensor.values, np.float64).reshape(()))
 
 
-def rank_of(tensor: gs.Tensor, steps: int = FARTHEST) -> int | None:
-    """The number of a tensor's axes, by its stated shape or by what it is made of; None where neither tells."""
+def rank_of(tensor: gs.Tensor, steps: int = FARTHEST, found: dict[int, int | None] | None = None) -> int | None:
+    """The number of a tensor's axes, by its stated shape or by what it is made of; None where neither tells.
+
+    `found` is what was found out on the way, by the id of a tensor: many ways may lead to one.
+    """
     if tensor.shape is not None:
         return len(tensor.shape)
+    found = {} if found is None else found
+    if id(tensor) not in found:
+        found[id(tensor)] = _rank(tensor, steps, found)
+    return found[id(tensor)]
+
+
+def _rank(tensor: gs.Tensor, steps: int, found: dict[int, int | None]) -> int | None:
     node = tensor.inputs[0] if tensor.inputs else None
-    if node is None or node.domain or not steps:
+    if node is None or node.domain or not steps or not node.inputs:
         return None
     if node.op in ("Conv", "ConvTranspose"):
         weight = node.inputs[1]
-        return len(weight.shape) if weight.shape is not None else rank_of(node.inputs[0], steps - 1)
+        return len(weight.shape) if weight.shape is not None else rank_of(node.inputs[0], steps - 1, found)
     if node.op == "Transpose" and "perm" in node.attrs:
         return len(node.attrs["perm"])
     if node.op in ("Gemm", "Flatten"):
@@ -178,11 +188,11 @@ def rank_of(tensor: gs.Tensor, steps: int = FARTHEST) -> int | None:
         shape = node.inputs[1].shape
         return int(shape[0]) if shape is not None and len(shape) == 1 and isinstance(shape[0], int) else None
     if node.op in ("Squeeze", "Unsqueeze"):
-        axes, rank = listed(node, "axes", 1), rank_of(node.inputs[0], steps - 1)
+        axes, rank = listed(node, "axes", 1), rank_of(node.inputs[0], steps - 1, found)
         return None if axes is None or rank is None else rank + len(axes) * (1 if node.op == "Unsqueeze" else -1)
     if node.op in SAME_RANK:
-        return rank_of(node.inputs[0], steps - 1)
-    ranks = [rank_of(t, steps - 1) for t in node.inputs] if node.op in BROADCASTING else [None]
+        return rank_of(node.inputs[0], steps - 1, found)
+    ranks = [rank_of(t, steps - 1, found) for t in node.inputs] if node.op in BROADCASTING else [None]
     return None if None in ranks else max(rank for rank in ranks if rank is not None)
 
 

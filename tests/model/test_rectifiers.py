@@ -115,3 +115,9 @@ def test_a_hard_swish_of_them_is_one() -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.array(3, np.float32), "three"))
     assert kinds(model) == ["HardSwish"]
     assert_same(model)
+
+
+def test_many_ways_to_one_tensor_are_gone_once() -> None:
+    steps = "".join(f"s{i} = Sigmoid(h{i}) h{i + 1} = Mul(h{i}, s{i}) " for i in range(60))
+    model = model_of(f"h0 = Cos(x) {steps} y = Max(h60, apart)")
+    assert "Max" in kinds(model)  # how many axes there are is too far away
