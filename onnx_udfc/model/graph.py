@@ -35,6 +35,15 @@ def position(graph: gs.Graph, node: gs.Node) -> int:
     return next(i for i, other in enumerate(graph.nodes) if other is node)
 
 
+def bypass(node: gs.Node, source: gs.Tensor | None = None) -> None:
+    """Lets the readers of a node's first output read something else: what the node reads, if nothing is named."""
+    out, source = node.outputs[0], node.inputs[0] if source is None else source
+    for reader in list(out.outputs):
+        for slot, tensor in enumerate(reader.inputs):
+            if tensor is out:
+                reader.inputs[slot] = source
+
+
 def peek(constant: gs.Constant) -> Array:
     """The values of a constant, which does not keep them where it can read them again."""
     held = constant._values

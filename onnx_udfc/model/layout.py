@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.model.graph import copy_graph
+from onnx_udfc.model.graph import bypass, copy_graph
 from onnx_udfc.model.names import Taken, unique_name
-from onnx_udfc.model.no_ops import bypass
 from onnx_udfc.model.patterns import ELEMENTWISE, UNARY, listed, writer
 
 REDUCING = frozenset((

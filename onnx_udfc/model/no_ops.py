@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_udfc.model.graph import bypass
 from onnx_udfc.model.patterns import listed, scalar_beside, type_of, writer
 
 ALONE = ("Concat", "Max", "Mean", "Min", "Sum")  # of one input are that
@@ -35,15 +36,6 @@ def drop_no_ops(graph: gs.Graph, kept: set[str]) -> None:
         node.inputs.clear()
         node.outputs.clear()
     graph.nodes[:] = [node for node in graph.nodes if id(node) not in gone]
-
-
-def bypass(node: gs.Node, source: gs.Tensor | None = None) -> None:
-    """Lets the readers of a node's first output read something else: what the node reads, if nothing is named."""
-    out, source = node.outputs[0], node.inputs[0] if source is None else source
-    for reader in list(out.outputs):
-        for slot, tensor in enumerate(reader.inputs):
-            if tensor is out:
-                reader.inputs[slot] = source
 
 
 def _unchanged(node: gs.Node) -> gs.Tensor | None:

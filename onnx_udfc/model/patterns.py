@@ -6,7 +6,7 @@ Constants of one number count as numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -177,23 +177,43 @@ def _rank(tensor: gs.Tensor, steps: int, found: dict[int, int | None]) -> int | 
     node = tensor.inputs[0] if tensor.inputs else None
     if node is None or node.domain or not steps or not node.inputs:
         return None
-    if node.op in ("Conv", "ConvTranspose"):
-        weight = node.inputs[1]
-        return len(weight.shape) if weight.shape is not None else rank_of(node.inputs[0], steps - 1, found)
-    if node.op == "Transpose" and "perm" in node.attrs:
-        return len(node.attrs["perm"])
-    if node.op in ("Gemm", "Flatten"):
-        return 2
-    if node.op == "Reshape":
-        shape = node.inputs[1].shape
-        return int(shape[0]) if shape is not None and len(shape) == 1 and isinstance(shape[0], int) else None
-    if node.op in ("Squeeze", "Unsqueeze"):
-        axes, rank = listed(node, "axes", 1), rank_of(node.inputs[0], steps - 1, found)
-        return None if axes is None or rank is None else rank + len(axes) * (1 if node.op == "Unsqueeze" else -1)
-    if node.op in SAME_RANK:
-        return rank_of(node.inputs[0], steps - 1, found)
-    ranks = [rank_of(t, steps - 1, found) for t in node.inputs] if node.op in BROADCASTING else [None]
-    return None if None in ranks else max(rank for rank in ranks if rank is not None)
+    rule = _RANKS.get(node.op)
+    return None if rule is None else rule(node, lambda other: rank_of(other, steps - 1, found))
+
+
+def _rank_of_weight(node: gs.Node, rank: Callable[[gs.Tensor], int | None]) -> int | None:
+    weight = node.inputs[1]
+    return len(weight.shape) if weight.shape is not None else rank(node.inputs[0])
+
+
+def _rank_of_transpose(node: gs.Node, _: Callable[[gs.Tensor], int | None]) -> int | None:
+    return len(node.attrs["perm"]) if "perm" in node.attrs else None
+
+
+def _rank_of_reshape(node: gs.Node, _: Callable[[gs.Tensor], int | None]) -> int | None:
+    shape = node.inputs[1].shape
+    return int(shape[0]) if shape is not None and len(shape) == 1 and isinstance(shape[0], int) else None
+
+
+def _rank_moved(node: gs.Node, rank: Callable[[gs.Tensor], int | None]) -> int | None:
+    axes, before = listed(node, "axes", 1), rank(node.inputs[0])
+    return None if axes is None or before is None else before + len(axes) * (1 if node.op == "Unsqueeze" else -1)
+
+
+def _largest_rank(node: gs.Node, rank: Callable[[gs.Tensor], int | None]) -> int | None:
+    ranks = [rank(tensor) for tensor in node.inputs]
+    return None if None in ranks else max(one for one in ranks if one is not None)
+
+
+_RANKS: dict[str, Callable[[gs.Node, Callable[[gs.Tensor], int | None]], int | None]] = {
+    **dict.fromkeys(("Conv", "ConvTranspose"), _rank_of_weight),
+    **dict.fromkeys(("Gemm", "Flatten"), lambda *_: 2),
+    **dict.fromkeys(("Squeeze", "Unsqueeze"), _rank_moved),
+    **dict.fromkeys(SAME_RANK, lambda node, rank: rank(node.inputs[0])),
+    **dict.fromkeys(BROADCASTING, _largest_rank),
+    "Transpose": _rank_of_transpose,
+    "Reshape": _rank_of_reshape,
+}
 
 
 def listed(node: gs.Node, attribute: str, slot: int) -> list[int] | None:

@@ -19,6 +19,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_udfc.model.graph import constant_input, is_dense
+from onnx_udfc.model.layers import Layer, MatMul, kind_of
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.patterns import rank_of, writer
 
@@ -65,7 +66,7 @@ def write_pointwise(graph: gs.Graph, kept: set[str]) -> None:
     `kept` are names of the tensors that leave the graph or go into a subgraph.
     """
     for node in graph.nodes:
-        before = writer(node.inputs[0], "Transpose") if node.op == "MatMul" and not node.domain else None
+        before = writer(node.inputs[0], "Transpose") if kind_of(node.op) is MatMul and not node.domain else None
         if before is None or list(before.attrs.get("perm", ())) != TO_LAST or not is_dense(node.inputs[1]):
             continue
         weight, after, bias = node.inputs[1], _only_reader(node, kept), None
@@ -146,7 +147,8 @@ def _einsum(node: gs.Node, make: _Writer) -> Iterator[gs.Node]:
     """...i,oi->...o and ...i,io->...o as a MatMul."""
     terms, _, result = str(node.attrs.get("equation", "")).replace(" ", "").partition("->")
     first, _, second = terms.partition(",")
-    fits = len(node.inputs) == 2 and is_dense(node.inputs[1]) and len(node.inputs[1].shape) == 2
+    free = kind_of(node.op) is Layer  # else somebody has written a class for it
+    fits = free and len(node.inputs) == 2 and is_dense(node.inputs[1]) and len(node.inputs[1].shape) == 2
     letters = first.replace("...", "")
     if fits and len(second) == 2 and letters and second.isalpha() and result and len(set(letters)) == len(letters):
         summed = letters[-1]

@@ -11,9 +11,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.model.graph import copy_graph
+from onnx_udfc.model.graph import bypass, copy_graph
 from onnx_udfc.model.names import Taken, unique_name
-from onnx_udfc.model.no_ops import bypass
 from onnx_udfc.model.patterns import ELEMENTWISE, UNARY, listed, rank_of, writer
 
 AXES_OPSET = 13  # from here on axes are an input
