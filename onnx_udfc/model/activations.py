@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.model.names import Taken, unique_name
+from onnx_udfc.model.names import Taken, taken_in, unique_name
 from onnx_udfc.model.patterns import Found, clipped, found_at, near, products, scalings, shift_of, writer
 from onnx_udfc.model.rectifiers import RECTIFIERS
 
@@ -42,12 +42,11 @@ def join_activations(graph: gs.Graph, kept: set[str]) -> None:
             found = next(fit, None)
             if found is None:
                 continue
-            names = Taken(graph.tensors()) if found.numbers and names is None else names
-            numbers = [
-                gs.Constant(unique_name(f"{node.outputs[0].name}.bound", names), np.array(number, np.float32))
-                for number in found.numbers
-                if names is not None
-            ]
+            numbers = []
+            for number in found.numbers:
+                names = taken_in(graph) if names is None else names
+                name = unique_name(f"{node.outputs[0].name}.bound", names)
+                numbers.append(gs.Constant(name, np.array(number, np.float32)))
             node.op, node.inputs = op, [found.source, *numbers]
             node.attrs.clear()
             node.attrs.update(found.attributes)

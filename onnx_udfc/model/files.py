@@ -82,10 +82,10 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
     total = check_functions(model)
     check(model)
     given = (opset_of(model) or 0, int(model.ir_version))
-    model, changes = write_out(model, functions=total <= MOST_WRITTEN_OUT)
     nodes = sort_nodes(model.graph)
     if any(a is not b for a, b in zip(nodes, model.graph.node, strict=True)):
         set_nodes(model.graph, nodes)
+    model, changes = write_out(model, functions=total <= MOST_WRITTEN_OUT)
     _separate_names(model.graph)
     model, notes = upgrade(model)
     write_axes(model.graph, model)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_udfc.model.graph import bypass, copy_graph
-from onnx_udfc.model.names import Taken, unique_name
+from onnx_udfc.model.names import Taken, taken_in, unique_name
 from onnx_udfc.model.patterns import ELEMENTWISE, UNARY, listed, writer
 
 REDUCING = frozenset((
@@ -31,35 +31,34 @@ def move_transposes(graph: gs.Graph, kept: set[str]) -> gs.Graph:
 
     Nodes are in topological order; `kept` are names of the tensors that leave the graph or go into a subgraph.
     """
-    before = _count(graph)
-    if before < 2:
+    if sum(node.op == "Transpose" for node in graph.nodes) < 2:
         return graph
-    moved = copy_graph(graph, {})
-    names = Taken([*moved.tensors(), *(node.name for node in moved.nodes)])
-    nodes: list[gs.Node] = []
-    for node in moved.nodes:
-        nodes.append(node)
+
+    def step(node: gs.Node, names: Taken) -> list[gs.Node]:
         _merge(node, kept)
-        perm = _passes(node, moved.opset)
-        if perm is not None:
-            nodes.extend(_behind(node, perm, names))
-    moved.nodes[:] = nodes
-    _drop_unread(moved)
-    return moved if _count(moved) < before else graph
+        perm = _passes(node, graph.opset)
+        return [] if perm is None else _behind(node, perm, names)
+
+    return with_fewer(graph, {"Transpose"}, step)
 
 
-def _drop_unread(graph: gs.Graph) -> None:
-    """Takes out Transposes that nobody reads any more."""
-    ends = {id(t) for t in graph.outputs}
-    for node in reversed(graph.nodes):
-        if node.op == "Transpose" and not any(t.outputs or id(t) in ends for t in node.outputs):
+def with_fewer(graph: gs.Graph, ops: set[str], step: Callable[[gs.Node, Taken], list[gs.Node]]) -> gs.Graph:
+    """The graph as steps change it, a copy, where it has fewer nodes of some operators then; else the same graph.
+
+    A step changes a node of the copy in place, and gives those that go behind it; new names are added to those taken.
+    """
+    moved = copy_graph(graph, {})
+    names, nodes = taken_in(moved), list[gs.Node]()
+    for node in moved.nodes:
+        nodes += [node, *step(node, names)]
+    ends = {id(t) for t in moved.outputs}
+    for node in reversed(nodes):
+        if node.op in ops and not any(t.outputs or id(t) in ends for t in node.outputs):
             node.inputs.clear()
             node.outputs.clear()
-    graph.nodes[:] = [node for node in graph.nodes if node.outputs or node.op != "Transpose"]
-
-
-def _count(graph: gs.Graph) -> int:
-    return sum(node.op == "Transpose" for node in graph.nodes)
+    moved.nodes[:] = [node for node in nodes if node.outputs or node.op not in ops]
+    before, after = (sum(node.op in ops for node in g.nodes) for g in (graph, moved))
+    return moved if after < before else graph
 
 
 def _merge(node: gs.Node, kept: set[str]) -> None:

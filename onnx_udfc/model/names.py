@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_graphsurgeon as gs
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -22,6 +23,11 @@ class Taken(set[str]):
         """Take some names."""
         super().__init__(names)
         self.last: dict[str, int] = {}
+
+
+def taken_in(graph: gs.Graph) -> Taken:
+    """The names of all tensors and nodes of a graph."""
+    return Taken([*graph.tensors(), *(node.name for node in graph.nodes)])
 
 
 def names_in(graph: onnx.GraphProto) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnx_udfc.model.graph import FLOATS
-from onnx_udfc.model.names import Taken, unique_name
+from onnx_udfc.model.names import Taken, taken_in, unique_name
 from onnx_udfc.model.patterns import listed, rank_of, writer
 
 PICTURE = 4  # axes of a tensor that is pooled
@@ -31,7 +31,7 @@ def write_pooling(graph: gs.Graph, kept: set[str]) -> None:
         node.op, node.inputs = "GlobalAveragePool", [source]
         node.attrs.clear()
         if dropped:
-            names = Taken([*graph.tensors(), *(n.name for n in graph.nodes)]) if names is None else names
+            names = taken_in(graph) if names is None else names
             name, out = unique_name(f"{node.name}.flatten", names), node.outputs[0]
             node.outputs = [gs.Variable(unique_name(f"{node.name}.pooled", names), out.dtype)]
             nodes.append(gs.Node("Flatten", name, {"axis": 1}, [node.outputs[0]], [out]))

@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_udfc.model.graph import constant_input, is_dense
 from onnx_udfc.model.layers import Layer, MatMul, kind_of
-from onnx_udfc.model.names import Taken, unique_name
+from onnx_udfc.model.names import Taken, taken_in, unique_name
 from onnx_udfc.model.patterns import rank_of, writer
 
 MICROSOFT = "com.microsoft"
@@ -52,7 +52,7 @@ def write_layers(graph: gs.Graph) -> None:
     """Writes the nodes anew that are layers in other words, in place."""
     if not any((node.domain, node.op) in RULES for node in graph.nodes):
         return
-    make = _Writer(Taken([*graph.tensors(), *(node.name for node in graph.nodes)]))
+    make = _Writer(taken_in(graph))
     nodes: list[gs.Node] = []
     for node in graph.nodes:
         rule = RULES.get((node.domain, node.op))

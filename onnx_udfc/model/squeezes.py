@@ -11,10 +11,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.model.graph import bypass, copy_graph
+from onnx_udfc.model.graph import bypass
+from onnx_udfc.model.layout import with_fewer
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.patterns import ELEMENTWISE, UNARY, listed, rank_of, writer
 
+MOVED = {"Squeeze", "Unsqueeze"}
 AXES_OPSET = 13  # from here on axes are an input
 
 Axes = tuple[int, ...]
@@ -25,29 +27,19 @@ def move_squeezes(graph: gs.Graph, kept: set[str]) -> gs.Graph:
 
     Nodes are in topological order; `kept` are names of the tensors that leave the graph or go into a subgraph.
     """
-    before = _count(graph)
-    if graph.opset < AXES_OPSET or not {"Squeeze", "Unsqueeze"} <= {node.op for node in graph.nodes}:
+    if graph.opset < AXES_OPSET or not {node.op for node in graph.nodes} >= MOVED:
         return graph
-    moved = copy_graph(graph, {})
-    names = Taken([*moved.tensors(), *(node.name for node in moved.nodes)])
-    nodes: list[gs.Node] = []
-    for node in moved.nodes:
-        nodes.append(node)
+
+    def step(node: gs.Node, names: Taken) -> list[gs.Node]:
         taken_back = _axes(node, "Unsqueeze")
         if taken_back is not None and _squeezed(node.inputs[0]) == taken_back:
             if node.outputs[0].name not in kept:
                 bypass(node, node.inputs[0].inputs[0].inputs[0])
-            continue
+            return []
         axes = _passes(node)
-        if axes is not None:
-            nodes.append(_behind(node, axes, names))
-    moved.nodes[:] = nodes
-    _drop_unread(moved)
-    return moved if _count(moved) < before else graph
+        return [] if axes is None else [_behind(node, axes, names)]
 
-
-def _count(graph: gs.Graph) -> int:
-    return sum(node.op in ("Squeeze", "Unsqueeze") for node in graph.nodes)
+    return with_fewer(graph, MOVED, step)
 
 
 def _axes(node: gs.Node, op: str) -> Axes | None:
@@ -93,13 +85,3 @@ def _behind(node: gs.Node, axes: Axes, names: Taken) -> gs.Node:
     node.outputs[0] = gs.Variable(unique_name(f"{name}.in", names), out.dtype)
     constant = gs.Constant(unique_name(f"{name}.axes", names), np.array(axes, np.int64))
     return gs.Node("Squeeze", name, {}, [node.outputs[0], constant], [out])
-
-
-def _drop_unread(graph: gs.Graph) -> None:
-    """Takes out those that nobody reads any more."""
-    ends = {id(t) for t in graph.outputs}
-    for node in reversed(graph.nodes):
-        if node.op in ("Squeeze", "Unsqueeze") and not any(t.outputs or id(t) in ends for t in node.outputs):
-            node.inputs.clear()
-            node.outputs.clear()
-    graph.nodes[:] = [node for node in graph.nodes if node.outputs or node.op not in ("Squeeze", "Unsqueeze")]

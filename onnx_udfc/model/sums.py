@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.model.names import Taken, unique_name
+from onnx_udfc.model.names import Taken, taken_in, unique_name
 from onnx_udfc.model.patterns import listed, rank_of, writer
 
 
@@ -26,7 +26,7 @@ def write_sums(graph: gs.Graph, kept: set[str]) -> None:
         if terms is None:
             nodes.append(node)
             continue
-        names = Taken([*graph.tensors(), *(n.name for n in graph.nodes)]) if names is None else names
+        names = taken_in(graph) if names is None else names
         nodes.extend(_adds(node, terms, names))
     graph.nodes[:] = nodes
 

@@ -6,7 +6,7 @@ on the size of an axis. onnxruntime writes out both when it loads a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,9 @@ from onnx import helper, inliner, numpy_helper
 
 from onnx_udfc.model.graph import standard
 from onnx_udfc.model.inference import inferred
-from onnx_udfc.model.names import Taken, unique_name
+from onnx_udfc.model.names import Taken, names_in, unique_name
 from onnx_udfc.model.plain_operators import computed
 from onnx_udfc.model.protos import (
-    all_graphs,
     attribute,
     constants,
     opset_of,
@@ -52,11 +51,11 @@ def write_out(model: onnx.ModelProto, functions: bool = True) -> tuple[onnx.Mode
     if model.functions and functions:
         called, model = {(f.domain, f.name) for f in model.functions}, _without_functions(model)
         gone = called - {(f.domain, f.name) for f in model.functions}
-        notes += [f"{len(gone)} functions of the model were written out where they are called"] if gone else []
+        notes += [f"functions of the model were written out where they are called ({len(gone)})"] if gone else []
     branches = 0
     while taken := _branch(model):
         branches, model = branches + taken[0], taken[1]
-    notes += [f"{branches} If nodes whose condition is fixed became the branch that runs"] if branches else []
+    notes += [f"If nodes whose condition is fixed became the branch that runs ({branches})"] if branches else []
     return model, notes
 
 
@@ -93,7 +92,7 @@ def _branch(model: onnx.ModelProto) -> tuple[int, onnx.ModelProto] | None:
     flags = _conditions(model, {node.input[0] for node in asked if node.input})
     nodes: list[onnx.NodeProto] = []
     found: list[onnx.TensorProto] = []
-    taken = Taken(_all_names(model.graph))
+    taken = Taken(names_in(model.graph))
     count = 0
     for node in model.graph.node:
         flag = flags.get(node.input[0]) if node.op_type == "If" and standard(node.domain) and node.input else None
@@ -112,14 +111,6 @@ def _branch(model: onnx.ModelProto) -> tuple[int, onnx.ModelProto] | None:
     result.graph.initializer.extend(found)
     set_nodes(result.graph, sort_nodes(result.graph))
     return count, result
-
-
-def _all_names(graph: onnx.GraphProto) -> Iterator[str]:
-    """Of all tensors that stand in a graph, at any depth."""
-    for inner in all_graphs(graph):
-        yield from (t.name for t in inner.initializer)
-        yield from (i.name for i in inner.input)
-        yield from (name for node in inner.node for name in node.output)
 
 
 def _unwrapped(

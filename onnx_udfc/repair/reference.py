@@ -267,7 +267,7 @@ class _Tracer:
     factorable: Collection[str]
     few: bool
     informations: dict[str, Array]
-    peaked: Collection[str] = ()
+    peaked: Collection[str]
     behind: Behind = field(default_factory=Behind)
 
     def __post_init__(self, network: Network) -> None:

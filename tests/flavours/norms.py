@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -102,31 +103,16 @@ def _bias(form: str, model: onnx.ModelProto) -> onnx.ModelProto:
             return
         bias = edit.value(edit.node.input[2])
         edit.last("Add", [edit.again(list(edit.node.input[:2])), _column(edit, bias, form)])
-        return
 
     return Editor(model).rewritten({"Conv": rule})
 
 
-def bias_constant(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Every convolution without a bias has one of zeros."""
+def _with_bias(bias: Callable[[Editor], str], model: onnx.ModelProto) -> onnx.ModelProto:
+    """Every convolution without a bias names one."""
 
     def rule(edit: Editor) -> None:
-        if len(edit.node.input) > 2:
-            return
-        edit.again([*edit.node.input, edit.keep(np.zeros(len(edit.value(edit.node.input[1]))))], edit.node.output[0])
-        return
-
-    return Editor(model).rewritten({"Conv": rule})
-
-
-def bias_empty(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A bias that is left out by an empty name."""
-
-    def rule(edit: Editor) -> None:
-        if len(edit.node.input) > 2:
-            return
-        edit.again([*edit.node.input, ""], edit.node.output[0])
-        return
+        if len(edit.node.input) == 2:
+            edit.again([*edit.node.input, bias(edit)], edit.node.output[0])
 
     return Editor(model).rewritten({"Conv": rule})
 
@@ -156,7 +142,7 @@ NORMS: dict[str, Flavour] = {
     "bn_1d": partial(_norm, _one_dimensional),
     "bias_c11": partial(_bias, "c11"),
     "bias_1c11": partial(_bias, "1c11"),
-    "bias_zero": bias_constant,
-    "bias_empty": bias_empty,
+    "bias_zero": partial(_with_bias, lambda edit: edit.keep(np.zeros(len(edit.value(edit.node.input[1]))))),
+    "bias_empty": partial(_with_bias, lambda _: ""),
     "layer_scale": layer_scale,
 }

@@ -9,9 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnx_udfc.model.files import load
-from onnx_udfc.model.network import read
-from tests.quantized_graphs import run
+from tests.as_read import assert_same, operators
 from tests.small_graphs import small_model
 
 NUMBERS = {
@@ -64,36 +62,30 @@ def model_of(body: str, opset: int = 21, dtype: type = np.float32) -> onnx.Model
     return model
 
 
-def kinds(model: onnx.ModelProto) -> list[str]:
-    return [n.op_type for n in read(load(model).model).to_model().graph.node]
-
-
-def assert_same(model: onnx.ModelProto) -> None:
-    x = {"x": 4 * np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)}
-    before, after = run(model, x)[0], run(read(load(model).model).to_model(), x)[0]
-    np.testing.assert_allclose(after, before, rtol=1e-5, atol=2e-6)
+def values() -> np.ndarray:
+    return 4 * np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
 
 
 @pytest.mark.parametrize(("op", "body"), [(op, body) for op, bodies in SPELLED.items() for body in bodies])
 def test_one_node_takes_their_place(op: str, body: str) -> None:
     model = model_of(body)
-    assert kinds(model) == [op]
-    assert_same(model)
+    assert operators(model) == [op]
+    assert_same(model, values())
 
 
 @pytest.mark.parametrize("body", OTHERS)
 def test_what_looks_alike_stays(body: str) -> None:
     model = model_of(body)
-    assert kinds(model) == [n.op_type for n in model.graph.node]
-    assert_same(model)
+    assert operators(model) == [n.op_type for n in model.graph.node]
+    assert_same(model, values())
 
 
 @pytest.mark.parametrize(("op", "body"), [(op, bodies[0]) for op, bodies in SPELLED.items()])
 def test_neither_in_float16_nor_where_a_step_is_read_elsewhere(op: str, body: str) -> None:
-    assert op not in kinds(model_of(body, dtype=np.float16))
+    assert op not in operators(model_of(body, dtype=np.float16))
     model = model_of(body)
     model.graph.output.append(onnx.helper.make_tensor_value_info(model.graph.node[0].output[0], 1, [2, 3, 4]))
-    assert op not in kinds(model)
+    assert op not in operators(model)
 
 
 def test_several_in_a_row_and_one_beside_the_other() -> None:
@@ -101,5 +93,5 @@ def test_several_in_a_row_and_one_beside_the_other() -> None:
              for i in range(3)]  # fmt: skip
     body = "x0 = Neg(x) " + " ".join(steps) + " s = Softplus(x1) t = Tanh(s) z = Mul(x1, t) y = Add(x3, z)"
     model = model_of(body)
-    assert sorted(kinds(model)) == sorted(["Neg", *itertools.repeat("HardSwish", 3), "Mish", "Add"])
-    assert_same(model)
+    assert sorted(operators(model)) == sorted(["Neg", *itertools.repeat("HardSwish", 3), "Mish", "Add"])
+    assert_same(model, values())

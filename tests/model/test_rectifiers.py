@@ -7,9 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnx_udfc.model.files import load
-from onnx_udfc.model.network import read
-from tests.quantized_graphs import run
+from tests.as_read import assert_same, operators
 from tests.small_graphs import small_model
 
 NUMBERS: dict[str, object] = {
@@ -80,44 +78,39 @@ def model_of(body: str, kind: str = "float") -> onnx.ModelProto:
     return model
 
 
-def kinds(model: onnx.ModelProto) -> list[str]:
-    return [n.op_type for n in read(load(model).model).to_model().graph.node]
-
-
-def assert_same(model: onnx.ModelProto) -> None:
-    x = {"x": 4 * np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)}
-    x["x"][0, 0, 0] = 0
-    before, after = run(model, x)[0], run(read(load(model).model).to_model(), x)[0]
-    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+def values() -> np.ndarray:
+    x = 4 * np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    x[0, 0, 0] = 0
+    return x
 
 
 @pytest.mark.parametrize(("op", "body"), [(op, body) for op, bodies in SPELLED.items() for body in bodies])
 def test_one_node_takes_their_place(op: str, body: str) -> None:
     model = model_of(body)
-    assert kinds(model) == [op]
-    assert_same(model)
+    assert operators(model) == [op]
+    assert_same(model, values())
 
 
 @pytest.mark.parametrize("body", OTHERS)
 def test_what_looks_alike_stays(body: str) -> None:
     model = model_of(body)
-    assert kinds(model) == [n.op_type for n in model.graph.node]
-    assert_same(model)
+    assert operators(model) == [n.op_type for n in model.graph.node]
+    assert_same(model, values())
 
 
 @pytest.mark.parametrize("kind", ["float16", "int32"])
 def test_only_in_float32(kind: str) -> None:
-    assert kinds(model_of("y = Max(x, zero)", kind)) == ["Max"]
+    assert operators(model_of("y = Max(x, zero)", kind)) == ["Max"]
 
 
 def test_a_hard_swish_of_them_is_one() -> None:
     model = model_of("s = Add(x, three) r = Relu(s) m = Min(r, six) p = Mul(x, m) y = Div(p, six)")
     model.graph.initializer.append(numpy_helper.from_array(np.array(3, np.float32), "three"))
-    assert kinds(model) == ["HardSwish"]
-    assert_same(model)
+    assert operators(model) == ["HardSwish"]
+    assert_same(model, values())
 
 
 def test_many_ways_to_one_tensor_are_gone_once() -> None:
     steps = "".join(f"s{i} = Sigmoid(h{i}) h{i + 1} = Mul(h{i}, s{i}) " for i in range(60))
     model = model_of(f"h0 = Cos(x) {steps} y = Max(h60, apart)")
-    assert "Max" in kinds(model)  # how many axes there are is too far away
+    assert "Max" in operators(model)  # how many axes there are is too far away

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_udfc.model.files import load
-from onnx_udfc.model.network import read
-from tests.quantized_graphs import run
+from tests.as_read import assert_same, operators
 from tests.small_graphs import small_model
 
 AXIS = "i = Constant<value = int64[1] {1}>() p = Unsqueeze(a, i) q = Unsqueeze(x, i) c = Concat<axis = 1>(p, q)"
@@ -28,8 +26,5 @@ SUMS = {
 @pytest.mark.parametrize("body", SUMS)
 def test_sums(body: str) -> None:
     model = small_model(f"g (float[2,3,4] x) => (float[2,3,4] y) {{ a = Relu(x) {body} }}")
-    network = read(load(model).model)
-    ops = [node.op for node in network.graph.nodes]
-    assert ops == ["Relu", *SUMS[body]]
-    x = {"x": np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)}
-    np.testing.assert_allclose(run(network.to_model(), x)[0], run(model, x)[0], rtol=1e-6, atol=1e-6)
+    assert operators(model) == ["Relu", *SUMS[body]]
+    assert_same(model, np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32))

@@ -40,7 +40,7 @@ def test_layers_of_functions_are_layers() -> None:
     )  # fmt: skip
     loaded = load(model)
     assert not loaded.model.functions
-    assert loaded.notes == ("1 functions of the model were written out where they are called",)
+    assert loaded.notes == ("functions of the model were written out where they are called (1)",)
     assert [layer.out_channels for layer in read(loaded.model).layers.values()] == [8, 4]
     same_answers(model, loaded.model, 2, 3, 8, 8)
     report = compress(model, prune=0.5, method="none", force=True).report
@@ -77,7 +77,7 @@ def test_branches_that_are_known(condition: str) -> None:
     )  # fmt: skip
     loaded = load(model)
     assert "If" not in {node.op_type for node in loaded.model.graph.node}
-    assert loaded.notes == ("1 If nodes whose condition is fixed became the branch that runs",)
+    assert loaded.notes == ("If nodes whose condition is fixed became the branch that runs (1)",)
     assert len(read(loaded.model).layers) == 2
     same_answers(model, loaded.model, 2, 3, 1, 1)
 
@@ -106,3 +106,16 @@ def test_branches_on_what_is_open_stay(size: str) -> None:
     result, notes = write_out(model)
     assert ("If" in {node.op_type for node in result.graph.node}) == (size == "N") == (not notes)
     same_answers(model, result, 3, 3)
+
+
+def test_nodes_in_another_order_are_put_in_theirs_first() -> None:
+    model = parser.parse_model("""<ir_version: 10, opset_import: ["": 21]> g (float[4,3] x) => (float[4,3] y) {
+        s = Shape(x) three = Constant<value = int64[2] {4, 3}>() e = Equal(s, three) i = Constant<value = int64 {0}>()
+        c = Gather(e, i)
+        y = If(c)<then_branch = a () => (float[4,3] p) { p = Neg(x) },
+            else_branch = b () => (float[4,3] q) { q = Abs(x) }>
+    }""")
+    nodes = list(reversed(model.graph.node))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    assert "If" not in {node.op_type for node in load(model).model.graph.node}
