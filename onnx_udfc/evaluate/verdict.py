@@ -162,6 +162,8 @@ def _estimate(output: OutputFidelity, count: int) -> Judgement | None:
         least = 0.5 / max(1, min(count, output.answers or 1) if output.kind == "detection" else count)
         if moved is not None and relation.c < 1:  # a few answers that all stayed say less than how little moved
             least = min(least, max(LEAST, _odds(LOST_BY_MOVEMENT.a - LOST_BY_MOVEMENT.c * moved / 10)))
+        if output.kind == "detection" and output.max_difference == 0:  # the same to the bit, of however few boxes
+            least = LEAST
         return _ranged(relation, min(max(different, least), 1 - least), moved, reason, sure=True)
     if moved is None:
         return None

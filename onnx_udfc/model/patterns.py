@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_udfc.model.graph import FLOATS
@@ -44,14 +45,14 @@ SAME_TYPE = frozenset((
 class Found:
     """An activation that was recognized.
 
-    One node with these attributes, and these numbers as further inputs, takes the place of the inner ones, besides the
-    last.
+    One node with these attributes, and these numbers (or arrays of them) as further inputs, takes the place of the
+    inner ones, besides the last.
     """
 
     source: gs.Tensor
     inner: tuple[gs.Node, ...]
     attributes: Mapping[str, float] = field(default_factory=dict)
-    numbers: tuple[float, ...] = ()
+    numbers: tuple[float | NDArray[np.float32], ...] = ()
 
 
 @dataclass(frozen=True)

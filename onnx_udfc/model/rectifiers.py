@@ -1,9 +1,10 @@
-"""Relu, Clip, LeakyRelu, Sigmoid and Softplus in other words.
+"""Relu, Clip, PRelu, LeakyRelu, Sigmoid and Softplus in other words.
 
-With numbers a, l and h, and x a tensor:
+With numbers a, l and h, slopes s (one, or one for each channel), and x a tensor:
 
     max(x, 0), clip(x, 0, ∞), x if x > 0 else 0, x·(x > 0), (x + |x|)/2, a PRelu or LeakyRelu of slope 0 = Relu(x)
     min(max(x, l), h), max(min(x, h), l), min(Relu(x), h), clip(Relu(x), 0, h)                          = Clip(x, l, h)
+    Relu(x) + s·min(x, 0), Relu(x) - s·Relu(-x), Relu(x) + s/2·(x - |x|)                                = PRelu(x, s)
     max(x, a·x), x if x > 0 else a·x, a PRelu of one slope                                            = LeakyRelu(x)
     1/(1 + exp(-x)), tanh(x/2)/2 + 1/2 = Sigmoid(x)                                  log(1 + exp(x)) = Softplus(x)
 
@@ -17,12 +18,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from onnx_udfc.model.patterns import (
     Found,
     bounds_of,
     found_at,
     near,
+    rank_of,
     scalar,
     scalar_beside,
     scalings,
@@ -152,6 +155,63 @@ def _leaky(node: gs.Node) -> Iterator[Found]:
             yield from _sloped(x, other, node, (test,))
 
 
+def _prelu(node: gs.Node) -> Iterator[Found]:
+    for first, second in (
+        (node.inputs, node.inputs[::-1]) if node.op in ("Add", "Sub") and len(node.inputs) == 2 else ()
+    ):
+        relu = writer(first, "Relu")
+        if relu is None or (node.op == "Sub" and first is not node.inputs[0]):
+            continue
+        x, sign = relu.inputs[0], 1.0 if node.op == "Add" else -1.0
+        slopes, base, nodes = _times(second)
+        below = _below(base, x)
+        if below is not None and _fits(slopes, x):
+            yield Found(x, (relu, *nodes, *below[1]), numbers=(np.asarray(sign * below[0] * slopes, np.float32),))
+
+
+def _times(tensor: gs.Tensor) -> tuple[NDArray[np.float64], gs.Tensor, tuple[gs.Node, ...]]:
+    """A tensor as constants times another: their product, the other, and the nodes on the way."""
+    factors, nodes = np.ones(1), list[gs.Node]()
+    while True:
+        minus, node = writer(tensor, "Neg"), writer(tensor, "Mul")
+        constants = [] if node is None else [t for t in node.inputs if isinstance(t, gs.Constant)]
+        if minus is not None:
+            factors, tensor = -factors, minus.inputs[0]
+            nodes.append(minus)
+        elif node is not None and len(constants) == 1 and len(node.inputs) == 2:
+            factors = factors * np.asarray(constants[0].values, np.float64)
+            tensor = node.inputs[0] if constants[0] is node.inputs[1] else node.inputs[1]
+            nodes.append(node)
+        else:
+            return factors, tensor, tuple(nodes)
+
+
+def _below(tensor: gs.Tensor, x: gs.Tensor) -> tuple[float, tuple[gs.Node, ...]] | None:
+    """A tensor as a number times min(x, 0): the number, and the nodes; None where it is something else."""
+    node = tensor.inputs[0] if tensor.inputs and not tensor.inputs[0].domain else None
+    if node is None:
+        return None
+    if node.op == "Min":
+        found = scalar_beside(node)
+        return (1.0, (node,)) if found is not None and found[1] == 0 and found[0] is x else None
+    if node.op == "Sub":
+        size = writer(node.inputs[1], "Abs")
+        return (2.0, (node, size)) if size is not None and size.inputs[0] is x is node.inputs[0] else None
+    if node.op == "Relu":
+        factor, base, nodes = _times(node.inputs[0])
+        return (-1.0, (node, *nodes)) if base is x and nodes and np.all(factor == -1) else None
+    return None
+
+
+def _fits(slopes: NDArray[np.float64], x: gs.Tensor) -> bool:
+    """Whether slopes have at most one axis of more than one, and give a tensor no more axes than it has."""
+    wide, rank = [i for i, d in enumerate(slopes.shape) if d > 1], rank_of(x)
+    if not wide or rank is None or slopes.ndim > rank or len(wide) > 1:
+        return not wide and (slopes.ndim <= 1 or (rank is not None and slopes.ndim <= rank))
+    size = None if x.shape is None else x.shape[wide[0] - slopes.ndim]
+    return not isinstance(size, int | np.integer) or size == slopes.size
+
+
 def _sloped(x: gs.Tensor, other: gs.Tensor, node: gs.Node, nodes: tuple[gs.Node, ...]) -> Iterator[Found]:
     for way in scalings(other)[1:]:
         if way.base is x:
@@ -229,6 +289,7 @@ RECTIFIERS: tuple[tuple[str, Callable[[gs.Node], Iterator[Found]]], ...] = (
     ("Clip", _clip),  # before Relu, or the outer half of one would be that
     ("Relu", _relu),
     ("Clip", _clip),
+    ("PRelu", _prelu),  # before LeakyRelu, which one of a single slope is
     ("LeakyRelu", _leaky),
     ("Sigmoid", _sigmoid),
     ("Softplus", _softplus),

@@ -1,8 +1,8 @@
 """Channels of a tensor brought nearer to one range, before one grid is laid over all of them.
 
 A channel that a layer writes may be divided by any s > 0 if whatever reads it multiplies its weights by s: exact where
-nothing but a Relu lies between (a Clip at 6 would have to clip at 6/s). With ranges r_c, weights W_c that read channel
-c, and one step Δ = max_c(r_c/s_c)/255 for the tensor, the error behind the reading layers is about
+nothing but a Relu, LeakyRelu or PRelu is between (a Clip at 6 would have to clip at 6/s). With ranges r_c, weights
+W_c that read channel c, and one step Δ = max_c(r_c/s_c)/255 for the tensor, the error behind what reads it is about
 
     Δ²/12 Σ_c s_c² |W_c|²  +  Σ_o δ_o²/12 Σ_c E[x_c²]/s_c²        δ_o: step of the weights that output o reads with
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Double = NDArray[np.float64]
 
+HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu")
 POWERS = (0.0, 0.25, 0.5)
 LEAST = 0.1  # of the widest channel's range: what these inputs hardly excite, others may
 WORTH = 0.8  # of the error at α = 0 that must be left at most
@@ -48,19 +49,25 @@ class Link:
 
 
 def links(network: Network) -> Iterator[Link]:
-    """Tensors that one layer writes, through a Relu or directly, and only layers read; one of them is depthwise."""
+    """Tensors that one layer writes, maybe through a Relu of some slope, and only layers read; one is depthwise."""
     outputs = {t.name for t in network.graph.outputs}
     by_node = {id(layer.node): layer for layer in network.layers.values()}
     for layer in network.layers.values():
         if not layer.kernel:
             continue
         tensor = layer.node.outputs[0]
-        if tensor.name not in outputs and len(tensor.outputs) == 1 and tensor.outputs[0].op == "Relu":
+        if tensor.name not in outputs and _passes(tensor):
             tensor = tensor.outputs[0].outputs[0]
         readers = tuple(by_node[id(node)] for node in tensor.outputs if id(node) in by_node)
         only = readers and len(readers) == len(tensor.outputs) and tensor.name not in outputs
         if only and all(_reads(r, tensor) for r in readers) and (layer.depthwise or all(r.depthwise for r in readers)):
             yield Link(layer, tensor.name, readers)
+
+
+def _passes(tensor: gs.Tensor) -> bool:
+    """Whether one node alone reads a tensor, and s times as much in a channel is s times as much behind it, s > 0."""
+    node = tensor.outputs[0] if len(tensor.outputs) == 1 else None
+    return node is not None and node.op in HOMOGENEOUS and node.inputs[0] is tensor and not node.domain
 
 
 def _reads(layer: Layer, tensor: gs.Tensor) -> bool:

@@ -251,7 +251,7 @@ class Choices:
         """What comes of leaving some tensors in float beside those that are left already."""
         total = max(sum(self.macs.values()), 1.0)
         left = self.placement.on_grid(frozenset(tensors)) | self.floated
-        found = activation_tensors(self.network, self.layers, self.target, left)
+        found = _within(activation_tensors(self.network, self.layers, self.target, left), self.placement)
         share = sum(self.macs.get(name, 0.0) for name in found.kept) / total
         crossing, before = (
             sum(self.values[t] for t in borders(self.network, p) | ends(self.network, p))
@@ -326,6 +326,23 @@ def _best(
 def _cost(harm: float, price: float, rate: float) -> float:
     """In dB."""
     return 10 * float(np.log10(max(harm, HARMLESS))) + rate * price
+
+
+def _within(found: Placement, known: Placement) -> Placement:
+    """A placement less what another one leaves in float.
+
+    A product that has got a bias since that one was made would be quantized behind its bias.
+    """
+    if all(tensor in known.sites for tensor in found.sites):
+        return found
+    sites = {tensor: readers for tensor, readers in found.sites.items() if tensor in known.sites}
+    return replace(
+        found,
+        sites=sites,
+        tied={tensor: grid for tensor, grid in found.tied.items() if tensor in sites},
+        caps={tensor: cap for tensor, cap in found.caps.items() if tensor in sites},
+        float_outputs=tuple(n for n in found.integer if n in (*found.float_outputs, *known.float_outputs)),
+    )
 
 
 def borders(network: Network, placement: Placement) -> set[str]:

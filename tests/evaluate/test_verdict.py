@@ -39,6 +39,12 @@ def test_a_near_result_is_good_and_a_far_one_is_unusable() -> None:
     assert near.loss < (between.loss or 0) < far.loss
 
 
+def test_few_boxes_that_are_the_same_to_the_bit_are_good() -> None:
+    few = OutputFidelity("boxes", "detection", None, None, answers=4, matched=1.0, max_difference=0.0)
+    assert judged(few).loss == 0.0
+    assert judged(replace(few, max_difference=1e-6)).verdict == "degraded"
+
+
 def elsewhere(*outputs: OutputFidelity) -> list[Fidelity]:
     return [Fidelity("synthetic", None, None, None, 32, outputs=(output,)) for output in outputs]
 

@@ -1,4 +1,4 @@
-"""Relu, Clip, LeakyRelu, Sigmoid and Softplus in other words become one node with the same values."""
+"""Relu, Clip, PRelu, LeakyRelu, Sigmoid and Softplus in other words become one node with the same values."""
 
 from __future__ import annotations
 
@@ -41,7 +41,15 @@ SPELLED = {
         "r = Relu(x) y = Min(r, six)",
         "r = Relu(x) y = Clip(r, zero, six)",
     ],
+    "PRelu": [
+        "r = Relu(x) a = Abs(x) d = Sub(x, a) m = Mul(d, slopes) y = Add(r, m)",
+        "r = Relu(x) a = Abs(x) d = Sub(x, a) h = Mul(d, half) m = Mul(slopes, h) y = Add(m, r)",
+        "r = Max(x, zero) l = Min(x, zero) m = Mul(l, slopes) y = Add(r, m)",
+        "r = Relu(x) n = Neg(x) p = Relu(n) m = Mul(slopes, p) y = Sub(r, m)",
+        "r = Relu(x) n = Mul(x, minus) p = Relu(n) m = Mul(p, slopes) q = Neg(m) y = Add(q, r)",
+    ],
     "LeakyRelu": [
+        "r = Relu(x) a = Abs(x) d = Sub(x, a) m = Mul(d, tenth) y = Add(r, m)",
         "m = Mul(x, tenth) y = Max(m, x)",
         "c = Greater(x, zero) m = Mul(tenth, x) y = Where(c, x, m)",
         "c = Less(x, zero) m = Mul(two, x) y = Where(c, m, x)",
@@ -67,6 +75,10 @@ OTHERS = [
     "r = Relu(x) y = Clip(r, minus, zero)",
     "n = Neg(x) e = Exp(n) a = Add(two, e) y = Div(one, a)",
     "a = Abs(x) s = Sub(x, a) y = Mul(s, half)",
+    "r = Relu(x) n = Neg(x) p = Relu(n) m = Mul(slopes, p) y = Sub(m, r)",
+    "r = Relu(x) l = Min(x, one) m = Mul(l, slopes) y = Add(r, m)",
+    "r = Relu(x) a = Abs(x) d = Sub(a, x) m = Mul(d, slopes) y = Add(r, m)",
+    "r = Relu(x) n = Mul(x, half) p = Relu(n) m = Mul(slopes, p) y = Sub(r, m)",
 ]
 
 

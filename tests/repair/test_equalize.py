@@ -39,21 +39,22 @@ def feeds() -> Values:
     return {"x": np.random.default_rng(0).normal(size=(4, 3, 12, 12)).astype(np.float32)}
 
 
-def quantized_error(network: Network) -> float:
+def quantized_error(network: Network, act: str = "Relu") -> float:
     placement = activation_tensors(network, list(network.layers), "cpu")
     grids = measure_ranges(network, placement, feeds(), likeness="real")
     written = emit(network, nearest(network, 7), grids, "cpu", placement).model
-    return float(np.square(run(written, feeds())[0] - run(model(), feeds())[0]).mean())
+    return float(np.square(run(written, feeds())[0] - run(model(act), feeds())[0]).mean())
 
 
-def test_the_function_stays_and_the_quantized_error_falls() -> None:
-    network = read(model())
-    before = quantized_error(network)
+@pytest.mark.parametrize("act", ["Relu", "LeakyRelu<alpha = 0.2>"])
+def test_the_function_stays_and_the_quantized_error_falls(act: str) -> None:
+    network = read(model(act))
+    before = quantized_error(network, act)
     changed = equalize(network, feeds(), 8)
     assert changed[0] == "r1"
-    (y,), (expected,) = run(network.to_model(), feeds()), run(model(), feeds())
+    (y,), (expected,) = run(network.to_model(), feeds()), run(model(act), feeds())
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-    assert quantized_error(network) < 0.5 * before
+    assert quantized_error(network, act) < 0.5 * before
 
 
 def test_the_scale_is_what_every_tensor_was_divided_by() -> None:

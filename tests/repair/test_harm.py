@@ -83,6 +83,16 @@ def test_the_report_names_what_is_kept_in_float_and_why() -> None:
     assert (result.report.fidelity.sqnr_db or 0) > 15
 
 
+def test_a_product_that_gets_a_bias_on_the_way_stays_as_it_was_placed() -> None:
+    body = BODY.replace("Abs (a)", "Relu (a)").replace("y = Conv (t, w3)", "g = GlobalAveragePool (t) f = Flatten (g)")
+    text = f"(float[N,4,16,16] x) => (float[N,5] y) <float tiny = {{0.000001}}> {{ {body} y = MatMul (f, w4) }}"
+    network = network_of(text, {k: v for k, v in LOUD.items() if k != "w3"} | {"w4": (16, 5)})
+    result = compress(network.to_model(), bits=8, activations=8, calibrate=sounds(40))
+    assert any(n.startswith("kept in float: conv0; for the sake") for n in result.report.runtime.notes)
+    (product,) = (n for n in result.model.graph.node if n.op_type == "MatMul")
+    assert any(n.op_type == "Add" and n.input[0] == product.output[0] for n in result.model.graph.node)
+
+
 def test_what_the_graph_alone_shows_needs_no_measurement() -> None:
     result = compress(loudness().to_model(), bits=8, activations=8, calibrate=sounds(40))
     assert not any(n.startswith("kept in float") for n in result.report.runtime.notes)
