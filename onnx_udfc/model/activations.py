@@ -20,10 +20,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_udfc.model.names import Taken, taken_in, unique_name
-from onnx_udfc.model.patterns import Found, clipped, found_at, near, products, scalings, shift_of, writer
+from onnx_udfc.model.patterns import SINCE, Found, clipped, found_at, near, products, scalings, shift_of, writer
 from onnx_udfc.model.rectifiers import RECTIFIERS
-
-SINCE = {"Clip": 11, "HardSwish": 14, "HardSigmoid": 6, "Gelu": 20, "Mish": 18, "PRelu": 7}
 
 
 def join_activations(graph: gs.Graph, kept: set[str]) -> None:

@@ -23,7 +23,7 @@ from onnx_udfc.model.tables import TABLES
 from onnx_udfc.model.unseen import RECURRENT, Path, inner_weights
 from onnx_udfc.model.values import values
 
-MATMULS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+MATMULS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul")
 INTEGER_OPS = (
     "QLinearConv", "ConvInteger", "MatMulInteger", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul", "MatMulNBits", "MatMulBnb4", "QAttention", "GatherBlockQuantized", "DynamicQuantizeLSTM",

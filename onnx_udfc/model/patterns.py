@@ -34,6 +34,9 @@ ELEMENTWISE = frozenset((
     "Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Mean", "Min", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum",
     "Where",
 ))  # fmt: skip
+SINCE = {  # operator → its first opset, of the form that is written here
+    "Clip": 11, "HardSwish": 14, "HardSigmoid": 6, "Gelu": 20, "Mish": 18, "PRelu": 7, "LayerNormalization": 17,
+}  # fmt: skip
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 SAME_TYPE = frozenset((
     *WEIGHTED, *SAME_RANK, "Add", "Div", "Flatten", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub", "Sum",
@@ -191,9 +194,25 @@ def _rank_of_transpose(node: gs.Node, _: Callable[[gs.Tensor], int | None]) -> i
     return len(node.attrs["perm"]) if "perm" in node.attrs else None
 
 
-def _rank_of_reshape(node: gs.Node, _: Callable[[gs.Tensor], int | None]) -> int | None:
-    shape = node.inputs[1].shape
-    return int(shape[0]) if shape is not None and len(shape) == 1 and isinstance(shape[0], int) else None
+def _rank_of_reshape(node: gs.Node, rank: Callable[[gs.Tensor], int | None]) -> int | None:
+    return _length(node.inputs[1], rank, FARTHEST)
+
+
+def _length(tensor: gs.Tensor, rank: Callable[[gs.Tensor], int | None], steps: int) -> int | None:
+    """How many numbers a list of sizes has, by its stated shape or by what it is made of."""
+    if tensor.shape is not None and len(tensor.shape) == 1 and isinstance(tensor.shape[0], int):
+        return tensor.shape[0]
+    node = tensor.inputs[0] if tensor.inputs and steps else None
+    if node is None or node.domain:
+        return None
+    if node.op == "Concat":
+        lengths = [_length(part, rank, steps - 1) for part in node.inputs]
+        return None if None in lengths else sum(one for one in lengths if one is not None)
+    if node.op == "Cast":
+        return _length(node.inputs[0], rank, steps - 1)
+    if node.op == "Unsqueeze":  # what becomes a list by it was a number
+        return 1
+    return rank(node.inputs[0]) if node.op == "Shape" and not node.attrs else None
 
 
 def _rank_moved(node: gs.Node, rank: Callable[[gs.Tensor], int | None]) -> int | None:

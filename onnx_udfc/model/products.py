@@ -5,6 +5,8 @@ With W a constant matrix:
     W·x = (xᵀ·Wᵀ)ᵀ            Gemm of xᵀ (transA)            a weight (1, I, O) of as many axes as x
     an Einsum over the last axis of x and one of W            onnxruntime's FusedConv, FusedGemm, FusedMatMul
 
+and what onnxruntime fuses around them: Gelu in four forms, a sum with the norm behind it.
+
 A product of pictures that were turned for it alone is a convolution of one tap (`write_pointwise`).
 Transposes that come to stand back to back are for `no_ops`.
 """
@@ -16,12 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
+from onnx import helper
 
 from onnx_udfc.model.graph import constant_input, is_dense
 from onnx_udfc.model.layers import Layer, MatMul, kind_of
 from onnx_udfc.model.names import Taken, taken_in, unique_name
-from onnx_udfc.model.patterns import rank_of, writer
+from onnx_udfc.model.patterns import SINCE, rank_of, type_of, writer
 
 MICROSOFT = "com.microsoft"
 MOST_AXES = 4
@@ -37,6 +41,7 @@ class _Writer:
     """Makes nodes and constants of new names."""
 
     names: Taken
+    opset: int
 
     def constant(self, like: str, values: np.ndarray[Any, Any]) -> gs.Constant:
         return gs.Constant(unique_name(like, self.names), np.ascontiguousarray(values))
@@ -52,7 +57,7 @@ def write_layers(graph: gs.Graph) -> None:
     """Writes the nodes anew that are layers in other words, in place."""
     if not any((node.domain, node.op) in RULES for node in graph.nodes):
         return
-    make = _Writer(taken_in(graph))
+    make = _Writer(taken_in(graph), graph.opset)
     nodes: list[gs.Node] = []
     for node in graph.nodes:
         rule = RULES.get((node.domain, node.op))
@@ -219,12 +224,66 @@ def _unfused(
 def _fused_matmul(node: gs.Node, make: _Writer) -> Iterator[gs.Node]:
     """A MatMul whose weight is transposed and scaled."""
     weight = node.inputs[1] if len(node.inputs) > 1 else None
-    plain = not any(node.attrs.get(name, 0) for name in ("transA", "transBatchA", "transBatchB"))
+    turned, rank = node.attrs.get("transA", 0), rank_of(node.inputs[0])
+    plain = not any(node.attrs.get(name, 0) for name in ("transBatchA", "transBatchB")) and (not turned or rank)
     if plain and weight is not None and is_dense(weight) and len(weight.shape) == 2:
+        if turned and rank is not None:
+            before = make.node("Transpose", node, [node.inputs[0]], perm=[*range(rank - 2), rank - 1, rank - 2])
+            node.inputs[0] = before.outputs[0]
+            yield before
         matrix = weight.values.T if node.attrs.get("transB", 0) else weight.values
         scaled = (matrix.astype(np.float64) * float(node.attrs.get("alpha", 1.0))).astype(matrix.dtype)
         node.op, node.domain, node.inputs[1] = "MatMul", None, make.constant(weight.name, scaled)
         node.attrs.clear()
+    yield node
+
+
+def _quick_gelu(node: gs.Node, make: _Writer) -> Iterator[gs.Node]:
+    """x·sigmoid(αx)."""
+    x, alpha = node.inputs[0], float(node.attrs.get("alpha", 1.702))
+    made: list[gs.Node] = []
+    if alpha != 1:
+        kind = helper.tensor_dtype_to_np_dtype(type_of(x) or onnx.TensorProto.FLOAT)
+        made.append(make.node("Mul", node, [x, make.constant(f"{node.name}.alpha", np.array(alpha, kind))]))
+    made.append(make.node("Sigmoid", node, [made[-1].outputs[0] if made else x]))
+    node.op, node.domain, node.inputs = "Mul", None, [x, made[-1].outputs[0]]
+    node.attrs.clear()
+    yield from (*made, node)
+
+
+def _gelu(node: gs.Node, make: _Writer) -> Iterator[gs.Node]:
+    """Gelu by erf or, as FastGelu has it, by tanh; of the sum with a bias, if there is one."""
+    if make.opset < SINCE["Gelu"]:
+        yield node
+        return
+    if len(node.inputs) > 1 and not node.inputs[1].is_empty():
+        bias = make.node("Add", node, node.inputs[:2])
+        node.inputs = [bias.outputs[0]]
+        yield bias
+    attributes = {"approximate": "tanh"} if node.op == "FastGelu" else {}
+    node.op, node.domain, node.inputs = "Gelu", None, node.inputs[:1]
+    node.attrs.clear()
+    node.attrs.update(attributes)
+    yield node
+
+
+def _skip_norm(node: gs.Node, make: _Writer) -> Iterator[gs.Node]:
+    """LayerNormalization of x + skip (+ bias)."""
+    x, skip, scale, shift, bias = [*node.inputs, *[gs.Variable.empty()] * 5][:5]
+    whole = [out for out in node.outputs[1:] if not out.is_empty()]
+    if make.opset < SINCE["LayerNormalization"] or (len(node.outputs) > 1 and whole != node.outputs[3:]):
+        yield node
+        return
+    added = [skip] if bias.is_empty() else [bias, skip]
+    for other in added:
+        made = make.node("Add", node, [x, other])
+        x = made.outputs[0]
+        if other is skip and whole:
+            x = made.outputs[0] = whole[0]
+        yield made
+    node.op, node.domain, node.outputs = "LayerNormalization", None, node.outputs[:1]
+    node.inputs = [x, scale] if shift.is_empty() else [x, scale, shift]
+    node.attrs.setdefault("epsilon", 1e-12)
     yield node
 
 
@@ -235,4 +294,7 @@ RULES: dict[tuple[str | None, str], Callable[[gs.Node, _Writer], Iterator[gs.Nod
     (MICROSOFT, "FusedConv"): _fused_conv,
     (MICROSOFT, "FusedGemm"): _fused_gemm,
     (MICROSOFT, "FusedMatMul"): _fused_matmul,
+    (MICROSOFT, "QuickGelu"): _quick_gelu,
+    **dict.fromkeys(((MICROSOFT, "Gelu"), (MICROSOFT, "BiasGelu"), (MICROSOFT, "FastGelu")), _gelu),
+    (MICROSOFT, "SkipLayerNormalization"): _skip_norm,
 }

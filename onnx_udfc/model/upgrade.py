@@ -8,6 +8,8 @@ on all axes from `axis` on.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -34,6 +36,7 @@ IR = 10
 TARGETS = (21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9)
 _SAME_RANK = ("Concat", "Identity", "Cast", "Dropout", "Transpose", "Relu", "LeakyRelu", "Sigmoid", "Softmax")
 LARGEST = 1 << 14  # bytes of an initializer that an operator may need to know
+_ELSEWHERE = "onnx_udfc.elsewhere"  # a domain that the converter knows nothing of
 
 Scales = NDArray[np.floating]
 
@@ -64,7 +67,10 @@ def upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
             result = _restore(model, converted)
             if _accepted(skeleton(result, LARGEST), light):
                 return result, [] if target == OPSET else [_note(target, version, reason)]
-            fault = "onnxruntime does not load the result"
+            fault = next(
+                (f"{n.op_type} is not a standard operator" for n in _undefined(light, OPSET)),
+                "onnxruntime does not load the result",
+            )
         reason = reason or fault
         if converted is None and _convert(light, version + 1)[0] is None:
             break  # it can convert nothing of this model
@@ -103,9 +109,45 @@ def _say_last(light: onnx.ModelProto) -> None:
 def _convert(light: onnx.ModelProto, target: int) -> tuple[onnx.ModelProto | None, str]:
     """The converted model, or None and why not."""
     try:
-        return version_converter.convert_version(light, target), ""
+        return _shown(version_converter.convert_version(_hidden(light), target)), ""
     except Exception as error:  # whatever its C++ code raises
-        return None, _reason(error, f"{opset_of(light)}{target}")
+        return None, _reason(error)
+
+
+def _hidden(light: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with those nodes in another domain that the standard's does not have in its opset; itself if none.
+
+    onnxruntime has some in every opset, and writes them into files: LayerNormalization, before opset 17.
+    """
+    version = opset_of(light) or OPSET
+    if not any(_undefined(light, version)):
+        return light
+    hidden = onnx.ModelProto()
+    hidden.CopyFrom(light)
+    for node in _undefined(hidden, version):
+        node.domain = _ELSEWHERE
+    hidden.opset_import.append(helper.make_opsetid(_ELSEWHERE, 1))
+    return hidden
+
+
+def _undefined(model: onnx.ModelProto, version: int) -> Iterator[onnx.NodeProto]:
+    """Nodes of the standard's domain whose operator it does not have in this opset."""
+    for node in (node for graph in all_graphs(model.graph) for node in graph.node):
+        try:
+            onnx.defs.get_schema(node.op_type if standard(node.domain) else "Identity", version)
+        except onnx.defs.SchemaError:
+            yield node
+
+
+def _shown(converted: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with what was hidden from the converter in the standard's domain again; in place."""
+    for node in (n for graph in all_graphs(converted.graph) for n in graph.node):
+        if node.domain == _ELSEWHERE:
+            node.domain = ""
+    for i in reversed(range(len(converted.opset_import))):
+        if converted.opset_import[i].domain == _ELSEWHERE:
+            del converted.opset_import[i]
+    return converted
 
 
 def _note(target: int, version: int, reason: str) -> str:
@@ -114,11 +156,9 @@ def _note(target: int, version: int, reason: str) -> str:
     return f"{kept}: conversion to opset {OPSET} failed ({reason})"
 
 
-def _reason(error: Exception, versions: str) -> str:
+def _reason(error: Exception) -> str:
     """What the converter said, without its source positions and its unfilled place holders."""
     line = " ".join(str(error).split())
-    if "no registered schema" in line:
-        return f"{line.rsplit('.', 1)[-1].removesuffix(versions)} is not a standard operator"
     return (line.rsplit("failed:", 1)[-1] if "failed:" in line else line).strip()[:160]
 
 

@@ -106,3 +106,9 @@ def test_weights_inside_functions() -> None:
     model.functions.append(helper.make_function("f", "layer", ["a"], ["b"], nodes, [helper.make_opsetid("", 21)]))
     (row,) = inventory(model)
     assert (row.parameters, row.bytes, row.left) == (4096, 16384, "weights inside a function are not compressed")
+
+
+def test_what_onnxruntime_fused_counts_as_the_layer_that_it_is() -> None:
+    model = small_model("g (float[1,4,9,9] x, float[8,4,3,3] W) => (float y) { y = com.microsoft.FusedConv(x, W) }")
+    (row,) = inventory(model)
+    assert (row.parameters, left_out((row,), row.bytes)) == (288, ())

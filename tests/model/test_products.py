@@ -39,7 +39,7 @@ def dense(weights: str, given: str, body: str) -> onnx.ModelProto:
 
 
 def assert_same(model: onnx.ModelProto) -> None:
-    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    shape = [d.dim_value or 2 for d in model.graph.input[0].type.tensor_type.shape.dim]
     x = {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
     before, after = run(model, x)[0], run(read(load(model).model).to_model(), x)[0]
     assert before.shape == after.shape
@@ -95,16 +95,54 @@ def test_a_convolution_that_onnxruntime_fused(case: str) -> None:
         ("FusedGemm", {"activation": "Relu", "transB": 1}, ["Gemm", "Relu"]),
         ("FusedGemm", {"activation": "LeakyRelu", "activation_alpha": 0.2, "transB": 1}, ["Gemm", "LeakyRelu"]),
         ("FusedMatMul", {"alpha": 0.5, "transB": 1}, ["MatMul"]),
+        ("FusedMatMul", {"transA": 1, "transB": 1}, ["Transpose", "MatMul"]),
     ],
 )
 def test_a_matrix_product_that_onnxruntime_fused(op: str, attributes: dict[str, Any], ops: list[str]) -> None:
     weight = numpy_helper.from_array(np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32), "W")
     node = helper.make_node(op, ["x", "W"], ["y"], "f", domain="com.microsoft", **attributes)
-    ends = [helper.make_tensor_value_info(n, 1, s) for n, s in (("x", [3, 4]), ("y", [3, 6]))]
+    given = [4, 3] if "transA" in attributes else [3, 4]
+    ends = [helper.make_tensor_value_info(n, 1, s) for n, s in (("x", given), ("y", [3, 6]))]
     graph = helper.make_graph([node], "g", ends[:1], ends[1:], [weight])
     domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=domains, ir_version=10)
     assert [n.op for n in read(load(model).model).graph.nodes] == ops
+    assert_same(model)
+
+
+AROUND = {
+    "QuickGelu": ("y = com.microsoft.QuickGelu<alpha = 1.0>(x)", ["Sigmoid", "Mul"]),
+    "QuickGelu, α": ("y = com.microsoft.QuickGelu(x)", ["Mul", "Sigmoid", "Mul"]),
+    "Gelu": ("y = com.microsoft.Gelu(x)", ["Gelu"]),
+    "BiasGelu": ("y = com.microsoft.BiasGelu(x, B)", ["Add", "Gelu"]),
+    "FastGelu": ("y = com.microsoft.FastGelu(x)", ["Gelu"]),
+    "FastGelu, bias": ("y = com.microsoft.FastGelu(x, B)", ["Add", "Gelu"]),
+    "SkipLayerNormalization": ("y = com.microsoft.SkipLayerNormalization(x, x, B, C)", ["Add", "LayerNormalization"]),
+    "with a bias and the sum": (
+        "n, , , s = com.microsoft.SkipLayerNormalization<epsilon = 0.1>(x, x, B, C, C) y = Add(n, s)",
+        ["Add", "Add", "LayerNormalization", "Add"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AROUND)
+def test_what_onnxruntime_fuses_around_layers(case: str) -> None:
+    body, ops = AROUND[case]
+    model = small_model(f"g (float[2,3,4] x, float[4] B, float[4] C) => (float[2,3,4] y) {{ {body} }}")
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    assert [n.op for n in read(load(model).model).graph.nodes] == ops
+    assert_same(model)
+
+
+def test_a_weight_of_three_axes_behind_sizes_that_are_computed() -> None:
+    model = small_model("""g (float[N,4,1,1] x, float[1,4,6] W) => (float y)
+        <int64 first = {0}, int64 rest = {-1}, int64[1] front = {0}> {
+        s = Shape(x) n = Gather(s, first) a = Unsqueeze(n, front) b = Unsqueeze(rest, front)
+        t = Concat<axis = 0>(a, b) f = Reshape(x, t) u = Unsqueeze(f, front) y = MatMul(u, W) }""")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    del model.graph.value_info[:]
+    network = read(load(model).model)
+    assert [layer.constant.shape for layer in network.layers.values()] == [(4, 6)]
     assert_same(model)
 
 

@@ -93,8 +93,10 @@ def test_what_the_converter_cannot_do_is_kept_and_said() -> None:
         "{ h = ImageScaler<scale = 2.0, bias = [0.0, 0.0, 0.0]>(x) y = Relu(h) }"
     )
     result, notes = upgrade(model)
-    assert result.opset_import[0].version == 7
-    assert notes == ["kept at opset 7: conversion to opset 21 failed (ImageScaler is not a standard operator)"]
+    assert result.opset_import[0].version == 9  # onnxruntime has it no longer in the next one
+    assert notes == [
+        "converted from opset 7 to 9 only: conversion to opset 21 failed (ImageScaler is not a standard operator)"
+    ]
     feeds = {"x": np.ones((1, 3, 4, 4), np.float32)}
     assert np.array_equal(open_session(result, threads=1).run(None, feeds)[0], np.full((1, 3, 4, 4), 2, np.float32))
 
@@ -166,3 +168,25 @@ def test_type_attributes_survive() -> None:
     model.graph.node.insert(0, helper.make_node("Optional", [], ["o"], type=kind))
     result, _ = upgrade(model)
     assert result.graph.node[0].attribute[0].tp == kind
+
+
+def test_an_operator_that_only_onnxruntime_has_in_this_opset_stays_in_the_standard_domain() -> None:
+    """Its optimizer writes LayerNormalization into files of any opset."""
+    shape = [2, 3]
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "w", "b"], ["n"], "norm", axis=-1),
+        helper.make_node("Softmax", ["n"], ["y"], "soft"),
+    ]
+    tensors = [numpy_helper.from_array(np.asarray([1, 2, 3], np.float32), name) for name in "wb"]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=7)
+    result, notes = upgrade(model)
+    assert not notes
+    assert {d.domain: d.version for d in result.opset_import} == {"": 21}
+    assert [(node.op_type, node.domain, node.name) for node in result.graph.node][:1] == [
+        ("LayerNormalization", "", "norm")
+    ]
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    before, after = (open_session(m).run(None, {"x": x})[0] for m in (model, result))
+    np.testing.assert_allclose(after, before, rtol=1e-6)
