@@ -21,6 +21,7 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 LARGEST = 1 << 34  # elements
 LARGEST_OPSET = 1000
+BLOCKED = "com.microsoft.nchwc"  # domain
 REMARKS = ("doc_string", "producer_name", "producer_version", "key", "value")
 
 
@@ -44,6 +45,21 @@ def check(model: onnx.ModelProto) -> None:
     _check_names(model.graph)
     _check_nodes(model)
     _check_values(model.graph)
+
+
+def refuse_blocked(model: onnx.ModelProto) -> None:
+    """Refuses files whose convolutions hold their weights in the blocks of one kind of processor.
+
+    onnxruntime writes them where it optimizes as far as it can: such a file is slow or does not run on other machines.
+
+    Raises:
+        ModelError: there are such convolutions.
+    """
+    if any(node.domain == BLOCKED and node.op_type == "Conv" for node in model.graph.node):
+        raise ModelError(
+            "onnxruntime has optimized the file for one kind of processor (weights in NCHWc blocks);"
+            " give the file that it was made from, or one that is optimized no further than ORT_ENABLE_EXTENDED"
+        )
 
 
 def _check_text(model: onnx.ModelProto) -> None:

@@ -14,6 +14,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.activations import join_activations
+from onnx_udfc.model.checks import refuse_blocked
 from onnx_udfc.model.constants import fold_constants, unshare
 from onnx_udfc.model.export import SHAPES, export_model
 from onnx_udfc.model.fold import fold_into_layer, plain_gemm, recorded
@@ -180,8 +181,9 @@ def read(model: onnx.ModelProto) -> Network:
     """Reads a model into the canonical form. The model itself is not changed, and must not be changed after.
 
     Raises:
-        ModelError: the graph is damaged, or the weights of a layer are not finite.
+        ModelError: the graph is damaged, written for one kind of processor, or the weights of a layer are not finite.
     """
+    refuse_blocked(model)
     G_LOGGER.severity = G_LOGGER.CRITICAL + 1  # it prints what it also raises
     try:
         return _read(model)

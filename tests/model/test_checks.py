@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
 from onnx_udfc import compress
 from onnx_udfc.errors import ModelError
-from onnx_udfc.model.checks import check
+from onnx_udfc.model.checks import BLOCKED, check
 from onnx_udfc.model.values import CHUNK, all_finite, has_nan
 from onnx_udfc.runtime.sessions import open_session
 from tests.small_graphs import small_model
@@ -156,3 +159,17 @@ def test_nodes_that_are_not_as_their_operators_are_defined(body: str, text: str)
 def test_operators_that_are_unknown_or_of_other_domains_are_not_judged() -> None:
     check(parser.parse_model('<ir_version: 8, opset_import: ["": 11, "my": 1]> g (float[1] x) => (float y) '
                              "{ a = ImageScaler<scale = 1.0>(x) b = my.Add(a) y = Upsample(b, x) }"))  # fmt: skip
+
+
+def test_weights_in_the_blocks_of_a_processor(tmp_path: Path) -> None:
+    """As onnxruntime writes a file where it optimizes as far as it can."""
+    path = tmp_path / "blocked.onnx"
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(path)
+    text = "g (float[1,16,8,8] x, float[16,16,3,3] W) => (float[1,16,6,6] y) { c = Conv(x, W) y = Relu(c) }"
+    ort.InferenceSession(small_model(text).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    if not any(node.domain == BLOCKED for node in onnx.load(path).graph.node):
+        pytest.skip("onnxruntime has no blocks for this processor")
+    with pytest.raises(ModelError, match="give the file that it was made from"):
+        compress(path, prune=0.5)
