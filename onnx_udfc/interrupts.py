@@ -34,7 +34,8 @@ class Interrupts:
         """Take over the signals of this process; only from its main thread."""
         sys.warnoptions.append("ignore:resource_tracker:UserWarning")  # it tidies up after us, and need not say so
         wake, woken = os.pipe()
-        os.set_blocking(woken, False)
+        if hasattr(os, "set_blocking"):  # Windows has it from Python 3.12 on, and does not ask for it
+            os.set_blocking(woken, False)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
         for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
             if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN:
@@ -57,7 +58,7 @@ class Interrupts:
             workers = remove_leftovers()
             for worker in workers:
                 with contextlib.suppress(OSError):
-                    os.kill(worker, signal.SIGKILL)
+                    os.kill(worker, getattr(signal, "SIGKILL", signal.SIGTERM))
             os._exit(self._code)  # at once: nothing here has let another thread see that they are gone
 
     def settle(self) -> None:

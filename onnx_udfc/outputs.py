@@ -109,7 +109,7 @@ def _stopped(before: set[int]) -> set[int]:
     stopped = set(before)
     while new := _workers() - stopped:
         for pid in new:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, AttributeError):  # Windows cannot stop a process
                 os.kill(pid, signal.SIGSTOP)
         stopped |= new
     return stopped
