@@ -281,7 +281,7 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
         tables, unseen = rounded_tables(pruned.network, options), rounded_unseen(pruned.network, options, plan.bits)
         grids = repaired.activations or ({} if placement is not None and placement.kept else None)
         emitted = emit(pruned.network, repaired.weights, grids, options.target, placement, tables, unseen)
-        if original.network.single:
+        if original.network.together:
             declare_inputs(emitted.model, original.loaded.model)
         bring(emitted.model)
     if options.float16:

@@ -148,7 +148,7 @@ def _checked(
 
 def answer(original: Source, network: Network, options: Options, batch: int = BATCH) -> Answered:
     """What the original answers to the inputs that a result is checked on; arguments as of `_checked`."""
-    weights, batch = weight_bytes(network.origin.model), 1 if network.single else batch
+    weights, batch = weight_bytes(network.origin.model), network.together or batch
     try:
         session: Any = open_session(original, asked_provider(options), options.threads, lean=weights >= ROOMY)
     except ModelError as error:

@@ -106,7 +106,7 @@ def settle_as_line(network: Network, options: Options) -> None:
         return
     (*_, wanted), guessed = wanted_inputs(network), dict(network.sizes)
     picture = len(guessed) == 1 and wanted.kind == "picture" and not wanted.channels_last
-    if not picture or wanted.spec.shape[-2:] != (None, None) or wanted.size[0] != wanted.size[1]:
+    if not picture or wanted.spec.shape[-2:] != (None, None) or len(set(wanted.size)) != 1 or len(wanted.size) != 2:
         return
     strengths = []
     line = {wanted.spec.name: (*wanted.shape[:2], *LINE)}

@@ -141,6 +141,8 @@ def settle(network: Network, asked: Sequence[str] = (), real: Mapping[str, tuple
     if guessed:
         shapes = ", ".join(f"{n} {'x'.join(map(str, network.sizes[n]))}" for n in guessed)
         network.notes.append(f"sizes that the file leaves open were taken as {shapes}; say --input-shape otherwise")
+    if asked:
+        _take_together(network, given, asked)
 
 
 def can_be_made(network: Network) -> bool:
@@ -169,6 +171,15 @@ def check_sizes(network: Network) -> None:
 def _parsed(asked: Sequence[str], given: Sequence[InputSpec]) -> Sizes:
     """Asked shapes by input name."""
     found: Sizes = {}
+    for spec, shape in _told(asked, given):
+        if spec.name in found:
+            raise RequestError(f"--input-shape: {spec.name} is given twice")
+        found[spec.name] = tuple(1 if i == spec.axis and spec.batch is None else a for i, a in enumerate(shape))
+    return found
+
+
+def _told(asked: Sequence[str], given: Sequence[InputSpec]) -> Iterator[tuple[InputSpec, tuple[int, ...]]]:
+    """Inputs and their asked shapes."""
     by_name = {s.name: s for s in given}
     for text in asked:
         name, _, shape = text.rpartition("=")
@@ -177,21 +188,18 @@ def _parsed(asked: Sequence[str], given: Sequence[InputSpec]) -> Sizes:
         spec = by_name.get(name or given[0].name)
         if spec is None:
             raise RequestError(f"--input-shape {text}: no input {name!r}; there are {', '.join(by_name)}")
-        if spec.name in found:
-            raise RequestError(f"--input-shape: {spec.name} is given twice")
-        found[spec.name] = _fitting(text, tuple(int(d) for d in shape.lower().split("x")), spec)
-    return found
+        yield spec, _fitting(text, tuple(int(d) for d in shape.lower().split("x")), spec)
 
 
 def _fitting(text: str, shape: tuple[int, ...], spec: InputSpec) -> tuple[int, ...]:
-    """An asked shape with one sample, or the fixed number of them."""
+    """An asked shape, if it fits the declared one."""
     declared = "x".join("?" if d is None else str(d) for d in spec.shape)
     wrong = len(shape) != len(spec.shape) or any(
         d is not None and d != a for i, (d, a) in enumerate(zip(spec.shape, shape, strict=False)) if i != spec.axis
     )
     if wrong or (spec.batch is not None and shape[spec.axis or 0] != spec.batch):
         raise RequestError(f"--input-shape {text}: the file declares {spec.name} as {declared}")
-    return tuple(1 if i == spec.axis and spec.batch is None else a for i, a in enumerate(shape))
+    return shape
 
 
 def _by_symbol(names: Mapping[str, tuple[Any, ...]], known: Sizes) -> dict[str, tuple[int | None, ...]]:
@@ -401,17 +409,41 @@ def take_singly(network: Network) -> bool:
     Returns:
         Whether that is so, and was not known before.
     """
-    session = None if network.single or not can_be_made(network) else _session(network)
+    session = None if network.together or not can_be_made(network) else _session(network)
     wanted = () if session is None else wanted_inputs(network)
     fixed = singly(session, wanted)
     if fixed == wanted:
         return False
-    shapes = {w.spec.name: w.spec.shape for w in fixed}
-    for tensor in network.graph.inputs:
-        tensor.shape = [d or s for d, s in zip(shapes[tensor.name], tensor.shape, strict=True)]
-    network.single = True
+    _fix(network, {w.spec.name: w.spec.shape for w in fixed}, 1)
     network.notes.append("the network takes one input at a time: with more, which the file allows, it does not run")
     return True
+
+
+def _fix(network: Network, shapes: Mapping[str, Sequence[int | None]], together: int) -> None:
+    """Declare the inputs with so many samples."""
+    for tensor in network.graph.inputs:
+        tensor.shape = [d or s for d, s in zip(shapes[tensor.name], tensor.shape, strict=True)]
+    network.together = together
+
+
+def _take_together(network: Network, given: Sequence[InputSpec], asked: Sequence[str]) -> None:
+    """Fix the number of samples that the file leaves open at what was asked, if the network runs with no single one.
+
+    What lies along the first axis then are no samples but the rows of one picture, or the steps of one sequence.
+    """
+    axes = {s.name: s.axis for s in given if s.axis is not None and s.batch is None}
+    told = {s.name: shape for s, shape in _told(asked, given) if s.name in axes}
+    numbers = {shape[axes[name] or 0] for name, shape in told.items()}
+    if len(numbers) != 1 or set(told) != set(axes) or max(numbers) == 1 or not can_be_made(network):
+        return
+    session, wanted, (together,) = _session(network), wanted_inputs(network), numbers
+    if session is None or _answers(session, wanted) or not _answers(session, wanted, together):
+        return
+    _fix(network, {s.name: told.get(s.name, s.shape) for s in given}, together)
+    network.sizes = {name: told.get(name, sizes) for name, sizes in network.sizes.items()}
+    network.notes.append(
+        f"the network is run with {together} along the first axis, as --input-shape says: not with one"
+    )
 
 
 def singly(session: Any, wanted: tuple[Wanted, ...]) -> tuple[Wanted, ...]:

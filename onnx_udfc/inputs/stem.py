@@ -101,16 +101,19 @@ class Stem:
 
 
 def stem_of(network: Network, wanted: Wanted) -> Stem | None:
-    """The convolution that an input of pictures leads to, if it is one alone and has one channel group."""
+    """The convolution with one channel group that an input of pictures leads to.
+
+    Of several that read the same, the one that gives the most channels.
+    """
     if len(wanted.shape) != 4:
         return None
     start = next((t for t in network.graph.inputs if t.name == wanted.spec.name), None)
     by_node = {id(layer.node): layer for layer in network.layers.values()}
     found = [by_node[id(node)] for node in _first_nodes(start) if id(node) in by_node] if start is not None else []
-    if len(found) != 1 or not found[0].convolves or found[0].groups != 1:
+    if len({f.node.inputs[0].name for f in found}) != 1 or not all(f.convolves and f.groups == 1 for f in found):
         return None
-    stem = Stem(network, wanted, found[0])
-    return None if stem.plain and found[0].in_channels != wanted.channels else stem
+    stem = Stem(network, wanted, max(found, key=lambda f: f.out_channels))
+    return None if stem.plain and stem.layer.in_channels != wanted.channels else stem
 
 
 def _first_nodes(start: gs.Tensor) -> list[gs.Node]:

@@ -55,7 +55,8 @@ class Network:
         sizes: input name → sizes of one run, also where the file leaves them open; empty as long as nobody chose them.
         branches: input name → values with which it runs, of an input whose value selects a branch.
         ran: whether it ran with some of the sizes that were tried.
-        single: whether it takes one sample at a time, though its file leaves their number open.
+        together: how many samples it takes at a time, no more and no less, though its file leaves their number open; 0
+            where it takes any number.
         expects: what was found out about the inputs that it expects, by what was asked.
         resolved: shapes of its tensors, by all that they depend on; of its copies too.
     """
@@ -68,7 +69,7 @@ class Network:
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     branches: dict[str, tuple[float, ...]] = field(default_factory=dict)
     ran: bool = True
-    single: bool = False
+    together: int = 0
     expects: Memo = field(default_factory=Memo, repr=False)
     resolved: Memo = field(default_factory=lambda: Memo(MOST_SHAPES), repr=False)
 
@@ -88,7 +89,7 @@ class Network:
         }
         notes, scale, sizes = list(self.notes), dict(self.scale), dict(self.sizes)
         return Network(
-            graph, layers, self.origin, notes, scale, sizes, single=self.single, resolved=self.resolved
+            graph, layers, self.origin, notes, scale, sizes, together=self.together, resolved=self.resolved
         )  # fmt: skip
 
     def to_model(self, without: Collection[str] = ()) -> onnx.ModelProto:
@@ -97,7 +98,7 @@ class Network:
         `without` are names of constants that are left out; `weights` for what runs the layers itself.
         """
         model = export_model(self.graph, self.origin, without)
-        if self.single:
+        if self.together:
             for info in model.graph.input:
                 self._declare(info)
         return model

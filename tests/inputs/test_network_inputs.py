@@ -310,6 +310,16 @@ def test_a_first_layer_that_drowns_in_its_biases_expects_pixels() -> None:
         assert bool(made.values["x"].max() > 100) is pixels
 
 
+def test_of_two_first_layers_that_read_the_same_the_wider_one_tells_the_scale() -> None:
+    text = """g (float[N,3,32,32] x, float[4,3,3,3] W0, float[16,3,3,3] W1, float[16] B1, float[4,16,1,1] W2)
+        => (float[N,4,30,30] y) { p = Conv(x, W0) t = Tanh(p) a = Conv(x, W1, B1) r = Relu(a) b = Conv(r, W2)
+        y = Add(t, b) }"""
+    model = scaled_model(text)
+    small = with_parameters(model, {"W1": parameter(model, "W1") / 60, "B1": np.linspace(-2, 2, 16)})
+    assert "raw pixels" not in make_inputs(read(model), Options()).note
+    assert "raw pixels" in make_inputs(read(small), Options()).note
+
+
 def test_steps_count_whichever_axis_they_lie_on() -> None:
     """Four columns by 16,384 steps were taken for four pixels, and 640 such inputs made."""
     long = "float[N,16384,4] x) => (float[N,4,16384] y) { y = Transpose<perm = [0,2,1]>(x)"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
@@ -265,3 +266,32 @@ def test_a_network_that_takes_one_input_at_a_time_is_run_so(tmp_path: Path) -> N
     assert take_singly(network)
     assert not take_singly(network)
     assert not take_singly(small_network(CLASSIFIER))
+
+
+SPECTRA = """g (float[T,F] x, float[8,1,5,3] W1, float[8] B1, float[12,8,3,3] W2, float[5,12,1,1] W3)
+    => (float[a,b,c] y) {
+    front = Constant<value = int64[2] {0, 1}>() first = Constant<value = int64[1] {0}>() p = Unsqueeze(x, front)
+    a = Conv(p, W1, B1) r = Relu(a) b = Conv(r, W2) s = Relu(b) d = Conv(s, W3) y = Squeeze(d, first) }"""
+
+
+def test_steps_that_the_graph_itself_makes_one_sample_of_are_as_many_as_was_asked() -> None:
+    """A file without an axis of samples: of the first axis' one step at a time no convolution can be run."""
+    model = small_model(SPECTRA)
+    assert "say --input-shape" in compress(model, prune=0.5).report.fidelity.unmeasured
+    result = compress(model, prune=0.5, input_shape="24x20")
+    assert any("24 along the first axis" in note for note in result.report.runtime.notes)
+    assert result.report.after.macs < 0.6 * result.report.before.macs
+    assert result.model.graph.input[0] == model.graph.input[0]
+    session = onnxruntime.InferenceSession(result.model.SerializeToString())
+    assert session.run(None, {"x": np.ones((40, 30), np.float32)})[0].shape == (5, 34, 26)
+    real = np.random.default_rng(0).normal(size=(16, 24, 20)).astype(np.float32)
+    told = compress(model, bits=8, input_shape="24x20", calibrate=real)
+    assert told.report.fidelity.inputs == "calibration"
+
+
+def test_three_axes_that_the_graph_turns_into_a_picture_are_no_line_of_text() -> None:
+    network = small_network("""g (float[T,F,C] x, float[8,3,1,1] W1) => (float[a,b,c,d] y) {
+        front = Constant<value = int64[1] {0}>() p = Unsqueeze(x, front)
+        t = Transpose<perm = [0,3,1,2]>(p) y = Conv(t, W1) }""")
+    settle_sizes(network, Options())
+    assert network.sizes
