@@ -19,12 +19,13 @@ Kind = Literal["classes", "detection", "segmentation", "sequence", "embedding", 
 Values = NDArray[Any]
 
 LOWEST = 1e-7  # of a probability, before its logit is taken: what is next to 1 in float32
-_UNSURE = 0.5  # share of values that lie well between 0 and 1 in an image, but not in a map
+_UNSURE = 0.5  # share of values that lie well between 0 and 1 in an image or of coordinates, but not in a map
 _WIDE = 64  # columns from which multiples of 32 are features rather than classes
 _COLOURS = (1, 3, 4)  # channels of pictures
 _LEAST_SIDE = 4  # cells of a map's shorter side: seventeen points of three numbers are none
 _POINTS = (2, 3, 4, 5)  # numbers of a point: x, y, perhaps z, how visible it is, whether it is there
 _LEAST_POINTS = 3
+_CORNERS = (4, 8)  # numbers of two corners, or of four
 # Correlation above that of neighbours, and distance of means beside theirs: 0.6 to 0.9 and 0.1 to 0.5 of landmarks
 _TOGETHER, _APART = 0.4, 0.6
 _MOST_LABELS = 1 << 12  # more different ones are numbers of places, say
@@ -180,7 +181,8 @@ def _rows(y: Values) -> Kind:
         if probabilities or logs or (not is_probability(y) and _mostly_one_class(y)):
             return "sequence"
     if is_probability(y):
-        return "segmentation"
+        corners = y.shape[2] in _CORNERS and y.shape[1] > 1 and not _sure(y)
+        return "regression" if corners else "segmentation"
     return "embedding" if y.shape[2] >= _WIDE and y.shape[2] % 32 == 0 else "regression"
 
 
@@ -197,13 +199,17 @@ def _map(y: Values, inputs: Sequence[tuple[int | None, ...]]) -> Kind:
     if channels > 1 and is_probability(y) and _sums_to_one(y, 1):
         return "segmentation"
     if is_probability(y):
-        between = float(np.mean((y > 0.2) & (y < 0.8)))
-        return "segmentation" if between < _UNSURE and min(y.shape[2:]) >= _LEAST_SIDE else "regression"
+        return "segmentation" if _sure(y) and min(y.shape[2:]) >= _LEAST_SIDE else "regression"
     image = any(len(s) == y.ndim and s[1] == channels for s in inputs)
     points = channels == 1 and min(y.shape[2:]) < _LEAST_SIDE
     if image or points or y.min() >= 0 or channels >= _WIDE:
         return "regression"
     return "segmentation"
+
+
+def _sure(y: Values) -> bool:
+    """Whether most of some numbers from 0 to 1 are near to one of them: those of pictures and of places are not."""
+    return float(np.mean((y > 0.2) & (y < 0.8))) < _UNSURE
 
 
 def is_probability(y: Values) -> bool:

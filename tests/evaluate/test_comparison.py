@@ -251,6 +251,13 @@ def test_gains_of_which_one_is_mostly_the_largest_are_no_strings() -> None:
     assert judged(gains, gains).kind == "segmentation"
 
 
+def test_places_between_0_and_1_step_by_step_are_numbers() -> None:
+    """Corners of the cells of a table, one cell after another."""
+    places = np.random.default_rng(0).uniform(0.1, 0.9, (N, 20, 8))
+    assert judged(places, places).kind == "regression"
+    assert judged(places**12, places**12).kind == "segmentation"
+
+
 def test_neighbours_of_embeddings() -> None:
     rng = np.random.default_rng(0)
     y = np.repeat(rng.standard_normal((6, 64)), 2, axis=0) + 0.01 * rng.standard_normal((12, 64))
