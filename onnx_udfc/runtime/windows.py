@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -96,6 +97,9 @@ def run_layer(
         flat = products.product(x.reshape(-1, x.shape[-1]), matrix[0].T.astype(np.float32))
         flat += bias.astype(np.float32)
         return np.asarray(flat.reshape(*x.shape[:-1], -1))
+    channels = layer.groups * matrix.shape[2] // math.prod(layer.kernel)
+    if x.ndim != 2 + len(layer.kernel) or x.shape[1] != channels:
+        raise ModelError(f"{layer.name} takes {channels} channels and gets {list(x.shape)}: it cannot run")
     if _pointwise(layer):
         weight = matrix[0].astype(np.float32)
         make_room(4 * len(weight) * x.size // x.shape[1])

@@ -135,3 +135,13 @@ def test_rows_that_do_not_fit_the_weights_are_the_users_to_mend() -> None:
     (layer,) = network.layers.values()
     with pytest.raises(ModelError, match="rows of 4 values and gets 6: it cannot run"):
         run_layer(network.to_model(), layer, np.zeros((3, 6), np.float32), layer.matrix(), np.zeros(2))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 8), (2, 2, 8, 8)])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_pictures_that_do_not_fit_the_weights_are_the_users_to_mend(shape: tuple[int, ...], kernel: int) -> None:
+    text = f"g (float[n,1,h,w] x, float[2,1,{kernel},{kernel}] W) => (float[n,2,a,b] y) {{ y = Conv(x, W) }}"
+    network = small_network(text)
+    (layer,) = network.layers.values()
+    with pytest.raises(ModelError, match=r"takes 1 channels and gets .*: it cannot run"):
+        run_layer(network.to_model(), layer, np.zeros(shape, np.float32), layer.matrix(), np.zeros(2))
