@@ -105,11 +105,12 @@ def settle_as_line(network: Network, options: Options) -> None:
     if not network.sizes or options.input_shape or options.kinds not in ("auto", "text"):
         return
     (*_, wanted), guessed = wanted_inputs(network), dict(network.sizes)
-    picture = len(guessed) == 1 and wanted.kind == "picture" and not wanted.channels_last
-    if not picture or wanted.spec.shape[-2:] != (None, None) or len(set(wanted.size)) != 1 or len(wanted.size) != 2:
+    at = 1 if wanted.channels_last else 2
+    picture = len(guessed) == 1 and wanted.kind == "picture" and len(wanted.size) == 2
+    if not picture or wanted.spec.shape[at : at + 2] != (None, None) or len(set(wanted.size)) != 1:
         return
     strengths = []
-    line = {wanted.spec.name: (*wanted.shape[:2], *LINE)}
+    line = {wanted.spec.name: (*wanted.shape[:at], *LINE, *wanted.shape[at + 2 :])}
     for sizes in (guessed, line):
         network.sizes = sizes
         tried = wanted_inputs(network)

@@ -23,6 +23,7 @@ from onnx_udfc.model.network import read
 from onnx_udfc.numerics.images import synthetic_images
 from onnx_udfc.options import Options
 from onnx_udfc.runtime.runs import InputSpec
+from tests.flavours import FLAVOURS
 
 
 def _sure(count: int, classes: int, share: float) -> list[np.ndarray]:
@@ -173,6 +174,9 @@ def test_a_classifier_of_pictures_of_any_size_that_answers_to_lines_is_run_on_li
     (note,) = [n for n in network.notes if "--input-shape" in n]
     assert "lines of text" in note
     assert any("48x192: the network reacts to lines of text" in n for n in inspect(path).notes)
+    turned = read(FLAVOURS["nhwc_input"](onnx.load(path)))
+    settle_sizes(turned, Options(threads=1, input_range=(-1, 1), input_colour="bgr"))
+    assert list(turned.sizes.values()) == [(1, 48, 192, 3)]
     other = read(onnx.load(path))
     settle_sizes(other, Options(threads=1, images="photographs", input_range=(-1, 1), input_colour="bgr"))
     assert other.sizes == {"x": (1, 3, 224, 224)}
