@@ -18,6 +18,7 @@ from onnx_udfc.model.network import read
 from onnx_udfc.original import Original, read_original
 from onnx_udfc.runtime.kernels import check_runtime
 from onnx_udfc.runtime.sessions import open_session
+from tests.normed_graphs import with_parameters
 from tests.small_graphs import small_model
 
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "digits_resnet_folded.onnx"
@@ -149,3 +150,17 @@ def test_ratios_say_the_work_that_channels_and_ranks_leave(run: Original, asked:
     assert "factored" not in {layer.kind for layer in channels.report.layers}
     assert macs(chosen.model) <= 1.01 * macs(channels.model)
     assert accuracy(chosen.model) >= accuracy(channels.model) - 0.01
+
+
+def test_where_layers_become_two_in_place_of_channels_nobody_says_that_nothing_was_pruned() -> None:
+    model = small_model("""g (float[N,3,16,16] x, float[24,3,3,3] W1, float[24,24,3,3] W2, float[24,24,3,3] W3,
+        float[8,24,1,1] W4) => (float[N,8,10,10] y) {
+        a = Conv(x, W1) r = Relu(a) b = Conv(r, W2) s = Relu(b) c = Conv(s, W3) t = Relu(c) y = Conv(t, W4) }""")
+    rng = np.random.default_rng(0)
+    products = {
+        k: (rng.normal(size=(24, 4)) @ rng.normal(size=(4, 216)) / 20).reshape(24, 24, 3, 3) for k in ("W2", "W3")
+    }
+    report = compress(with_parameters(model, products), prune=0.3, threads=1).report
+    assert all(g.kept == g.channels for g in report.groups)
+    assert [layer.kind for layer in report.layers].count("factored") == 2
+    assert not any("nothing was pruned" in warning for warning in report.warnings)

@@ -60,9 +60,9 @@ def plan_of(subject: Subject, decision: Decision, options: Options) -> Plan:
     keep = {name: kept for name, kept in keep.items() if len(kept) < subject.channels[name].channels}
     why = {g.name: _why_not_asked(options) for g in subject.channels.groups} | dict(decision.why)
     quantizable = (*subject.layers, *tables_to_round(network, options), *unseen_to_round(network, options))
-    warnings = (*_too_narrow(groups, options), *_nothing_done(quantizable, keep, why, options))
-    whole = {name: why[name] for name in why if name not in keep}
     factors = dict(decision.factors) | _named_factors(network, subject.curves, options)
+    warnings = (*_too_narrow(groups, options), *_nothing_done(quantizable, keep or factors, why, options))
+    whole = {name: why[name] for name in why if name not in keep}
     return Plan(keep, decision.bits, whole, warnings, factors)
 
 
@@ -83,11 +83,11 @@ def _too_narrow(groups: tuple[ChannelGroup, ...], options: Options) -> tuple[str
 
 
 def _nothing_done(
-    quantizable: tuple[str, ...], keep: Mapping[str, object], why: Mapping[str, str], options: Options
+    quantizable: tuple[str, ...], less: Mapping[str, object], why: Mapping[str, str], options: Options
 ) -> tuple[str, ...]:
-    """What was asked for and could not be done in any layer."""
+    """What was asked for and could not be done in any layer; `less` are channels that go, or layers that become two."""
     found = []
-    if options.prunes and not keep and (options.prune or options.prune_layer):
+    if options.prunes and not less and (options.prune or options.prune_layer):
         reason, _ = Counter(why.values()).most_common(1)[0] if why else ("no channels can go", 0)
         found.append(f"nothing was pruned: {reason} (onnx-udfc inspect shows each layer)")
     if options.bits != FLOAT and not quantizable:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 OTHER_IMAGES = 1000  # added to the seed: the check does not look at the images that the repair has seen
 MOST_IMAGES = 96
 FEWEST, PROBES = 16, 2  # made-up inputs, and as many times those that may be run to find out what a network expects
+FEWEST_ELSEWHERE = 4  # of those that are made what else they may be, of a network that takes long to run
 MORE = 2  # times as many made-up inputs as are fitted on: a judgement costs little and is counted in answers
 HEAVY = 1 << 28  # bytes of weights above which two networks are not in memory together
 UNPACKED = 1 << 28  # above which codes are not unpacked once for all: 60 MB of VGG-19's take 2 GB on the way
@@ -160,7 +161,8 @@ def answer(original: Source, network: Network, options: Options, batch: int = BA
         return Answered(fault=f"not run for its check: {error}")
     others = []
     for other in elsewhere(network, inputs, options):
-        few = other if other.rollout else _few(network, other, max(FEWEST, batch_of(network, other.values) // 2))
+        half = max(FEWEST, batch_of(network, other.values) // 2)
+        few = other if other.rollout else _few(network, other, min(half, max(FEWEST_ELSEWHERE, affordable(network))))
         with suppress(ModelError):  # numbers that it does not take are none that it reads
             others.append(_answered(session, few, batch, weights))
     return replace(found, others=tuple(others))

@@ -11,13 +11,15 @@ from onnx import parser
 from onnx_udfc import pipeline
 from onnx_udfc.errors import CheckError, GateError
 from onnx_udfc.evaluate import final_check
-from onnx_udfc.evaluate.final_check import check_result
+from onnx_udfc.evaluate.final_check import answer, check_result
 from onnx_udfc.evaluate.movement import MAX_DB
+from onnx_udfc.inputs.network_inputs import settle_sizes
 from onnx_udfc.model.network import read
 from onnx_udfc.options import Options, parse_requirement
 from onnx_udfc.pipeline import compress
 from onnx_udfc.runtime.sessions import open_session
 from tests.normed_graphs import CHAIN, parameter, scaled_model, with_parameters
+from tests.small_graphs import small_model
 
 
 def test_the_same_network_is_identical() -> None:
@@ -195,3 +197,17 @@ def test_what_the_original_answers_is_found_once_beside_the_repair(
     after = compress(model, Options(prune=0.5, bits=4, threads=threads, force=True)).report
     assert len(asked) == 1
     assert beside.fidelity == after.fidelity
+
+
+@pytest.mark.parametrize(("runs", "count"), [(1, 4), (1000, 32)])
+def test_what_takes_long_is_checked_on_few_of_what_else_its_inputs_may_be(
+    runs: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnx_udfc.evaluate.final_check.affordable", lambda _: runs)
+    model = small_model("""g (float[N,24] x, float[24,8] W1, float[8,5] W2) => (float[N,5] y) {
+        a = MatMul(x, W1) r = Relu(a) y = MatMul(r, W2) }""")
+    network = read(model)
+    settle_sizes(network, Options(images="64"))
+    others = answer(model, network, Options(images="64")).others
+    assert others
+    assert {sum(len(feed["x"]) for feed in other.feeds) for other in others} == {count}
