@@ -291,10 +291,10 @@ def _other_inputs(network: Network, options: Options) -> NetworkInputs:
 
 
 def _few(network: Network, inputs: NetworkInputs, count: int = MOST_IMAGES) -> NetworkInputs:
-    """At most so many of them, and at most MOST_IMAGES, but a whole batch where it is fixed."""
+    """At most so many of them, and at most MOST_IMAGES, but whole batches where they are fixed."""
     specs = input_specs_of(network)
-    most = max([min(count, MOST_IMAGES), *(spec.batch or 1 for spec in specs)])
-    given = batch_of(network, inputs.values)
+    batch, given = max([1, *(spec.batch or 1 for spec in specs)]), batch_of(network, inputs.values)
+    most = max(min(count, MOST_IMAGES, given) // batch, 1) * batch
     chosen = evenly_spaced(given, most)
     rollout = inputs.rollout if len(chosen) == given else None  # what is left out of a sequence breaks it
     return replace(inputs, values=take(specs, inputs.values, chosen), rollout=rollout)

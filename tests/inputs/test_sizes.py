@@ -282,6 +282,8 @@ def test_steps_that_the_graph_itself_makes_one_sample_of_are_as_many_as_was_aske
     assert any("24 along the first axis" in note for note in result.report.runtime.notes)
     assert result.report.after.macs < 0.6 * result.report.before.macs
     assert result.model.graph.input[0] == model.graph.input[0]
+    odd = compress(model, prune=0.5, input_shape="30x20").report.fidelity  # whole runs are checked, of 36 steps one
+    assert (odd.unmeasured, odd.count % 30) == ("", 0)
     session = onnxruntime.InferenceSession(result.model.SerializeToString())
     assert session.run(None, {"x": np.ones((40, 30), np.float32)})[0].shape == (5, 34, 26)
     real = np.random.default_rng(0).normal(size=(16, 24, 20)).astype(np.float32)
