@@ -16,7 +16,7 @@ from onnx_udfc.evaluate.shown_boxes import Album, ShownBoxes
 from onnx_udfc.inputs.feeds import image_feeds
 from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
 from onnx_udfc.inputs.real import image_shapes, real_shapes, real_values
-from onnx_udfc.runtime.runs import input_specs, outputs_of, sample_count, split
+from onnx_udfc.runtime.runs import InputSpec, input_specs, outputs_of, sample_count, split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,6 +65,8 @@ def open_real(
     specs = tuple(w.spec for w in wanted)
     if isinstance(data, str | Path) and len(specs) == 1:
         data = open_images(data)
+    if isinstance(data, ImageSet) and data.labels is None and _are_runs(data, specs[0]):
+        data = {specs[0].name: np.asarray(data.source)}
     if isinstance(data, ImageSet):
         total = min(len(data), limit or len(data))
         feeds = image_feeds(specs, data, preprocessing, limit, shape=_shape(wanted[0], data))
@@ -72,6 +74,12 @@ def open_real(
     arrays = real_values(wanted, data, preprocessing, limit, seed)
     total = sample_count(specs, arrays)
     return RealData(_counted(specs, split(specs, arrays), total), total)
+
+
+def _are_runs(images: ImageSet, spec: InputSpec) -> bool:
+    """Whether each of some arrays is what a whole run takes, its samples among it."""
+    first = np.asarray(images.source[0]) if len(images) else np.zeros(0)
+    return first.dtype.kind == "f" and first.ndim == len(spec.shape)
 
 
 def _shape(wanted: Wanted, images: ImageSet) -> tuple[int | None, ...]:

@@ -274,7 +274,7 @@ SPECTRA = """g (float[T,F] x, float[8,1,5,3] W1, float[8] B1, float[12,8,3,3] W2
     a = Conv(p, W1, B1) r = Relu(a) b = Conv(r, W2) s = Relu(b) d = Conv(s, W3) y = Squeeze(d, first) }"""
 
 
-def test_steps_that_the_graph_itself_makes_one_sample_of_are_as_many_as_was_asked() -> None:
+def test_steps_that_the_graph_itself_makes_one_sample_of_are_as_many_as_was_asked(tmp_path: Path) -> None:
     """A file without an axis of samples: of the first axis' one step at a time no convolution can be run."""
     model = small_model(SPECTRA)
     assert "say --input-shape" in compress(model, prune=0.5).report.fidelity.unmeasured
@@ -289,6 +289,13 @@ def test_steps_that_the_graph_itself_makes_one_sample_of_are_as_many_as_was_aske
     real = np.random.default_rng(0).normal(size=(16, 24, 20)).astype(np.float32)
     told = compress(model, bits=8, input_shape="24x20", calibrate=real)
     assert told.report.fidelity.inputs == "calibration"
+    onnx.save(model, tmp_path / "in.onnx")
+    told.save(tmp_path / "out.onnx")
+    np.save(tmp_path / "x.npy", real)
+    found = validate(
+        tmp_path / "in.onnx", tmp_path / "out.onnx", images=tmp_path / "x.npy", input_shape="24x20", seconds=0
+    )
+    assert (found.count, (found.sqnr_db or 0) > 20) == (16 * 24, True)
 
 
 def test_three_axes_that_the_graph_turns_into_a_picture_are_no_line_of_text() -> None:
