@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_udfc import pipeline
-from onnx_udfc.errors import UdfcError
+from onnx_udfc.errors import ArgumentError, UdfcError
 from onnx_udfc.evaluate import inspection
 from onnx_udfc.inputs.real import with_data
 from onnx_udfc.judging import judged
@@ -31,6 +31,7 @@ from onnx_udfc.options import (
     words_of,
 )
 from onnx_udfc.original import Original
+from onnx_udfc.outputs import path_of
 from onnx_udfc.pipeline import Result
 from onnx_udfc.progress import Callbacks, Logged
 from onnx_udfc.sweep_table import SweepTable
@@ -76,10 +77,17 @@ def compress(
         UdfcError: The input or the request cannot be served, a gate is not met, or the result fails its check.
     """
     with _in_python():
-        asked = replace(options or Options(), **read_options(Options, with_data(keywords)))
+        told = _listener(callbacks)
+        if original is not None and not isinstance(original, Original):
+            raise ArgumentError(f"original= must be an Original, not {type(original).__name__}")
+        asked = replace(
+            _base(options, "compress(IN, prune=0.5).save(OUT)"), **read_options(Options, with_data(keywords))
+        )
         asked = asked if options is not None else with_goal(asked, keywords)
         asked.check(lambda _: PYTHON)
-        return pipeline.compress(plain_source(source), asked, callbacks or Logged(), original=original, base=base)
+        return pipeline.compress(
+            plain_source(source), asked, told, original=original, base=None if base is None else path_of(base)
+        )
 
 
 def inspect(source: Model, **keywords: Unpack[InspectingKeywords]) -> Inspection:
@@ -125,7 +133,7 @@ def validate(
     with _in_python():
         asked = Judging(**keywords)
         asked.check(lambda _: PYTHON)
-        found = judged(plain_source(original), plain_source(compressed), asked, callbacks or Logged())
+        found = judged(plain_source(original), plain_source(compressed), asked, _listener(callbacks))
         check_requirements(asked.require, {gate.key: found.measured(gate.key) for gate in asked.require})
         return found
 
@@ -157,9 +165,9 @@ def sweep(
         own = {k: v for k, v in keywords.items() if k in specs(Sweeping)}
         asked = Sweeping(**own)
         rest: dict[str, Any] = {k: v for k, v in keywords.items() if k not in own}
-        shared = replace(options or Options(), **read_options(Options, with_data(rest)))
-        told = callbacks or Logged()
-        return swept(plain_source(source), directory, shared, asked, told, compress=pipeline.compress)
+        shared = replace(_base(options, "sweep(IN, DIR, prune=[0.3, 0.5])"), **read_options(Options, with_data(rest)))
+        told = _listener(callbacks)
+        return swept(plain_source(source), path_of(directory), shared, asked, told, compress=pipeline.compress)
 
 
 @contextlib.contextmanager
@@ -174,6 +182,30 @@ def _in_python() -> Iterator[None]:
         if message == str(error):
             raise
         raise type(error)(message) from error
+
+
+def _base(options: object, usage: str) -> Options:
+    """What keywords are laid over."""
+    if options is None:
+        return Options()
+    if not isinstance(options, Options):
+        given = "the class itself" if options is Options else type(options).__name__
+        raise ArgumentError(f"options= must be an Options, not {given}; all else are keywords: {usage}")
+    return options
+
+
+def _listener(callbacks: Any) -> Callbacks:
+    """Who is told; by default the logger."""
+    if callbacks is None:
+        return Logged()
+    methods = ("stage", "advance", "note", "done")
+    if isinstance(callbacks, type) or not all(callable(getattr(callbacks, name, None)) for name in methods):
+        raise ArgumentError(
+            f"callbacks= must have the methods {', '.join(methods)}, which {type(callbacks).__name__} has not;"
+            " options are keywords, e.g. prune=0.5"
+        )
+    told: Callbacks = callbacks
+    return told
 
 
 def _documented(function: Callable[..., Any], rows: Mapping[str, Spec]) -> None:

@@ -17,6 +17,12 @@ class RequestError(UdfcError):
     """The options ask for something impossible."""
 
 
+class ArgumentError(RequestError, TypeError):
+    """An argument of a function for Python is nothing that it takes: wrong usage."""
+
+    exit_code = 2
+
+
 class GateError(UdfcError):
     """A requirement (`--require`) is not met; nothing was written."""
 

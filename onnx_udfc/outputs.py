@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from onnx_udfc.errors import RequestError
+from onnx_udfc.errors import ArgumentError, RequestError
 
 PREFIX, SUFFIX = ".onnx-udfc.", ".tmp"  # how temporary names begin and end
 STALE = 24 * 3600  # seconds after which what killed processes have left is removed
@@ -142,6 +142,17 @@ def remove_stale(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - left.lstat().st_mtime > STALE:
                 _remove(left)
+
+
+def path_of(given: object) -> Path:
+    """Return a path that a caller gave in any form.
+
+    Raises:
+        ArgumentError: it is none: an open file, bytes, None.
+    """
+    if not isinstance(given, (str, os.PathLike)) or not isinstance(os.fspath(given), str):
+        raise ArgumentError(f"a path must be text or a pathlib.Path, not {type(given).__name__}")
+    return Path(given)
 
 
 def destination(path: str | Path) -> Path:

@@ -50,7 +50,7 @@ from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options import Options, check_requirements, read_options
 from onnx_udfc.options.words import FLOAT
 from onnx_udfc.original import Original, limited, read_original, traced
-from onnx_udfc.outputs import same_file
+from onnx_udfc.outputs import path_of, same_file
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.repair.absorb import absorb_copies
 from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
@@ -90,6 +90,11 @@ class Result:
         before, after = self.report.before, self.report.after
         return f"Result(bytes {before.bytes:,} -> {after.bytes:,}, MACs {before.macs:,} -> {after.macs:,})"
 
+    @property
+    def model_proto(self) -> onnx.ModelProto:
+        """The model, by the name under which whatever takes models looks for it: `validate("in.onnx", result)`."""
+        return self.model
+
     def _repr_html_(self) -> str:
         """Sizes before and after as a table, for notebooks."""
         before, after = self.report.before, self.report.after
@@ -118,7 +123,7 @@ class Result:
         """
         if self.planned:
             raise RequestError("--dry-run makes no file: leave it out")
-        return save(self.model, path, texts, moving)
+        return save(self.model, path_of(path), texts, moving)
 
 
 def check_out(source: str | Path, out: str | Path) -> None:

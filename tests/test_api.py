@@ -10,6 +10,7 @@ import logging
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from onnx_udfc.options import (
 )
 from tests.command_line import small_classifier
 
+MODEL = str(Path(__file__).resolve().parents[1] / "models/digits_resnet_folded.onnx")
 QUICK: dict[str, Any] = {"method": "udfc", "threads": 1}
 
 
@@ -107,6 +109,42 @@ def test_what_is_no_model_is_one_line(source: Any) -> None:
         with pytest.raises(ModelError) as refused:
             call(source)
         assert "\n" not in str(refused.value)
+
+
+CLOSED = io.BytesIO()
+CLOSED.close()
+SLIPS: list[tuple[Callable[[], object], str]] = [
+    (lambda: compress(MODEL, "out.onnx", prune=0.5), "options= must be an Options, not str; .*save"),  # type: ignore[arg-type]
+    (lambda: compress(MODEL, 0.5), "options= must be an Options, not float; "),  # type: ignore[arg-type]
+    (lambda: compress(MODEL, {}), "options= must be an Options, not dict; "),  # type: ignore[arg-type]
+    (lambda: compress(MODEL, Options), "options= must be an Options, not the class itself; "),  # type: ignore[arg-type]
+    (lambda: compress(MODEL, None, print), "callbacks= must have the methods stage, "),  # type: ignore[arg-type]
+    (lambda: compress(MODEL, original=MODEL), "original= must be an Original, not str"),  # type: ignore[arg-type]
+    (lambda: compress(MODEL, base=3), "a path must be text or a pathlib.Path, not int"),  # type: ignore[arg-type]
+    (lambda: compress(CLOSED), "the model cannot be read .*; open the file with 'rb'"),
+    (lambda: compress(""), "the path of the model is an empty word"),
+    (lambda: validate(MODEL, MODEL, Options()), "callbacks= must have .* which Options has not"),  # type: ignore[arg-type]
+    (lambda: sweep(MODEL, None, prune=[0.5]), "a path must be text or a pathlib.Path, not NoneType"),  # type: ignore[arg-type]
+    (lambda: sweep(MODEL, "results", [0.5]), "options= must be an Options, not list; .*DIR"),  # type: ignore[arg-type]
+    (lambda: compress(MODEL, bits=32).save(io.BytesIO()), "a path must be .*, not BytesIO"),  # type: ignore[arg-type]
+    (lambda: compress(MODEL, bits=32).save(b"out.onnx"), "a path must be .*, not bytes"),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("slip", "line"), SLIPS, ids=[line[:40] for _, line in SLIPS])
+def test_arguments_of_the_wrong_kind_are_one_line(
+    slip: Callable[[], object], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UdfcError, match=line) as refused:
+        slip()
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_is_a_model(model: onnx.ModelProto) -> None:
+    found = validate(model, compress(model, bits=32), seconds=0, memory=False, threads=1, limit=4)
+    assert found.outputs[0].max_difference == 0.0
 
 
 def test_keywords_are_options(model: onnx.ModelProto, expected: bytes) -> None:

@@ -21,7 +21,7 @@ ALLOWED = {
     "evaluate": {"numerics", "model", "runtime", "channels", "inputs"},
     "repair": {"numerics", "model", "runtime", "emit", "channels", "inputs"},
     "decide": {"numerics", "model", "runtime", "emit", "channels", "inputs", "repair"},
-    "cli": {"judging", "pipeline", "sweep", "sweep_grid", "sweep_table", "evaluate", "inputs", "runtime"},
+    "cli": {"judging", "pipeline", "sweep", "sweep_grid", "sweep_table", "evaluate", "inputs", "runtime", "model"},
 }
 
 

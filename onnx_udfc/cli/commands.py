@@ -16,7 +16,7 @@ import click
 
 from onnx_udfc.cli import options as opts
 from onnx_udfc.cli.examples import EXAMPLES
-from onnx_udfc.cli.guards import check_argument, check_replaced, check_swapped
+from onnx_udfc.cli.guards import check_argument, check_replaced, check_swapped, check_there
 from onnx_udfc.cli.streams import put, put_json, say, settle
 from onnx_udfc.errors import RequestError, UdfcError
 from onnx_udfc.interrupts import INTERRUPTED, Interrupts
@@ -61,10 +61,12 @@ def compress(ctx: click.Context, /, **given: Any) -> None:
         return
     source = check_argument(given["source"], "IN")
     if options.dry_run:
+        check_there(source)
         _plan(source, given["out"], options, writing)
         return
     out = check_argument(given["out"], "OUT")
     check_swapped(source, out)
+    check_there(source)
     _check_paths(source, out, writing.report, writing.overwrite_input)
     _compress(ctx, source, out, options, writing.report, writing.quiet, writing.json)
 
@@ -149,10 +151,11 @@ def _interrupts(ctx: click.Context) -> Interrupts:
 @click.pass_context
 def inspect(ctx: click.Context, /, source: str, **_: Any) -> None:
     """Show what can be pruned in IN, what cannot, and why."""
+    asked = opts.written(ctx).read(Inspecting)
+    check_there(source)
     from onnx_udfc.cli.progress import Muted
     from onnx_udfc.evaluate.inspection import inspect_model
 
-    asked = opts.written(ctx).read(Inspecting)
     with Muted():
         found = inspect_model(source, asked.skip, asked.input_shape)
     _show(found, "inspection", asked)
@@ -169,6 +172,7 @@ def validate(ctx: click.Context, /, original: str, compressed: str, **_: Any) ->
 
     asked = opts.written(ctx).read(Judging)
     asked.check(lambda _: LINE)
+    check_there(original, compressed)
     from onnx_udfc.judging import judged  # only now: what is refused is refused quickly
 
     with Shown(asked.quiet or asked.json, asked.verbose) as callbacks:
@@ -190,6 +194,7 @@ def sweep(ctx: click.Context, /, source: str, directory: str, **_: Any) -> None:
     written = opts.written(ctx, Options, Writing, Sweeping)
     options, asked = written.read(Options, SWEPT), written.only_line().read(Sweeping)
     options.check(written.voice)
+    check_there(source)
     from onnx_udfc.pipeline import compress  # only now: what is refused is refused quickly
     from onnx_udfc.sweep import swept as run
 

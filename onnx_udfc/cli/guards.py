@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from onnx_udfc.errors import RequestError
+from onnx_udfc.model.foreign import refuse_path
 
 MARK = b"onnx_udfc.version"  # the key of the metadata that every result has
 
@@ -40,6 +41,16 @@ def check_swapped(source: str, out: str) -> None:
     """
     if not Path(source).exists() and Path(out).is_file():
         raise RequestError(f"{source}: no such file, and {out} is there: are IN and OUT swapped?")
+
+
+def check_there(*models: str) -> None:
+    """Refuse models that are no files, before what takes time to import.
+
+    Raises:
+        ModelError: One is not there, a folder, a device or an address.
+    """
+    for model in models:
+        refuse_path(Path(model))
 
 
 def is_result(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """The boundary between ONNX files and a graph with layers; writes what it reads without loss; nothing runs here."""
 
 __all__ = [
-    "coded", "counts", "export", "factored", "files", "graph", "inference", "inventory", "layer_bytes", "layers",
-    "lossless", "loudness", "named", "names", "network", "protos", "quiet", "saving", "sources", "tables", "tied",
-    "unseen", "values",
+    "coded", "counts", "export", "factored", "files", "foreign", "graph", "inference", "inventory", "layer_bytes",
+    "layers", "lossless", "loudness", "named", "names", "network", "protos", "quiet", "saving", "sources", "tables",
+    "tied", "unseen", "values",
 ]  # fmt: skip

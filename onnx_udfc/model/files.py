@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.axes import write_axes
 from onnx_udfc.model.checks import check
-from onnx_udfc.model.foreign import ending, refuse_folder, refuse_foreign, refuse_url
+from onnx_udfc.model.foreign import ending, refuse_foreign, refuse_path
 from onnx_udfc.model.functions import check_functions
 from onnx_udfc.model.names import Taken, unique_name
 from onnx_udfc.model.outline import outline
@@ -102,17 +102,11 @@ def _resolve(model: onnx.ModelProto, path: Path | None) -> int:
 
 def _content(path: Path) -> bytes:
     """The bytes of a file."""
-    refuse_url(path)
-    if path.is_dir():
-        refuse_folder(path)
-    if path.exists() and not path.is_file():
-        raise ModelError(f"{path} is a pipe or a device; give the path of an .onnx file")
+    refuse_path(path)
     try:
         with path.open("rb") as file:
             refuse_foreign(file, str(path))
             return file.read()
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} does not exist; check the path") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read ({error}); check its permissions") from error
 

@@ -72,6 +72,25 @@ def refuse_foreign(file: BinaryIO, name: str) -> None:
     file.seek(0)
 
 
+def refuse_path(path: Path) -> None:
+    """Refuse what is no file, before anything is read; nothing of weight is imported for it.
+
+    Raises:
+        ModelError: it is an address, a folder, a device, or not there.
+    """
+    refuse_url(path)
+    try:
+        there, file, folder = path.exists(), path.is_file(), path.is_dir()
+    except (OSError, ValueError):
+        return  # whoever opens it says why
+    if folder:
+        refuse_folder(path)
+    if not there:
+        raise ModelError(f"{path} does not exist; check the path")
+    if not file:
+        raise ModelError(f"{path} is a pipe or a device; give the path of an .onnx file")
+
+
 def refuse_folder(path: Path) -> None:
     """Say what in a folder is meant.
 

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import onnx
 
-from onnx_udfc.errors import ModelError
+from onnx_udfc.errors import ModelError, one_line
 
 
 @runtime_checkable
@@ -30,7 +30,7 @@ class HasProto(Protocol):
 
 
 Model = str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto | Readable | HasProto
-KINDS = "a path, bytes, a file opened with 'rb', an onnx.ModelProto, an onnx_ir.Model or torch's ONNXProgram"
+KINDS = "a path, bytes, a file opened with 'rb', an onnx.ModelProto, an onnx_ir.Model, torch's ONNXProgram or a Result"
 
 
 def plain_source(model: Model) -> str | Path | bytes | onnx.ModelProto:
@@ -39,6 +39,8 @@ def plain_source(model: Model) -> str | Path | bytes | onnx.ModelProto:
     Raises:
         ModelError: It is none of what is understood.
     """
+    if isinstance(model, str) and not model:
+        raise ModelError("the path of the model is an empty word; name a file")
     if isinstance(model, (str, bytes, onnx.ModelProto)):
         return model
     if isinstance(model, os.PathLike):
@@ -58,7 +60,10 @@ def plain_source(model: Model) -> str | Path | bytes | onnx.ModelProto:
 def _read(model: object) -> bytes:
     if not isinstance(model, Readable):
         raise ModelError(f"a model must be {KINDS}, not {type(model).__name__}")
-    data = model.read()
+    try:
+        data = model.read()
+    except (OSError, ValueError) as error:  # closed, or open for writing
+        raise ModelError(f"the model cannot be read ({one_line(error)}); open the file with 'rb'") from error
     if not isinstance(data, bytes):
         raise ModelError("the file is open as text; open it with 'rb'")
     return data

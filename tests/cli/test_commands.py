@@ -127,6 +127,24 @@ REFUSED = [
 ]
 
 
+MISSING = (
+    ("compress", "no.onnx", "out.onnx"), ("compress", "no.onnx", "--dry-run"), ("compress", ".", "out.onnx"),
+    ("inspect", "no.onnx"), ("validate", "in.onnx", "no.onnx"), ("sweep", "no.onnx", "dir"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", MISSING, ids=" ".join)
+def test_what_is_no_file_is_refused_before_anything_of_weight_is_imported(folder: Path, words: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from onnx_udfc.cli.commands import app, run; code = run(lambda: app(sys.argv[1:],"
+        " standalone_mode=False), False); assert code == 1; assert not {'numpy', 'onnx'} & {*sys.modules}"
+    )
+    words_of_python = [sys.executable, "-c", code, *words]
+    done = subprocess.run(words_of_python, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(("words", "code"), REFUSED, ids=[" ".join(w) for w, _ in REFUSED])
 def test_refusals_are_one_line_and_leave_everything_as_it_was(folder: Path, words: tuple[str, ...], code: int) -> None:
     (folder / "out.onnx").write_bytes(PRECIOUS)
