@@ -4,7 +4,7 @@ With numbers a, l and h, slopes s (one, or one for each channel), and x a tensor
 
     max(x, 0), clip(x, 0, ∞), x if x > 0 else 0, x·(x > 0), (x + |x|)/2, a PRelu or LeakyRelu of slope 0 = Relu(x)
     min(max(x, l), h), max(min(x, h), l), min(Relu(x), h), clip(Relu(x), 0, h)                          = Clip(x, l, h)
-    Relu(x) + s·min(x, 0), Relu(x) - s·Relu(-x), Relu(x) + s/2·(x - |x|)                                = PRelu(x, s)
+    Relu(x) + s·min(x, 0), Relu(x) - s·Relu(-x), Relu(x) + s/2·(x - |x|), x + (s - 1)/2·(x - |x|)       = PRelu(x, s)
     max(x, a·x), x if x > 0 else a·x, a PRelu of one slope                                            = LeakyRelu(x)
     1/(1 + exp(-x)), tanh(x/2)/2 + 1/2 = Sigmoid(x)                                  log(1 + exp(x)) = Softplus(x)
 
@@ -156,17 +156,18 @@ def _leaky(node: gs.Node) -> Iterator[Found]:
 
 
 def _prelu(node: gs.Node) -> Iterator[Found]:
-    for first, second in (
-        (node.inputs, node.inputs[::-1]) if node.op in ("Add", "Sub") and len(node.inputs) == 2 else ()
-    ):
-        relu = writer(first, "Relu")
-        if relu is None or (node.op == "Sub" and first is not node.inputs[0]):
-            continue
-        x, sign = relu.inputs[0], 1.0 if node.op == "Add" else -1.0
+    pairs = (node.inputs, node.inputs[::-1]) if node.op in ("Add", "Sub") and len(node.inputs) == 2 else ()
+    for first, second in pairs[:1] if node.op == "Sub" else pairs:
         slopes, base, nodes = _times(second)
-        below = _below(base, x)
-        if below is not None and _fits(slopes, x):
-            yield Found(x, (relu, *nodes, *below[1]), numbers=(np.asarray(sign * below[0] * slopes, np.float32),))
+        relu, sign = writer(first, "Relu"), 1.0 if node.op == "Add" else -1.0
+        for x, before, own in ((first, (), 1.0), *(((relu.inputs[0], (relu,), 0.0),) if relu is not None else ())):
+            below = _below(base, x)
+            if below is None or not _fits(slopes, x):
+                continue
+            if own and relu is not None:  # nothing is below 0 behind a Relu
+                yield Found(relu.inputs[0], (relu, *nodes, *below[1]), numbers=(0.0,))
+            slope = np.asarray(own + sign * below[0] * slopes, np.float32)
+            yield Found(x, (*before, *nodes, *below[1]), numbers=(slope,))
 
 
 def _times(tensor: gs.Tensor) -> tuple[NDArray[np.float64], gs.Tensor, tuple[gs.Node, ...]]:
@@ -289,7 +290,8 @@ RECTIFIERS: tuple[tuple[str, Callable[[gs.Node], Iterator[Found]]], ...] = (
     ("Clip", _clip),  # before Relu, or the outer half of one would be that
     ("Relu", _relu),
     ("Clip", _clip),
-    ("PRelu", _prelu),  # before LeakyRelu, which one of a single slope is
+    ("PRelu", _prelu),  # before LeakyRelu, which one of a single slope is, and Relu, one of slope 0
+    ("Relu", _relu),
     ("LeakyRelu", _leaky),
     ("Sigmoid", _sigmoid),
     ("Softplus", _softplus),

@@ -32,6 +32,7 @@ SPELLED = {
         "c = Less(zero, x) y = Where(c, x, zero)",
         "c = Greater(x, zero) m = Cast<to = 1>(c) y = Mul(m, x)",
         "a = Abs(x) s = Add(x, a) y = Mul(s, half)",
+        "r = Relu(x) a = Abs(r) d = Sub(r, a) m = Mul(d, slopes) y = Add(r, m)",
     ],
     "Clip": [
         "l = Max(x, zero) y = Min(l, six)",
@@ -46,6 +47,7 @@ SPELLED = {
         "r = Relu(x) a = Abs(x) d = Sub(x, a) h = Mul(d, half) m = Mul(slopes, h) y = Add(m, r)",
         "r = Max(x, zero) l = Min(x, zero) m = Mul(l, slopes) y = Add(r, m)",
         "r = Relu(x) n = Neg(x) p = Relu(n) m = Mul(slopes, p) y = Sub(r, m)",
+        "a = Abs(x) d = Sub(x, a) m = Mul(d, slopes) y = Add(x, m)",
         "r = Relu(x) n = Mul(x, minus) p = Relu(n) m = Mul(p, slopes) q = Neg(m) y = Add(q, r)",
     ],
     "LeakyRelu": [
