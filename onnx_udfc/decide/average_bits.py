@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.decide.asked import is_average, widths_of
-from onnx_udfc.decide.file_size import CORRECTIONS, with_biases, written, written_bytes
+from onnx_udfc.decide.file_size import CORRECTIONS, short_bytes, with_biases, written, written_bytes
 from onnx_udfc.emit.writer import Bases
 from onnx_udfc.model.factored import bits_of_parts
 from onnx_udfc.model.layer_bytes import layer_bytes
-from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.numerics.knapsack import Demand, UnreachableError, levels, solve
 
 if TYPE_CHECKING:
@@ -74,7 +73,9 @@ def _sizes(network: Network, plan: Plan, wholes: list[str], options: Options, ba
     for k, width in enumerate(widths):
         model = written(network, dict.fromkeys(plan.bits, width), options, bases)
         held = layer_bytes(model, plan.bits)
-        nodes = (model_bytes(model) - sum(held.values())) / max(1, len(plan.bits))  # names and all that unpacks codes
+        nodes = (short_bytes(model, network) - sum(held.values())) / max(
+            1, len(plan.bits)
+        )  # names and all that unpacks codes
         for i, name in enumerate(wholes):
             both = [name, firsts[name]] if name in firsts else [name]
             sizes[i, k] = sum(held.get(part, 0) + nodes for part in both)

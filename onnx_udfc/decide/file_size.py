@@ -86,7 +86,7 @@ def file_size(network: Network, ranks: Ranks, widths: Sequence[float], options: 
         stored *= [0.5 if layer.constant.dtype == np.float32 else 1.0 for layer in layers]
     biased = with_biases(network)
     bases: Bases = {}
-    base = model_bytes(written(biased, {}, options)) - float(stored.sum()) - out * _SCALE_BYTES
+    base = short_bytes(written(biased, {}, options), network) - float(stored.sum()) - out * _SCALE_BYTES
     weight: dict[float, Double] = {FLOAT: stored / entries}
     layer: dict[float, float] = {FLOAT: 0.0}
     for bits in widths:
@@ -94,7 +94,7 @@ def file_size(network: Network, ranks: Ranks, widths: Sequence[float], options: 
         sizes = {t.name: len(t.raw_data) for t in model.graph.initializer}
         codes = np.array([sizes.get(f"{one.constant.name}.codes", 0) for one in layers], np.float64)
         weight[bits] = codes / entries
-        left = model_bytes(model) - base - float(codes.sum()) - 2 * out * _SCALE_BYTES
+        left = short_bytes(model, network) - base - float(codes.sum()) - 2 * out * _SCALE_BYTES
         layer[bits] = left / max(len(layers), 1)
     return FileSize(ranks, base, weight, layer)
 
@@ -138,6 +138,10 @@ def written(
 
 def written_bytes(network: Network, bits: Mapping[str, float], options: Options, bases: Bases | None = None) -> int:
     """Size of that file."""
-    model = written(network, bits, options, bases)
-    shorten_names(model, network.layers)
+    return short_bytes(written(network, bits, options, bases), network)
+
+
+def short_bytes(model: onnx.ModelProto, network: Network) -> int:
+    """Size of a file with short names, which its model has from then on."""
+    shorten_names(model, network.layers, network.given_names)
     return model_bytes(model)

@@ -1,7 +1,8 @@
-"""Numbers in place of names, where names are much of a file: small weights do not pay for them.
+"""Numbers in place of names: of what was added, and of all that is inside where names are much of a file.
 
-Converters join the paths of all that became one node, and give a tensor that name wherever it is written or read. What
-others know a file by stays: inputs and outputs, and the nodes of layers, which reports are about.
+What was added around a weight has up to ten names in the file, and is nobody's to look for. Converters join the paths
+of all that became one node, and give a tensor that name wherever it is written or read. What others know a file by
+stays: inputs and outputs, and the nodes of layers, which reports are about.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import partial
 import onnx
 
 from onnx_udfc.model.names import Taken, unique_name
-from onnx_udfc.model.protos import all_graphs
+from onnx_udfc.model.protos import all_graphs, reads
 from onnx_udfc.model.saving import model_bytes
 
 NUMBER = 4  # characters that a number takes
@@ -26,10 +27,11 @@ SHORTENED = (
 Renaming = Callable[[str], str]
 
 
-def shorten_names(model: onnx.ModelProto, kept: Collection[str]) -> bool:
-    """Name tensors t1, t2, … and nodes n1, n2, …, in place; returns whether it was worth it.
+def shorten_names(model: onnx.ModelProto, kept: Collection[str], given: Collection[str]) -> bool:
+    """Name tensors t1, t2, … and nodes n1, n2, …, in place; returns whether all that are inside were worth it.
 
-    Nodes have names of their own; those in `kept` stay.
+    Nodes have names of their own; those in `kept` stay. `given` are the names of the original: where those are little
+    of the file they stay, too, and so do the names of added nodes that run, as profiles show them.
     """
     ends = {value.name for value in (*model.graph.input, *model.graph.output)} | {""}
     counts: tuple[Counter[str], Counter[str]] = Counter(), Counter()  # of nodes, of tensors
@@ -41,16 +43,31 @@ def shorten_names(model: onnx.ModelProto, kept: Collection[str]) -> bool:
     saved = sum(
         c[name] * (len(name) - NUMBER) for c, names in zip(counts, (nodes, tensors), strict=True) for name in names
     )
-    if saved < max(LEAST, WORTH * model_bytes(model)):
-        return False
-    taken = Taken({*kept, *ends})
+    whole = saved >= max(LEAST, WORTH * model_bytes(model))
+    if not whole:
+        folded = _folded(model.graph)
+        nodes = [name for name in nodes if name in folded and name not in given]
+        tensors = [name for name in tensors if name not in given]
+    new = {*nodes, *tensors}
+    taken = Taken(name for count in counts for name in count if name not in new)
     numbers = [
         {name: unique_name(f"{letter}{i}", taken) for i, name in enumerate(names)}
         for letter, names in (("n", nodes), ("t", tensors))
     ]
     for graph in all_graphs(model.graph):
-        _rename(graph, *(partial(_numbered, given) for given in numbers))
-    return True
+        _rename(graph, *(partial(_numbered, found) for found in numbers))
+    return whole
+
+
+def _folded(graph: onnx.GraphProto) -> set[str]:
+    """Names of the nodes that read constants alone, which onnxruntime computes once, when it loads the file."""
+    constant = {"", *(t.name for t in graph.initializer), *(t.values.name for t in graph.sparse_initializer)}
+    found = set()
+    for node in graph.node:
+        if node.name and constant.issuperset(reads(node)):
+            found.add(node.name)
+            constant.update(node.output)
+    return found
 
 
 def _numbered(numbers: Mapping[str, str], name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from weakref import ref
 
@@ -23,7 +24,7 @@ from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.graph import standard
-from onnx_udfc.model.names import Taken, unique_name
+from onnx_udfc.model.names import Taken, names_in, unique_name
 from onnx_udfc.model.protos import dense, in_order, opset_of, tensor_bytes
 from onnx_udfc.model.values import values
 from onnx_udfc.model.weights_fit import LISTS
@@ -99,6 +100,11 @@ class Origin:
     stored: dict[str, Stored] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
     halves: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The names of all nodes and tensors of the model."""
+        return frozenset(names_in(self.model.graph))
 
 
 def import_graph(model: onnx.ModelProto) -> tuple[gs.Graph, Origin]:

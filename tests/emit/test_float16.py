@@ -18,6 +18,7 @@ from tests.emit.test_notes_against_the_loaded_graph import loaded, loaded_graph
 from tests.quantized_graphs import run
 from tests.repair.test_finer import floor, spectrum
 from tests.small_graphs import small_model
+from tests.stored_codes import stored
 
 CHAIN = """g (float[N,3,8,8] x, float[8,3,3,3] W1, float[8] B1, float[4,8,3,3] W2) => (float[N,4,4,4] y) {
     a = Conv(x, W1, B1) r = Relu(a) b = Conv(r, W2) y = Sigmoid(b) }"""
@@ -105,7 +106,7 @@ def test_codes_are_multiplied_in_float32_which_is_folded_at_load() -> None:
     cast = writers[first.input[1]]
     assert (cast.op_type, cast.attribute[0].i) == ("Cast", TensorProto.FLOAT16)
     assert writers[cast.input[0]].op_type == "Mul"
-    assert {k for n, k in kinds(result).items() if n.endswith(".scale")} == {TensorProto.FLOAT}
+    assert {scale.data_type for _, scale in stored(result).values()} == {TensorProto.FLOAT}
 
 
 def test_integer_kernels_stay_as_they_are() -> None:
@@ -166,8 +167,8 @@ def test_weights_before_a_logarithm_become_codes_of_16_bits() -> None:
     """A float16 would leave 11 bits of them, and be heard in silence."""
     model = spectrum()
     result = compress(model, float16=True, target="cuda", images=8).model
-    stored = {t.name: t.data_type for t in result.graph.initializer}
-    assert (stored["C.codes"], stored["S.codes"]) == (onnx.TensorProto.INT16, onnx.TensorProto.INT16)
+    codes = {name: codes.data_type for name, (codes, _) in stored(result).items()}
+    assert (codes["C"], codes["S"]) == (onnx.TensorProto.INT16, onnx.TensorProto.INT16)
     assert model_bytes(result) < 0.54 * model_bytes(model)
     assert floor(model) < -120.0
     assert floor(result) < -107.0  # of float16 -92

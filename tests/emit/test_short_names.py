@@ -8,6 +8,7 @@ import pytest
 
 from onnx_udfc import compress
 from onnx_udfc.emit.short_names import SHORTENED, shorten_names
+from onnx_udfc.model.names import names_in
 from onnx_udfc.model.protos import all_graphs
 from onnx_udfc.model.saving import model_bytes
 from onnx_udfc.options import Options
@@ -43,7 +44,7 @@ def test_a_file_that_is_mostly_names_gets_numbers() -> None:
     short = onnx.ModelProto()
     short.CopyFrom(model)
     del short.graph.initializer[:]  # names are little beside their values
-    assert shorten_names(short, layers)
+    assert shorten_names(short, layers, set(names_in(model.graph)))
     short.graph.initializer.extend(model.graph.initializer)
     numbers = {"A": "", "B": ""}
     for node in [n for graph in all_graphs(short.graph) for n in graph.node if n.op_type == "MatMul"]:
@@ -63,14 +64,31 @@ def test_a_file_that_is_mostly_names_gets_numbers() -> None:
 def test_names_of_a_tiny_file_stay() -> None:
     model = long_names("g (float[N,8] x) => (float[N,8] y) { a = Relu(x) y = Tanh(a) }")
     assert model_bytes(model) < 1000
-    assert not shorten_names(model, ())
+    assert not shorten_names(model, (), set(names_in(model.graph)))
 
 
 def test_names_that_are_little_of_a_file_stay() -> None:
     model = long_names()
     before = model.SerializeToString()
-    assert not shorten_names(model, ())
+    assert not shorten_names(model, (), set(names_in(model.graph)))
     assert model.SerializeToString() == before
+
+
+def test_what_was_added_around_weights_has_numbers_and_what_was_there_its_names() -> None:
+    text = """g (float[N,3,8,8] x, float[16,3,3,3] A, float[16] B, float[8,16,3,3] C) => (float[N,8,4,4] y) {
+        a = Conv(x, A, B) r = Relu(a) y = Conv(r, C) }"""
+    model = small_model(text)
+    result = compress(model, bits=4, activations=8, force=True, threads=1).model
+    given, graph = set(names_in(model.graph)), result.graph
+    inner = {name for node in graph.node for name in (*node.input, *node.output)} - given
+    assert inner
+    assert all(len(name) <= 4 for name in inner)
+    assert {"n0", "n1", "n2"} <= {node.name for node in graph.node}
+    running = [n.name for n in graph.node if n.op_type == "QuantizeLinear"]
+    assert running
+    assert all(name.endswith(".quantize") for name in running)  # as profiles show it
+    assert {len(n.name) for n in graph.node if n.op_type == "Cast"} <= {2, 3, 4}
+    assert SHORTENED not in compress(model, bits=4, force=True, threads=1).report.runtime.notes
 
 
 @pytest.mark.parametrize("asked", [{"bits": 8}, {"prune": 0.5}, {"float16": True}])

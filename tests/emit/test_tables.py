@@ -15,6 +15,7 @@ from onnx_udfc.pipeline import Result
 from tests.emit.test_notes_against_the_loaded_graph import loaded
 from tests.quantized_graphs import run
 from tests.small_graphs import small_model
+from tests.stored_codes import stored
 
 TEXT = """g (int64[N,6] ids, float[1000,64] E, float[64,16] W, float[16] B) => (float[N,16] y)
     <int64[1] axes = {1}> {
@@ -77,9 +78,8 @@ def notes(result: Result) -> tuple[str, ...]:
 
 def test_the_codes_are_those_of_the_nearest_grid_points_row_by_row() -> None:
     model = model_with_table()
-    stored = {t.name: numpy_helper.to_array(t) for t in squeezed(model, 8).model.graph.initializer}
     table = _values(model, "E")
-    codes, scale = stored["E.codes"], stored["E.scale"]
+    codes, scale = map(numpy_helper.to_array, stored(squeezed(model, 8).model)["E"])
     assert codes.dtype == np.int8
     assert codes.shape == (1000, 64)
     assert scale.shape == (1000, 1)
@@ -94,7 +94,7 @@ def test_a_narrow_table_has_a_scale_for_each_column() -> None:
         "g (int64[N] ids, float[3000,4] E, float[4,8] W) => (float[N,8] y) { r = Gather(E, ids) y = MatMul(r, W) }"
     )
     result = squeezed(model, 8)
-    scale = next(t for t in result.model.graph.initializer if t.name == "E.scale")
+    _, scale = stored(result.model)["E"]
     assert tuple(scale.dims) == (1, 4)
     assert model_bytes(result.model) < 0.30 * model_bytes(model)
 
@@ -127,7 +127,7 @@ def test_a_table_that_a_layer_shares_stays_right(bits: int, kind: str, method: s
     result = compress(model, Options(bits=bits, method=method))
     before, after = run(model, IDS)[0], run(result.model, IDS)[0]
     assert sqnr(before, after) > (38.0 if bits == 8 else 14.0)
-    codes = [t for t in result.model.graph.initializer if t.name.endswith(".codes")]
+    codes = {codes.name for codes, _ in stored(result.model).values()}
     once = kind == "gemm" and method == "none"  # codes and scales are the same, row by row
     assert len(codes) == (1 if once else 2)
     assert model_bytes(result.model) < (0.30 if once else 0.60) * model_bytes(model)
@@ -137,7 +137,7 @@ def test_two_gathers_of_one_table_read_one_set_of_codes() -> None:
     model = small_model("""g (int64[N] a, int64[N] b, float[1000,64] E) => (float[N,64] y) {
         p = Gather(E, a) q = Gather(E, b) y = Add(p, q) }""")
     result = squeezed(model, 8)
-    assert len([t for t in result.model.graph.initializer if t.name.endswith(".codes")]) == 1
+    assert len(stored(result.model)) == 1
     assert model_bytes(result.model) < 0.30 * model_bytes(model)
     assert not any("nothing was quantized" in warning for warning in result.report.warnings)
 
@@ -147,7 +147,7 @@ def test_a_table_that_is_needed_in_float_gets_no_codes_beside_it(user: str) -> N
     text = "g (int64[1000] ids, float[1000,64] E) => (float[1000,64] z, float[1000,64] y)"
     text += "{ s = Gather(E, ids) z = Relu(s) USER }"
     result = squeezed(small_model(text.replace("USER", user)), 8)
-    assert not any("codes" in t.name for t in result.model.graph.initializer)
+    assert not stored(result.model)
 
 
 @pytest.mark.parametrize("bits", [8, 6, 4])

@@ -21,6 +21,7 @@ from onnx_udfc.pipeline import Result
 from tests.emit.test_notes_against_the_loaded_graph import loaded_graph
 from tests.quantized_graphs import run
 from tests.small_graphs import small_model
+from tests.stored_codes import stored
 
 WORDS = "weights of recurrent layers, and inside of branches and loops"
 RECURRENT = {
@@ -87,14 +88,15 @@ def test_a_recurrent_layer_takes_as_many_bits_as_asked(
 
 def test_codes_are_the_nearest_gate_by_gate() -> None:
     model = recurrent("both ways")
-    stored = {t.name: numpy_helper.to_array(t) for t in squeezed(model).model.graph.initializer}
+    model_of_codes = squeezed(model).model
+    plain = {t.name: numpy_helper.to_array(t) for t in model_of_codes.graph.initializer}
     for name in "WR":
         values = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == name)
-        codes, scale = stored[f"{name}.codes"], stored[f"{name}.scale"]
+        codes, scale = map(numpy_helper.to_array, stored(model_of_codes)[name])
         assert (codes.shape, scale.shape) == (values.shape, (2, 128, 1))
         assert np.array_equal(codes, np.clip(np.rint(values / scale), -127, 127))
         assert np.all(scale <= 1.0001 * np.abs(values).max(-1, keepdims=True) / 127)
-    assert np.array_equal(stored["B"], next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "B"))
+    assert np.array_equal(plain["B"], next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "B"))
 
 
 def branched(then: str, orelse: str = "e = Identity(x)", out: str = "float[N,64]", width: int = 64) -> onnx.ModelProto:
@@ -140,7 +142,7 @@ def test_a_weight_of_a_branch(kind: str, place: str, bits: int, share: float, le
     if place != "around":
         inside(model, "A", node=place == "Constant")
     result = squeezed(model, bits).model
-    assert [t.name for t in codes_of(result)] == ["A.codes"]
+    assert list(stored(result)) == ["A"]
     assert model_bytes(result) < share * model_bytes(model)
     before, after = run(model, ROWS)[0], run(result, ROWS)[0]
     assert sqnr(before, after) > least
@@ -169,7 +171,7 @@ def test_a_weight_of_a_loop_body(kind: str, place: str) -> None:
     if place == "inside":
         inside(model, "A")
     result = squeezed(model).model
-    assert [t.name for t in codes_of(result)] == ["A.codes"]
+    assert list(stored(result)) == ["A"]
     x = {"x": ROWS["x"]}
     assert sqnr(run(model, x)[0], run(result, x)[0]) > 36.0
     assert "Mul" not in operators(result)
@@ -199,7 +201,7 @@ SAME = {
 def test_a_weight_that_a_loop_hands_from_step_to_step(kind: str) -> None:
     model = SAME[kind]
     result = squeezed(model)
-    assert [t.name for t in codes_of(result.model)] == ["A.codes"]
+    assert list(stored(result.model)) == ["A"]
     x = {"x": ROWS["x"]}
     assert sqnr(run(model, x)[0], run(result.model, x)[0]) > 36.0
     assert not any("other operators" in note for note in result.report.runtime.notes)
