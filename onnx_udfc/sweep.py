@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import onnx
 
-from onnx_udfc.errors import ModelError, UdfcError
+from onnx_udfc.errors import ModelError, RequestError, UdfcError
 from onnx_udfc.evaluate.speed import one_run, timed
 from onnx_udfc.inputs.image_files import Labelled, asked_preprocessing
 from onnx_udfc.interrupts import serve_parent
@@ -437,6 +437,10 @@ def swept(
     if options.for_ is not None or options.max_loss is not None or options.dry_run:
         raise CombinationError("--for, --max-loss and --dry-run are for one file; sweep has --pick")
 
+    if asked.labels and not asked.labelled:
+        raise CombinationError(f"--labels {asked.labels}: of which images? add --labelled DATA")
+    if Path(directory).exists() and not Path(directory).is_dir():
+        raise RequestError(f"{directory}: is a file; name a folder for what comes out")
     size = Path(source).stat().st_size if isinstance(source, (str, Path)) and Path(source).is_file() else 0
     labelled = Labelled(asked.labelled, asked.labels, asked_preprocessing(options)) if asked.labelled else None
     grid = Grid(asked.prune, asked.bits, asked.activations)

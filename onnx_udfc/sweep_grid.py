@@ -35,8 +35,9 @@ class Grid:
                 f"{len(self):,} settings: a sweep takes at most {MOST_SETTINGS:,}; give fewer values"
             )
         seen: set[str] = set()
+        mixed = None in self.activations or any(bits != 32 for bits in self.bits)
         for prune, bits, activations in itertools.product(self.prune, self.bits, self.activations):
-            if activations is not None and bits == 32:
+            if mixed and activations is not None and bits == 32:
                 continue
             point = replace(options, prune=prune, bits=bits, activations=activations)
             point.check()

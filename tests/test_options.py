@@ -185,6 +185,16 @@ def test_only_what_was_changed() -> None:
     assert Options(prune=0.5, skip=("a",)).changed() == {"prune": 0.5, "skip": ["a"]}
 
 
+def test_numbers_as_people_write_them() -> None:
+    assert Options(prune=".5") == Options(prune=0.5)
+    assert Options(bits="4.", prune_layer={"a": "5.e-1"}) == Options(bits=4, prune_layer={"a": 0.5})
+    assert Options(input_mean=".5,1.,.25").input_mean == (0.5, 1.0, 0.25)
+    assert Sweeping(prune=".3,.5").prune == (0.3, 0.5)
+    for wrong in (".", "-.5", ".5.", "1..", ".e1"):
+        with pytest.raises(OptionError):
+            Options(prune=wrong)
+
+
 def test_lists_of_a_sweep() -> None:
     assert Sweeping(prune="0.1:0.7:0.1").prune == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     assert Sweeping(prune="0,25%,0").prune == (0.0, 0.25)
@@ -221,6 +231,11 @@ def test_a_sweep_is_bounded_and_names_each_setting_once() -> None:
     assert refused.value.exit_code == 2
     names = [name for name, _ in Grid((0.1234567, 0.12345671, 0.5, 0.50), (8, 8)).points(Options())]
     assert names == ["prune0.1234567_bits8", "prune0.12345671_bits8", "prune0.5_bits8"]
+
+
+def test_a_grid_of_nothing_is_refused() -> None:
+    with pytest.raises(CombinationError, match="needs quantized weights too: add --bits 8"):
+        list(Grid((0.0, 0.5), (32,), (8,)).points(Options()))
 
 
 def test_a_grid_leaves_out_quantized_activations_of_float_weights() -> None:

@@ -65,14 +65,16 @@ def is_result(path: Path) -> bool:
 
 
 def check_command(word: str, commands: Collection[str]) -> None:
-    """Refuse a first word that is nearly a command and surely no file.
+    """Refuse a first word that is nearly a command, or a plain one, and surely no file.
 
     Raises:
-        click.UsageError: The command that was probably meant.
+        click.UsageError: The command that was probably meant, or all of them.
     """
     near = difflib.get_close_matches(word.lower(), commands, 1, cutoff=0.7)
     if near and not Path(word).suffix and not Path(word).exists():
         raise click.UsageError(f"there is no command or file {word!r}; did you mean {near[0]}?")
+    if word.isalpha() and not Path(word).exists():
+        raise click.UsageError(f"there is no command or file {word!r}; commands are {', '.join(sorted(commands))}.")
 
 
 def check_argument(value: str | None, name: str) -> str:

@@ -168,7 +168,10 @@ class Judging(Table):
         Raises:
             CombinationError: Two options do not go together.
         """
-        refused = refused_settings(self, Said(voices)) or refused_scale(self, Said(voices))
+        said = Said(voices)
+        refused = refused_settings(self, said) or refused_scale(self, said)
+        if self.labels and not self.images:
+            refused = f"{said.begin('labels', self.labels)}: of which images? add {said('images', 'DATA')}"
         if refused:
             raise CombinationError(refused)
 

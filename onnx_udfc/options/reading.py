@@ -10,6 +10,7 @@ import difflib
 import itertools
 import math
 import os
+import re
 from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _MOST_ITEMS = 100_000
 _DEEPEST = 4
+_POINT = re.compile(r"-?(\.[0-9]+|[0-9]+\.)(e[-+]?[0-9]+)?", re.IGNORECASE)  # a number, though not to JSON
 
 
 def read(table: type, given: Mapping[str, object], voices: Voices) -> dict[str, Any]:
@@ -218,17 +220,22 @@ def _one(spec: Spec, value: Any) -> Any:
         return text.lower()
     if text == "" and spec.optional:
         raise ValueError("empty")
-    return _share(text) if spec.is_share else text if spec.number[0] else value
+    return _share(text) if spec.is_share else _number(text) if spec.number[0] else value
 
 
 def _share(text: str) -> Any:
     """`50%` as 0.5."""
-    return float(text[:-1]) / 100 if text.endswith("%") else text
+    return float(text[:-1]) / 100 if text.endswith("%") else _number(text)
+
+
+def _number(text: str) -> Any:
+    """`.5` and `5.` as numbers."""
+    return float(text) if _POINT.fullmatch(text) else text
 
 
 def _numbers(_: Spec, value: Any) -> Any:
     if isinstance(value, str):
-        return [text.strip() for text in value.split("," if "," in value else None)] or [value]
+        return [_number(text.strip()) for text in value.split("," if "," in value else None)] or [value]
     return value if isinstance(value, list) else [value]
 
 

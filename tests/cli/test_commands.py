@@ -123,6 +123,11 @@ REFUSED = [
     (("inspect", "missing.onnx"), 1),
     (("validate", "in.onnx", "missing.onnx"), 1),
     (("validate", "in.onnx", "in.onnx", "--require", "joy>=1"), 2),
+    (("validate", "in.onnx", "in.onnx", "--labels", "labels.csv"), 2),
+    (("sweep", "in.onnx", "dir", "--prune", "0.5", "--labels", "labels.csv"), 2),
+    (("sweep", "in.onnx", "dir", "--activations", "8"), 2),
+    (("sweep", "in.onnx", "in.onnx", "--prune", "0.5"), 1),
+    (("prune", "in.onnx", "out.onnx"), 2),
     (("sweep", "in.onnx", "dir", "--prune", "0.1:x"), 2),
 ]
 
