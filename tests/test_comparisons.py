@@ -14,6 +14,7 @@ OWN = {"model/layers.py", "emit/targets.py", "options/words.py"}  # where the ro
 OPERATORS = {  # what is said of an operator as such, weights or not
     ("evaluate/inspection.py", "'Conv' in op_type"): "ConvInteger and QLinearConv are no layers, yet have channels",
     ("inputs/sizes.py", "node.op in ('Gemm', 'Softmax', 'Flatten')"): "what writes vectors, with computed weights too",
+    ("model/checks.py", "node.op_type == 'Conv'"): "one of another domain, which is no layer and is refused",
     ("model/constants.py", "op == 'MatMul'"): "the cost of folding two constants",
     ("model/fold.py", "node.op != 'Gemm'"): "alpha and beta of Gemm; it becomes a layer by that",
 }

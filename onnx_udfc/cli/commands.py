@@ -263,6 +263,8 @@ def _internal(error: Exception) -> str:
         return f"{error.filename or 'file'}: {error.strerror}"
     if isinstance(error, MemoryError):
         return "not enough memory for this model"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):  # Python's words
+        return "the system allows no more threads; raise its limits (ulimit -u, ulimit -v)"
     return f"internal error: {type(error).__name__}: {error}; please report it with the output of --debug"
 
 

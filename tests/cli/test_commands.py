@@ -16,6 +16,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnx_udfc.cli.commands import run
 from tests.command_line import PRECIOUS, SHAPES, call, names
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -310,3 +311,11 @@ def test_an_unusable_result_is_told_on_standard_error_whatever_is_printed(folder
     assert gated.returncode == 3
     assert "verdict=good (is unusable)" in gated.stderr
     assert not (folder / "other.onnx").exists()
+
+
+def test_a_system_that_allows_no_more_threads_is_no_internal_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def call() -> None:
+        raise RuntimeError("can't start new thread")
+
+    assert run(call, debug=False) == 1
+    assert "raise its limits" in capsys.readouterr().err
