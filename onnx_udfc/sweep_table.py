@@ -154,7 +154,7 @@ class SweepTable:
             return Recommended(min(kept, key=lambda r: (r.bytes or 0.0, r.name)), f"the smallest file {self._what()}")
         quality = self.quality()
         best = max(usable, key=lambda r: (getattr(r, quality) or -math.inf, -(r.bytes or 0.0)))
-        return Recommended(best, f"no setting is {self._what()}; this one keeps most")
+        return Recommended(best, f"there is none {self._what()}; this one keeps most")
 
     def _keeps(self, row: SweepRow) -> bool:
         if self.accuracy is not None:

@@ -74,7 +74,7 @@ def test_the_smallest_that_keeps_the_accuracy_is_recommended() -> None:
     none = SweepTable("x", rows, accuracy=0.95).recommended()
     assert none is not None
     assert none.row.name == "large"
-    assert none.why.startswith("no setting is within 1 point")
+    assert none.why.startswith("there is none within 1 point")
 
 
 def test_without_labels_the_verdict_decides_and_without_one_the_answers() -> None:

@@ -263,7 +263,10 @@ def _aligned(array: NDArray[Any], wanted: Wanted, *, feeds: bool) -> NDArray[Any
     ):
         return np.expand_dims(array, spec.axis)  # a single sample
     declared = ", ".join("?" if d is None else str(d) for d in spec.shape)
-    raise RequestError(f"an array of shape {array.shape} does not fit the input {spec.name} ({declared})")
+    ways = ((0, 3, 1, 2), (0, 2, 3, 1)) if array.ndim == 4 else ()
+    turned = next((way for way in ways if _fits(tuple(array.shape[i] for i in way), spec)), None)
+    advice = f"; turn its axes: array.transpose{turned}" if turned else ""
+    raise RequestError(f"an array of shape {array.shape} does not fit the input {spec.name} ({declared}){advice}")
 
 
 def _fits(shape: tuple[int, ...], spec: InputSpec) -> bool:

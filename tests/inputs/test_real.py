@@ -131,6 +131,12 @@ def test_what_does_not_fit_is_one_line(data: Any, words: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_channels_on_the_other_side_are_said_to_be_turned() -> None:
+    model = small_model("g (float[N,3,8,9] x, float[8,3,3,3] W) => (float[N,8,6,7] y) { y = Conv(x, W) }")
+    with pytest.raises(RequestError, match=r"; turn its axes: array\.transpose\(0, 3, 1, 2\)$"):
+        compress(model, bits=8, calibrate=np.zeros((40, 8, 9, 3), np.float32))
+
+
 def test_inputs_that_were_not_given_are_made_up_and_that_is_said() -> None:
     made = make_inputs(network(), Options(calibrate=gathered({"input": INPUT, "state": STATE})))
     assert set(made.values) == {"input", "state", "sr"}
