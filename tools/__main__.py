@@ -28,6 +28,8 @@ def _about(path: Path) -> str:
 def main(words: list[str]) -> None:
     """Starts `words[0]` with the rest as its arguments; prints what there is where no word is given.
 
+    Of a tool that takes no arguments, prints what it does where one is given.
+
     Raises:
         SystemExit: there is no tool of that name.
     """
@@ -39,6 +41,10 @@ def main(words: list[str]) -> None:
         return
     if words[0] not in found:
         raise SystemExit(f"{words[0]}: not a tool; there are {', '.join(found)}")
+    text = found[words[0]].read_text(encoding="utf-8")
+    if words[1:] and "ArgumentParser(" not in text and "parser(" not in text:
+        print(ast.get_docstring(ast.parse(text)))
+        return
     sys.argv = words
     runpy.run_module(f"tools.{found[words[0]].parent.name}.{words[0]}", run_name="__main__", alter_sys=True)
 

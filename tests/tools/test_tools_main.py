@@ -35,3 +35,8 @@ def test_a_tool_is_given_its_arguments(capsys: pytest.CaptureFixture[str]) -> No
 def test_an_unknown_name_is_one_line() -> None:
     with pytest.raises(SystemExit, match="nothing: not a tool; there are any_graph, "):
         main(["nothing"])
+
+
+def test_a_tool_without_arguments_says_what_it_does_where_it_gets_one(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["pictures", "--help"])
+    assert capsys.readouterr().out.startswith("Makes the pictures of the documentation")
