@@ -47,7 +47,7 @@ def test_boxes_with_scores_make_a_detector(text: str, expected: bool) -> None:
 
 
 def test_a_detector_is_run_on_pictures_in_which_it_finds_something_of_each_class() -> None:
-    network, options = network_of(TEXT), Options(threads=1, image_count=10)
+    network, options = network_of(TEXT), Options(threads=1, image_count=10, input_range=(-1, 1))
     chosen, drawn = balanced_inputs(network, find_groups(network), options), make_inputs(network, options)
     asked = Detector(network, input_specs_of(network))
     fires, plain = asked.sureness(chosen.values), asked.sureness(drawn.values)
