@@ -65,7 +65,7 @@ def plan_report(source: Source, subject: Subject, options: Options, timings: Map
     plan, pruned = _plan(subject, options)
     emitted = drafted(pruned.network, plan.bits, options)
     if asks_for_work(options):
-        shorten_names(emitted.model, pruned.network.layers, pruned.network.given_names)
+        shorten_names(emitted.model, pruned.network.layers, pruned.network.origin.names)
     checked = Checked(None, (DRY,))
     outcome = Outcome(subject.loaded, network, channels, plan, pruned, Repaired(), emitted, (), checked)
     report = make_report(source, outcome, options, timings)

@@ -292,7 +292,7 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
     if options.float16:
         with run.stage("float16"):
             emitted = halve(emitted, original.network, inputs, options)
-    if asks_for_work(options) and shorten_names(emitted.model, pruned.network.layers, pruned.network.given_names):
+    if asks_for_work(options) and shorten_names(emitted.model, pruned.network.layers, pruned.network.origin.names):
         emitted = replace(emitted, notes=(*emitted.notes, SHORTENED))
     with run.stage("check"):
         judged, batch = _judged(original, options)

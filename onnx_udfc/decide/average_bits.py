@@ -73,9 +73,8 @@ def _sizes(network: Network, plan: Plan, wholes: list[str], options: Options, ba
     for k, width in enumerate(widths):
         model = written(network, dict.fromkeys(plan.bits, width), options, bases)
         held = layer_bytes(model, plan.bits)
-        nodes = (short_bytes(model, network) - sum(held.values())) / max(
-            1, len(plan.bits)
-        )  # names and all that unpacks codes
+        rest = short_bytes(model, network) - sum(held.values())  # names and all that unpacks codes
+        nodes = rest / max(1, len(plan.bits))
         for i, name in enumerate(wholes):
             both = [name, firsts[name]] if name in firsts else [name]
             sizes[i, k] = sum(held.get(part, 0) + nodes for part in both)

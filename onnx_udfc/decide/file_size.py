@@ -143,5 +143,5 @@ def written_bytes(network: Network, bits: Mapping[str, float], options: Options,
 
 def short_bytes(model: onnx.ModelProto, network: Network) -> int:
     """Size of a file with short names, which its model has from then on."""
-    shorten_names(model, network.layers, network.given_names)
+    shorten_names(model, network.layers, network.origin.names)
     return model_bytes(model)

@@ -173,11 +173,6 @@ class Network:
         return None
 
     @property
-    def given_names(self) -> frozenset[str]:
-        """Names of the nodes and tensors that the file has."""
-        return self.origin.names
-
-    @property
     def weights(self) -> frozenset[str]:
         """Names of the constants that are weights of layers."""
         return frozenset(layer.constant.name for layer in self.layers.values())

@@ -58,11 +58,11 @@ def upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     light, reason = skeleton(model, LARGEST), ""
     if version < 13:
         _say_last(light)
-    limit = highest_faithful(model.graph, version)
+    hidden, limit = _hidden(light, version), highest_faithful(model.graph, version)
     if limit < OPSET:
         reason = "a node would compute something else"
     for target in (t for t in TARGETS if version < t <= limit):
-        converted, fault = _convert(light, target)
+        converted, fault = _convert(hidden, target)
         if converted is not None:
             result = _restore(model, converted)
             if _accepted(skeleton(result, LARGEST), light):
@@ -72,7 +72,7 @@ def upgrade(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
                 "onnxruntime does not load the result",
             )
         reason = reason or fault
-        if converted is None and _convert(light, version + 1)[0] is None:
+        if converted is None and _convert(hidden, version + 1)[0] is None:
             break  # it can convert nothing of this model
     raised = _with_ir(model)
     kept = raised if _accepted(skeleton(raised, LARGEST), light) else model
@@ -106,20 +106,19 @@ def _say_last(light: onnx.ModelProto) -> None:
             node.attribute.extend([*kept, helper.make_attribute("axis", -1)])
 
 
-def _convert(light: onnx.ModelProto, target: int) -> tuple[onnx.ModelProto | None, str]:
+def _convert(hidden: onnx.ModelProto, target: int) -> tuple[onnx.ModelProto | None, str]:
     """The converted model, or None and why not."""
     try:
-        return _shown(version_converter.convert_version(_hidden(light), target)), ""
+        return _shown(version_converter.convert_version(hidden, target)), ""
     except Exception as error:  # whatever its C++ code raises
         return None, _reason(error)
 
 
-def _hidden(light: onnx.ModelProto) -> onnx.ModelProto:
+def _hidden(light: onnx.ModelProto, version: int) -> onnx.ModelProto:
     """The model with those nodes in another domain that the standard's does not have in its opset; itself if none.
 
     onnxruntime has some in every opset, and writes them into files: LayerNormalization, before opset 17.
     """
-    version = opset_of(light) or OPSET
     if not any(_undefined(light, version)):
         return light
     hidden = onnx.ModelProto()
