@@ -289,12 +289,16 @@ class _Tracer:
             affine(y, gain, shift)
             matrix *= gain.reshape(layer.groups, -1, 1)
             self.reference.network.layers[layer.name].set(matrix, bias * gain + shift)
-        if self.samples:
-            self._sample(layer, x, y, gain, shift, matrix)
+        look = self._sample(layer, x, y, gain, shift, matrix) if self.samples else None
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
+        if look is not None:
+            del x, y  # a one-hot input is larger than all that is found of it
+            look()
 
-    def _sample(self, layer: Layer, x: Value, y: Value, gain: Double, shift: Double, matrix: Double) -> None:
-        """Keep what the repair asks for of a layer's input x and output y, and look at it; the rest as of `_find`."""
+    def _sample(
+        self, layer: Layer, x: Value, y: Value, gain: Double, shift: Double, matrix: Double
+    ) -> Callable[[], None] | None:
+        """Keep what the repair asks for of input x and output y, and say how to look at it; the rest as of `_find`."""
         window = window_of(layer, x.shape, y.shape)
         split = layer.name in self.factorable
         limit = sample_limit(self.samples, matrix.shape[2], few=self.few, split=split)
@@ -316,7 +320,7 @@ class _Tracer:
             information=found.information if split else None,
             held=in_sixteen_bits(target) if self.reference.narrow else target,
         )
-        self._look(layer, x, window, found, matrix, own)
+        return self._look(layer, x, window, found, matrix, own)
 
     def norm(self, node: gs.Node) -> None:
         """Match a batch norm that stands alone: its output gets the batch's own statistics."""
@@ -345,14 +349,20 @@ class _Tracer:
         value = value.astype(np.float32, copy=False)
         return addend, sample_targets(value, window, positions), channel_mean(value, layer)
 
-    def _look(self, layer: Layer, x: Value, window: Window, found: LayerReference, matrix: Double, own: Array) -> None:
-        """Find what is asked for of a layer while the pass goes on; arguments as of `_find`, and its input x."""
+    def _look(
+        self, layer: Layer, x: Value, window: Window, found: LayerReference, matrix: Double, own: Array
+    ) -> Callable[[], None] | None:
+        """What begins to find what is asked for, while the pass goes on; arguments as of `_find`, and the input x."""
         if not (self.ordering.wanted(layer) or self.widths or layer.name in self.factorable):
-            return
+            return None
         seen = patches(x.astype(np.float32, copy=False), window, found.shape, found.positions)
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is found, and said
-            find = partial(self._find, layer, seen, found, matrix, own)
-            self.behind.do(find, partial(self._take, layer, seen, found, matrix), seen.size)
+
+        def begin() -> None:
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is found, and said
+                find = partial(self._find, layer, seen, found, matrix, own)
+                self.behind.do(find, partial(self._take, layer, seen, found, matrix), seen.size)
+
+        return begin
 
     def _find(self, layer: Layer, seen: Array, found: LayerReference, matrix: Double, own: Array) -> _Found:
         """What is asked for of a layer alone.
