@@ -17,9 +17,10 @@ from onnx_udfc.inputs import photographs
 from onnx_udfc.inputs.how_many import BESIDE_RANKS, can_be_more, image_count, without_classes
 from onnx_udfc.inputs.network_inputs import BATCH, REAL, NetworkInputs, settle_sizes, shows_classes
 from onnx_udfc.inputs.sizes import can_be_made, wanted_inputs
-from onnx_udfc.model.files import LoadedModel, load
+from onnx_udfc.model.files import LoadedModel
 from onnx_udfc.model.named import check_named
 from onnx_udfc.model.network import Network, read
+from onnx_udfc.model.samples import load_with_samples
 from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.numerics.products import beside
 from onnx_udfc.options import Options
@@ -33,6 +34,8 @@ from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.walk import Pieces
 
 if TYPE_CHECKING:
+    import onnx
+
     from onnx_udfc.channels.shapes import Size
     from onnx_udfc.model.layers import Layer
     from onnx_udfc.runtime.sessions import Source
@@ -76,8 +79,9 @@ class Trace:
 class Original:
     """A network for many compressions.
 
-    `skip` are the patterns that `channels` leaves alone; `fed` are the inputs that were made last, and by which
-    options; `trace` is the last run.
+    `apart` is what is run in place of a file without an axis of samples, None for all others; `skip` are the patterns
+    that `channels` leaves alone; `fed` are the inputs that were made last, and by which options; `trace` is the last
+    run.
     """
 
     loaded: LoadedModel
@@ -86,13 +90,14 @@ class Original:
     channels: Channels
     fed: tuple[Options, NetworkInputs] | None = None
     trace: Trace | None = None
+    apart: onnx.ModelProto | None = None
 
     def for_skip(self, skip: tuple[str, ...]) -> Original:
         """Itself, or the same network with channels that leave other names alone."""
         if skip == self.skip:
             return self
         check_named(skip, self.loaded.model, self.network)
-        return Original(self.loaded, self.network, skip, find_groups(self.network, skip))
+        return Original(self.loaded, self.network, skip, find_groups(self.network, skip), apart=self.apart)
 
 
 def read_original(source: Source, options: Options) -> Original:
@@ -101,7 +106,7 @@ def read_original(source: Source, options: Options) -> Original:
     Raises:
         UdfcError: it cannot be read.
     """
-    loaded = load(source)
+    loaded, apart = load_with_samples(source)
     pictures = any(len(i.type.tensor_type.shape.dim) == PICTURE for i in loaded.model.graph.input)
     unpacked = beside(photographs.stored) if pictures and not options.calibrate else None
     network = read(loaded.model)
@@ -109,7 +114,7 @@ def read_original(source: Source, options: Options) -> Original:
     if unpacked is not None:  # made-up inputs begin with them
         unpacked()
     settle_sizes(network, options)
-    return Original(loaded, network, options.skip, find_groups(network, options.skip))
+    return Original(loaded, network, options.skip, find_groups(network, options.skip), apart=apart)
 
 
 def traced(original: Original, options: Options, make: Maker, advance: Callable[[str], None]) -> Trace:

@@ -43,6 +43,7 @@ from onnx_udfc.model.files import weight_files
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import bring, declare_inputs, whole
+from onnx_udfc.model.samples import as_given, with_samples
 from onnx_udfc.model.saving import save
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.products import beside, workers
@@ -63,7 +64,7 @@ from onnx_udfc.runtime.blame import blamed
 from onnx_udfc.runtime.blas import one_thread
 from onnx_udfc.runtime.machine import cores, keeping, let_go, release
 from onnx_udfc.runtime.providers import asked_provider
-from onnx_udfc.runtime.sessions import Source, check_provider
+from onnx_udfc.runtime.sessions import Source, check_provider, open_session
 from onnx_udfc.runtime.walk import Pieces
 from onnx_udfc.summary import Outcome, asks_for_repair, asks_for_work, certain, input_reports, make_report
 
@@ -205,7 +206,9 @@ def _answered(source: Source, asked: Options, callbacks: Callbacks, original: Or
 
     if asked.for_:
         result, notes = reached(
-            asked, compressed, lambda found: share_of_time(source, shared.network, found.model, asked)
+            asked,
+            compressed,
+            lambda found: share_of_time(with_samples(source), shared.network, with_samples(found.model, source), asked),
         )
     elif asked.max_loss is not None:
         result, note = smallest_within(asked, compressed)
@@ -225,18 +228,20 @@ def _compress(source: Source, run: _Run) -> Result:
         _check_possible(original, run.options)
     if run.options.dry_run:
         return _planned(source, run, original)
+    runs = source if original.apart is None else original.apart
     try:
-        outcome = _attempt(source, run, original, run.options)
+        outcome = _attempt(runs, run, original, run.options)
     except ModelError:
         if not take_singly(original.network):
             raise
         original.fed = original.trace = None
-        outcome = _attempt(source, run, original, run.options)
+        outcome = _attempt(runs, run, original, run.options)
     stamp(outcome.emitted.model, run.options)
+    found, outcome = outcome, _as_given(outcome, original, source)
     report = make_report(source, outcome, run.options, run.timings)
     if run.options.attribution:
         with run.stage("attribution"):
-            report = _explained(report, outcome, original.network, run.options)
+            report = _explained(report, found, original.network, run.options)
     fault = certain(report, outcome, run.options)
     if fault and not run.options.force:
         raise CheckError(f"{fault}, so nothing was written; --force writes it")
@@ -255,7 +260,17 @@ def _planned(source: Source, run: _Run, original: Original) -> Result:
     with run.stage("plan"):
         report = plan_report(source, subject, run.options, run.timings)
     run.callbacks.done()
-    return Result(bring(original.loaded.model), report, planned=True)
+    model = bring(original.loaded.model)
+    return Result(model if original.apart is None else as_given(model, source), report, planned=True)
+
+
+def _as_given(outcome: Outcome, original: Original, source: Source) -> Outcome:
+    """The outcome with a model that takes and gives what the source does, where it was worked on with samples."""
+    if original.apart is None:
+        return outcome
+    model = as_given(outcome.emitted.model, source)
+    open_session(model, threads=1, optimize=False)
+    return replace(outcome, emitted=replace(outcome.emitted, model=model))
 
 
 def _check_possible(original: Original, options: Options) -> None:

@@ -27,6 +27,7 @@ from onnx_udfc.inputs.image_files import Labelled, asked_preprocessing
 from onnx_udfc.interrupts import serve_parent
 from onnx_udfc.model.files import load, weight_files
 from onnx_udfc.model.protos import whole
+from onnx_udfc.model.samples import with_samples
 from onnx_udfc.model.saving import is_large, save
 from onnx_udfc.options import CombinationError, InMemory, Options, Requirement, Sweeping, command_line
 from onnx_udfc.original import Original, read_original, trace_order
@@ -166,13 +167,14 @@ def _timed(
     front = {r.name for cost in ("bytes", "macs") for r in table.front(cost)}
     open_rows = [name for name, row in rows.items() if row.latency is None and not row.error]
     chosen = set(sorted(open_rows, key=lambda name: name not in front)[:MOST_TIMED])
-    feed = one_run(content, options.input_shape, options.seed, options.batch) if chosen else {}
+    original = with_samples(content)
+    feed = one_run(original, options.input_shape, options.seed, options.batch) if chosen else {}
     told.stage("measure latency", None)
     for task in tasks:
         row = rows[task.name]
         if task.name in chosen:
-            model = str(folder / f"{task.name}.onnx")
-            row = replace(row, latency=round(timed(content, model, feed, 1, SECONDS, provider).ratio, 4))
+            model = with_samples(str(folder / f"{task.name}.onnx"), content)
+            row = replace(row, latency=round(timed(original, model, feed, 1, SECONDS, provider).ratio, 4))
             _record_row(folder, task, row)
         yield row
 
@@ -401,7 +403,7 @@ def accuracy_of(model: Source, labelled: Labelled, provider: Provider = CPU) -> 
         UdfcError: the images do not fit the model.
     """
     images = labelled.open()
-    session = open_session(model, provider)
+    session = open_session(with_samples(model), provider)
     given = session.get_inputs()[0]
     shape = [d if isinstance(d, int) and d > 0 else None for d in given.shape]
     dtype = np.float16 if "float16" in given.type else np.float32

@@ -93,7 +93,7 @@ def check_result(
         return found
 
 
-def share_of_time(source: Source, network: Network, model: onnx.ModelProto, options: Options) -> float | None:
+def share_of_time(source: Source, network: Network, model: Source, options: Options) -> float | None:
     """The time of a result on this machine as a share of the original's; None where it cannot be taken."""
     feed, provider = one_feed(wanted_inputs(network), options.seed, batch=options.batch), asked_provider(options)
     try:

@@ -16,10 +16,11 @@ from onnx_udfc.inputs.network_inputs import settle_as_line
 from onnx_udfc.inputs.sizes import settle
 from onnx_udfc.model.counts import count
 from onnx_udfc.model.factored import why_whole
-from onnx_udfc.model.files import LoadedModel, load
+from onnx_udfc.model.files import LoadedModel
 from onnx_udfc.model.inventory import INTEGER_OPS, Holding, already_quantized, inventory, left_out
 from onnx_udfc.model.named import check_named
 from onnx_udfc.model.network import Network, read
+from onnx_udfc.model.samples import load_with_samples
 from onnx_udfc.model.tables import find_tables, table_lines
 from onnx_udfc.model.tied import twins
 from onnx_udfc.model.unseen import find_unseen, unseen_lines
@@ -68,7 +69,7 @@ def inspect_model(source: Source, skip: Sequence[str] = (), input_shape: Sequenc
     """
     asked = [read_shape(text) for text in input_shape]
     with blamed(source):
-        return _inspected(load(source), skip, asked)
+        return _inspected(load_with_samples(source)[0], skip, asked)
 
 
 def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -> Inspection:

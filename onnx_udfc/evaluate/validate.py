@@ -26,6 +26,7 @@ from onnx_udfc.inputs.rollout import Rollout, Stepping, rollout_of, steps, with_
 from onnx_udfc.inputs.sizes import described, input_specs_of, singly
 from onnx_udfc.model.files import check_source, load
 from onnx_udfc.model.network import Network, read
+from onnx_udfc.model.samples import with_samples
 from onnx_udfc.options import VERDICTS, Judging, Options
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime.fallbacks import Fallbacks, fallbacks
@@ -158,6 +159,8 @@ def validate(original: Source, compressed: Source, asked: Judging, callbacks: Ca
     where.check_compiled_in()
     for source in (original, compressed):
         check_source(source)
+    sizes = Pair(file_bytes(original), file_bytes(compressed))
+    original, compressed = with_samples(original), with_samples(compressed, original)
     sessions = (open_session(original, where, threads), open_session(compressed, where, threads))
     specs = input_specs(sessions[0])
     one = asked.images is not None and len(specs) == 1
@@ -191,7 +194,7 @@ def validate(original: Source, compressed: Source, asked: Judging, callbacks: Ca
         matched=min(shares, default=None),
         latency=latency,
         peak_memory=used,
-        bytes=Pair(file_bytes(original), file_bytes(compressed)),
+        bytes=sizes,
         kernels=None if where.name == "tensorrt" else _kernels(compressed, where),
         sqnr_db=near.sqnr_db,
         cosine=near.cosine,

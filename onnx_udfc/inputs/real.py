@@ -249,7 +249,7 @@ def _aligned(array: NDArray[Any], wanted: Wanted, *, feeds: bool) -> NDArray[Any
         if spec.by_run:
             return array if len(np.unique(array, axis=0)) > 1 else np.asarray(array[0])
         return np.concatenate(list(array), axis=spec.axis or 0)
-    if not feeds and array.ndim == rank and _fits(array.shape, spec):
+    if array.ndim == rank and _fits(array.shape, spec) and (not feeds or (spec.axis, spec.batch) == (0, 1)):
         return array
     if not feeds and array.ndim == rank and spec.by_run and rank:
         cut = _cut_to(array, spec)

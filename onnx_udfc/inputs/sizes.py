@@ -141,8 +141,6 @@ def settle(network: Network, asked: Sequence[str] = (), real: Mapping[str, tuple
     if guessed:
         shapes = ", ".join(f"{n} {'x'.join(map(str, network.sizes[n]))}" for n in guessed)
         network.notes.append(f"sizes that the file leaves open were taken as {shapes}; say --input-shape otherwise")
-    if asked:
-        _take_together(network, given, asked)
 
 
 def can_be_made(network: Network) -> bool:
@@ -192,7 +190,8 @@ def _told(asked: Sequence[str], given: Sequence[InputSpec]) -> Iterator[tuple[In
 
 
 def _fitting(text: str, shape: tuple[int, ...], spec: InputSpec) -> tuple[int, ...]:
-    """An asked shape, if it fits the declared one."""
+    """An asked shape, if it fits the declared one; that of the one sample of a run needs no 1 before it."""
+    shape = (1, *shape) if len(shape) == len(spec.shape) - 1 and spec.axis == 0 and spec.batch == 1 else shape
     declared = "x".join("?" if d is None else str(d) for d in spec.shape)
     wrong = len(shape) != len(spec.shape) or any(
         d is not None and d != a for i, (d, a) in enumerate(zip(spec.shape, shape, strict=False)) if i != spec.axis
@@ -414,36 +413,12 @@ def take_singly(network: Network) -> bool:
     fixed = singly(session, wanted)
     if fixed == wanted:
         return False
-    _fix(network, {w.spec.name: w.spec.shape for w in fixed}, 1)
-    network.notes.append("the network takes one input at a time: with more, which the file allows, it does not run")
-    return True
-
-
-def _fix(network: Network, shapes: Mapping[str, Sequence[int | None]], together: int) -> None:
-    """Declare the inputs with so many samples."""
+    shapes = {w.spec.name: w.spec.shape for w in fixed}
     for tensor in network.graph.inputs:
         tensor.shape = [d or s for d, s in zip(shapes[tensor.name], tensor.shape, strict=True)]
-    network.together = together
-
-
-def _take_together(network: Network, given: Sequence[InputSpec], asked: Sequence[str]) -> None:
-    """Fix the number of samples that the file leaves open at what was asked, if the network runs with no single one.
-
-    What lies along the first axis then are no samples but the rows of one picture, or the steps of one sequence.
-    """
-    axes = {s.name: s.axis for s in given if s.axis is not None and s.batch is None}
-    told = {s.name: shape for s, shape in _told(asked, given) if s.name in axes}
-    numbers = {shape[axes[name] or 0] for name, shape in told.items()}
-    if len(numbers) != 1 or set(told) != set(axes) or max(numbers) == 1 or not can_be_made(network):
-        return
-    session, wanted, (together,) = _session(network), wanted_inputs(network), numbers
-    if session is None or _answers(session, wanted) or not _answers(session, wanted, together):
-        return
-    _fix(network, {s.name: told.get(s.name, s.shape) for s in given}, together)
-    network.sizes = {name: told.get(name, sizes) for name, sizes in network.sizes.items()}
-    network.notes.append(
-        f"the network is run with {together} along the first axis, as --input-shape says: not with one"
-    )
+    network.together = 1
+    network.notes.append("the network takes one input at a time: with more, which the file allows, it does not run")
+    return True
 
 
 def singly(session: Any, wanted: tuple[Wanted, ...]) -> tuple[Wanted, ...]:

@@ -66,6 +66,33 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
         ModelError: it is not there, not a model, or not one to compute with.
     """
     path = Path(source) if isinstance(source, (str, Path)) else None
+    model, size = _read(source, path)
+    total = check_functions(model)
+    check(model)
+    given = (opset_of(model) or 0, int(model.ir_version))
+    nodes = sort_nodes(model.graph)
+    if any(a is not b for a, b in zip(nodes, model.graph.node, strict=True)):
+        set_nodes(model.graph, nodes)
+    model, changes = write_out(model, functions=total <= MOST_WRITTEN_OUT)
+    _separate_names(model.graph)
+    model, notes = upgrade(model)
+    write_axes(model.graph, model)
+    return LoadedModel(model, (*changes, *notes), path, size, *given)
+
+
+def read_model(source: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
+    """A model as it is given, not converted; weights of large files stay in their files.
+
+    Raises:
+        ModelError: it is not there, or not a model.
+    """
+    if isinstance(source, onnx.ModelProto):
+        return source
+    return _read(source, None if isinstance(source, bytes) else Path(source))[0]
+
+
+def _read(source: str | Path | bytes | onnx.ModelProto, path: Path | None) -> tuple[onnx.ModelProto, int]:
+    """A model of which nothing is shared with the source, and its bytes."""
     spans: dict[int, tuple[int, int]] = {}
     if isinstance(source, onnx.ModelProto):
         model, size = onnx.ModelProto(), source.ByteSize()
@@ -79,17 +106,7 @@ def load(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
     size += _resolve(model, path)
     if path is not None:
         leave(model, path, spans)
-    total = check_functions(model)
-    check(model)
-    given = (opset_of(model) or 0, int(model.ir_version))
-    nodes = sort_nodes(model.graph)
-    if any(a is not b for a, b in zip(nodes, model.graph.node, strict=True)):
-        set_nodes(model.graph, nodes)
-    model, changes = write_out(model, functions=total <= MOST_WRITTEN_OUT)
-    _separate_names(model.graph)
-    model, notes = upgrade(model)
-    write_axes(model.graph, model)
-    return LoadedModel(model, (*changes, *notes), path, size, *given)
+    return model, size
 
 
 def _resolve(model: onnx.ModelProto, path: Path | None) -> int:
