@@ -10,7 +10,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 
 class _OneThread:
@@ -25,6 +25,7 @@ class _OneThread:
         """Hold BLAS to one thread; the last to leave restores what the host had set."""
         with self._lock:
             if self._users == 0:
+                _unclaim()
                 self._limit = threadpool_limits(1, user_api="blas")
             self._users += 1
         try:
@@ -33,8 +34,17 @@ class _OneThread:
             with self._lock:
                 self._users -= 1
                 if self._users == 0 and self._limit is not None:
+                    _unclaim()
                     self._limit.restore_original_limits()
                     self._limit = None
+
+
+def _unclaim() -> None:
+    """Let this thread set BLAS's number: threadpoolctl 3.8 does nothing in all threads but the first that set one."""
+    for library in ThreadpoolController().lib_controllers:
+        clear = getattr(library, "clear_controlling_thread", None)
+        if clear is not None:
+            clear(force=True)
 
 
 one_thread = _OneThread()

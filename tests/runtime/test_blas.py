@@ -38,6 +38,18 @@ def test_the_last_to_leave_restores_what_the_host_had() -> None:
         assert threads() == before
 
 
+def test_any_thread_may_enter_and_leave() -> None:
+    first, second = one_thread(), one_thread()
+    with threadpool_limits(2, user_api="blas"), ThreadPoolExecutor(1) as pool:  # the host's main thread has set a number
+        pool.submit(first.__enter__).result()
+        assert set(threads()) == {1}
+        second.__enter__()
+        pool.submit(first.__exit__, None, None, None).result()
+        assert set(threads()) == {1}
+        second.__exit__(None, None, None)
+        assert set(threads()) == {2}
+
+
 def test_compressions_side_by_side_give_what_each_gives_alone() -> None:
     asked = [Options(prune=0.5, bits=4, images=8), Options(bits=4, images=8, threads=3), Options(prune=0.3, images=8)]
     model = small_model(WIDE)
