@@ -7,6 +7,7 @@ then moved to where it belongs. What is still there when a process must end at o
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -24,6 +25,7 @@ from onnx_udfc.errors import ArgumentError, RequestError
 PREFIX, SUFFIX = ".onnx-udfc.", ".tmp"  # how temporary names begin and end
 STALE = 24 * 3600  # seconds after which what killed processes have left is removed
 _paths: set[Path] = set()  # of this process, removed if it must end at once
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _children: set[subprocess.Popen[str]] = set()
 _shared: set[Path] = set()  # folders of worker processes
 
@@ -38,6 +40,28 @@ def temporary_folder(parent: str | Path) -> Iterator[Path]:
     with _temporary(Path(parent)) as path:
         path.mkdir(mode=0o700)
         yield path
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Make a folder for what nobody is to see, where the system has such; it is removed with all that is in it.
+
+    Raises:
+        RequestError: there is no such place, or no room in it.
+    """
+    try:
+        with temporary_folder(tempfile.gettempdir()) as path:
+            yield path
+    except OSError as error:
+        if tempfile.tempdir is not None and error.errno not in _FULL:
+            raise
+        raise no_scratch(error.strerror or str(error)) from error
+
+
+def no_scratch(why: str) -> RequestError:
+    """What is said where temporary files cannot be written."""
+    where = tempfile.tempdir or "temporary files"
+    return RequestError(f"{where}: cannot be written ({why}); make room there, or set TMPDIR to another folder")
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from onnx_udfc.errors import ModelError
+from onnx_udfc.errors import ModelError, UdfcError
 from onnx_udfc.evaluate.comparison import decibels
 from onnx_udfc.evaluate.report import Histogram, LayerLoss, LayerReport, Report
 from onnx_udfc.inputs.feeds import evenly_spaced, take
@@ -163,7 +163,7 @@ def _with_times(
     names = [x.name for x in report.layers]
     try:
         before, after = layer_times(original, names, feed), layer_times(compressed, [*names, *parts], feed)
-    except ModelError as error:
+    except UdfcError as error:
         return replace(report, warnings=(*report.warnings, f"layers were not timed: {error}"))
     later = dict(after.layers)
     for first, name in parts.items():

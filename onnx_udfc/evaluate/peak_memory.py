@@ -1,4 +1,4 @@
-"""Peak memory of running a model, measured in a process of its own: python -m onnx_udfc.evaluate.peak_memory MODEL.
+"""Peak memory of running a model, measured in a process of its own.
 
 The figure is what loading and one run add to a process that has already imported onnxruntime; on a GPU, what they take
 of the GPU's memory (onnxruntime keeps what it has once taken; other programs must leave it alone meanwhile).
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_udfc.outputs import child_process
+from onnx_udfc.outputs import child_process, scratch_folder
 from onnx_udfc.runtime.device_memory import DeviceMemory
 from onnx_udfc.runtime.providers import CPU, Provider
 
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LONGEST = 600  # seconds
+_ROOT = Path(__file__).resolve().parents[2]
+# not -m, which would take modules from the folder that the user happens to be in
+_CHILD = f"import sys; sys.path.append(sys.argv.pop(1)); from {__name__} import main; main(*sys.argv[1:])"
 
 
 def peak_memory(
@@ -32,11 +34,10 @@ def peak_memory(
 ) -> int | None:
     """Return the bytes that loading and running a model takes at its peak, or None where that cannot be known."""
     told = json.dumps({"name": provider.name, "settings": dict(provider.settings)})
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         for i, value in enumerate(feed.values()):
-            np.save(Path(folder) / f"{i}.npy", value)
-        command = [sys.executable, "-m", "onnx_udfc.evaluate.peak_memory", str(model), str(threads), told, folder]
-        command += feed
+            np.save(folder / f"{i}.npy", value)
+        command = [sys.executable, "-P", "-c", _CHILD, str(_ROOT), str(model), str(threads), told, str(folder), *feed]
         try:
             with child_process(command) as child:
                 return int(child.communicate(timeout=_LONGEST)[0])
@@ -74,7 +75,3 @@ def _meters(provider: Provider) -> tuple[Callable[[], int], Callable[[], int]]:
         return -memory.free()
 
     return taken, taken
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

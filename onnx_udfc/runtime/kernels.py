@@ -6,7 +6,7 @@ what else survives the fusions: the names of its weight, of its output, or of it
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import onnx
 
 from onnx_udfc.errors import CheckError, ModelError, one_line
 from onnx_udfc.model.quiet import quiet_options
-from onnx_udfc.outputs import temporary_folder
+from onnx_udfc.outputs import no_scratch, scratch_folder
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.sessions import Source, made_session
 
@@ -137,7 +137,7 @@ def optimized_graph(model: Source, provider: Provider = CPU) -> onnx.ModelProto:
 
     options = quiet_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    with temporary_folder(tempfile.gettempdir()) as folder:
+    with scratch_folder() as folder:
         written = folder / "optimized.onnx"
         options.optimized_model_filepath = str(written)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
@@ -146,8 +146,16 @@ def optimized_graph(model: Source, provider: Provider = CPU) -> onnx.ModelProto:
         except ModelError as error:
             if error.__cause__ is None:  # there is no such file
                 raise
+            _check_loads(model, provider, error.__cause__)
             raise CheckError(f"onnxruntime does not load the model: {one_line(error.__cause__)}") from error
         return onnx.load(str(written), load_external_data=False)  # the operators are wanted, not the weights
+
+
+def _check_loads(model: Source, provider: Provider, why: BaseException) -> None:
+    """Refuse a folder without room: what loads where nothing is to be written is no bad model."""
+    with contextlib.suppress(ModelError):
+        made_session(model, quiet_options(), provider)
+        raise no_scratch(one_line(why)) from why
 
 
 def _proto(model: Source) -> onnx.ModelProto:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from onnx_udfc.errors import ModelError, one_line
-from onnx_udfc.outputs import temporary_folder
+from onnx_udfc.outputs import no_scratch, scratch_folder
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.sessions import Source, described, made_session, session_options
 
@@ -32,11 +31,11 @@ def profile(
 
     Raises:
         ModelError: It does not load or run.
-        RequestError: The provider does not load.
+        RequestError: The provider does not load, or there is no room for the profile.
     """
     options = session_options(threads)
     options.enable_profiling = True
-    with temporary_folder(tempfile.gettempdir()) as folder:
+    with scratch_folder() as folder:
         options.profile_file_prefix = str(folder / "profile")
         session = made_session(model, options, provider)
         start, done = time.perf_counter(), 0
@@ -46,7 +45,10 @@ def profile(
                 done += 1
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             raise ModelError(f"{described(model)}: onnxruntime cannot run it ({one_line(error)})") from error
-        events: list[Event] = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        try:
+            events: list[Event] = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:  # onnxruntime does not mind what it cannot write
+            raise no_scratch("onnxruntime's profile is not whole") from error
         return events
 
 

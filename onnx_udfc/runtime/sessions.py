@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from onnx_udfc.errors import ModelError, one_line
 from onnx_udfc.model.quiet import quiet_options
 from onnx_udfc.model.saving import is_large, model_bytes, save, serialized
-from onnx_udfc.outputs import temporary_folder
+from onnx_udfc.outputs import scratch_folder
 from onnx_udfc.runtime.providers import CPU, Provider, provider_of
 
 Source = str | Path | bytes | onnx.ModelProto
@@ -203,7 +202,7 @@ def as_file(model: Source) -> Iterator[Path]:
     if isinstance(model, str | Path):
         yield Path(model)
         return
-    with temporary_folder(tempfile.gettempdir()) as folder:
+    with scratch_folder() as folder:
         path = folder / "model.onnx"
         if isinstance(model, bytes):
             path.write_bytes(model)
