@@ -2,10 +2,11 @@
 
 A few inputs of every kind that fits an input are run through the original, and its answers rate the kinds and the
 mixtures of two of them (see `reaction`). Photographs are what networks on pictures mostly see, so another kind must be
-clearly better; a second kind must add something. Where the answers cannot be rated, photographs are taken, sounds of
-all kinds, contents of files for bytes. Half of the photographs give way to formulas where batch norm is still in the
-file, whose statistics are matched to the training's so that variety is what counts, and where so many inputs are made
-that a photograph would come more than once.
+clearly better; a second kind must add something. Lines of Chinese are added to those of text where more different
+symbols are read in them: what only few lines show looks free to remove. Where the answers cannot be rated, photographs
+are taken, sounds of all kinds, contents of files for bytes. Half of the photographs give way to formulas where batch
+norm is still in the file, whose statistics are matched to the training's so that variety is what counts, and where so
+many inputs are made that a photograph would come more than once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
 from onnx_udfc.inputs.photographs import stored
 from onnx_udfc.inputs.reaction import Answers, information, mixed, ratings, read_steps
-from onnx_udfc.inputs.sources import FORMULA, GROUPS, SIGNALS, fitting_codes, fitting_pictures
+from onnx_udfc.inputs.sources import CHINESE, FORMULA, GROUPS, SIGNALS, fitting_codes, fitting_pictures
+from onnx_udfc.inputs.symbols import different_symbols
 from onnx_udfc.inputs.text import LINE
 from onnx_udfc.model.counts import counts, totals
 from onnx_udfc.runtime.runs import InputSpec, cut, outputs_of, samples_first
@@ -103,8 +105,16 @@ def _choices(
     answers = _answers(network, wanted, main, fitting(main, asked), scales, threads)
     if not answers:
         return tuple(choices)
+    chinese = answers.pop(CHINESE, ())
     chosen, reaction = best(answers)
+    if chosen == ("text",) and _symbols(chinese) > _symbols(answers["text"]):
+        chosen = ("text", CHINESE)
     return tuple(Choice(main.spec.name, chosen, reaction) if c.name == main.spec.name else c for c in choices)
+
+
+def _symbols(answers: Answers) -> int:
+    """Number of different symbols that a network reads in lines of one kind."""
+    return max(map(different_symbols, answers), default=0)
 
 
 def strength(
@@ -115,7 +125,8 @@ def strength(
     0 where that was not measured, or where an output is anything else.
     """
     main = max(wanted, key=lambda w: int(np.prod(w.sample)))
-    answers = _answers(network, wanted, main, fitting(main, asked), scales, threads)
+    kinds = [kind for kind in fitting(main, asked) if kind != CHINESE]
+    answers = _answers(network, wanted, main, kinds, scales, threads)
     if any(output.ndim != 2 for outputs in answers.values() for output in outputs):
         return 0.0
     sets = [*answers.values(), *(mixed(a, b) for a, b in combinations(answers.values(), 2))]

@@ -23,7 +23,7 @@ Picture = Callable[[int, int, tuple[int, ...], int], Array]
 Signal = Callable[[int, int, int], Array]
 Codes = Callable[[int, int, int, int], NDArray[np.int64]]
 
-FORMULA = "formula"
+FORMULA, CHINESE = "formula", "Chinese text"
 _READABLE = 16  # pixels of the shorter side that a line of text needs
 LETTER = 64  # pixels of the longer side up to which a picture may be a single letter
 BYTES = (256, 264)  # rows of a table that are bytes and a few marks
@@ -61,14 +61,15 @@ def _files(count: int, length: int, rows: int, seed: int) -> NDArray[np.int64]:
 
 PICTURES: dict[str, Picture] = {
     "photographs": _seeded(photographs), "text": _seeded(text.text), "turned text": _seeded(text.turned_text),
-    "letters": _seeded(text.letters), "sound": _seeded(sounds.spectrograms), FORMULA: synthetic_images,
+    CHINESE: _seeded(text.chinese_lines), "letters": _seeded(text.letters), "sound": _seeded(sounds.spectrograms),
+    FORMULA: synthetic_images,
 }  # fmt: skip
 SIGNALS: dict[str, Signal] = {**{name: _sounding(draw) for name, draw in sounds.SIGNALS.items()}, FORMULA: _noise}
 CODES: dict[str, Codes] = {"files": _files, FORMULA: _any}
 # What the user names → the kinds of each form that are meant.
 GROUPS: dict[str, tuple[str, ...]] = {
     "photographs": ("photographs",),
-    "text": ("text", "turned text", "letters", "files"),
+    "text": ("text", "turned text", CHINESE, "letters", "files"),
     "sound": ("sound", *sounds.SIGNALS),
     FORMULA: (FORMULA,),
 }
@@ -80,7 +81,7 @@ def fitting_pictures(channels: int, size: tuple[int, ...]) -> tuple[str, ...]:
         return (FORMULA,)
     found = ["photographs", FORMULA]
     if min(size) >= _READABLE:
-        found += ["text", "turned text"]
+        found += ["text", "turned text", CHINESE][: 3 if size[1] >= text.LINE * size[0] else 2]
     if max(size) <= LETTER:
         found.append("letters")
     if channels == 1:

@@ -11,7 +11,7 @@ from functools import wraps
 
 import numpy as np
 
-from onnx_udfc.inputs.glyphs import HEIGHT, random_letter, random_line
+from onnx_udfc.inputs.glyphs import CHINESE, HEIGHT, random_letter, random_line
 from onnx_udfc.inputs.photographs import DEVIATION, MEAN, in_channels, photographs, resampling
 from onnx_udfc.numerics.images import Array
 
@@ -58,7 +58,7 @@ def turned_text(count: int, channels: int, size: Size, rng: Rng) -> Array:
 @_pictures
 def lines(size: Size, rng: Rng) -> Array:
     """One line of text; short ones are padded."""
-    return _line(size, rng, upside_down=False)
+    return _line(size, rng)
 
 
 @_pictures
@@ -67,12 +67,18 @@ def turned_lines(size: Size, rng: Rng) -> Array:
     return _line(size, rng, upside_down=True)
 
 
-def _line(size: Size, rng: Rng, *, upside_down: bool) -> Array:
+@_pictures
+def chinese_lines(size: Size, rng: Rng) -> Array:
+    """Lines of Chinese characters alone."""
+    return _line(size, rng, share=1.0)
+
+
+def _line(size: Size, rng: Rng, *, upside_down: bool = False, share: float = CHINESE) -> Array:
     height, width = size
     tall = height * rng.uniform(0.75, 1.1)
     stretch = np.exp(rng.uniform(np.log(_SQUEEZED), np.log(1.25)))
     long = width * min(1.0, rng.uniform(0.25, 1.15))
-    mask = _scaled(random_line(long * HEIGHT / tall / stretch, rng), tall, stretch)
+    mask = _scaled(random_line(long * HEIGHT / tall / stretch, rng, share), tall, stretch)
     mask = _turned(_fitted(mask, (height, min(width, mask.shape[1] + 4))), rng.normal(0, _LINE_TURN / 2))
     image = _inked(_ground(mask.shape, rng), mask, rng, _LINE_CONTRAST)
     image = _worn(image[::-1, ::-1] if upside_down else image, rng)

@@ -18,6 +18,7 @@ from onnx_udfc.inputs.network_inputs import make_inputs, settle_sizes
 from onnx_udfc.inputs.photographs import stored
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.inputs.sources import CODES, GROUPS, PICTURES, SIGNALS, fitting_codes, fitting_pictures
+from onnx_udfc.inputs.symbols import different_symbols
 from onnx_udfc.inputs.uses import Use
 from onnx_udfc.model.network import read
 from onnx_udfc.numerics.images import synthetic_images
@@ -49,6 +50,33 @@ def test_two_kinds_are_mixed_where_only_both_together_show_all_answers() -> None
     assert rated["text + turned text"] == 1
 
 
+def _read(symbols: int, seed: int) -> list[np.ndarray]:
+    """Answers (16, 20, 64) of a reader that is sure of so many symbols, with the blank between them."""
+    named = np.random.default_rng(seed).integers(1, 1 + symbols, (16, 20)) * (np.arange(20) % 2)
+    return [0.9 * np.eye(64)[named] + 0.1 / 64]
+
+
+@pytest.mark.parametrize(("latin", "chinese", "wanted"), [(10, 40, ("text", "Chinese text")), (30, 20, ("text",))])
+def test_chinese_lines_stand_beside_text_where_more_symbols_are_read_in_them(
+    latin: int, chinese: int, wanted: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """
+        <ir_version: 9, opset_import: ["" : 17]> g (float[n, 1, 32, 96] x) => (float[n, 1, 32, 96] y) { y = Relu(x) }
+    """
+    answers = {"photographs": _read(1, 0), "text": _read(latin, 1), "Chinese text": _read(chinese, 2)}
+    monkeypatch.setattr("onnx_udfc.inputs.choice._answers", lambda *_: dict(answers))
+    network = read(onnx.parser.parse_model(text))
+    settle_sizes(network, Options())
+    (chosen,) = choose(network, wanted_inputs(network), "auto", {}, 1)
+    assert chosen.kinds == wanted
+
+
+def test_what_is_no_score_of_symbols_is_no_reading() -> None:
+    assert different_symbols(_read(5, 0)[0]) == 6  # and the blank
+    assert different_symbols(np.random.default_rng(0).normal(0, 50, (8, 20, 4))) == 0
+    assert different_symbols(np.full((8, 20, 16), 1 / 16)) == 0
+
+
 def test_where_no_answer_can_be_rated_the_preferred_kind_is_taken() -> None:
     boxes = [np.random.default_rng(0).normal(0, 50, (8, 20, 4))]
     assert best({"photographs": boxes, "formula": boxes}) == (("photographs",), {})
@@ -58,6 +86,7 @@ def test_where_no_answer_can_be_rated_the_preferred_kind_is_taken() -> None:
 
 def test_kinds_fit_the_input() -> None:
     assert fitting_pictures(3, (224, 224)) == ("photographs", "formula", "text", "turned text")
+    assert fitting_pictures(3, (48, 320)) == ("photographs", "formula", "text", "turned text", "Chinese text")
     assert fitting_pictures(1, (28, 28))[-2:] == ("letters", "sound")
     assert fitting_pictures(3, (8, 16, 16)) == fitting_pictures(3, (2, 64)) == ("formula",)
     assert fitting_codes(257) == ("files", "formula")

@@ -7,7 +7,7 @@ import pytest
 
 from onnx_udfc.inputs.glyphs import HEIGHT, faces, ink, words
 from onnx_udfc.inputs.photographs import DEVIATION, MEAN
-from onnx_udfc.inputs.text import lines, pages, scenes, turned_lines
+from onnx_udfc.inputs.text import chinese_lines, lines, pages, scenes, turned_lines
 from onnx_udfc.numerics.images import Array
 
 Maker = Callable[[int, int, tuple[int, int], np.random.Generator], Array]
@@ -35,7 +35,14 @@ def test_letters_of_all_faces_are_there_and_stand_on_one_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("draw", "size"), [(lines, (48, 320)), (turned_lines, (32, 100)), (scenes, (96, 128)), (pages, (128, 96))]
+    ("draw", "size"),
+    [
+        (lines, (48, 320)),
+        (chinese_lines, (48, 320)),
+        (turned_lines, (32, 100)),
+        (scenes, (96, 128)),
+        (pages, (128, 96)),
+    ],
 )
 def test_pictures_of_text_are_pixels_in_normalized_units_and_seeded(draw: Maker, size: tuple[int, int]) -> None:
     first, again = (draw(6, 3, size, np.random.default_rng(4)) for _ in range(2))
