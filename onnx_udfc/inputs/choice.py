@@ -225,8 +225,8 @@ def _run(
 
 def _thinned(output: NDArray[Any]) -> NDArray[Any]:
     """Fewer rows or columns of large maps (n, ...): a part of the places tells as much as all."""
-    step = -(-output[:1].size // MOST_ELEMENTS)
-    if output.ndim < 4 or step < 2:
+    step = -(-output[:1].size // MOST_ELEMENTS) if output.ndim >= 4 else 1
+    if step < 2:
         return output
     axis = 3 if output.shape[3] > max(output.shape[1:3]) else 2
     return output.take(np.arange(0, output.shape[axis], step), axis).copy()

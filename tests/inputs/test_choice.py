@@ -263,6 +263,7 @@ def test_answers_that_cannot_be_rated_are_asked_for_once(monkeypatch: pytest.Mon
         ((2, 1, 8, 1 << 21), (2, 1, 8, 1 << 17)),
         ((2, 3, 64, 64), (2, 3, 64, 64)),
         ((2, 1 << 21), (2, 1 << 21)),
+        ((), ()),
     ],
 )
 def test_of_large_maps_a_part_is_looked_at(shape: tuple[int, ...], left: tuple[int, ...]) -> None:
