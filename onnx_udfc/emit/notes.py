@@ -139,6 +139,6 @@ def _matmul_notes(network: Network, weights: Mapping[str, QuantParams], forms: M
     products = [layer.name for layer in layers if not layer.kernel and not layer.node.attrs.get("transB", 0)]
     if products:
         yield (
-            f"on the CPU onnxruntime quantizes the inputs of {', '.join(products)} to int8 by itself;"
+            f"on the CPU onnxruntime from 1.25 on quantizes the inputs of {', '.join(products)} to int8 by itself;"
             " session.qdq_matmulnbits_accuracy_level=0 keeps them exact"
         )

@@ -28,13 +28,16 @@ TESTERS = ("pytest>=8", "hypothesis>=6.100", "jsonschema>=4.20")
 SHOWN = ("numpy", "onnx", "onnxruntime", "msgspec", "click", "rich", "pillow")
 # what depends most on others' versions: files, sessions, integer kernels, numerics, images, and the whole in a notebook
 TESTS = (
+    "tests/emit/test_notes_against_the_loaded_graph.py",
     "tests/evaluate/test_report.py",
     "tests/inputs/test_image_files.py",
     "tests/model/test_export.py",
     "tests/model/test_layer_bytes.py",
     "tests/numerics/test_products.py",
     "tests/numerics/test_moments.py",
+    "tests/runtime/test_blas.py",
     "tests/runtime/test_layer_times.py",
+    "tests/runtime/test_on_device.py",
     "tests/test_examples.py",
 )
 
