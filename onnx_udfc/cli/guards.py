@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import mmap
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import click
@@ -64,17 +64,21 @@ def is_result(path: Path) -> bool:
     return False
 
 
-def check_command(word: str, commands: Collection[str]) -> None:
+def check_command(words: Sequence[str], commands: Collection[str]) -> None:
     """Refuse a first word that is nearly a command, or a plain one, and surely no file.
 
     Raises:
         click.UsageError: The command that was probably meant, or all of them.
+        RequestError: All of them, where OUT follows: the word is IN, which is not there.
     """
+    word = words[0]
     near = difflib.get_close_matches(word.lower(), commands, 1, cutoff=0.7)
     if near and not Path(word).suffix and not Path(word).exists():
         raise click.UsageError(f"there is no command or file {word!r}; did you mean {near[0]}?")
     if word.isalpha() and not Path(word).exists():
-        raise click.UsageError(f"there is no command or file {word!r}; commands are {', '.join(sorted(commands))}.")
+        line = f"there is no command or file {word!r}; commands are {', '.join(sorted(commands))}"
+        more = [word for word in words[1:3] if not word.startswith("-")]
+        raise RequestError(line) if len(more) == 1 else click.UsageError(f"{line}.")
 
 
 def check_argument(value: str | None, name: str) -> str:

@@ -127,7 +127,7 @@ class DefaultCommand(click.Group):
             args = ["--help"]
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
             if not ctx.resilient_parsing:  # else the line is not finished
-                check_command(args[0], self.commands)
+                check_command(args, self.commands)
             args = [self.default, *args]
         return super().parse_args(ctx, args or ["--help"])
 

@@ -238,6 +238,13 @@ def test_a_typo_of_a_command_is_wrong_usage(folder: Path, typed: str, meant: str
     assert call(folder, typed, "out.onnx", "--method", "none", "--bits", "8").returncode == 0, "a file of that name"
 
 
+def test_a_plain_word_is_an_input_that_is_not_there_if_out_follows(folder: Path) -> None:
+    for words, code in ((("foo", "out.onnx"), 1), (("foo", "out.onnx", "-p", "0.5"), 1), (("foo",), 2)):
+        done = call(folder, *words)
+        assert done.returncode == code
+        assert "no command or file 'foo'; commands are compress, inspect, sweep, validate" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
