@@ -253,14 +253,28 @@ def move(written: Path, target: Path) -> None:
     written.replace(target)
 
 
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one line.
+
+    Raises:
+        RequestError: the file system refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(
+            f"{path} cannot be written ({error.strerror}); choose another folder or make room"
+        ) from error
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file (UTF-8) that is there whole or not at all.
 
     Raises:
-        RequestError: the path is not that of a file.
-        OSError: the file system refuses.
+        RequestError: the path is not that of a file, or the file system refuses.
     """
     target = destination(path)
-    with temporary_file(target.parent) as written:
+    with writing(path), temporary_file(target.parent) as written:
         written.write_text(text, encoding="utf-8")
         move(written, target)

@@ -31,7 +31,7 @@ from onnx_udfc.model.samples import with_samples
 from onnx_udfc.model.saving import is_large, save
 from onnx_udfc.options import CombinationError, InMemory, Options, Requirement, Sweeping, command_line
 from onnx_udfc.original import Original, read_original, trace_order
-from onnx_udfc.outputs import share, write_text
+from onnx_udfc.outputs import share, write_text, writing
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime import cluster
 from onnx_udfc.runtime.crew import work_through
@@ -113,7 +113,8 @@ def sweep(
     worker = _Worker(content, folder, labelled, compress)
     if waiting:
         worker.read(waiting[0].options)  # refuses a bad file before there is a folder, or a process
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     share(folder)
     told.stage("sweep", len(tasks))
     told.advance(len(tasks) - len(waiting), "done before")
@@ -243,7 +244,7 @@ def _run_all(folder: Path, tasks: list[Task], jobs: int, worker: _Worker, told: 
     for task, fault in work_through(shared, worker, jobs, lambda task: trace_order(task.options), serve_parent):
         if fault:
             error = f"its process was ended ({fault}); if memory was short, fewer --jobs need less"
-            _record_row(folder, task, replace(_empty_row(task), error=error))
+            _record_row(folder, task, _empty_row(task, error))
         told.advance(1, task.name)
 
 
@@ -253,7 +254,7 @@ def _run_elsewhere(folder: Path, tasks: list[Task], executor: str, worker: _Work
     worker.original = None
     tasks = sorted(tasks, key=lambda task: trace_order(task.options))
     for task, found, fault in cluster.work_through(executor, tasks, work):
-        row, model = found or (replace(_empty_row(task), error=f"no worker could finish it ({fault})"), b"")
+        row, model = found or (_empty_row(task, f"no worker could finish it ({fault})"), b"")
         if model:
             save(onnx.load_from_string(model), folder / f"{task.name}.onnx")
         _record_row(folder, task, row)
@@ -327,7 +328,7 @@ class _Worker:
             try:
                 save(model, self.folder / f"{task.name}.onnx")
             except UdfcError as error:
-                row = replace(row, error=str(error))
+                row = replace(row, error=str(error), exit_code=error.exit_code)
         _record_row(self.folder, task, row)
 
     def made(self, task: Task) -> tuple[SweepRow, onnx.ModelProto | None]:
@@ -340,12 +341,14 @@ class _Worker:
             if self.labelled is not None:
                 row = replace(row, accuracy=accuracy_of(model, self.labelled, asked_provider(task.options)))
         except UdfcError as error:
-            row = replace(row, error=str(error))
+            row = replace(row, error=str(error), exit_code=error.exit_code)
         return replace(row, seconds=round(time.perf_counter() - start, 2)), model
 
 
-def _empty_row(task: Task) -> SweepRow:
-    return SweepRow(task.name, task.options.prune, task.options.bits, task.options.activations)
+def _empty_row(task: Task, error: str = "") -> SweepRow:
+    """What is known before a setting is done, or where it was lost."""
+    asked = task.options
+    return SweepRow(task.name, asked.prune, asked.bits, asked.activations, error=error, exit_code=1 if error else 0)
 
 
 def _record_row(folder: Path, task: Task, row: SweepRow) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from typing import Any, Literal
 
-from onnx_udfc.errors import GateError
+from onnx_udfc.errors import GateError, RequestError
 from onnx_udfc.escapes import visible_all
 from onnx_udfc.evaluate.page import card, facts, files_and_versions, page, table
 from onnx_udfc.evaluate.report import FileReport, plain
@@ -50,6 +50,7 @@ class SweepRow:
         latency: Time of one run as a share of the original's, on one thread; None where it was not measured.
         seconds: Time it took.
         error: Why there is no result; empty if there is one.
+        exit_code: What the command line would have ended with for this setting alone.
     """
 
     name: str
@@ -68,6 +69,7 @@ class SweepRow:
     verdict: str = "unknown"
     predicted_loss: float | None = None
     latency: float | None = None
+    exit_code: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,18 @@ class SweepTable:
             asked = ", ".join(str(gate) for gate in wanted)
             raise GateError(f"--pick {asked}: no setting meets it; the table is in the folder")
         return min(met, key=lambda row: (row.bytes or 0.0, row.name))
+
+    def check_made(self) -> None:
+        """Refuse a table without one result.
+
+        Raises:
+            GateError: All settings miss a gate, or the final check.
+            RequestError: There is none for other reasons, too.
+        """
+        if self.rows and all(row.error for row in self.rows):
+            first = min(self.rows, key=lambda row: row.exit_code)
+            kind = GateError if first.exit_code == GateError.exit_code else RequestError
+            raise kind(f"no setting gave a result; {first.name}: {first.error}")
 
     def quality(self) -> str:
         """Return what rows are compared by: accuracy where any is known, else agreement, else SQNR."""

@@ -200,6 +200,7 @@ def test_a_setting_that_fails_is_a_row_with_its_reason(source: Path, tmp_path: P
     table = sweep(source, tmp_path / "out", GRID, options)
     assert table.rows[0].error == ""
     assert "sqnr>=30" in table.rows[3].error
+    assert [row.exit_code for row in table.rows] == [3 if row.error else 0 for row in table.rows]
     assert not (tmp_path / "out" / "prune0.5_bits4.onnx").exists()
 
 
@@ -217,3 +218,7 @@ def test_the_command_prints_the_table_or_json(source: Path) -> None:
     assert "prune0.5_bits8" in done.stdout
     found = json.loads(call(source.parent, *words, "--json").stdout)
     assert [r["name"] for r in found["rows"]] == ["prune0_bits8", "prune0.5_bits8"]
+    done = call(source.parent, "sweep", "in.onnx", "none", "--bits", "8", "--method", "udfc", "--budget", "bytes=1KB")
+    assert done.returncode == 1
+    assert "no setting gave a result; prune0_bits8: --budget" in done.stderr
+    assert (source.parent / "none" / "sweep.html").exists()

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from onnx_udfc.errors import GateError, RequestError
 from onnx_udfc.sweep_table import SweepRow, SweepTable
 from tests.small_pages import sweep_table
 from tools.check.browser import CHROMIUM, Shown, looked_at
@@ -56,8 +57,15 @@ def test_json_csv_and_page() -> None:
     assert "no &lt;memory&gt;" in page
 
 
-def test_a_sweep_in_which_everything_failed_is_a_page() -> None:
-    assert "All settings" in SweepTable("x", (row("failed", None, None, "why"),)).to_html()
+def test_a_sweep_in_which_everything_failed_is_a_page_and_no_success() -> None:
+    lost = replace(row("lost", None, None, "why"), exit_code=1)
+    missed = replace(row("missed", None, None, "a gate"), exit_code=3)
+    assert "All settings" in SweepTable("x", (lost,)).to_html()
+    SweepTable("x", (row("made", 0.5, 0.9), lost, missed)).check_made()
+    with pytest.raises(RequestError, match="no setting gave a result; lost: why"):
+        SweepTable("x", (missed, lost)).check_made()
+    with pytest.raises(GateError, match="missed: a gate"):
+        SweepTable("x", (missed, missed)).check_made()
 
 
 def test_the_smallest_that_keeps_the_accuracy_is_recommended() -> None:

@@ -202,6 +202,7 @@ def sweep(ctx: click.Context, /, source: str, directory: str, **_: Any) -> None:
     with Shown(asked.quiet or asked.json, options.verbose) as callbacks:
         table = run(source, directory, options, asked, callbacks, compress=compress)
     _show(table, "swept", asked, needed=False)
+    table.check_made()
 
 
 def _check_paths(source: str, out: str, reports: tuple[str, ...], overwrite: bool) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto
 
-from onnx_udfc.errors import ModelError
 from onnx_udfc.model.protos import copy_except, left, resolve, shell, tensor_bytes, write_external
-from onnx_udfc.outputs import destination, move, remove_stale, temporary_file, temporary_folder
+from onnx_udfc.outputs import destination, move, remove_stale, temporary_file, temporary_folder, writing
 
 LARGEST_FILE = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB; the rest is for names and shapes
 ROOMY = 1 << 30  # bytes of a model above which memory comes before speed
@@ -34,18 +33,17 @@ def save(
         What could not be moved into place after the model was; one line for each.
 
     Raises:
-        RequestError: a path is not that of a file.
-        ModelError: the file system refuses.
+        RequestError: a path is not that of a file, or the file system refuses.
     """
     target = destination(path)
     others = {text: destination(text) for text in texts or {}}
-    with _writing(target), ExitStack() as stack:
+    with writing(target), ExitStack() as stack:
         remove_stale(target.parent)
         folder = stack.enter_context(temporary_folder(target.parent))
         _write(model, folder / target.name)
         written = {name: stack.enter_context(temporary_file(to.parent)) for name, to in others.items()}
         for name, file in written.items():
-            with _writing(others[name]):
+            with writing(others[name]):
                 file.write_text((texts or {})[name], encoding="utf-8")
         with moving or nullcontext():
             for made in sorted(folder.iterdir(), key=lambda f: f.name == target.name):  # the weights first
@@ -60,15 +58,6 @@ def _moved(written: Path, target: Path, name: str) -> list[str]:
     except OSError as error:
         return [f"{name} could not be written ({error.strerror})"]
     return []
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusals into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise ModelError(f"{path} cannot be written ({error.strerror}); choose another folder or make room") from error
 
 
 def _write(model: onnx.ModelProto, path: Path) -> None:

@@ -15,6 +15,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Generic, TypeVar
 
+from onnx_udfc.errors import RequestError
+
 T = TypeVar("T")
 
 _PATIENCE = 1.0  # seconds until a process that was asked to end is killed
@@ -62,7 +64,7 @@ def work_through(
 
     Raises:
         Exception: whatever `work` raised.
-        ChildProcessError: a process could not begin.
+        RequestError: a process could not begin.
     """
     waiting, crew = list(tasks), list[_Member[T]]()
     try:
@@ -118,7 +120,7 @@ def _heard(member: _Member[T]) -> tuple[bool, str]:
 
     Raises:
         Exception: whatever `work` raised.
-        ChildProcessError: the process could not begin.
+        RequestError: the process could not begin.
     """
     try:
         error = member.pipe.recv()
@@ -126,8 +128,8 @@ def _heard(member: _Member[T]) -> tuple[bool, str]:
         member.process.join()
         code = member.process.exitcode or 0
         if not member.ready:
-            raise ChildProcessError(
-                f"a process could not start (exit code {code}); does the script have a __main__ guard?"
+            raise RequestError(
+                f"a process could not start (exit code {code}); a script needs `if __name__ == '__main__':`, or jobs=1"
             ) from None
         return True, f"signal {-code}" if code < 0 else f"exit code {code}"
     if error is not None:

@@ -14,6 +14,7 @@ import onnx_udfc
 from onnx_udfc import compress
 from onnx_udfc.errors import RequestError
 from onnx_udfc.evaluate.peak_memory import peak_memory
+from onnx_udfc.outputs import write_text
 from onnx_udfc.runtime.kernels import check_runtime
 from onnx_udfc.runtime.profiles import profile
 from onnx_udfc.runtime.sessions import as_file
@@ -55,6 +56,13 @@ def test_a_report_without_room_has_no_times_and_says_why(models: Path) -> None:
     report = compress(models / "digits_resnet_bn.onnx", bits=8, method="udfc", attribution=True).report
     assert {layer.ms_before for layer in report.layers} == {None}
     assert [w for w in report.warnings if "layers were not timed" in w and "TMPDIR" in w]
+
+
+@pytest.mark.usefixtures("full")
+def test_a_text_that_does_not_fit_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="File too large"):
+        write_text(tmp_path / "page.html", "x" * 2 * LEAST)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_such_place_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
