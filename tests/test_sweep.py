@@ -218,7 +218,7 @@ def test_the_command_prints_the_table_or_json(source: Path) -> None:
     assert "prune0.5_bits8" in done.stdout
     found = json.loads(call(source.parent, *words, "--json").stdout)
     assert [r["name"] for r in found["rows"]] == ["prune0_bits8", "prune0.5_bits8"]
-    done = call(source.parent, "sweep", "in.onnx", "none", "--bits", "8", "--method", "udfc", "--budget", "bytes=1KB")
-    assert done.returncode == 1
-    assert "no setting gave a result; prune0_bits8: --budget" in done.stderr
+    done = call(source.parent, "sweep", "in.onnx", "none", "--bits", "8", "--method", "udfc", "--require", "sqnr>=190")
+    assert done.returncode == 3
+    assert "no setting gave a result; prune0_bits8: required but not met" in done.stderr
     assert (source.parent / "none" / "sweep.html").exists()

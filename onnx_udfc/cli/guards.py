@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.model.foreign import refuse_path
+from onnx_udfc.model.foreign import refuse_path, refuse_url
 
 MARK = b"onnx_udfc.version"  # the key of the metadata that every result has
 
@@ -37,8 +37,10 @@ def check_swapped(source: str, out: str) -> None:
     """Refuse an IN that is not there beside an OUT that is.
 
     Raises:
+        ModelError: IN is an address.
         RequestError: It is so.
     """
+    refuse_url(Path(source))
     if not Path(source).exists() and Path(out).is_file():
         raise RequestError(f"{source}: no such file, and {out} is there: are IN and OUT swapped?")
 

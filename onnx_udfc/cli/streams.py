@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import sys
 from typing import IO, Any
 
+from onnx_udfc.errors import RequestError
 from onnx_udfc.escapes import json_text, visible
 
 
@@ -25,17 +25,22 @@ def put(text: str, needed: bool = True) -> None:
     The text is safe to show. Where it is not `needed`, a failure is said and forgotten: what was asked for is done.
 
     Raises:
-        OSError: it cannot be written, and is all that was asked for.
+        RequestError: it cannot be written, and is all that was asked for.
+        BrokenPipeError: the same, and the reader wants no more.
     """
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except (OSError, ValueError) as error:
         _silence(sys.stdout, 1)
-        if needed:
-            raise
-        if getattr(error, "errno", None) != errno.EPIPE:  # that reader wants no more, and knows it
-            say(f"warning: standard output cannot be written ({getattr(error, 'strerror', None) or error})")
+        line = f"standard output cannot be written ({getattr(error, 'strerror', None) or error})"
+        if isinstance(error, BrokenPipeError):  # that reader wants no more, and knows it
+            if needed:
+                raise
+        elif needed:
+            raise RequestError(line) from error
+        else:
+            say(f"warning: {line}")
 
 
 def put_json(value: Any, needed: bool = True) -> None:

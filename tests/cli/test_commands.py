@@ -283,6 +283,8 @@ def test_files_that_the_tool_did_not_write_are_replaced_only_on_demand(folder: P
     swapped = call(folder, "out.onnx", "in.onnx", *quick)
     assert (swapped.returncode, (folder / "in.onnx").read_bytes()) == (1, before)
     assert "are IN and OUT swapped?" in swapped.stderr
+    address = call(folder, "https://example.com/in.onnx", "in.onnx", *quick)
+    assert (address.returncode, "download" in address.stderr) == (1, True)
     assert call(folder, "in.onnx", "other.onnx", *quick, "--force").returncode == 0
     assert (folder / "other.onnx").read_bytes() == (folder / "out.onnx").read_bytes()
     (folder / "empty.onnx").touch()
