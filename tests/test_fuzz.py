@@ -42,7 +42,7 @@ def test_faults_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         raise KeyError("no such thing")
 
     monkeypatch.setattr(
-        importlib.import_module("onnx_udfc.original"), "load", fail
+        importlib.import_module("onnx_udfc.original"), "load_with_samples", fail
     )  # the package's attribute is the function
     tally = Tally()
     examine(small_classifier().SerializeToString(), ("--bits", "8"), tmp_path, tally)
