@@ -59,25 +59,32 @@ GOALS = {
 
 
 def reached(
-    options: Options, compressed: Callable[[Options], R], share_of_time: Callable[[R], float | None] = lambda _: None
+    options: Options,
+    compressed: Callable[[Options], R],
+    share_of_time: Callable[[R], float | None] = lambda _: None,
+    *,
+    weights: bool = True,
 ) -> tuple[R, tuple[str, ...]]:
     """The result for a goal, and notes that say what was chosen and why.
 
     `share_of_time` says how long a result takes on this machine, as a share of the original's time; None where unknown.
+    Nothing is tried where there are no `weights` to do anything to: a check alone may take minutes.
 
     Raises:
         UdfcError: Not even the unchanged network can be written, or a gate is met by nothing.
     """
     assert options.for_ is not None
     tries, base = list[str](), replace(options, for_=None)
-    found = _fewest(base, compressed, tries) if options.for_ == "tiny" else None
-    found = found or _rewarding(base, GOALS[options.for_], compressed, tries, share_of_time)
+    found = _fewest(base, compressed, tries) if options.for_ == "tiny" and weights else None
+    if weights:
+        found = found or _rewarding(base, GOALS[options.for_], compressed, tries, share_of_time)
     if found is None:
         found = NOTHING, compressed(replace(base, **NOTHING))
     changes, result = found
     what = f"{words(changes)} was chosen"
     if changes == NOTHING:
-        what = "nothing that was tried is safe for this network, so what it computes was left as it is"
+        why = "nothing that was tried is safe for this network" if weights else "no float weights can be compressed"
+        what = f"{why}, so what it computes was left as it is"
     told = (f"tried before it and not taken: {', '.join(tries)}",) if tries else ()
     return result, (f"--for {options.for_}: {what}", *told)
 

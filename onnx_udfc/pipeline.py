@@ -45,6 +45,8 @@ from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import bring, declare_inputs, whole
 from onnx_udfc.model.samples import as_given, with_samples
 from onnx_udfc.model.saving import save
+from onnx_udfc.model.tables import find_tables
+from onnx_udfc.model.unseen import find_unseen
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.products import beside, workers
 from onnx_udfc.numerics.reconstruct import METHODS
@@ -204,12 +206,13 @@ def _answered(source: Source, asked: Options, callbacks: Callbacks, original: Or
     def compressed(trial: Options) -> Result:
         return _compress(source, _Run(trial, callbacks, shared))
 
+    def share(found: Result) -> float | None:
+        return share_of_time(with_samples(source), shared.network, with_samples(found.model, source), asked)
+
     if asked.for_:
-        result, notes = reached(
-            asked,
-            compressed,
-            lambda found: share_of_time(with_samples(source), shared.network, with_samples(found.model, source), asked),
-        )
+        network = shared.network
+        weights = bool(network.layers or find_tables(network, asked.skip) or find_unseen(network, asked.skip))
+        result, notes = reached(asked, compressed, share, weights=weights)
     elif asked.max_loss is not None:
         result, note = smallest_within(asked, compressed)
         notes = (note,)

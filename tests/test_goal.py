@@ -208,3 +208,21 @@ def test_a_dry_run_changes_no_network() -> None:
     model = small_model(NET)
     before = model.SerializeToString()
     assert compress(model, dry_run=True, bits=4).model.SerializeToString() == before
+
+
+def test_nothing_is_tried_where_there_are_no_weights(report: Report) -> None:
+    asked: list[Options] = []
+
+    def make(options: Options) -> Made:
+        asked.append(options)
+        return Made(options, report)
+
+    found, notes = reached(Options(for_="tiny"), make, weights=False)
+    assert (len(asked), found.options.bits) == (1, 32)
+    assert notes == ("--for tiny: no float weights can be compressed, so what it computes was left as it is",)
+
+
+def test_weights_that_are_integers_already_are_left() -> None:
+    model = small_model("""g (uint8[1,3,8,8] x) => (int32[1,2,8,8] y) <uint8[2,3,1,1] w = {1, 2, 3, 4, 5, 6}> {
+        y = ConvInteger(x, w) }""")
+    assert compress(model, for_="fast").report.runtime.notes[0].startswith("--for fast: no float weights")

@@ -27,7 +27,7 @@ from onnx_udfc.inputs.reaction import Answers, information, mixed, ratings, read
 from onnx_udfc.inputs.sources import CHINESE, FORMULA, GROUPS, SIGNALS, fitting_codes, fitting_pictures
 from onnx_udfc.inputs.symbols import different_symbols
 from onnx_udfc.inputs.text import LINE
-from onnx_udfc.model.counts import counts, totals
+from onnx_udfc.model.counts import work
 from onnx_udfc.runtime.runs import InputSpec, cut, outputs_of, samples_first
 from onnx_udfc.runtime.sessions import open_session, packed
 
@@ -234,5 +234,4 @@ def _thinned(output: NDArray[Any]) -> NDArray[Any]:
 
 def affordable(network: Network) -> int:
     """How many inputs may be run through the network to find out what it expects."""
-    macs = totals(counts(network.layers, resolve(network, network.sizes).sizes)).macs
-    return int(PROBE_MACS / max(1, macs))
+    return int(PROBE_MACS / max(1, work(network, resolve(network, network.sizes).sizes)))

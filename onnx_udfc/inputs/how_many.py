@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_udfc.inputs.classifier import class_scores
-from onnx_udfc.model.counts import counts, totals
+from onnx_udfc.model.counts import work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,4 +72,4 @@ def pool_size(network: Network, channels: Channels, wanted: int) -> tuple[int, i
 
 def _macs(network: Network, channels: Channels) -> int:
     """Multiply-accumulates of a run on one input."""
-    return totals(counts(network.layers, channels.shapes.sizes)).macs
+    return work(network, channels.shapes.sizes)

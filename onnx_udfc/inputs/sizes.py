@@ -56,7 +56,10 @@ def input_specs_of(network: Network) -> tuple[InputSpec, ...]:
                 " up for it; export the model with one, or take --method udfc, which runs nothing"
             )
         if tensor.dtype is None or np.dtype(tensor.dtype).kind not in "fiub" or tensor.type != "tensor_type":
-            raise RequestError(f"input {tensor.name!r} is not a numeric tensor, so no values can be made up for it")
+            raise RequestError(
+                f"input {tensor.name!r} is not a numeric tensor, so no values can be made up for it"
+                " (--method udfc needs none)"
+            )
         declared.append((tensor.name, tuple(tensor.shape or ()), np.dtype(tensor.dtype)))
     return specs(declared)
 
@@ -126,7 +129,7 @@ def settle(network: Network, asked: Sequence[str] = (), real: Mapping[str, tuple
     Raises:
         RequestError: an asked shape does not fit the input.
     """
-    if not asked and any(tensor.shape is None for tensor in network.graph.inputs):
+    if not asked and not can_be_made(network):
         return  # what needs values says so
     given = input_specs_of(network)
     told = _parsed(asked, given)

@@ -12,11 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import onnx_graphsurgeon as gs
+
 if TYPE_CHECKING:
     from onnx_udfc.model.layers import Layer
+    from onnx_udfc.model.network import Network
 
 
 Size = tuple[int, ...]
+MULTIPLYING = ("Conv", "MatMul", "Gemm")  # parts of the names of operators that have weights, as codes or not
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,27 @@ def _positions(layer: Layer, sizes: Mapping[str, Size]) -> int:
 def totals(counts: Mapping[str, Count]) -> Count:
     """Return the sum over layers."""
     return Count(sum(c.parameters for c in counts.values()), sum(c.macs for c in counts.values()))
+
+
+def work(network: Network, sizes: Mapping[str, Size]) -> int:
+    """Return the multiply-accumulates of a run on one input: of the layers, and of those that are quantized already."""
+    others = (n for n in network.graph.nodes if n.name not in network.layers)
+    codes = (n for n in others if any(word in n.op for word in MULTIPLYING))
+    return totals(counts(network.layers, sizes)).macs + sum(_of_codes(node, sizes) for node in codes)
+
+
+def _of_codes(node: gs.Node, sizes: Mapping[str, Size]) -> int:
+    """MACs of a node that reads its weights as codes, or dequantized; 0 where it does not, or shapes are unknown."""
+    shapes = [shape for tensor in node.inputs[1:] if (shape := _constant_shape(tensor))]
+    output = sizes.get(node.outputs[0].name, ())
+    weight = max(shapes, key=math.prod, default=())
+    if len(weight) < 2 or len(output) < 2:
+        return 0
+    return math.prod(weight) * math.prod(output[2:] if len(weight) > 2 else output[1:-1])
+
+
+def _constant_shape(tensor: gs.Tensor) -> tuple[int, ...]:
+    """The shape of a constant, or of one that is dequantized."""
+    while tensor.inputs and tensor.inputs[0].op in ("DequantizeLinear", "Cast") and tensor.inputs[0].inputs:
+        tensor = tensor.inputs[0].inputs[0]
+    return tuple(int(n) for n in tensor.shape) if isinstance(tensor, gs.Constant) else ()

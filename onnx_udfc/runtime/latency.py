@@ -20,6 +20,7 @@ RESTARTS = 4
 MIN_ROUNDS = 3
 ENOUGH = 12
 TAKEN_AWAY = 0.03  # share of the time that the thread did not have, above which a round is disturbed
+SLOW = 10.0  # seconds after which networks that take long for a run are told from what there is
 CLOCK = 20e-6  # seconds by which the two clocks may differ
 
 
@@ -76,7 +77,10 @@ def paired_latency(
         one_thread: The calling thread alone computes, so that its processor time counts, which nothing disturbs.
     """
     rounds: list[Round] = []
+    begun = time.perf_counter()
     for restart in range(RESTARTS):
+        if rounds and time.perf_counter() - begun > max(SLOW, longest or seconds):
+            break
         if restart % 2:
             second, first = make_second(), make_first()
         else:
@@ -90,7 +94,10 @@ def _rounds(
     first: Run, second: Run, timed: Callable[[Run], tuple[float, bool]], seconds: float, longest: float
 ) -> list[Round]:
     """Return rounds in alternating order, after a warm-up."""
-    for run in (first, second) * 2:
+    begun = time.perf_counter()
+    for run in (first, second):
+        run()
+    for run in (first, second) if time.perf_counter() - begun < SLOW / RESTARTS else ():
         run()
     result: list[Round] = []
     start, calm = time.perf_counter(), 0

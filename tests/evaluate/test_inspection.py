@@ -7,6 +7,7 @@ from onnx import numpy_helper
 
 from onnx_udfc import compress
 from onnx_udfc.cli.text import inspection, rendered
+from onnx_udfc.errors import RequestError
 from onnx_udfc.evaluate.inspection import inspect_model
 from onnx_udfc.options import Options
 from onnx_udfc.runtime.sessions import open_session
@@ -90,3 +91,15 @@ def test_what_may_become_two_layers_is_said() -> None:
     quantized = inspect_model(written(4, "cpu"))
     assert {layer.stays_one for layer in quantized.layers} == {None}
     assert "low rank" not in rendered(inspection(quantized))
+
+
+def test_a_network_that_reads_text_is_inspected() -> None:
+    """No values can be made up for words, but what is in the file can be told."""
+    model = small_model(
+        "g (string[n] x, float[n,8] z, float[8,4] W1) => (float[n,4] y, string[n] s) {"
+        " y = MatMul(z, W1) s = Identity(x) }"
+    )
+    assert inspect_model(model).size.parameters == 32
+    with pytest.raises(RequestError, match="udfc'? needs none"):
+        compress(model, bits=8)
+    assert compress(model, bits=8, method="udfc").report.after.parameters == 32

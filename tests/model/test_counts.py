@@ -7,9 +7,12 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
+from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.evaluate.inspection import inspect_model
+from onnx_udfc.model.counts import work
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress
+from tests.small_graphs import small_network
 
 PLAIN = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -87,3 +90,15 @@ def test_inspection_names_groups_layers_and_reasons() -> None:
     assert [s.reason for s in found.skips] == ["it is an output of the network"]
     assert found.size.bytes == network(PLAIN).ByteSize()
     assert found.to_dict()["groups"][0]["channels"] == 16
+
+
+def test_work_of_what_is_quantized_already_counts() -> None:
+    """A network whose layers all hold integers seemed to cost nothing, and was run hundreds of times to look at it."""
+    plain = small_network("""g (float[1,3,16,16] x, float[8,3,3,3] W1, float[8,10] W2) => (float[1,10] y) {
+        a = Conv<pads = [1, 1, 1, 1]>(x, W1) m = GlobalAveragePool(a) f = Flatten(m) y = MatMul(f, W2) }""")
+    codes = small_network(f"""g (uint8[1,3,16,16] x) => (float[1,10] y) <
+        uint8[8,3,3,3] w = {{{", ".join("3" * 216)}}}, uint8[8,10] v = {{{", ".join("3" * 80)}}}, float one = {{1}}> {{
+        a = ConvInteger<pads = [1, 1, 1, 1]>(x, w) b = Cast<to = 1>(a) m = GlobalAveragePool(b) f = Flatten(m)
+        k = DequantizeLinear(v, one) y = MatMul(f, k) }}""")
+    for network in (plain, codes):
+        assert work(network, resolve(network).sizes) == 16 * 16 * 216 + 80

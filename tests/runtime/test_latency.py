@@ -49,3 +49,20 @@ def test_latency_of_a_file_with_itself_is_one(assets: Path) -> None:
         if 0.97 <= found.latency.ratio <= 1.03:
             return
     pytest.fail(f"ratios of a file with itself: {ratios}")
+
+
+def test_networks_that_take_long_are_timed_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four fresh sessions of five runs each took minutes of networks of seconds."""
+    now, runs = [0.0], [0, 0]
+
+    def slow(which: int) -> Any:
+        def run() -> None:
+            runs[which] += 1
+            now[0] += 3.0
+
+        return run
+
+    monkeypatch.setattr("onnx_udfc.runtime.latency.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("onnx_udfc.runtime.latency.time.thread_time", lambda: now[0])
+    found = paired_latency(lambda: slow(0), lambda: slow(1), seconds=0.4)
+    assert (found.ratio, found.rounds, runs) == (1.0, 3, [4, 4])
