@@ -23,27 +23,53 @@ ROOMY = 600e6  # bytes that a process may hold before it gives back what it has 
 FREED, LITTLE = 260e6, 300e6  # so much more than is in use (90e6 always are) goes back before that, but of a little
 MUCH = 450e6  # from so much held on, half of it: it costs 6 per cent of the time of what holds less
 _RESIDENT = Path("/proc/self/statm")
-_CGROUP = Path("/sys/fs/cgroup/memory.max")
-
+_CGROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 _kept: ContextVar[float] = ContextVar("kept", default=ROOMY)
 
 
 def cores() -> int:
     """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(there, quota() or there)
+
+
+def quota() -> int | None:
+    """Cores whose time a container or a batch system allows this process; None where nothing bounds it."""
+    told = (*_limits("cpu", "cpu.max"), *_limits("cpu", "cpu.cfs_quota_us", "cpu.cfs_period_us"))
+    shares = [int(words[0]) / int(words[1]) for words in told if words[0] not in ("max", "-1")]
+    return max(1, math.ceil(min(shares))) if shares else None
 
 
 def memory() -> int:
-    """Bytes of the machine's memory, or of the container's where it has less; 0 where that cannot be known."""
+    """Bytes of the machine's memory, or what a container or `ulimit -v` leaves of it; 0 where that cannot be known."""
     try:
         whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return 0
+    import resource  # only here, where there is sysconf: not on Windows
+
+    told = (*_limits("memory", "memory.max"), *_limits("memory", "memory.limit_in_bytes"))
+    bounds = [int(words[0]) for words in told if words[0] != "max"]
+    addresses = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return min([whole, *bounds, *([] if addresses == resource.RLIM_INFINITY else [addresses])])
+
+
+def _limits(controller: str, *files: str) -> Iterator[list[str]]:
+    """What the files of a controller say for the control groups that this process is in, in either version of them."""
     try:
-        return min(whole, int(_CGROUP.read_text(encoding="ascii")))
-    except (OSError, ValueError):  # no such file, or "max"
-        return whole
+        groups = _OWN_GROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for _, kinds, path in (line.split(":", 2) for line in groups):
+        if kinds and controller not in kinds.split(","):
+            continue
+        root = _CGROUPS / controller if kinds else _CGROUPS
+        own = root / path.strip("/")  # in a container often a name of the outside, and only the root is there
+        for group in (own, *own.parents):
+            if group.is_relative_to(root):
+                with contextlib.suppress(OSError):
+                    yield [word for file in files for word in (group / file).read_text(encoding="ascii").split()]
 
 
 def prepare_process() -> None:

@@ -17,6 +17,7 @@ from onnx_udfc.errors import ModelError, one_line
 from onnx_udfc.model.quiet import quiet_options
 from onnx_udfc.model.saving import is_large, model_bytes, save, serialized
 from onnx_udfc.outputs import scratch_folder
+from onnx_udfc.runtime.machine import quota
 from onnx_udfc.runtime.providers import CPU, Provider, provider_of
 
 Source = str | Path | bytes | onnx.ModelProto
@@ -103,7 +104,7 @@ def check_provider(provider: Provider) -> None:
 def session_options(threads: int | None, spin: bool = True) -> ort.SessionOptions:
     """Quiet options; arguments as of `open_session`."""
     options = quiet_options()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads or quota() or 0
     options.inter_op_num_threads = 1
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

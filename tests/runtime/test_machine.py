@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from onnx_udfc.runtime import machine
+from onnx_udfc.runtime.sessions import session_options
 
 
 @pytest.mark.parametrize(
@@ -34,14 +35,49 @@ def test_jobs_fit_the_cores_and_half_of_the_memory(
     assert machine.fitting_jobs(file) == jobs
 
 
-def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path / "memory.max")
-    whole = machine.memory()
-    assert whole > 0
-    (tmp_path / "memory.max").write_text("max\n")
-    assert machine.memory() == whole
-    (tmp_path / "memory.max").write_text("1048576\n")
-    assert machine.memory() == 1 << 20
+@pytest.mark.parametrize(
+    ("group", "own", "files", "memory", "quota"),
+    [
+        ("0::/", "", {"memory.max": "1048576", "cpu.max": "150000 100000"}, 1 << 20, 2),
+        ("0::/", "", {"memory.max": "max", "cpu.max": "max 100000"}, None, None),
+        ("0::/job/step", "job", {"memory.max": "1048576", "cpu.max": "50000 100000"}, 1 << 20, 1),
+        ("0::/seen/from/outside", "", {"memory.max": "1048576"}, 1 << 20, None),
+        ("3:cpuset:/\n4:memory:/job", "memory/job", {"memory.limit_in_bytes": "1048576"}, 1 << 20, None),
+        ("4:memory:/docker/f00", "memory", {"memory.limit_in_bytes": "9223372036854771712"}, None, None),
+        ("1:cpu,cpuacct:/a", "cpu/a", {"cpu.cfs_quota_us": "300000", "cpu.cfs_period_us": "100000"}, None, 3),
+        ("1:cpu,cpuacct:/a", "cpu/a", {"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, None, None),
+    ],
+)
+def test_limits_of_control_groups_count(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    group: str,
+    own: str,
+    files: dict[str, str],
+    memory: int | None,
+    quota: int | None,
+) -> None:
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_OWN_GROUPS", tmp_path / "none")
+    whole, there = machine.memory(), machine.cores()
+    assert min(whole, there) > 0
+    monkeypatch.setattr(machine, "_OWN_GROUPS", tmp_path / "own")
+    (tmp_path / "own").write_text(f"{group}\n")
+    (tmp_path / own).mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (tmp_path / own / name).write_text(f"{text}\n")
+    assert machine.memory() == (memory or whole)
+    assert machine.quota() == quota
+    assert machine.cores() == min(there, quota or there)
+    assert session_options(None).intra_op_num_threads == (quota or 0)
+    assert session_options(5).intra_op_num_threads == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems bound no addresses")
+def test_a_bound_of_addresses_counts() -> None:
+    code = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, -1)); "
+    code += "from onnx_udfc.runtime.machine import memory; assert memory() == 1 << 30"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_cores_are_those_this_process_may_use() -> None:
@@ -119,6 +155,7 @@ def test_a_chain_of_operators_takes_what_is_in_use_at_a_time_and_not_all_that_it
 
 MUCH_FREED = """
 from onnx_udfc.runtime import machine
+from onnx_udfc.runtime.sessions import session_options
 machine.prepare_process()
 blocks = [bytearray(40_000_000) for _ in range(12)]
 all_used = machine.in_use()
