@@ -1,7 +1,8 @@
 """Many compressions of one network: models, a table and a plot in a folder; goes on where it was stopped.
 
 In the folder: NAME.onnx and NAME.json for each setting, sweep.csv, sweep.json and sweep.html. A setting is done when
-its NAME.json was made by the same version from the same file with the same options; it is written after the model.
+its NAME.json was made by the same version from the same file with the same options, and its NAME.onnx has the size
+that stands there; it is written after the model.
 A process reads the original once, and runs it once for all settings whose runs of it are the same.
 """
 
@@ -352,7 +353,8 @@ def _empty_row(task: Task, error: str = "") -> SweepRow:
 
 
 def _record_row(folder: Path, task: Task, row: SweepRow) -> None:
-    record = {"key": task.key, "row": {name: getattr(row, name) for name in row.__dataclass_fields__}}
+    fields = {name: getattr(row, name) for name in row.__dataclass_fields__}
+    record = {"key": task.key, "size": _size(folder, task), "row": fields}
     write_text(folder / f"{task.name}.json", json.dumps(record, indent=2) + "\n")
 
 
@@ -376,26 +378,34 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
+def _size(folder: Path, task: Task) -> int | None:
+    """Bytes of what was made of a task; None where nothing is there."""
+    model = folder / f"{task.name}.onnx"
+    return model.stat().st_size if model.is_file() else None
+
+
 def _record(folder: Path, task: Task) -> dict[str, Any] | None:
-    """What was written about a task, if it is about this very task."""
+    """What was written about a task, if it is about this very task and the file that is there."""
     try:
         found = json.loads((folder / f"{task.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found["row"] if isinstance(found, dict) and found.get("key") == task.key else None
+    known = isinstance(found, dict) and (found.get("key"), found.get("size")) == (task.key, _size(folder, task))
+    return found["row"] if known else None
 
 
 def _finished(folder: Path, task: Task) -> SweepRow | None:
     """The row of a task that is done: recorded without an error, its model there."""
     row = _record(folder, task)
-    if row is None or row["error"] or not (folder / f"{task.name}.onnx").exists():
+    if row is None or row["error"] or _size(folder, task) is None:
         return None
     return SweepRow(**row)
 
 
 def _failed(folder: Path, task: Task) -> SweepRow:
     row = _record(folder, task)
-    assert row is not None, f"{task.name} left no record"
+    if row is None:  # we have written it
+        raise RequestError(f"{folder}: something else writes {task.name} there; name another folder")
     return SweepRow(**row)
 
 

@@ -81,6 +81,20 @@ def test_what_is_done_is_not_done_again(source: Path, tmp_path: Path) -> None:
     steps = Steps()
     sweep(source, folder, GRID, OPTIONS, callbacks=steps)
     assert steps.details == ["done before", "prune0_bits8", "prune0_bits4"]
+    (folder / "prune0_bits8.onnx").write_bytes((folder / "prune0_bits4.onnx").read_bytes())
+    steps = Steps()
+    sweep(source, folder, GRID, OPTIONS, callbacks=steps)
+    assert steps.details == ["done before", "prune0_bits8"], "another file has come in its place"
+
+
+def test_two_sweeps_of_other_options_in_one_folder_are_told_apart(source: Path, tmp_path: Path) -> None:
+    class Other(Steps):
+        def advance(self, n: int = 1, detail: str = "") -> None:
+            super().advance(n, detail)
+            (tmp_path / "out" / "prune0.5_bits8.json").write_text('{"key": "of another"}')
+
+    with pytest.raises(UdfcError, match="something else writes"):
+        sweep(source, tmp_path / "out", Grid((0.5,), (8,)), OPTIONS, callbacks=Other())
 
 
 def test_other_options_or_another_original_count_as_new(source: Path, tmp_path: Path) -> None:
