@@ -108,6 +108,14 @@ def test_the_action_compresses_and_tells_its_outputs(tmp_path: Path) -> None:
     assert told["verdict"] in ("good", "degraded", "unusable", "unknown")
     assert float(told["bytes"]) < 0.3
     assert {"my out.onnx", "told.json", "told.html"} <= {p.name for p in tmp_path.iterdir()}
+    for options, code in (
+        ("--method udfc --bits 8 --require 'sqnr>=190'", 3),
+        ("--method udfc --require 'sqnr>=190", 1),
+    ):
+        asked = env | {"OPTIONS": options, "OUTPUT": "gated.onnx"}
+        done = subprocess.run(["bash", "-c", step["run"]], cwd=tmp_path, env=asked, check=False, capture_output=True)
+        assert done.returncode == code, "a gate that cannot be read was left out"
+        assert not (tmp_path / "gated.onnx").exists()
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
