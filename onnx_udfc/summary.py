@@ -33,6 +33,7 @@ from onnx_udfc.model.files import LoadedModel
 from onnx_udfc.model.inventory import already_quantized, inventory, left_out
 from onnx_udfc.model.layer_bytes import layer_bytes
 from onnx_udfc.model.saving import ROOMY, model_bytes, serialized, weight_bytes
+from onnx_udfc.model.tied import repeated
 from onnx_udfc.numerics.grids import width_of
 from onnx_udfc.options import Options, command_line
 from onnx_udfc.options.words import FLOAT
@@ -102,7 +103,8 @@ def make_report(source: Source, outcome: Outcome, options: Options, timings: Map
     before, pruned = counts(outcome.network.layers, sizes), outcome.pruned.network
     after = _whole(counts(pruned.layers, resolve(pruned).sizes), outcome.plan)
     model, checked = outcome.emitted.model, outcome.checked
-    sum_before, sum_after = totals(before), totals(after)
+    again = repeated(outcome.network)
+    sum_before, sum_after = totals(before, again), totals(after, again)
     near = checked.fidelity or Fidelity("synthetic", None, None, None, unmeasured="; ".join(checked.notes))
     judgement = judge(near, checked.accuracy)
     if checked.accuracy is None:

@@ -22,7 +22,7 @@ from onnx_udfc.model.named import check_named
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.model.samples import load_with_samples
 from onnx_udfc.model.tables import find_tables, table_lines
-from onnx_udfc.model.tied import twins
+from onnx_udfc.model.tied import repeated, twins
 from onnx_udfc.model.unseen import find_unseen, unseen_lines
 from onnx_udfc.options import Options
 from onnx_udfc.options.shared_rows import read_shape
@@ -86,10 +86,12 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
     sizes = {one.text: one.bytes for one in tables.values()} | {one.text: one.bytes for one in unseen.values()}
     plain_layers = _layers(network, channels.shapes)
     layers = (*plain_layers, *_quantized(held, network, channels.shapes))
+    again = repeated(network)
     return Inspection(
         tool=this_tool(),
         size=Size(
-            sum(layer.parameters_before for layer in layers), sum(layer.macs_before or 0 for layer in layers),
+            sum(layer.parameters_before for layer in layers if layer.name not in again),
+            sum(layer.macs_before or 0 for layer in layers),
             loaded.bytes,
         ),
         opset=loaded.opset,

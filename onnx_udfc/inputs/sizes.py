@@ -259,7 +259,7 @@ def _guess(spec: InputSpec, use: Use, side: tuple[int, int], length: int) -> tup
         return (1, *side, channels) if channels_last(spec.shape, use) else (1, channels, *side)
     if rank == 5:
         return (1, use.channels or 3, 16, 112, 112)
-    if rank in (2, 3) and use.width and not use.convolved:
+    if rank in (2, 3) and use.width and (not use.convolved or (rank == 3 and use.convolved == 2)):
         return (1, use.width) if rank == 2 else (1, length, use.width)
     if rank == 3 and spec.shape[2] is not None and spec.shape[1] is None:
         return (1, length, spec.shape[2])

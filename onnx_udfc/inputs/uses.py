@@ -32,7 +32,7 @@ ARITHMETIC = frozenset((
 ))  # fmt: skip
 _IN_PLACE = frozenset((
     "Cast", "Identity", "Dropout", "Clip", "Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Sqrt", "Log", "Exp", "Pow",
-    "Add", "Sub", "Mul", "Div", "Max", "Min", "Softmax", "LayerNormalization",
+    "Add", "Sub", "Mul", "Div", "Max", "Min", "Softmax", "LayerNormalization", "Squeeze",
 ))  # fmt: skip
 _SPREADS = MOVES | {"Expand", "Tile", "Gather"}
 _COMPARISONS = frozenset(("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual"))

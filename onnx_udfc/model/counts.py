@@ -8,7 +8,7 @@ Gemm, MatMul   rows of a sample · inputs · outputs
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,9 +54,10 @@ def _positions(layer: Layer, sizes: Mapping[str, Size]) -> int:
     return math.prod(size[1:-1])
 
 
-def totals(counts: Mapping[str, Count]) -> Count:
-    """Return the sum over layers."""
-    return Count(sum(c.parameters for c in counts.values()), sum(c.macs for c in counts.values()))
+def totals(counts: Mapping[str, Count], repeated: Collection[str] = ()) -> Count:
+    """Return the sum over layers; the weights of those that are `repeated` are those of others."""
+    parameters = sum(c.parameters for name, c in counts.items() if name not in repeated)
+    return Count(parameters, sum(c.macs for c in counts.values()))
 
 
 def work(network: Network, sizes: Mapping[str, Size]) -> int:

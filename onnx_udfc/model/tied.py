@@ -23,6 +23,11 @@ def tied_layers(network: Network) -> dict[str, str]:
     return {name: root for name, root in roots.items() if root is not None and counts[root] > 1}
 
 
+def repeated(network: Network) -> set[str]:
+    """Names of the layers whose weight an earlier layer has: it is in the file once."""
+    return {name for names in twins(network) for name in names[1:]}
+
+
 def twins(network: Network) -> tuple[tuple[str, ...], ...]:
     """Names of layers whose weight is still one and worth keeping so, in the order of the network.
 

@@ -196,3 +196,11 @@ def test_a_weight_that_branches_read_too_keeps_its_values_there() -> None:
     for wanted, quantized in ((before[0], run(rounded, feeds)[0]), (after[1], run(rounded, feeds)[1])):
         assert np.square(wanted - quantized).mean() < 2e-4 * np.square(wanted).mean()
     assert model_bytes(rounded) < 0.75 * model_bytes(model)
+
+
+def test_tied_weights_are_counted_once() -> None:
+    """A cell that was unrolled over steps was counted at each of them."""
+    assert inspect_model(small_model(TIED)).size.parameters == 32 * 32
+    report = compress(small_model(TIED), Options(bits=4, method="none")).report
+    assert (report.before.parameters, report.after.parameters) == (32 * 32, 32 * 32)
+    assert [layer.parameters_before for layer in report.layers] == [32 * 32] * 3

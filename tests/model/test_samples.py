@@ -116,3 +116,13 @@ def test_files_of_older_opsets_name_their_axes_otherwise() -> None:
     assert isinstance(apart, onnx.ModelProto)
     np.testing.assert_array_equal(run(apart, PICTURES[:1])[0], run(older, PICTURES[0]))
     assert sizes(as_given(apart, older)) == sizes(older)
+
+
+def test_columns_that_constants_tell_are_so_many() -> None:
+    """Spectra that are divided by deviations of their bands, and read by a convolution of two axes."""
+    model = small_model(
+        """g (float[T,F] x, float[40] V1, float[4,1,3,3] W1) => (float[a,b,c] y) <int64[2] axes = {0, 1}> {
+        d = Div(x, V1) u = Unsqueeze(d, axes) c = Conv(u, W1) y = Squeeze(c) }"""
+    )
+    (wanted,) = wanted_inputs(read(load_with_samples(model)[0].model))
+    assert wanted.shape == (1, 64, 40)
