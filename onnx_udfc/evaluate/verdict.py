@@ -25,6 +25,7 @@ SAME_DB = 60.0  # a network in which nothing was asked to change is nearer than 
 LEAST_BOXES, LEAST_CELLS = 4, 16  # fewer say too little
 SLACK = 4096  # bytes that a file may grow by: names, metadata, a few nodes
 NOISE = 0.005  # a loss below is none
+DOUBTFUL = 0.5  # accuracy of an original: below, what it is fed is more often wrong than it
 LEAST = 1e-6  # no share is taken as less
 AT_ANOTHER_SCALE = 0.6  # loss: one in six networks whose scale was assumed lost as much and more
 LEAST_MACS, LEAST_BITS = 0.15, 3  # of a network of which less is left, made-up inputs say nothing good
@@ -69,8 +70,17 @@ class Judgement:
 
 def judge(fidelity: Fidelity, accuracy: Accuracy | None = None) -> Judgement:
     """Return the verdict on a result."""
-    if accuracy is not None and accuracy.original > 0:
-        return _measured(accuracy)
+    found = _measured(accuracy) if accuracy is not None and accuracy.original > 0 else _told(fidelity)
+    if accuracy is None or accuracy.original >= DOUBTFUL:
+        return found
+    few = f"the original is right in {100 * accuracy.original:.0f} % of them alone"
+    return replace(
+        found, reason=f"{found.reason}; {few}: do the labels, --input-mean, --input-std, --input-range fit it?"
+    )
+
+
+def _told(fidelity: Fidelity) -> Judgement:
+    """By what the outputs say."""
     found = [(o, e) for o in answers_of(fidelity.outputs) if (e := _estimate(o, fidelity.count)) is not None]
     if not found:
         few = any(o.kind == "detection" and o.matched is not None for o in fidelity.outputs)

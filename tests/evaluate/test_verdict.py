@@ -183,6 +183,18 @@ def test_labels_are_believed_more_than_figures() -> None:
     assert judge(fidelity, Accuracy(0.9, 0.91, 500)).loss == 0
 
 
+def test_labels_that_the_original_misses_too_are_doubted() -> None:
+    fidelity = Fidelity("validation", 30.0, 1.0, 0.99, 500, outputs=(CLASSES,))
+    for accuracy, said in (
+        (Accuracy(0.1, 0.1, 500), "10 %"),
+        (Accuracy(0.0, 0.0, 500), "0 %"),
+        (Accuracy(0.6, 0.6, 9), ""),
+    ):
+        reason = judge(fidelity, accuracy).reason
+        assert ("do the labels, --input-mean" in reason) == bool(said)
+        assert said in reason
+
+
 @pytest.mark.parametrize(
     ("verdict", "passes"), [("good", True), ("degraded", False), ("unusable", False), ("unknown", False)]
 )
