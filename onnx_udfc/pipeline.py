@@ -30,10 +30,11 @@ from onnx_udfc.emit.short_names import SHORTENED, shorten_names
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Placement, activation_tensors, check_activations, emit
 from onnx_udfc.errors import CheckError, ModelError, RequestError
-from onnx_udfc.evaluate.final_check import OTHER_IMAGES, Answered, answer, check_result, share_of_time
+from onnx_udfc.evaluate.final_check import Answered, answer, check_result, share_of_time
 from onnx_udfc.goal import planned, reached
 from onnx_udfc.halved import halve
 from onnx_udfc.inputs.classes import balanced_inputs
+from onnx_udfc.inputs.judged import OTHER_IMAGES
 from onnx_udfc.inputs.kinds import check_batch
 from onnx_udfc.inputs.network_inputs import NetworkInputs, likeness, make_inputs, unscaled
 from onnx_udfc.inputs.real import with_data

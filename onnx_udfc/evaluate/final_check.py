@@ -19,8 +19,8 @@ from onnx_udfc.evaluate.side_by_side import gather, open_real
 from onnx_udfc.evaluate.speed import LOOKS, SHORTEST, slower_by, timed
 from onnx_udfc.inputs.choice import affordable
 from onnx_udfc.inputs.feeds import evenly_spaced, take
-from onnx_udfc.inputs.how_many import image_count
 from onnx_udfc.inputs.image_files import asked_preprocessing
+from onnx_udfc.inputs.judged import FEWEST, MOST, OTHER_IMAGES, judged_count
 from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.inputs.network_inputs import BATCH, NetworkInputs, batch_of, elsewhere, make_inputs, settle_sizes
 from onnx_udfc.inputs.rollout import Stepping
@@ -38,11 +38,7 @@ from onnx_udfc.runtime.sessions import Source, open_session
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
 
-OTHER_IMAGES = 1000  # added to the seed: the check does not look at the images that the repair has seen
-MOST_IMAGES = 96
-FEWEST, PROBES = 16, 2  # made-up inputs, and as many times those that may be run to find out what a network expects
 FEWEST_ELSEWHERE = 4  # of those that are made what else they may be, of a network that takes long to run
-MORE = 2  # times as many made-up inputs as are fitted on: a judgement costs little and is counted in answers
 HEAVY = 1 << 28  # bytes of weights above which two networks are not in memory together
 UNPACKED = 1 << 28  # above which codes are not unpacked once for all: 60 MB of VGG-19's take 2 GB on the way
 LARGE = 1 << 26  # bytes of outputs above which they are not kept, but for a heavy network
@@ -284,17 +280,16 @@ def _compared(first: Any, session: Any, answered: Answered, options: Options) ->
 
 
 def _other_inputs(network: Network, options: Options) -> NetworkInputs:
-    usual = MORE * image_count(wanted_inputs(network))
-    count = min(options.number or max(min(usual, FEWEST), min(usual, PROBES * affordable(network))), MOST_IMAGES)
+    count = min(options.number or judged_count(network, wanted_inputs(network)), MOST)
     asked = options if options.calibrate else options.counted(count)  # the split depends on the real number
-    return _few(network, make_inputs(network, asked, OTHER_IMAGES), options.number or MOST_IMAGES)
+    return _few(network, make_inputs(network, asked, OTHER_IMAGES), options.number or MOST)
 
 
-def _few(network: Network, inputs: NetworkInputs, count: int = MOST_IMAGES) -> NetworkInputs:
-    """At most so many of them, and at most MOST_IMAGES, but whole batches where they are fixed."""
+def _few(network: Network, inputs: NetworkInputs, count: int = MOST) -> NetworkInputs:
+    """At most so many of them, and at most MOST, but whole batches where they are fixed."""
     specs = input_specs_of(network)
     batch, given = max([1, *(spec.batch or 1 for spec in specs)]), batch_of(network, inputs.values)
-    most = max(min(count, MOST_IMAGES, given) // batch, 1) * batch
+    most = max(min(count, MOST, given) // batch, 1) * batch
     chosen = evenly_spaced(given, most)
     rollout = inputs.rollout if len(chosen) == given else None  # what is left out of a sequence breaks it
     return replace(inputs, values=take(specs, inputs.values, chosen), rollout=rollout)

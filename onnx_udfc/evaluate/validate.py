@@ -20,6 +20,7 @@ from onnx_udfc.evaluate.side_by_side import Changed, ClassCount, RealData, Runs,
 from onnx_udfc.evaluate.speed import timed
 from onnx_udfc.evaluate.verdict import beside, judge
 from onnx_udfc.inputs.image_files import asked_preprocessing, open_images
+from onnx_udfc.inputs.judged import OTHER_IMAGES, judged_count
 from onnx_udfc.inputs.kinds import Scale, Wanted, made, one_feed
 from onnx_udfc.inputs.network_inputs import FEATURES, expected, settle_sizes
 from onnx_udfc.inputs.rollout import Rollout, Stepping, rollout_of, steps, with_states
@@ -165,9 +166,10 @@ def validate(original: Source, compressed: Source, asked: Judging, callbacks: Ca
     specs = input_specs(sessions[0])
     one = asked.images is not None and len(specs) == 1
     data: Any = open_images(str(asked.images), asked.labels) if one else asked.images
-    wanted, scales = _wanted(original, specs, data, asked)
+    wanted, scales, count = _wanted(original, specs, data, asked)
     wanted = singly(sessions[0], wanted)
     feed = one_feed(wanted, asked.seed, scales, asked.batch)
+    asked = replace(asked, limit=count if asked.limit is None and data is None else asked.limit)
     real, rollout = _runs(sessions[0], wanted, data, asked, scales)
     callbacks.stage("compare outputs", real.total)
     told = None if asked.task == "auto" else asked.task
@@ -181,7 +183,7 @@ def validate(original: Source, compressed: Source, asked: Judging, callbacks: Ca
     near = worst(gathered.comparator, "synthetic" if data is None else "validation", gathered.count, states)
     judgement = judge(near, gathered.accuracy())
     if data is None and not rollout:
-        others = _elsewhere(sessions, wanted, real.total, asked.seed, told)
+        others = _elsewhere(sessions, wanted, real.total, asked.seed + OTHER_IMAGES, told)
         judgement = beside(judgement, others, features=True)
     shares = [o.matched for o in near.outputs if o.matched is not None]
     return Validation(
@@ -238,22 +240,22 @@ def _labelled(asked: Judging) -> bool:
 
 def _wanted(
     original: Source, specs: Sequence[InputSpec], data: Any, asked: Judging
-) -> tuple[tuple[Wanted, ...], dict[str, Scale]]:
-    """What the inputs are, and what becomes of the pixels of each.
+) -> tuple[tuple[Wanted, ...], dict[str, Scale], int]:
+    """What the inputs are, what becomes of the pixels of each, and how many of them are made up.
 
     Where no real ones are given they are of the sizes, of the kinds and at the scale that `compress` makes them up.
     """
     told = {spec.name: Scale(asked_preprocessing(asked)) for spec in specs}
     network = None if data is not None else _readable(original, specs)
     if network is None:
-        return described(original, specs, asked.input_shape, shapes_of(specs, data)), told
+        return described(original, specs, asked.input_shape, shapes_of(specs, data)), told, SYNTHETIC
     options = Options(
         input_shape=asked.input_shape, input_mean=asked.input_mean, input_std=asked.input_std,
         input_range=asked.input_range, input_colour=asked.input_colour, seed=asked.seed, threads=asked.threads or 1,
     )  # fmt: skip
     settle_sizes(network, options)
     wanted, scales, _, _ = expected(network, options)
-    return wanted, scales
+    return wanted, scales, judged_count(network, wanted)
 
 
 def _readable(original: Source, specs: Sequence[InputSpec]) -> Network | None:
@@ -274,12 +276,13 @@ def _runs(
         return open_real(wanted, data, asked_preprocessing(asked), asked.limit, asked.seed), None
     specs = tuple(w.spec for w in wanted)
     count = SYNTHETIC if asked.limit is None else asked.limit
+    seed = asked.seed + OTHER_IMAGES  # with its own a compressed network is run on what it was fitted on
     rollout = rollout_of(wanted, count)
     arrays = None
     if rollout is not None:
-        arrays = with_states(session, specs, steps(wanted, rollout, count, asked.seed, scales), rollout)
+        arrays = with_states(session, specs, steps(wanted, rollout, count, seed, scales), rollout)
     if rollout is None or arrays is None:
-        rollout, arrays = None, made(wanted, count, asked.seed, scales)
+        rollout, arrays = None, made(wanted, count, seed, scales)
     feeds = split(specs, arrays, rollout.batch) if rollout else split(specs, arrays)
     runs = ((feed, sample_count(specs, feed)) for feed in feeds)
     return RealData(runs, sample_count(specs, arrays)), rollout

@@ -155,8 +155,8 @@ def _after(node: onnx.NodeProto, axes: tuple[int, ...], known: Mapping[str, Tens
 
 
 def _ints(known: Mapping[str, TensorProto], names: Sequence[str]) -> list[int] | None:
-    tensor = known.get(names[0]) if names else None
-    return None if tensor is None else [int(i) for i in values(tensor).reshape(-1)]
+    found = values(known[names[0]]) if names and names[0] in known else None
+    return None if found is None or found.dtype.kind not in "iu" else [int(i) for i in found.reshape(-1)]
 
 
 def _outputs_without(model: onnx.ModelProto) -> set[str]:

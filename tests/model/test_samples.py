@@ -126,3 +126,12 @@ def test_columns_that_constants_tell_are_so_many() -> None:
     )
     (wanted,) = wanted_inputs(read(load_with_samples(model)[0].model))
     assert wanted.shape == (1, 64, 40)
+
+
+def test_what_no_axes_are_is_not_read_as_such() -> None:
+    odd = small_model(
+        """g (float[16,16,3] x, float[4,3,3,3] W) => (float[1,4,14,14] y) <float[1] none = {nan}> {
+        p = PRelu(x, none) t = Transpose<perm = [2, 0, 1]>(p) u = Unsqueeze<axes = [0]>(t) y = Conv(u, W) }""",
+        opset=11,
+    )
+    assert with_samples(odd) is odd
