@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from onnx_udfc.errors import ModelError, UdfcError
+from onnx_udfc.errors import CheckError, ModelError, UdfcError
 from onnx_udfc.evaluate.comparison import fidelity, worst
 from onnx_udfc.evaluate.peak_memory import peak_memory
 from onnx_udfc.evaluate.report import Accuracy, Fidelity, FileReport, OutputFidelity, Verdict, plain
@@ -153,7 +153,7 @@ def validate(original: Source, compressed: Source, asked: Judging, callbacks: Ca
     Raises:
         ModelError: A model does not load or run, or refers to files outside its folder.
         RequestError: The images, the batch or the provider do not fit.
-        CheckError: Outputs differ in name or shape, or are not finite.
+        CheckError: Inputs or outputs differ in name or shape, or outputs are not finite.
     """
     callbacks = callbacks or Silent()
     where, threads = asked_provider(asked), asked.threads or 1
@@ -164,6 +164,7 @@ def validate(original: Source, compressed: Source, asked: Judging, callbacks: Ca
     original, compressed = with_samples(original), with_samples(compressed, original)
     sessions = (open_session(original, where, threads), open_session(compressed, where, threads))
     specs = input_specs(sessions[0])
+    _check_inputs(specs, input_specs(sessions[1]))
     one = asked.images is not None and len(specs) == 1
     data: Any = open_images(str(asked.images), asked.labels) if one else asked.images
     wanted, scales, count = _wanted(original, specs, data, asked)
@@ -286,6 +287,27 @@ def _runs(
     feeds = split(specs, arrays, rollout.batch) if rollout else split(specs, arrays)
     runs = ((feed, sample_count(specs, feed)) for feed in feeds)
     return RealData(runs, sample_count(specs, arrays)), rollout
+
+
+def _check_inputs(first: Sequence[InputSpec], second: Sequence[InputSpec]) -> None:
+    """Refuse networks that cannot be fed the same.
+
+    Raises:
+        CheckError: Names, types or sizes that neither leaves open differ.
+    """
+    others = {spec.name: spec for spec in second}
+    if len(first) != len(second) or not all(s.name in others and _alike(s, others[s.name]) for s in first):
+        raise CheckError(f"the inputs differ: {_listed(first)} against {_listed(second)}")
+
+
+def _alike(first: InputSpec, second: InputSpec) -> bool:
+    told = first.shape and second.shape  # else the number of axes is open, or there are none
+    fit = all(a == b or None in (a, b) for a, b in zip(first.shape, second.shape, strict=False))
+    return first.dtype == second.dtype and (not told or (len(first.shape) == len(second.shape) and fit))
+
+
+def _listed(specs: Sequence[InputSpec]) -> str:
+    return ", ".join(f"{s.name} {s.dtype} {'x'.join('?' if d is None else str(d) for d in s.shape)}" for s in specs)
 
 
 def _advancing(runs: Runs, callbacks: Callbacks) -> Runs:

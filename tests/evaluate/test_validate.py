@@ -186,6 +186,14 @@ def test_labels_need_an_output_of_classes(weight: NDArray[np.float32], tmp_path:
         quick(network(weight, boxes), network(weight, boxes), images=tmp_path / "xy.npz")
 
 
+@pytest.mark.parametrize("other", ["[N,3,4,4] z", "[N,3,5,5] x", "[N,3,4,4] x, float[1] more"])
+def test_inputs_that_differ_are_named(weight: NDArray[np.float32], other: str) -> None:
+    text = TEXT.replace("[N,3,4,4] x", other).replace("Conv (x", "Conv (z" if "z" in other else "Conv (x")
+    with pytest.raises(CheckError, match=r"the inputs differ: x float32 \?x3x4x4 against"):
+        quick(network(weight), network(weight, text))
+    assert quick(network(weight), network(weight, TEXT.replace("[N,3,4,4] x", "[M,3,A,B] x"))).verdict == "good"
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_peak_memory_counts_the_weights(tmp_path: Path) -> None:
     from onnx_udfc.evaluate.peak_memory import peak_memory
