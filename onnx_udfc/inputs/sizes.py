@@ -36,6 +36,7 @@ MAP_STRIDE = 4  # pixels that one of the coarsest map stands for, from which on 
 UNKNOWN = 64  # side of the pictures of a network that cannot be read
 LINES = ((48, 320), (32, 320), (32, 100), (64, 320), (64, 256))  # heights and widths of text lines
 SOUNDS = (RATE, RATE // 2, 4096, 2048, 1024, 576, 512, 256)
+BANDS = (64, 80, 128, 81, 105, 144, 40, 96, 161, 229, 257)  # mels and twelfths of octaves, of spectra
 SEQUENCE = 64  # tokens, or steps of another sequence
 LONGER = (256, 1024, 4096, 16384)  # where that is too short: a network may cut off what it takes as context
 _COARSEST = 128  # stride above which it is no longer that of a map
@@ -247,6 +248,10 @@ def _guesses(network: Network, given: Sequence[InputSpec], uses: Mapping[str, Us
     lengths = (
         SOUNDS if sound else tuple(dict.fromkeys((_spanned(network), SEQUENCE, *(SOUNDS if rows else ()), *LONGER)))
     )
+    for band in BANDS:
+        spectra = {s.name: (1, lengths[0], band) for s in given if _is_spectrum(s, uses[s.name])}
+        if spectra:
+            yield {s.name: spectra.get(s.name) or _guess(s, uses[s.name], sides[0], lengths[0]) for s in given}
     for number in range(max(len(sides), len(lengths))):
         side, length = sides[min(number, len(sides) - 1)], lengths[min(number, len(lengths) - 1)]
         yield {s.name: _guess(s, uses[s.name], side, length) for s in given}
@@ -269,6 +274,11 @@ def _guess(spec: InputSpec, use: Use, side: tuple[int, int], length: int) -> tup
     if rank == 2 and use.rows and use.rows < length:
         return (1, use.rows)
     return (1,) * max(0, rank - 1) + (length,)
+
+
+def _is_spectrum(spec: InputSpec, use: Use) -> bool:
+    """Whether an input is steps by columns of an unknown number that a convolution of two axes reads."""
+    return spec.shape[1:] == (None, None) and spec.dtype.kind == "f" and use.convolved == 2 and not use.width
 
 
 def _sound(spec: InputSpec, use: Use) -> bool:

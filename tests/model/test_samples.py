@@ -135,3 +135,16 @@ def test_what_no_axes_are_is_not_read_as_such() -> None:
         opset=11,
     )
     assert with_samples(odd) is odd
+
+
+def test_bands_of_which_only_some_numbers_run_are_found() -> None:
+    """Spectra of 105 bands, which only a matrix behind the convolutions tells."""
+    model = small_model(
+        """g (float[T,F] x, float[4,1,3,3] W1, float[412,5] W2) => (float[a,b] y) <
+            int64[2] axes = {0, 1}, int64[1] first = {0}, int64[2] shape = {-1, 412}> {
+        u = Unsqueeze(x, axes) c = Conv(u, W1) t = Transpose<perm = [0, 2, 1, 3]>(c) s = Squeeze(t, first)
+        f = Reshape(s, shape) y = MatMul(f, W2) }"""
+    )
+    network = read(load_with_samples(model)[0].model)
+    assert wanted_inputs(network)[0].shape == (1, 64, 105)
+    assert network.ran
