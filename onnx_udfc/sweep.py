@@ -32,7 +32,7 @@ from onnx_udfc.model.samples import with_samples
 from onnx_udfc.model.saving import is_large, save
 from onnx_udfc.options import CombinationError, InMemory, Options, Requirement, Sweeping, command_line
 from onnx_udfc.original import Original, read_original, trace_order
-from onnx_udfc.outputs import share, write_text, writing
+from onnx_udfc.outputs import check_writable, share, write_text, writing
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime import cluster
 from onnx_udfc.runtime.crew import work_through
@@ -116,6 +116,7 @@ def sweep(
         worker.read(waiting[0].options)  # refuses a bad file before there is a folder, or a process
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder / "sweep.csv")  # now, not after the first setting
     share(folder)
     told.stage("sweep", len(tasks))
     told.advance(len(tasks) - len(waiting), "done before")

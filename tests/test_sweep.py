@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -85,6 +87,19 @@ def test_what_is_done_is_not_done_again(source: Path, tmp_path: Path) -> None:
     steps = Steps()
     sweep(source, folder, GRID, OPTIONS, callbacks=steps)
     assert steps.details == ["done before", "prune0_bits8"], "another file has come in its place"
+
+
+def test_a_folder_that_takes_no_file_is_refused_before_any_work(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", refused)
+    steps = Steps()
+    with pytest.raises(UdfcError, match=r"sweep.csv: cannot be written \(Read-only file system\)"):
+        sweep(source, tmp_path / "out", GRID, OPTIONS, callbacks=steps)
+    assert steps.details == []
 
 
 def test_two_sweeps_of_other_options_in_one_folder_are_told_apart(source: Path, tmp_path: Path) -> None:
