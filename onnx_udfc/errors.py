@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+# file, line, and the function with its parameters, up to what is said
+_PLACE = re.compile(r"[^\s:]*/onnxruntime/core/\S+:\d+ .*?\)(?: const)? ")
+
 
 class UdfcError(Exception):
     """The input or the request cannot be served; the message is one line for the user."""
@@ -36,5 +41,5 @@ class CheckError(UdfcError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception's text on one line of sensible length."""
-    return " ".join(str(error).split())[:300]
+    """Return an exception's text on one line of sensible length, without the place in onnxruntime's source."""
+    return _PLACE.sub("", " ".join(str(error).split()))[:300]

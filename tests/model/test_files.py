@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper, parser
 
+from onnx_udfc import errors
 from onnx_udfc.errors import ModelError, UdfcError
 from onnx_udfc.model import files as model_io
 from onnx_udfc.model import network as graph
@@ -204,6 +205,20 @@ def test_a_model_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.Monk
     (written,) = open_session(out, threads=1).run(None, feeds)
     assert np.array_equal(expected, written)
     assert model_io.load(out).bytes == out.stat().st_size + (900 * 900 * 4)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "/src/onnxruntime/core/graph/model.cc:181 a::Model::Model(a::Proto&&, const Text&) ",
+        "/src/onnxruntime/core/graph/graph.cc:55 Proto a::Graph::To(const Path&) const ",
+        "/src/onnxruntime/core/a.h:4 auto a::F(int)::<lambda()>::operator()(std::function<void (int)>) const ",
+        "",
+    ],
+)
+def test_the_place_in_onnxruntime_s_source_is_not_said(place: str) -> None:
+    told = errors.one_line(RuntimeError(f"FAIL : Load model from /m.onnx failed:{place}Unsupported version (13)\n"))
+    assert told == "FAIL : Load model from /m.onnx failed:Unsupported version (13)"
 
 
 def test_session_error_is_one_line() -> None:
