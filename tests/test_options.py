@@ -152,6 +152,11 @@ def test_budgets(key: str, value: str, budget: Budget) -> None:
     assert parse_budget(key, value) == budget
 
 
+@pytest.mark.parametrize(("text", "size"), [("2g", 2e9), ("512Mi", 2**29), ("1.5GiB", 1.5 * 2**30), ("1TB", 1e12)])
+def test_amounts_of_memory_are_written_as_docker_and_kubernetes_write_them(text: str, size: float) -> None:
+    assert Options(memory=text).memory_bound == size
+
+
 @pytest.mark.parametrize("value", ["", "0", "-1", "200%", "2XB", "1.2.3", "nan", "lots"])
 def test_budgets_refused(value: str) -> None:
     with pytest.raises(RequestError):

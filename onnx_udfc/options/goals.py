@@ -24,8 +24,10 @@ _COMPARED = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operat
 _VERDICT = re.compile(r"^\s*verdict\s*(?:>=|==?)\s*(\w+)\s*$")
 LEAST_MEMORY = 64e6
 _AMOUNT = re.compile(r"^\s*([\d.]+(?:[eE][-+]?\d+)?)\s*([a-zA-Z%]*)\s*$")
-_UNITS = {"": 1, "b": 1, "k": 1e3, "kb": 1e3, "m": 1e6, "mb": 1e6, "g": 1e9, "gb": 1e9}
-_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+_UNITS = {"": 1.0, "b": 1.0}
+for _power, _letter in enumerate("kmgt", 1):  # as Docker writes them (2g) and Kubernetes (2Gi)
+    _UNITS |= dict.fromkeys((_letter, f"{_letter}b"), 1e3**_power)
+    _UNITS |= dict.fromkeys((f"{_letter}i", f"{_letter}ib"), 1024.0**_power)
 
 
 @dataclass(frozen=True)
