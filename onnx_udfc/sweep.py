@@ -343,7 +343,7 @@ class _Worker:
             if self.labelled is not None:
                 row = replace(row, accuracy=accuracy_of(model, self.labelled, asked_provider(task.options)))
         except UdfcError as error:
-            row = replace(row, error=str(error), exit_code=error.exit_code)
+            row, model = replace(row, error=str(error), exit_code=error.exit_code), None
         return replace(row, seconds=round(time.perf_counter() - start, 2)), model
 
 
@@ -354,6 +354,8 @@ def _empty_row(task: Task, error: str = "") -> SweepRow:
 
 
 def _record_row(folder: Path, task: Task, row: SweepRow) -> None:
+    if row.error and _read(folder, task).get("size") == _size(folder, task):
+        (folder / f"{task.name}.onnx").unlink(missing_ok=True)  # of an earlier sweep: the table has it no more
     fields = {name: getattr(row, name) for name in row.__dataclass_fields__}
     record = {"key": task.key, "size": _size(folder, task), "row": fields}
     write_text(folder / f"{task.name}.json", json.dumps(record, indent=2) + "\n")
@@ -387,12 +389,18 @@ def _size(folder: Path, task: Task) -> int | None:
 
 def _record(folder: Path, task: Task) -> dict[str, Any] | None:
     """What was written about a task, if it is about this very task and the file that is there."""
+    found = _read(folder, task)
+    known = (found.get("key"), found.get("size")) == (task.key, _size(folder, task))
+    return found["row"] if known else None
+
+
+def _read(folder: Path, task: Task) -> dict[str, Any]:
+    """What stands in the file about a task, or about one of its name; empty where nothing does."""
     try:
         found = json.loads((folder / f"{task.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    known = isinstance(found, dict) and (found.get("key"), found.get("size")) == (task.key, _size(folder, task))
-    return found["row"] if known else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _finished(folder: Path, task: Task) -> SweepRow | None:

@@ -231,6 +231,11 @@ def test_a_setting_that_fails_is_a_row_with_its_reason(source: Path, tmp_path: P
     assert "sqnr>=30" in table.rows[3].error
     assert [row.exit_code for row in table.rows] == [3 if row.error else 0 for row in table.rows]
     assert not (tmp_path / "out" / "prune0.5_bits4.onnx").exists()
+    stricter = replace(options, require=(parse_requirement("sqnr>=190"),))
+    (tmp_path / "out" / "prune0.5_bits4.onnx").write_bytes(b"not of a sweep")
+    assert all(row.error for row in sweep(source, tmp_path / "out", GRID, stricter).rows)
+    left = [path.name for path in (tmp_path / "out").glob("*.onnx")]
+    assert left == ["prune0.5_bits4.onnx"], "what an earlier sweep made of other options"
 
 
 def test_a_bad_request_is_refused(source: Path, tmp_path: Path) -> None:
