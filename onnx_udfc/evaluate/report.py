@@ -190,8 +190,15 @@ class OutputFidelity:
 
 
 def answers_of(outputs: Sequence[OutputFidelity]) -> Sequence[OutputFidelity]:
-    """The outputs that are judged: all but states, which are seen in the others; those too where there is no other."""
-    return [o for o in outputs if not o.state] or outputs
+    """The outputs that are judged: all but states, which are seen in the others; those too where there is no other.
+
+    Nor are names of classes (an ArgMax) judged beside the scores that they are read off: how numbers move that are
+    names says nothing.
+    """
+    found = [o for o in outputs if not o.state] or list(outputs)
+    scores = {(o.agreement, o.answers) for o in found if o.margin_lost is not None}
+    named = [o.kind == "classes" and o.margin_lost is None and (o.agreement, o.answers) in scores for o in found]
+    return [o for o, is_name in zip(found, named, strict=True) if not is_name]
 
 
 @dataclass(frozen=True)

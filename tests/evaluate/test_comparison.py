@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnx_udfc import compress
 from onnx_udfc.errors import CheckError
 from onnx_udfc.evaluate.comparison import Comparator, worst
 from onnx_udfc.evaluate.kinds import guess
 from onnx_udfc.evaluate.report import Fidelity, OutputFidelity
+from tests.small_graphs import small_model
 
 N = 12
 
@@ -380,3 +382,15 @@ def test_a_map_of_one_channel_that_lies_last_is_a_map(sizes: tuple[int | None, i
     assert (found.kind, found.answers) == ("segmentation", int((y > 0.5).sum()))
     rows = np.random.default_rng(1).standard_normal((N, 256, 16, 1))
     assert judged(rows, rows, inputs=pictures).kind == "regression"
+
+
+def test_names_of_classes_are_not_judged_beside_their_scores() -> None:
+    """An ArgMax gives numbers that are names: that 9 is far from 0 says nothing."""
+    text = """g (float[N,12] x, float[12,10] W1) => (float[N,10] y, int64[N] c) {
+        z = MatMul(x, W1) y = Softmax(z) c = ArgMax<axis = 1, keepdims = 0>(y) }"""
+    model = small_model(text)
+    found = compress(model, bits=3, method="none").report.fidelity
+    scores, names = found.outputs
+    assert scores.agreement == names.agreement
+    assert (names.sqnr_db or 0) < (scores.sqnr_db or 0)
+    assert found.sqnr_db == scores.sqnr_db
