@@ -7,6 +7,7 @@ import sys
 import tomllib
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onnx_udfc.cli.options import as_toml
@@ -17,6 +18,7 @@ from onnx_udfc.options import (
     VALIDATE_REQUIREMENTS,
     Budget,
     CombinationError,
+    Judging,
     OptionError,
     Options,
     Sweeping,
@@ -150,6 +152,17 @@ def test_all_missed_gates_are_named_at_once() -> None:
 )
 def test_budgets(key: str, value: str, budget: Budget) -> None:
     assert parse_budget(key, value) == budget
+
+
+def test_data_that_are_no_path_are_named_by_their_type() -> None:
+    values: tuple[Any, ...] = (np.zeros((2, 3, 4, 4)), (np.zeros((3, 4, 4)) for _ in range(2)))
+    for value in values:
+        with pytest.raises(
+            OptionError, match=r"^calibrate=.a value of type \w+.: must be the path of a file or folder"
+        ):
+            Options(calibrate=value)
+        with pytest.raises(OptionError, match=r"^images=.a value of type \w+.: must be the path of a file or folder"):
+            Judging(images=value)
 
 
 @pytest.mark.parametrize(("text", "size"), [("2g", 2e9), ("512Mi", 2**29), ("1.5GiB", 1.5 * 2**30), ("1TB", 1e12)])

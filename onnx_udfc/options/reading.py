@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +153,7 @@ def expected(spec: Spec) -> str:
         return f"must be {spec.metavar}{f', {value}{limits}' if limits else ''}{example}"
     kind, _ = spec.number
     if kind is None:
-        return f"must be text{example}"
+        return f"must be {'the path of a file or folder' if spec.metavar == 'DATA' else 'text'}{example}"
     return "must be " + " or ".join([f"a {'whole ' if kind is int else ''}number{_range(spec)}", *spec.words]) + example
 
 
@@ -300,7 +300,9 @@ def _check(spec: Spec, value: Any) -> None:
 
 
 def _shown(value: object) -> object:
-    """What an error repeats: an iterable that is used up says nothing."""
+    """What an error repeats: an iterable that is used up says nothing, and data say too much."""
+    if isinstance(value, Iterator) or getattr(value, "ndim", 0) > 1:
+        return f"a value of type {type(value).__name__}"
     try:
         return _plain(value)
     except (ValueError, TypeError, OverflowError, RecursionError):
