@@ -21,14 +21,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from olive.hardware.accelerator import AcceleratorSpec
-from olive.model import ONNXModelHandler
-from olive.model.utils import resolve_onnx_path
-from olive.package_config import OlivePackageConfig
-from olive.passes import Pass
-from olive.passes.pass_config import BasePassConfig, PassConfigParam
-from olive.search.search_parameter import Categorical
-from olive.workflows import run
+try:
+    from olive.hardware.accelerator import AcceleratorSpec
+    from olive.model import ONNXModelHandler
+    from olive.model.utils import resolve_onnx_path
+    from olive.package_config import OlivePackageConfig
+    from olive.passes import Pass
+    from olive.passes.pass_config import BasePassConfig, PassConfigParam
+    from olive.search.search_parameter import Categorical
+    from olive.workflows import run
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    raise SystemExit(f"onnx-udfc: there is no {error.name} here; pip install 'onnx-udfc[olive]'") from None
 
 from onnx_udfc.options import Options, Spec, options_from, specs
 from onnx_udfc.pipeline import compress

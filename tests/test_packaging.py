@@ -223,3 +223,11 @@ def test_what_is_installed_is_not_the_checkout(installed: Path, tmp_path: Path) 
     code = "import onnx_udfc; print(onnx_udfc.__file__)"
     done = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
     assert done.stdout.strip() == str(installed / "onnx_udfc" / "__init__.py")
+
+
+def test_without_olive_its_command_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "olive.py").write_text("raise ModuleNotFoundError('none', name='olive')")
+    words, env = [sys.executable, "-m", "onnx_udfc.olive"], os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "onnx-udfc: there is no olive here; pip install 'onnx-udfc[olive]'\n"
