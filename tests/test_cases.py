@@ -91,7 +91,7 @@ CASES = {
     "slice_reverse": Case(42, 9, groups=("a_pre_node", "b_pre_node")),
     "slice_step2": Case(18, 24, groups=("a_pre_node", "a_pre_node#2", "b_pre_node")),
     "sparse_w1": Case(71, 44, groups=("conv2",)),
-    "sparse_weight": Case(47, 39, groups=("b_pre_node",)),
+    "sparse_weight": Case(43, 39, groups=("b_pre_node",)),  # 44.1 to 47.3 dB by BLAS's kernels for a processor
     "two_stage_detector": Case(weights=-math.inf, integers=-math.inf),
 }
 

@@ -40,7 +40,9 @@ def test_many_pictures_take_hardly_more_memory_than_their_pixels_and_each_is_wha
     assert bytes_ < 6 * back.nbytes
     for i in (0, 17, 39):
         alone = decode(luma[:, i : i + 1], chroma[:, [i, 40 + i]])
-        np.testing.assert_array_equal(back[i], alone[0])
+        apart = np.abs(back[i].astype(int) - alone[0].astype(int))  # BLAS may sum in another order for fewer columns
+        assert apart.max() <= 1
+        assert np.mean(apart > 0) < 1e-4
 
 
 def test_halved_pictures_are_the_means_of_four_pixels_where_these_change_slowly() -> None:
