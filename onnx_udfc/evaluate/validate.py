@@ -170,8 +170,7 @@ def validate(original: Source, compressed: Source, asked: Judging, callbacks: Ca
     wanted, scales, count = _wanted(original, specs, data, asked)
     wanted = singly(sessions[0], wanted)
     feed = one_feed(wanted, asked.seed, scales, asked.batch)
-    asked = replace(asked, limit=count if asked.limit is None and data is None else asked.limit)
-    real, rollout = _runs(sessions[0], wanted, data, asked, scales)
+    real, rollout = _runs(sessions[0], wanted, data, asked, scales, count)
     callbacks.stage("compare outputs", real.total)
     told = None if asked.task == "auto" else asked.task
     compared = (sessions[0], Stepping(sessions[1], rollout) if rollout else sessions[1])
@@ -270,13 +269,16 @@ def _readable(original: Source, specs: Sequence[InputSpec]) -> Network | None:
 
 
 def _runs(
-    session: Any, wanted: tuple[Wanted, ...], data: Any, asked: Judging, scales: Mapping[str, Scale]
+    session: Any, wanted: tuple[Wanted, ...], data: Any, asked: Judging, scales: Mapping[str, Scale], usual: int
 ) -> tuple[RealData, Rollout | None]:
-    """Real inputs, or made-up ones where there are none: in sequences, where the original carries states along."""
+    """Real inputs, or made-up ones where there are none: in sequences, where the original carries states along.
+
+    Nobody saying how many, as many as is `usual` are made up.
+    """
     if data is not None:
         return open_real(wanted, data, asked_preprocessing(asked), asked.limit, asked.seed), None
     specs = tuple(w.spec for w in wanted)
-    count = SYNTHETIC if asked.limit is None else asked.limit
+    count = usual if asked.limit is None else asked.limit
     seed = asked.seed + OTHER_IMAGES  # with its own a compressed network is run on what it was fitted on
     rollout = rollout_of(wanted, count)
     arrays = None

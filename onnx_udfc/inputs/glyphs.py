@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx_udfc.numerics.images import Array
 
 HEIGHT, BASELINE, SHADES = 36, 27, 16  # of a strip: pixels, the row that letters stand on, levels of ink
-CHINESE = 0.3  # of lines
+CHINESE_SHARE = 0.3  # of lines
 _SPACE = 8  # pixels between words
 
 
@@ -76,7 +76,7 @@ def ink(text: str, face: Face, spacing: int = 0) -> Array:
     return np.where(within < own, face.strip[:, columns].astype(np.float32) / (SHADES - 1), np.float32(0))
 
 
-def random_line(width: float, rng: np.random.Generator, share: float = CHINESE) -> Array:
+def random_line(width: float, rng: np.random.Generator, share: float = CHINESE_SHARE) -> Array:
     """A line of words, numbers or (a `share` of lines) Chinese characters in a random face, about `width` pixels."""
     chinese = rng.random() < share
     among = [f for f in faces() if f.chinese == chinese]

@@ -11,7 +11,7 @@ from functools import wraps
 
 import numpy as np
 
-from onnx_udfc.inputs.glyphs import CHINESE, HEIGHT, random_letter, random_line
+from onnx_udfc.inputs.glyphs import CHINESE_SHARE, HEIGHT, random_letter, random_line
 from onnx_udfc.inputs.photographs import DEVIATION, MEAN, in_channels, photographs, resampling
 from onnx_udfc.numerics.images import Array
 
@@ -73,7 +73,7 @@ def chinese_lines(size: Size, rng: Rng) -> Array:
     return _line(size, rng, share=1.0)
 
 
-def _line(size: Size, rng: Rng, *, upside_down: bool = False, share: float = CHINESE) -> Array:
+def _line(size: Size, rng: Rng, *, upside_down: bool = False, share: float = CHINESE_SHARE) -> Array:
     height, width = size
     tall = height * rng.uniform(0.75, 1.1)
     stretch = np.exp(rng.uniform(np.log(_SQUEEZED), np.log(1.25)))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from onnx_udfc.inputs.glyphs import HEIGHT, faces, ink, words
+from onnx_udfc.inputs.glyphs import HEIGHT, Face, faces, ink, words
 from onnx_udfc.inputs.photographs import DEVIATION, MEAN
 from onnx_udfc.inputs.text import chinese_lines, lines, pages, scenes, turned_lines
 from onnx_udfc.numerics.images import Array
@@ -63,6 +63,21 @@ def test_a_line_upside_down_ends_in_padding_at_the_right_as_well() -> None:
         padded = np.isclose(drawn[:, :, :, -1], padding, atol=1e-6).all((1, 2))
         assert padded.sum() >= 10
         assert not np.isclose(drawn[:, :, :, 0], padding, atol=1e-6).all((1, 2)).any()
+
+
+def test_chinese_lines_are_chinese_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[bool] = []
+
+    def spied(text: str, face: Face, spacing: int = 0) -> Array:
+        drawn.append(face.chinese)
+        return ink(text, face, spacing)
+
+    monkeypatch.setattr("onnx_udfc.inputs.glyphs.ink", spied)
+    chinese_lines(30, 3, (48, 320), np.random.default_rng(0))
+    assert drawn == [True] * 30
+    drawn.clear()
+    lines(60, 3, (48, 320), np.random.default_rng(0))
+    assert 8 <= sum(drawn) <= 28  # three in ten
 
 
 def test_text_stands_out_from_what_it_is_written_on() -> None:

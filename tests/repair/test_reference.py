@@ -373,3 +373,16 @@ def test_what_layers_give_is_the_same_in_sixteen_bits_to_a_hundred_thousandth_of
 def narrow_rows(layer: LayerReference, most: int) -> np.ndarray:
     """Where the positions of a thinned layer lie in the whole one."""
     return np.searchsorted(layer.positions, layer.thinned(most).positions)
+
+
+def test_a_layer_is_looked_at_when_its_input_was_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, held, find = small_network(CHAIN), dict[str, bool](), reference._Tracer._find
+
+    def spied(self: Any, layer: Any, *given: Any) -> Any:
+        held[layer.name] = layer.node.inputs[0].name in self.walk.values
+        return find(self, layer, *given)
+
+    monkeypatch.setattr(reference._Tracer, "_find", spied)
+    trace(network, images(), find_groups(network).groups, matched=True, samples=ALL, seed=0, widths=(4.0,))
+    assert len(held) == len(network.layers) > 1
+    assert not any(held.values())
