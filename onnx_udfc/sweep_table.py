@@ -16,11 +16,12 @@ from typing import Any, Literal
 from onnx_udfc.errors import GateError, RequestError
 from onnx_udfc.escapes import visible_all
 from onnx_udfc.evaluate.page import card, facts, files_and_versions, page, table
-from onnx_udfc.evaluate.report import FileReport, plain
+from onnx_udfc.evaluate.report import FileReport, Verdict, plain
 from onnx_udfc.evaluate.scatter import Dot, scatter
 from onnx_udfc.evaluate.wording import percent
 from onnx_udfc.options import VERDICTS, Requirement
-from onnx_udfc.version import this_tool
+from onnx_udfc.options.row import Share
+from onnx_udfc.version import Tool, this_tool
 
 LEAST_LOST = 0.01  # of the accuracy: what a recommended setting may lose
 COSTS = {"bytes": "bytes", "macs": "MACs", "latency": "time of one run, one thread"}
@@ -62,12 +63,12 @@ class SweepRow:
     bytes: float | None = None
     sqnr_db: float | None = None
     cosine: float | None = None
-    agreement: float | None = None
-    accuracy: float | None = None
+    agreement: Share | None = None
+    accuracy: Share | None = None
     seconds: float | None = None
     error: str = ""
-    verdict: str = "unknown"
-    predicted_loss: float | None = None
+    verdict: Verdict = "unknown"
+    predicted_loss: Share | None = None
     latency: float | None = None
     exit_code: int = 0
 
@@ -89,7 +90,7 @@ class SweepTable:
 
     source: str
     rows: tuple[SweepRow, ...]
-    accuracy: float | None = None
+    accuracy: Share | None = None
     file: FileReport | None = None
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -181,12 +182,12 @@ class SweepTable:
         return "whose verdict is good on made-up inputs; labelled ones would tell more (--labelled)"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-clean values; `front` names the rows that nothing beats by bytes, `recommended` one of all."""
-        result: dict[str, Any] = plain(self)
-        chosen = plain(self.recommended())
-        front = [r.name for r in self.front()]
-        recommended = chosen and {"name": chosen["row"]["name"], "why": chosen["why"]}
-        return {"tool": plain(this_tool()), **result, "front": front, "recommended": recommended}
+        """Return JSON-clean values, with what is derived from them."""
+        best = self.recommended()
+        front = tuple(row.name for row in self.front())
+        chosen = Chosen(best.row.name, best.why) if best else None
+        result: dict[str, Any] = plain(Derived(this_tool(), front, chosen))
+        return {**result, **plain(self)}
 
     def to_csv(self) -> str:
         """Return the rows as CSV with a header."""
@@ -207,6 +208,28 @@ class Recommended:
 
     row: SweepRow
     why: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The setting that is recommended, by its name, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What JSON holds beside the table: settings by their names.
+
+    Attributes:
+        front: Those that nothing beats in both bytes and quality, the smallest first.
+        recommended: One of all; None where no setting gave a result.
+    """
+
+    tool: Tool
+    front: tuple[str, ...]
+    recommended: Chosen | None
 
 
 def _page(result: SweepTable) -> str:

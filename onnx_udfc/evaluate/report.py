@@ -1,4 +1,4 @@
-"""What a compression did, as typed data; the JSON keys are a contract (report.schema.json).
+"""What a compression did, as typed data; the JSON keys are a contract (report.schema.json, made from these types).
 
 Errors are relative residuals: ‖y − ŷ‖² / ‖y − mean(y)‖² at a layer's output, 0 for none. Decibels are signal to noise,
 10·log10(‖y‖² / ‖y − ŷ‖²), more is better, at most `MAX_DB`, which stands for "identical".
@@ -10,16 +10,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from onnx_udfc.escapes import json_text
 from onnx_udfc.evaluate.parts import PartFidelity
 from onnx_udfc.options.command import command_line
 from onnx_udfc.options.goals import VERDICTS
+from onnx_udfc.options.row import Share
+from onnx_udfc.options.shared_rows import TASKS
 from onnx_udfc.version import Tool
 
 Verdict = Literal["good", "degraded", "unusable", "unknown"]
 Source = Literal["synthetic", "calibration", "validation"]  # of the inputs that were looked at
+Kind = Annotated[str, Meta(extra_json_schema={"enum": [*TASKS]})]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Time = Annotated[float, Meta(ge=0)]
 SYNTHETIC_CAVEAT = (
     "(made-up inputs rank settings; what real ones lose, only real ones tell: onnx-udfc validate --images)"
 )
@@ -172,19 +179,19 @@ class OutputFidelity:
     """
 
     name: str
-    kind: str
+    kind: Kind
     sqnr_db: float | None
     cosine: float | None
-    agreement: float | None = None
+    agreement: Share | None = None
     max_difference: float = 0.0
     parts: tuple[PartFidelity, ...] = ()
     answers: int | None = None
     margin_lost: float | None = None
-    matched: float | None = None
-    iou: float | None = None
-    neighbours: float | None = None
+    matched: Share | None = None
+    iou: Share | None = None
+    neighbours: Share | None = None
     plain_db: float | None = None
-    chance: float | None = None
+    chance: Share | None = None
     cells: bool = False
     state: bool = False
 
@@ -205,8 +212,8 @@ def answers_of(outputs: Sequence[OutputFidelity]) -> Sequence[OutputFidelity]:
 class Accuracy:
     """Top-1 of both, as shares of `images`."""
 
-    original: float
-    compressed: float
+    original: Share
+    compressed: Share
     images: int
 
 
@@ -231,7 +238,7 @@ class Fidelity:
     inputs: Source
     sqnr_db: float | None
     cosine: float | None
-    agreement: float | None
+    agreement: Share | None
     count: int = 0
     max_difference: float = 0.0
     outputs: tuple[OutputFidelity, ...] = ()
@@ -273,7 +280,7 @@ class FileReport:
     """
 
     name: str | None
-    sha256: str | None
+    sha256: Digest | None
     bytes: int
 
 
@@ -333,8 +340,8 @@ class Report:
     inputs: tuple[InputReport, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
     verdict: Verdict = "unknown"
-    predicted_loss: float | None = None
-    predicted_range: tuple[float, float] | None = None
+    predicted_loss: Share | None = None
+    predicted_range: tuple[Share, Share] | None = None
     verdict_reason: str = ""
     advice: tuple[str, ...] = ()
     accuracy: Accuracy | None = None
@@ -343,7 +350,7 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     created: str = ""
-    other_ms: tuple[float, float] | None = None
+    other_ms: tuple[Time, Time] | None = None
 
     def saved_as(self, path: str | Path) -> Report:
         """Return the report of a result that is written there."""

@@ -29,6 +29,7 @@ from onnx_udfc.model.files import check_source, load
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.model.samples import with_samples
 from onnx_udfc.options import VERDICTS, Judging, Options
+from onnx_udfc.options.row import Share
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime.fallbacks import Fallbacks, fallbacks
 from onnx_udfc.runtime.kernels import check_runtime
@@ -98,18 +99,18 @@ class Validation:
     count: int
     outputs: tuple[OutputFidelity, ...]
     accuracy: Accuracy | None
-    matched: float | None
+    matched: Share | None
     latency: Latency | None
     peak_memory: Pair | None
     bytes: Pair
     kernels: Kernels | None = None
     sqnr_db: float | None = None
     cosine: float | None = None
-    agreement: float | None = None
+    agreement: Share | None = None
     unmeasured: str = ""
     verdict: Verdict = "unknown"
-    predicted_loss: float | None = None
-    predicted_range: tuple[float, float] | None = None
+    predicted_loss: Share | None = None
+    predicted_range: tuple[Share, Share] | None = None
     verdict_reason: str = ""
     latency_inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
     changed: tuple[Changed, ...] = ()

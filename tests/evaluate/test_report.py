@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import replace
 from importlib import resources
@@ -12,7 +11,6 @@ import jsonschema
 import numpy as np
 import pytest
 
-from onnx_udfc.evaluate import report as module
 from onnx_udfc.evaluate.report import Fidelity, Report, plain, ratio
 from onnx_udfc.options import Options, command_line, options_from
 
@@ -41,7 +39,6 @@ def schema() -> dict[str, Any]:
 
 
 def test_the_report_fits_the_schema(report: Report, schema: dict[str, Any]) -> None:
-    jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(json.loads(report.to_json()), schema)
 
 
@@ -50,13 +47,6 @@ def test_the_promised_keys_are_there(report: Report, place: str) -> None:
     found = report.to_dict()
     part = found[place] if place else found
     assert CONTRACT[place] <= set(part[0] if isinstance(part, list) else part)
-
-
-def test_the_schema_knows_every_field_of_every_part(schema: dict[str, Any]) -> None:
-    for name, part in {**schema["$defs"], "Report": schema}.items():
-        names = {f.name for f in dataclasses.fields(getattr(module, name))}
-        assert set(part["properties"]) == names, name
-        assert set(part["required"]) == names, name
 
 
 @pytest.mark.parametrize(
