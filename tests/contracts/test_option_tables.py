@@ -284,8 +284,36 @@ def test_the_schema_takes_what_a_file_may_have_and_refuses_what_it_may_not() -> 
         'quiet = "no"',
         "input-range = [1]",
         "skip = 5",
+        "bits = '9'",
+        "method = 'udf'",
+        "prune_layr = {a = 0.5}",
+        "prune-layer = ['a']",
+        "prune-layer = {a = 2}",
     ):
         assert not validator.is_valid(tomllib.loads(text)), text
+
+
+LOOSE_VALUES: tuple[Any, ...] = (
+    True, 0, 1, 8, 0.5, -1, 1e9, "", "none", " NONE ", " 8 ", "0.5", " 50% ", ".5", "1e-3", "nan", " AUTO ", "True",
+    "a", "a=0.5", "a=3", "MACS=0.5", "bytes=2MB", "use_tf32=0", ["a"], [0.5, 1], ["0.5", "1"], "0.5, 1", "0.5 1", [],
+    {}, {"a": "50%"}, {"a": " 3 "}, {"MACS": 0.5}, {"use_tf32": True}, ["macs=0.5"], [["a", "3"]], [["macs", 0.5]],
+    "2GB", "sqnr>=20", ["sqnr>=20"], "x=1x3x4x4", ["a.JSON"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", OF_COMPRESS.values(), ids=lambda s: s.name)
+def test_the_schema_takes_whatever_the_reader_takes(spec: Spec) -> None:
+    if spec.name in ("config", "print_config"):
+        return
+    validator = jsonschema.Draft202012Validator(json.loads(option_pages.schema()))
+    words = [form for word in (*spec.explained, *spec.words) for form in (word, str(word).upper(), f" {word} ")]
+    for value in (*LOOSE_VALUES, *words, *spec.row.example.split(" or ")):
+        try:
+            read_value(spec, value, FILE)
+        except OptionError:
+            continue
+        assert validator.is_valid({spec.flag: value}), value
+        assert validator.is_valid({spec.name: value}), value
 
 
 def test_a_flag_s_words() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import textwrap
-import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,6 +35,7 @@ SILENT = ("quiet", "json", "verbose", "debug", "config")  # for those who read a
 KEYWORDS = ROOT / "onnx_udfc/options/keywords.py"
 SCHEMA = ROOT / "onnx_udfc/options.schema.json"
 PAGE = ROOT / "docs/options.md"
+_NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"
 START, END = "<!-- options: {} -->", "<!-- end of options -->"
 TABLES: dict[str, tuple[type[Table], ...]] = {
     "compress": (Options, Writing),
@@ -123,45 +123,67 @@ def _loose(spec: Spec) -> str:
 
 
 def schema() -> str:
-    """Return the JSON schema of a configuration file."""
-    values = {spec.flag: _property(spec) for table in TABLES["compress"] for spec in specs(table).values()}
+    """Return the JSON schema of a configuration file: it takes all that is read, and names with _ for -."""
+    known = {spec.flag: spec for table in TABLES["compress"] for spec in specs(table).values()}
     for name in ("config", "print-config"):
-        del values[name]
+        del known[name]
+    other = {spec.name.replace("_", "[-_]"): flag for flag, spec in known.items() if "_" in spec.name}
     page = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Options of onnx-udfc, as a TOML or JSON file",
+        "title": "Options of onnx-udfc, as a TOML file",
         "type": "object",
-        "properties": values,
+        "properties": {flag: {"description": s.row.help, "anyOf": list(_forms(s))} for flag, s in known.items()},
+        "patternProperties": {f"^{name}$": {"$ref": f"#/properties/{flag}"} for name, flag in other.items()},
         "additionalProperties": False,
     }
     return json.dumps(page, indent=2, ensure_ascii=False) + "\n"
 
 
-def _property(spec: Spec) -> dict[str, Any]:
-    """The values that a file may have: those of the type, and one value where several may stand."""
-    text: dict[str, Any] = {"type": "string"}
-    if spec.row.read is read_data:
-        return {"description": spec.row.help, **text}
-    if spec.kind == "pairs":
-        held = {"type": ["string", "number"]} if spec.row.read else _values(typing.get_args(spec.type)[1], spec)
-        return {"description": spec.row.help, "type": "object", "additionalProperties": held}
-    if spec.kind == "several":
-        found: dict[str, Any] = {"anyOf": [text, {"type": "array", "items": text}]}
+def _forms(spec: Spec) -> Iterator[Any]:
+    """The forms of values that a file may have; of text that stands for a number the range is left to the reader."""
+    text: dict[str, Any] = {"type": "string", "minLength": 1}
+    number = {"type": "string", "pattern": rf"^\s*{_NUMBER}{'%?' if spec.is_share else ''}\s*$"}
+    if spec.kind == "flag":
+        yield from ({"type": "boolean"}, {"enum": [0, 1]}, *_words("true", "false", "0", "1"))
+    elif spec.kind == "several":
+        yield from (text, {"type": "array", "items": text})
+    elif spec.kind == "pairs":
+        held = [{"type": ["string", "number", "boolean"]}] if spec.row.read else [*_typed(spec.type), number]
+        pair = {"type": "string", "pattern": "=."}
+        both = {"type": "array", "prefixItems": [text, {"anyOf": held}], "minItems": 2, "maxItems": 2}
+        yield {"type": "object", "propertyNames": {"minLength": 1}, "additionalProperties": {"anyOf": held}}
+        yield from (pair, {"type": "array", "items": {"anyOf": [pair, both]}})
+    elif spec.kind == "numbers":
+        for kind in _typed(spec.type):
+            item = {"anyOf": [(kind.get("prefixItems") or [kind["items"]])[0], number]}
+            fixed = {key: count for key, count in kind.items() if key in ("minItems", "maxItems")}
+            yield {"type": "array", "items": item, **fixed}
+            yield from () if fixed else item["anyOf"]
+        yield from ({"type": "string", "pattern": rf"^\s*{_NUMBER}([\s,]+{_NUMBER})*\s*$"}, *_words("none"))
     elif spec.row.choices:
-        found = {"enum": [*spec.row.choices, *(w for w in spec.words if w not in spec.row.choices)]}
+        numbers = [choice for choice in spec.row.choices if isinstance(choice, int)]
+        yield from ([{"enum": numbers}] if numbers else [])
+        yield from _words(*map(str, spec.row.choices), *spec.words)
+    elif spec.number[0]:
+        yield from (*(kind for kind in _typed(spec.type) if "enum" not in kind), number, *_words(*spec.words))
     else:
-        found = _values(spec.type, spec)
-    return {"description": spec.row.help, **found}
+        yield text
 
 
-def _values(hint: Any, spec: Spec) -> dict[str, Any]:
-    schema = msgspec.json.schema(hint)
-    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind != {"type": "null"}]
-    if spec.kind == "numbers":
-        kinds += [kind["items"] for kind in kinds if isinstance(kind.get("items"), dict)]
-    if spec.is_share:
-        kinds.append({"type": "string", "pattern": r"^[0-9.]+%$"})
-    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+def _words(*words: str) -> list[dict[str, Any]]:
+    """Words for an editor to offer, and the same in capitals."""
+    if not words:
+        return []
+    known = list(dict.fromkeys(words))
+    any_case = ["".join(f"[{c}{c.upper()}]" if c.islower() else c for c in word) for word in known]
+    return [{"enum": known}, {"type": "string", "pattern": rf"^\s*({'|'.join(any_case)})\s*$"}]
+
+
+def _typed(hint: Any) -> list[dict[str, Any]]:
+    """The forms of a type without None; of a mapping, those of its values."""
+    found = msgspec.json.schema(hint)
+    found = found.get("additionalProperties", found)
+    return [kind for kind in found.get("anyOf", [found]) if kind != {"type": "null"}]
 
 
 def page() -> str:
