@@ -70,8 +70,8 @@ def compress(
         callbacks: Told of every stage; by default the logger `onnx_udfc` is.
         original: The same source, read before; its trace is shared between compressions.
         base: Folder of the external data of a source that is not a path; without it such a source has none.
-        **keywords: Options, as below; `calibrate` also takes an array, arrays by name, an iterable of feeds, or a
-            CalibrationDataReader of onnxruntime.
+        **keywords: Options, as below; `calibrate` and `validate` also take an array, arrays by name (`y` are labels),
+            a pair (x, y), an iterable of feeds, or a CalibrationDataReader of onnxruntime.
 
     Raises:
         UdfcError: The input or the request cannot be served, a gate is not met, or the result fails its check.
@@ -81,7 +81,7 @@ def compress(
         if original is not None and not isinstance(original, Original):
             raise ArgumentError(f"original= must be an Original, not {type(original).__name__}")
         asked = replace(
-            _base(options, "compress(IN, prune=0.5).save(OUT)"), **read_options(Options, with_data(keywords))
+            _base(options, "compress(IN, prune=0.5).save(OUT)"), **read_options(Options, with_data(Options, keywords))
         )
         asked = asked if options is not None else with_goal(asked, keywords)
         asked.check(lambda _: PYTHON)
@@ -124,14 +124,14 @@ def validate(
         original: A path, bytes, an open file or a model.
         compressed: The same, of a network with the same inputs and outputs.
         callbacks: Told about progress.
-        **keywords: Options, as below.
+        **keywords: Options, as below; `images` also takes what `calibrate` of `compress` does.
 
     Raises:
         UdfcError: A network does not run, the options do not fit, or outputs differ in name or shape.
         GateError: A gate (`require`) is not met.
     """
     with _in_python():
-        asked = Judging(**keywords)
+        asked = Judging(**with_data(Judging, keywords))
         asked.check(lambda _: PYTHON)
         found = judged(plain_source(original), plain_source(compressed), asked, _listener(callbacks))
         check_requirements(asked.require, {gate.key: found.measured(gate.key) for gate in asked.require})
@@ -154,7 +154,8 @@ def sweep(
         directory: Of the results; made if it is not there.
         options: What all settings share; the keywords replace its fields of the same names.
         callbacks: Told of every finished setting.
-        **keywords: Options, as below. With several `jobs` a script needs a `__main__` guard.
+        **keywords: Options, as below; `labelled` takes arrays, too. With several `jobs` a script needs a
+            `__main__` guard.
 
     Raises:
         UdfcError: The source or the options cannot be served; a setting that fails alone is a row with its reason.
@@ -163,9 +164,11 @@ def sweep(
 
     with _in_python():
         own = {k: v for k, v in keywords.items() if k in specs(Sweeping)}
-        asked = Sweeping(**own)
+        asked = Sweeping(**with_data(Sweeping, own))
         rest: dict[str, Any] = {k: v for k, v in keywords.items() if k not in own}
-        shared = replace(_base(options, "sweep(IN, DIR, prune=[0.3, 0.5])"), **read_options(Options, with_data(rest)))
+        shared = replace(
+            _base(options, "sweep(IN, DIR, prune=[0.3, 0.5])"), **read_options(Options, with_data(Options, rest))
+        )
         told = _listener(callbacks)
         return swept(plain_source(source), path_of(directory), shared, asked, told, compress=pipeline.compress)
 

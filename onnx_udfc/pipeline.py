@@ -188,7 +188,7 @@ def compress(
     Raises:
         UdfcError: the input or the request cannot be served, a gate is not met, or the result fails its check.
     """
-    asked = replace(options or Options(), **read_options(Options, with_data(keywords)))
+    asked = replace(options or Options(), **read_options(Options, with_data(Options, keywords)))
     if base is not None and not isinstance(source, str | Path):
         source = whole(source, base)
     with blamed(source), one_thread(), workers(asked.threads or cores()), keeping(asked.memory_bound):

@@ -24,7 +24,8 @@ import onnx
 
 from onnx_udfc.errors import ModelError, RequestError, UdfcError
 from onnx_udfc.evaluate.speed import one_run, timed
-from onnx_udfc.inputs.image_files import Labelled, asked_preprocessing
+from onnx_udfc.inputs.image_files import asked_preprocessing
+from onnx_udfc.inputs.real import Labelled
 from onnx_udfc.interrupts import serve_parent
 from onnx_udfc.model.files import load, weight_files
 from onnx_udfc.model.protos import whole

@@ -18,7 +18,7 @@ import onnx
 import pytest
 
 from onnx_udfc.errors import UdfcError
-from onnx_udfc.inputs.image_files import Labelled
+from onnx_udfc.inputs.real import Labelled
 from onnx_udfc.options import Options
 from onnx_udfc.pipeline import compress
 from onnx_udfc.runtime.sessions import open_session

@@ -14,8 +14,8 @@ from onnx_udfc.evaluate.comparison import Comparator, comparator_for, looks_like
 from onnx_udfc.evaluate.report import Accuracy
 from onnx_udfc.evaluate.shown_boxes import Album, ShownBoxes
 from onnx_udfc.inputs.feeds import image_feeds
-from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
-from onnx_udfc.inputs.real import image_shapes, real_shapes, real_values
+from onnx_udfc.inputs.image_files import ImageSet, Preprocessing
+from onnx_udfc.inputs.real import Samples, image_shapes, opened, real_shapes, real_values
 from onnx_udfc.runtime.runs import InputSpec, input_specs, outputs_of, sample_count, split
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def open_real(
         RequestError: They cannot be read, or do not fit.
     """
     specs = tuple(w.spec for w in wanted)
-    if isinstance(data, str | Path) and len(specs) == 1:
-        data = open_images(data)
+    if isinstance(data, str | Path | Samples) and len(specs) == 1:
+        data = opened(data)
     if isinstance(data, ImageSet) and data.labels is None and _are_runs(data, specs[0]):
         data = {specs[0].name: np.asarray(data.source)}
     if isinstance(data, ImageSet):

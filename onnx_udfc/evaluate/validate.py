@@ -19,16 +19,17 @@ from onnx_udfc.evaluate.shown_boxes import ShownBoxes
 from onnx_udfc.evaluate.side_by_side import Changed, ClassCount, RealData, Runs, gather, open_real, shapes_of
 from onnx_udfc.evaluate.speed import timed
 from onnx_udfc.evaluate.verdict import beside, judge
-from onnx_udfc.inputs.image_files import asked_preprocessing, open_images
+from onnx_udfc.inputs.image_files import asked_preprocessing
 from onnx_udfc.inputs.judged import OTHER_IMAGES, judged_count
 from onnx_udfc.inputs.kinds import Scale, Wanted, made, one_feed
 from onnx_udfc.inputs.network_inputs import FEATURES, expected, settle_sizes
+from onnx_udfc.inputs.real import opened
 from onnx_udfc.inputs.rollout import Rollout, Stepping, rollout_of, steps, with_states
 from onnx_udfc.inputs.sizes import described, input_specs_of, singly
 from onnx_udfc.model.files import check_source, load
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.model.samples import with_samples
-from onnx_udfc.options import VERDICTS, Judging, Options
+from onnx_udfc.options import VERDICTS, InMemory, Judging, Options
 from onnx_udfc.options.row import Share
 from onnx_udfc.progress import Callbacks, Silent
 from onnx_udfc.runtime.fallbacks import Fallbacks, fallbacks
@@ -167,7 +168,7 @@ def validate(original: Source, compressed: Source, asked: Judging, callbacks: Ca
     specs = input_specs(sessions[0])
     _check_inputs(specs, input_specs(sessions[1]))
     one = asked.images is not None and len(specs) == 1
-    data: Any = open_images(str(asked.images), asked.labels) if one else asked.images
+    data: Any = opened(asked.images, asked.labels) if one else asked.images
     wanted, scales, count = _wanted(original, specs, data, asked)
     wanted = singly(sessions[0], wanted)
     feed = one_feed(wanted, asked.seed, scales, asked.batch)
@@ -236,7 +237,8 @@ def _elsewhere(
 
 def _labelled(asked: Judging) -> bool:
     """Whether labels were given, and not only read off the names of images or folders."""
-    return asked.labels is not None or (asked.images is not None and Path(asked.images).suffix == ".npz")
+    data = asked.images
+    return asked.labels is not None or isinstance(data, InMemory) or (data is not None and Path(data).suffix == ".npz")
 
 
 def _wanted(

@@ -21,7 +21,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -205,32 +205,9 @@ def open_images(path: str | Path, labels: str | Path | None = None) -> ImageSet:
     return images if labels is None else ImageSet(images.source, images.names, read_labels(Path(labels), images.names))
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Where labelled images are and how a network wants them; small, and passes between processes."""
-
-    images: str
-    labels: str | None = None
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    limit: int | None = None
-
-    def open(self) -> ImageSet:
-        """Open the images.
-
-        Raises:
-            RequestError: As open_images, or there are no labels.
-        """
-        found = open_images(self.images, self.labels)
-        if found.labels is None:
-            raise RequestError(
-                f"{self.images}: no labels; give --labels CSV, a folder per class, or index_label.jpg names"
-            )
-        return found
-
-
 def _open(path: Path) -> ImageSet:
     if is_arrays(path):
-        return _open_arrays(path)
+        return images_of(read_arrays(path), str(path))
     if path.suffix.lower() == ".zip":
         archive = _open_zip(path)
         names = sorted(n for n in archive.namelist() if PurePosixPath(n).suffix.lower() in SUFFIXES)
@@ -263,23 +240,27 @@ def array_names(arrays: Mapping[Any, NDArray[Any]]) -> list[Any]:
     return common + [name for name in arrays if name not in common and name not in LABELS]
 
 
-def _open_arrays(path: Path) -> ImageSet:
-    arrays = read_arrays(path)
+def images_of(arrays: Mapping[Any, NDArray[Any]], place: str) -> ImageSet:
+    """Images, and labels where there are some, among arrays by name; `place` says where they lie.
+
+    Raises:
+        RequestError: There are no images, or not as many labels.
+    """
     names = array_names(arrays)
     if not names:
-        raise RequestError(f"{path}: holds no images; expected an array x (and y for labels)")
+        raise RequestError(f"{place}: holds no images; expected an array x (and y for labels)")
     x = arrays[names[0]]
     if x.ndim < 1 or (x.dtype != np.uint8 and x.dtype.kind not in "fiu"):
-        raise RequestError(f"{path}: `{names[0]}` is {x.dtype} of shape {x.shape}, not a batch of images")
+        raise RequestError(f"{place}: `{names[0] or 'x'}` is {x.dtype} of shape {x.shape}, not a batch of images")
     label = next((arrays[k] for k in LABELS if k in arrays), None)
     if label is not None and label.shape != x.shape[:1]:
-        raise RequestError(f"{path}: {len(x)} images but labels of shape {label.shape}")
-    return ImageSet(x, tuple(map(str, range(len(x)))), None if label is None else _labels(label, path))
+        raise RequestError(f"{place}: {len(x)} images but labels of shape {label.shape}")
+    return ImageSet(x, tuple(map(str, range(len(x)))), None if label is None else _labels(label, place))
 
 
-def _labels(label: NDArray[Any], path: Path) -> NDArray[np.int64]:
+def _labels(label: NDArray[Any], place: str) -> NDArray[np.int64]:
     if label.dtype.kind not in "iuf" or (label.dtype.kind == "f" and not (label == np.rint(label)).all()):
-        raise RequestError(f"{path}: labels are {label.dtype}; expected whole numbers, the indices of the classes")
+        raise RequestError(f"{place}: labels are {label.dtype}; expected whole numbers, the indices of the classes")
     return label.astype(np.int64)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ from onnx_udfc.inputs.image_files import (
     Preprocessing,
     array_names,
     as_image,
+    images_of,
     is_arrays,
     open_images,
     read_arrays,
 )
+from onnx_udfc.inputs.image_labels import read_labels
 from onnx_udfc.inputs.kinds import Wanted, made
-from onnx_udfc.options.row import InMemory
+from onnx_udfc.options.row import InMemory, specs
 from onnx_udfc.runtime.runs import InputSpec, sample_count
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -54,6 +56,8 @@ class Samples(InMemory):
         shapes = ", ".join(f"{name or 'input'} {'x'.join(map(str, a.shape))}" for name, a in self.arrays.items())
         return f"arrays ({shapes}) sha256:{digest.hexdigest()[:16]}"
 
+    __repr__ = __str__  # options are keys of results
+
     def __deepcopy__(self, _memo: object) -> Samples:
         """Options are copied with their values; these are not changed."""
         return self
@@ -71,22 +75,23 @@ class Real:
     missing: tuple[str, ...]
 
 
-def with_data(keywords: Mapping[str, object]) -> dict[str, object]:
-    """Keywords of Python whose `calibrate`, where it is no path, is held as samples.
+def with_data(table: type, keywords: Mapping[str, object]) -> dict[str, object]:
+    """Keywords of Python whose data, where they are no path, are held as samples; `table` has their options.
 
     Raises:
-        RequestError: it is nothing of use.
+        RequestError: they are nothing of use.
     """
-    data = keywords.get("calibrate")
-    on_disk = data is None or isinstance(data, str | os.PathLike)
-    return dict(keywords) if on_disk else {**keywords, "calibrate": gathered(data)}
+    rows = specs(table)
+    given = {k: v for k, v in keywords.items() if k in rows and rows[k].is_data}
+    held = {k: gathered(v, k) for k, v in given.items() if not isinstance(v, str | os.PathLike | None)}
+    return {**keywords, **held}
 
 
-def gathered(data: Any) -> Samples:
-    """Data as `calibrate` takes them in Python: an array, arrays by name, feeds, arrays, or a CalibrationDataReader.
+def gathered(data: Any, name: str = "calibrate") -> Samples:
+    """Data as Python gives them: an array, arrays by name, feeds, arrays, a CalibrationDataReader, or (x, labels).
 
     Raises:
-        RequestError: there is nothing in them, or nothing of use.
+        RequestError: there is nothing in them, or nothing of use; `name` is the option's.
     """
     if isinstance(data, Samples):
         return data
@@ -94,41 +99,80 @@ def gathered(data: Any) -> Samples:
         return Samples({None: data})
     if isinstance(data, Mapping):
         return Samples({str(k): np.asarray(v) for k, v in data.items()})
+    if isinstance(data, tuple) and len(data) == 2 and np.shape(data[1]) == np.shape(data[0])[:1]:
+        return Samples({"x": np.asarray(data[0]), "y": np.asarray(data[1])})
     if hasattr(data, "get_next"):
-        return _joined(list(iter(data.get_next, None)))
+        return _joined(list(iter(data.get_next, None)), name)
     if isinstance(data, Iterable) and not isinstance(data, str | bytes):
-        return _joined(list(data))
-    raise RequestError(f"calibrate: {type(data).__name__} is no path, array, dict of arrays, or iterable of feeds")
+        return _joined(list(data), name)
+    raise RequestError(f"{name}: {type(data).__name__} is no path, array, dict of arrays, or iterable of feeds")
 
 
-def _joined(feeds: list[Any]) -> Samples:
+def _joined(feeds: list[Any], name: str) -> Samples:
     """Feeds one after another; what is the same in all of them and has no samples is held once."""
     if not feeds:
-        raise RequestError("calibrate: there is not one feed in it")
+        raise RequestError(f"{name}: there is not one feed in it")
     if not isinstance(feeds[0], Mapping):
         arrays = [np.asarray(f) for f in feeds]
         if any(a.shape != arrays[0].shape for a in arrays):
-            raise RequestError("calibrate: the arrays differ in shape")
+            raise RequestError(f"{name}: the arrays differ in shape")
         return Samples({None: np.stack(arrays)})
-    names = set(feeds[0])
-    if any(set(f) != names for f in feeds):
-        raise RequestError("calibrate: the feeds differ in their inputs")
-    return Samples({str(k): _Feeds.of([np.asarray(f[k]) for f in feeds]) for k in feeds[0]})
+    inputs = set(feeds[0])
+    if any(set(f) != inputs for f in feeds):
+        raise RequestError(f"{name}: the feeds differ in their inputs")
+    return Samples({str(k): _Feeds.of([np.asarray(f[k]) for f in feeds], name) for k in feeds[0]})
 
 
 class _Feeds(np.ndarray):
     """An array (feeds, ...) whose first axis counts feeds, each with samples of its own."""
 
     @staticmethod
-    def of(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    def of(parts: list[NDArray[Any]], name: str) -> NDArray[Any]:
         """Stack the parts.
 
         Raises:
             RequestError: they differ in shape.
         """
         if any(p.shape != parts[0].shape for p in parts):
-            raise RequestError("calibrate: feeds of different shapes; give batches of one size")
+            raise RequestError(f"{name}: feeds of different shapes; give batches of one size")
         return np.stack(parts).view(_Feeds)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Where labelled images are and how a network wants them; small, and passes between processes."""
+
+    images: str | InMemory
+    labels: str | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    limit: int | None = None
+
+    def open(self) -> ImageSet:
+        """Open the images.
+
+        Raises:
+            RequestError: As `opened`, or there are no labels.
+        """
+        found = opened(self.images, self.labels)
+        if not isinstance(found, ImageSet) or found.labels is None:
+            raise RequestError(
+                f"{self.images}: no labels; give --labels CSV, a folder per class, or index_label.jpg names, or y"
+            )
+        return found
+
+
+def opened(data: Any, labels: str | Path | None = None) -> ImageSet | Samples:
+    """Images of a network with one input, from a path or arrays; feeds, each with samples of its own, as they are.
+
+    Raises:
+        RequestError: They cannot be read.
+    """
+    if not isinstance(data, Samples):
+        return open_images(data, labels)
+    if labels is None and any(isinstance(array, _Feeds) for array in data.arrays.values()):
+        return data
+    images = images_of(data.arrays, "arrays")
+    return images if labels is None else replace(images, labels=read_labels(Path(labels), images.names))
 
 
 def real_inputs(wanted: Sequence[Wanted], data: Any, preprocessing: Preprocessing, most: int | None) -> Real:

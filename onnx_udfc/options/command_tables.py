@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from onnx_udfc.options.goals import VALIDATE_REQUIREMENTS, Requirement, parse_requirement
 from onnx_udfc.options.providers import Provider, ProviderOption, refused_settings
 from onnx_udfc.options.reading import Table, read_value
-from onnx_udfc.options.row import INPUT, MUST, RUN, TOLD, WHAT, Count, Row, Seconds, Threads, specs
+from onnx_udfc.options.row import INPUT, MUST, RUN, TOLD, WHAT, Count, InMemory, Row, Seconds, Threads, specs
 from onnx_udfc.options.shared_rows import (
     TASKS,
     AsJson,
@@ -29,6 +29,7 @@ from onnx_udfc.options.shared_rows import (
     Skip,
     Verbose,
     Workers,
+    read_data,
 )
 from onnx_udfc.options.table import Options, refused_scale
 from onnx_udfc.options.voice import LINE, CombinationError, OptionError, Said, Voices
@@ -116,13 +117,14 @@ class Judging(Table):
     """What `validate` can be asked for."""
 
     images: Annotated[
-        str | None,
+        str | InMemory | None,
         Row(
             "Real inputs: .npz (x, y), .npy, a folder or a .zip of images.",
             INPUT,
             metavar="DATA",
             unset="made-up inputs",
             example="images/",
+            read=read_data,
         ),
     ] = None
     labels: Labels = None
@@ -239,8 +241,14 @@ class Sweeping(Table):
         ),
     ] = None
     labelled: Annotated[
-        str | None,
-        Row("Labelled images, for real accuracy in the table and the plot.", INPUT, metavar="DATA", example="images/"),
+        str | InMemory | None,
+        Row(
+            "Labelled images, for real accuracy in the table and the plot.",
+            INPUT,
+            metavar="DATA",
+            example="images/",
+            read=read_data,
+        ),
     ] = None
     labels: Labels = None
     pick: Annotated[

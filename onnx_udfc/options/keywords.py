@@ -106,7 +106,7 @@ class _Compressing(_Running, total=False):
     """Real inputs in place of made-up ones: .npz (an array for each input, by its name; of one input under any),
     .npy, an image, a folder or a .zip of images. A quarter of them is kept for the check alone."""
 
-    validate: str | PathLike[str] | None
+    validate: object
     """Real inputs, and labels where they are known, that only the final judgement looks at; as calibrate=."""
 
     images: Literal["auto", "photographs", "text", "sound", "formula"] | Whole
@@ -168,7 +168,7 @@ class InspectingKeywords(TypedDict, total=False):
 class JudgingKeywords(_Running, total=False):
     """Every option of `validate` by its type."""
 
-    images: str | PathLike[str] | None
+    images: object
     """Real inputs: .npz (x, y), .npy, a folder or a .zip of images."""
 
     labels: str | PathLike[str] | None
@@ -206,7 +206,7 @@ class SweepKeywords(_Compressing, total=False):
     activations: Values
     """Bits of activations."""
 
-    labelled: str | PathLike[str] | None
+    labelled: object
     """Labelled images, for real accuracy in the table and the plot."""
 
     labels: str | PathLike[str] | None

@@ -130,7 +130,7 @@ def read_value(spec: Spec, value: object, voice: Voice) -> Any:
         converted = whole(loose) if whole else _converted(spec, loose)
         _check(spec, converted)
     except OptionError as error:
-        shown = value if error.value is None else error.value
+        shown = _shown(value) if error.value is None else error.value
         raise OptionError(spec.name, shown, error.why, voice) from None
     except (ValueError, TypeError, OverflowError, RecursionError, msgspec.ValidationError):
         raise OptionError(spec.name, _shown(value), expected(spec) + _hint(spec, value), voice) from None

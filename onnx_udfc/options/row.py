@@ -113,6 +113,11 @@ class Spec:
         return type(None) in _members(self.type)
 
     @property
+    def is_data(self) -> bool:
+        """Whether inputs are its value: a path or, in Python, what is in memory."""
+        return InMemory in _members(self.type)
+
+    @property
     def kind(self) -> Kind:
         """How values are written."""
         plain = [_bare(t) for t in _members(self.type)]

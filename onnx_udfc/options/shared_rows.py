@@ -37,15 +37,13 @@ def read_data(value: object) -> str | InMemory | None:
     """Return a path, inputs in memory as they are, or None.
 
     Raises:
-        OptionError: It is neither.
+        OptionError: It is neither; of which option, its caller says.
     """
-    if isinstance(value, str) and value.strip() and value.strip().lower() != "none":
+    if value is None or isinstance(value, InMemory):
         return value
-    if value is None or isinstance(value, InMemory) or (isinstance(value, str) and value.strip()):
-        return value if isinstance(value, InMemory) else None
-    raise OptionError(
-        "calibrate", value, "must be the path of a file or folder; compress(calibrate=…) takes arrays, too"
-    )
+    if isinstance(value, str) and value.strip():
+        return None if value.strip().lower() == "none" else value
+    raise OptionError("data", None, "must be the path of a file or folder; functions of Python take arrays, too")
 
 
 InputShape = Annotated[

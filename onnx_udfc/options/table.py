@@ -245,13 +245,14 @@ class Options(Table):
         ),
     ] = None
     validate: Annotated[
-        str | None,
+        str | InMemory | None,
         Row(
             "Real inputs, and labels where they are known, that only the final judgement looks at; as --calibrate.",
             INPUT,
             metavar="DATA",
             example="others/",
             effect=False,
+            read=read_data,
         ),
     ] = None
     task: Task = None

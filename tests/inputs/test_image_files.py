@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnx_udfc.errors import RequestError
-from onnx_udfc.inputs.image_files import ImageSet, Labelled, Preprocessing, open_images
+from onnx_udfc.inputs.image_files import ImageSet, Preprocessing, open_images
+from onnx_udfc.inputs.real import Labelled
 
 
 def stored(pixels: NDArray[np.uint8]) -> ImageSet:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader
 
-from onnx_udfc import compress
+from onnx_udfc import compress, sweep, validate
 from onnx_udfc.errors import RequestError
 from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.network_inputs import make_inputs, settle_sizes
@@ -19,6 +19,7 @@ from onnx_udfc.inputs.real import Real, gathered, real_inputs
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.model.network import Network
 from onnx_udfc.options import Options
+from onnx_udfc.runtime.sessions import open_session
 from tests.small_graphs import small_model, small_network
 
 RECURRENT = """g (float[batch,length] input, float[2,batch,6] state, int64 sr, float[6,4] W1, float[1,6] W2)
@@ -110,6 +111,36 @@ def test_one_input_takes_an_array_under_any_name_and_arrays_one_by_one() -> None
     for data in (x, {"anything": x, "y": np.arange(9)}, list(x), [{"x": row[None]} for row in x]):
         np.testing.assert_array_equal(found(small_network(text), gathered(data)).values["x"], x)
     assert found(small_network(text), gathered(x), most=4).samples == 4
+
+
+def test_every_function_takes_inputs_from_memory_with_labels(tmp_path: Path) -> None:
+    model = small_model("g (float[N,3,4,4] x, float[5,3,4,4] W) => (float[N,5] y) { c = Conv(x, W) y = Flatten(c) }")
+    x = RNG.integers(0, 256, (24, 4, 4, 3), np.uint8)
+    scaled = x.transpose(0, 3, 1, 2).astype(np.float32) / 255
+    answers = open_session(model).run(None, {"x": scaled})[0].argmax(1)
+    labels = np.where(np.arange(24) < 18, answers, (answers + 1) % 5)
+    np.savez(tmp_path / "x.npz", x=x, y=labels)
+    told: Any = {"seconds": 0, "memory": False, "threads": 1}
+    for data in (tmp_path / "x.npz", {"x": x, "y": labels}, (x, labels), (scaled, list(labels))):
+        found = validate(model, model, images=data, **told)
+        assert (found.count, found.inputs) == (24, "images")
+        assert found.accuracy is not None
+        assert found.accuracy.original == 0.75
+    for unlabelled in (x, list(scaled), [{"x": part} for part in np.split(scaled, 4)]):
+        found = validate(model, model, images=unlabelled, **told)
+        assert (found.count, found.inputs, found.accuracy) == (24, "images", None)
+    report = compress(model, bits=8, validate=(x, labels), threads=1).report
+    assert report.accuracy is not None
+    assert report.accuracy.original == 0.75
+    assert "sha256:" in report.to_dict()["options"]["validate"]
+    table = sweep(model, tmp_path / "out", bits=8, labelled=(x, labels), threads=1, jobs=1)
+    assert table.accuracy == 0.75
+    with pytest.raises(RequestError, match="no labels"):
+        sweep(model, tmp_path / "out", bits=8, labelled=x, threads=1, jobs=1)
+    with pytest.raises(RequestError, match=r"^images: float is no path"):
+        validate(model, model, images=3.0)
+    with pytest.raises(RequestError, match="24 images but labels of shape"):
+        validate(model, model, images={"x": x, "y": labels[:3]})
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ from onnx_udfc.options import (
     words_of,
 )
 from onnx_udfc.options.command import default_text
-from onnx_udfc.options.shared_rows import read_data
 from tools.places import ROOT
 
 SILENT = ("quiet", "json", "verbose", "debug", "config")  # for those who read a terminal
@@ -112,7 +111,7 @@ def _loose(spec: Spec) -> str:
             return f"{item} | Iterable[{item}]"
         case "pairs":
             return "Mapping[str, Number] | Iterable[str] | str"
-        case "one" if spec.row.read is read_data:
+        case "one" if spec.is_data:
             return "object"
         case "one":
             number, _ = spec.number
