@@ -46,6 +46,7 @@ SAMPLES, MOST_SAMPLES = 8192, 24576  # output positions of a layer that the repa
 MANY_LAYERS = 56  # from here on SAMPLES
 PER_UNKNOWN = 5  # positions that a layer should be seen at for each of its weights of an output
 PICTURE = 4  # axes of an input that may be pictures
+OVER = 1.15  # of the bound: what is taken beyond that is told
 SHARE_OF_MEMORY = 4  # of the machine's memory a compression takes one such part, if nobody says otherwise
 
 # What the inputs do not depend on. An option that is not named here is taken to matter: what is shared too rarely
@@ -191,10 +192,11 @@ def limited(original: Original, options: Options) -> Limits:
     batch, narrow = needs.batch(bound, BATCH), needs.narrow
     if (number, fewer) == (usual, positions):
         return Limits(options, positions, batch, narrow)
-    note = (
-        f"{number} inputs in place of {usual}, and {fewer} positions of each layer in place of {positions}, to stay"
-        f" within {bound / 1e9:.3g} GB of memory (--memory)"
-    )
+    less = [(number, usual, "inputs"), (fewer, positions, "positions of each layer")]
+    told = " and ".join(f"{left} {what} in place of {there}" for left, there, what in less if left < there)
+    note = f"{told}, to stay within {bound / 1e9:.3g} GB of memory (--memory)"
+    if (needed := needs.total(number, fewer)) > OVER * bound:
+        note += f", which may take {needed / 1e9:.2g} GB all the same: its tensors are large"
     return Limits(options.counted(number), fewer, batch, narrow, note)
 
 

@@ -28,7 +28,7 @@ from onnx_udfc.inputs.sources import CHINESE, FORMULA, GROUPS, SIGNALS, fitting_
 from onnx_udfc.inputs.symbols import different_symbols
 from onnx_udfc.inputs.text import LINE
 from onnx_udfc.model.counts import work
-from onnx_udfc.runtime.runs import InputSpec, cut, outputs_of, samples_first
+from onnx_udfc.runtime.runs import InputSpec, asked_at_once, cut, outputs_of, samples_first
 from onnx_udfc.runtime.sessions import open_session, packed
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _run(
     session: Any, names: Sequence[str], specs: Sequence[InputSpec], values: Mapping[str, NDArray[Any]]
 ) -> Answers | None:
     """All outputs for all samples; None if the network fails."""
-    runs = cut(specs, values, _BATCH)
+    runs = cut(specs, values, asked_at_once(specs, values, _BATCH))
     try:
         outputs = [
             [_thinned(samples_first(np.asarray(o), runs.size)) for o in outputs_of(session, names, feed)]

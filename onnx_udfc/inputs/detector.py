@@ -12,7 +12,7 @@ from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.kinds import Scale, Wanted, to_network
 from onnx_udfc.numerics.detectors import Reader, find_reader
 from onnx_udfc.numerics.images import synthetic_images
-from onnx_udfc.runtime.runs import InputSpec, cut, outputs_of
+from onnx_udfc.runtime.runs import InputSpec, asked_at_once, cut, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Detector:
 
     def sureness(self, values: Mapping[str, NDArray[Any]]) -> Double | None:
         """How sure it is of each class (n, C) in each of its inputs, 0 to 1; None where it gives no detections."""
-        runs = cut(self._specs, values, _BATCH)
+        runs = cut(self._specs, values, asked_at_once(self._specs, values, _BATCH))
         parts = [self._of_run(feed) for feed in runs.feeds]
         found = [part for part in parts if part is not None]
         if len(found) < len(parts) or len({part.shape[1] for part in found}) != 1:

@@ -28,6 +28,7 @@ COPIES = 4.5  # of the weights: as read, as changed, traced, pruned, written
 SPARE = 1.5  # of the tensors of a pass: parts at work, and gaps between what lies in memory
 NARROW = 400_000_000  # bytes of what all layers should give above which it is held in 16 bits
 FEWEST, FEWEST_POSITIONS = 4, 1024  # samples and positions below which nothing can be fitted
+SEEN = 256  # positions of a layer that one large sample has, with which it may do where no more fit
 _TARGETS = 0.25  # of the bound above which it is, too
 _PART = 0.2  # of the bound is for one run of the whole network
 _STEP = 0.85  # of the larger of the two is tried next
@@ -100,7 +101,8 @@ class Needs:
 
     def fitting(self, bound: float, samples: int, positions: int) -> tuple[int, int]:
         """So many samples and positions, or as many as keep within the bound; never fewer than the fewest."""
-        fewest, lowest = min(FEWEST, samples), min(FEWEST_POSITIONS, positions)
+        large = self.layers and min(layer.places for layer in self.layers) >= SEEN
+        fewest, lowest = 1 if large else min(FEWEST, samples), min(FEWEST_POSITIONS, positions)
         while self.total(samples, positions) > bound and (samples > fewest or positions > lowest):
             walk = self.walk(samples) > self.kept(samples, positions)
             if samples > fewest and (walk or positions == lowest):

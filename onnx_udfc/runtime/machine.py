@@ -18,6 +18,7 @@ _SLEEP = "20"  # log2 of the clock ticks that a thread of OpenBLAS waits awake: 
 # Parameters of glibc's mallopt and values, bytes. What is larger than the first goes back once it is freed: beside
 # small blocks that live on, places of large ones are not used again, and a chain of 20 operators took 14 tensors for 3.
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = (-3, 1 << 26), (-1, 1 << 29)
+_PART_OF_BOUND = 256  # of a bound on memory: the first of these then, or such places add up to it again
 _ARENAS = (-8, 1)  # another of these parameters: how many parts memory has that threads share
 ROOMY = 600e6  # bytes that a process may hold before it gives back what it has freed
 FREED, LITTLE = 260e6, 300e6  # so much more than is in use (90e6 always are) goes back before that, but of a little
@@ -81,11 +82,16 @@ def prepare_process() -> None:
     """
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", _SLEEP)
     if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        for parameter, value in (_MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENAS) if hasattr(library, "mallopt") else ():
-            taken = library.mallopt(parameter, value)
-            if not taken and parameter == _MMAP_THRESHOLD[0]:  # glibc before 2.35 takes half of that at most
-                library.mallopt(parameter, value // 2)
+        _allocate_by(_MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENAS)
+
+
+def _allocate_by(*parameters: tuple[int, int]) -> None:
+    """Set parameters of the C library's memory, where it has them."""
+    library = ctypes.CDLL(None)
+    for parameter, value in parameters if hasattr(library, "mallopt") else ():
+        taken = library.mallopt(parameter, value)
+        if not taken and parameter == _MMAP_THRESHOLD[0]:  # glibc before 2.35 takes half of that at most
+            library.mallopt(parameter, value // 2)
 
 
 def resident() -> int:
@@ -99,12 +105,21 @@ def resident() -> int:
 
 @contextlib.contextmanager
 def keeping(bound: float | None) -> Iterator[None]:
-    """Inside, freed memory goes back from so much on that a bound (bytes) is kept; from ROOMY on without one."""
+    """Inside, freed memory goes back from so much on that a bound (bytes) is kept; from ROOMY on without one.
+
+    Within a run of a network only what is large goes back by itself: with a bound, smaller tensors do, too.
+    """
     token = _kept.set(ROOMY if bound is None else min(ROOMY, 0.7 * bound))
+    bounded = sys.platform == "linux" and bound is not None
+    if bounded:
+        kind, most = _MMAP_THRESHOLD
+        _allocate_by((kind, min(most, int((bound or 0.0) / _PART_OF_BOUND))))
     try:
         yield
     finally:
         _kept.reset(token)
+        if bounded:
+            _allocate_by(_MMAP_THRESHOLD)
 
 
 def release(above: float | None = None) -> None:

@@ -35,6 +35,7 @@ FAILED = (
     " --method udfc, which runs nothing"
 )
 BATCH = 16  # samples of a run where the network leaves it open
+RUN_VALUES = 1 << 21  # of the inputs of a run that only asks: 4 pictures of 416 x 416
 _TYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(uint8)": np.uint8,
     "tensor(int8)": np.int8, "tensor(uint16)": np.uint16, "tensor(int16)": np.int16, "tensor(int32)": np.int32,
@@ -164,6 +165,12 @@ def cut(given: Sequence[InputSpec], arrays: Mapping[str, NDArray[Any]], batch: i
         feed = dict(whole) | {name: np.asarray(v[number % len(v)]) for name, v in by_run.items()}
         feeds.append(feed | {s.name: _samples(arrays[s.name], s, start, size, fixed is not None) for s in sliced})
     return Runs(tuple(feeds), samples, size)
+
+
+def asked_at_once(given: Sequence[InputSpec], arrays: Mapping[str, NDArray[Any]], most: int) -> int:
+    """Samples of a run that only asks what a network says: so many, or fewer of large ones, one at least."""
+    sizes = [arrays[s.name][:1].size for s in given if not s.by_run and s.axis == 0]
+    return max(1, min(most, RUN_VALUES // max([1, *sizes])))
 
 
 def _samples(values: NDArray[Any], spec: InputSpec, start: int, size: int, fill: bool) -> NDArray[Any]:

@@ -12,7 +12,6 @@ run like its original. They are told apart by what is in them, with tensors numb
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,9 +27,10 @@ from onnx_udfc.model.protos import attribute, dense, reads
 from onnx_udfc.model.values import values
 from onnx_udfc.numerics.activation_grids import OnGrid
 from onnx_udfc.numerics.products import each
+from onnx_udfc.runtime.joined import Joined, JoinedRuns, Room
 from onnx_udfc.runtime.machine import make_room, release
 from onnx_udfc.runtime.providers import CPU, Provider
-from onnx_udfc.runtime.rows import EACH_A_SAMPLE, Kind, counted, kinds_of, part_of, rows_apart
+from onnx_udfc.runtime.rows import EACH_A_SAMPLE, Kind, kinds_of, part_of, rows_apart
 from onnx_udfc.runtime.runs import cut, model_specs, outputs_of
 from onnx_udfc.runtime.sessions import open_session, packed
 
@@ -215,13 +215,22 @@ class Walk:
         segment = _opened(self.pieces, self._model, nodes, first, outputs, constants)
 
         def one(number: int) -> list[Value]:
-            return outputs_of(segment, outputs, {name: self._part(name, v, number) for name, v in inputs.items()})
+            found = outputs_of(segment, outputs, {name: self._part(name, v, number) for name, v in inputs.items()})
+            return [joined[name].take(number, value) for name, value in zip(outputs, found, strict=True)]
 
-        parts = each(one, range(len(self._runs.feeds)))
+        count = len(self._runs.feeds)
+        apart = {
+            id(v)
+            for n, v in inputs.items()
+            if n in self._lengths and self._lengths[n].rows == (self._runs.size,) * count
+        }
+        room = Room([value for value in spent if id(value) in apart])
+        joined = {name: JoinedRuns(count, self._runs.size, room) for name in outputs}
+        parts = each(one, range(count))
         for i, name in enumerate(outputs):
-            self._enter(name, [part[i] for part in parts])
+            self._enter(name, [part[i] for part in parts], joined.pop(name))
 
-    def _enter(self, name: str, parts: list[Value]) -> None:
+    def _enter(self, name: str, parts: list[Value], joined: JoinedRuns | None = None) -> None:
         """Take the value of a tensor from all runs; what is the same in all (a shape) is held once."""
         first = parts[0]
         if not isinstance(first, np.ndarray):  # a sequence
@@ -235,12 +244,10 @@ class Walk:
             if not same:
                 self._lengths[name] = _Lengths((), parts=tuple(parts))
             return
-        joined = np.stack(parts) if first.ndim == 0 else np.concatenate(parts)
         lengths = tuple(1 if first.ndim == 0 else len(part) for part in parts)
-        if per_sample:
-            joined = joined[: self._runs.samples]
+        whole = (joined or JoinedRuns(len(parts), self._runs.size, Room([]))).whole(parts)
         self._lengths[name] = _Lengths(lengths, first.ndim == 0)
-        self.values[name] = self._seen(name, joined)
+        self.values[name] = self._seen(name, whole[: self._runs.samples] if per_sample else whole)
 
     def _part(self, name: str, value: Held, number: int) -> Value:
         """What a tensor is in one run."""
@@ -302,7 +309,7 @@ def run_nodes(
         whole = {name: _plain(value) for name, value in inputs.items()}
         return dict(zip(outputs, outputs_of(segment, outputs, whole), strict=True))
     make_room(4 * made)
-    step, joined = -(-rows // PARTS), _Joined(rows, spent)
+    step, joined = -(-rows // PARTS), Joined(rows, spent)
 
     def part(start: int) -> None:
         length = min(step, rows - start)
@@ -323,32 +330,6 @@ def _rows_of(value: Held, kind: Kind, start: int, length: int) -> Value:
     if isinstance(value, OnGrid) and kind.apart:
         return value[start : start + length]
     return part_of(_plain(value), kind, start, length)
-
-
-class _Joined:
-    """Outputs put together as their parts come: beside the whole there is never more than the parts at work."""
-
-    def __init__(self, rows: int, spent: Sequence[Value]) -> None:
-        self.values: dict[str, Value] = {}
-        self._rows, self._lock = rows, threading.Lock()
-        self._spent = [value for value in spent if value.flags.c_contiguous and value.flags.writeable]
-
-    def take(self, start: int, names: Sequence[str], parts: Sequence[Value], kinds: Mapping[str, Kind]) -> None:
-        """Put rows from `start` on into their places; what is no sample is the same, or counts them."""
-        with self._lock:
-            for name, value in zip(names, parts, strict=True):
-                if name not in self.values:
-                    apart, room = kinds[name].apart, (self._rows, *value.shape[1:])
-                    made = self._room(room, value.dtype) if apart else counted(value, kinds[name], self._rows)
-                    self.values[name] = made
-        for name, value in zip(names, parts, strict=True):
-            if kinds[name].apart:
-                self.values[name][start : start + len(value)] = value
-
-    def _room(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Value:
-        """Memory for an output: that of an input that is spent, if one is alike."""
-        found = next((i for i, value in enumerate(self._spent) if value.shape == shape and value.dtype == dtype), None)
-        return np.empty(shape, dtype) if found is None else self._spent.pop(found)
 
 
 def _rows(nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, Held], constants: Sequence[onnx.TensorProto]) -> int:

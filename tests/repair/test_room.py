@@ -91,8 +91,9 @@ def test_what_fits_is_within_the_bound_and_no_more_is_left_out_than_must_be(part
 def test_where_all_fits_nothing_changes_and_where_nothing_does_the_fewest_are_left() -> None:
     wide = needs(WIDE)
     assert wide.fitting(wide.total(50, 8192), 50, 8192) == (50, 8192)
-    assert wide.fitting(1, 50, 8192) == (FEWEST, FEWEST_POSITIONS)
-    assert wide.fitting(1, 2, 100) == (2, 100)  # fewer than the fewest may be asked for
+    assert wide.fitting(1, 50, 8192) == (1, FEWEST_POSITIONS)
+    assert needs(WIDE.replace("128", "8")).fitting(1, 50, 8192) == (FEWEST, FEWEST_POSITIONS)
+    assert needs(BRANCHES).fitting(1, 2, 100) == (2, 100)  # fewer than the fewest may be asked for
 
 
 def test_what_layers_should_give_is_halved_where_it_is_much_of_the_bound() -> None:
@@ -113,6 +114,16 @@ def test_the_bound_is_that_of_the_options_and_its_note_tells_what_became_less() 
     assert f"{tight.options.number} inputs in place of 97" in tight.note
     assert "--memory" in tight.note
     assert limited(original, Options(memory="300MB", images=2)).options.number == 2
+
+
+def test_large_pictures_are_fewer_than_four_where_no_more_fit_and_a_bound_that_is_too_small_is_said() -> None:
+    original = read_original(small_model(WIDE.replace("[N,", "[1,").replace("128", "1024")), Options())
+    few = limited(original, Options(memory="1GB", images=4))
+    assert few.options.number == 1
+    assert "1 inputs in place of 4" in few.note
+    assert "positions of each layer in place of" not in limited(original, Options(memory="7GB", images=9)).note
+    assert "may take" in limited(original, Options(memory="300MB", images=4)).note
+    assert "may take" not in limited(original, Options(memory="2GB", images=4)).note
 
 
 def peak(model: Path, bound: str, images: str) -> int:

@@ -211,6 +211,24 @@ def test_an_older_c_library_is_asked_for_as_much_as_it_takes(most: int, monkeypa
     assert asked == {-3: most, -1: 1 << 29, -8: 1}
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc keeps what was freed in this way")
+def test_with_a_bound_smaller_tensors_go_back_once_they_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def mallopt(parameter: int, value: int) -> int:
+        asked.append((parameter, value))
+        return 1
+
+    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    with machine.keeping(None):
+        assert asked == []
+    with machine.keeping(1e9):
+        assert asked == [(-3, int(1e9) // 256)]
+    assert asked[1:] == [(-3, 1 << 26)]
+    with machine.keeping(1e12):
+        assert asked[2:] == [(-3, 1 << 26)]  # never more than without
+
+
 def test_room_is_made_for_large_tensors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float | None] = []
     monkeypatch.setattr(machine, "release", given.append)

@@ -13,6 +13,7 @@ from onnx import parser
 from onnx_udfc.model.protos import reads
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.runtime import walk as walk_module
+from onnx_udfc.runtime.joined import JoinedRuns, Room
 from onnx_udfc.runtime.walk import Walk
 from tests.small_graphs import small_model
 
@@ -108,10 +109,13 @@ BRANCHES = """g (float[N,4] x) => (float[N,4] y, float[N,4] z) {
     a = Relu(x) b = Sigmoid(a) c = Tanh(b) d = Add(c, b) y = Sigmoid(d) z = Add(y, a) }"""
 
 
-def test_in_place_what_nobody_waits_for_gives_its_memory_and_nothing_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch", ["N", "8"])
+def test_in_place_what_nobody_waits_for_gives_its_memory_and_nothing_else_does(
+    batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(walk_module, "SMALL", 1)  # values that are shared out
     x = np.linspace(-1, 2, 160, dtype=np.float32).reshape(40, 4)
-    model, given, places = small_model(BRANCHES), x.copy(), {}
+    model, given, places = small_model(BRANCHES.replace("N", batch)), x.copy(), {}
     walks = [Walk(model, {"x": x}, [], in_place=in_place) for in_place in (False, True)]
     for name in ("a", "b", "c", "d", "y", "z"):
         plain, own = (walk.get(name) for walk in walks)
@@ -260,6 +264,19 @@ def test_a_fixed_batch_inside_the_network_holds_for_any_number_of_samples(sample
     np.testing.assert_array_equal(walk.get("r"), np.maximum(x.reshape(-1, 12), 0))
     walk.put("n3", x.reshape(-1, 12))
     np.testing.assert_array_equal(walk.get("y"), abs(x.reshape(-1, 12)))
+
+
+def test_runs_are_put_together_as_they_come() -> None:
+    values = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
+    joined = JoinedRuns(3, 2, Room([]))
+    parts = [joined.take(number, values[number]) for number in (2, 0, 1)]
+    whole = joined.whole(parts)
+    np.testing.assert_array_equal(whole, values.reshape(6, 4))
+    assert all(part.base is whole for part in parts)  # none of them is held twice
+    other = JoinedRuns(2, 2, Room([]))
+    odd = [other.take(0, values[0]), other.take(1, values[1][:, :3])]
+    np.testing.assert_array_equal(odd[1], values[1][:, :3])
+    np.testing.assert_array_equal(other.whole([values[0], values[1]]), values[:2].reshape(4, 4))
 
 
 def test_what_does_not_depend_on_the_sample_is_not_repeated() -> None:
