@@ -24,7 +24,7 @@ from onnx_udfc.decide.finer import finer_layers
 from onnx_udfc.decide.first_layers import suited
 from onnx_udfc.decide.plan import placed, split_layers
 from onnx_udfc.decide.search import asks_for_search, search_note, smallest
-from onnx_udfc.decide.unrepaired import rounded_tables, rounded_unseen, unrepaired_notes
+from onnx_udfc.decide.unrepaired import rounded_unseen, unrepaired_notes
 from onnx_udfc.dry_run import Subject, needs_run, plan_report
 from onnx_udfc.emit.short_names import SHORTENED, shorten_names
 from onnx_udfc.emit.stamp import stamp
@@ -46,7 +46,6 @@ from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import bring, declare_inputs, whole
 from onnx_udfc.model.samples import as_given, with_samples
 from onnx_udfc.model.saving import save
-from onnx_udfc.model.tables import find_tables
 from onnx_udfc.model.unseen import find_unseen
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.products import beside, workers
@@ -212,7 +211,7 @@ def _answered(source: Source, asked: Options, callbacks: Callbacks, original: Or
 
     if asked.for_:
         network = shared.network
-        weights = bool(network.layers or find_tables(network, asked.skip) or find_unseen(network, asked.skip))
+        weights = bool(network.layers or find_unseen(network, asked.skip))
         result, notes = reached(asked, compressed, share, weights=weights)
     elif asked.max_loss is not None:
         result, note = smallest_within(asked, compressed)
@@ -302,9 +301,9 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
     with run.stage("write"):
         if placement is not None and not options.budget:
             pruned, repaired.weights, told = filled(pruned, repaired.weights, placement, options.target, options.skip)
-        tables, unseen = rounded_tables(pruned.network, options), rounded_unseen(pruned.network, options, plan.bits)
+        unseen = rounded_unseen(pruned.network, options, plan.bits)
         grids = repaired.activations or ({} if placement is not None and placement.kept else None)
-        emitted = emit(pruned.network, repaired.weights, grids, options.target, placement, tables, unseen)
+        emitted = emit(pruned.network, repaired.weights, grids, options.target, placement, unseen)
         if original.network.together:
             declare_inputs(emitted.model, original.loaded.model)
         bring(emitted.model)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.decide.finer import finer_layers
 from onnx_udfc.decide.first_layers import integer_placement
-from onnx_udfc.decide.placeholders import of_layers, of_tables, of_unseen
+from onnx_udfc.decide.placeholders import of_layers, of_unseen
 from onnx_udfc.emit.float16 import to_float16
 from onnx_udfc.emit.short_names import shorten_names
 from onnx_udfc.emit.stamp import stamp
@@ -115,14 +115,13 @@ def drafted(network: Network, bits: Mapping[str, float], options: Options, bases
     """The network as it would be written, with codes that mean nothing; `bases` as of `emit`."""
     chosen = {name: b for name, b in bits.items() if b != FLOAT}
     params = of_layers(network, chosen, finer_layers(network, options))
-    tables = of_tables(network, options, len(network.layers))
-    unseen = of_unseen(network, options, chosen, len(network.layers) + len(tables))
+    unseen = of_unseen(network, options, chosen, len(network.layers))
     if options.activations is None or not params:
-        emitted = emit(network, params, None, options.target, tables=tables, unseen=unseen, bases=bases)
+        emitted = emit(network, params, None, options.target, unseen=unseen, bases=bases)
     else:
         placement = integer_placement(network, params, options.target)
         grids = {t: ActivationParams(_STEP, 0, placement.dtype) for t in placement.sites}
-        emitted = emit(network, params, grids, options.target, placement, tables, unseen, bases)
+        emitted = emit(network, params, grids, options.target, placement, unseen, bases)
     if options.float16:
         to_float16(emitted.model, {})
     stamp(emitted.model, options)

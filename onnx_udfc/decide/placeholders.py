@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_udfc.decide.unrepaired import bits_of_tables, bits_of_unseen, tables_to_round, unseen_to_round
+from onnx_udfc.decide.unrepaired import bits_of_unseen, unseen_to_round
 from onnx_udfc.model.unseen import RoundedUnseen
 from onnx_udfc.numerics.grids import QuantParams
 from onnx_udfc.numerics.rounding import FINER
@@ -38,29 +38,13 @@ def of_layers(network: Network, bits: Mapping[str, float], finer: frozenset[str]
     return found
 
 
-def of_tables(network: Network, options: Options, taken: int) -> dict[str, QuantParams]:
-    """The same of the tables of Gather nodes.
-
-    `taken` are numbers that layers have.
-    """
-    numbers: dict[str, int] = {}
-    found = {}
-    for name, table in tables_to_round(network, options).items():
-        number = taken + numbers.setdefault(table.label, len(numbers))
-        found[name] = _codes(bits_of_tables(options), table.matrix_shape, number)
-    return found
-
-
 def of_unseen(network: Network, options: Options, bits: Mapping[str, float], taken: int) -> dict[str, RoundedUnseen]:
-    """The same of unseen weights; arguments as of `of_tables`, and of `of_layers`."""
-    shared = network.origin.shared
+    """The same of unseen weights; `bits` are those of layers, `taken` the numbers that they have."""
     numbers: dict[str, int] = {}
     found, unseen = {}, unseen_to_round(network, options)
     widths = bits_of_unseen(network, unseen, options, bits)
     for key, weight in unseen.items():
-        name = weight.constant.name
-        label = key if weight.path else shared.get(name, name)
-        number = taken + numbers.setdefault(label, len(numbers))
+        number = taken + numbers.setdefault(key if weight.path else weight.label, len(numbers))
         shape = (1, *weight.sizes(weight.axes))
         found[key] = RoundedUnseen(weight, _codes(widths[key], shape, number))
     return found

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx_udfc.decide.allocate import allowed_counts, keep_sets
 from onnx_udfc.decide.asked import Plan, ranks_by_name
 from onnx_udfc.decide.first_layers import integer_placement
-from onnx_udfc.decide.unrepaired import tables_to_round, unseen_to_round
+from onnx_udfc.decide.unrepaired import unseen_to_round
 from onnx_udfc.emit.placement import Placement, integer_bits
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, bits_of_parts, factor
@@ -59,7 +59,7 @@ def plan_of(subject: Subject, decision: Decision, options: Options) -> Plan:
     keep = keep_sets(groups, subject.removals, decision.counts)
     keep = {name: kept for name, kept in keep.items() if len(kept) < subject.channels[name].channels}
     why = {g.name: _why_not_asked(options) for g in subject.channels.groups} | dict(decision.why)
-    quantizable = (*subject.layers, *tables_to_round(network, options), *unseen_to_round(network, options))
+    quantizable = (*subject.layers, *unseen_to_round(network, options))
     factors = dict(decision.factors) | _named_factors(network, subject.curves, options)
     warnings = (*_too_narrow(groups, options), *_nothing_done(quantizable, keep or factors, why, options))
     whole = {name: why[name] for name in why if name not in keep}

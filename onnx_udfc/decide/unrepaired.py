@@ -1,4 +1,4 @@
-"""Weights that nothing repairs: which tables of Gather nodes and which unseen weights are rounded, and to what."""
+"""Weights that nothing repairs: which unseen ones are rounded, and to what."""
 
 from __future__ import annotations
 
@@ -6,41 +6,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from onnx_udfc.emit.targets import TARGETS
-from onnx_udfc.model.tables import TABLES, Table, find_tables
-from onnx_udfc.model.unseen import RECURRENT, RoundedUnseen, Unseen, find_unseen
-from onnx_udfc.numerics.grids import QuantParams, nearest, width_of
+from onnx_udfc.model.unseen import RECURRENT, TABLES, RoundedUnseen, Unseen, find_unseen
+from onnx_udfc.numerics.grids import nearest, width_of
 from onnx_udfc.options.words import FLOAT
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
     from onnx_udfc.options import Options
 
-AUTO = 8  # bits: nothing repairs a table, so that budgets take none of its bits
+AUTO = 8  # bits: nothing repairs these weights, so that budgets take none of their bits
 
 Bits = Mapping[str, float]
-
-
-def tables_to_round(network: Network, options: Options) -> dict[str, Table]:
-    """Name of a Gather → its table, where it is to be rounded; none where the target has no form for tables."""
-    if options.bits == FLOAT or TARGETS[options.target].table is None:
-        return {}
-    return find_tables(network, options.skip)
-
-
-def rounded_tables(network: Network, options: Options) -> dict[str, QuantParams]:
-    """Name of a Gather → the codes of its table, rounded to nearest with the scales of least error.
-
-    The network, as it will be written, is left as it is.
-    """
-    found = {}
-    for name, table in tables_to_round(network, options).items():
-        found[name] = nearest(table.matrix(), bits_of_tables(options))
-    return found
-
-
-def bits_of_tables(options: Options) -> float:
-    """Bits that tables are rounded to."""
-    return AUTO if options.bits == "auto" else width_of(options.bits)
 
 
 def unseen_to_round(network: Network, options: Options) -> dict[str, Unseen]:
@@ -65,13 +41,14 @@ def _multiplied(weight: Unseen) -> bool:
 
 
 def bits_of_unseen(network: Network, unseen: Mapping[str, Unseen], options: Options, bits: Bits) -> dict[str, float]:
-    """Key of an unseen weight → its bits: those of the layer that shares it, or else those of tables."""
-    shared = network.origin.shared
+    """Key of an unseen weight → its bits: those of the layer that shares it with nodes inside of others, or asked."""
+    shared, asked = network.origin.shared, _bits_asked(options)
     roots = {shared.get(network.layers[n].constant.name): b for n, b in bits.items() if n in network.layers}
-    return {
-        key: bits_of_tables(options) if one.path else roots.get(key, bits_of_tables(options))
-        for key, one in unseen.items()
-    }
+    return {key: asked if one.path or one.slot else roots.get(key, asked) for key, one in unseen.items()}
+
+
+def _bits_asked(options: Options) -> float:
+    return AUTO if options.bits == "auto" else width_of(options.bits)
 
 
 def rounded_unseen(network: Network, options: Options, bits: Bits) -> dict[str, RoundedUnseen]:
@@ -87,14 +64,16 @@ def rounded_unseen(network: Network, options: Options, bits: Bits) -> dict[str, 
 
 
 def unrepaired_notes(network: Network, options: Options, forms: Mapping[str, str]) -> tuple[str, ...]:
-    """How the tables and the unseen weights are written, by the name of a Gather and the key of an unseen weight."""
+    """How the unseen weights are written; `forms` is in words, by their keys."""
     if options.bits == FLOAT:
         return ()
-    bits, left = f"{bits_of_tables(options):g} bits", f"stay in float for --target {options.target}"
-    tables = {name: table.text for name, table in find_tables(network, options.skip).items()}
-    unseen = {key: one.text for key, one in find_unseen(network, options.skip).items()}
+    bits, left = f"{_bits_asked(options):g} bits", f"stay in float for --target {options.target}"
+    found = find_unseen(network, options.skip)
     if TARGETS[options.target].table is not None:
-        unseen = {key: text for key, text in unseen.items() if key in forms}
+        found = {key: one for key, one in found.items() if key in forms}
+    tables, unseen = (
+        {key: one.text for key, one in found.items() if one.is_table == is_table} for is_table in (True, False)
+    )
     what = "weights of recurrent layers, and inside of branches and loops"
     return (
         *_notes(tables, forms, f"tables of Gather nodes, {bits}", f"tables of Gather nodes {left}"),

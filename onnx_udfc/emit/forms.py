@@ -28,7 +28,6 @@ from onnx_udfc.numerics.words import best_count, pack_words, powers
 
 if TYPE_CHECKING:
     from onnx_udfc.model.layers import Layer
-    from onnx_udfc.model.tables import Table
     from onnx_udfc.model.unseen import Unseen
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -226,13 +225,6 @@ def stored_weight(layer: Layer, params: QuantParams, bits: int, float_type: int)
     return replace(
         stored, finer=stored_weight(layer, params.finer, min(bits, FORMATS[params.finer.bits].storage), float_type)
     )
-
-
-def stored_table(table: Table, params: QuantParams, bits: int, float_type: int) -> StoredWeight:
-    """Lay codes and scales out as the table of a Gather: arguments as of `stored_weight`, in `Table.matrix()`."""
-    codes = np.ascontiguousarray(table.layout(params.codes))
-    fmt = FORMATS[params.bits]
-    return StoredWeight(table.constant.name, codes, params.scale.reshape(-1), table.axis, bits, fmt, float_type)
 
 
 def stored_unseen(unseen: Unseen, params: QuantParams, bits: int, float_type: int) -> StoredWeight:

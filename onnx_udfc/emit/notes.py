@@ -41,19 +41,19 @@ def oldest_onnxruntime(model: onnx.ModelProto) -> str:
 def form_notes(
     network: Network,
     weights: Mapping[str, QuantParams],
-    tables: Mapping[str, QuantParams],
+    unseen: Mapping[str, QuantParams],
     placement: Placement | None,
     target: Target,
     forms: Mapping[str, str],
 ) -> tuple[bool, tuple[str, ...]]:
     """Return whether the file is expected to be slower than the float original, and the notes.
 
-    `tables` has Gathers by name and unseen weights by key; `placement` is None where only weights are quantized;
-    `forms` are in words, by the names of layers and tables.
+    `unseen` has unseen weights by key; `placement` is None where only weights are quantized; `forms` are in words, by
+    the names of layers and these keys.
     """
     in_every_run = placement is None and any(form.startswith("DequantizeLinear") for form in forms.values())
     slower = target.in_every_run and in_every_run
-    stored = {**weights, **tables}
+    stored = {**weights, **unseen}
     notes = [*_storage_notes(stored, target, placement, forms), *_float_notes(network, weights, placement)]
     if any("Mul" in form for form in forms.values()):
         notes.append(

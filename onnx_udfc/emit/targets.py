@@ -18,7 +18,6 @@ from onnx_udfc.options.words import NO_INTEGERS, ON_GPU, TIMED, Rows
 if TYPE_CHECKING:
     from onnx_udfc.model.layers import Layer
     from onnx_udfc.model.network import Network
-    from onnx_udfc.model.tables import Table
     from onnx_udfc.model.unseen import Unseen
 
 INT4_OPSET, HALF_SCALE_OPSET, PER_AXIS_OPSET, MOD_OPSET = 21, 19, 13, 10  # PER_AXIS: scales may run along an axis
@@ -34,7 +33,7 @@ class Choice:
     bits: int
 
 
-Chooser: TypeAlias = "Callable[[Layer | Table | Unseen, float, bool, int], Choice]"
+Chooser: TypeAlias = "Callable[[Layer | Unseen, float, bool, int], Choice]"
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Target:
     Attributes:
         name: the word of `--target`.
         choose: the form of a layer's weight, by its bits, whether it runs as integers, and the opset.
-        table: the same of the table of a Gather and of an unseen weight; none: they stay in float.
+        table: the same of an unseen weight; none: they stay in float.
         place: where activations are quantized, of a graph, the layers that are to run as integers, and the tensors that
             are to stay in float.
         no_integers: why activations cannot be quantized for it, and what to take instead; empty where they can.
@@ -79,12 +78,12 @@ class Target:
     text: str = ""
 
 
-def folded(_layer: Layer | Table | Unseen, bits: float, _integer: bool, opset: int) -> Choice:
+def folded(_layer: Layer | Unseen, bits: float, _integer: bool, opset: int) -> Choice:
     """Cast and Mul in the smallest type: a float weight once the file is loaded."""
     return Choice("cast_mul", FORMATS[bits].storage if opset >= INT4_OPSET else 8)
 
 
-def _cpu(layer: Layer | Table | Unseen, bits: float, integer: bool, opset: int) -> Choice:
+def _cpu(layer: Layer | Unseen, bits: float, integer: bool, opset: int) -> Choice:
     size, storage = int(np.prod(layer.constant.shape)), FORMATS[bits].storage
     packs = FORMATS[bits].packs or (storage == 4 and opset < INT4_OPSET)
     if packs and opset >= MOD_OPSET and LEAST_PACKED <= size <= MOST_PACKED:
@@ -95,11 +94,11 @@ def _cpu(layer: Layer | Table | Unseen, bits: float, integer: bool, opset: int) 
     return Choice("dq" if stored == 8 else "cast_dq", stored)
 
 
-def _portable(_layer: Layer | Table | Unseen, bits: float, integer: bool, opset: int) -> Choice:
+def _portable(_layer: Layer | Unseen, bits: float, integer: bool, opset: int) -> Choice:
     return Choice("dq", 8 if integer or opset < INT4_OPSET else FORMATS[bits].storage)
 
 
-def _tensorrt(_layer: Layer | Table | Unseen, _bits: float, _integer: bool, _opset: int) -> Choice:
+def _tensorrt(_layer: Layer | Unseen, _bits: float, _integer: bool, _opset: int) -> Choice:
     return Choice("dq", 8)
 
 

@@ -1,11 +1,11 @@
 """Writes unseen weights (`model.unseen`) as codes, in the graphs that hold them.
 
-They get the form of tables, which onnxruntime folds when it loads the file, inside of branches and loop bodies too.
+They get a form that onnxruntime folds when it loads the file, inside of branches and loop bodies too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.emit.draft import Draft
 from onnx_udfc.emit.forms import StoredWeight, describe, stored_unseen, write_weight
-from onnx_udfc.emit.once import rescaled, write_once
+from onnx_udfc.emit.once import rescaled
 from onnx_udfc.model.graph import peek
 from onnx_udfc.model.lossless import Stored
 from onnx_udfc.model.unseen import Path, RoundedUnseen, Unseen, inner_weights
@@ -44,12 +44,11 @@ def write_unseen(
     rounded: Mapping[str, RoundedUnseen],
     target: Target,
     layers: Mapping[str, Written],
-    twins: dict[Hashable, str],
 ) -> dict[str, str]:
-    """Write unseen weights, those of inner graphs from the innermost outwards.
+    """Write unseen weights that nodes with graphs inside hold or read, from the innermost outwards.
 
     All layers of the model are written. `rounded` is key of an unseen weight → its codes; `layers` name of an
-    initializer → what a layer that was read from it has become; `twins` what stands in the network's own graph already.
+    initializer → what a layer that was read from it has become.
 
     Returns:
         Key → the form, in words, of those that were written: one that another node needs in float is not.
@@ -65,21 +64,17 @@ def write_unseen(
         if one.weight.path:
             inner.setdefault(one.weight.path, {})[key] = one
             continue
-        name, slot = one.weight.constant.name, one.weight.slot
-        plain = _written(network, one, target)
-        if slot is not None:
-            write_once(draft, *slot, plain.stored, plain.form, twins)
-        elif name in needed:
+        name = one.weight.constant.name
+        if name in needed:
             continue
-        else:
-            plain = _as_layer(layers.get(name), plain, one.weight)
-            draft.drop_constant(name)
-            draft.first(write_weight(draft, plain.stored, plain.form))
+        plain = _as_layer(layers.get(name), as_stored(network, one, target), one.weight)
+        draft.drop_constant(name)
+        draft.first(write_weight(draft, plain.stored, plain.form))
         forms[key] = describe(plain.form, plain.stored)
     for path in sorted(inner, key=len, reverse=True):
         inside = Draft(draft.model, (_graph_at(draft, path), draft))
         for key, one in inner[path].items():
-            plain = _written(network, one, target)
+            plain = as_stored(network, one, target)
             inside.drop_constant(one.weight.constant.name)
             inside.first(write_weight(inside, plain.stored, plain.form))
             forms[key] = describe(plain.form, plain.stored)
@@ -102,15 +97,15 @@ def halve_inside(model: onnx.ModelProto) -> None:
         inside.finish()
 
 
-def _written(network: Network, one: RoundedUnseen, target: Target) -> Written:
-    """The weight as the file holds it, and its form: that of tables, or as layers have it where there is none."""
+def as_stored(network: Network, one: RoundedUnseen, target: Target) -> Written:
+    """The weight as the file holds it, and its form: as layers have it where a target has none of its own for it."""
     dtype = one.weight.constant.dtype
     params = rescaled(one.params, storable(one.params.scale, dtype))
     choice = (target.table or target.choose)(one.weight, params.bits, False, network.graph.opset)
     stored = stored_unseen(one.weight, params, choice.bits, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
     held = one.weight.constant._values
-    source, alone = held.source if isinstance(held, Stored) else None, choice.form == "dq"
-    return Written(replace(stored, source=source, alone=alone), choice.form)
+    source = held.source if isinstance(held, Stored) else network.source_of(one.weight.constant)
+    return Written(replace(stored, source=source, alone=choice.form == "dq"), choice.form)
 
 
 def _as_layer(layer: Written | None, plain: Written, weight: Unseen) -> Written:

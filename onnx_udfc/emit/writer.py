@@ -1,6 +1,6 @@
 """Writes a quantized network for a target; the only module that decides which QDQ form a file has.
 
-A row of `targets.TARGETS` chooses a row of `forms.WEIGHT_FORMS` for each layer and each table of a Gather; `placement`
+A row of `targets.TARGETS` chooses a row of `forms.WEIGHT_FORMS` for each layer and each unseen weight; `placement`
 says where activations are quantized. The network itself is not changed: its float weights are replaced by the codes in
 a model of its own.
 
@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 
 from onnx_udfc.emit.draft import Draft
 from onnx_udfc.emit.fills import compute_fills
-from onnx_udfc.emit.forms import WEIGHT_FORMS, StoredWeight, describe, stored_table, stored_weight
+from onnx_udfc.emit.forms import WEIGHT_FORMS, StoredWeight, describe, stored_weight
 from onnx_udfc.emit.notes import form_notes, oldest_onnxruntime
 from onnx_udfc.emit.once import rescaled, write_once
 from onnx_udfc.emit.placement import Placement
 from onnx_udfc.emit.sites import write_sites
 from onnx_udfc.emit.targets import TARGETS, Choice, Target, activation_tensors, check_activations, choose
-from onnx_udfc.emit.unseen import Written, write_unseen
-from onnx_udfc.model.tables import Table, table_of
+from onnx_udfc.emit.unseen import Written, as_stored, write_unseen
 from onnx_udfc.model.values import values
 from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.numerics.grids import FORMATS, QuantParams, storable
@@ -42,7 +41,7 @@ __all__ = ["TARGETS", "Bases", "Emitted", "Placement", "activation_tensors", "ch
 Bases = dict[frozenset[str], onnx.ModelProto]  # names of constants that were left out → the model without them
 
 MOST_LOST = 2.0**-8  # of a weight's norm, where it goes back to 16 bits
-WEIGHT_SLOT, TABLE_SLOT = 1, 0  # the input of a layer that is its weight, and that of a Gather
+WEIGHT_SLOT = 1  # the input of a layer that is its weight
 SIGNED_EXACT = 64  # two products of such codes and uint8 ones fit into int16
 WIDEST_BIAS = 2.0**30  # an int32 bias stays below this, so that the products added to it cannot overflow
 
@@ -54,7 +53,7 @@ class Emitted:
     Attributes:
         model: the model.
         form: its form in words.
-        forms: layer name, name of a Gather, or key of an unseen weight → its form in words.
+        forms: layer name, or key of an unseen weight → its form in words.
         notes: what a user should know.
         onnxruntime_min: the oldest onnxruntime that runs it.
         slower: whether it is expected to run slower than the float original on its target.
@@ -78,7 +77,6 @@ def emit(
     activations: Mapping[str, ActivationParams] | None,
     target: str,
     placement: Placement | None = None,
-    tables: Mapping[str, QuantParams] | None = None,
     unseen: Mapping[str, RoundedUnseen] | None = None,
     bases: Bases | None = None,
 ) -> Emitted:
@@ -86,9 +84,8 @@ def emit(
 
     The network, with the biases that go with the codes, is left as it is. `weights` is layer name → codes and scales;
     other layers stay in float. `activations` is tensor → grid, for `placement.tensors` at least; None for weights only.
-    Without a placement they are quantized everywhere that `weights` allows. `tables`, by name of a Gather, and
-    `unseen`, by key of `find_unseen`, are for a target that takes them. `bases` of this network, where it is written
-    several times, are filled here.
+    Without a placement they are quantized everywhere that `weights` allows. `unseen`, by key of `find_unseen`, are for
+    a target that takes them. `bases` of this network, where it is written several times, are filled here.
 
     Raises:
         RequestError: the target cannot run activations in integers, or the network cannot hold them.
@@ -100,18 +97,21 @@ def emit(
         check_activations(network, weights, target)
     else:
         placement = activation_tensors(network, weights, target)
-    gathers = {node.name: table_of(network, node) for node in network.graph.nodes if node.name in (tables or {})}
-    replaced: list[Layer | Table] = [*(network.layers[name] for name in weights), *gathers.values()]
     inner = unseen or {}
-    recurrent = {one.weight.constant.name for one in inner.values() if one.weight.slot is not None}
-    draft = Draft(_bare(network, frozenset({one.constant.name for one in replaced} | recurrent), bases))
-    _keep_halves(draft, network, lossless=not replaced and not inner and not network.reshaped)
+    own: dict[str, list[str]] = {}
+    for key, one in inner.items():
+        own.setdefault(one.weight.slot[0] if one.weight.slot else "", []).append(key)
+    replaced = {network.layers[name].constant.name for name in weights}
+    replaced |= {one.weight.constant.name for one in inner.values() if one.weight.slot}
+    draft = Draft(_bare(network, frozenset(replaced), bases))
+    _keep_halves(draft, network, lossless=not weights and not inner and not network.reshaped)
     written: dict[str, Written] = {}
     forms, memory = {}, {name: float(layer.weight_bytes) for name, layer in network.layers.items()}
     twins: dict[Hashable, str] = {}
-    for name in (name for name in draft.nodes if name in weights or name in gathers):
-        if name in gathers:
-            forms[name] = _write_table(draft, gathers[name], (tables or {})[name], row, network, twins)
+    for name in draft.nodes:
+        for key in own.get(name, ()):
+            forms[key] = _write_own(draft, network, inner[key], row, twins)
+        if name not in weights:
             continue
         layer, params = network.layers[name], weights[name]
         integer = placement is not None and name in placement.integer
@@ -132,10 +132,10 @@ def emit(
         memory[name] = taken * stored.codes.size
     if placement is not None and activations is not None:
         write_sites(draft, placement, activations)
-    forms |= write_unseen(draft, network, inner, row, written, twins)
+    forms |= write_unseen(draft, network, {key: inner[key] for key in own.get("", ())}, row, written)
     model = draft.finish()
     compute_fills(model, network)
-    plain = {**(tables or {}), **{key: one.params for key, one in inner.items() if key in forms}}
+    plain = {key: one.params for key, one in inner.items() if key in forms}
     slower, notes = form_notes(network, weights, plain, placement, row, forms)
     form = "; ".join(
         [
@@ -233,18 +233,12 @@ def _keep_halves(draft: Draft, network: Network, *, lossless: bool) -> None:
         draft.first([draft.node("Cast", f"{name}.widen", [stored], name, {"to": onnx.TensorProto.FLOAT})])
 
 
-def _write_table(
-    draft: Draft, table: Table, params: QuantParams, target: Target, network: Network, twins: dict[Hashable, str]
-) -> str:
-    """The table of a Gather; returns its form in words."""
-    assert target.table is not None
-    choice = target.table(table, params.bits, False, network.graph.opset)
-    dtype = table.constant.dtype
-    params = rescaled(params, storable(params.scale, dtype))
-    float_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    stored = replace(stored_table(table, params, choice.bits, float_type), source=network.source_of(table.constant))
-    write_once(draft, table.node.name, TABLE_SLOT, stored, choice.form, twins)
-    return describe(choice.form, stored)
+def _write_own(draft: Draft, network: Network, one: RoundedUnseen, target: Target, twins: dict[Hashable, str]) -> str:
+    """An unseen weight that a node of the network's own graph reads; returns its form in words."""
+    assert one.weight.slot is not None
+    plain = as_stored(network, one, target)
+    write_once(draft, *one.weight.slot, plain.stored, plain.form, twins)
+    return describe(plain.form, plain.stored)
 
 
 def _write_int32_bias(draft: Draft, layer: Layer, stored: StoredWeight, grid: ActivationParams) -> None:

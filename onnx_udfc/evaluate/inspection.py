@@ -21,7 +21,6 @@ from onnx_udfc.model.inventory import INTEGER_OPS, Holding, already_quantized, i
 from onnx_udfc.model.named import check_named
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.model.samples import load_with_samples
-from onnx_udfc.model.tables import find_tables, table_lines
 from onnx_udfc.model.tied import repeated, twins
 from onnx_udfc.model.unseen import find_unseen, unseen_lines
 from onnx_udfc.options import Options
@@ -81,9 +80,8 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
             settle_as_line(network, Options())
     channels = find_groups(network, skip)
     held = inventory(loaded.model)
-    tables = find_tables(network, skip)
     unseen = find_unseen(network, skip)
-    sizes = {one.text: one.bytes for one in tables.values()} | {one.text: one.bytes for one in unseen.values()}
+    sizes = {one.text: one.bytes for one in unseen.values()}
     plain_layers = _layers(network, channels.shapes)
     layers = (*plain_layers, *_quantized(held, network, channels.shapes))
     again = repeated(network)
@@ -105,7 +103,7 @@ def _inspected(loaded: LoadedModel, skip: Sequence[str], asked: Sequence[str]) -
         notes=(
             *loaded.notes, *network.notes, *channels.notes, *already_quantized(held, loaded.bytes),
             *left_out(held, loaded.bytes),
-            *table_lines(tables, loaded.bytes), *unseen_lines(unseen, loaded.bytes),
+            *unseen_lines(unseen, loaded.bytes),
         ),
         advice=advice_for(
             plain_layers, len(channels.groups), loaded.bytes, compact=network.compact, besides=sum(sizes.values()),

@@ -3,5 +3,5 @@
 __all__ = [
     "coded", "counts", "export", "factored", "files", "foreign", "graph", "inference", "inventory", "layer_bytes",
     "layers", "lossless", "loudness", "named", "names", "network", "protos", "quiet", "samples", "saving", "sources",
-    "tables", "tied", "unseen", "values",
+    "tied", "unseen", "values",
 ]  # fmt: skip

@@ -19,8 +19,7 @@ from onnx import TensorProto, numpy_helper
 from onnx_udfc.errors import ModelError
 from onnx_udfc.escapes import some
 from onnx_udfc.model.protos import all_tensors, attribute, constants, subgraphs, tensor_bytes
-from onnx_udfc.model.tables import TABLES
-from onnx_udfc.model.unseen import RECURRENT, Path, inner_weights
+from onnx_udfc.model.unseen import RECURRENT, TABLES, Path, inner_weights
 from onnx_udfc.model.values import values
 
 MATMULS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul")

@@ -1,8 +1,9 @@
-"""Unseen weights: of recurrent layers, and of whatever stands in branches and loop bodies. No run shows their inputs.
+"""Unseen weights: of recurrent layers, tables of Gather nodes, and whatever stands in branches and loop bodies.
 
-A weight may lie in the graph that reads it, in one around it, and may pass nodes that only move it (Slice, Concat,
-Unsqueeze …) on its way to the node that computes with it: exporters store the gates of an LSTM in another order than
-ONNX has. What is stored is what becomes codes, so that all of that stays as it is.
+No run shows what they are multiplied with. A weight may lie in the graph that reads it, in one around it, and may pass
+nodes that only move it (Slice, Concat, Unsqueeze …) on its way to the node that computes with it: exporters store the
+gates of an LSTM in another order than ONNX has. What is stored is what becomes codes, so that all of that stays as it
+is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from onnx_udfc.model.graph import FLOATS, MOVES, is_dense, peek, standard
 from onnx_udfc.model.lossless import Stored
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.protos import constants, inner_reads, subgraphs
-from onnx_udfc.model.tables import NARROW
 from onnx_udfc.model.values import all_finite
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from onnx_udfc.numerics.grids import QuantParams
 
 LEAST = 1024  # values from which on a weight is worth the nodes that give it back
+LEAST_TABLE = 4096  # the same of a table
+NARROW = 32  # values below which a scale for them would outweigh what their codes save
 RECURRENT = ("LSTM", "GRU", "RNN")
+TABLES = ("Gather",)
 # The inputs of an operator that are weights where they are constant, and the operators that only move values.
 SLOTS = dict.fromkeys(RECURRENT, (1, 2)) | dict.fromkeys(("Gemm", "MatMul"), (0, 1)) | dict.fromkeys(
     ("Conv", "ConvTranspose"), (1,)) | {"Gather": (0,)}  # fmt: skip
@@ -58,12 +61,19 @@ class Unseen:
         path: from the network's graph to that graph; () is the network's own.
         readers: the nodes that compute with it.
         slot: the node of the network's own graph that reads it, and the input that it is there; None elsewhere.
+        label: the name of the initializer that it was read from.
     """
 
     constant: gs.Constant
     path: Path
     readers: tuple[Reader, ...]
-    slot: tuple[str, int] | None = None
+    slot: tuple[str, int] | None
+    label: str
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is the table of a Gather in the network's own graph."""
+        return self.slot is not None and self.readers[0].op in TABLES
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -71,7 +81,10 @@ class Unseen:
 
         The squared error of nearest codes grows with that of their step, and the step with the largest value that
         shares it: of the axes whose scales do not outweigh the codes, those with the least sum of squared steps.
+        Of a table the rows, whose sizes differ most, or the columns where rows are narrow: it need not be read.
         """
+        if self.is_table:
+            return (0,) if self.constant.shape[1] >= NARROW else (1,)
         largest = np.abs(np.asarray(peek(self.constant), np.float64))
         shape, every = largest.shape, tuple(range(largest.ndim))
         ways: list[tuple[int, ...]] = [(axis,) for axis in every] + ([(0, 1)] if len(every) > 2 else [])
@@ -87,7 +100,7 @@ class Unseen:
     @property
     def text(self) -> str:
         """The weight in words: name and shape."""
-        return f"{self.constant.name} ({' x '.join(str(int(n)) for n in self.constant.shape)})"
+        return f"{self.label} ({' x '.join(str(int(n)) for n in self.constant.shape)})"
 
     def matrix(self, axes: tuple[int, ...]) -> NDArray[np.float64]:
         """The weight (1, n, d) with what shares a scale, one for each index along the axes, in a row."""
@@ -116,12 +129,12 @@ class RoundedUnseen:
 
 
 def find_unseen(network: Network, skip: Sequence[str]) -> dict[str, Unseen]:
-    """A key of its own → each unseen weight: those of the network's own recurrent layers, then those inside of nodes.
+    """A key of its own → each unseen weight: those that the network's own nodes read, then those inside of nodes.
 
     A weight that something needs in float, too, is none: codes beside it would only be more.
     `skip` are patterns of names of nodes and tensors that are left alone.
     """
-    found = {one.constant.name: one for one in _recurrent(network, skip)}
+    found = {one.constant.name: one for one in _own(network, skip)}
     for one in inner_weights(network.origin.model.graph, list(network.origin.nodes)):
         names = {one.constant.name, *(r.name for r in one.readers), *(r.within for r in one.readers)}
         if not any(matches(name, skip) for name in names):
@@ -129,23 +142,33 @@ def find_unseen(network: Network, skip: Sequence[str]) -> dict[str, Unseen]:
     return {key: one for key, one in found.items() if all_finite(peek(one.constant))}
 
 
-def _recurrent(network: Network, skip: Sequence[str]) -> Iterator[Unseen]:
-    """The weights of recurrent layers in the network's own graph."""
+def _own(network: Network, skip: Sequence[str]) -> Iterator[Unseen]:
+    """The weights of recurrent layers and the tables of Gather nodes in the network's own graph."""
     shared = network.origin.shared
     needed = {t.name for t in network.graph.outputs}
-    taken: list[tuple[Unseen, str]] = []
+    inside = inner_reads(network.origin.model.graph)
+    taken: list[Unseen] = []
     for node in network.graph.nodes:
-        recurrent = node.op in RECURRENT and not node.domain
-        left = matches(node.name, skip) or not (recurrent or node.name in network.layers)
+        unseen = (node.op in RECURRENT and not node.domain) or _reads_table(node)
+        left = matches(node.name, skip) or not (unseen or node.name in network.layers)
         for slot, tensor in enumerate(node.inputs):
             if not isinstance(tensor, gs.Constant):
                 continue
             label = shared.get(tensor.name, tensor.name)
             if left or matches(label, skip):
                 needed.add(label)
-            elif recurrent and slot in SLOTS[node.op] and is_dense(tensor) and np.prod(tensor.shape) >= LEAST:
-                taken.append((Unseen(tensor, (), (Reader(node.name, node.op, node.name),), (node.name, slot)), label))
-    yield from (one for one, label in taken if label not in needed)
+            elif unseen and slot in SLOTS[node.op] and is_dense(tensor) and np.prod(tensor.shape) >= LEAST:
+                reader = Reader(node.name, node.op, node.name)
+                taken.append(Unseen(tensor, (), (reader,), (node.name, slot), label))
+    yield from (one for one in taken if one.label not in needed and not (one.is_table and one.label in inside))
+
+
+def _reads_table(node: gs.Node) -> bool:
+    """Whether the node picks rows of a constant matrix that is large enough to matter."""
+    if node.op not in TABLES or node.domain or not is_dense(node.inputs[0]):
+        return False
+    shape = tuple(node.inputs[0].shape)
+    return len(shape) == 2 and node.attrs.get("axis", 0) in (0, -2) and int(np.prod(shape)) >= LEAST_TABLE
 
 
 @dataclass
@@ -200,7 +223,7 @@ def inner_weights(graph: onnx.GraphProto, names: list[str]) -> Iterator[Unseen]:
             if scope.path or name in outside:
                 readers = _readers(scope, name)
                 if readers:
-                    yield Unseen(gs.Constant(name, Stored(_named(tensor, name))), scope.path, readers)
+                    yield Unseen(gs.Constant(name, Stored(_named(tensor, name))), scope.path, readers, None, name)
 
 
 def carried_into_loops(nodes: Iterable[onnx.NodeProto]) -> set[str]:
@@ -334,13 +357,18 @@ def _widens(node: onnx.NodeProto) -> bool:
 
 
 def unseen_lines(unseen: dict[str, Unseen], total: int) -> tuple[str, ...]:
-    """A line for each kind of reader, with the share of its weights in the file's `total` bytes."""
+    """A line for each table and each kind of other reader, with their share of the file's `total` bytes."""
     kinds: dict[str, list[Unseen]] = {}
-    for one in unseen.values():
+    tables = {one.label: one for one in unseen.values() if one.is_table}
+    for one in (one for one in unseen.values() if not one.is_table):
         kinds.setdefault(one.readers[0].op, []).append(one)
     return tuple(
+        f"table of a Gather: {one.text}, {one.bytes} bytes, {100 * one.bytes / max(total, 1):.0f} % of the"
+        " file's; --bits makes it smaller"
+        for one in tables.values()
+    ) + tuple(
         f"weights of {op}{'' if all(not one.path and one.slot for one in rows) else ' inside of branches or loops'}:"
-        f" {', '.join(one.text for one in rows)}, {sum(one.bytes for one in rows)} bytes,"
+        f" {', '.join(dict.fromkeys(one.text for one in rows))}, {sum(one.bytes for one in rows)} bytes,"
         f" {100 * sum(one.bytes for one in rows) / max(total, 1):.0f} % of the file's; --bits makes them smaller"
         for op, rows in kinds.items()
     )
