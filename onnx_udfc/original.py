@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_udfc.channels.gates import gates
 from onnx_udfc.channels.groups import Channels, find_groups
-from onnx_udfc.channels.peaks import peaked
+from onnx_udfc.channels.onward import gates, peaked
 from onnx_udfc.decide.asked import AUTO_WIDTHS, factorable, prunable, widths_of
 from onnx_udfc.inputs import photographs
 from onnx_udfc.inputs.how_many import BESIDE_RANKS, can_be_more, image_count, without_classes

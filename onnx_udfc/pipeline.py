@@ -23,7 +23,6 @@ from onnx_udfc.decide.filling import filled
 from onnx_udfc.decide.finer import finer_layers
 from onnx_udfc.decide.first_layers import suited
 from onnx_udfc.decide.plan import placed, split_layers
-from onnx_udfc.decide.search import asks_for_search, search_note, smallest
 from onnx_udfc.decide.unrepaired import rounded_unseen, unrepaired_notes
 from onnx_udfc.dry_run import Subject, needs_run, plan_report
 from onnx_udfc.emit.short_names import SHORTENED, shorten_names
@@ -34,12 +33,11 @@ from onnx_udfc.evaluate.final_check import Answered, answer, check_result, share
 from onnx_udfc.goal import planned, reached
 from onnx_udfc.halved import halve
 from onnx_udfc.inputs.classes import balanced_inputs
-from onnx_udfc.inputs.judged import OTHER_IMAGES
+from onnx_udfc.inputs.how_many import OTHER_IMAGES
 from onnx_udfc.inputs.kinds import check_batch
 from onnx_udfc.inputs.network_inputs import NetworkInputs, likeness, make_inputs, unscaled
 from onnx_udfc.inputs.real import with_data
 from onnx_udfc.inputs.sizes import input_specs_of, take_singly
-from onnx_udfc.loss_search import smallest_within
 from onnx_udfc.model.files import weight_files
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.network import Network
@@ -68,6 +66,7 @@ from onnx_udfc.runtime.machine import cores, keeping, let_go, release
 from onnx_udfc.runtime.providers import asked_provider
 from onnx_udfc.runtime.sessions import Source, check_provider, open_session
 from onnx_udfc.runtime.walk import Pieces
+from onnx_udfc.search import asks_for_search, search_note, smallest, smallest_within
 from onnx_udfc.summary import Outcome, asks_for_repair, asks_for_work, certain, input_reports, make_report
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from onnx_udfc import Options, compress, pipeline
 from onnx_udfc.errors import CheckError, GateError, RequestError
 from onnx_udfc.evaluate.report import Accuracy, Report, Verdict
 from onnx_udfc.goal import planned, reached
-from onnx_udfc.loss_search import TRIES, smallest_within, upper_loss
 from onnx_udfc.options import CombinationError, with_goal
+from onnx_udfc.search import TRIES, smallest_within, upper_loss
 from tests.quantized_graphs import run
 from tests.small_graphs import small_model
 

@@ -13,8 +13,8 @@ from onnx_udfc.emit.writer import emit
 from onnx_udfc.errors import RequestError
 from onnx_udfc.evaluate.validate import validate
 from onnx_udfc.options import Judging
-from onnx_udfc.runtime.fallbacks import Fallbacks, fallbacks
-from onnx_udfc.runtime.on_device import run_on_device
+from onnx_udfc.runtime.latency import run_on_device
+from onnx_udfc.runtime.profiles import Fallbacks, fallbacks
 from onnx_udfc.runtime.providers import Provider
 from onnx_udfc.runtime.sessions import check_provider, open_session
 from tests.quantized_graphs import image, nearest, quantized, run, two_convs

@@ -1,3 +1,3 @@
 """Which channels are one, which may go, and taking them out."""
 
-__all__ = ["gates", "groups", "peaks", "prune", "shapes"]
+__all__ = ["groups", "onward", "prune", "shapes"]

@@ -2,5 +2,5 @@
 
 __all__ = [
     "asked", "average_bits", "counts_and_bits", "damage", "file_size", "filling", "finer", "first_layers", "plan",
-    "search", "unrepaired",
+    "unrepaired",
 ]  # fmt: skip

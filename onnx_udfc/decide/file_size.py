@@ -8,7 +8,7 @@ that mean nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from onnx_udfc.decide.finer import finer_layers
 from onnx_udfc.decide.first_layers import integer_placement
-from onnx_udfc.decide.placeholders import of_layers, of_unseen
+from onnx_udfc.decide.unrepaired import bits_of_unseen, unseen_to_round
 from onnx_udfc.emit.float16 import to_float16
 from onnx_udfc.emit.short_names import shorten_names
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Bases, Emitted, emit
 from onnx_udfc.model.saving import model_bytes
+from onnx_udfc.model.unseen import RoundedUnseen
 from onnx_udfc.numerics.activation_grids import ActivationParams
+from onnx_udfc.numerics.grids import QuantParams
+from onnx_udfc.numerics.rounding import FINER
 from onnx_udfc.options.words import FLOAT
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ _STEP = 2.0**-6  # of activations in a draft: kernels take a clipping at 6 over 
 _SCALE_BYTES = 4
 _NODE_BYTES = 150  # of one more node with its names; what is written in the end is measured
 
+_DIGITS = 12  # of a number to the base 3: enough for half a million weights
 CORRECTIONS = 6  # how often a limit is moved until what is really written or timed meets it
 
 
@@ -114,8 +118,8 @@ def with_biases(network: Network) -> Network:
 def drafted(network: Network, bits: Mapping[str, float], options: Options, bases: Bases | None = None) -> Emitted:
     """The network as it would be written, with codes that mean nothing; `bases` as of `emit`."""
     chosen = {name: b for name, b in bits.items() if b != FLOAT}
-    params = of_layers(network, chosen, finer_layers(network, options))
-    unseen = of_unseen(network, options, chosen, len(network.layers))
+    params = _codes_of_layers(network, chosen, finer_layers(network, options))
+    unseen = _codes_of_unseen(network, options, chosen, len(network.layers))
     if options.activations is None or not params:
         emitted = emit(network, params, None, options.target, unseen=unseen, bases=bases)
     else:
@@ -144,3 +148,44 @@ def short_bytes(model: onnx.ModelProto, network: Network) -> int:
     """Size of a file with short names, which its model has from then on."""
     shorten_names(model, network.layers, network.origin.names)
     return model_bytes(model)
+
+
+def _codes_of_layers(network: Network, bits: Mapping[str, float], finer: frozenset[str]) -> dict[str, QuantParams]:
+    """Codes and scales that mean nothing: the same for layers that share their weight, others for every other.
+
+    `finer` are names of layers that get more bits.
+    """
+    shared = network.origin.shared
+    numbers: dict[str, int] = {}
+    found = {}
+    for name, width in bits.items():
+        layer = network.layers[name]
+        source = shared.get(layer.constant.name, layer.constant.name)
+        number = numbers.setdefault(source, len(numbers))
+        found[name] = _codes(width, layer.matrix_shape, number)
+        if name in finer:
+            found[name] = replace(found[name], finer=_codes(FINER, layer.matrix_shape, number))
+    return found
+
+
+def _codes_of_unseen(
+    network: Network, options: Options, bits: Mapping[str, float], taken: int
+) -> dict[str, RoundedUnseen]:
+    """The same of unseen weights; `bits` are those of layers, `taken` the numbers that they have."""
+    numbers: dict[str, int] = {}
+    found, unseen = {}, unseen_to_round(network, options)
+    widths = bits_of_unseen(network, unseen, options, bits)
+    for key, weight in unseen.items():
+        number = taken + numbers.setdefault(key if weight.path else weight.label, len(numbers))
+        shape = (1, *weight.sizes(weight.axes))
+        found[key] = RoundedUnseen(weight, _codes(widths[key], shape, number))
+    return found
+
+
+def _codes(bits: float, shape: tuple[int, int, int], number: int) -> QuantParams:
+    """Codes and scales that differ by their number: a file holds what is equal once."""
+    codes = np.zeros(shape, np.int8)
+    digits = number // 3 ** np.arange(min(_DIGITS, codes.size)) % 3 - 1
+    codes.reshape(-1)[: digits.size] = digits
+    scale = np.asarray(np.float32(1.0 + number * 2.0**-20), np.float64)
+    return QuantParams(bits, codes, np.full(shape[:2], scale))

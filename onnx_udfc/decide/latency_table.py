@@ -29,8 +29,7 @@ from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.model.factored import Factor, factor
 from onnx_udfc.model.protos import small_model
-from onnx_udfc.runtime.latency import Run, paired_latency
-from onnx_udfc.runtime.on_device import run_on_device
+from onnx_udfc.runtime.latency import Run, paired_latency, run_on_device
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.sessions import open_session
 

@@ -19,8 +19,8 @@ from onnx_udfc.evaluate.side_by_side import gather, open_real
 from onnx_udfc.evaluate.speed import LOOKS, SHORTEST, slower_by, timed
 from onnx_udfc.inputs.choice import affordable
 from onnx_udfc.inputs.feeds import evenly_spaced, take
+from onnx_udfc.inputs.how_many import FEWEST_JUDGED, MOST_JUDGED, OTHER_IMAGES, judged_count
 from onnx_udfc.inputs.image_files import asked_preprocessing
-from onnx_udfc.inputs.judged import FEWEST, MOST, OTHER_IMAGES, judged_count
 from onnx_udfc.inputs.kinds import one_feed
 from onnx_udfc.inputs.network_inputs import BATCH, NetworkInputs, batch_of, elsewhere, make_inputs, settle_sizes
 from onnx_udfc.inputs.rollout import Stepping
@@ -157,7 +157,7 @@ def answer(original: Source, network: Network, options: Options, batch: int = BA
         return Answered(fault=f"not run for its check: {error}")
     others = []
     for other in elsewhere(network, inputs, options):
-        half = max(FEWEST, batch_of(network, other.values) // 2)
+        half = max(FEWEST_JUDGED, batch_of(network, other.values) // 2)
         few = other if other.rollout else _few(network, other, min(half, max(FEWEST_ELSEWHERE, affordable(network))))
         with suppress(ModelError):  # numbers that it does not take are none that it reads
             others.append(_answered(session, few, batch, weights))
@@ -280,16 +280,16 @@ def _compared(first: Any, session: Any, answered: Answered, options: Options) ->
 
 
 def _other_inputs(network: Network, options: Options) -> NetworkInputs:
-    count = min(options.number or judged_count(network, wanted_inputs(network)), MOST)
+    count = min(options.number or judged_count(network, wanted_inputs(network)), MOST_JUDGED)
     asked = options if options.calibrate else options.counted(count)  # the split depends on the real number
-    return _few(network, make_inputs(network, asked, OTHER_IMAGES), options.number or MOST)
+    return _few(network, make_inputs(network, asked, OTHER_IMAGES), options.number or MOST_JUDGED)
 
 
-def _few(network: Network, inputs: NetworkInputs, count: int = MOST) -> NetworkInputs:
-    """At most so many of them, and at most MOST, but whole batches where they are fixed."""
+def _few(network: Network, inputs: NetworkInputs, count: int = MOST_JUDGED) -> NetworkInputs:
+    """At most so many of them, and at most MOST_JUDGED, but whole batches where they are fixed."""
     specs = input_specs_of(network)
     batch, given = max([1, *(spec.batch or 1 for spec in specs)]), batch_of(network, inputs.values)
-    most = max(min(count, MOST, given) // batch, 1) * batch
+    most = max(min(count, MOST_JUDGED, given) // batch, 1) * batch
     chosen = evenly_spaced(given, most)
     rollout = inputs.rollout if len(chosen) == given else None  # what is left out of a sequence breaks it
     return replace(inputs, values=take(specs, inputs.values, chosen), rollout=rollout)

@@ -19,8 +19,8 @@ from onnx_udfc.evaluate.shown_boxes import ShownBoxes
 from onnx_udfc.evaluate.side_by_side import Changed, ClassCount, RealData, Runs, gather, open_real, shapes_of
 from onnx_udfc.evaluate.speed import timed
 from onnx_udfc.evaluate.verdict import beside, judge
+from onnx_udfc.inputs.how_many import OTHER_IMAGES, judged_count
 from onnx_udfc.inputs.image_files import asked_preprocessing
-from onnx_udfc.inputs.judged import OTHER_IMAGES, judged_count
 from onnx_udfc.inputs.kinds import Scale, Wanted, made, one_feed
 from onnx_udfc.inputs.network_inputs import FEATURES, expected, settle_sizes
 from onnx_udfc.inputs.real import opened
@@ -32,13 +32,12 @@ from onnx_udfc.model.samples import with_samples
 from onnx_udfc.options import VERDICTS, InMemory, Judging, Options
 from onnx_udfc.options.row import Share
 from onnx_udfc.progress import Callbacks, Silent
-from onnx_udfc.runtime.fallbacks import Fallbacks, fallbacks
 from onnx_udfc.runtime.kernels import check_runtime
 from onnx_udfc.runtime.latency import Latency
+from onnx_udfc.runtime.profiles import Fallbacks, NodeTime, fallbacks, slowest
 from onnx_udfc.runtime.providers import Provider, asked_provider
 from onnx_udfc.runtime.runs import InputSpec, input_specs, outputs_of, sample_count, split
 from onnx_udfc.runtime.sessions import Source, as_file, file_bytes, open_session
-from onnx_udfc.runtime.slowest import NodeTime, slowest
 from onnx_udfc.version import Tool, this_tool
 
 SYNTHETIC = 32

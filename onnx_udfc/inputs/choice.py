@@ -23,9 +23,8 @@ from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
 from onnx_udfc.inputs.photographs import stored
-from onnx_udfc.inputs.reaction import Answers, information, mixed, ratings, read_steps
+from onnx_udfc.inputs.reaction import Answers, different_symbols, information, mixed, ratings, read_steps
 from onnx_udfc.inputs.sources import CHINESE, FORMULA, GROUPS, SIGNALS, fitting_codes, fitting_pictures
-from onnx_udfc.inputs.symbols import different_symbols
 from onnx_udfc.inputs.text import LINE
 from onnx_udfc.model.counts import work
 from onnx_udfc.runtime.runs import InputSpec, asked_at_once, cut, outputs_of, samples_first

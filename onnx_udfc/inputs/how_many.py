@@ -1,4 +1,4 @@
-"""How many inputs are made up, and how many these are chosen from where the network says which ones are taken."""
+"""How many inputs are made up to be fitted and judged on, and how many the former are chosen from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnx_udfc.inputs.choice import affordable
 from onnx_udfc.inputs.classifier import class_scores
 from onnx_udfc.model.counts import work
 
@@ -25,6 +26,10 @@ BESIDE_RANKS = 320  # images where layers that may become two are seen at few po
 MOST_TIMES = 8  # as many images in the pool as are needed, at most
 POOL_MACS = 120e9  # of all runs over the pool and what is bred from it: a few seconds
 POOL_PIXELS = 13e6  # of the pool: a few seconds, too
+OTHER_IMAGES = 1000  # added to the seed: nothing is judged on the inputs that the repair has seen
+MOST_JUDGED, FEWEST_JUDGED = 96, 16  # inputs
+MORE_JUDGED = 2  # times as many as are fitted on: a judgement costs little and is counted in answers
+PROBES = 2  # times those that may be run to find out what a network expects, at most
 
 
 def image_count(wanted: Sequence[Wanted], most: int = MOST) -> int:
@@ -32,6 +37,12 @@ def image_count(wanted: Sequence[Wanted], most: int = MOST) -> int:
     pixels = [_pixels(w) for w in wanted if w.kind in ("picture", "bytes")]
     pixels += [int(np.prod(w.sample)) for w in wanted if w.kind == "signal"]
     return int(np.clip(PIXELS // max([1, *pixels]), LEAST, most))
+
+
+def judged_count(network: Network, wanted: Sequence[Wanted]) -> int:
+    """How many inputs a result is judged on, where nobody says so: as many as are no great work."""
+    usual = min(MORE_JUDGED * image_count(wanted), MOST_JUDGED)
+    return max(min(usual, FEWEST_JUDGED), min(usual, PROBES * affordable(network)))
 
 
 def _pixels(wanted: Wanted) -> int:

@@ -32,7 +32,7 @@ from onnx_udfc.inputs.scale import (
 )
 from onnx_udfc.inputs.sizes import check_sizes, input_specs_of, settle, wanted_inputs
 from onnx_udfc.inputs.stem import stem_of
-from onnx_udfc.inputs.variants import with_variants
+from onnx_udfc.numerics.breeding import children
 from onnx_udfc.options import Options
 from onnx_udfc.runtime.runs import sample_count
 
@@ -390,3 +390,26 @@ def likeness(network: Network, inputs: NetworkInputs) -> Likeness:
     if inputs.source == "calibration":
         return "real"
     return "alike" if network.has_batch_norms or shows_classes(network, inputs) else "foreign"
+
+
+def with_variants(
+    wanted: tuple[Wanted, ...], values: dict[str, NDArray[Any]], count: int, seed: int
+) -> dict[str, NDArray[Any]]:
+    """The values of a network with one input of pictures, and variants of them up to `count`; others as they are.
+
+    Variants are parts of one beside another, one over another, parts made larger: a layer is fitted on the positions
+    that its inputs show, and of a few small pictures these are fewer than the layer has channels.
+    """
+    if len(wanted) != 1 or wanted[0].kind not in ("picture", "bytes") or wanted[0].spec.axis != 0:
+        return values
+    ((name, real),) = values.items()
+    batch = wanted[0].spec.batch or 1
+    missing = count // batch * batch - len(real)
+    if missing <= 0 or len(real) < 2 or real.ndim != 4:
+        return values
+    rng = np.random.default_rng(seed)
+    pictures = np.moveaxis(real, -1, 1) if wanted[0].channels_last else real
+    first, second = rng.integers(len(real), size=(2, missing))
+    born = np.clip(children(pictures[first], pictures[second], rng), real.min(), real.max())
+    born = np.moveaxis(born, 1, -1) if wanted[0].channels_last else born
+    return {name: np.concatenate([real, born.astype(real.dtype)])}

@@ -26,6 +26,7 @@ Answers = Sequence[NDArray[Any]]  # of one kind of inputs: every output's values
 MOST_CLASSES = 1 << 18  # as vocabularies have; a row of more is a map laid flat
 SYMBOLS = 8  # characters, at least, that a step chooses from
 LEAST = 1e-3  # nats; below, an output says nothing to any of the kinds
+SURE = 0.5  # probability above which a symbol counts as read
 _ROUNDING = 1e-2  # by which probabilities may miss the sum 1, or leave 0..1
 
 
@@ -109,3 +110,12 @@ def _entropy(p: Double) -> Double:
     """Of rows (m, C), in nats."""
     p = np.maximum(p, 0)
     return np.asarray(-(p * np.log(np.maximum(p, 1e-30))).sum(-1), np.float64)
+
+
+def different_symbols(values: NDArray[Any]) -> int:
+    """Number of different symbols that are read in lines, by scores (n, steps, C); 0 where they are none."""
+    steps = read_steps(values)
+    p = probabilities(steps.astype(np.float64)) if steps.ndim == 3 else None
+    if p is None or p.shape != (steps.shape[0] * steps.shape[1], steps.shape[2]):
+        return 0
+    return len(np.unique(p.argmax(1)[p.max(1) > SURE]))

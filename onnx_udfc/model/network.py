@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -22,7 +23,6 @@ from onnx_udfc.model.graph import copy_graph
 from onnx_udfc.model.layers import BatchNorm, Layer, find_layers
 from onnx_udfc.model.layout import move_transposes
 from onnx_udfc.model.lossless import Origin, Stored, import_graph, sorted_nodes, tensors_read
-from onnx_udfc.model.memo import Memo
 from onnx_udfc.model.no_ops import drop_no_ops
 from onnx_udfc.model.pads import fold_pads
 from onnx_udfc.model.pooling import write_pooling
@@ -34,12 +34,38 @@ from onnx_udfc.model.values import all_finite, forget
 
 __all__ = ["BatchNorm", "Layer", "Network", "read"]
 
+Found = TypeVar("Found")
+
 # Operators behind which values no longer have the scale of the input; a Sqrt is that of a norm in single steps.
 STEADYING = frozenset((
     "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization", "LpNormalization",
     "MeanVarianceNormalization", "Softmax", "Sqrt",
 ))  # fmt: skip
 MOST_SHAPES = 8  # of a network and its copies whose shapes are remembered
+
+
+class Memo:
+    """Answers by all that they depend on."""
+
+    def __init__(self, most: int = 64) -> None:
+        """Nothing is known yet.
+
+        At most so many answers are kept, the latest ones.
+        """
+        self._known: dict[Hashable, Any] = {}
+        self._most = most
+
+    def once(self, key: Hashable, find: Callable[[], Found]) -> Found:
+        """The answer that is known under a key, else what `find` returns.
+
+        The key has everything that the answer depends on: whoever asks with equal keys wants the same thing.
+        """
+        if key not in self._known:
+            while len(self._known) >= self._most:
+                del self._known[next(iter(self._known))]
+            self._known[key] = find()
+        found: Found = self._known[key]
+        return found
 
 
 @dataclass(eq=False)

@@ -40,7 +40,6 @@ from onnx_udfc.numerics.moments import (
 from onnx_udfc.numerics.narrowing import curves
 from onnx_udfc.numerics.products import Behind, product
 from onnx_udfc.numerics.sixteen_bits import SixteenBits, in_sixteen_bits
-from onnx_udfc.repair.matching import affine, matching
 from onnx_udfc.repair.ordering import Ordering
 from onnx_udfc.repair.rounding import MOST_SAMPLES, rounding_damage
 from onnx_udfc.runtime.machine import release
@@ -61,6 +60,7 @@ LEAST = 4096  # positions, however wide
 AN_UNKNOWN = 5  # positions for each unknown of a layer that may be split; nine gained nothing more
 FEWEST = 4  # a layer of rank r is seen at r / FEWEST positions at least, or its directions are those of few pictures
 CURVES = 8  # positions for each value of a patch that curves are measured at: more change nothing
+MOST_GAIN = 100.0  # of a matched channel
 _QUIETEST = 0.01  # of the mean variance: channels below it are not minded more
 
 
@@ -416,3 +416,24 @@ def channel_mean(y: Value, layer: Layer) -> Double:
     if not layer.kernel:
         return np.asarray(y.reshape(-1, y.shape[-1]).mean(0, dtype=np.float64))
     return np.asarray(channel_sums(y) / max(1, y.size // y.shape[1]))
+
+
+def matching(layer: Layer, y: Value) -> tuple[Double, Double]:
+    """Gain and shift (O,) that bring the layer's output y to the stored statistics."""
+    norm = layer.batch_norm
+    assert norm is not None
+    mean, var = channel_statistics(y)
+    factor = norm.gamma / np.sqrt(norm.var + norm.epsilon)
+    alive = abs(factor) > 1e-12
+    seen = np.where(alive, var / np.square(np.where(alive, factor, 1.0)), norm.var)
+    # Channels that never moved, in training or now, must not get an unbounded gain.
+    floor = 1e-6 * max(float(norm.var.mean()), 1e-30)
+    gain = np.clip(np.sqrt((norm.var + floor) / (seen + floor)), 1 / MOST_GAIN, MOST_GAIN)
+    return gain, norm.beta - gain * mean
+
+
+def affine(y: Value, gain: Double, shift: Double) -> None:
+    """Apply y ← gain * y + shift per channel (axis 1), in place."""
+    shape = (1, -1) + (1,) * (y.ndim - 2)
+    y *= gain.astype(y.dtype).reshape(shape)
+    y += shift.astype(y.dtype).reshape(shape)

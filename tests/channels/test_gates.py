@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_udfc.channels.gates import gates
 from onnx_udfc.channels.groups import find_groups
+from onnx_udfc.channels.onward import gates
 from onnx_udfc.numerics.metric import Metric
 from onnx_udfc.repair.ordering import Ordering
 from tests.small_graphs import small_network

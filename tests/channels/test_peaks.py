@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnx_udfc.channels.groups import find_groups
-from onnx_udfc.channels.peaks import peaked
+from onnx_udfc.channels.onward import peaked
 from onnx_udfc.numerics.moments import peak_positions
 from onnx_udfc.repair.reference import trace
 from tests.quantized_graphs import fetch

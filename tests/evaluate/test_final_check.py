@@ -13,7 +13,7 @@ from onnx_udfc.errors import CheckError, GateError
 from onnx_udfc.evaluate import final_check
 from onnx_udfc.evaluate.final_check import answer, check_result
 from onnx_udfc.evaluate.movement import MAX_DB
-from onnx_udfc.inputs.judged import FEWEST, MOST
+from onnx_udfc.inputs.how_many import FEWEST_JUDGED, MOST_JUDGED
 from onnx_udfc.inputs.network_inputs import settle_sizes
 from onnx_udfc.model.network import read
 from onnx_udfc.options import Options, parse_requirement
@@ -172,11 +172,11 @@ def test_a_network_whose_runs_take_long_is_checked_on_fewer_inputs(monkeypatch: 
     model = scaled_model(CHAIN)
     counts = []
     for affordable in (10**6, 20, 1):
-        monkeypatch.setattr("onnx_udfc.inputs.judged.affordable", lambda _network, number=affordable: number)
+        monkeypatch.setattr("onnx_udfc.inputs.how_many.affordable", lambda _network, number=affordable: number)
         found = check_result(model, read(model), model, Options())
         assert found.fidelity is not None
         counts.append(found.fidelity.count)
-    assert counts == [MOST, 40, FEWEST]
+    assert counts == [MOST_JUDGED, 40, FEWEST_JUDGED]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -18,8 +18,8 @@ from onnx_udfc.errors import CheckError, ModelError, RequestError
 from onnx_udfc.evaluate.comparison import decibels, fidelity
 from onnx_udfc.evaluate.movement import MAX_DB
 from onnx_udfc.evaluate.validate import Validation, validate
+from onnx_udfc.inputs.how_many import MOST_JUDGED, OTHER_IMAGES
 from onnx_udfc.inputs.image_files import Preprocessing
-from onnx_udfc.inputs.judged import MOST, OTHER_IMAGES
 from onnx_udfc.inputs.kinds import Scale, made
 from onnx_udfc.inputs.network_inputs import expected
 from onnx_udfc.inputs.sizes import undescribed
@@ -96,7 +96,7 @@ def test_the_figures_equal_a_naive_computation(weight: NDArray[np.float32]) -> N
     assert output.cosine == pytest.approx(np.median(cosines), rel=1e-6)
     assert output.max_difference == pytest.approx(np.abs(y - z).max(), rel=1e-4)
     assert output.agreement == (y.argmax(1) == z.argmax(1)).mean()
-    assert found.count == MOST
+    assert found.count == MOST_JUDGED
     assert found.bytes.original == network(weight).ByteSize()
 
 

@@ -16,9 +16,9 @@ from onnx_udfc.inputs.how_many import image_count
 from onnx_udfc.inputs.kinds import Wanted, made
 from onnx_udfc.inputs.network_inputs import make_inputs, settle_sizes
 from onnx_udfc.inputs.photographs import stored
+from onnx_udfc.inputs.reaction import different_symbols
 from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.inputs.sources import CODES, GROUPS, PICTURES, SIGNALS, fitting_codes, fitting_pictures
-from onnx_udfc.inputs.symbols import different_symbols
 from onnx_udfc.inputs.uses import Use
 from onnx_udfc.model.network import read
 from onnx_udfc.numerics.images import synthetic_images

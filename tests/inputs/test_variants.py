@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_udfc.inputs.kinds import Wanted
-from onnx_udfc.inputs.variants import with_variants
+from onnx_udfc.inputs.network_inputs import with_variants
 from onnx_udfc.runtime.runs import InputSpec
 
 

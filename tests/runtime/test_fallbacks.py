@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onnx_udfc.runtime.fallbacks import Fallbacks, fallbacks, read_profile
+from onnx_udfc.runtime.profiles import Fallbacks, fallbacks, read_profile
 from onnx_udfc.runtime.providers import CPU
 from tests.quantized_graphs import image, two_convs
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from onnx_udfc.runtime.on_device import run_on_device
+from onnx_udfc.runtime.latency import run_on_device
 from onnx_udfc.runtime.providers import CPU
 from onnx_udfc.runtime.sessions import open_session
 

@@ -19,8 +19,8 @@ from onnx_udfc.decide.latency_table import Timing, layer_times
 from onnx_udfc.errors import RequestError
 from onnx_udfc.evaluate.peak_memory import peak_memory
 from onnx_udfc.model.network import Network, read
-from onnx_udfc.runtime.fallbacks import fallbacks
 from onnx_udfc.runtime.kernels import check_runtime
+from onnx_udfc.runtime.profiles import fallbacks
 from onnx_udfc.runtime.providers import CPU, Provider
 from onnx_udfc.runtime.sessions import open_session
 from onnx_udfc.runtime.walk import Pieces

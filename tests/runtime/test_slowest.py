@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from onnx_udfc.errors import ModelError
-from onnx_udfc.runtime.slowest import COUNT, NodeTime, ranked, slowest
+from onnx_udfc.runtime.profiles import COUNT, NodeTime, ranked, slowest
 from tests.small_graphs import small_model
 
 TEXT = """g (float[1,8,24,24] x, float[64,8,5,5] W1, float[2,64,1,1] W2) => (float[1,2,20,20] y) {

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from onnx_udfc.decide.search import TRIES, asks_for_search, search_note, smallest
 from onnx_udfc.errors import GateError, RequestError
 from onnx_udfc.options import Options, parse_requirement
+from onnx_udfc.search import HALVINGS, asks_for_search, search_note, smallest
 
 GATE = (parse_requirement("agreement>=0.9"),)
 ASKED = Options(budget={"macs": "0.8"}, require=GATE)
@@ -31,8 +31,8 @@ def passing_from(least: float, seen: list[float]) -> Callable[[Options], float]:
 def test_finds_the_smallest_that_passes(least: float) -> None:
     seen: list[float] = []
     found, options = smallest(ASKED, passing_from(least, seen))
-    assert len(seen) == TRIES + 1
-    assert max(least, 0.1) <= found <= max(least, 0.1) + 0.8 / 2**TRIES
+    assert len(seen) == HALVINGS + 1
+    assert max(least, 0.1) <= found <= max(least, 0.1) + 0.8 / 2**HALVINGS
     assert options.budgets()[0].amount == pytest.approx(found, rel=1e-5)
 
 

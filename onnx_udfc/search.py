@@ -1,8 +1,11 @@
-"""The smallest file whose loss stays below a bound: bisection over a budget, on a scale of ratios.
+"""The smallest result that passes: bisection over the size that a budget allows.
 
-Every try is a whole compression of the same original, which is read and run once. A loss that is measured on labelled
-inputs has an error of its own, and the smallest file that passes is the one that was lucky: a standard error of the
-changed answers is added before it is compared.
+`--budget macs=0.6 --require agreement>=0.97`: the network at the budget must pass. Then budgets between nothing and it
+are halved, and the smallest network that passes is the result. `--max-loss 0.01`: the same on a scale of ratios, over
+a budget of bytes if there is none. A loss that is measured on labelled inputs has an error of its own, and the smallest
+file that passes is the one that was lucky: a standard error of the changed answers is added before it is compared.
+
+Every try is a whole compression of the same original, which is read and run once.
 """
 
 from __future__ import annotations
@@ -10,19 +13,74 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from onnx_udfc.decide.search import scaled
 from onnx_udfc.errors import CheckError, GateError, RequestError
 
 if TYPE_CHECKING:
     from onnx_udfc.evaluate.report import Report
-    from onnx_udfc.goal import R
-    from onnx_udfc.options import Options
+    from onnx_udfc.goal import Reported
+    from onnx_udfc.options import Budget, Options
 
-TRIES = 8
+T = TypeVar("T")
+R = TypeVar("R", bound="Reported")
+
+FIDELITY = ("agreement", "sqnr", "cosine")
+TRIES = 8  # for a bound on the loss
 LEAST, MOST = 0.03, 0.6  # of the bytes: between them the answer is looked for, where there is no budget
 NEAR = 1.07  # two budgets of this ratio are one
+HALVINGS = 5  # after the first: the budget is found to 1/32 of what was asked for
+
+
+def asks_for_search(options: Options) -> bool:
+    """Whether there is a budget to shrink and a lower bound on fidelity that stops it."""
+    return bool(options.budget) and any(r.key in FIDELITY and r.op in (">=", ">") for r in options.require)
+
+
+def smallest(options: Options, compressed: Callable[[Options], T]) -> tuple[T, Options]:
+    """Find the smallest network that passes the gates.
+
+    Budgets are upper limits; all are shrunk by the same factor. `compressed` raises GateError where a gate is not met.
+
+    Returns:
+        The network, and the options that gave it.
+
+    Raises:
+        GateError: the gates are not met even at the budgets that were asked for.
+        RequestError: the budgets cannot be reached.
+    """
+    best, found = compressed(options), options
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        trial = scaled(options, middle)
+        try:
+            best, found = compressed(trial), trial
+            high = middle
+        except (GateError, RequestError):
+            low = middle
+    return best, found
+
+
+def scaled(options: Options, factor: float) -> Options:
+    """The same with budgets times a factor."""
+    return replace(options, budget={b.key: _amount(b, factor) for b in options.budgets()})
+
+
+def _amount(budget: Budget, factor: float) -> str:
+    """A budget's amount times a factor, as it is written on the command line."""
+    value = budget.amount * factor
+    return f"{value:.6g}" if budget.fraction else f"{value:.0f}"
+
+
+def search_note(asked: Options, found: Options) -> str:
+    """What was found, in words."""
+    gates = ", ".join(str(r) for r in asked.require)
+    budget = ", ".join(f"{key}={value}" for key, value in found.budget.items())
+    return (
+        f"the smallest network that keeps {gates} on inputs of the check, of {HALVINGS + 1} tried: --budget {budget}"
+        " (agreement on synthetic inputs is a weak guide to accuracy: docs/allocation.md)"
+    )
 
 
 def smallest_within(options: Options, compressed: Callable[[Options], R]) -> tuple[R, str]:
