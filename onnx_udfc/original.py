@@ -142,7 +142,9 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
     pieces = Pieces(provider)
     matched, sizes, seed = inputs.source == "synthetic", original.channels.shapes.sizes, options.seed
     known = {}
-    if groups or split:  # where something goes, errors are weighed by what the answers make of them
+    if (
+        groups or split
+    ) and limits.weighed:  # where something goes, errors are weighed by what the answers make of them
         known = informations(
             network, inputs.values, sizes, matched=matched, seed=seed, pieces=pieces, provider=provider
         )
@@ -164,6 +166,7 @@ class Limits:
         positions: output positions of each layer that are looked at.
         batch: samples of a run of the whole network.
         narrow: what layers give is held in 16 bits.
+        weighed: errors are weighed by what the answers make of them, by a backward pass.
         note: what became less, in words for the user; empty if nothing did.
     """
 
@@ -171,32 +174,40 @@ class Limits:
     positions: int
     batch: int = BATCH
     narrow: bool = False
+    weighed: bool = True
     note: str = ""
 
 
 def limited(original: Original, options: Options) -> Limits:
-    """Inputs and positions, fewer where they need more memory than `--memory`, or a quarter of the machine's."""
+    """Inputs and positions, fewer where they need more memory than `--memory`, or a quarter of the machine's.
+
+    Nobody naming a number or a bound, inputs are also fewer where a pass over them is large.
+    """
     positions = samples_for(len(original.network.layers))
     bound = options.memory_bound or memory() / SHARE_OF_MEMORY
     if not can_be_made(original.network):
         return Limits(options, positions)
+    unasked = not (options.number or options.calibrate or options.memory_bound)
     options = _counted(original, options)
-    if not bound:
-        return Limits(options, positions)
     network, channels = original.network, original.channels
     needs = needs_of(network, channels.shapes, factorable(network, channels, options))
     usual = options.number or (REAL if options.calibrate else image_count(wanted_inputs(original.network)))
-    needs = needs.within(bound, usual, positions)
+    if unasked and needs.unasked(usual) < usual:
+        usual = needs.unasked(usual)
+        options = options.counted(usual)
+    if not bound:
+        return Limits(options, positions)
+    needs, weighed = needs.within(bound, usual, positions), needs.goes_back(bound)
     number, fewer = needs.fitting(bound, usual, positions)
     batch, narrow = needs.batch(bound, BATCH), needs.narrow
     if (number, fewer) == (usual, positions):
-        return Limits(options, positions, batch, narrow)
+        return Limits(options, positions, batch, narrow, weighed)
     less = [(number, usual, "inputs"), (fewer, positions, "positions of each layer")]
     told = " and ".join(f"{left} {what} in place of {there}" for left, there, what in less if left < there)
     note = f"{told}, to stay within {bound / 1e9:.3g} GB of memory (--memory)"
     if (needed := needs.total(number, fewer)) > OVER * bound:
         note += f", which may take {needed / 1e9:.2g} GB all the same: its tensors are large"
-    return Limits(options.counted(number), fewer, batch, narrow, note)
+    return Limits(options.counted(number), fewer, batch, narrow, weighed, note)
 
 
 def _counted(original: Original, options: Options) -> Options:

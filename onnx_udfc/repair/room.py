@@ -27,6 +27,7 @@ BASE = 170_000_000  # bytes of the interpreter, its libraries and what is made o
 COPIES = 4.5  # of the weights: as read, as changed, traced, pruned, written
 SPARE = 1.5  # of the tensors of a pass: parts at work, and gaps between what lies in memory
 NARROW = 400_000_000  # bytes of what all layers should give above which it is held in 16 bits
+PASS, FEWEST_UNASKED = 1.1e9, 8  # bytes of a pass that nobody allowed more for, and samples even where they take more
 FEWEST, FEWEST_POSITIONS = 4, 1024  # samples and positions below which nothing can be fitted
 SEEN = 256  # positions of a layer that one large sample has, with which it may do where no more fit
 _TARGETS = 0.25  # of the bound above which it is, too
@@ -69,12 +70,14 @@ class Needs:
         fixed: bytes whatever is run.
         live: bytes of the tensors that live at the same time, for one sample.
         layers: what is kept of each.
+        whole: bytes of all tensors together, for one sample: a backward pass holds them at once.
         narrow: what they should give is held in 16 bits, in place of float32.
     """
 
     fixed: int
     live: int
     layers: tuple[_Kept, ...]
+    whole: int = 0
     narrow: bool = False
 
     def walk(self, samples: int) -> int:
@@ -111,6 +114,14 @@ class Needs:
                 positions = max(lowest, int(_STEP * positions))
         return samples, positions
 
+    def unasked(self, samples: int) -> int:
+        """So many samples, or as many as make a pass of PASS: of few channels at full length that is the most of it."""
+        return min(samples, max(FEWEST_UNASKED, int(PASS / max(1, self.walk(1)))))
+
+    def goes_back(self, bound: float) -> bool:
+        """Whether a backward pass of one sample keeps within a bound."""
+        return self.fixed + self.whole <= bound
+
     def batch(self, bound: float, most: int) -> int:
         """Samples of a run of the whole network: as many as take a part of the bound, `most` at most."""
         return max(1, min(most, int(_PART * bound / max(1, SPARE * self.live))))
@@ -124,7 +135,8 @@ def needs_of(network: Network, shapes: Shapes, split: Collection[str] = ()) -> N
     batch = next((s.batch for s in input_specs_of(network) if s.batch), 1)
     weights = sum(4 * math.prod(layer.constant.shape) for layer in network.layers.values())
     live = -(-most_live(network.graph, shapes.sizes) // batch)
-    return Needs(BASE + int(COPIES * weights), live, tuple(_layers(network, shapes.sizes, batch, split)))
+    whole = sum(_bytes(t, shapes.sizes) for node in network.graph.nodes for t in node.outputs) // batch
+    return Needs(BASE + int(COPIES * weights), live, tuple(_layers(network, shapes.sizes, batch, split)), whole)
 
 
 def most_live(graph: gs.Graph, sizes: Mapping[str, Size]) -> int:

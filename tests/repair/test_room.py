@@ -12,7 +12,7 @@ import pytest
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.options import Options
 from onnx_udfc.original import limited, read_original
-from onnx_udfc.repair.room import FEWEST, FEWEST_POSITIONS, Needs, most_live, needs_of
+from onnx_udfc.repair.room import FEWEST, FEWEST_POSITIONS, PASS, SPARE, Needs, most_live, needs_of
 from tests.small_graphs import small_model, small_network
 
 BRANCHES = """g (float[1,2,10,10] x, float[4,2,1,1] W1, float[6,4,1,1] W2, float[6,2,1,1] W3) => (float[1,6,10,10] y) {
@@ -124,6 +124,28 @@ def test_large_pictures_are_fewer_than_four_where_no_more_fit_and_a_bound_that_i
     assert "positions of each layer in place of" not in limited(original, Options(memory="7GB", images=9)).note
     assert "may take" in limited(original, Options(memory="300MB", images=4)).note
     assert "may take" not in limited(original, Options(memory="2GB", images=4)).note
+
+
+def test_of_a_network_of_many_channels_at_full_length_fewer_inputs_are_taken_unasked() -> None:
+    long = small_model("""g (float[N,1,16384] x, float[128,1,3] W1, float[128,128,3] W2, float[1,128,3] W3)
+        => (float[N,1,16384] y) {
+        a = Conv<pads=[1,1]>(x, W1) ra = Relu(a) b = Conv<pads=[1,1]>(ra, W2) rb = Relu(b)
+        y = Conv<pads=[1,1]>(rb, W3) }""")
+    original = read_original(long, Options())
+    taken = limited(original, Options(prune=0.2))
+    usual = 1_600_000 // 16384
+    assert taken.options.number is not None
+    assert 0.8 * PASS < taken.options.number * SPARE * 2 * 128 * 4 * 16384 <= PASS
+    assert taken.note == ""
+    for asked in (Options(prune=0.2, images=usual), Options(prune=0.2, memory="100GB")):
+        assert limited(original, asked).options.number in (usual, None)
+
+
+def test_where_a_backward_pass_does_not_fit_errors_are_not_weighed_by_it() -> None:
+    original = read_original(small_model(WIDE.replace("[N,", "[1,").replace("128", "1024")), Options())
+    whole = (7 * 64 + 2) * 4 << 20
+    assert not limited(original, Options(memory=f"{whole // 10**6}MB", images=4)).weighed
+    assert limited(original, Options(memory="3GB", images=4)).weighed
 
 
 def peak(model: Path, bound: str, images: str) -> int:
