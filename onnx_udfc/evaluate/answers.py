@@ -20,6 +20,7 @@ Double = NDArray[np.float64]
 
 KEPT = 512  # embeddings that are compared with each other
 WIDE = 16  # columns of rows that are matched with each other; wider ones are counted
+FEWEST_SURE = 4  # strings, each as much as the network is sure of it, below which these say nothing
 ROWS = 200  # of an output whose size depends on values, that are compared
 NEAR = 0.1  # of a column's spread, within which two values are one
 
@@ -92,24 +93,33 @@ def _lead(y: Double, classes: NDArray[np.int64]) -> Double:
 
 @dataclass
 class Strings:
-    """Strings of (inputs, steps, classes) scores, read greedily: repetitions are one, the commonest class is blank."""
+    """Strings of (inputs, steps, classes) scores, read greedily: repetitions are one, the commonest class is blank.
+
+    Strings also count by the original's certainty of them, the product of its probabilities of all steps: what it only
+    guesses at, as it does at many made-up lines, turns with any change.
+    """
 
     blank: int | None = None
     same: int = 0
     total: int = 0
     symbols: int = 0
+    sure: float = 0.0
+    _kept: float = 0.0
     _said: set[tuple[int, ...]] = field(default_factory=set)
 
-    def add(self, y: Double, z: Double) -> None:
-        """Take in a batch."""
+    def add(self, y: Double, z: Double, certain: Double) -> None:
+        """Take in a batch; `certain` (inputs,) is how sure the original is of each string, 0 to 1."""
         first, second = y.argmax(2), z.argmax(2)
         if self.blank is None:
             self.blank = int(np.bincount(first.ravel()).argmax())
-        for a, b in zip(first, second, strict=True):
+        for a, b, weight in zip(first, second, certain.tolist(), strict=True):
             said = _collapsed(a, self.blank)
-            self.same += said == _collapsed(b, self.blank)
+            same = said == _collapsed(b, self.blank)
+            self.same += same
             self.total += 1
             self.symbols += len(said)
+            if said:
+                self.sure, self._kept = self.sure + weight, self._kept + same * weight
             if len(self._said) < KEPT:
                 self._said.add(said)
 
@@ -120,6 +130,17 @@ class Strings:
     def share(self) -> float | None:
         """Share of inputs with the same string; None where the original read nothing."""
         return self.same / self.total if self.symbols and len(self._said) > 1 else None
+
+    def sure_share(self) -> float | None:
+        """The same, each string counted by how sure the original is of it; None where it is sure of next to none."""
+        return self._kept / self.sure if self.sure >= FEWEST_SURE and self.share() is not None else None
+
+
+def certainty(y: Double, *, probability: bool) -> Double:
+    """How sure (inputs,) a network is of all that it names in (inputs, steps, classes) probabilities or logits."""
+    if probability:
+        return np.asarray(np.clip(y.max(2), 0, 1).prod(1))
+    return np.asarray((1 / np.exp(y - y.max(2, keepdims=True)).sum(2)).prod(1))
 
 
 def _collapsed(steps: NDArray[np.int64], blank: int) -> tuple[int, ...]:

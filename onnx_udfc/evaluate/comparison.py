@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_udfc.errors import CheckError
-from onnx_udfc.evaluate.answers import Classes, Labels, Neighbours, Overlap, Rows, Strings
+from onnx_udfc.evaluate.answers import Classes, Labels, Neighbours, Overlap, Rows, Strings, certainty
 from onnx_udfc.evaluate.detection import Matched, known_reader
 from onnx_udfc.evaluate.kinds import Kind, Kinds, channels_first, guess, is_probability, logits
 from onnx_udfc.evaluate.movement import ROUNDING, Movement, decibels
@@ -115,7 +115,10 @@ class _Output:
                 self.answers.add(a.reshape(len(a), -1), b.reshape(len(b), -1))
             case Labels():
                 self.answers.add(y, z)
-            case Strings() | Overlap():
+            case Strings():
+                seen = _columns(y.astype(np.float64), self.kind)
+                self.answers.add(a, b, certainty(seen, probability=self.probability))
+            case Overlap():
                 self.answers.add(a, b)
 
     def _finite(self, y: NDArray[Any], z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -179,7 +182,8 @@ class _Output:
                 share, said = self.answers.share(), self.answers.answers()
                 return replace(found, agreement=share, answers=said, margin_lost=lost, chance=self.answers.chance())
             case Strings():
-                return replace(found, agreement=self.answers.share(), answers=self.answers.answers())
+                share, said, sure = self.answers.share(), self.answers.answers(), self.answers.sure_share()
+                return replace(found, agreement=share, answers=said, sure_agreement=sure, sure=self.answers.sure)
             case Overlap():
                 share, said = self.answers.share(), self.answers.answers()
                 return replace(found, iou=share, answers=said, cells=self.cells)

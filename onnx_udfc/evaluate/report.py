@@ -175,6 +175,8 @@ class OutputFidelity:
         chance: classes: share that would agree if the answers, as frequent as they are, had nothing in common.
         cells: segmentation: whether each cell is an answer of its own (steps of a sequence, say), no part of an object.
         plain_db: Signal to noise of the values as they are, nothing removed: how near they are as numbers.
+        sure_agreement: sequence: the same as agreement, each string counted by how sure the original is of it.
+        sure: sequence: how many strings these are.
         state: Whether it is fed back: each network went on with its own, so what it costs is seen in the other outputs.
     """
 
@@ -193,6 +195,8 @@ class OutputFidelity:
     plain_db: float | None = None
     chance: Share | None = None
     cells: bool = False
+    sure_agreement: Share | None = None
+    sure: float | None = None
     state: bool = False
 
 

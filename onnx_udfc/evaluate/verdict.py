@@ -47,10 +47,12 @@ class Relation:
 
 ANSWERED = {
     "classes": Relation(-0.7),
-    "sequence": Relation(-2.0, half=1.5),  # of a few readers of text: they lie further apart than others
+    "sequence": Relation(-2.0, half=1.5),  # where the original is sure of next to none: taggers, say
     "detection": Relation(0.0, c=0.3),
     "segmentation": Relation(1.3, c=0.3, half=1.5),  # an object is lost before most of its cells are
 }
+SURE = Relation(-0.5, c=0.0, half=1.5)  # of strings, each counted by how sure the original is of it
+READ = Relation(0.0, c=0.0)  # of strings of real inputs: the share that differs is the loss
 CELLS = Relation(-0.5, half=1.5)  # of maps in which each cell counts
 LOST_BY_MOVEMENT = Relation(1.3, b=0.0, c=1.9)  # share of a detector's boxes that is gone, by s alone
 PRIOR_BOXES = 4  # as many boxes does that count for
@@ -81,7 +83,8 @@ def judge(fidelity: Fidelity, accuracy: Accuracy | None = None) -> Judgement:
 
 def _told(fidelity: Fidelity) -> Judgement:
     """By what the outputs say."""
-    found = [(o, e) for o in answers_of(fidelity.outputs) if (e := _estimate(o, fidelity.count)) is not None]
+    real, outputs = fidelity.inputs != "synthetic", answers_of(fidelity.outputs)
+    found = [(o, e) for o in outputs if (e := _estimate(o, fidelity.count, real=real)) is not None]
     if not found:
         few = any(o.kind == "detection" and o.matched is not None for o in fidelity.outputs)
         nothing = "the original finds too few boxes to tell" if few else "nothing was measured"
@@ -160,12 +163,16 @@ def _measured(accuracy: Accuracy) -> Judgement:
     return Judgement(_named(loss), loss, (max(0.0, loss - half), min(1.0, loss + half)), reason)
 
 
-def _estimate(output: OutputFidelity, count: int) -> Judgement | None:
-    """What one output says; None where nothing was measured."""
+def _estimate(output: OutputFidelity, count: int, *, real: bool = False) -> Judgement | None:
+    """What one output says of made-up inputs, or `real` ones; None where nothing was measured."""
     moved = output.sqnr_db
     different = _different(output)
     if different is not None:
         relation = CELLS if output.cells else ANSWERED[output.kind]
+        if output.kind == "sequence" and output.sure_agreement is not None:
+            relation = READ if real else SURE
+            count = count if real else min(count, round(output.sure or 0))
+            different = different if real else 1 - output.sure_agreement
         same = output.agreement if output.agreement is not None else output.matched
         told = different if same is None else 1 - same
         reason = f"{100 * told:.0f} % of the answers differ" + ("" if moved is None else f", {moved:.1f} dB")

@@ -234,6 +234,23 @@ def test_strings_are_equal_after_repetitions_and_blanks_are_gone() -> None:
     assert judged(nothing, nothing, task="sequence").agreement is None
 
 
+@pytest.mark.parametrize("probability", [True, False])
+def test_strings_count_by_how_sure_the_original_is_of_them(probability: bool) -> None:
+    """Half of the lines are read with certainty and stay, what is guessed at in the other half turns."""
+    named = np.random.default_rng(0).integers(1, 9, (16, 6)) * ([1, 0] * 3)
+    y = np.log(np.eye(9)[named] * 0.989 + 0.001 + 1e-12)
+    y[8:] = np.log(np.eye(9)[named[8:]] * 0.01 + 0.11)
+    z = y.copy()
+    z[8:, 0] = np.roll(z[8:, 0], 1, 1)
+    y, z = (np.exp(v) / np.exp(v).sum(2, keepdims=True) for v in (y, z)) if probability else (y - 3.0, z - 3.0)
+    found = judged(y, z, task="sequence")
+    sure, unsure = (0.99 / 0.998) ** 6, 0.12**6
+    assert found.agreement == 0.5
+    assert found.sure == pytest.approx(8 * (sure + unsure), rel=0.02)
+    assert found.sure_agreement == pytest.approx(1, abs=1e-3)
+    assert judged(y[8:], z[8:], task="sequence").sure_agreement is None  # sure of next to none
+
+
 def test_strings_of_steps_by_samples_are_those_of_samples_by_steps() -> None:
     """As readers give them that end with a recurrent layer, (steps, samples, symbols), in runs of any size."""
     rng = np.random.default_rng(0)
