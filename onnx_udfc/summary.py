@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from onnx_udfc.runtime.sessions import Source
 
 HALF = 16  # bits of a weight in float16
+LITTLE = 0.25  # of the ratio that was asked for: what saves less of the work is told
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def make_report(source: Source, outcome: Outcome, options: Options, timings: Map
         runtime=_runtime(outcome),
         timings=dict(timings),
         skips=tuple(SkipReport(s.node, s.reason, s.detail) for s in outcome.channels.skips),
-        warnings=_warnings(outcome),
+        warnings=(*_warnings(outcome), *_little_pruned(outcome, ratio(sum_after.macs, sum_before.macs), options)),
         attribution=outcome.attribution,
         inputs=outcome.inputs,
         verdict=judgement.verdict,
@@ -278,6 +279,16 @@ def _weights_left(loaded: LoadedModel) -> tuple[str, ...]:
     """Weights that no option makes smaller, with their share of the file."""
     held = inventory(loaded.model)
     return (*already_quantized(held, loaded.bytes), *left_out(held, loaded.bytes))
+
+
+def _little_pruned(outcome: Outcome, left: float, options: Options) -> tuple[str, ...]:
+    """That a ratio, which is one of the channels that may go, takes next to none of the work; `left` is the share."""
+    if not 0 < 1 - left < LITTLE * options.prune:
+        return ()
+    streams = any("--prune-stream" in why for why in outcome.plan.why.values())
+    place = "residual streams, which stay whole (--prune-stream on)" if streams else "layers whose channels cannot go"
+    wanted = f"--budget macs={1 - options.prune:.2g} takes ranks there, too"
+    return (f"--prune {options.prune:g} saves {1 - left:.1%} of the work: most of it is in {place}; {wanted}",)
 
 
 def _warnings(outcome: Outcome) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ ANSWERED = {
     "detection": Relation(0.0, c=0.3),
     "segmentation": Relation(1.3, c=0.3, half=1.5),  # an object is lost before most of its cells are
 }
-SURE = Relation(-0.5, c=0.0, half=1.5)  # of strings, each counted by how sure the original is of it
+SURE = Relation(-1.0, c=0.0, half=1.5)  # of strings, each counted by how sure the original is of it
 READ = Relation(0.0, c=0.0)  # of strings of real inputs: the share that differs is the loss
 CELLS = Relation(-0.5, half=1.5)  # of maps in which each cell counts
 LOST_BY_MOVEMENT = Relation(1.3, b=0.0, c=1.9)  # share of a detector's boxes that is gone, by s alone
