@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
+from onnx_udfc.model.graph import BROADCASTING
 from onnx_udfc.model.layers import LAYERS
 from onnx_udfc.model.lossless import Origin, Stored, sorted_nodes
 from onnx_udfc.model.names import Taken, unique_name
@@ -32,10 +33,6 @@ FOLDABLE = frozenset((
 STORAGE = ("int8", "uint8", "int4", "uint4", "int2", "uint2")  # a Cast from these to float is a compressed weight
 HALVES = {"float16": int(onnx.TensorProto.FLOAT16), "bfloat16": int(onnx.TensorProto.BFLOAT16)}
 NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
-ELEMENTWISE = frozenset((
-    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Or",
-    "Pow", "Sub", "Where",
-))
 # fmt: on
 LARGEST = 1 << 26  # elements that weights may be made of where the file holds none of them
 COPIES = 8  # times the constants of the file that may be computed in all
@@ -213,7 +210,7 @@ def _effort(node: gs.Node, arrays: list[Array | None]) -> tuple[float, float]:
         batch = np.prod(np.broadcast_shapes(shapes[0][:-2], shapes[1][:-2]), dtype=np.float64)
         result = float(batch * left[0] * right[1])
         return result, result * left[1]
-    if op in ("Concat", *ELEMENTWISE):
+    if op in ("Concat", *BROADCASTING):
         parts = [math.prod(shape) for shape in shapes]
         return float(sum(parts) if op == "Concat" else math.prod(np.broadcast_shapes(*shapes))), 0.0
     if op == "Gather":

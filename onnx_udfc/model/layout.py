@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.model.graph import bypass, copy_graph
+from onnx_udfc.model.graph import BROADCASTING, BY_VALUE, bypass, copy_graph
 from onnx_udfc.model.names import Taken, taken_in, unique_name
-from onnx_udfc.model.patterns import ELEMENTWISE, UNARY, listed, writer
+from onnx_udfc.model.patterns import listed, writer
 
 REDUCING = frozenset((
     "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
@@ -91,12 +91,12 @@ def _passes(node: gs.Node, opset: int) -> Perm | None:
     if node.domain or not node.inputs or any(t.is_empty() for t in node.outputs):
         return None
     before = writer(node.inputs[0], "Transpose")
-    if node.op in ELEMENTWISE:
+    if node.op in BROADCASTING:
         return _together(node)
     perm = None if before is None else before.attrs.get("perm")
     if before is None or perm is None:
         return None
-    if node.op in UNARY and len(node.outputs) == 1:
+    if node.op in BY_VALUE and len(node.outputs) == 1:
         node.inputs[0] = before.inputs[0]
         return list(perm)
     if node.op == "Concat":

@@ -14,34 +14,22 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnx_udfc.model.graph import FLOATS
+from onnx_udfc.model.graph import BROADCASTING, BY_VALUE, FLOATS
 
 CLOSE = 1e-6  # relative: constants were rounded to float32
 FARTHEST = 40  # nodes that a rank is followed through
-BROADCASTING = ("Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Sum", "Where")
 SAME_RANK = (
-    "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Dropout", "Elu", "Erf", "Exp", "GlobalAveragePool",
-    "GlobalMaxPool", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "LayerNormalization",
-    "LeakyRelu", "MaxPool", "Mish", "Neg", "PRelu", "Pad", "Relu", "Resize", "Sigmoid", "Slice", "Softmax", "Softplus",
-    "Sqrt", "Tanh",
+    *BY_VALUE, "AveragePool", "BatchNormalization", "Concat", "Dropout", "GlobalAveragePool", "GlobalMaxPool",
+    "Identity", "InstanceNormalization", "LayerNormalization", "MaxPool", "Pad", "Resize", "Slice", "Softmax",
 )  # fmt: skip
-UNARY = frozenset((
-    "Abs", "Cast", "Ceil", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log",
-    "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt",
-    "Tanh", "ThresholdedRelu",
-))  # fmt: skip
-ELEMENTWISE = frozenset((
-    "Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Mean", "Min", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum",
-    "Where",
-))  # fmt: skip
 SINCE = {  # operator → its first opset, of the form that is written here
     "Clip": 11, "HardSwish": 14, "HardSigmoid": 6, "Gelu": 20, "Mish": 18, "PRelu": 7, "LayerNormalization": 17,
 }  # fmt: skip
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 SAME_TYPE = frozenset((
-    *WEIGHTED, *SAME_RANK, "Add", "Div", "Flatten", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub", "Sum",
+    *WEIGHTED, *SAME_RANK, "Add", "Div", "Flatten", "Max", "Min", "Mul", "PRelu", "Reshape", "Squeeze", "Sub", "Sum",
     "Transpose", "Unsqueeze",
-))  # fmt: skip
+)) - {"IsInf", "IsNaN"}  # fmt: skip
 
 
 @dataclass(frozen=True)

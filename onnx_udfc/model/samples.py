@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_udfc.model.files import LoadedModel, load, read_model
-from onnx_udfc.model.graph import standard
+from onnx_udfc.model.graph import BY_VALUE, standard
 from onnx_udfc.model.inference import inferred
 from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.names import Taken, names_in, unique_name
@@ -32,9 +32,8 @@ SHAPES = 1 << 14  # initializers of more bytes hold no shapes
 AXES_AS_INPUT = 13  # the opset from which on the axes of Squeeze and Unsqueeze are an input
 
 _SAME_AXES = frozenset((
-    "Cast", "Identity", "Clip", "Relu", "Neg", "Abs", "Sqrt", "Log", "Pow", "Pad", "Slice", "Resize", "Upsample",
-    "Floor", "Round", "QuantizeLinear", "DequantizeLinear", "BatchNormalization", "InstanceNormalization", "Dropout",
-    "Concat", "Split", "ReverseSequence", "CastLike", "Sigmoid", "Tanh",
+    *BY_VALUE, "Identity", "Pow", "Pad", "Slice", "Resize", "Upsample", "QuantizeLinear", "DequantizeLinear",
+    "BatchNormalization", "InstanceNormalization", "Dropout", "Concat", "Split", "ReverseSequence", "CastLike",
 ))  # fmt: skip
 _TWO_OPERANDS = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min"))
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.model.graph import bypass
+from onnx_udfc.model.graph import BROADCASTING, BY_VALUE, bypass
 from onnx_udfc.model.layout import with_fewer
 from onnx_udfc.model.names import Taken, unique_name
-from onnx_udfc.model.patterns import ELEMENTWISE, UNARY, listed, rank_of, writer
+from onnx_udfc.model.patterns import listed, rank_of, writer
 
 MOVED = {"Squeeze", "Unsqueeze"}
 AXES_OPSET = 13  # from here on axes are an input
@@ -58,15 +58,15 @@ def _passes(node: gs.Node) -> Axes | None:
     if node.domain or len(node.outputs) != 1 or not node.inputs:
         return None
     slots = [i for i, tensor in enumerate(node.inputs) if not isinstance(tensor, gs.Constant)]
-    if node.op in UNARY or node.op == "BatchNormalization":
+    if node.op in BY_VALUE or node.op == "BatchNormalization":
         slots = [0]
-    elif node.op not in ELEMENTWISE:
+    elif node.op not in BROADCASTING:
         return None
     axes = {_squeezed(node.inputs[slot]) for slot in slots}
     found = axes.pop() if len(axes) == 1 else None
     if found is None or (node.op == "BatchNormalization" and min(found) < 2):
         return None
-    fixed = [t for t in node.inputs if isinstance(t, gs.Constant)] if node.op in ELEMENTWISE else []
+    fixed = [t for t in node.inputs if isinstance(t, gs.Constant)] if node.op in BROADCASTING else []
     wide = [t for t in fixed if len(t.shape) > 1 or int(np.prod(t.shape)) != 1]
     rank = rank_of(node.inputs[slots[0]].inputs[0].inputs[0]) if wide else None
     if wide and (rank is None or any(len(t.shape) > rank - len(found) for t in wide)):

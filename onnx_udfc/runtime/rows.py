@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_udfc.model.graph import standard
+from onnx_udfc.model.graph import BROADCASTING, BY_VALUE, standard
 from onnx_udfc.model.protos import attribute, reads
 from onnx_udfc.model.values import values
 
@@ -346,15 +346,8 @@ _RULES: dict[str, Rule] = {
         "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool",
         "InstanceNormalization", "GroupNormalization", "DepthToSpace", "SpaceToDepth",
     ), _by_row),
-    **dict.fromkeys((
-        "Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Mod", "Equal", "Greater", "GreaterOrEqual", "Less",
-        "LessOrEqual", "And", "Or", "Xor", "Where", "PRelu", "Sum", "Mean", "Clip",
-    ), _each_value),
-    **dict.fromkeys((
-        "Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Selu", "Celu", "Softplus",
-        "Softsign", "Mish", "Erf", "Gelu", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Floor", "Ceil", "Round",
-        "Sign", "Not", "Identity", "Cast", "Swish", "Sin", "Cos",
-    ), _alike),
+    **dict.fromkeys((*BY_VALUE, "Identity"), _alike),
+    **dict.fromkeys((*BROADCASTING, "Clip"), _each_value),
     **dict.fromkeys((
         "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
     ), _reduce),

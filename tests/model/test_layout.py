@@ -13,6 +13,7 @@ from tests.small_graphs import small_model
 BETWEEN = {
     "r = Relu(l)": ["Relu"],
     "b = Add(l, B) s = Mul(b, G) r = Relu(s)": ["Relu"],
+    "r = Celu(l)": ["Celu"],
     "s = Sigmoid(l) r = Mul(l, s)": ["Sigmoid", "Mul"],
     "q = Relu(l) r = Concat<axis = 3>(l, q)": ["Relu", "Concat"],
     "p = Constant<value = int64[8] {0,0,1,0,0,0,2,0}>() r = Pad(l, p)": ["Pad"],

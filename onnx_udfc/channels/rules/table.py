@@ -12,7 +12,7 @@ from onnx_udfc.channels.rules import elementwise as value_ops
 from onnx_udfc.channels.rules import layers as layer_ops
 from onnx_udfc.channels.rules import shape as shape_ops
 from onnx_udfc.channels.targets import READS_SIZES
-from onnx_udfc.model.graph import standard
+from onnx_udfc.model.graph import BROADCASTING, BY_VALUE, standard
 
 
 def _quantized(flow: Flow, node: gs.Node) -> None:
@@ -21,17 +21,9 @@ def _quantized(flow: Flow, node: gs.Node) -> None:
 
 
 READS_ENDS = {"Slice": (1, 2)}  # where the rule looks at counts of channels itself
-PASSING = (
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "CastLike", "Ceil", "Celu", "Clip",
-    "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity",
-    "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink",
-    "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
-)  # fmt: skip
-ELEMENTWISE = (
-    "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
-    "Max", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Where", "Xor",
-)  # fmt: skip
+PASSING = (*BY_VALUE, "CastLike", "Dropout", "Identity")
 RESIDUAL = ("Add", "Mean", "Sub", "Sum")
+ELEMENTWISE = tuple(op for op in BROADCASTING if op not in RESIDUAL)
 SPATIAL = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
 REDUCTION = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
