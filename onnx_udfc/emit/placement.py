@@ -20,6 +20,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_udfc.model.layers import kind_of
+from onnx_udfc.model.patterns import bounds_of
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Layer, Network
@@ -270,14 +271,8 @@ def _result(node: gs.Node, bias_node: gs.Node | None, outputs: set[str]) -> gs.T
 
 def _clip_cap(node: gs.Node) -> float | None:
     """Upper bound of a Clip whose lower bound is 0, or None for any other."""
-    bounds = [*node.inputs[1:3], None, None][:2]
-    if any(t is not None and not t.is_empty() and not isinstance(t, gs.Constant) for t in bounds):
-        return None
-    low, high = (
-        node.attrs.get(key) if t is None or t.is_empty() else float(np.asarray(t.values).reshape(-1)[0])
-        for key, t in zip(("min", "max"), bounds, strict=True)
-    )
-    return None if low != 0 or (high is not None and high <= 0) else float("inf") if high is None else float(high)
+    low, high = bounds_of(node) or (-np.inf, 0.0)
+    return high if low == 0 < high else None
 
 
 def _caps(graph: gs.Graph) -> Iterator[tuple[str, float]]:

@@ -2,6 +2,6 @@
 
 __all__ = [
     "coded", "counts", "export", "factored", "files", "foreign", "graph", "inference", "inventory", "layer_bytes",
-    "layers", "lossless", "loudness", "named", "names", "network", "protos", "quiet", "samples", "saving", "sources",
-    "tied", "unseen", "values",
+    "layers", "lossless", "loudness", "named", "names", "network", "patterns", "protos", "quiet", "samples", "saving",
+    "sources", "tied", "unseen", "values",
 ]  # fmt: skip

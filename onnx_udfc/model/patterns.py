@@ -100,17 +100,17 @@ def clipped(tensor: gs.Tensor) -> tuple[gs.Tensor, float, float, tuple[gs.Node, 
     clip = writer(tensor, "Clip")
     bounds = None if clip is None else bounds_of(clip)
     shifted = None if clip is None else shift_of(clip.inputs[0])
-    if clip is None or bounds is None or shifted is None or bounds[0] != 0 or bounds[1] <= 0:
+    if clip is None or bounds is None or shifted is None or bounds[0] != 0 or not 0 < bounds[1] < math.inf:
         return None
     return shifted[0], shifted[1], bounds[1], (clip, shifted[2])
 
 
 def bounds_of(clip: gs.Node) -> tuple[float, float] | None:
-    """The bounds of a Clip that has both, as constants."""
+    """The bounds of a Clip, infinite where it has none; None where one is computed."""
     found = []
-    for slot, key in ((1, "min"), (2, "max")):
+    for slot, key, none in ((1, "min", -math.inf), (2, "max", math.inf)):
         tensor = clip.inputs[slot] if len(clip.inputs) > slot else None
-        value = clip.attrs.get(key) if tensor is None or tensor.is_empty() else scalar(tensor)
+        value = clip.attrs.get(key, none) if tensor is None or tensor.is_empty() else scalar(tensor)
         if value is None:
             return None
         found.append(float(value))

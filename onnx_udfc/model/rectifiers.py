@@ -125,7 +125,7 @@ def _clip(node: gs.Node) -> Iterator[Found]:
             yield Found(x, (before,), numbers=(low, high))
     elif node.op == "Clip":
         own, relu = bounds_of(node), writer(node.inputs[0], "Relu")
-        if own is not None and relu is not None and own[0] <= 0 < own[1]:
+        if own is not None and relu is not None and -math.inf < own[0] <= 0 < own[1] < math.inf:
             yield Found(relu.inputs[0], (relu,), numbers=(0.0, own[1]))
 
 

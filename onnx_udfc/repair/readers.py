@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_udfc.model.patterns import bounds_of
 from onnx_udfc.numerics.joint_refit import Reader, places_of
 from onnx_udfc.numerics.layer_fit import Bounds
 
@@ -140,13 +141,5 @@ def bounds_after(layer: Layer, outputs: Collection[str]) -> Bounds | None:
 
 
 def _bounds(node: gs.Node) -> Bounds | None:
-    if node.op == "Relu":
-        return Bounds(0.0, np.inf)
-    given = [node.attrs.get("min"), node.attrs.get("max")]
-    for i, tensor in enumerate(node.inputs[1:3]):
-        if not tensor.is_empty():
-            if not isinstance(tensor, gs.Constant):
-                return None
-            given[i] = float(np.asarray(tensor.values).reshape(()))
-    low, high = given
-    return Bounds(-np.inf if low is None else low, np.inf if high is None else high)
+    found = (0.0, np.inf) if node.op == "Relu" else bounds_of(node)
+    return None if found is None else Bounds(*found)
