@@ -9,6 +9,7 @@ on, s the residual stream that is added before the activation (0 without), the f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,6 +35,7 @@ Double = NDArray[np.float64]
 WIDEST_GRAM = 8192  # above it a Gram is too large to hold
 LARGEST = 1e16  # its square times a million positions is within float32
 _PULL = 0.1  # μ
+_STRETCHES = 4  # of the samples in each half
 _ROUNDS = 2
 
 
@@ -91,6 +93,22 @@ class Sight:
     def determined(self) -> bool:
         """Whether there are more samples than unknowns."""
         return bool(self.patches.shape[1] > self.patches.shape[2])
+
+    def preferred(self, prior: Double, ridges: Sequence[float]) -> float:
+        """The ridge of those given whose fit to half of the samples leaves the least of the other half.
+
+        Samples lie side by side by image, so a half are whole stretches: positions of one image tell of each other.
+        """
+        stretch = np.arange(self.patches.shape[1]) * 2 * _STRETCHES // self.patches.shape[1] % 2
+        halves = [(self.patches[:, stretch == k], self.targets[:, stretch == k]) for k in (0, 1)]
+        found = [moments(*half) for half in halves]
+
+        def left(ridge: float) -> float:
+            weights = [Factor(m.gram, ridge).solve(m.cross, prior) for m in found]
+            others = zip(found, weights[::-1], halves, strict=True)
+            return sum(residual(m, weight, energy(half[1])) for m, weight, half in others)
+
+        return min(ridges, key=left)
 
     def fit(self, prior: Double, ridge: float, *, through: bool = True, solve: Solver | None = None) -> Double:
         """Weights (g, o, d) near the prior; moves the targets to what the activation lets pass.

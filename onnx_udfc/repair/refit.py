@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 Double = NDArray[np.float64]
 
 RIDGE_PRUNED = 0.01  # λ for a layer that lost input channels
+UNSURE = 4  # times it is what few samples and little to repair may ask for, before it is looked at
 RIDGE_FACTORED = 0.1  # for one that is split in two
 RIDGE_DRIFTED = 0.1  # the least for one whose input only drifted
 SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
@@ -421,10 +422,14 @@ class _Repair:
             return start, lambda: (error, error)
         if layer.name in self.seconds:
             ridge = RIDGE_FACTORED
-        elif cut:
-            ridge = RIDGE_PRUNED
         else:  # the less there is to repair, the nearer it stays to the original weights
-            ridge = min(10 * RIDGE_DRIFTED, max(RIDGE_DRIFTED, SMALL_DRIFT / max(sight.error(start), 1e-9)))
+            little = SMALL_DRIFT / max(sight.error(start), 1e-9)
+            ridge = min(10 * RIDGE_DRIFTED, max(RIDGE_DRIFTED, little))
+            if cut:
+                _, positions, unknowns = sight.patches.shape
+                nearer = min(1, unknowns / positions) * min(1, little)
+                unsure = nearer > UNSURE * RIDGE_PRUNED and sight.measured is not None
+                ridge = sight.preferred(start, (RIDGE_PRUNED, nearer)) if unsure else RIDGE_PRUNED
         refitted = sight.fit(start, ridge, through=shared is None, solve=self.settings.solve)
         if shared is not None and sight.factor is not None:
             weight, level = refit_together(shared, refitted[0], mean, sight.factor)

@@ -58,3 +58,15 @@ def test_many_groups_are_fitted_without_a_second_copy_of_their_patches() -> None
         sight.Sight(seen, targets, Bounds(0, np.inf)).fit(np.ones((128, 1, 25)), 0.1)
 
     assert taken(fitted)[1] < 0.8 * seen.nbytes
+
+
+def test_a_ridge_is_preferred_for_what_it_leaves_of_other_samples() -> None:
+    """Of few samples noise is learnt by heart where nothing can be repaired, and what can be is repaired."""
+    rng = np.random.default_rng(0)
+    patches = rng.standard_normal((1, 300, 96)).astype(np.float32)
+    prior = rng.standard_normal((1, 8, 96))
+    noise = rng.standard_normal((1, 300, 8)).astype(np.float32)
+    kept = patches @ prior.transpose(0, 2, 1).astype(np.float32)
+    other = patches @ (prior + 0.2 * rng.standard_normal(prior.shape)).transpose(0, 2, 1).astype(np.float32)
+    assert sight.Sight(patches, kept + 2 * noise).preferred(prior, (0.01, 1)) == 1
+    assert sight.Sight(patches, other).preferred(prior, (0.01, 1)) == 0.01
