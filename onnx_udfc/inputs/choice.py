@@ -28,7 +28,7 @@ from onnx_udfc.inputs.sources import CHINESE, FORMULA, GROUPS, SIGNALS, fitting_
 from onnx_udfc.inputs.text import LINE
 from onnx_udfc.model.counts import work
 from onnx_udfc.runtime.runs import InputSpec, asked_at_once, cut, outputs_of, samples_first
-from onnx_udfc.runtime.sessions import open_session, packed
+from onnx_udfc.runtime.sessions import session_of
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
@@ -180,9 +180,8 @@ def _answers(
     batch = max([1, *(w.spec.batch or 1 for w in wanted)])
     if number < LEAST or batch > number:
         return {}
-    try:
-        session = open_session(packed(network.to_model()), threads=threads)
-    except ModelError:  # an operator that onnxruntime lacks
+    session = session_of(network, threads, spin=True)
+    if session is None:
         return {}
     names = [t.name for t in network.graph.outputs]
     specs = tuple(w.spec for w in wanted)

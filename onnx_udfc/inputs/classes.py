@@ -33,7 +33,7 @@ from onnx_udfc.numerics.products import each
 from onnx_udfc.options import Options
 from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.runs import outputs_of, split
-from onnx_udfc.runtime.sessions import open_session, packed
+from onnx_udfc.runtime.sessions import session_of
 
 if TYPE_CHECKING:
     from onnx_udfc.channels.groups import Channels
@@ -164,9 +164,8 @@ def _judge(network: Network) -> Judge | None:
     if not class_scores(network):
         asked = detector(network, wanted_inputs(network)[0])
         return None if asked is None else asked.sureness
-    try:
-        session = open_session(packed(network.to_model()), threads=1)
-    except ModelError:  # an operator that onnxruntime lacks: then the images are taken as they come
+    session = session_of(network, spin=True)
+    if session is None:  # then the images are taken as they come
         return None
 
     def scores(values: dict[str, NDArray[Any]]) -> NDArray[Any] | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.reaction import MOST_CLASSES, probabilities
 from onnx_udfc.runtime.runs import InputSpec, cut, outputs_of
-from onnx_udfc.runtime.sessions import open_session, packed
+from onnx_udfc.runtime.sessions import session_of
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
@@ -38,9 +38,8 @@ def asked(network: Network, spec: InputSpec) -> Ask | None:
     outputs = network.graph.outputs
     if len(outputs) != 1 or len(network.graph.inputs) != 1 or np.dtype(outputs[0].dtype or "O").kind != "f":
         return None
-    try:
-        session = open_session(packed(network.to_model()), threads=1, spin=False)
-    except ModelError:  # an operator that onnxruntime lacks
+    session = session_of(network)
+    if session is None:
         return None
 
     def ask(x: NDArray[Any]) -> Double:

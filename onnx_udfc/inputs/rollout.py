@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
 from onnx_udfc.runtime.runs import InputSpec, cut, outputs_of
-from onnx_udfc.runtime.sessions import open_session, packed
+from onnx_udfc.runtime.sessions import session_of
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
@@ -58,11 +58,8 @@ def rollout_of(wanted: Sequence[Wanted], count: int) -> Rollout | None:
 
 def rolled_over(network: Network, wanted: Sequence[Wanted], values: Feed, rollout: Rollout) -> Feed | None:
     """Given values with the states that the original goes through over them; None where it does not run."""
-    try:
-        session = open_session(packed(network.to_model()), threads=1)
-    except ModelError:
-        return None
-    return with_states(session, tuple(w.spec for w in wanted), values, rollout)
+    session = session_of(network, spin=True)
+    return None if session is None else with_states(session, tuple(w.spec for w in wanted), values, rollout)
 
 
 def with_states(session: Any, specs: Sequence[InputSpec], values: Feed, rollout: Rollout) -> Feed | None:

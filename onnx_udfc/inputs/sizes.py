@@ -26,7 +26,7 @@ from onnx_udfc.model.graph import is_closed
 from onnx_udfc.model.layers import kind_of
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.runtime.runs import InputSpec, outputs_of, specs
-from onnx_udfc.runtime.sessions import Source, open_session, packed
+from onnx_udfc.runtime.sessions import Source, session_of
 
 Sizes = dict[str, tuple[int, ...]]
 
@@ -383,7 +383,7 @@ def _kernel(node: gs.Node) -> tuple[int, ...]:
 def _first_that_runs(network: Network, tries: Sequence[Sizes]) -> Sizes:
     """The first sizes with which the channels fit and the network runs; the first that fit where none are."""
     fitting: list[Sizes] = []
-    session = _session(network)
+    session = session_of(network)
     for sizes in tries:
         if len(fitting) < _MOST_TRIES and (len(tries) == 1 or fits(network, sizes)):
             if session is None or _runs(network, session, sizes):
@@ -392,14 +392,6 @@ def _first_that_runs(network: Network, tries: Sequence[Sizes]) -> Sizes:
     if session is not None:
         network.ran = False
     return fitting[0] if fitting else tries[0]
-
-
-def _session(network: Network) -> Any:
-    """A session of the network; None where onnxruntime lacks an operator."""
-    try:
-        return open_session(packed(network.to_model()), threads=1, spin=False)
-    except ModelError:
-        return None
 
 
 def _runs(network: Network, session: Any, sizes: Sizes) -> bool:
@@ -421,7 +413,7 @@ def take_singly(network: Network) -> bool:
     Returns:
         Whether that is so, and was not known before.
     """
-    session = None if network.together or not can_be_made(network) else _session(network)
+    session = None if network.together or not can_be_made(network) else session_of(network)
     wanted = () if session is None else wanted_inputs(network)
     fixed = singly(session, wanted)
     if fixed == wanted:

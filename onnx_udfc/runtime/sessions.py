@@ -7,7 +7,7 @@ import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnxruntime as ort
@@ -19,6 +19,9 @@ from onnx_udfc.model.saving import is_large, model_bytes, save, serialized
 from onnx_udfc.outputs import scratch_folder
 from onnx_udfc.runtime.machine import quota
 from onnx_udfc.runtime.providers import CPU, Provider, provider_of
+
+if TYPE_CHECKING:
+    from onnx_udfc.model.network import Network
 
 Source = str | Path | bytes | onnx.ModelProto
 LIMITED_MEMORY = 1 << 30  # bytes that all limited sessions of this process may take together
@@ -164,6 +167,14 @@ def run_limited(model: Source, outputs: Sequence[str], feeds: Mapping[str, NDArr
 def packed(model: onnx.ModelProto) -> Source:
     """A model as bytes where they can hold it, so that the model can go before onnxruntime makes copies of its own."""
     return model if is_large(model) else serialized(model)
+
+
+def session_of(network: Network, threads: int | None = 1, spin: bool = False) -> ort.InferenceSession | None:
+    """A session of a network on the processor; None where onnxruntime lacks an operator."""
+    try:
+        return open_session(packed(network.to_model()), threads=threads, spin=spin)
+    except ModelError:
+        return None
 
 
 @contextlib.contextmanager
