@@ -23,7 +23,7 @@ from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
 from onnx_udfc.inputs.photographs import stored
-from onnx_udfc.inputs.reaction import Answers, different_symbols, information, mixed, ratings, read_steps
+from onnx_udfc.inputs.reaction import Answers, different_symbols, information, mixed, ratings, read_maps, read_steps
 from onnx_udfc.inputs.sources import CHINESE, FORMULA, GROUPS, SIGNALS, fitting_codes, fitting_pictures
 from onnx_udfc.inputs.text import LINE
 from onnx_udfc.model.counts import work
@@ -186,11 +186,14 @@ def _answers(
     names = [t.name for t in network.graph.outputs]
     specs = tuple(w.spec for w in wanted)
     found: dict[str, Answers] = {}
+    maps = False
     for kind in kinds:
         drawn = tuple(replace(w, among=(kind,) if w is main else w.among) for w in wanted)
         answers = _run(session, names, specs, made(drawn, number, _SEED, scales))
         if answers is not None and _is_line(main):
             answers = [read_steps(output) for output in answers]
+        if answers is not None and (maps or (not found and all(information(output) is None for output in answers))):
+            maps, answers = True, [part for output in answers for part in read_maps(output, main.channels)]
         if answers is None or (not found and all(information(output) is None for output in answers)):
             return {}  # what tells nothing of the first kind that could be rated tells nothing of the others
         found[kind] = answers

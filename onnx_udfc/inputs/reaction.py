@@ -8,8 +8,9 @@ every class alike), large where it gives different answers and is sure of them. 
 - rows over an axis that sums to 1, as characters in every column, classes in every place;
 - all other values within 0 and 1, each as one of two answers: maps of text, notes, speech.
 
-Of a network that is shown lines of text, scores (n, steps, C) of any size are those of characters (see `read_steps`).
-Other answers (coordinates, images, states) are not read: their spread tells scale, not interest.
+Of a network that is shown lines of text, scores (n, steps, C) of any size are those of characters (see `read_steps`);
+where nothing else can be read, channels of maps of any sign are answers before their Sigmoid (see `read_maps`). Other
+answers (coordinates, images, states) are not read: their spread tells scale, not interest.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ Answers = Sequence[NDArray[Any]]  # of one kind of inputs: every output's values
 
 MOST_CLASSES = 1 << 18  # as vocabularies have; a row of more is a map laid flat
 SYMBOLS = 8  # characters, at least, that a step chooses from
+FEATURES, SIDE = 64, 4  # channels from which they are features, and places of the shorter side of a map, at least
 LEAST = 1e-3  # nats; below, an output says nothing to any of the kinds
 SURE = 0.5  # probability above which a symbol counts as read
 _ROUNDING = 1e-2  # by which probabilities may miss the sum 1, or leave 0..1
@@ -70,6 +72,17 @@ def read_steps(values: NDArray[Any]) -> NDArray[Any]:
     if not scores or probabilities(values.astype(np.float64)) is not None:
         return values
     return _softmax(values.reshape(-1, values.shape[2]).astype(np.float64)).reshape(values.shape)
+
+
+def read_maps(values: NDArray[Any], colours: int) -> list[NDArray[Any]]:
+    """Channels of maps (n, C, h, w), each as probabilities by itself; what is no map, or a picture, as it is.
+
+    `colours` are channels of the pictures that the network reads.
+    """
+    maps = values.dtype.kind == "f" and values.ndim == 4 and values.shape[1] not in (0, colours)
+    if not maps or values.shape[1] >= FEATURES or min(values.shape[2:]) < SIDE or not np.isfinite(values).all():
+        return [values]
+    return [1 / (1 + np.exp(-np.clip(values[:, c : c + 1], -50, 50))) for c in range(values.shape[1])]
 
 
 def ratings(answers: Mapping[str, Answers]) -> dict[str, float]:

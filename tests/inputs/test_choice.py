@@ -84,6 +84,19 @@ def test_where_no_answer_can_be_rated_the_preferred_kind_is_taken() -> None:
     assert best(sounds)[0] == tuple(k for k in SIGNALS if k != "formula")
 
 
+def test_maps_before_their_sigmoid_are_rated_channel_by_channel() -> None:
+    """Sharp edges are above 0 in one channel, all is in the other: of a detector of text 0.6 % of its cells stayed."""
+    text = """<ir_version: 9, opset_import: ["" : 17]> g (float[n, 1, 96, 96] x) => (float[n, 2, 96, 96] y)
+        <float top = {12.0}, float steep = {24.0}> {
+        m = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 0>(x) d = Sub(x, m) a = Abs(d)
+        s = Mul(a, steep) edges = Sub(s, top) e = Abs(m) all = Add(e, top) y = Concat<axis = 1>(edges, all) }"""
+    network = read(onnx.parser.parse_model(text))
+    settle_sizes(network, Options())
+    (chosen,) = choose(network, wanted_inputs(network), "auto", {}, 1)
+    assert "photographs" not in chosen.kinds
+    assert chosen.reaction["text"] > 2 * chosen.reaction["photographs"]
+
+
 def test_kinds_fit_the_input() -> None:
     assert fitting_pictures(3, (224, 224)) == ("photographs", "formula", "text", "turned text")
     assert fitting_pictures(3, (48, 320)) == ("photographs", "formula", "text", "turned text", "Chinese text")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnx_udfc.inputs.reaction import MOST_CLASSES, information, informations, mixed, probabilities, ratings
+from onnx_udfc.inputs.reaction import MOST_CLASSES, information, informations, mixed, probabilities, ratings, read_maps
 
 
 def test_sure_and_different_answers_say_all_and_equal_ones_nothing() -> None:
@@ -54,6 +54,16 @@ def test_each_output_counts_alike_and_those_that_say_nothing_do_not() -> None:
     assert rated["a"] == pytest.approx(0.5)
     assert rated["b"] == pytest.approx((information(half) / np.log(2) + 1) / 2)
     assert ratings({"a": [same], "b": [same]}) == {}
+
+
+def test_channels_of_maps_of_any_sign_are_answers_before_their_sigmoid() -> None:
+    y = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32)
+    parts = read_maps(y, 1)
+    assert [part.shape for part in parts] == [(4, 1, 8, 8)] * 3
+    np.testing.assert_allclose(parts[1][:, 0], 1 / (1 + np.exp(-y[:, 1])), rtol=1e-6)
+    for other, colours in ((y, 3), (y[:, :, :3], 1), (np.repeat(y, 22, 1), 1), (y[:, 0], 1), (y * np.inf, 1)):
+        (same,) = read_maps(other, colours)  # a picture, points, features, steps, what is not finite
+        assert same is other
 
 
 def test_a_mixture_has_half_of_each() -> None:
