@@ -192,7 +192,7 @@ def sweep(ctx: click.Context, /, source: str, directory: str, **_: Any) -> None:
     from onnx_udfc.cli.progress import Shown
 
     written = opts.written(ctx, Options, Writing, Sweeping)
-    options, asked = written.read(Options, SWEPT), written.only_line().read(Sweeping)
+    options, asked = written.read(Options, SWEPT), written.read(Sweeping)
     options.check(written.voice)
     check_there(source)
     from onnx_udfc.pipeline import compress  # only now: what is refused is refused quickly

@@ -179,10 +179,6 @@ class Written:
         known = {k: v for k, v in {**self.file, **self.line}.items() if k in specs(table) and k not in without}
         return table.reads(known, self.voice)
 
-    def only_line(self) -> Written:
-        """What the command line alone says."""
-        return Written(self.line, {}, "")
-
 
 def written(ctx: click.Context, *tables: type[Table]) -> Written:
     """Return what was asked for.

@@ -285,6 +285,7 @@ def test_the_schema_takes_what_a_file_may_have_and_refuses_what_it_may_not() -> 
         "input-range = [1]",
         "skip = 5",
         "bits = '9'",
+        "bits = [9]",
         "method = 'udf'",
         "prune_layr = {a = 0.5}",
         "prune-layer = ['a']",
@@ -297,11 +298,11 @@ LOOSE_VALUES: tuple[Any, ...] = (
     True, 0, 1, 8, 0.5, -1, 1e9, "", "none", " NONE ", " 8 ", "0.5", " 50% ", ".5", "1e-3", "nan", " AUTO ", "True",
     "a", "a=0.5", "a=3", "MACS=0.5", "bytes=2MB", "use_tf32=0", ["a"], [0.5, 1], ["0.5", "1"], "0.5, 1", "0.5 1", [],
     {}, {"a": "50%"}, {"a": " 3 "}, {"MACS": 0.5}, {"use_tf32": True}, ["macs=0.5"], [["a", "3"]], [["macs", 0.5]],
-    "2GB", "sqnr>=20", ["sqnr>=20"], "x=1x3x4x4", ["a.JSON"],
+    "0.1:0.7:0.1", "2GB", "sqnr>=20", ["sqnr>=20"], "x=1x3x4x4", ["a.JSON"],
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("spec", OF_COMPRESS.values(), ids=lambda s: s.name)
+@pytest.mark.parametrize("spec", [*OF_COMPRESS.values(), *specs(Sweeping).values()], ids=lambda s: s.name)
 def test_the_schema_takes_whatever_the_reader_takes(spec: Spec) -> None:
     if spec.name in ("config", "print_config"):
         return

@@ -94,3 +94,13 @@ def test_where_nothing_can_be_told_nothing_is_printed(
     assert capsys.readouterr().out == ""
     for written in folder.glob("swept/sweep.json"):
         validator("sweep").validate(json.loads(written.read_text(encoding="utf-8")))
+
+
+def test_a_sweep_takes_what_its_file_says_and_the_command_line_wins(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "c.toml").write_text('prune = [0.2, 0.5]\nbits = "8,6"\njobs = 1\njson = true\nmethod = "none"\n')
+    words = ["sweep", "in.onnx", "swept", "--config", "c.toml", "--bits", "4"]
+    assert run(lambda: app.main(words, standalone_mode=False), False) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [(row["prune"], row["bits"]) for row in printed["rows"]] == [(0.2, 4), (0.5, 4)]

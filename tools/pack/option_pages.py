@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -122,20 +122,36 @@ def _loose(spec: Spec) -> str:
 
 
 def schema() -> str:
-    """Return the JSON schema of a configuration file: it takes all that is read, and names with _ for -."""
-    known = {spec.flag: spec for table in TABLES["compress"] for spec in specs(table).values()}
+    """Return the JSON schema of a configuration file: it takes all that a command reads, and names with _ for -."""
+    known: dict[str, list[Spec]] = {}
+    for spec in (s for table in (*TABLES["compress"], *TABLES["sweep"]) for s in specs(table).values()):
+        known.setdefault(spec.flag, []).append(spec)
     for name in ("config", "print-config"):
         del known[name]
-    other = {spec.name.replace("_", "[-_]"): flag for flag, spec in known.items() if "_" in spec.name}
+    other = {rows[0].name.replace("_", "[-_]"): flag for flag, rows in known.items() if "_" in rows[0].name}
     page = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Options of onnx-udfc, as a TOML file",
         "type": "object",
-        "properties": {flag: {"description": s.row.help, "anyOf": list(_forms(s))} for flag, s in known.items()},
+        "properties": {
+            flag: {"description": rows[0].row.help, "anyOf": _all_forms(rows)} for flag, rows in known.items()
+        },
         "patternProperties": {f"^{name}$": {"$ref": f"#/properties/{flag}"} for name, flag in other.items()},
         "additionalProperties": False,
     }
     return json.dumps(page, indent=2, ensure_ascii=False) + "\n"
+
+
+def _all_forms(rows: Sequence[Spec]) -> list[Any]:
+    """The forms of an option; where a sweep takes several values of what is one otherwise, lists of these, too."""
+    one = list(_forms(rows[0]))
+    if len({spec.kind for spec in rows}) == 1:
+        return one
+    return [
+        *one,
+        {"type": "array", "minItems": 1, "items": {"anyOf": one}},
+        {"type": "string", "pattern": r"\S[,:\s]+\S"},
+    ]
 
 
 def _forms(spec: Spec) -> Iterator[Any]:
