@@ -90,6 +90,8 @@ def _nothing_done(
     if options.prunes and not less and (options.prune or options.prune_layer):
         reason, _ = Counter(why.values()).most_common(1)[0] if why else ("no channels can go", 0)
         found.append(f"nothing was pruned: {reason} (onnx-udfc inspect shows each layer)")
+    elif options.budget and not why and not quantizable:  # half of nothing is met
+        found.append("nothing was done for --budget: no layer may change (onnx-udfc inspect shows each)")
     if options.bits != FLOAT and not quantizable:
         found.append("nothing was quantized: no layer has float weights that may change (onnx-udfc inspect shows each)")
     return tuple(found)

@@ -83,6 +83,8 @@ def test_a_network_without_anything_to_compress_says_so() -> None:
     warnings = compress(model, prune=0.5, bits=8).report.warnings
     assert any(w.startswith("nothing was pruned: no channels can go") for w in warnings)
     assert any(w.startswith("nothing was quantized: ") for w in warnings)
+    (warning,) = compress(model, budget="macs=0.5").report.warnings  # half of no work is no work
+    assert warning.startswith("nothing was done for --budget: ")
     assert not any(w.startswith("nothing was") for w in compress(model, bits=32).report.warnings)
 
 
