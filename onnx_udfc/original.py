@@ -205,8 +205,8 @@ def limited(original: Original, options: Options) -> Limits:
     less = [(number, usual, "inputs"), (fewer, positions, "positions of each layer")]
     told = " and ".join(f"{left} {what} in place of {there}" for left, there, what in less if left < there)
     note = f"{told}, to stay within {bound / 1e9:.3g} GB of memory (--memory)"
-    if (needed := needs.total(number, fewer)) > OVER * bound:
-        note += f", which may take {needed / 1e9:.2g} GB all the same: its tensors are large"
+    if (needed := needs.least(number, fewer)) > OVER * bound:
+        note += f"; it may take {needed / 1e9:.2g} GB all the same, so large are its tensors"
     return Limits(options.counted(number), fewer, batch, narrow, weighed, note)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BASE = 170_000_000  # bytes of the interpreter, its libraries and what is made once
 COPIES = 4.5  # of the weights: as read, as changed, traced, pruned, written
 SPARE = 1.5  # of the tensors of a pass: parts at work, and gaps between what lies in memory
+RUN = 2.7  # of the tensors of one sample, where onnxruntime runs the whole network: it lays them out anew
 NARROW = 400_000_000  # bytes of what all layers should give above which it is held in 16 bits
 PASS, FEWEST_UNASKED = 1.1e9, 8  # bytes of a pass that nobody allowed more for, and samples even where they take more
 FEWEST, FEWEST_POSITIONS = 4, 1024  # samples and positions below which nothing can be fitted
@@ -117,6 +118,10 @@ class Needs:
     def unasked(self, samples: int) -> int:
         """So many samples, or as many as make a pass of PASS: of few channels at full length that is the most of it."""
         return min(samples, max(FEWEST_UNASKED, int(PASS / max(1, self.walk(1)))))
+
+    def least(self, samples: int, positions: int) -> int:
+        """Bytes that are taken all the same: the original runs as a whole where a result is checked, too."""
+        return max(self.total(samples, positions), self.fixed + int(RUN * self.live))
 
     def goes_back(self, bound: float) -> bool:
         """Whether a backward pass of one sample keeps within a bound."""
