@@ -101,12 +101,10 @@ class Sight:
         """
         stretch = np.arange(self.patches.shape[1]) * 2 * _STRETCHES // self.patches.shape[1] % 2
         halves = [(self.patches[:, stretch == k], self.targets[:, stretch == k]) for k in (0, 1)]
-        found = [moments(*half) for half in halves]
 
         def left(ridge: float) -> float:
-            weights = [Factor(m.gram, ridge).solve(m.cross, prior) for m in found]
-            others = zip(found, weights[::-1], halves, strict=True)
-            return sum(residual(m, weight, energy(half[1])) for m, weight, half in others)
+            weights = [regress(*half, prior, ridge).weight for half in halves]
+            return sum(_left(*half, weight) for half, weight in zip(halves, reversed(weights), strict=True))
 
         return min(ridges, key=left)
 
@@ -163,8 +161,13 @@ class Sight:
         """Fraction of the targets' variance that W (g, o, d) leaves, mean free."""
         if self.measured is not None:
             return residual(self.measured, weight, self.energy)
-        left = self.targets - self.patches @ weight.transpose(0, 2, 1).astype(np.float32)
-        return energy(left) / max(self.energy, 1e-30)
+        return _left(self.patches, self.targets, weight, self.energy)
+
+
+def _left(patches: Array, targets: Array, weight: Double, whole: float | None = None) -> float:
+    """Fraction of the targets' variance that W leaves, mean free, of samples without moments."""
+    left = targets - patches @ weight.transpose(0, 2, 1).astype(np.float32)
+    return energy(left) / max(energy(targets) if whole is None else whole, 1e-30)
 
 
 def _to_nearest_passing(now: Array, passed: Array, bounds: Bounds) -> None:

@@ -428,7 +428,7 @@ class _Repair:
             if cut:
                 _, positions, unknowns = sight.patches.shape
                 nearer = min(1, unknowns / positions) * min(1, little)
-                unsure = nearer > UNSURE * RIDGE_PRUNED and sight.measured is not None
+                unsure = nearer > UNSURE * RIDGE_PRUNED and not (sight.overflown or self.settings.solve)
                 ridge = sight.preferred(start, (RIDGE_PRUNED, nearer)) if unsure else RIDGE_PRUNED
         refitted = sight.fit(start, ridge, through=shared is None, solve=self.settings.solve)
         if shared is not None and sight.factor is not None:
