@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 Double = NDArray[np.float64]
 
 RIDGE_PRUNED = 0.01  # λ for a layer that lost input channels
-UNSURE = 4  # times it is what few samples and little to repair may ask for, before it is looked at
+UNSURE = 4  # times that, below which few samples and little to repair are not minded
 RIDGE_FACTORED = 0.1  # for one that is split in two
 RIDGE_DRIFTED = 0.1  # the least for one whose input only drifted
 SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
@@ -420,21 +420,28 @@ class _Repair:
         if not (cut or (drifted and sight.determined)):
             error = sight.error(start)
             return start, lambda: (error, error)
-        if layer.name in self.seconds:
-            ridge = RIDGE_FACTORED
-        else:  # the less there is to repair, the nearer it stays to the original weights
-            little = SMALL_DRIFT / max(sight.error(start), 1e-9)
-            ridge = min(10 * RIDGE_DRIFTED, max(RIDGE_DRIFTED, little))
-            if cut:
-                _, positions, unknowns = sight.patches.shape
-                nearer = min(1, unknowns / positions) * min(1, little)
-                unsure = nearer > UNSURE * RIDGE_PRUNED and not (sight.overflown or self.settings.solve)
-                ridge = sight.preferred(start, (RIDGE_PRUNED, nearer)) if unsure else RIDGE_PRUNED
+        ridge = self._ridge(layer, sight, start, cut=cut)
         refitted = sight.fit(start, ridge, through=shared is None, solve=self.settings.solve)
         if shared is not None and sight.factor is not None:
             weight, level = refit_together(shared, refitted[0], mean, sight.factor)
             refitted, sight.moved = weight[None], (level - mean)[None]
         return refitted, self._errors(sight, start, refitted)
+
+    def _ridge(self, layer: Layer, sight: Sight, start: Double, *, cut: bool) -> float:
+        """λ of a fit: the less there is to repair, the nearer a layer stays to its original weights.
+
+        One that lost inputs stays as near where its samples are few for its unknowns and tell so themselves.
+        """
+        if layer.name in self.seconds:
+            return RIDGE_FACTORED
+        little = SMALL_DRIFT / max(sight.error(start), 1e-9)
+        if not cut:
+            return min(10 * RIDGE_DRIFTED, max(RIDGE_DRIFTED, little))
+        _, positions, unknowns = sight.patches.shape
+        nearer = min(1, unknowns / positions) * min(1, little)
+        if nearer <= UNSURE * RIDGE_PRUNED or sight.overflown or self.settings.solve is not None:
+            return RIDGE_PRUNED
+        return sight.preferred(start, (RIDGE_PRUNED, nearer))
 
     @staticmethod
     def _errors(sight: Sight, first: Double, second: Double) -> Callable[[], tuple[float, float]]:
