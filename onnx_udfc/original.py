@@ -191,9 +191,8 @@ def limited(original: Original, options: Options) -> Limits:
     network, channels = original.network, original.channels
     needs = needs_of(network, channels.shapes, factorable(network, channels, options))
     usual = options.number or (REAL if options.calibrate else image_count(wanted_inputs(original.network)))
-    if unasked and needs.unasked(usual) < usual:
-        usual = needs.unasked(usual)
-        options = options.counted(usual)
+    if unasked and (less := needs.unasked(usual)) < usual:
+        usual, options = less, options.counted(less)
     if not bound:
         return Limits(options, positions)
     needs, weighed = needs.within(bound, usual, positions), needs.goes_back(bound)
@@ -201,8 +200,8 @@ def limited(original: Original, options: Options) -> Limits:
     batch, narrow = needs.batch(bound, BATCH), needs.narrow
     if (number, fewer) == (usual, positions):
         return Limits(options, positions, batch, narrow, weighed)
-    less = [(number, usual, "inputs"), (fewer, positions, "positions of each layer")]
-    told = " and ".join(f"{left} {what} in place of {there}" for left, there, what in less if left < there)
+    counts = [(number, usual, "inputs"), (fewer, positions, "positions of each layer")]
+    told = " and ".join(f"{left} {what} in place of {there}" for left, there, what in counts if left < there)
     note = f"{told}, to stay within {bound / 1e9:.3g} GB of memory (--memory)"
     if (needed := needs.least(number, fewer)) > OVER * bound:
         note += f"; it may take {needed / 1e9:.2g} GB all the same, so large are its tensors"

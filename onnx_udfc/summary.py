@@ -287,8 +287,8 @@ def _little_pruned(outcome: Outcome, left: float, options: Options) -> tuple[str
         return ()
     streams = any("--prune-stream" in why for why in outcome.plan.why.values())
     place = "residual streams, which stay whole (--prune-stream on)" if streams else "layers whose channels cannot go"
-    wanted = f"--budget macs={1 - options.prune:.2g} takes ranks there, too"
-    return (f"--prune {options.prune:g} saves {1 - left:.1%} of the work: most of it is in {place}; {wanted}",)
+    wanted = "" if options.factor == "off" else f"; --budget macs={1 - options.prune:.2g} takes ranks there, too"
+    return (f"--prune {options.prune:g} saves {1 - left:.1%} of the work: most of it is in {place}{wanted}",)
 
 
 def _warnings(outcome: Outcome) -> tuple[str, ...]:

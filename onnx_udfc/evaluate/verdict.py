@@ -169,10 +169,10 @@ def _estimate(output: OutputFidelity, count: int, *, real: bool = False) -> Judg
     different = _different(output)
     if different is not None:
         relation = CELLS if output.cells else ANSWERED[output.kind]
-        if output.kind == "sequence" and output.sure_agreement is not None:
-            relation = READ if real else SURE
-            count = count if real else min(count, round(output.sure or 0))
-            different = different if real else 1 - output.sure_agreement
+        if output.sure_agreement is not None and real:
+            relation = READ
+        elif output.sure_agreement is not None:
+            relation, different, count = SURE, 1 - output.sure_agreement, min(count, round(output.sure or 0))
         same = output.agreement if output.agreement is not None else output.matched
         told = different if same is None else 1 - same
         reason = f"{100 * told:.0f} % of the answers differ" + ("" if moved is None else f", {moved:.1f} dB")

@@ -102,11 +102,15 @@ class Sight:
         stretch = np.arange(self.patches.shape[1]) * 2 * _STRETCHES // self.patches.shape[1] % 2
         halves = [(self.patches[:, stretch == k], self.targets[:, stretch == k]) for k in (0, 1)]
 
-        def left(ridge: float) -> float:
-            weights = [regress(*half, prior, ridge).weight for half in halves]
-            return sum(_left(*half, weight) for half, weight in zip(halves, reversed(weights), strict=True))
+        def fits(p: Array, t: Array) -> list[Double]:
+            if p.shape[1] < p.shape[2]:
+                return [regress(p, t, prior, ridge).weight for ridge in ridges]
+            found = moments(p, t)
+            return [Factor(found.gram, ridge).solve(found.cross, prior) for ridge in ridges]
 
-        return min(ridges, key=left)
+        first, second = (fits(*half) for half in halves)
+        left = [_left(*halves[1], a) + _left(*halves[0], b) for a, b in zip(first, second, strict=True)]
+        return ridges[int(np.argmin(left))]
 
     def fit(self, prior: Double, ridge: float, *, through: bool = True, solve: Solver | None = None) -> Double:
         """Weights (g, o, d) near the prior; moves the targets to what the activation lets pass.

@@ -434,14 +434,15 @@ class _Repair:
         """
         if layer.name in self.seconds:
             return RIDGE_FACTORED
+        _, positions, unknowns = sight.patches.shape
+        few = min(1, unknowns / positions)
+        if cut and (few <= UNSURE * RIDGE_PRUNED or sight.overflown or self.settings.solve is not None):
+            return RIDGE_PRUNED
         little = SMALL_DRIFT / max(sight.error(start), 1e-9)
         if not cut:
             return min(10 * RIDGE_DRIFTED, max(RIDGE_DRIFTED, little))
-        _, positions, unknowns = sight.patches.shape
-        nearer = min(1, unknowns / positions) * min(1, little)
-        if nearer <= UNSURE * RIDGE_PRUNED or sight.overflown or self.settings.solve is not None:
-            return RIDGE_PRUNED
-        return sight.preferred(start, (RIDGE_PRUNED, nearer))
+        nearer = few * min(1, little)
+        return sight.preferred(start, (RIDGE_PRUNED, nearer)) if nearer > UNSURE * RIDGE_PRUNED else RIDGE_PRUNED
 
     @staticmethod
     def _errors(sight: Sight, first: Double, second: Double) -> Callable[[], tuple[float, float]]:
