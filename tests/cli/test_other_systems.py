@@ -8,7 +8,11 @@ from pathlib import Path
 
 # What Windows lacks with Python 3.11, taken away; there a file that wakes need not be told not to block.
 LACKING = """
-import ctypes, os, signal, sys
+import os
+
+os.supports_dir_fd.clear()  # before shutil asks: from Python 3.13 on it opens folders with O_NONBLOCK where there are any
+
+import ctypes, signal, sys
 
 set_wakeup_fd, set_blocking, library = signal.set_wakeup_fd, os.set_blocking, ctypes.CDLL
 

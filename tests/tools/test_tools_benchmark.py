@@ -20,7 +20,8 @@ def test_a_process_is_measured_by_itself() -> None:
     assert outcome.seconds > 0
 
 
-def test_a_failing_process_leaves_its_last_line() -> None:
+def test_a_failing_process_leaves_its_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     code = "import sys; print('first'); sys.exit('no such model')"
     assert benchmark.measured_process([sys.executable, "-c", code], threads=1).error == "no such model"
 

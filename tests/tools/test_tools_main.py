@@ -29,7 +29,8 @@ def test_a_name_stands_in_one_folder() -> None:
 def test_a_tool_is_given_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["golden", "--help"])
-    assert (end.value.code, "usage: golden" in capsys.readouterr().out) == (0, True)
+    usage = capsys.readouterr().out.partition("[-h]")[0]  # Python 3.14 names the module, older ones the file
+    assert (end.value.code, "golden" in usage) == (0, True)
 
 
 def test_an_unknown_name_is_one_line() -> None:

@@ -88,7 +88,8 @@ def measured_process(command: list[str], threads: int) -> Outcome:
     A process starts with its parent's peak as its own (Linux keeps it over exec), so a large parent must not start it.
     """
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    environment = os.environ | dict.fromkeys(names, str(threads))
+    # unbuffered, or what a Python printed comes after what it ended with
+    environment = os.environ | dict.fromkeys(names, str(threads)) | {"PYTHONUNBUFFERED": "1"}
     begun = time.perf_counter()
     watched = [sys.executable, "-S", "-c", _WATCH, *command]
     done = subprocess.run(watched, capture_output=True, text=True, env=environment, check=False)
