@@ -107,7 +107,9 @@ def main(words: Sequence[str]) -> None:
         case []:
             json.dump(package_config(), sys.stdout, indent=2)
         case ["run", workflow]:
-            run(workflow, package_config=package_config())
+            if not run(workflow, package_config=package_config()).has_output_model():
+                # Olive only logs it: a pipeline would take a file of an earlier run for this one's
+                raise SystemExit("onnx-udfc: Olive wrote no model; its log says which pass failed, and why")
         case _:
             raise SystemExit("usage: python -m onnx_udfc.olive [run WORKFLOW.json]")
 

@@ -67,4 +67,8 @@ def test_olive_run_gives_the_bytes_of_the_command_line(workflow: Path) -> None:
     assert again.read_bytes() == (workflow / "cli.onnx").read_bytes()
     made = list((workflow / "out").rglob("*.onnx"))
     assert len(made) == 1
+    (workflow / "gated.json").write_text(text.replace('"threads"', '"require": ["sqnr>=200"], "threads"'))
+    bare[-1] = "gated.json"  # Olive would end with 0, and leave the file of the run before
+    gated = subprocess.run(bare, check=False, capture_output=True, text=True, timeout=600, cwd=workflow, env=QUIET)
+    assert (gated.returncode, gated.stderr.splitlines()[-1][:32]) == (1, "onnx-udfc: Olive wrote no model;")
     assert made[0].read_bytes() == (workflow / "cli.onnx").read_bytes()
