@@ -10,7 +10,7 @@ from pathlib import Path
 LACKING = """
 import os
 
-os.supports_dir_fd.clear()  # before shutil asks: from Python 3.13 on it opens folders with O_NONBLOCK where there are any
+os.supports_dir_fd.clear()  # before shutil is read: it opens folders with O_NONBLOCK where there is any
 
 import ctypes, signal, sys
 
