@@ -58,10 +58,11 @@ def compress(
 ) -> Result:
     """Compress a network.
 
-    >>> from onnx_udfc import compress
-    >>> result = compress("models/digits_resnet_folded.onnx", prune="50%", bits=8, method="udfc", threads=1)
-    >>> result.report.after.bytes < result.report.before.bytes / 5
-    True
+    Examples:
+        >>> from onnx_udfc import compress
+        >>> result = compress("models/digits_resnet_folded.onnx", prune="50%", bits=8, method="udfc", threads=1)
+        >>> result.report.after.bytes < result.report.before.bytes / 5
+        True
 
     Args:
         source: A path, bytes, an open file, or a model, which is not changed.
@@ -70,8 +71,8 @@ def compress(
         callbacks: Told of every stage; by default the logger `onnx_udfc` is.
         original: The same source, read before; its trace is shared between compressions.
         base: Folder of the external data of a source that is not a path; without it such a source has none.
-        **keywords: Options, as below; `calibrate` and `validate` also take an array, arrays by name (`y` are labels),
-            a pair (x, y), an iterable of feeds, or a CalibrationDataReader of onnxruntime.
+        **keywords: Options of the command; `calibrate` and `validate` also take an array, arrays by name (`y` are
+            labels), a pair (x, y), an iterable of feeds, or a CalibrationDataReader of onnxruntime.
 
     Raises:
         UdfcError: The input or the request cannot be served, a gate is not met, or the result fails its check.
@@ -93,14 +94,15 @@ def compress(
 def inspect(source: Model, **keywords: Unpack[InspectingKeywords]) -> Inspection:
     """Tell what can be pruned in a network, what cannot, and why.
 
-    >>> from onnx_udfc import inspect
-    >>> found = inspect("models/digits_resnet_folded.onnx")
-    >>> sorted({group.status for group in found.groups})
-    ['kept']
+    Examples:
+        >>> from onnx_udfc import inspect
+        >>> found = inspect("models/digits_resnet_folded.onnx")
+        >>> sorted({group.status for group in found.groups})
+        ['kept']
 
     Args:
         source: A path, bytes, an open file, or a model, which is not changed.
-        **keywords: Options, as below.
+        **keywords: Options of the command.
 
     Raises:
         UdfcError: The model cannot be read.
@@ -115,16 +117,17 @@ def validate(
 ) -> Validation:
     """Compare two networks: outputs, agreement, accuracy if there are labels, latency, memory, bytes.
 
-    >>> from onnx_udfc import validate
-    >>> model = "models/digits_resnet_folded.onnx"
-    >>> validate(model, model, seconds=0, memory=False, threads=1).outputs[0].max_difference
-    0.0
+    Examples:
+        >>> from onnx_udfc import validate
+        >>> model = "models/digits_resnet_folded.onnx"
+        >>> validate(model, model, seconds=0, memory=False, threads=1).outputs[0].max_difference
+        0.0
 
     Args:
         original: A path, bytes, an open file or a model.
         compressed: The same, of a network with the same inputs and outputs.
         callbacks: Told about progress.
-        **keywords: Options, as below; `images` also takes what `calibrate` of `compress` does.
+        **keywords: Options of the command; `images` also takes what `calibrate` of `compress` does.
 
     Raises:
         UdfcError: A network does not run, the options do not fit, or outputs differ in name or shape.
@@ -154,7 +157,7 @@ def sweep(
         directory: Of the results; made if it is not there.
         options: What all settings share; the keywords replace its fields of the same names.
         callbacks: Told of every finished setting.
-        **keywords: Options, as below; `labelled` takes arrays, too. With several `jobs` a script needs a
+        **keywords: Options of the command; `labelled` takes arrays, too. With several `jobs` a script needs a
             `__main__` guard.
 
     Raises:

@@ -36,6 +36,7 @@ def test_the_reference_has_what_the_docstrings_say(site: Path) -> None:
     page = (site / "api" / "index.html").read_text(encoding="utf-8")
     for text in ("compress", "sweep", "GateError", "predicted_loss", "The input or the request cannot be served"):
         assert text in page
+    assert "<blockquote" not in page  # what `>>>` outside "Examples:" is taken for
 
 
 def test_links_out_of_the_pages_lead_to_the_repository(site: Path) -> None:
