@@ -4,7 +4,8 @@ Between integer kernels a Pad stays a node of its own; as an attribute of the co
 exact in every grid. Folded is only what gives the same numbers:
 
 - Conv, zeros: always.
-- AveragePool, zeros: they count, so count_include_pad becomes 1; not where the pooling pads by itself without counting.
+- AveragePool, zeros: they count, so count_include_pad becomes 1; not where the pooling pads by itself without counting,
+  nor where it would not pad all sides alike: onnxruntime before 1.25 mixes them up, and older ones on CUDA forget ends.
 - MaxPool: -inf always; zeros where no value is negative.
 """
 
@@ -72,7 +73,8 @@ def _takes(reader: gs.Node, pad: gs.Node, pads: NDArray[np.int64]) -> bool:
     if kernel.size != pads.shape[1] or np.any(own + pads >= kernel):
         return False
     if reader.op == "AveragePool":
-        return fill == 0 and (bool(reader.attrs.get("count_include_pad", 0)) or not np.any(own))
+        counted = bool(reader.attrs.get("count_include_pad", 0)) or not np.any(own)
+        return fill == 0 and counted and np.unique(own + pads).size == 1
     return fill == -np.inf or (fill == 0 and _never_negative(pad.inputs[0]))
 
 

@@ -3,7 +3,8 @@
 It drops names and remarks, and changes meanings. Before opset 11, Upsample and Resize computed the source position of
 output i as i / scale (now called asymmetric), and onnxruntime took its floor where a dimension grew and its ceiling
 where it shrank. From 11 on the default is another, and the converter leaves it at that. Before opset 13, Hardmax worked
-on all axes from `axis` on.
+on all axes from `axis` on. From opset 19 on, onnxruntime before 1.25 takes the beginning of the last axis for the
+end of the first where an AveragePool counts what it pads.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from onnx import helper, numpy_helper, version_converter
 
 from onnx_udfc.model.graph import standard
 from onnx_udfc.model.inference import inferred, known_sizes
+from onnx_udfc.model.names import names_in, unique_name
 from onnx_udfc.model.protos import (
     all_graphs,
     attribute,
@@ -212,6 +214,7 @@ def mend_nodes(converted: onnx.GraphProto, original: onnx.GraphProto, version: i
     writers = {name: node for node in converted.node for name in node.output if name}
     written = {tuple(node.output): node for node in converted.node}
     known = {name for node in original.node for name in node.output}
+    padding: dict[tuple[str, ...], list[onnx.NodeProto]] = {}
     for source in original.node:
         writer = written.get(tuple(source.output))
         node = None if writer is None else _successor(source, writer, writers, known)
@@ -219,10 +222,33 @@ def mend_nodes(converted: onnx.GraphProto, original: onnx.GraphProto, version: i
             continue
         if node.op_type == "Resize" and version < 11 <= target:
             _make_asymmetric(node, _shrinks(source, original))
+        if node.op_type == "AveragePool" and version < 19 <= target and _counts_unevenly(node):
+            padding[tuple(node.output)] = _pad_before(node, set(names_in(converted)))
         copy_except(node, source, {"input", "output", "attribute", "op_type", "domain"})
         inner = {a.name: a.g for a in source.attribute if a.HasField("g")}
         for held in (a for a in node.attribute if a.HasField("g") and a.name in inner):
             mend_nodes(held.g, inner[held.name], version, target)
+    if padding:
+        set_nodes(converted, [n for node in converted.node for n in [*padding.get(tuple(node.output), []), node]])
+
+
+def _counts_unevenly(node: onnx.NodeProto) -> bool:
+    """Whether an AveragePool counts what it pads, and does not pad alike on all sides."""
+    counts = attribute(node, "count_include_pad", 0) and not attribute(node, "ceil_mode", 0)
+    return bool(counts) and len(set(attribute(node, "pads", []))) > 1
+
+
+def _pad_before(node: onnx.NodeProto, taken: set[str]) -> list[onnx.NodeProto]:
+    """Nodes that pad in place of a pooling, which then does not."""
+    pads = attribute(node, "pads")
+    sides = [0, 0, *pads[: len(pads) // 2], 0, 0, *pads[len(pads) // 2 :]]
+    name, padded = (unique_name(f"{node.output[0]}.{what}", taken) for what in ("pads", "padded"))
+    inputs = [node.input[0], name]
+    node.input[0] = padded
+    kept = [a for a in node.attribute if a.name != "pads"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    return [helper.make_node("Constant", [], [name], value_ints=sides), helper.make_node("Pad", inputs, [padded])]
 
 
 def _successor(

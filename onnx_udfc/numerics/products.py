@@ -145,10 +145,9 @@ def each(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
             left.clear()
             raise
 
-    # what holds for the caller (numpy's errstate) holds for the parts; a context is entered by one thread at a time
     open_to = [take]
     number = min(crew.helpers, len(parts) - 1)
-    others = [crew.pool.submit(copy_context().run, _join, open_to) for _ in range(number)]
+    others = [crew.pool.submit(_as_here(_join), open_to) for _ in range(number)]
     try:
         copy_context().run(take)
     finally:
@@ -160,6 +159,20 @@ def each(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
         if not other.cancelled():
             other.result()
     return [made[at] for at in range(len(parts))]
+
+
+def _as_here(work: Callable[[T], R]) -> Callable[[T], R]:
+    """What another thread is to do as the caller would: what numpy does about faults is a thread's own before numpy 2.
+
+    A context is entered by one thread at a time.
+    """
+    here, faults = copy_context(), np.geterr()
+
+    def work_as_here(given: T) -> R:
+        with np.errstate(**faults):
+            return work(given)
+
+    return lambda given: here.run(work_as_here, given)
 
 
 def _join(open_to: list[Callable[[], None]]) -> None:
@@ -178,7 +191,7 @@ def beside(work: Callable[[], R], held: int = 0) -> Callable[[], R]:
     if aside is None or held > HELD:
         made = work()
         return lambda: made
-    return aside.submit(copy_context().run, _alone, work).result
+    return aside.submit(_as_here(_alone), work).result
 
 
 def _alone(work: Callable[[], R]) -> R:

@@ -13,6 +13,7 @@ from tests.quantized_graphs import run
 from tests.small_graphs import small_model
 
 PADS = "p = Constant<value = int64[8] {0, 0, 1, 0, 0, 0, 2, 1}>()"
+EVEN = "p = Constant<value = int64[8] {0, 0, 1, 1, 0, 0, 1, 1}>()"
 MINUS = "v = Constant<value = float {-inf}>()"
 FOLDED = {
     "conv": f"{PADS} a = Pad(x, p) y = Conv(a, W)",
@@ -20,13 +21,14 @@ FOLDED = {
     "dilated conv": f"{PADS} a = Pad(x, p) y = Conv<dilations = [2,2]>(a, W)",
     "valid": f'{PADS} a = Pad(x, p) y = Conv<auto_pad = "VALID">(a, W)',
     "two readers": f"{PADS} a = Pad(x, p) b = Conv(a, W) c = Conv<pads = [0,0,0,0]>(a, W) y = Add(b, c)",
-    "average": f"{PADS} a = Pad(x, p) y = AveragePool<kernel_shape = [3,3]>(a)",
-    "counting average": f"{PADS} a = Pad(x, p) y = AveragePool<kernel_shape = [4,4], pads = [1,1,1,1], "
+    "average": f"{EVEN} a = Pad(x, p) y = AveragePool<kernel_shape = [3,3]>(a)",
+    "counting average": f"{PADS} a = Pad(x, p) y = AveragePool<kernel_shape = [4,4], pads = [1,2,0,1], "
     "count_include_pad = 1>(a)",
     "maximum of what is not negative": f"{PADS} r = Relu(x) a = Pad(r, p) y = MaxPool<kernel_shape = [3,3]>(a)",
     "maximum, nothing": f"{PADS} {MINUS} a = Pad(x, p, v) y = MaxPool<kernel_shape = [3,3], strides = [2,2]>(a)",
 }
 LEFT = {
+    "uneven average": f"{PADS} a = Pad(x, p) y = AveragePool<kernel_shape = [3,3]>(a)",
     "maximum": f"{PADS} a = Pad(x, p) y = MaxPool<kernel_shape = [3,3]>(a)",
     "average that pads": f"{PADS} a = Pad(x, p) y = AveragePool<kernel_shape = [4,4], pads = [1,1,1,1]>(a)",
     "average, rounded up": f"{PADS} a = Pad(x, p) y = AveragePool<kernel_shape = [3,3], strides = [2,2], "

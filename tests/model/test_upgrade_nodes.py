@@ -30,6 +30,8 @@ CASES = [
     (7, "y = Clip<min = 0.0, max = 1.0>(x)"),
     (7, "y = Clip<max = 1.0>(x)"),
     (7, "y = Pad<pads = [0, 0, 1, 1, 0, 0, 1, 2], value = 1.5>(x)"),
+    (11, "y = AveragePool<kernel_shape = [3, 2], pads = [1, 0, 2, 1], count_include_pad = 1>(x)"),
+    (18, "y = AveragePool<kernel_shape = [3, 1], pads = [1, 0, 1, 0], count_include_pad = 1>(x)"),
     (7, "y = Slice<starts = [1, 2], ends = [3, -1], axes = [2, 3]>(x)"),
     (7, "y = Dropout<ratio = 0.3>(x)"),
     (7, "a, b = Split<axis = 1, split = [1, 3]>(x) y = Concat<axis = 1>(b, a)"),
@@ -88,6 +90,23 @@ def test_where_that_is_impossible_the_opset_stays(opset: int, body: str, reached
     assert loaded.model.opset_import[0].version == reached
     assert len(loaded.notes) == 1
     assert_same(model, loaded.model)
+
+
+@pytest.mark.parametrize(
+    ("opset", "pads", "ops"),
+    [
+        (18, [1, 0, 1, 0], ["Constant", "Pad", "AveragePool"]),
+        (18, [1] * 4, ["AveragePool"]),
+        (19, [1, 0, 1, 0], ["AveragePool"]),
+    ],
+)
+def test_an_average_that_counts_uneven_pads_is_right_in_older_onnxruntime(
+    opset: int, pads: list[int], ops: list[str]
+) -> None:
+    model = build(opset, f"y = AveragePool<kernel_shape = [3, 3], pads = {pads}, count_include_pad = 1>(x)")
+    loaded = load(model).model
+    assert [node.op_type for node in loaded.graph.node] == ops
+    assert [n.op_type for n in read(loaded).to_model().graph.node] == [op for op in ops if op != "Constant"]
 
 
 def test_a_resize_in_a_subgraph() -> None:

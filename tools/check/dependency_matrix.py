@@ -33,6 +33,7 @@ TESTS = (
     "tests/inputs/test_image_files.py",
     "tests/model/test_export.py",
     "tests/model/test_layer_bytes.py",
+    "tests/model/test_pads.py",
     "tests/numerics/test_products.py",
     "tests/numerics/test_moments.py",
     "tests/runtime/test_blas.py",
