@@ -25,7 +25,7 @@ from onnx_udfc.decide.first_layers import suited
 from onnx_udfc.decide.plan import placed, split_layers
 from onnx_udfc.decide.unrepaired import rounded_unseen, unrepaired_notes
 from onnx_udfc.dry_run import Subject, needs_run, plan_report
-from onnx_udfc.emit.short_names import SHORTENED, shorten_names
+from onnx_udfc.emit.short_names import shorten_names
 from onnx_udfc.emit.stamp import stamp
 from onnx_udfc.emit.writer import Placement, activation_tensors, check_activations, emit
 from onnx_udfc.errors import CheckError, ModelError, RequestError
@@ -309,8 +309,9 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
     if options.float16:
         with run.stage("float16"):
             emitted = halve(emitted, original.network, inputs, options)
-    if asks_for_work(options) and shorten_names(emitted.model, pruned.network.layers, pruned.network.origin.names):
-        emitted = replace(emitted, notes=(*emitted.notes, SHORTENED))
+    if asks_for_work(options):
+        gone = shorten_names(emitted.model, pruned.network.layers, pruned.network.origin.names)
+        emitted = replace(emitted, notes=(*emitted.notes, *gone))
     with run.stage("check"):
         judged, batch = _judged(original, options)
         checked = check_result(source, original.network, emitted.model, judged, batch, answered)

@@ -204,7 +204,8 @@ class Flow:
         size = self.size(tensor)
         if size is None:
             return None
-        marks = np.full(len(size), OPEN if self._open and not isinstance(tensor, gs.Constant) else 0, object)
+        fixed = not self._open or isinstance(tensor, gs.Constant) or tensor.name in self.numbers
+        marks = np.full(len(size), 0 if fixed else OPEN, object)
         for axis in self.axes(tensor):
             if tensor.name not in self._counted:
                 self._counted.append(tensor.name)

@@ -1,5 +1,8 @@
 """Numbers in place of names: of what was added, and of all that is inside where names are much of a file.
 
+What exporters note at nodes of the program that they read (stack traces, the text of its graph) goes where it is worth
+it: it tells of weights that are no longer there, and is more than 4-bit weights of a small network.
+
 What was added around a weight has up to ten names in the file, and is nobody's to look for. Converters join the paths
 of all that became one node, and give a tensor that name wherever it is written or read. What others know a file by
 stays: inputs and outputs, and the nodes of layers, which reports are about.
@@ -19,21 +22,25 @@ from onnx_udfc.model.saving import model_bytes
 
 NUMBER = 4  # characters that a number takes
 WORTH, LEAST = 0.25, 2048  # share of the file's bytes, and bytes, that have to be saved
+WORTH_OF_TRACES = 0.05  # nobody looks for them in a compressed file
+TRACES = "pkg.", "namespace"  # how keys begin that exporters write for their own debugging
 
 SHORTENED = (
     "names of inner tensors, and of nodes that are no layers, would be a quarter of the file or more: they are numbers"
 )
+UNTRACED = "what the exporter noted of its program at nodes and tensors (stack traces, say) was left out: {:,} bytes"
 
 Renaming = Callable[[str], str]
 
 
-def shorten_names(model: onnx.ModelProto, kept: Collection[str], given: Collection[str]) -> bool:
-    """Name tensors t1, t2, … and nodes n1, n2, …, in place; returns whether all that are inside were worth it.
+def shorten_names(model: onnx.ModelProto, kept: Collection[str], given: Collection[str]) -> tuple[str, ...]:
+    """Name tensors t1, t2, … and nodes n1, n2, …, in place; returns what of the original's own went, in words.
 
     Nodes have names of their own; those in `kept` stay. `given` are the names of the original: where those are little
     of the file they stay, too, and so do the names of added nodes that run, as profiles show them.
     """
     ends = {value.name for value in (*model.graph.input, *model.graph.output)} | {""}
+    untraced = _untrace(model)
     counts: tuple[Counter[str], Counter[str]] = Counter(), Counter()  # of nodes, of tensors
     for graph in all_graphs(model.graph):
         _rename(graph, *(_counting(count) for count in counts))
@@ -56,7 +63,20 @@ def shorten_names(model: onnx.ModelProto, kept: Collection[str], given: Collecti
     ]
     for graph in all_graphs(model.graph):
         _rename(graph, *(partial(_numbered, found) for found in numbers))
-    return whole
+    return (*untraced, SHORTENED) if whole else untraced
+
+
+def _untrace(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Take out what exporters note for their own debugging, where it is worth it."""
+    held = [thing for g in all_graphs(model.graph) for thing in (g, *g.node, *g.value_info, *g.input, *g.output)]
+    traces = [[p for p in thing.metadata_props if p.key.startswith(TRACES)] for thing in held]
+    saved = sum(p.ByteSize() for found in traces for p in found)
+    if saved < max(LEAST, WORTH_OF_TRACES * model_bytes(model)):
+        return ()
+    for thing, found in zip(held, traces, strict=True):
+        for entry in found:
+            thing.metadata_props.remove(entry)
+    return (UNTRACED.format(saved),)
 
 
 def _folded(graph: onnx.GraphProto) -> set[str]:

@@ -54,6 +54,17 @@ STEP = """g (float[N,3,8,8] x, float[N,6] t, float[8,3,3,3] W1, float[8,6] D, fl
     s = Add(a, u) r = Relu(s) y = Conv(r, W2) }"""
 
 
+def test_branches_side_by_side_that_are_added_are_no_stream() -> None:
+    """As in a selective kernel network, whose 3 x 3 layers would never be pruned else."""
+    network = small_network(
+        """g (float[1,3,8,8] x, float[8,3,3,3] W1, float[8,3,1,1] W2, float[5,8,1,1] W4)
+        => (float[a,b,c,d] y) { p = Conv<pads = [1, 1, 1, 1]>(x, W1) q = Conv(x, W2) r = Relu(p) t = Relu(q)
+        a = Add(r, t) z = Relu(a) y = Conv(z, W4) }"""
+    )
+    (group,) = find_groups(network).groups
+    assert (group.kind, group.channels, len(group.producers)) == ("inner", 8, 2)
+
+
 def test_a_bias_that_a_layer_computes_for_each_channel_is_no_stream() -> None:
     """As of a diffusion step; nothing is carried past a layer, and each map has what it had without it."""
     (group,) = find_groups(small_network(STEP)).groups
@@ -101,7 +112,8 @@ BODY_REASONS = {
     "c = Constant<value = bool {1}>() b = If(c) <then_branch = t () => (float[1,8,6,6] z) { z = Relu(a) },"
     " else_branch = e () => (float[1,8,6,6] v) { v = Abs(a) }> y = Relu(b)": "it feeds the control flow of a If node",
     "b = Add(a, m) y = Conv(b, W2)": "it is combined with a tensor whose channels cannot be removed",
-    "r = Relu(a) y = MatMul(r, r)": "it feeds a MatMul whose weight is not a plain constant",
+    "r = Relu(a) t = Transpose<perm = [0, 2, 3, 1]>(r) k = Transpose<perm = [0, 2, 1, 3]>(r)"
+    " y = MatMul(t, k)": "MatMul sums over its channels",
 }
 
 

@@ -70,6 +70,16 @@ def test_a_computed_size_bars_nothing_in_front_of_it(sizes: str, reader: str) ->
     assert CONV in check(f"{ADAPTS[sizes]} {READERS[reader]}", weights)
 
 
+def test_an_expand_that_keeps_some_sizes_follows() -> None:
+    """As exporters write it: 1 where the size is -1, the size elsewhere; that there are four is known."""
+    sizes = (
+        "n = Shape(a) k = Constant<value_ints = [-1]>() h = Gather(n, i2) w = Gather(n, i3)"
+        " t = Concat<axis = 0>(k, k, h, w) o = Shape(t) u = ConstantOfShape<value = int64[1] {1}>(o) m = Mul(u, k)"
+        " e = Equal(t, m) s = Where(e, u, t)"
+    )
+    assert CONV in check(f"{sizes} {READERS['Expand']}")
+
+
 @pytest.mark.parametrize(
     "shape",
     [

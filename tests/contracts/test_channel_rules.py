@@ -48,6 +48,17 @@ TO_INT = "p = Cast<to = 6>(a)"
 FROM_ANY = "b = Cast<to = 1>(q)"
 SQUEEZE = "s = GlobalAveragePool(a) u = Conv(s, W3) t = Relu(u) v = Conv(t, W4) w = Sigmoid(v)"
 SQUEEZE_WEIGHTS = "float[4,8,1,1] W3, float[8,4,1,1] W4"
+BRANCHES = "s = Constant<value_ints = [1, 2, 4, 6, 6]>() p = Reshape(a, s)"  # four channels in each of two
+SUMMED = "k = Constant<value_ints = [1]>() b = ReduceSum<keepdims = 0>(w, k)"
+GATE = "l = GlobalAveragePool(a) f = Flatten(l) v = MatMul(f, W3) w = Sigmoid(v)"
+SCORES = (  # what two heads of four channels look at
+    "c3 = Conv(x, W3) s = Constant<value_ints = [1, 2, 4, 36]>() r = Constant<value_ints = [1, 8, 6, 6]>()"
+    " q0 = Reshape(c3, s) q = Transpose<perm = [0, 1, 3, 2]>(q0) w0 = MatMul(q, q0) e = Softmax(w0)"
+)
+ROWS_OF_POINTS = (
+    "c3 = Conv(x, W3) s = Constant<value_ints = [1, 8, 36]>() r = Constant<value_ints = [1, 8, 6, 6]>()"
+    " k0 = Reshape(c3, s) k = Transpose<perm = [0, 2, 1]>(k0) v0 = Reshape(a, s) v = Transpose<perm = [0, 2, 1]>(v0)"
+)
 
 ROWS = [
     *(Row(op, f"p = Sigmoid(a) b = {op}(p)") for op in sorted(PASSING) if op not in UNARY_ON_BOOL | {"Acosh"}),
@@ -92,6 +103,15 @@ ROWS = [
         Row(op, f"b = {op}<axis = 1>(a)", 8, 0, reason="runs over its channels")
         for op in ("Hardmax", "LogSoftmax", "LpNormalization", "Softmax")
     ),
+    Row("Softmax", f"{BRANCHES} e = Softmax<axis = 1>(p) w = Mul(e, p) {SUMMED}", 4),
+    Row("ReduceMax", f"{BRANCHES} k = Constant<value_ints = [1]>() b = ReduceMax<keepdims = 0>(p, k)", 4),
+    Row("ArgMax", f"{BRANCHES} q = ArgMax<axis = 1, keepdims = 0>(p) {FROM_ANY}", 4),
+    Row("LayerNormalization", "t = Transpose<perm = [0, 2, 3, 1]>(a) s = Constant<value_ints = [1, 6, 6, 4, 2]>()"
+        " p = Reshape(t, s) n = LayerNormalization(p, S) k = Constant<value_ints = [1, 6, 6, 8]>() m = Reshape(n, k)"
+        " b = Transpose<perm = [0, 3, 1, 2]>(m)", weights="float[2] S"),
+    Row("Softmax", "g = GlobalAveragePool(a) s = Constant<value_ints = [1, 1, 2, 4]>() p = Reshape(g, s)"
+        " t = Transpose<perm = [0, 2, 1, 3]>(p) e = Softmax<axis = 1>(t) k = Constant<value_ints = [1, 8]>()"
+        " f = Reshape(e, k) l = Constant<value_ints = [1, 8, 1, 1]>() h = Reshape(f, l) b = Mul(a, h)"),
     Row("TopK", "k = Constant<value_ints = [3]>() b, i = TopK<axis = 3>(a, k)"),
     Row("TopK", "k = Constant<value_ints = [3]>() b, i = TopK<axis = 1>(a, k)", 3, 0, reason="runs over its channels"),
     Row("CumSum", "k = Constant<value_int = 2>() b = CumSum(a, k)"),
@@ -109,7 +129,26 @@ ROWS = [
         10, 2, "float[288,10] W3"),
     Row("MatMul", "t = Transpose<perm = [0, 2, 3, 1]>(a) h = MatMul(t, W3) i = Add(h, B3)"
         " j = Relu(i) b = Transpose<perm = [0, 3, 1, 2]>(j)", 10, 2, "float[8,10] W3, float[10] B3"),
-    Row("MatMul", "t = Transpose<perm = [0, 1, 3, 2]>(a) b = MatMul(a, t)", 8, 0, reason="not a plain constant"),
+    Row("MatMul", "t = Transpose<perm = [0, 1, 3, 2]>(a) b = MatMul(a, t)"),  # each channel by itself
+    Row("MatMul", "t = Transpose<perm = [0, 2, 3, 1]>(a) k = Transpose<perm = [0, 2, 1, 3]>(a) b = MatMul(t, k)", 6, 0,
+        reason="sums over its channels"),
+    Row("MatMul", "t = Transpose<perm = [0, 2, 3, 1]>(a) k = Transpose<perm = [0, 2, 1, 3]>(m) b = MatMul(t, k)", 6, 0,
+        "float[1,8,6,6] m", reason="sums over its channels"),
+    Row("MatMul", f"{SCORES} v = Reshape(a, s) o = MatMul(v, e) b = Reshape(o, r)", weights="float[8,3,3,3] W3"),
+    Row("MatMul", f"c = Conv(a, W4) {SCORES} d = Concat<axis = 1>(c, c) z = Constant<value_ints = [1, 2, 8, 36]>()"
+        " f = Reshape(d, z) g, v = Split<axis = 2, num_outputs = 2>(f) o = MatMul(v, e) b = Reshape(o, r)",
+        weights="float[8,3,3,3] W3, float[8,8,1,1] W4", groups=3),
+    Row("Einsum", f"{GATE} b = Einsum<equation = \"nchw,nc->nchw\">(a, w)", weights="float[8,8] W3"),
+    Row("Einsum", f"{GATE} b = Einsum<equation = \"nchw,nc->nwch\">(a, w)", 6, 0, "float[8,8] W3", reason="axis"),
+    Row("Einsum", f"{GATE} q = Einsum<equation = \"nchw,nc->nhw\">(a, w) k = Constant<value_ints = [1]>()"
+        " b = Unsqueeze(q, k)", 1, 0, "float[8,8] W3", reason="sums over its channels"),
+    Row("Einsum", "b = Einsum<equation = \"...\">(a)", 8, 0, reason="cannot be followed"),
+    Row("Attention", f"{SCORES} v = Reshape(a, s) k = Transpose<perm = [0, 1, 3, 2]>(v) o = Attention(q, q, k)"
+        " t = Transpose<perm = [0, 1, 3, 2]>(o) b = Reshape(t, r)", weights="float[8,3,3,3] W3", opset=23),
+    Row("Attention", f"{ROWS_OF_POINTS} u = Attention<q_num_heads = 2, kv_num_heads = 2>(k, k, v)"
+        " t = Transpose<perm = [0, 2, 1]>(u) b = Reshape(t, r)", weights="float[8,3,3,3] W3", opset=23),
+    Row("Attention", f"{ROWS_OF_POINTS} u = Attention<q_num_heads = 2, kv_num_heads = 2>(v, k, v)"
+        " t = Transpose<perm = [0, 2, 1]>(u) b = Reshape(t, r)", 8, 0, "float[8,3,3,3] W3", 23, "compares them"),
     Row("BatchNormalization", "p = Relu(a) b = BatchNormalization(p, S, B3, M, V)",
         weights="float[8] S, float[8] B3, float[8] M, float[8] V"),
     Row("InstanceNormalization", "b = InstanceNormalization(a, S, B3)", weights="float[8] S, float[8] B3"),

@@ -115,3 +115,19 @@ def test_nothing_asked_keeps_every_name() -> None:
     model = long_names("g (float[N,8] x) => (float[N,8] y) { a = Relu(x) b = Tanh(a) y = Abs(b) }")
     result = compress(model, Options(method="none"))
     assert [n.name for n in result.model.graph.node] == [n.name for n in model.graph.node]
+
+
+def test_what_an_exporter_noted_of_its_program_goes_where_it_is_much_of_the_file() -> None:
+    text = """g (float[N,64] x, float[64,64] A, float[64,64] B) => (float[N,64] y) {
+        m = MatMul(x, A) r = Relu(m) y = MatMul(r, B) }"""
+    model = small_model(text)
+    for node in model.graph.node:
+        node.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="File model.py, line 1, in forward\n" * 60)
+        node.metadata_props.add(key="layer", value="mine")
+    result = compress(model, Options(method="none", bits=4, force=True))
+    assert not any(p.key.startswith("pkg.") for node in result.model.graph.node for p in node.metadata_props)
+    assert [p.value for n in result.model.graph.node for p in n.metadata_props if p.key == "layer"] == ["mine"] * 3
+    assert any("stack traces" in note for note in result.report.runtime.notes)
+    untouched = compress(model, Options(prune=0.0)).model
+    assert model_bytes(untouched) > 6000
+    assert untouched.graph.node[0].metadata_props == model.graph.node[0].metadata_props

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import combinations
 from typing import NamedTuple
 
@@ -33,7 +34,8 @@ def spatial(flow: Flow, node: gs.Node, ids: Ids) -> None:
 def elementwise(flow: Flow, node: gs.Node, residual: bool = False) -> None:
     """Broadcasting operator: equal channels are united, constants per channel are sliced.
 
-    Those that meet at a `residual` one form a stream, but for a shift of each channel that is the same in all places.
+    Those that meet at a `residual` one form a stream where one of them carries on what the other is made of, but for a
+    shift of each channel that is the same in all places. Branches side by side that are added are one wide layer.
     """
     rank = len(flow.known(node.outputs[0]))
     data = [i for i, t in enumerate(node.inputs) if not isinstance(t, gs.Constant) and not t.is_empty()]
@@ -46,7 +48,10 @@ def elementwise(flow: Flow, node: gs.Node, residual: bool = False) -> None:
             flow.bar(part.ids, node, FIXED_PARTNER)
     for i, j in combinations(ids, 2):
         if _meet(parts[i], parts[j]):
-            flow.unite(ids[i], ids[j], node, residual and _in_same_places(parts[i], parts[j]))
+            carries = (
+                residual and _in_same_places(parts[i], parts[j]) and _carries_on(flow, node.inputs[i], node.inputs[j])
+            )
+            flow.unite(ids[i], ids[j], node, carries)
         elif any(sizes[j][axis] == 1 for axis in axes[i]):
             flow.bar(ids[j], node, ACROSS)
             flow.bar(ids[i], node, ACROSS)
@@ -78,6 +83,27 @@ def _in_same_places(a: Part, b: Part) -> bool:
     """Whether neither is spread over the other's places: a computed bias, as of a diffusion step, has none."""
     carried = a.axes | b.axes
     return all(x == y for axis, (x, y) in enumerate(zip(a.size, b.size, strict=True)) if axis and axis not in carried)
+
+
+def _carries_on(flow: Flow, a: gs.Tensor, b: gs.Tensor) -> bool:
+    """Whether one of two tensors has in it, through no layer, what the other is computed from."""
+    plain, whole = ([_sources(flow, tensor, past) for tensor in (a, b)] for past in (False, True))
+    return not (plain[0].isdisjoint(whole[1]) and plain[1].isdisjoint(whole[0]))
+
+
+def _sources(flow: Flow, tensor: gs.Tensor, past_layers: bool) -> set[str]:
+    """Names of the tensors with channels that one is computed from, and its own."""
+    found: set[str] = set()
+    pending = [tensor]
+    while pending:
+        last = pending.pop()
+        if last.name in found or last.name not in flow.labels:
+            continue
+        found.add(last.name)
+        for node in last.inputs:
+            if past_layers or node.name not in flow.network.layers:
+                pending += node.inputs
+    return found
 
 
 def _follows(part: Part, other: Part) -> bool:
@@ -117,15 +143,30 @@ def reduction(flow: Flow, node: gs.Node, ids: Ids) -> None:
 
 
 def reduce_axes(flow: Flow, node: gs.Node, ids: Ids, axes: list[int], keep_axes: bool) -> None:
-    """The ids after a reduction over some axes, which must not carry any."""
+    """The ids after a reduction over some axes."""
     axes = [axis % ids.ndim for axis in axes]
-    carried = flow.axes(node.inputs[0]) or {1}
-    if any(axis in carried for axis in axes):
+    if not flow.axes(node.inputs[0]) and 1 in axes:
         flow.bar(ids, node, f"{node.op} reduces over its channels")
-    else:
-        out = ids if keep_axes else np.squeeze(ids, tuple(axes))
+    elif (out := at_once(flow, node, ids, axes, f"{node.op} reduces over its channels")) is not None:
         for tensor in node.outputs:
-            flow.put(tensor, out)
+            flow.put(tensor, out if keep_axes else np.squeeze(out, tuple(axes)))
+
+
+def at_once(flow: Flow, node: gs.Node, ids: Ids, axes: Collection[int], reason: str) -> Ids | None:
+    """Ids where values along some axes depend on each other: those along them stay or go at once, with size 1 there.
+
+    Where channels lie along no other axis (the branches that a Softmax weighs are another one), all of them must stay.
+    """
+    carried = flow.axes(node.inputs[0])
+    inside = carried.intersection(axes)
+    if inside and inside == carried:
+        flow.bar(ids, node, reason)
+        return None
+    for axis in inside:
+        first = ids[(slice(None),) * axis + (slice(0, 1),)]
+        flow.unite(ids, first, node)
+        ids = first
+    return ids
 
 
 def _axes(flow: Flow, node: gs.Node) -> list[int] | None:
@@ -146,13 +187,10 @@ def over_axis(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Softmax and the like: values along one axis depend on each other, so that axis must keep its channels."""
     old_softmax = node.op in ("Softmax", "LogSoftmax", "Hardmax") and flow.network.graph.opset < 13
     axis = int(node.attrs.get("axis", 1 if old_softmax else -1)) % ids.ndim
-    last = ids.ndim if old_softmax else axis + 1
-    if any(axis <= a < last for a in flow.axes(node.inputs[0])):
-        flow.bar(ids, node, f"{node.op} runs over its channels")
-        if node.op == "TopK":
-            return
+    along_axes = range(axis, ids.ndim if old_softmax else axis + 1)
+    out = at_once(flow, node, ids, along_axes, f"{node.op} runs over its channels")
     for tensor in node.outputs:
-        flow.put(tensor, ids)
+        flow.put(tensor, out)
 
 
 @of_channels
@@ -166,7 +204,7 @@ def cumulative(flow: Flow, node: gs.Node, ids: Ids) -> None:
 
 @of_channels
 def mean_variance_norm(flow: Flow, node: gs.Node, ids: Ids) -> None:
-    """Normalized over some axes, which must not carry channels."""
-    if any(axis % ids.ndim in flow.axes(node.inputs[0]) for axis in node.attrs.get("axes", [0, 2, 3])):
-        flow.bar(ids, node, f"{node.op} normalizes over its channels")
-    flow.put(node.outputs[0], ids)
+    """Normalized over some axes."""
+    axes = [axis % ids.ndim for axis in node.attrs.get("axes", [0, 2, 3])]
+    out = at_once(flow, node, ids, axes, f"{node.op} normalizes over its channels")
+    flow.put(node.outputs[0], ids if out is None else out)

@@ -8,6 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_udfc.channels.labels import Flow, Ids, of_channels, of_second_axis
+from onnx_udfc.channels.rules.elementwise import at_once
+from onnx_udfc.channels.rules.products import two_tensors
 
 if TYPE_CHECKING:
     from onnx_udfc.model.layers import Layer
@@ -16,9 +18,13 @@ if TYPE_CHECKING:
 def weighted(flow: Flow, node: gs.Node) -> None:
     """Data times a constant weight: new channels come out, or in a depthwise layer those that go in.
 
-    Where the weight is not a plain constant nothing is known of the output, and the inputs must stay.
+    Where the weight is not a plain constant nothing is known of the output, and the inputs must stay, but for products
+    of two tensors.
     """
     layer = flow.network.layers.get(node.name)
+    if layer is None and node.op == "MatMul":
+        two_tensors(flow, node)
+        return
     if layer is None:
         for tensor in node.inputs:
             flow.bar(flow.get(tensor), node, f"it feeds a {node.op} whose weight is not a plain constant")
@@ -92,9 +98,9 @@ def whole_blocks(flow: Flow, node: gs.Node, ids: Ids, blocks: int) -> int:
 def layer_norm(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Everything from `axis` on is normalized together."""
     first = int(node.attrs.get("axis", -1)) % ids.ndim
-    if any(axis >= first for axis in flow.axes(node.inputs[0])):
-        flow.bar(ids, node, "its channels are normalized together by a LayerNormalization")
-    flow.put(node.outputs[0], ids)
+    reason = "its channels are normalized together by a LayerNormalization"
+    out = at_once(flow, node, ids, range(first, ids.ndim), reason)
+    flow.put(node.outputs[0], ids if out is None else out)
 
 
 @of_second_axis

@@ -176,7 +176,8 @@ def transpose(flow: Flow, node: gs.Node, ids: Ids) -> None:
 def reshape(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """The ids laid out in full, reshaped, and axes along which they do not vary dropped again."""
     before, after = flow.known(node.inputs[0]), flow.known(node.outputs[0])
-    out = _reshaped(ids, flow.axes(node.inputs[0]), before, after)
+    ends = _shared(*(tuple(flow.shapes.sizes[tensor.name]) for tensor in (node.inputs[0], node.outputs[0])))
+    out = _reshaped(ids, flow.axes(node.inputs[0]), before, after, *ends)
     if out is None:
         flow.bar(ids, node, "the tensor is too large to follow through a Reshape")
         return
@@ -188,11 +189,17 @@ def reshape(flow: Flow, node: gs.Node, ids: Ids) -> None:
         _retarget(flow, node, out, after)
 
 
-def _reshaped(ids: Ids, axes: set[int], before: tuple[int, ...], after: tuple[int, ...]) -> Ids | None:
-    """The ids of a reshaped tensor; equal first and last sizes are left out of it. None if it is too large."""
+def _shared(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, int]:
+    """How many first and last axes of a tensor a Reshape leaves as they are."""
     shared = min(len(before), len(after))
     first = next((i for i in range(shared) if before[i] != after[i]), shared)
-    last = next((i for i in range(shared - first) if before[-1 - i] != after[-1 - i]), shared - first)
+    return first, next((i for i in range(shared - first) if before[-1 - i] != after[-1 - i]), shared - first)
+
+
+def _reshaped(
+    ids: Ids, axes: set[int], before: tuple[int, ...], after: tuple[int, ...], first: int, last: int
+) -> Ids | None:
+    """The ids of a reshaped tensor; equal first and last axes are left out of it. None if it is too large."""
     middle = before[first : len(before) - last]
     if axes.isdisjoint(range(first, len(before) - last)):
         shape = ids.shape[:first] + (1,) * (len(after) - first - last) + ids.shape[len(before) - last :]

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx_udfc.channels.labels import Flow, Rule
 from onnx_udfc.channels.rules import elementwise as value_ops
 from onnx_udfc.channels.rules import layers as layer_ops
+from onnx_udfc.channels.rules import products as product_ops
 from onnx_udfc.channels.rules import shape as shape_ops
 from onnx_udfc.channels.targets import READS_SIZES
 from onnx_udfc.model.graph import BROADCASTING, BY_VALUE, standard
@@ -45,6 +46,7 @@ CHANNEL_RULES: dict[str, Rule] = {
     **dict.fromkeys(QUANTIZED, _quantized),
     "ArgMax": value_ops.arg_reduction,
     "ArgMin": value_ops.arg_reduction,
+    "Attention": product_ops.attention,
     "BatchNormalization": layer_ops.channel_norm,
     "Affine": value_ops.passing,
     "Concat": shape_ops.concat,
@@ -53,6 +55,7 @@ CHANNEL_RULES: dict[str, Rule] = {
     "Crop": value_ops.spatial,
     "CumSum": value_ops.cumulative,
     "DepthToSpace": shape_ops.depth_to_space,
+    "Einsum": product_ops.einsum,
     "Expand": shape_ops.expand,
     "Flatten": shape_ops.reshape,
     "Gather": shape_ops.gather,
