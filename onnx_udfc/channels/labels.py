@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
 
 Ids = NDArray[np.int64]
+FIXED_PARTNER = "it is combined with a tensor whose channels cannot be removed"
+ACROSS = "it is combined with channels that lie along another axis"
 COUNTED = "the number of its channels is used in a computation"
 MOST_IDS = 1 << 22  # a set of more channels is none
 

@@ -10,10 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_udfc.channels.labels import Flow, Ids, along, of_channels, of_second_axis
-
-FIXED_PARTNER = "it is combined with a tensor whose channels cannot be removed"
-ACROSS = "it is combined with channels that lie along another axis"
+from onnx_udfc.channels.labels import ACROSS, FIXED_PARTNER, Flow, Ids, along, of_channels, of_second_axis
 
 
 def passing(flow: Flow, node: gs.Node) -> None:
@@ -207,4 +204,13 @@ def mean_variance_norm(flow: Flow, node: gs.Node, ids: Ids) -> None:
     """Normalized over some axes."""
     axes = [axis % ids.ndim for axis in node.attrs.get("axes", [0, 2, 3])]
     out = at_once(flow, node, ids, axes, f"{node.op} normalizes over its channels")
+    flow.put(node.outputs[0], ids if out is None else out)
+
+
+@of_channels
+def layer_norm(flow: Flow, node: gs.Node, ids: Ids) -> None:
+    """Everything from `axis` on is normalized together."""
+    first = int(node.attrs.get("axis", -1)) % ids.ndim
+    reason = "its channels are normalized together by a LayerNormalization"
+    out = at_once(flow, node, ids, range(first, ids.ndim), reason)
     flow.put(node.outputs[0], ids if out is None else out)

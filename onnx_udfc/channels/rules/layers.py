@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.channels.labels import Flow, Ids, of_channels, of_second_axis
-from onnx_udfc.channels.rules.elementwise import at_once
-from onnx_udfc.channels.rules.products import two_tensors
+from onnx_udfc.channels.labels import Flow, Ids, of_second_axis
 
 if TYPE_CHECKING:
     from onnx_udfc.model.layers import Layer
@@ -18,13 +16,9 @@ if TYPE_CHECKING:
 def weighted(flow: Flow, node: gs.Node) -> None:
     """Data times a constant weight: new channels come out, or in a depthwise layer those that go in.
 
-    Where the weight is not a plain constant nothing is known of the output, and the inputs must stay, but for products
-    of two tensors.
+    Where the weight is not a plain constant nothing is known of the output, and the inputs must stay.
     """
     layer = flow.network.layers.get(node.name)
-    if layer is None and node.op == "MatMul":
-        two_tensors(flow, node)
-        return
     if layer is None:
         for tensor in node.inputs:
             flow.bar(flow.get(tensor), node, f"it feeds a {node.op} whose weight is not a plain constant")
@@ -92,15 +86,6 @@ def whole_blocks(flow: Flow, node: gs.Node, ids: Ids, blocks: int) -> int:
     if length > 1:
         flow.unite(rows[:, 1:], rows[:, :1], node)
     return len(rows)
-
-
-@of_channels
-def layer_norm(flow: Flow, node: gs.Node, ids: Ids) -> None:
-    """Everything from `axis` on is normalized together."""
-    first = int(node.attrs.get("axis", -1)) % ids.ndim
-    reason = "its channels are normalized together by a LayerNormalization"
-    out = at_once(flow, node, ids, range(first, ids.ndim), reason)
-    flow.put(node.outputs[0], ids if out is None else out)
 
 
 @of_second_axis

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.channels.labels import Flow, Ids
-from onnx_udfc.channels.rules.elementwise import ACROSS, FIXED_PARTNER
+from onnx_udfc.channels.labels import ACROSS, FIXED_PARTNER, Flow, Ids
 
 
 class Factor(NamedTuple):

@@ -21,6 +21,11 @@ def _quantized(flow: Flow, node: gs.Node) -> None:
         flow.bar(flow.get(tensor), node, "it is already quantized")
 
 
+def _matmul(flow: Flow, node: gs.Node) -> None:
+    rule = layer_ops.weighted if node.name in flow.network.layers else product_ops.two_tensors
+    rule(flow, node)
+
+
 READS_ENDS = {"Slice": (1, 2)}  # where the rule looks at counts of channels itself
 PASSING = (*BY_VALUE, "CastLike", "Dropout", "Identity")
 RESIDUAL = ("Add", "Mean", "Sub", "Sum")
@@ -63,8 +68,8 @@ CHANNEL_RULES: dict[str, Rule] = {
     "GroupNormalization": layer_ops.group_norm,
     "InstanceNormalization": layer_ops.channel_norm,
     "LRN": layer_ops.local_response_norm,
-    "LayerNormalization": layer_ops.layer_norm,
-    "MatMul": layer_ops.weighted,
+    "LayerNormalization": value_ops.layer_norm,
+    "MatMul": _matmul,
     "MeanVarianceNormalization": value_ops.mean_variance_norm,
     "Pad": shape_ops.pad,
     "Reshape": shape_ops.reshape,
