@@ -1,4 +1,6 @@
-# docker build -t onnx-udfc . && docker run --rm --network none -v "$PWD:/work" onnx-udfc in.onnx out.onnx --bits 8
+# docker build -t onnx-udfc .
+# docker run --rm --network none --user "$(id -u):$(id -g)" -v "$PWD:/work" onnx-udfc in.onnx out.onnx --bits 8
+# (--user: the folder is the caller's, and so is what is written into it)
 FROM python:3.12-slim AS build
 COPY . /source
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels /source

@@ -84,25 +84,28 @@ def test_forms_for_issues_are_whole(name: str) -> None:
 
 
 def here(path: Path, **more: str) -> dict[str, str]:
-    """An environment whose `onnx-udfc` and `python3` are those of this test."""
+    """An environment whose `onnx-udfc` and Python are those of this test."""
     programs = path / "programs"
     programs.mkdir()
-    (programs / "onnx-udfc").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m onnx_udfc "$@"\n')
-    (programs / "onnx-udfc").chmod(0o755)
-    (programs / "python3").symlink_to(sys.executable)
+    for name, module in (("onnx-udfc", "-m onnx_udfc"), ("python", ""), ("python3", "")):
+        (programs / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {module} "$@"\n')
+        (programs / name).chmod(0o755)
     return {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), **more}
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
 def test_the_action_compresses_and_tells_its_outputs(tmp_path: Path) -> None:
     action = loaded("action.yml")
-    step = action["runs"]["steps"][1]
+    install, step = action["runs"]["steps"]
     assert set(re.findall(r"\$\{\{ inputs\.(\w+) }}", str(action))) == set(action["inputs"])
     env = here(
         tmp_path, MODEL=str(DIGITS), OUTPUT="my out.onnx", OPTIONS="--bits 8 --method 'udfc' --threads 1",
-        REPORT="told", GITHUB_OUTPUT=str(tmp_path / "output"),
+        REPORT="told", GITHUB_OUTPUT=str(tmp_path / "output"), RUNNER_TEMP=str(tmp_path / "temp of a job"),
+        PACKAGE="--help", PROGRAMS=str(tmp_path / "programs"),
     )  # fmt: skip
-    assert set(step["env"]) == {"MODEL", "OUTPUT", "OPTIONS", "REPORT"}
+    assert set(install["env"]) | set(step["env"]) == {"PACKAGE", "PROGRAMS", "MODEL", "OUTPUT", "OPTIONS", "REPORT"}
+    subprocess.run(["bash", "-c", install["run"]], cwd=tmp_path, env=env, check=True, capture_output=True, timeout=300)
+    assert (tmp_path / "output").read_text().startswith(f"programs={tmp_path / 'temp of a job' / 'onnx-udfc'}")
     subprocess.run(["bash", "-c", step["run"]], cwd=tmp_path, env=env, check=True, capture_output=True, timeout=300)
     told = dict(line.split("=") for line in (tmp_path / "output").read_text().splitlines())
     assert told["verdict"] in ("good", "degraded", "unusable", "unknown")

@@ -132,7 +132,8 @@ def read_value(spec: Spec, value: object, voice: Voice) -> Any:
     except OptionError as error:
         shown = _shown(value) if error.value is None else error.value
         raise OptionError(spec.name, shown, error.why, voice) from None
-    except (ValueError, TypeError, OverflowError, RecursionError, msgspec.ValidationError):
+    # SystemError: msgspec 0.19 of integers that no float holds
+    except (ValueError, TypeError, OverflowError, RecursionError, SystemError, msgspec.ValidationError):
         raise OptionError(spec.name, _shown(value), expected(spec) + _hint(spec, value), voice) from None
     return converted
 
