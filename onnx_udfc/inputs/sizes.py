@@ -1,14 +1,15 @@
 """Sizes for the axes that a network leaves open: one choice, for inspection and for every run.
 
-The user's come first (`--input-shape`), then what the file fixes, then those of real inputs, then a guess by the kind
-of network: 224 for what ends in one vector; 48 x 320, or another height of text lines, for what reads lines (a picture
-in, scores in every column out); near 320 and a multiple of the total stride for what gives coarser maps; 224 for other
-networks on pictures; a second of sound. A guess is tried, and others after it, until the channels fit their layers and
-onnxruntime runs it.
+The user's come first (`--input-shape`), then what the file fixes, then those of real inputs, then what its metadata
+says (`imgsz`), then a guess by the kind of network: 224 for what ends in one vector; 48 x 320, or another height of
+text lines, for what reads lines (a picture in, scores in every column out); near 320 and a multiple of the total stride
+for what gives coarser maps; 224 for other networks on pictures; a second of sound. A guess is tried, and others after
+it, until the channels fit their layers and onnxruntime runs it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,7 @@ Sizes = dict[str, tuple[int, ...]]
 CLASSIFIED = (224, 32, 28, 64, 96, 112, 128, 160, 192, 256, 299, 320, 384, 416, 512, 640)
 DENSE = 320
 MAP_STRIDE = 4  # pixels that one of the coarsest map stands for, from which on a network is a detector or segments
+LARGEST_TOLD = 1280  # side in a file's own metadata that is believed
 UNKNOWN = 64  # side of the pictures of a network that cannot be read
 LINES = ((48, 320), (32, 320), (32, 100), (64, 320), (64, 256))  # heights and widths of text lines
 SOUNDS = (RATE, RATE // 2, 4096, 2048, 1024, 576, 512, 256)
@@ -292,6 +294,8 @@ def _sound(spec: InputSpec, use: Use) -> bool:
 
 def _sides(network: Network, spec: InputSpec, use: Use) -> list[tuple[int, int]]:
     """Heights and widths to try for the network's pictures."""
+    if told := _exported(network):
+        return [*told, *((side, side) for side in CLASSIFIED)]
     if _reads_lines(network):
         height = spec.shape[1 if channels_last(spec.shape, use) else 2]
         fixed = [(height, max(8, LINES[0][1] * height // LINES[0][0] // 8 * 8))] if height else []
@@ -340,19 +344,27 @@ def _pooled(tensor: gs.Tensor) -> bool:
 
 
 def _total_stride(network: Network) -> int:
-    """How many pixels one of the coarsest map stands for."""
-    strides: dict[int, int] = {}
+    """How many pixels one of the coarsest map stands for.
+
+    Maps that meet are of one size: a coarse one that was enlarged has the stride of the one that it is joined with.
+    """
+    strides: dict[int, int] = {id(t): 1 for t in network.graph.inputs}
     for node in network.graph.nodes:
-        before = max((strides.get(id(t), 1) for t in node.inputs), default=1)
-        own = (
-            max(node.attrs.get("strides") or [1])
-            if kind_of(node.op).convolves or node.op in ("MaxPool", "AveragePool")
-            else 1
-        )
-        after = before * own
+        before = min((strides[id(t)] for t in node.inputs if id(t) in strides), default=0)
+        if not before or node.op in ("Shape", "Size"):  # of constants, or sizes alone
+            continue
+        strided = kind_of(node.op).convolves or node.op in ("MaxPool", "AveragePool")
+        after = before * max(node.attrs.get("strides") or [1]) if strided else before
         for tensor in node.outputs:
             strides[id(tensor)] = after if after <= _COARSEST else before
     return max(strides.values(), default=1)
+
+
+def _exported(network: Network) -> list[tuple[int, int]]:
+    """Height and width that a file says it was exported for, as those of YOLO networks do."""
+    texts = [entry.value for entry in network.origin.model.metadata_props if entry.key == "imgsz"]
+    sides = [int(side) for text in texts for side in re.findall(r"\d+", text)][:2]
+    return [(sides[0], sides[-1])] if sides and min(sides) >= UNKNOWN and max(sides) <= LARGEST_TOLD else []
 
 
 def _spanned(network: Network) -> int:

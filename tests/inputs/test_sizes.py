@@ -37,6 +37,14 @@ LAST = """g (float[N,H,W,3] x, float[4,3,3,3] K) => (float[N,4,h,w] y) {
     t = Transpose<perm = [0,3,1,2]>(x) y = Conv(t, K) }"""
 
 
+# A coarse map is enlarged, joined with a fine one, and made coarser again, as in a feature pyramid.
+PYRAMID = """g (float[N,3,H,W] x, float[4,3,4,4] K1, float[4,4,8,8] K2, float[4,8,2,2] K3, float[4,4,2,2] K4)
+    => (float[N,4,h,w] y) {
+    a = Conv<strides = [4,4]>(x, K1) b = Conv<strides = [8,8]>(a, K2)
+    s = Constant<value_floats = [1.0, 1.0, 8.0, 8.0]>() u = Resize(b, , s) c = Concat<axis = 1>(u, a)
+    d = Conv<strides = [2,2]>(c, K3) y = Conv<strides = [2,2]>(d, K4) }"""
+
+
 def network(text: str) -> Network:
     model = small_model(text)
     for name, value in (("two", [2]), ("one", [1])):
@@ -52,6 +60,7 @@ def network(text: str) -> Network:
         (CLASSIFIER, (1, 3, 224, 224)),
         (FLATTENING, (1, 1, 28, 28)),
         (DETECTOR, (1, 3, 336, 336)),  # a multiple of 48
+        (PYRAMID, (1, 3, 320, 320)),  # a multiple of 32; it was 256, of 128
         (LINES, (1, 3, 48, 320)),
         (LINES.replace("[N,3,H,W]", "[N,3,48,W]"), (1, 3, 48, 320)),
         (LINES.replace("[N,3,H,W]", "[N,3,24,W]").replace("48,4] K", "24,4] K"), (1, 3, 24, 160)),
@@ -66,6 +75,15 @@ def test_sizes_are_guessed_by_the_kind_of_network(text: str, sizes: tuple[int, .
     settle(found)
     assert found.sizes == {"x": sizes}
     assert any("--input-shape" in note for note in found.notes) is any(c in text for c in ("H,", "W]", "L] x"))
+
+
+@pytest.mark.parametrize(("told", "sides"), [("[640, 480]", (640, 480)), ("384", (384, 384)), ("[1]", (320, 320))])
+def test_a_file_that_says_what_it_was_exported_for_is_believed(told: str, sides: tuple[int, int]) -> None:
+    model = small_model(PYRAMID)
+    model.metadata_props.add(key="imgsz", value=told)
+    found = read(model)
+    settle(found)
+    assert found.sizes == {"x": (1, 3, *sides)}
 
 
 def test_what_is_asked_for_holds_everywhere_and_the_file_keeps_its_open_axes() -> None:
