@@ -57,7 +57,7 @@ def scaled_model(text: str, seed: int = 0, opset: int = 21) -> onnx.ModelProto:
 
 def _plausible(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
     if kind == "S":
-        signs: NDArray[np.float64] = rng.choice([1.0, 1.0, 1.0, -1.0], shape)
+        signs: NDArray[np.float64] = rng.choice(np.array([1.0, 1.0, 1.0, -1.0]), shape)
         return rng.uniform(0.5, 1.5, shape) * signs
     if kind == "V":
         return rng.uniform(0.5, 2, shape)

@@ -168,8 +168,8 @@ def curve(
             lost *= _together(both / left, len(lost))
             lost = np.minimum.accumulate(lost)
     leading = first[:, : min(there, 2 * len(first) // 3)]
-    leading = (leading / np.maximum(np.linalg.norm(leading, axis=0), 1e-300)).astype(np.float16)  # a span needs no more
-    return Curve(split, lost * total, leading)
+    unit = leading / np.maximum(np.linalg.norm(leading, axis=0), 1e-300)
+    return Curve(split, lost * total, unit.astype(np.float16))  # a span needs no more
 
 
 def measured_ranks(weight: Double, split: Split) -> int:

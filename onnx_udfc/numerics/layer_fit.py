@@ -151,7 +151,7 @@ class Sight:
             now += level + stream
             _to_nearest_passing(now, passed, bounds)
             now -= stream
-            self.targets, level = now, now.mean(1, keepdims=True)
+            self.targets, level = now, now.mean(1, dtype=np.float32, keepdims=True)
             left = now - level
             products_of = [products.stacked(centered(some).transpose(0, 2, 1), left[some]) for some in parts]
             cross = joined(products_of).astype(np.float64) / self.patches.shape[1]

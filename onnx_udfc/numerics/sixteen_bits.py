@@ -45,7 +45,8 @@ def in_sixteen_bits(samples: Array) -> Array | SixteenBits:
     low, high = samples.min(0, initial=0), samples.max(0, initial=0)
     if not (np.maximum(-low, high) < _LARGEST).all():
         return samples
-    step, middle = high / _STEPS - low / _STEPS, low / 2 + high / 2
+    steps, two = np.float32(_STEPS), np.float32(2)
+    step, middle = high / steps - low / steps, low / two + high / two
     step[step < np.finfo(np.float32).tiny] = 1.0
     codes = np.empty(samples.shape, np.int16)
     for start in range(0, len(samples), _TOGETHER):
