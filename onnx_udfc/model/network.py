@@ -15,6 +15,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.activations import join_activations
+from onnx_udfc.model.branches import join_branches
 from onnx_udfc.model.checks import refuse_blocked
 from onnx_udfc.model.constants import fold_constants, unshare
 from onnx_udfc.model.export import SHAPES, export_model
@@ -247,7 +248,7 @@ def _read(model: onnx.ModelProto) -> Network:
     write_pooling(graph, kept)
     fold_pads(graph, kept)
     _drop_dead(graph)
-    layers = _fold_batch_norms(graph, kept)
+    layers = join_branches(graph, _fold_batch_norms(graph, kept), kept, {*origin.shared, *origin.shared.values()})
     live = _live(graph)
     sound = [layer for layer in layers if id(layer.node) in live or _finite(layer)]
     for layer in sound:
