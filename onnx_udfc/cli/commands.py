@@ -243,7 +243,8 @@ def run(call: Callable[[], object], debug: bool) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:
-        return _fail(f"{error.format_message()} See onnx-udfc --help.", error.exit_code)
+        where = error.ctx.command_path if error.ctx else "onnx-udfc"
+        return _fail(f"{error.format_message().rstrip('.')}; see {where} --help", error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; nothing was written", INTERRUPTED)
     except BrokenPipeError:

@@ -94,7 +94,7 @@ class TableCommand(click.Command):
             if ctx.resilient_parsing:  # a line that is not finished
                 break
             if name in lists and _NUMBER.fullmatch(first) and _NUMBER.fullmatch(second) and not Path(second).exists():
-                raise click.UsageError(f"{name} {first} {second}: write one word, with commas: {name} {first},{second}")
+                raise click.UsageError(f"{name} {first} {second}: write {name} {first},{second} as one word", ctx)
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -44,6 +44,19 @@ def test_every_command_has_help_and_every_option_a_sentence(tmp_path: Path, comm
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        ("sweep in.onnx out --prune 0.2 0.5", "--prune 0.2,0.5 as one word; see onnx-udfc sweep --help"),
+        ("validate", "'IN'; see onnx-udfc validate --help"),
+    ],
+)
+def test_wrong_usage_names_the_help_of_its_command(tmp_path: Path, words: str, where: str) -> None:
+    done = call(tmp_path, *words.split())
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.endswith(f"{where}\n")
+
+
 def test_no_arguments_is_help_and_version_is_the_package_s(tmp_path: Path) -> None:
     assert "Usage:" in call(tmp_path).stdout
     assert re.search(r"\d+\.\d+\.\d+", call(tmp_path, "--version").stdout)
