@@ -162,8 +162,8 @@ def test_tensorrt_wants_layer_inputs_and_the_residual_input() -> None:
 
 
 def test_tensorrt_quantizes_one_of_two_branches_that_end_in_layers() -> None:
-    body = "a = Conv (x, w1, b1) c = Conv (x, w2, b2) y = Add (a, c)"
-    assert place(image_network(body), "tensorrt").sites == {"x": ("conv0", "conv1"), "c": ("add2",)}
+    body = "r = Relu (x) a = Conv (x, w1, b1) c = Conv (r, w2, b2) y = Add (a, c)"
+    assert place(image_network(body), "tensorrt").sites == {"x": ("conv1",), "r": ("conv2",), "c": ("add3",)}
 
 
 def test_cuda_is_refused_with_the_reason() -> None:
