@@ -121,9 +121,12 @@ def _allowed(channels: int, cells: int, align: Align) -> tuple[int, ...]:
     return tuple(sorted({_moved(channels, cells, n, align) for n in range(1, channels + 1)}, reverse=True))
 
 
-def steps_of(group: ChannelGroup, removal: Removal) -> Double:
-    """Damage (channels of the largest cell − 1,) of removing one channel of every cell, in order, never falling."""
-    cost = removal.cost.copy()
+def steps_of(group: ChannelGroup, removal: Removal, cost: Double | None = None) -> Double:
+    """Damage (channels of the largest cell − 1,) of removing one channel of every cell, in order, never falling.
+
+    `cost` is that of each removal where it is another one than the share that is lost.
+    """
+    cost = (removal.cost if cost is None else cost).copy()
     cost[~np.isfinite(cost)] = 0.0  # the last channel never goes
     cells = group.cells[removal.order]
     parts = [cost[cells == cell] for cell in range(cells_of(group))]
@@ -135,10 +138,13 @@ def steps_of(group: ChannelGroup, removal: Removal) -> Double:
 def damage_of(group: ChannelGroup, removal: Removal, counts: Double) -> Double:
     """Damage (n,) of keeping so many channels (n,)."""
     total = np.concatenate([[0.0], np.cumsum(steps_of(group, removal))])
-    total = as_one_of_many(total) if removal.shares else total
+    damage = as_one_of_many(total) if removal.shares else total
+    if removal.weighed is not None:
+        weighed = np.concatenate([[0.0], np.cumsum(steps_of(group, removal, removal.weighed))])
+        damage = damage * np.divide(weighed, total, out=np.ones_like(total), where=total > 0)
     cells = cells_of(group)
     removed = np.where(counts >= group.channels, 0, len(total) - counts / cells)
-    return np.asarray(total[np.round(removed).astype(np.int64)])
+    return np.asarray(damage[np.round(removed).astype(np.int64)])
 
 
 def as_one_of_many(share: Double) -> Double:

@@ -145,7 +145,7 @@ def _points(layer: Layer, found: Curve, saving: Callable[[Split, Index], Double]
         step //= 2
     ranks = np.arange(step, most, step)
     saved = saving(found.split, ranks)
-    damage = as_one_of_many(np.minimum(found.lost[ranks], 1.0))
+    damage = found.weight * as_one_of_many(np.minimum(found.lost[ranks], 1.0))
     pairs = zip(ranks.tolist(), saved.tolist(), damage.tolist(), strict=True)
     return [_Point(s, d, Factor(found.split, r)) for r, s, d in pairs if s > 0]
 

@@ -14,8 +14,8 @@ cross-validation (Craven and Wahba, 1979).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,11 +44,22 @@ class Removal:
         cost: the error that each removal adds (same order), in units of the consumer's output variance; the last is
             infinite, since a group never goes to zero.
         shares: whether costs add up to a share of that variance; else they only compare channels.
+        parts: consumer → its part of the costs.
+        weighed: the costs where each consumer's part counts as much as that consumer does; None where all count one.
     """
 
     order: Index
     cost: Double
     shares: bool = False
+    parts: Mapping[str, Double] = field(default_factory=dict)
+    weighed: Double | None = None
+
+    def weighed_by(self, weights: Mapping[str, float]) -> Removal:
+        """The same where errors of each consumer count as much as its weight says, one where none is given."""
+        if all(weights.get(name, 1.0) == 1 for name in self.parts):
+            return self
+        total = sum((part * weights.get(name, 1.0) for name, part in self.parts.items()), np.zeros(len(self.cost)))
+        return replace(self, weighed=total)
 
     def kept(self, count: int) -> Index:
         """The `count` channels that stay, sorted."""
@@ -64,12 +75,14 @@ class ConsumerInput:
         weight: (d, o) its weights, transposed.
         rows: (C, m) rows of the Gram that each channel owns; -1 where this group owns none of a channel.
         count: samples behind the Gram, if few of them are behind what the costs say; 0 if the costs are to be believed.
+        name: of the consumer.
     """
 
     gram: Double
     weight: Double
     rows: Index
     count: int = 0
+    name: str = ""
 
 
 CRITERIA: dict[str, Callable[[Producer], Double]] = {
@@ -115,18 +128,24 @@ def eliminate(consumers: list[ConsumerInput], channels: int, ridge: float) -> Re
     alive = np.arange(channels)
     order: list[int] = []
     cost: list[float] = []
+    parts: dict[str, list[Double]] = {c.name: [] for c in consumers}
     batch = max(1, -(-channels // _STEPS))
     while len(alive) > 1:
-        costs = sum((s.costs(alive) for s in states), start=np.zeros(len(alive)))
+        each = [s.costs(alive) for s in states]
+        costs = sum(each, start=np.zeros(len(alive)))
         lowest = np.sort(np.argsort(costs, kind="stable")[: min(batch, len(alive) - 1)])
         lowest = lowest[np.argsort(costs[lowest], kind="stable")]
         order += alive[lowest].tolist()
         cost += costs[lowest].tolist()
+        for name, rows in parts.items():
+            mine = (e[lowest] for e, c in zip(each, consumers, strict=True) if c.name == name)
+            rows.append(sum(mine, np.zeros(len(lowest))))
         for state in states:
             state.remove(alive[lowest])
         alive = np.delete(alive, lowest)
     shares = all(c.count == 0 for c in consumers)
-    return Removal(np.array([*order, int(alive[0])]), np.array([*cost, np.inf]), shares)
+    known = {name: np.concatenate([*rows, [np.inf]]) for name, rows in parts.items()}
+    return Removal(np.array([*order, int(alive[0])]), np.array([*cost, np.inf]), shares, known)
 
 
 def _inverse(system: Double) -> Double:

@@ -102,11 +102,13 @@ class Curve:
         lost: (R + 1,) error when r = 0 … R channels are left between, falling.
         directions: (I t₁, D) the leading columns of L⁻ᵀ U, of unit length, two thirds of them at most; None for
             `channel`.
+        weight: what a lost share counts, see `numerics.metric`.
     """
 
     split: Split
     lost: Double
     directions: NDArray[np.float16] | None = None
+    weight: float = 1.0
 
 
 def splits(kernel: tuple[int, ...]) -> tuple[Split, ...]:

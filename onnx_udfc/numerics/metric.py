@@ -14,10 +14,21 @@ of either, o their parts off the diagonal,
 
 (the linear filter with the least squared error; a thousand classes and a few dozen inputs leave nearly nothing of it).
 Its root R, Rᵀ R = M, makes errors plain: |R e|².
+
+Between layers, tr(F Σ) says how far errors as large as all that a layer writes move the answers, if they are another
+at every position. Where layers behind read many positions together it is little, for they cancel; where what is passed
+on is a small part of what is written (the tail of a Swish behind one large common direction) it is much. With m that
+of a layer, over the geometric mean of all, and d the share of the layers that lie before it,
+
+    w = max(1, m)^d
+
+is what a lost share of the layer's variance counts: the refits of the layers behind repair much of what is lost early,
+and what is lost in parts that hang together does not cancel, so that no layer counts less than one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_udfc.numerics import products
-from onnx_udfc.numerics.moments import Array
+from onnx_udfc.numerics.moments import Array, column_variances
 
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -88,7 +99,27 @@ def agreed(first: Double, second: Double) -> Double:
     return np.asarray(whole * (off * min(1.0, max(0.0, weight)) + np.eye(len(whole))))
 
 
-def metric(unit: Double, outputs: Array, information: Array | Double | None, groups: int = 1) -> Metric:
+def movement(outputs: Array, information: Array | Double) -> float:
+    """tr(F Σ): how far all that a layer writes, (n, O), moves the answers.
+
+    `information` is F (O, O), or only its diagonal (O,); what is not finite gives no finite number.
+    """
+    if information.ndim == 1:
+        return float(information.astype(np.float64) @ column_variances(outputs))
+    some = _some(_centred(outputs))
+    return float(np.vdot(products.product(some, information.astype(outputs.dtype)), some)) / max(1, len(some))
+
+
+def importances(movements: Sequence[float]) -> list[float]:
+    """W of the module's equation for layers in their order, from the movement of each, which is above 0."""
+    logs = np.log(np.asarray(movements, np.float64))
+    above = np.maximum(logs - logs.mean(), 0.0) if len(logs) else logs
+    return [float(w) for w in np.exp(above * np.arange(len(logs)) / max(1, len(logs)))]
+
+
+def metric(
+    unit: Double, outputs: Array, information: Array | Double | None, groups: int = 1, moved: float | None = None
+) -> Metric:
     """The metric of a layer.
 
     Args:
@@ -96,17 +127,20 @@ def metric(unit: Double, outputs: Array, information: Array | Double | None, gro
         outputs: (n, O) what the layer writes to.
         information: (O, O) F of the module's equation, in the outputs' units; None if it is not known.
         groups: of the layer.
+        moved: tr(F Σ), where it is known: see `movement`.
     """
-    if information is None or not np.isfinite(information).all():
+    if information is None or information.ndim == 1 or not np.isfinite(information).all():
         return Metric(unit, None, groups)
-    centred = outputs - outputs.mean(0, dtype=np.float64).astype(outputs.dtype)
-    some = _some(centred)
-    moved = float(np.vdot(products.product(some, information.astype(outputs.dtype)), some)) / max(1, len(some))
+    moved, centred = movement(outputs, information) if moved is None else moved, _centred(outputs)
     alone = float((np.square(centred / unit.astype(outputs.dtype)).mean(0, dtype=np.float64)).sum())
     if not (np.isfinite(moved) and moved > 0 and alone > 0):
         return Metric(unit, None, groups)
     floor = np.diag(ALONE / (np.square(unit) * alone))
     return Metric(unit, np.asarray((1 - ALONE) * information / moved + floor), groups)
+
+
+def _centred(outputs: Array) -> Array:
+    return np.asarray(outputs - outputs.mean(0, dtype=np.float64).astype(outputs.dtype))
 
 
 def _some(rows: Array) -> Array:

@@ -88,7 +88,7 @@ class Ordering:
         count = patches.shape[1] if self._few and layer.name not in self._gates else 0
         for group, owned in zip(wanted, rows, strict=True):
             parts = [(i, r) for i, r in enumerate(owned) if (r >= 0).any()]
-            self._waiting[group.name] += [ConsumerInput(gram[i], weight[i], r, count) for i, r in parts]
+            self._waiting[group.name] += [ConsumerInput(gram[i], weight[i], r, count, layer.name) for i, r in parts]
             self._seen[group.name].add(layer.name)
             if self._seen[group.name] == set(group.consumers):
                 self.removals[group.name] = eliminate(self._waiting.pop(group.name), group.channels, RIDGE)

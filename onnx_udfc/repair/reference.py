@@ -24,7 +24,7 @@ from onnx_udfc.inputs.feeds import evenly_spaced
 from onnx_udfc.model.layers import own_bias, residual_operand
 from onnx_udfc.numerics.factors import Curve, turned
 from onnx_udfc.numerics.layer_fit import summable
-from onnx_udfc.numerics.metric import Metric, metric
+from onnx_udfc.numerics.metric import Metric, importances, metric, movement
 from onnx_udfc.numerics.moments import (
     Array,
     Window,
@@ -79,8 +79,8 @@ class LayerReference:
             it could not be computed before the layer.
         stream_mean: (O,) of it over all positions.
         alone: nothing is added to the output before its activation.
-        information: (O, O) how the answers move with the output, F of `numerics.metric`; None if nobody knows, and for
-            a layer that is not to be split: nothing asks for it once its channels were ordered.
+        information: (O, O) how the answers move with the output, F of `numerics.metric`, or (O,) its diagonal; None if
+            nobody knows, and for a layer that is not to be split: nothing asks for it once its channels were ordered.
         groups: of the layer.
     """
 
@@ -132,7 +132,12 @@ class LayerReference:
     @cached_property
     def metric(self) -> Metric:
         """How errors count, all channels together."""
-        return metric(self.unit, self.target, self.information, self.groups)
+        return metric(self.unit, self.target, self.information, self.groups, self.moved)
+
+    @cached_property
+    def moved(self) -> float:
+        """How far all that the layer writes moves the answers; 0 if nobody knows."""
+        return 0.0 if self.information is None else movement(self.target, self.information)
 
 
 @dataclass
@@ -160,6 +165,14 @@ class Reference:
     inputs: dict[str, Value] = field(default_factory=dict)
     pieces: Pieces = field(default_factory=Pieces)
     narrow: bool = False
+
+    def weigh(self, moved: Mapping[str, float]) -> None:
+        """Let errors of each layer count by how far all that it writes moves the answers, where that is known."""
+        known = [name for name in self.network.layers if np.isfinite(moved.get(name, 0.0)) and moved.get(name, 0.0) > 0]
+        weights = dict(zip(known, importances([moved[name] for name in known]), strict=True))
+        self.removals = {name: removal.weighed_by(weights) for name, removal in self.removals.items()}
+        for name, found in self.curves.items():
+            self.curves[name] = tuple(replace(c, weight=weights.get(name, 1.0)) for c in found)
 
     def settle(self, split: Collection[str]) -> None:
         """Forget, in place, what only layers that become two (by name) are asked for, of all others."""
@@ -219,6 +232,7 @@ def trace(
             tracer.norm(node)
     tracer.behind.finish()
     reference.removals, reference.unordered = ordering.removals, ordering.left()
+    reference.weigh(tracer.moved)
     return reference
 
 
@@ -269,6 +283,7 @@ class _Tracer:
     informations: dict[str, Array]
     peaked: Collection[str]
     behind: Behind = field(default_factory=Behind)
+    moved: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self, network: Network) -> None:
         self.model = network.to_model(without=network.weights)  # the layers are run with weights at hand
@@ -315,6 +330,7 @@ class _Tracer:
             y.shape, positions, target, gain, shift, channel_mean(y, layer), addend, stream_mean, alone,
             self.informations.pop(layer.name, None), layer.groups,
         )  # fmt: skip
+        self.moved[layer.name] = found.moved
         self.reference.layers[layer.name] = replace(  # without the metric, (O, O) again
             found,
             information=found.information if split else None,

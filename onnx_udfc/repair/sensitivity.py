@@ -38,7 +38,7 @@ VALUES = 1 << 23  # of all tensors of a run, about: they live at the same time
 MOST_VALUES = 1 << 27  # of all runs together, as long as there are more inputs than the fewest
 POSITIONS = 1024  # of a layer's outputs in a run
 NOISE = 65537  # values of noise of a run; a prime
-WIDEST = 1024  # channels: a matrix of more is not worth its time
+WIDEST = 1024  # channels: of more the diagonal says enough
 
 
 def informations(
@@ -51,7 +51,9 @@ def informations(
     pieces: Pieces,
     provider: Provider = CPU,
 ) -> dict[str, Single]:
-    """Layer name → F (O, O) of its outputs in the matched domain; layers that no gradient reaches are missing.
+    """Layer name → F (O, O) of its outputs in the matched domain, of wide ones its diagonal (O,).
+
+    Layers that no gradient reaches are missing.
 
     With `matched` batch norms are matched to their stored statistics; `seed` is that of the noise.
     """
@@ -62,9 +64,8 @@ def informations(
     if matched and _norms(network):  # what passes a ReLU there, and how much, differs from the network as it is
         network = trace(network, fed, (), matched=True, samples=0, seed=seed, pieces=pieces).network
     tensors = {layer.node.outputs[0].name: name for name, layer in network.layers.items()}
-    wanted = [t for t, name in tensors.items() if network.layers[name].out_channels <= WIDEST]
     try:
-        backward = _Backward(network, fed, sizes, wanted, VALUES // values, seed, provider)
+        backward = _Backward(network, fed, sizes, list(tensors), VALUES // values, seed, provider)
         del network
         let_go()
         halves = backward.halves()
@@ -80,7 +81,7 @@ def _agreed(tensor: str, first: dict[str, Single], second: dict[str, Single]) ->
     """F of a tensor from the sums of two halves of the inputs, which go; in float32, for it is kept for long."""
     one = first.pop(tensor).astype(np.float64)
     other = second.pop(tensor).astype(np.float64) if tensor in second else np.zeros_like(one)
-    return agreed(one, other).astype(np.float32)
+    return np.asarray(agreed(one, other) if one.ndim > 1 else (one + other) / 2, np.float32)
 
 
 def _norms(network: Network) -> bool:
@@ -187,9 +188,13 @@ def _factor(values: Double) -> float:
 
 
 def _outer(slopes: Single, axis: int, rng: np.random.Generator) -> Single:
-    """Sum (O, O) of g gᵀ over positions, from as many of them at random; even steps would stay in one column."""
+    """Sum (O, O) of g gᵀ over positions, from as many of them at random; even steps would stay in one column.
+
+    Of many channels only the diagonal (O,).
+    """
     rows = np.moveaxis(slopes, axis, 0).reshape(slopes.shape[axis], -1)
     there = rows.shape[1]
     if there > POSITIONS:
         rows = rows[:, rng.integers(0, there, POSITIONS)]
-    return np.asarray(max(1.0, there / POSITIONS) * (rows @ rows.T), np.float32)
+    found = rows @ rows.T if len(rows) <= WIDEST else np.einsum("op,op->o", rows, rows)
+    return np.asarray(max(1.0, there / POSITIONS) * found, np.float32)
