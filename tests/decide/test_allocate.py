@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -134,6 +136,15 @@ def test_shares_of_the_variance_multiply_over_layers() -> None:
     assert damage_of(group(3), path, np.array([3.0, 2.0, 1.0])).tolist() == pytest.approx(
         [0, -np.log(0.8), -np.log(0.5)]
     )
+
+
+def test_a_lost_share_counts_as_much_as_those_who_read_it() -> None:
+    plain = Removal(np.arange(3), np.array([0.2, 0.3, np.inf]), shares=True)
+    thrice = replace(plain, weighed=3 * plain.cost)
+    counts = np.array([3.0, 2.0, 1.0])
+    np.testing.assert_allclose(damage_of(group(3), thrice, counts), 3 * damage_of(group(3), plain, counts))
+    nothing = Removal(np.arange(3), np.array([0.0, 0.0, np.inf]), shares=True, weighed=np.array([0.0, 0.0, np.inf]))
+    assert damage_of(group(3), nothing, counts).tolist() == [0, 0, 0]
 
 
 def test_no_alignment_takes_more_than_the_ratio_and_half_a_multiple() -> None:

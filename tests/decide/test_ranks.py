@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,6 +93,18 @@ def test_levels_are_a_convex_hull(unit: str) -> None:
         assert (saved > 0).all()
         assert (np.diff(harm / saved) >= -1e-12).all()
     assert sum(map(len, ranks.factors)) > 8
+
+
+def test_ranks_of_a_layer_that_counts_more_cost_more() -> None:
+    network = small_network(TEXT)
+    size, sizes = footprint(network, find_groups(network), ()), find_groups(network).shapes.sizes
+    curves = falling(network)
+    twice = {name: tuple(replace(c, weight=2.0) for c in found) for name, found in curves.items()}
+    saving = saved_macs(network, sizes, size)
+    once, more = (rank_levels(network, sizes, size, c, saving) for c in (curves, twice))
+    assert once.factors == more.factors
+    for a, b in zip(once.damage, more.damage, strict=True):
+        np.testing.assert_allclose(b, 2 * a)
 
 
 def test_narrow_layers_stay_whole() -> None:

@@ -187,3 +187,16 @@ def test_errors_on_few_samples_count_more() -> None:
     np.testing.assert_allclose(few.cost[0], plain.cost[0] / (1 - unknowns / 20) ** 4, rtol=1e-9)
     many = eliminate([replace(given, count=10**9)], 9, RIDGE)
     np.testing.assert_allclose(many.cost[:-1], plain.cost[:-1], rtol=1e-6)
+
+
+def test_each_consumer_has_its_part_of_the_costs_and_may_count_more() -> None:
+    first, second = consumer(8, 1, 3, 3), consumer(8, 4, 2, 4)
+    first.name, second.name = "first", "second"
+    removal = eliminate([first, second], 8, RIDGE)
+    assert removal.weighed_by({}) is removal
+    one, other, both = (cost[:-1] for cost in (removal.parts["first"], removal.parts["second"], removal.cost))
+    np.testing.assert_allclose(one + other, both, rtol=1e-12)
+    weighed = removal.weighed_by({"second": 5.0})
+    assert weighed.weighed is not None
+    np.testing.assert_array_equal(weighed.cost, removal.cost)
+    np.testing.assert_allclose(weighed.weighed[:-1], both + 4 * other)

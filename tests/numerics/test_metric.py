@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_udfc.numerics.metric import ROWS, WIDE, Metric, agreed, metric
+from onnx_udfc.numerics.metric import ROWS, WIDE, Metric, agreed, importances, metric, movement
 
 
 def informed(outputs: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -103,3 +103,19 @@ def test_outputs_are_scaled_like_rows() -> None:
     for found in (metric(unit, outputs, information), Metric(unit)):
         rows = found.scaled(outputs.T[None].astype(np.float64))[0].T
         np.testing.assert_allclose(found.of_outputs(outputs), rows, rtol=1e-4, atol=1e-4 * np.abs(rows).max())
+
+
+def test_all_that_a_layer_writes_moves_the_answers_by_the_trace() -> None:
+    _, outputs, information = informed()
+    covariance = np.cov(outputs.astype(np.float64).T, bias=True)
+    assert movement(outputs, information) == pytest.approx(np.trace(information @ covariance), rel=1e-4)
+    own = np.diag(np.diag(information))
+    assert movement(outputs, np.diag(information)) == pytest.approx(movement(outputs, own), rel=1e-4)
+
+
+def test_late_layers_that_move_the_answers_most_count_most() -> None:
+    early, late = importances([100.0, 1.0, 1.0, 1.0]), importances([1.0, 1.0, 100.0, 1.0])
+    assert early == [1.0] * 4  # all others behind it repair what it loses
+    assert late == pytest.approx([1.0, 1.0, (100 / 100**0.25) ** 0.5, 1.0])
+    assert importances([3.0, 3.0]) == [1.0, 1.0]
+    assert importances([]) == []

@@ -386,3 +386,25 @@ def test_a_layer_is_looked_at_when_its_input_was_given_back(monkeypatch: pytest.
     trace(network, images(), find_groups(network).groups, matched=True, samples=ALL, seed=0, widths=(4.0,))
     assert len(held) == len(network.layers) > 1
     assert not any(held.values())
+
+
+def test_late_layers_whose_output_moves_the_answers_most_lose_little() -> None:
+    network = small_network(
+        """g (float[N, 3, 12, 12] x, float[8, 3, 3, 3] W0, float[8, 8, 1, 1] W1, float[8, 8, 1, 1] W2)
+=> (float[N, 8, 10, 10] y) { a = Conv(x, W0) b = Relu(a) c = Conv(b, W1) d = Relu(c) y = Conv(d, W2) }"""
+    )
+    groups = find_groups(network).groups
+    known = {name: np.eye(8, dtype=np.float32) for name in network.layers}
+    plain = trace(network, images(), groups, matched=False, samples=ALL, seed=0, informations=dict(known))
+    last = list(network.layers)[-1]
+    sharp = {**known, last: 1e6 * known[last]}
+    found = trace(network, images(), groups, matched=False, samples=ALL, seed=0, informations=sharp, factorable=(last,))
+    by_reader = {group.consumers[0]: group.name for group in groups}
+    before, after = (r.removals[by_reader[last]] for r in (plain, found))
+    np.testing.assert_allclose(after.cost[:-1], before.cost[:-1], rtol=1e-5)
+    assert after.weighed is not None
+    assert (after.weighed[:-1] > 100 * after.cost[:-1]).all()
+    assert all(c.weight > 100 for c in found.curves[last])
+    others = [r for name, r in found.removals.items() if name != by_reader[last]]
+    assert others
+    assert all(r.weighed is None for r in others)

@@ -53,6 +53,15 @@ def test_of_a_linear_network_it_is_the_product_of_what_follows() -> None:
     assert np.linalg.norm(mean - expected) < 0.12 * np.linalg.norm(expected)
 
 
+def test_of_wide_layers_the_diagonal_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = small_network(LINEAR)
+    whole = found_in(network)
+    monkeypatch.setattr(sensitivity, "WIDEST", 5)
+    found = found_in(network)
+    assert {name: f.ndim for name, f in found.items()} == {name: 1 if len(f) > 5 else 2 for name, f in whole.items()}
+    np.testing.assert_allclose(found["n0"], np.diag(whole["n0"]), rtol=1e-5)
+
+
 def test_positions_of_every_row_and_column_are_taken() -> None:
     rng = np.random.default_rng(0)
     slopes = np.ones((32, 3, 32, 32), np.float32)
