@@ -82,7 +82,7 @@ ROWS = [
     Row("Mod", "b = Mod<fmod = 1>(a, S)", weights="float[8,1,1] S"),
     Row("Where", f"{TO_BOOL} b = Where(p, a, S)", weights="float[8,1,1] S"),
     Row("Mul", f"{SQUEEZE} b = Mul(a, w)", weights=SQUEEZE_WEIGHTS, groups=2),
-    Row("Add", "c = Conv(x, W3) b = Add(a, c)", weights="float[8,3,3,3] W3"),
+    Row("Add", "c = Conv(x, W3) r = Relu(c) b = Add(a, r)", weights="float[8,3,3,3] W3"),
     Row("Sub", "b = Sub(a, m)", weights="float[1,1,6,6] m"),
     Row("Add", "b = Add(a, m)", 8, 0, "float[1,8,6,6] m", reason="combined with a tensor"),
     Row("Swish", "b = Swish(a)", opset=24),

@@ -146,12 +146,13 @@ def test_a_tensor_that_is_left_takes_what_writes_and_what_reads_it_along() -> No
     assert placement.kept == ("conv4", "conv6")
     assert placement.tensors == ("x", "a", "t", "y")
     residual = network_of(
-        "(float[1,8,6,6] x) => (float y) { a = Conv (x, w1, b1) c = Conv (x, w2, b2) s = Add (a, c) y = Conv (s, w3) }",
+        "(float[1,8,6,6] x) => (float y) { a = Conv (x, w1, b1) b = Relu (x) c = Conv (b, w2, b2) s = Add (a, c)"
+        " y = Conv (s, w3) }",
         {"w1": (8, 8, 1, 1), "b1": (8,), "w2": (8, 8, 1, 1), "b2": (8,), "w3": (4, 8, 1, 1)},
     )
     without = activation_tensors(residual, list(residual.layers), "cpu", ["s"])
-    assert without.kept == ("conv3",)
-    assert without.tensors == ("x", "a", "c")
+    assert without.kept == ("conv4",)
+    assert without.tensors == ("x", "a", "b", "c")
 
 
 def test_borders_are_what_stands_next_to_a_layer_in_float() -> None:
