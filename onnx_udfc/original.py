@@ -142,8 +142,8 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
     pieces = Pieces(provider)
     matched, sizes, seed = inputs.source == "synthetic", original.channels.shapes.sizes, options.seed
     known = {}
-    # Where something goes, errors are weighed by what the answers make of them.
-    if (groups or split) and limits.weighed:
+    # Where something goes or bits are spent freely, errors are weighed by what the answers make of them.
+    if (groups or split or widths) and limits.weighed:
         known = informations(
             network, inputs.values, sizes, matched=matched, seed=seed, pieces=pieces, provider=provider
         )

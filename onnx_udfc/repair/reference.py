@@ -171,6 +171,8 @@ class Reference:
         known = [name for name in self.network.layers if np.isfinite(moved.get(name, 0.0)) and moved.get(name, 0.0) > 0]
         weights = dict(zip(known, importances([moved[name] for name in known]), strict=True))
         self.removals = {name: removal.weighed_by(weights) for name, removal in self.removals.items()}
+        for name, errors in self.rounding.items():
+            self.rounding[name] = {bits: error * weights.get(name, 1.0) for bits, error in errors.items()}
         for name, found in self.curves.items():
             self.curves[name] = tuple(replace(c, weight=weights.get(name, 1.0)) for c in found)
 

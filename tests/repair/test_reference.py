@@ -395,10 +395,22 @@ def test_late_layers_whose_output_moves_the_answers_most_lose_little() -> None:
     )
     groups = find_groups(network).groups
     known = {name: np.eye(8, dtype=np.float32) for name in network.layers}
-    plain = trace(network, images(), groups, matched=False, samples=ALL, seed=0, informations=dict(known))
+    plain = trace(
+        network, images(), groups, matched=False, samples=ALL, seed=0, informations=dict(known), widths=(4.0,)
+    )
     last = list(network.layers)[-1]
     sharp = {**known, last: 1e6 * known[last]}
-    found = trace(network, images(), groups, matched=False, samples=ALL, seed=0, informations=sharp, factorable=(last,))
+    found = trace(
+        network,
+        images(),
+        groups,
+        matched=False,
+        samples=ALL,
+        seed=0,
+        informations=sharp,
+        factorable=(last,),
+        widths=(4.0,),
+    )
     by_reader = {group.consumers[0]: group.name for group in groups}
     before, after = (r.removals[by_reader[last]] for r in (plain, found))
     np.testing.assert_allclose(after.cost[:-1], before.cost[:-1], rtol=1e-5)
@@ -407,4 +419,7 @@ def test_late_layers_whose_output_moves_the_answers_most_lose_little() -> None:
     assert all(c.weight > 100 for c in found.curves[last])
     others = [r for name, r in found.removals.items() if name != by_reader[last]]
     assert others
+    assert found.rounding[last][4.0] > 100 * plain.rounding[last][4.0]
+    first = next(iter(network.layers))
+    assert found.rounding[first] == plain.rounding[first]
     assert all(r.weighed is None for r in others)
