@@ -140,7 +140,7 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
     few = bool(split) or not shows_classes(network, inputs)
     provider = asked_provider(options)
     pieces = Pieces(provider)
-    matched, sizes, seed = inputs.source == "synthetic", original.channels.shapes.sizes, options.seed
+    matched, sizes, seed = inputs.matched, original.channels.shapes.sizes, options.seed
     known = {}
     # Where something goes or bits are spent freely, errors are weighed by what the answers make of them.
     if (groups or split or widths) and limits.weighed:

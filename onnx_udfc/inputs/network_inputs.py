@@ -31,7 +31,9 @@ from onnx_udfc.inputs.scale import (
     untold,
 )
 from onnx_udfc.inputs.sizes import check_sizes, input_specs_of, settle, wanted_inputs
+from onnx_udfc.inputs.sources import CHINESE
 from onnx_udfc.inputs.stem import stem_of
+from onnx_udfc.inputs.text import LINE as LINE_WIDTH
 from onnx_udfc.numerics.breeding import children
 from onnx_udfc.options import Options
 from onnx_udfc.runtime.runs import sample_count
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
 REAL = 128  # real inputs that are fitted on, at most
 LINE = (48, 192)  # of a picture that may be a line of text
+MATCHED_LINES = 0.5  # of the way that a reader's batch norms go to their stored statistics
+READ = {"text", CHINESE}  # kinds that a reader is run on
 CLEARLY = 1.5  # times as much must lines of text say to a classifier as pictures of the size that was guessed
 HELD_OUT = 4  # one in so many real inputs is only judged on, at least so many of them, where there are twice as many
 
@@ -77,9 +81,27 @@ class NetworkInputs:
         return replace(self, note="; ".join(words for words in (self.note, note) if words))
 
     @property
+    def matched(self) -> float:
+        """How far the network's batch norms are to be matched to what they stored in training, from 0 to 1.
+
+        Lines of text are drawn much as real ones are; both have other statistics than lines that were distorted and
+        padded in training.
+        """
+        if self.source != "synthetic":
+            return 0.0
+        lines = [set(c.kinds) <= READ and _is_line(self.values[c.name].shape) for c in self.choices]
+        return MATCHED_LINES if lines and all(lines) else 1.0
+
+    @property
     def scale_is_assumed(self) -> bool:
         """Whether the scale of a picture among them is a guess: nothing tells it, or the answers or biases alone."""
         return any(words in self.note for words in GUESSED)
+
+
+def _is_line(shape: tuple[int, ...]) -> bool:
+    """Whether samples of pictures are as much wider than high as a line of text is."""
+    width, height = (*sorted(shape[1:], reverse=True), 1, 1)[:2]
+    return width >= LINE_WIDTH * height
 
 
 def settle_sizes(network: Network, options: Options) -> None:

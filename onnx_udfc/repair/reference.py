@@ -189,7 +189,7 @@ def trace(
     inputs: Mapping[str, Value],
     groups: tuple[ChannelGroup, ...],
     *,
-    matched: bool,
+    matched: float,
     samples: int,
     seed: int,
     advance: Callable[[str], None] = lambda _: None,
@@ -208,7 +208,7 @@ def trace(
         network: the original, canonical.
         inputs: graph input name → values.
         groups: groups whose channels are to be ordered by `eliminate`.
-        matched: match batch norms to their stored statistics (synthetic inputs) or leave them (real inputs).
+        matched: how far batch norms are matched to their stored statistics, from 0 (real inputs) to 1.
         samples: sampled positions for each layer; 0 where only the matched network is wanted.
         seed: of the sampling.
         advance: called with each layer's name when it is done.
@@ -276,7 +276,7 @@ class _Tracer:
     network: InitVar[Network]
     reference: Reference
     ordering: Ordering
-    matched: bool
+    matched: float
     samples: int
     seed: int
     widths: tuple[float, ...]
@@ -300,8 +300,10 @@ class _Tracer:
         x = self.walk.get(layer.node.inputs[0].name)
         matrix, bias = layer.matrix(), own_bias(layer)
         y = run_layer(self.model, layer, x, matrix, bias, self.walk.pieces)
-        moved = self.matched and layer.batch_norm is not None
-        gain, shift = matching(layer, y) if moved else (np.ones(layer.out_channels), np.zeros(layer.out_channels))
+        moved = self.matched > 0 and layer.batch_norm is not None
+        gain, shift = (
+            matching(layer, y, self.matched) if moved else (np.ones(layer.out_channels), np.zeros(layer.out_channels))
+        )
         if moved:
             affine(y, gain, shift)
             matrix *= gain.reshape(layer.groups, -1, 1)
@@ -341,11 +343,12 @@ class _Tracer:
         return self._look(layer, x, window, found, matrix, own)
 
     def norm(self, node: gs.Node) -> None:
-        """Match a batch norm that stands alone: its output gets the batch's own statistics."""
+        """Match a batch norm that stands alone: it is given the batch's own statistics."""
         if not self.walk.available(node.inputs[0].name):
             return
         x = self.walk.get(node.inputs[0].name).astype(np.float32, copy=True)
-        mean, var = channel_statistics(x)
+        stored = [np.asarray(t.values, np.float64) for t in node.inputs[3:5]]
+        mean, var = (between(a, b, self.matched) for a, b in zip(stored, channel_statistics(x), strict=True))
         gamma, beta = (np.asarray(t.values, np.float64) for t in node.inputs[1:3])
         factor = gamma / np.sqrt(var + node.attrs.get("epsilon", 1e-5))
         twin = next(n for n in self.reference.network.graph.nodes if n.name == node.name)
@@ -436,8 +439,13 @@ def channel_mean(y: Value, layer: Layer) -> Double:
     return np.asarray(channel_sums(y) / max(1, y.size // y.shape[1]))
 
 
-def matching(layer: Layer, y: Value) -> tuple[Double, Double]:
-    """Gain and shift (O,) that bring the layer's output y to the stored statistics."""
+def between(stored: Double, seen: Double, share: float) -> Double:
+    """Statistics (O,) on the way from the stored ones to those of the inputs, a share of it."""
+    return seen if share == 1 else (1 - share) * stored + share * seen
+
+
+def matching(layer: Layer, y: Value, share: float = 1.0) -> tuple[Double, Double]:
+    """Gain and shift (O,) that bring the layer's output y to the stored statistics, or a share of the way there."""
     norm = layer.batch_norm
     assert norm is not None
     mean, var = channel_statistics(y)
@@ -445,6 +453,7 @@ def matching(layer: Layer, y: Value) -> tuple[Double, Double]:
     alive = abs(factor) > 1e-12
     seen = np.where(alive, var / np.square(np.where(alive, factor, 1.0)), norm.var)
     # Channels that never moved, in training or now, must not get an unbounded gain.
+    mean, seen = between(norm.beta, mean, share), between(norm.var, seen, share)
     floor = 1e-6 * max(float(norm.var.mean()), 1e-30)
     gain = np.clip(np.sqrt((norm.var + floor) / (seen + floor)), 1 / MOST_GAIN, MOST_GAIN)
     return gain, norm.beta - gain * mean

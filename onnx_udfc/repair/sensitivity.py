@@ -46,7 +46,7 @@ def informations(
     inputs: Mapping[str, Value],
     sizes: Mapping[str, Size],
     *,
-    matched: bool,
+    matched: float,
     seed: int,
     pieces: Pieces,
     provider: Provider = CPU,
@@ -55,14 +55,14 @@ def informations(
 
     Layers that no gradient reaches are missing.
 
-    With `matched` batch norms are matched to their stored statistics; `seed` is that of the noise.
+    Batch norms are `matched` to their stored statistics as far as in `trace`; `seed` is that of the noise.
     """
     specs, values = input_specs_of(network), _values(network, sizes)
     count = max(FEWEST, min(INPUTS, MOST_VALUES // values))
     chosen = evenly_spaced(sample_count(specs, inputs), count)
     fed = take(specs, inputs, np.concatenate([chosen[::2], chosen[1::2]]))  # of every kind in both halves
     if matched and _norms(network):  # what passes a ReLU there, and how much, differs from the network as it is
-        network = trace(network, fed, (), matched=True, samples=0, seed=seed, pieces=pieces).network
+        network = trace(network, fed, (), matched=matched, samples=0, seed=seed, pieces=pieces).network
     tensors = {layer.node.outputs[0].name: name for name, layer in network.layers.items()}
     try:
         backward = _Backward(network, fed, sizes, list(tensors), VALUES // values, seed, provider)

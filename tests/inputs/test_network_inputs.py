@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from onnx_udfc.errors import RequestError
+from onnx_udfc.inputs.choice import Choice
 from onnx_udfc.inputs.how_many import LEAST, MOST, image_count
 from onnx_udfc.inputs.kinds import Wanted
-from onnx_udfc.inputs.network_inputs import batch_of, hold_out, likeness, make_inputs
+from onnx_udfc.inputs.network_inputs import MATCHED_LINES, NetworkInputs, batch_of, hold_out, likeness, make_inputs
 from onnx_udfc.inputs.scale import RAW, UNIT, guess_scaling, in_doubt
 from onnx_udfc.inputs.sizes import input_specs_of, wanted_inputs
+from onnx_udfc.inputs.sources import CHINESE
 from onnx_udfc.inputs.stem import Stem, stem_of
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.numerics.images import InputScaling, synthetic_images
@@ -470,3 +473,22 @@ def test_inputs_are_like_what_a_network_knows_where_its_norms_or_its_classes_say
         assert likeness(network, make_inputs(network, Options(threads=1))) == expected
     real = make_inputs(few, Options(calibrate=str(digits(tmp_path, 20))))
     assert likeness(few, real) == "real"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "shape", "source", "share"),
+    [
+        (("text", CHINESE), (4, 3, 48, 320), "synthetic", MATCHED_LINES),
+        (("text",), (4, 48, 320, 3), "synthetic", MATCHED_LINES),
+        (("text", "turned text"), (4, 3, 48, 192), "synthetic", 1.0),  # told apart, not read
+        (("text",), (4, 3, 320, 320), "synthetic", 1.0),  # scenes
+        (("photographs",), (4, 3, 48, 320), "synthetic", 1.0),
+        (("text",), (4, 3, 48, 320), "calibration", 0.0),
+    ],
+)
+def test_batch_norms_of_readers_are_matched_half_way(
+    kinds: tuple[str, ...], shape: tuple[int, ...], source: Literal["synthetic", "calibration"], share: float
+) -> None:
+    values = {"x": np.zeros(shape, np.float32)}
+    assert NetworkInputs(values, source, choices=(Choice("x", kinds, {}),)).matched == share
+    assert NetworkInputs(values, source).matched == (0.0 if source == "calibration" else 1.0)

@@ -31,7 +31,7 @@ def images(count: int = 8, seed: int = 0) -> dict[str, Value]:
 
 
 def traced(
-    network: Network, *, matched: bool = True, samples: int = ALL, seed: int = 0, ordered: bool = True
+    network: Network, *, matched: float = 1.0, samples: int = ALL, seed: int = 0, ordered: bool = True
 ) -> Reference:
     groups = find_groups(network).groups if ordered else ()
     return trace(network, images(), groups, matched=matched, samples=samples, seed=seed, advance=lambda _: None)
@@ -66,10 +66,26 @@ def test_matched_layers_have_the_mean_and_deviation_of_training(text: str) -> No
         np.testing.assert_allclose(target.std(0), abs(parameter(model, f"S{i}")), rtol=1e-4)
 
 
-def test_the_matched_network_computes_the_targets() -> None:
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
+def test_half_matched_layers_have_statistics_between(share: float) -> None:
+    network = read(scaled_model(CHAIN))
+    name = next(n for n, layer in network.layers.items() if layer.batch_norm is not None)
+    groups = find_groups(network).groups
+    plain, half, whole = (
+        trace(network, images(), groups, matched=m, samples=ALL, seed=0).layers[name] for m in (0.0, share, 1.0)
+    )
+    if share == 0:
+        np.testing.assert_array_equal(half.target, plain.target)
+    ends = np.sort([plain.target.std(0), whole.target.std(0)], axis=0)
+    assert ((half.target.std(0) >= ends[0] * (1 - 1e-5)) & (half.target.std(0) <= ends[1] * (1 + 1e-5))).all()
+    np.testing.assert_allclose(half.gain * plain.target + half.shift, half.target, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_the_matched_network_computes_the_targets(share: float) -> None:
     model = scaled_model(RESIDUAL)
     network = read(model)
-    found = traced(network)
+    found = traced(network, matched=share)
     matched = found.network.to_model()
     for name, output in written(model, network).items():
         value = fetch(matched, output, images())
