@@ -111,7 +111,7 @@ def movement(outputs: Array, information: Array | Double) -> float:
 
 
 def importances(movements: Sequence[float]) -> list[float]:
-    """W of the module's equation for layers in their order, from the movement of each, which is above 0."""
+    """The weights w of the module's equation of layers in their order, from the movement of each, which is above 0."""
     logs = np.log(np.asarray(movements, np.float64))
     above = np.maximum(logs - logs.mean(), 0.0) if len(logs) else logs
     return [float(w) for w in np.exp(above * np.arange(len(logs)) / max(1, len(logs)))]

@@ -452,8 +452,8 @@ def matching(layer: Layer, y: Value, share: float = 1.0) -> tuple[Double, Double
     factor = norm.gamma / np.sqrt(norm.var + norm.epsilon)
     alive = abs(factor) > 1e-12
     seen = np.where(alive, var / np.square(np.where(alive, factor, 1.0)), norm.var)
-    # Channels that never moved, in training or now, must not get an unbounded gain.
     mean, seen = between(norm.beta, mean, share), between(norm.var, seen, share)
+    # Channels that never moved, in training or now, must not get an unbounded gain.
     floor = 1e-6 * max(float(norm.var.mean()), 1e-30)
     gain = np.clip(np.sqrt((norm.var + floor) / (seen + floor)), 1 / MOST_GAIN, MOST_GAIN)
     return gain, norm.beta - gain * mean
