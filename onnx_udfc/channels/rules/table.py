@@ -21,11 +21,6 @@ def _quantized(flow: Flow, node: gs.Node) -> None:
         flow.bar(flow.get(tensor), node, "it is already quantized")
 
 
-def _matmul(flow: Flow, node: gs.Node) -> None:
-    rule = layer_ops.weighted if node.name in flow.network.layers else product_ops.two_tensors
-    rule(flow, node)
-
-
 READS_ENDS = {"Slice": (1, 2)}  # where the rule looks at counts of channels itself
 PASSING = (*BY_VALUE, "CastLike", "Dropout", "Identity")
 RESIDUAL = ("Add", "Mean", "Sub", "Sum")
@@ -69,7 +64,7 @@ CHANNEL_RULES: dict[str, Rule] = {
     "InstanceNormalization": layer_ops.channel_norm,
     "LRN": layer_ops.local_response_norm,
     "LayerNormalization": value_ops.layer_norm,
-    "MatMul": _matmul,
+    "MatMul": product_ops.two_tensors,
     "MeanVarianceNormalization": value_ops.mean_variance_norm,
     "Pad": shape_ops.pad,
     "Reshape": shape_ops.reshape,
@@ -112,7 +107,7 @@ def _escape(flow: Flow, node: gs.Node, outer: set[str], handled: Collection[int]
 
 
 def _apply(flow: Flow, node: gs.Node, outer: set[str]) -> None:
-    rule = CHANNEL_RULES.get(node.op, layer_ops.weighted if node.name in flow.network.layers else None)
+    rule = layer_ops.weighted if node.name in flow.network.layers else CHANNEL_RULES.get(node.op)
     blocked: str | None = None
     if not standard(node.domain):
         blocked = f"it feeds {node.domain}.{node.op}, an operator that is not of the ONNX standard"
