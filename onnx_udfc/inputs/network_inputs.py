@@ -33,7 +33,7 @@ from onnx_udfc.inputs.scale import (
 from onnx_udfc.inputs.sizes import check_sizes, input_specs_of, settle, wanted_inputs
 from onnx_udfc.inputs.sources import CHINESE
 from onnx_udfc.inputs.stem import stem_of
-from onnx_udfc.inputs.text import LINE as LINE_WIDTH
+from onnx_udfc.inputs.text import is_line
 from onnx_udfc.numerics.breeding import children
 from onnx_udfc.options import Options
 from onnx_udfc.runtime.runs import sample_count
@@ -89,19 +89,17 @@ class NetworkInputs:
         """
         if self.source != "synthetic":
             return 0.0
-        lines = [set(c.kinds) <= READ and _is_line(self.values[c.name].shape) for c in self.choices]
+        sides = [sorted(self.values[choice.name].shape[1:])[-2:] for choice in self.choices]
+        lines = [
+            set(choice.kinds) <= READ and len(side) == 2 and is_line((side[0], side[1]))
+            for choice, side in zip(self.choices, sides, strict=True)
+        ]
         return MATCHED_LINES if lines and all(lines) else 1.0
 
     @property
     def scale_is_assumed(self) -> bool:
         """Whether the scale of a picture among them is a guess: nothing tells it, or the answers or biases alone."""
         return any(words in self.note for words in GUESSED)
-
-
-def _is_line(shape: tuple[int, ...]) -> bool:
-    """Whether samples of pictures are as much wider than high as a line of text is."""
-    width, height = (*sorted(shape[1:], reverse=True), 1, 1)[:2]
-    return width >= LINE_WIDTH * height
 
 
 def settle_sizes(network: Network, options: Options) -> None:

@@ -81,7 +81,7 @@ def fitting_pictures(channels: int, size: tuple[int, ...]) -> tuple[str, ...]:
         return (FORMULA,)
     found = ["photographs", FORMULA]
     if min(size) >= _READABLE:
-        found += ["text", "turned text", CHINESE][: 3 if size[1] >= text.LINE * size[0] else 2]
+        found += ["text", "turned text", CHINESE][: 3 if text.is_line((size[0], size[1])) else 2]
     if max(size) <= LETTER:
         found.append("letters")
     if channels == 1:

@@ -28,6 +28,11 @@ _LINE_TURN, _SCENE_TURN = 1.5, 12.0  # degrees
 _LEAST_HEIGHT = 10  # pixels of a line in a scene
 
 
+def is_line(size: Size) -> bool:
+    """Whether a picture of this height and width is a line of text."""
+    return size[1] >= LINE * size[0]
+
+
 def _pictures(draw: Callable[[Size, Rng], Array]) -> Draw:
     """What draws one picture (height, width, 3) of pixels 0..255, for many (n, channels, height, width) normalized."""
 
@@ -41,7 +46,7 @@ def _pictures(draw: Callable[[Size, Rng], Array]) -> Draw:
 
 def text(count: int, channels: int, size: Size, rng: Rng) -> Array:
     """Lines where the picture is as flat as a line, else half scenes and half pages."""
-    if size[1] >= LINE * size[0]:
+    if is_line(size):
         return lines(count, channels, size, rng)
     return np.concatenate(
         [draw(n, channels, size, rng) for draw, n in ((scenes, -(-count // 2)), (pages, count // 2)) if n]
@@ -50,7 +55,7 @@ def text(count: int, channels: int, size: Size, rng: Rng) -> Array:
 
 def turned_text(count: int, channels: int, size: Size, rng: Rng) -> Array:
     """The same upside down."""
-    if size[1] >= LINE * size[0]:
+    if is_line(size):
         return turned_lines(count, channels, size, rng)
     return np.ascontiguousarray(text(count, channels, size, rng)[..., ::-1, ::-1])
 

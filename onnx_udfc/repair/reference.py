@@ -168,7 +168,7 @@ class Reference:
 
     def weigh(self, moved: Mapping[str, float]) -> None:
         """Let errors of each layer count by how far all that it writes moves the answers, where that is known."""
-        known = [name for name in self.network.layers if np.isfinite(moved.get(name, 0.0)) and moved.get(name, 0.0) > 0]
+        known = [name for name in self.network.layers if 0 < moved.get(name, 0.0) < np.inf]
         weights = dict(zip(known, importances([moved[name] for name in known]), strict=True))
         self.removals = {name: removal.weighed_by(weights) for name, removal in self.removals.items()}
         for name, errors in self.rounding.items():
