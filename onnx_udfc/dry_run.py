@@ -19,7 +19,7 @@ from onnx_udfc.inputs.sizes import wanted_inputs
 from onnx_udfc.numerics.elimination import MEASURED
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options.words import FLOAT
-from onnx_udfc.repair.refit import Repaired
+from onnx_udfc.repair.repaired import Repaired
 from onnx_udfc.summary import Outcome, asks_for_work, make_report
 
 if TYPE_CHECKING:

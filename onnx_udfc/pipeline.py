@@ -23,7 +23,7 @@ from onnx_udfc.decide.filling import filled
 from onnx_udfc.decide.finer import finer_layers
 from onnx_udfc.decide.first_layers import suited
 from onnx_udfc.decide.plan import placed, split_layers
-from onnx_udfc.decide.unrepaired import rounded_unseen, unrepaired_notes
+from onnx_udfc.decide.unrepaired import asked_of_unseen, rounded_unseen, unrepaired_notes
 from onnx_udfc.dry_run import Subject, needs_run, plan_report
 from onnx_udfc.emit.short_names import shorten_names
 from onnx_udfc.emit.stamp import stamp
@@ -57,7 +57,9 @@ from onnx_udfc.repair.absorb import absorb_copies
 from onnx_udfc.repair.closed_forms import absorb_and_prune, quantize_weights
 from onnx_udfc.repair.harm import spared
 from onnx_udfc.repair.ranges import measure_ranges
-from onnx_udfc.repair.refit import Repaired, RepairSettings, repair
+from onnx_udfc.repair.recurrent import cells_of
+from onnx_udfc.repair.refit import repair
+from onnx_udfc.repair.repaired import Repaired, RepairSettings
 from onnx_udfc.repair.splitting import split_matched
 from onnx_udfc.repair.unscaled import bound, reason
 from onnx_udfc.runtime.blame import blamed
@@ -300,7 +302,7 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
     with run.stage("write"):
         if placement is not None and not options.budget:
             pruned, repaired.weights, told = filled(pruned, repaired.weights, placement, options.target, options.skip)
-        unseen = rounded_unseen(pruned.network, options, plan.bits)
+        unseen = rounded_unseen(asked_of_unseen(pruned.network, options, plan.bits), repaired.unseen)
         grids = repaired.activations or ({} if placement is not None and placement.kept else None)
         emitted = emit(pruned.network, repaired.weights, grids, options.target, placement, unseen)
         if original.network.together:
@@ -315,7 +317,7 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
     with run.stage("check"):
         judged, batch = _judged(original, options)
         checked = check_result(source, original.network, emitted.model, judged, batch, answered)
-    about = unrepaired_notes(pruned.network, options, emitted.forms)
+    about = unrepaired_notes(pruned.network, options, emitted.forms, repaired.unseen)
     notes = (*(words for words in (inputs.note, told) if words), *repaired.notes(), *about)
     return Outcome(
         original.loaded, network, original.channels, plan, pruned, repaired, emitted, notes, checked,
@@ -347,7 +349,7 @@ def _can_change(original: Original, options: Options) -> bool:
     """Whether there is anything that layers are refitted after: else the network need not be run for it."""
     network, channels = original.network, original.channels
     if options.bits != FLOAT or asked_damage(options) is not None:
-        return bool(network.layers)
+        return bool(network.layers or (options.bits != FLOAT and cells_of(network)))
     return bool(prunable(channels, options) or factorable(network, channels, options))
 
 
@@ -387,6 +389,7 @@ def _measured(
             damage=asked_damage(options),
             spared=options.skip,
             finer=finer_layers(pruned.network, options),
+            unseen=asked_of_unseen(pruned.network, options, plan.bits),
         )
         parts, alone = split_matched(matched, plan.factors), run.original is None
         if alone:  # nobody else will ask for the trace, which is spent layer by layer

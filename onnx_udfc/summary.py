@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from onnx_udfc.inputs.network_inputs import NetworkInputs
     from onnx_udfc.model.layers import Layer
     from onnx_udfc.model.network import Network
-    from onnx_udfc.repair.refit import Repaired
+    from onnx_udfc.repair.repaired import Repaired
     from onnx_udfc.runtime.runs import InputSpec
     from onnx_udfc.runtime.sessions import Source
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.decide.finer import finer_layers
 from onnx_udfc.decide.first_layers import integer_placement
-from onnx_udfc.decide.unrepaired import bits_of_unseen, unseen_to_round
+from onnx_udfc.decide.unrepaired import asked_of_unseen
 from onnx_udfc.emit.float16 import to_float16
 from onnx_udfc.emit.short_names import shorten_names
 from onnx_udfc.emit.stamp import stamp
@@ -173,12 +173,11 @@ def _codes_of_unseen(
 ) -> dict[str, RoundedUnseen]:
     """The same of unseen weights; `bits` are those of layers, `taken` the numbers that they have."""
     numbers: dict[str, int] = {}
-    found, unseen = {}, unseen_to_round(network, options)
-    widths = bits_of_unseen(network, unseen, options, bits)
-    for key, weight in unseen.items():
+    found = {}
+    for key, (weight, width) in asked_of_unseen(network, options, bits).items():
         number = taken + numbers.setdefault(key if weight.path else weight.label, len(numbers))
         shape = (1, *weight.sizes(weight.axes))
-        found[key] = RoundedUnseen(weight, _codes(widths[key], shape, number))
+        found[key] = RoundedUnseen(weight, _codes(width, shape, number))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from onnx_udfc.emit.targets import TARGETS
@@ -40,31 +40,40 @@ def _multiplied(weight: Unseen) -> bool:
     return len(weight.axes) == 1 and not any(r.op in (*RECURRENT, *TABLES) for r in weight.readers)
 
 
-def bits_of_unseen(network: Network, unseen: Mapping[str, Unseen], options: Options, bits: Bits) -> dict[str, float]:
-    """Key of an unseen weight → its bits: those of the layer that shares it with nodes inside of others, or asked."""
+def asked_of_unseen(network: Network, options: Options, bits: Bits) -> dict[str, tuple[Unseen, float]]:
+    """Key → unseen weight that is to be rounded, and its bits: those of the layer that shares it, or what is asked.
+
+    The layers that count are those beside which nodes inside of others read it; `bits` are layers'.
+    """
     shared, asked = network.origin.shared, _bits_asked(options)
     roots = {shared.get(network.layers[n].constant.name): b for n, b in bits.items() if n in network.layers}
-    return {key: asked if one.path or one.slot else roots.get(key, asked) for key, one in unseen.items()}
+    return {
+        key: (one, asked if one.path or one.slot else roots.get(key, asked))
+        for key, one in unseen_to_round(network, options).items()
+    }
 
 
 def _bits_asked(options: Options) -> float:
     return AUTO if options.bits == "auto" else width_of(options.bits)
 
 
-def rounded_unseen(network: Network, options: Options, bits: Bits) -> dict[str, RoundedUnseen]:
-    """Key → unseen weight with its codes, rounded to nearest with the scales of least error.
+def rounded_unseen(
+    asked: Mapping[str, tuple[Unseen, float]], known: Mapping[str, RoundedUnseen]
+) -> dict[str, RoundedUnseen]:
+    """Key → unseen weight with its codes: those that are known, others to nearest with the scales of least error."""
+    return {
+        key: known.get(key) or RoundedUnseen(one, nearest(one.matrix(one.axes), width))
+        for key, (one, width) in asked.items()
+    }
 
-    The network, as it will be written, is left as it is.
+
+def unrepaired_notes(
+    network: Network, options: Options, forms: Mapping[str, str], known: Collection[str]
+) -> tuple[str, ...]:
+    """How the unseen weights are written; `forms` is in words, by their keys, `known` the keys of rounded ones.
+
+    Those were not rounded to nearest, but by what they are multiplied with.
     """
-    found, unseen = {}, unseen_to_round(network, options)
-    widths = bits_of_unseen(network, unseen, options, bits)
-    for key, weight in unseen.items():
-        found[key] = RoundedUnseen(weight, nearest(weight.matrix(weight.axes), widths[key]))
-    return found
-
-
-def unrepaired_notes(network: Network, options: Options, forms: Mapping[str, str]) -> tuple[str, ...]:
-    """How the unseen weights are written; `forms` is in words, by their keys."""
     if options.bits == FLOAT:
         return ()
     bits, left = f"{_bits_asked(options):g} bits", f"stay in float for --target {options.target}"
@@ -74,9 +83,11 @@ def unrepaired_notes(network: Network, options: Options, forms: Mapping[str, str
     tables, unseen = (
         {key: one.text for key, one in found.items() if one.is_table == is_table} for is_table in (True, False)
     )
-    what = "weights of recurrent layers, and inside of branches and loops"
+    met = {key: unseen.pop(key) for key in [*unseen] if key in known}
+    cells, what = "weights of recurrent layers", "weights of recurrent layers, and inside of branches and loops"
     return (
         *_notes(tables, forms, f"tables of Gather nodes, {bits}", f"tables of Gather nodes {left}"),
+        *_notes(met, forms, f"{cells}, {bits}, rounded by what they are multiplied with", f"{cells}, {left}"),
         *_notes(unseen, forms, f"{what}, {bits}, to nearest", f"{what}, {left}"),
     )
 

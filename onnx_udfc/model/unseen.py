@@ -81,10 +81,13 @@ class Unseen:
 
         The squared error of nearest codes grows with that of their step, and the step with the largest value that
         shares it: of the axes whose scales do not outweigh the codes, those with the least sum of squared steps.
-        Of a table the rows, whose sizes differ most, or the columns where rows are narrow: it need not be read.
+        Of a table the rows, whose sizes differ most, or the columns where rows are narrow: it need not be read. Of a
+        recurrent layer the rows, unless they are narrow: what each is multiplied with can be seen.
         """
         if self.is_table:
             return (0,) if self.constant.shape[1] >= NARROW else (1,)
+        if self.slot is not None and self.readers[0].op in RECURRENT and self.constant.shape[-1] >= NARROW:
+            return tuple(range(len(self.constant.shape) - 1))
         largest = np.abs(np.asarray(peek(self.constant), np.float64))
         shape, every = largest.shape, tuple(range(largest.ndim))
         ways: list[tuple[int, ...]] = [(axis,) for axis in every] + ([(0, 1)] if len(every) > 2 else [])

@@ -22,7 +22,7 @@ This needs one factorization (float64) and no inverse; blocks of columns become 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -161,6 +161,10 @@ class QuantParams:
         """Return the weights that the codes stand for, float64 (groups, O/groups, d)."""
         weight: Floats = FORMATS[self.bits].decode(self.codes) * self.scale[..., None]
         return weight if self.finer is None else weight + self.finer.dequantize()
+
+    def as_one_group(self) -> QuantParams:
+        """The same as one group."""
+        return replace(self, codes=self.codes.reshape(1, -1, self.codes.shape[-1]), scale=self.scale.reshape(1, -1))
 
     @property
     def bits_in_all(self) -> float:

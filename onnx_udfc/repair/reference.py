@@ -41,6 +41,7 @@ from onnx_udfc.numerics.narrowing import curves
 from onnx_udfc.numerics.products import Behind, product
 from onnx_udfc.numerics.sixteen_bits import SixteenBits, in_sixteen_bits
 from onnx_udfc.repair.ordering import Ordering
+from onnx_udfc.repair.recurrent import States, cells_of
 from onnx_udfc.repair.rounding import MOST_SAMPLES, rounding_damage
 from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.walk import Pieces, Value, Walk
@@ -151,6 +152,7 @@ class Reference:
         unordered: group name → why it has none, in words for the user.
         rounding: layer name → bits → damage of rounding to nearest, for the bits that were asked for.
         curves: layer name → what each way to split it loses at every rank, for the layers that were asked for.
+        states: name of a recurrent layer → second moments (directions, h, h) of its states.
         inputs: graph input name → values that were fed.
         pieces: open sessions of what lies between the layers; the compressed network has the same blocks.
         narrow: what the layers give is held in 16 bits.
@@ -162,6 +164,7 @@ class Reference:
     unordered: dict[str, str] = field(default_factory=dict)
     rounding: dict[str, dict[float, float]] = field(default_factory=dict)
     curves: dict[str, tuple[Curve, ...]] = field(default_factory=dict)
+    states: dict[str, Double] = field(default_factory=dict)
     inputs: dict[str, Value] = field(default_factory=dict)
     pieces: Pieces = field(default_factory=Pieces)
     narrow: bool = False
@@ -233,6 +236,7 @@ def trace(
         elif matched and is_norm(node):
             tracer.norm(node)
     tracer.behind.finish()
+    reference.states = tracer.states.moments(tracer.walk)
     reference.removals, reference.unordered = ordering.removals, ordering.left()
     reference.weigh(tracer.moved)
     return reference
@@ -290,7 +294,9 @@ class _Tracer:
     def __post_init__(self, network: Network) -> None:
         self.model = network.to_model(without=network.weights)  # the layers are run with weights at hand
         stops = [*network.layers, *(n.name for n in network.graph.nodes if self.matched and is_norm(n))]
-        self.walk = Walk(self.model, self.reference.inputs, stops, pieces=self.reference.pieces, in_place=True)
+        self.states = States(self.model, cells_of(network) if self.samples else ())
+        fed, pieces = self.reference.inputs, self.reference.pieces
+        self.walk = Walk(self.model, fed, stops, self.states.watched, pieces, in_place=True)
         self.outputs = {t.name for t in network.graph.outputs}
 
     def layer(self, layer: Layer) -> None:

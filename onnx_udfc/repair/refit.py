@@ -14,14 +14,12 @@ get wrong here too, as far as the layer still computes the same. A network that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.escapes import some
 from onnx_udfc.model.coded import Coded
 from onnx_udfc.model.layers import own_bias
 from onnx_udfc.model.names import matches
@@ -35,7 +33,9 @@ from onnx_udfc.numerics.rounding import basis_of, quantize_finely, quantize_laye
 from onnx_udfc.repair.alike import Tie, as_one, side_by_side
 from onnx_udfc.repair.ordering import TOO_LARGE
 from onnx_udfc.repair.readers import bounds_after
+from onnx_udfc.repair.recurrent import cells_of, round_cell
 from onnx_udfc.repair.reference import LayerReference, Reference, channel_mean
+from onnx_udfc.repair.repaired import LayerRepair, Repaired, RepairSettings, finer_note
 from onnx_udfc.repair.splitting import both_of
 from onnx_udfc.repair.together import Together
 from onnx_udfc.runtime.machine import let_go
@@ -43,15 +43,15 @@ from onnx_udfc.runtime.walk import Value, Walk
 from onnx_udfc.runtime.windows import run_layer, window_of
 
 if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
     from onnx_udfc.channels.prune import Pruned
     from onnx_udfc.model.layers import Layer
     from onnx_udfc.model.network import Network
-    from onnx_udfc.numerics.activation_grids import ActivationParams
     from onnx_udfc.numerics.factors import Split
     from onnx_udfc.numerics.grids import QuantParams
     from onnx_udfc.numerics.joint_refit import Shared
     from onnx_udfc.numerics.narrowing import Narrowing
-    from onnx_udfc.numerics.reconstruct import Solver
     from onnx_udfc.numerics.rounding import Basis
     from onnx_udfc.repair.splitting import Factored
 
@@ -64,64 +64,6 @@ RIDGE_DRIFTED = 0.1  # the least for one whose input only drifted
 SMALL_DRIFT = 0.03  # relative error below which a layer is hardly moved
 NARROWED, AN_UNKNOWN = 8192, 16  # positions, and of each unknown, that do for the fit of a layer in few directions
 AHEAD = 1 << 20  # numbers of a Gram that is made ready for rounding while the weights are fitted, at most
-
-
-@dataclass(frozen=True)
-class RepairSettings:
-    """What the repair may do.
-
-    Attributes:
-        solve: the method's own way to fit a layer, if it has one.
-        damage: what is done to weights (g, o, d) before they are rounded, by the Gram (g, d, d) if it was measured.
-        spared: patterns of names of layers that stay undamaged.
-        finer: names of layers that get more bits than asked, and stay as they are but for these (`model.loudness`).
-    """
-
-    solve: Solver | None = None
-    damage: Callable[[Double, Double | None], Double] | None = None
-    spared: tuple[str, ...] = ()
-    finer: frozenset[str] = frozenset()
-
-
-def finer_note(params: QuantParams) -> str:
-    """Why a layer has more bits than asked."""
-    return (
-        f"{params.bits_in_all:g} bits, for a logarithm follows, and quiet inputs count there as much as loud ones; not"
-        " refitted"
-    )
-
-
-@dataclass(frozen=True)
-class LayerRepair:
-    """What happened to a layer: fraction of the target's variance that is missing at its output."""
-
-    error_before: float
-    error_refit: float
-    error_after: float
-
-    @property
-    def explained(self) -> float:
-        """Fraction of the target's variance that is still there."""
-        return max(0.0, 1 - self.error_after)
-
-
-@dataclass
-class Repaired:
-    """Weights in few bits and errors by layer name, grids by tensor; the network itself was changed in place.
-
-    `fallbacks`: layer name (or what else) → what was done in place of what is meant, and why.
-    """
-
-    weights: dict[str, QuantParams] = field(default_factory=dict)
-    layers: dict[str, LayerRepair] = field(default_factory=dict)
-    activations: dict[str, ActivationParams] = field(default_factory=dict)
-    fallbacks: dict[str, str] = field(default_factory=dict)
-
-    def notes(self) -> tuple[str, ...]:
-        """What could not be done as it is meant, in words for the user, a line for each reason."""
-        reasons = dict.fromkeys(self.fallbacks.values())
-        named = {reason: [name for name, why in self.fallbacks.items() if why == reason] for reason in reasons}
-        return tuple(f"{some(names)}: {reason}" for reason, names in named.items())
 
 
 def repair(
@@ -158,6 +100,8 @@ def repair(
             if spend:  # all that write what it reads were refitted before
                 reference.layers.pop(node.name, None)
             advance(node.name)
+        elif node.name in work.cells:
+            work.cell(node)
         elif work.dirty & {t.name for t in node.inputs}:
             work.dirty |= {t.name for t in node.outputs}
     return work.result
@@ -190,6 +134,7 @@ class _Repair:
         self.together = Together(self.model, self.walk, pruned, reference, wholes, self.outputs, self._narrowing)
         self.dirty: set[str] = set()
         self.roots, self.ties = tied_layers(matched), dict[tuple[str, float | None], list[Tie]]()
+        self.cells = cells_of(matched)
         self.order, self.beside = side_by_side(self.model, twins(pruned.network))
 
     def layer(self, layer: Layer) -> None:
@@ -217,6 +162,17 @@ class _Repair:
             if len(self.pruned.kept_out.get(layer.name, ())) < len(found.gain):
                 self.dirty.add(layer.node.outputs[0].name)
         self.walk.put(layer.name, y.astype(x.dtype, copy=False))
+
+    def cell(self, node: gs.Node) -> None:
+        """Round the weights of a recurrent layer of the matched network."""
+        states = self.reference.states.get(node.name)
+        source, outputs = node.inputs[0].name, {t.name for t in node.outputs}
+        codes = {}
+        if states is not None and self.walk.available(source):
+            codes = round_cell(node, states, self.walk, self.settings.unseen)
+        self.result.unseen |= codes
+        if codes or source in self.dirty:
+            self.dirty |= outputs
 
     def _paired(self, found: LayerReference, x: Value) -> bool:
         """Whether the sampled positions are the original's, and what was added to its output there is there now."""

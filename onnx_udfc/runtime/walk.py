@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnx_udfc.errors import ModelError
 from onnx_udfc.model.protos import attribute, dense, reads
@@ -149,6 +149,10 @@ class Walk:
         if lengths is not None and not lengths.parts:  # a layer or a norm has as many rows as its input
             self._lengths[name] = lengths
         self._done([index])
+
+    def change(self, constant: str, value: Value) -> None:
+        """Give a constant another value of the same shape, for the nodes that have not run."""
+        self._constants[constant] = numpy_helper.from_array(np.ascontiguousarray(value), constant)
 
     @cached_property
     def _kinds(self) -> dict[str, Kind]:

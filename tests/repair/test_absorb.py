@@ -8,7 +8,8 @@ from onnx_udfc.channels.prune import prune
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.repair.absorb import absorb_copies, input_rows, producer_of
 from onnx_udfc.repair.reference import trace
-from onnx_udfc.repair.refit import RepairSettings, repair
+from onnx_udfc.repair.refit import repair
+from onnx_udfc.repair.repaired import RepairSettings
 from tests.dead_channels import outputs
 from tests.duplicates import duplicate, halves
 from tests.normed_graphs import CHAIN, scaled_model, settled

@@ -24,7 +24,8 @@ from onnx_udfc.repair import refit
 from onnx_udfc.repair.absorb import absorb_copies
 from onnx_udfc.repair.readers import affordable
 from onnx_udfc.repair.reference import Reference, trace
-from onnx_udfc.repair.refit import Repaired, RepairSettings, repair
+from onnx_udfc.repair.refit import repair
+from onnx_udfc.repair.repaired import Repaired, RepairSettings
 from onnx_udfc.repair.splitting import both_of, split_matched
 from tests.normed_graphs import CHAIN, RESIDUAL, norm, parameter, scaled_model, settled, with_parameters
 from tests.quantized_graphs import fetch

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from onnx_udfc.numerics.layer_fit import Sight
-from onnx_udfc.repair.refit import RIDGE_DRIFTED, RIDGE_FACTORED, RIDGE_PRUNED, RepairSettings, _Repair
+from onnx_udfc.repair.refit import RIDGE_DRIFTED, RIDGE_FACTORED, RIDGE_PRUNED, _Repair
+from onnx_udfc.repair.repaired import RepairSettings
 
 LAYER: Any = SimpleNamespace(name="layer")
 
