@@ -39,7 +39,7 @@ from onnx_udfc.inputs.network_inputs import NetworkInputs, likeness, make_inputs
 from onnx_udfc.inputs.real import with_data
 from onnx_udfc.inputs.sizes import input_specs_of, take_singly
 from onnx_udfc.model.files import weight_files
-from onnx_udfc.model.names import matches
+from onnx_udfc.model.named import layers_meant
 from onnx_udfc.model.network import Network
 from onnx_udfc.model.protos import bring, declare_inputs, whole
 from onnx_udfc.model.samples import as_given, with_samples
@@ -283,8 +283,8 @@ def _check_possible(original: Original, options: Options) -> None:
     if unbounded:
         raise ModelError(f"the network is too large to run: {unbounded}; look at onnx-udfc inspect")
     if options.activations is not None and options.bits != FLOAT:
-        layers = [name for name in network.layers if not matches(name, options.skip)]
-        check_activations(network, layers, options.target)
+        left = layers_meant(options.skip, network)
+        check_activations(network, [name for name in network.layers if name not in left], options.target)
     if options.batch is not None:
         check_batch(input_specs_of(network), options.batch)
 
@@ -387,7 +387,7 @@ def _measured(
         settings = RepairSettings(
             solve=METHODS[options.method].solve,
             damage=asked_damage(options),
-            spared=options.skip,
+            spared=layers_meant(options.skip, pruned.network),
             finer=finer_layers(pruned.network, options),
             unseen=asked_of_unseen(pruned.network, options, plan.bits),
         )

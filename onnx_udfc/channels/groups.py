@@ -17,6 +17,7 @@ from onnx_udfc.channels.replay import MisalignedError, replay
 from onnx_udfc.channels.rules.table import propagate
 from onnx_udfc.channels.shapes import Shapes, check_fit, resolve
 from onnx_udfc.model.layers import LAYERS
+from onnx_udfc.model.named import layers_meant
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.tied import twins
 
@@ -213,8 +214,10 @@ def _before(flow: Flow, names: Sequence[str]) -> Iterator[gs.Node]:
 
 
 def _bar_skipped(flow: Flow, skip: Sequence[str]) -> None:
+    meant = layers_meant(skip, flow.network)
     for node in flow.network.graph.nodes:
-        tensors = [t for t in [*node.inputs, *node.outputs] if matches(node.name, skip) or matches(t.name, skip)]
+        whole = node.name in meant or matches(node.name, skip)
+        tensors = [t for t in [*node.inputs, *node.outputs] if whole or matches(t.name, skip)]
         for tensor in tensors:
             flow.bar(flow.get(tensor), node, "it is left alone as asked (--skip)", node.name)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, can_be_factored, why_whole
+from onnx_udfc.model.named import layers_meant
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.tied import twins
 from onnx_udfc.numerics.reconstruct import METHODS
@@ -137,7 +138,7 @@ def factorable(network: Network, channels: Channels, options: Options) -> tuple[
     if fixed or not (asked and free):
         return ()
     tied = {name for names in twins(network) for name in names}
-    left = {name for name in network.layers if name in tied or matches(name, options.skip)}
+    left = tied | layers_meant(options.skip, network)
     can = [n for n, layer in network.layers.items() if n not in left and not why_whole(layer)]
     least = 0 if options.factor == "on" else _least_width(network, options)
     return tuple(n for n in can if _width(network.layers[n]) >= least)

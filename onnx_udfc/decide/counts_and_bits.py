@@ -40,6 +40,7 @@ from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.errors import RequestError
 from onnx_udfc.model.factored import Factor, bits_of_parts, factor
 from onnx_udfc.model.layers import residual_operand
+from onnx_udfc.model.named import layers_meant
 from onnx_udfc.model.names import matches
 from onnx_udfc.numerics.elimination import MEASURED
 from onnx_udfc.numerics.grids import width_of
@@ -81,7 +82,8 @@ def make_plan(
     """
     groups = prunable(channels, options)
     orders = removals(network, groups, options, {} if seen is None else seen.removals)
-    layers = tuple(name for name in network.layers if not matches(name, options.skip))
+    left = layers_meant(options.skip, network)
+    layers = tuple(name for name in network.layers if name not in left)
     rounding, curves = ({}, {}) if seen is None else (seen.rounding, seen.curves)
     subject = Subject(network, channels, groups, orders, layers, rounding, loaded.bytes, curves, loaded.model)
     return plan_of(subject, decide(subject, options), options)

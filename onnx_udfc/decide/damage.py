@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.model.names import matches
+from onnx_udfc.model.named import layers_meant
 
 if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
@@ -49,7 +49,7 @@ def asked_damage(options: Options) -> Harm | None:
 
 def damage_weights(network: Network, options: Options) -> None:
     """Damage the layers that are not skipped, in place, with nothing measured."""
-    harm = asked_damage(options)
+    harm, left = asked_damage(options), layers_meant(options.skip, network)
     for name, layer in network.layers.items():
-        if harm is not None and not matches(name, options.skip):
+        if harm is not None and name not in left:
             layer.set(harm(layer.matrix(), None), layer.bias)

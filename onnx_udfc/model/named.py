@@ -1,9 +1,9 @@
-"""Refusing patterns of names that nothing in a model has."""
+"""What patterns of names mean: the layers that a user wants left alone; patterns that nothing has are refused."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx
@@ -13,8 +13,10 @@ from onnx_udfc.model.names import matches
 from onnx_udfc.model.protos import subgraphs
 
 if TYPE_CHECKING:
+    from onnx_udfc.model.layers import Layer
     from onnx_udfc.model.network import Network
 
+_FOLDED = 4  # nodes that may have been folded into a layer
 _LOOKED_AT = 2000  # names that are compared with one that nothing has
 
 
@@ -34,6 +36,37 @@ def check_named(patterns: Sequence[str], model: onnx.ModelProto, network: Networ
             near = difflib.get_close_matches(pattern.strip("*?"), sorted(names)[:_LOOKED_AT], 1)
             meant = f"; did you mean {near[0]}?" if near else "; see onnx-udfc inspect"
             raise RequestError(f"--skip {pattern}: no node or tensor has such a name{meant}")
+
+
+def layers_meant(patterns: Sequence[str], network: Network) -> frozenset[str]:
+    """Names of the layers that are meant by names of theirs in the file.
+
+    Those are the node's, its weight's and bias's, what it gives, and of the batch norm that was folded into it.
+    """
+    if not patterns:
+        return frozenset()
+    writers = {name: node for node in network.origin.model.graph.node for name in node.output}
+    return frozenset(
+        name
+        for name, layer in network.layers.items()
+        if any(matches(other, patterns) for other in _names_of(layer, network, writers))
+    )
+
+
+def _names_of(layer: Layer, network: Network, writers: Mapping[str, onnx.NodeProto]) -> Iterator[str]:
+    shared, own = network.origin.shared, network.origin.nodes.get(layer.name)
+    constants = [tensor.name for tensor in (layer.constant, layer.bias_tensor) if tensor is not None]
+    given = layer.node.outputs[0].name
+    yield from (layer.name, given, *constants, *(shared[name] for name in constants if name in shared))
+    if own is None:
+        return
+    yield from (*own.input[1:], *own.output)
+    for _ in range(_FOLDED):
+        last = writers.get(given)
+        if last is None or last is own or last.op_type not in ("BatchNormalization", "Add", "Mul", "Sub", "Div"):
+            break
+        yield from (last.name, *last.input[1:], *last.output)
+        given = last.input[0]
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:

@@ -21,6 +21,7 @@ from onnx import TensorProto
 
 from onnx_udfc.model.graph import FLOATS, MOVES, is_dense, peek, standard
 from onnx_udfc.model.lossless import Stored
+from onnx_udfc.model.named import layers_meant
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.protos import constants, inner_reads, subgraphs
 from onnx_udfc.model.values import all_finite
@@ -150,10 +151,10 @@ def _own(network: Network, skip: Sequence[str]) -> Iterator[Unseen]:
     shared = network.origin.shared
     needed = {t.name for t in network.graph.outputs}
     inside = inner_reads(network.origin.model.graph)
-    taken: list[Unseen] = []
+    taken, meant = list[Unseen](), layers_meant(skip, network)
     for node in network.graph.nodes:
         unseen = (node.op in RECURRENT and not node.domain) or _reads_table(node)
-        left = matches(node.name, skip) or not (unseen or node.name in network.layers)
+        left = node.name in meant or matches(node.name, skip) or not (unseen or node.name in network.layers)
         for slot, tensor in enumerate(node.inputs):
             if not isinstance(tensor, gs.Constant):
                 continue

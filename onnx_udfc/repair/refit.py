@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from onnx_udfc.model.coded import Coded
 from onnx_udfc.model.layers import own_bias
-from onnx_udfc.model.names import matches
 from onnx_udfc.model.tied import tied_layers, twins
 from onnx_udfc.numerics.factors import evened, factors, first_gram, middle_covariance
 from onnx_udfc.numerics.joint_refit import refit_together
@@ -259,7 +258,7 @@ class _Repair:
         target.set(_per_row(np.divide, weight, gain[None]), target.bias)
 
     def _harms(self, layer: Layer) -> bool:
-        return self.settings.damage is not None and not matches(layer.name, self.settings.spared)
+        return self.settings.damage is not None and layer.name not in self.settings.spared
 
     def _damaged(self, layer: Layer, weight: Double, gram: Double | None) -> Double:
         """The layer's weights (g, o, d) after the damage that was asked for."""

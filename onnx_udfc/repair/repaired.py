@@ -27,14 +27,14 @@ class RepairSettings:
     Attributes:
         solve: the method's own way to fit a layer, if it has one.
         damage: what is done to weights (g, o, d) before they are rounded, by the Gram (g, d, d) if it was measured.
-        spared: patterns of names of layers that stay undamaged.
+        spared: names of layers that stay undamaged.
         finer: names of layers that get more bits than asked, and stay as they are but for these (`model.loudness`).
         unseen: key → unseen weight of the pruned network that is to be rounded, and its bits.
     """
 
     solve: Solver | None = None
     damage: Callable[[Double, Double | None], Double] | None = None
-    spared: tuple[str, ...] = ()
+    spared: frozenset[str] = frozenset()
     finer: frozenset[str] = frozenset()
     unseen: Mapping[str, tuple[Unseen, float]] = field(default_factory=dict)
 
