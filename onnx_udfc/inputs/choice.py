@@ -2,7 +2,7 @@
 
 A few inputs of every kind that fits an input are run through the original, and its answers rate the kinds and the
 mixtures of two of them (see `reaction`). Photographs are what networks on pictures mostly see, so another kind must be
-clearly better; a second kind must add something. Lines of Chinese are added to those of text where more different
+clearly better; a second kind must add something. Lines of other scripts are added to those of text where more different
 symbols are read in them: what only few lines show looks free to remove. Where the answers cannot be rated, photographs
 are taken, sounds of all kinds, contents of files for bytes. Half of the photographs give way to formulas where batch
 norm is still in the file, whose statistics are matched to the training's so that variety is what counts, and where so
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,8 @@ from onnx_udfc.channels.shapes import resolve
 from onnx_udfc.errors import ModelError
 from onnx_udfc.inputs.kinds import Scale, Wanted, made
 from onnx_udfc.inputs.photographs import stored
-from onnx_udfc.inputs.reaction import Answers, different_symbols, information, mixed, ratings, read_maps, read_steps
-from onnx_udfc.inputs.sources import CHINESE, FORMULA, GROUPS, SIGNALS, fitting_codes, fitting_pictures
+from onnx_udfc.inputs.reaction import Answers, Symbols, information, mixed, ratings, read_maps, read_steps, symbols
+from onnx_udfc.inputs.sources import FORMULA, GROUPS, SCRIPTS, SIGNALS, fitting_codes, fitting_pictures
 from onnx_udfc.inputs.text import LINE
 from onnx_udfc.model.counts import work
 from onnx_udfc.runtime.runs import InputSpec, asked_at_once, cut, outputs_of, samples_first
@@ -101,19 +102,31 @@ def _choices(
     if not several:
         return tuple(choices)
     main = max(several, key=lambda w: int(np.prod(w.sample)))
-    answers = _answers(network, wanted, main, fitting(main, asked), scales, threads)
+    kinds = fitting(main, asked)
+    shown = partial(_answers, network, wanted, main, scales=scales, threads=threads)
+    answers = shown(kinds=[kind for kind in kinds if kind not in SCRIPTS])
     if not answers:
         return tuple(choices)
-    chinese = answers.pop(CHINESE, ())
     chosen, reaction = best(answers)
-    if chosen == ("text",) and _symbols(chinese) > _symbols(answers["text"]):
-        chosen = ("text", CHINESE)
+    if chosen == ("text",):
+        chosen += read_scripts(answers["text"], shown(kinds=[kind for kind in kinds if kind in SCRIPTS]))
     return tuple(Choice(main.spec.name, chosen, reaction) if c.name == main.spec.name else c for c in choices)
 
 
-def _symbols(answers: Answers) -> int:
-    """Number of different symbols that a network reads in lines of one kind."""
-    return max(map(different_symbols, answers), default=0)
+def read_scripts(text: Answers, others: Mapping[str, Answers]) -> tuple[str, ...]:
+    """Kinds of lines in other scripts that a network reads as surely as lines of text, and more of their symbols.
+
+    `text` and `others`, by kind, are its answers; as many lines of each are compared. A reader of one script takes
+    characters of another one for those that it knows, and is less sure of them.
+    """
+    number = min((len(output) for answers in others.values() for output in answers), default=0)
+    latin, found = _symbols(text, number), {kind: _symbols(answers, number) for kind, answers in others.items()}
+    return tuple(k for k, s in found.items() if s.different > latin.different and s.sureness > latin.sureness)
+
+
+def _symbols(answers: Answers, number: int) -> Symbols:
+    """What a network reads in the first lines."""
+    return max((symbols(output[:number]) for output in answers), default=Symbols())
 
 
 def strength(
@@ -124,7 +137,7 @@ def strength(
     0 where that was not measured, or where an output is anything else.
     """
     main = max(wanted, key=lambda w: int(np.prod(w.sample)))
-    kinds = [kind for kind in fitting(main, asked) if kind != CHINESE]
+    kinds = [kind for kind in fitting(main, asked) if kind not in SCRIPTS]
     answers = _answers(network, wanted, main, kinds, scales, threads)
     if any(output.ndim != 2 for outputs in answers.values() for output in outputs):
         return 0.0

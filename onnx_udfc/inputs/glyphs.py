@@ -1,7 +1,7 @@
 """Letters as bitmaps of free fonts that ship with the package, and lines of words in them.
 
-Latin letters, digits and marks in eight faces, common Chinese characters and kana in two. `data/glyphs.xz` holds one
-strip of all characters for every face; `data/LICENSES.md` names the fonts' licences.
+Latin letters, digits and marks in eight faces, common Chinese characters in two, and those of a few other scripts.
+`data/glyphs.xz` holds one strip of all characters for every face; `data/LICENSES.md` names the fonts' licences.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from onnx_udfc.numerics.images import Array
 
 HEIGHT, BASELINE, SHADES = 36, 27, 16  # of a strip: pixels, the row that letters stand on, levels of ink
-CHINESE_SHARE = 0.3  # of lines
+LATIN, CHINESE = "Latin", "Chinese"
+SCRIPTS = (CHINESE, "Japanese", "Korean", "Traditional", "Cyrillic", "Greek")  # with lines of their own
+CHINESE_SHARE = 0.3  # of lines of text
 _SPACE = 8  # pixels between words
 
 
@@ -36,16 +38,13 @@ class Face:
         strip: (HEIGHT, all widths) shades of 0..SHADES − 1, all characters side by side.
         characters: what they are, in their order.
         widths: pixels of each.
+        script: LATIN, or one of SCRIPTS.
     """
 
     strip: NDArray[np.uint8]
     characters: str
     widths: NDArray[np.int64]
-
-    @property
-    def chinese(self) -> bool:
-        """Whether it has no Latin letters."""
-        return "a" not in self.characters
+    script: str = LATIN
 
 
 @cache
@@ -59,9 +58,15 @@ def faces() -> tuple[Face, ...]:
                 stored[f"{n}.strip"],
                 "".join(map(chr, stored[f"{n}.characters"].tolist())),
                 stored[f"{n}.widths"].astype(np.int64),
+                _script(n),
             )
             for n in names
         )
+
+
+def _script(name: str) -> str:
+    """That of a face, by its name."""
+    return CHINESE if "CJK" in name else next((script for script in SCRIPTS if name.startswith(script)), LATIN)
 
 
 def ink(text: str, face: Face, spacing: int = 0) -> Array:
@@ -76,23 +81,23 @@ def ink(text: str, face: Face, spacing: int = 0) -> Array:
     return np.where(within < own, face.strip[:, columns].astype(np.float32) / (SHADES - 1), np.float32(0))
 
 
-def random_line(width: float, rng: np.random.Generator, share: float = CHINESE_SHARE) -> Array:
-    """A line of words, numbers or (a `share` of lines) Chinese characters in a random face, about `width` pixels."""
-    chinese = rng.random() < share
-    among = [f for f in faces() if f.chinese == chinese]
+def random_line(width: float, rng: np.random.Generator, script: str = CHINESE, share: float = CHINESE_SHARE) -> Array:
+    """A line of words, numbers or (a `share` of lines) characters of a script in a random face, some `width` pixels."""
+    other = rng.random() < share
+    among = [f for f in faces() if f.script == (script if other else LATIN)]
     face = among[rng.integers(len(among))]
-    text = _chinese(width, face, rng) if chinese else _latin(width, rng)
+    text = _characters(width, face, rng) if other else _latin(width, rng)
     return ink(text, face, int(rng.integers(0, 3)))
 
 
 def random_letter(rng: np.random.Generator) -> Array:
     """A digit, half of the time, or a Latin letter in a random face."""
-    among = [f for f in faces() if not f.chinese]
+    among = [f for f in faces() if f.script == LATIN]
     letters = "0123456789" if rng.random() < 0.5 else "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
     return ink(letters[rng.integers(len(letters))], among[rng.integers(len(among))])
 
 
-def _chinese(width: float, face: Face, rng: np.random.Generator) -> str:
+def _characters(width: float, face: Face, rng: np.random.Generator) -> str:
     count = max(1, round(width / float(face.widths.mean())))
     return "".join(face.characters[k] for k in rng.integers(len(face.characters), size=count))
 

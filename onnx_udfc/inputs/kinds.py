@@ -22,7 +22,7 @@ from onnx_udfc.errors import RequestError
 from onnx_udfc.inputs.image_files import Preprocessing
 from onnx_udfc.inputs.photographs import DEVIATION, MEAN
 from onnx_udfc.inputs.sounds import RATE
-from onnx_udfc.inputs.sources import CODES, FORMULA, PICTURES, SIGNALS
+from onnx_udfc.inputs.sources import CODES, FORMULA, PICTURES, SCRIPTS, SIGNALS
 from onnx_udfc.inputs.uses import Use
 from onnx_udfc.numerics.images import Array, InputScaling
 from onnx_udfc.numerics.picture_codec import LUMA
@@ -307,10 +307,19 @@ def _signal(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:
 
 
 def _shares(kinds: tuple[str, ...], count: int) -> list[tuple[str, int]]:
-    """How many inputs of each kind: equal parts; of the formula where none was chosen."""
+    """How many inputs of each kind: equal parts, lines of all other scripts together one; or of the formula alone."""
     kinds = kinds or (FORMULA,)
-    numbers = [len(p) for p in np.array_split(np.arange(count), len(kinds))]
-    return [(kind, number) for kind, number in zip(kinds, numbers, strict=True) if number]
+    others = tuple(kind for kind in kinds if kind in SCRIPTS)
+    if len(others) not in (0, 1, len(kinds)):
+        *own, rest = _parts(count, len(kinds) - len(others) + 1)
+        first = [(kind, number) for kind, number in zip((k for k in kinds if k not in others), own, strict=True)]
+        return [(kind, number) for kind, number in [*first, *_shares(others, rest)] if number]
+    return [(kind, number) for kind, number in zip(kinds, _parts(count, len(kinds)), strict=True) if number]
+
+
+def _parts(count: int, parts: int) -> list[int]:
+    """Equal parts of a number."""
+    return [len(part) for part in np.array_split(np.arange(count), parts)]
 
 
 def _features(wanted: Wanted, count: int, seed: int) -> NDArray[Any]:

@@ -31,7 +31,7 @@ from onnx_udfc.inputs.scale import (
     untold,
 )
 from onnx_udfc.inputs.sizes import check_sizes, input_specs_of, settle, wanted_inputs
-from onnx_udfc.inputs.sources import CHINESE
+from onnx_udfc.inputs.sources import SCRIPTS
 from onnx_udfc.inputs.stem import stem_of
 from onnx_udfc.inputs.text import is_line
 from onnx_udfc.numerics.breeding import children
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 REAL = 128  # real inputs that are fitted on, at most
 LINE = (48, 192)  # of a picture that may be a line of text
 MATCHED_LINES = 0.5  # of the way that a reader's batch norms go to their stored statistics
-READ = {"text", CHINESE}  # kinds that a reader is run on
+READ = {"text", *SCRIPTS}  # kinds that a reader is run on
 CLEARLY = 1.5  # times as much must lines of text say to a classifier as pictures of the size that was guessed
 HELD_OUT = 4  # one in so many real inputs is only judged on, at least so many of them, where there are twice as many
 

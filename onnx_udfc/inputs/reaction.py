@@ -16,7 +16,7 @@ answers (coordinates, images, states) are not read: their spread tells scale, no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ MOST_CLASSES = 1 << 18  # as vocabularies have; a row of more is a map laid flat
 SYMBOLS = 8  # characters, at least, that a step chooses from
 FEATURES, SIDE = 64, 4  # channels from which they are features, and places of the shorter side of a map, at least
 LEAST = 1e-3  # nats; below, an output says nothing to any of the kinds
-SURE = 0.5  # probability above which a symbol counts as read
+SURE = 0.95  # probability above which a symbol counts as read
 _ROUNDING = 1e-2  # by which probabilities may miss the sum 1, or leave 0..1
 
 
@@ -125,10 +125,22 @@ def _entropy(p: Double) -> Double:
     return np.asarray(-(p * np.log(np.maximum(p, 1e-30))).sum(-1), np.float64)
 
 
-def different_symbols(values: NDArray[Any]) -> int:
-    """Number of different symbols that are read in lines, by scores (n, steps, C); 0 where they are none."""
+class Symbols(NamedTuple):
+    """What is read in lines: how many different symbols for sure, and how sure it is of those that are no gaps."""
+
+    different: int = 0
+    sureness: float = 0.0
+
+
+def symbols(values: NDArray[Any]) -> Symbols:
+    """What is read in lines, by scores (n, steps, C); nothing where they are no scores of symbols.
+
+    The symbol of most steps is the gap between characters.
+    """
     steps = read_steps(values)
     p = probabilities(steps.astype(np.float64)) if steps.ndim == 3 else None
     if p is None or p.shape != (steps.shape[0] * steps.shape[1], steps.shape[2]):
-        return 0
-    return len(np.unique(p.argmax(1)[p.max(1) > SURE]))
+        return Symbols()
+    first, sure = p.argmax(1), p.max(1)
+    read = first != np.bincount(first).argmax()
+    return Symbols(len(np.unique(first[read & (sure > SURE)])), float(sure[read].mean()) if read.any() else 0.0)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_udfc.inputs import sounds, text
+from onnx_udfc.inputs import glyphs, sounds, text
 from onnx_udfc.inputs.bytes_of_files import byte_rows
 from onnx_udfc.inputs.photographs import photographs
 from onnx_udfc.numerics.images import Array, power_noise, synthetic_images
@@ -23,7 +23,8 @@ Picture = Callable[[int, int, tuple[int, ...], int], Array]
 Signal = Callable[[int, int, int], Array]
 Codes = Callable[[int, int, int, int], NDArray[np.int64]]
 
-FORMULA, CHINESE = "formula", "Chinese text"
+FORMULA = "formula"
+SCRIPTS = {f"{script} text": script for script in glyphs.SCRIPTS}  # kind of a line → the script that it is in
 _READABLE = 16  # pixels of the shorter side that a line of text needs
 LETTER = 64  # pixels of the longer side up to which a picture may be a single letter
 BYTES = (256, 264)  # rows of a table that are bytes and a few marks
@@ -61,15 +62,15 @@ def _files(count: int, length: int, rows: int, seed: int) -> NDArray[np.int64]:
 
 PICTURES: dict[str, Picture] = {
     "photographs": _seeded(photographs), "text": _seeded(text.text), "turned text": _seeded(text.turned_text),
-    CHINESE: _seeded(text.chinese_lines), "letters": _seeded(text.letters), "sound": _seeded(sounds.spectrograms),
-    FORMULA: synthetic_images,
+    "letters": _seeded(text.letters), "sound": _seeded(sounds.spectrograms),
+    FORMULA: synthetic_images, **{kind: _seeded(text.lines_of(script)) for kind, script in SCRIPTS.items()},
 }  # fmt: skip
 SIGNALS: dict[str, Signal] = {**{name: _sounding(draw) for name, draw in sounds.SIGNALS.items()}, FORMULA: _noise}
 CODES: dict[str, Codes] = {"files": _files, FORMULA: _any}
 # What the user names → the kinds of each form that are meant.
 GROUPS: dict[str, tuple[str, ...]] = {
     "photographs": ("photographs",),
-    "text": ("text", "turned text", CHINESE, "letters", "files"),
+    "text": ("text", "turned text", *SCRIPTS, "letters", "files"),
     "sound": ("sound", *sounds.SIGNALS),
     FORMULA: (FORMULA,),
 }
@@ -81,7 +82,7 @@ def fitting_pictures(channels: int, size: tuple[int, ...]) -> tuple[str, ...]:
         return (FORMULA,)
     found = ["photographs", FORMULA]
     if min(size) >= _READABLE:
-        found += ["text", "turned text", CHINESE][: 3 if text.is_line((size[0], size[1])) else 2]
+        found += ["text", "turned text", *(SCRIPTS if text.is_line((size[0], size[1])) else ())]
     if max(size) <= LETTER:
         found.append("letters")
     if channels == 1:

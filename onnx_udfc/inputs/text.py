@@ -11,7 +11,7 @@ from functools import wraps
 
 import numpy as np
 
-from onnx_udfc.inputs.glyphs import CHINESE_SHARE, HEIGHT, random_letter, random_line
+from onnx_udfc.inputs.glyphs import CHINESE, CHINESE_SHARE, HEIGHT, random_letter, random_line
 from onnx_udfc.inputs.photographs import DEVIATION, MEAN, in_channels, photographs, resampling
 from onnx_udfc.numerics.images import Array
 
@@ -72,18 +72,19 @@ def turned_lines(size: Size, rng: Rng) -> Array:
     return _line(size, rng, upside_down=True)
 
 
-@_pictures
-def chinese_lines(size: Size, rng: Rng) -> Array:
-    """Lines of Chinese characters alone."""
-    return _line(size, rng, share=1.0)
+def lines_of(script: str) -> Draw:
+    """What draws lines of characters of a script alone."""
+    return _pictures(lambda size, rng: _line(size, rng, script=script, share=1.0))
 
 
-def _line(size: Size, rng: Rng, *, upside_down: bool = False, share: float = CHINESE_SHARE) -> Array:
+def _line(
+    size: Size, rng: Rng, *, upside_down: bool = False, script: str = CHINESE, share: float = CHINESE_SHARE
+) -> Array:
     height, width = size
     tall = height * rng.uniform(0.75, 1.1)
     stretch = np.exp(rng.uniform(np.log(_SQUEEZED), np.log(1.25)))
     long = width * min(1.0, rng.uniform(0.25, 1.15))
-    mask = _scaled(random_line(long * HEIGHT / tall / stretch, rng, share), tall, stretch)
+    mask = _scaled(random_line(long * HEIGHT / tall / stretch, rng, script, share), tall, stretch)
     mask = _turned(_fitted(mask, (height, min(width, mask.shape[1] + 4))), rng.normal(0, _LINE_TURN / 2))
     image = _inked(_ground(mask.shape, rng), mask, rng, _LINE_CONTRAST)
     image = _worn(image[::-1, ::-1] if upside_down else image, rng)

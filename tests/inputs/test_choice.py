@@ -13,12 +13,12 @@ from onnx import numpy_helper
 from onnx_udfc import inspect
 from onnx_udfc.inputs.choice import LEAST, _thinned, best, choose, fitting
 from onnx_udfc.inputs.how_many import image_count
-from onnx_udfc.inputs.kinds import Wanted, made
+from onnx_udfc.inputs.kinds import Wanted, _shares, made
 from onnx_udfc.inputs.network_inputs import make_inputs, settle_sizes
 from onnx_udfc.inputs.photographs import stored
-from onnx_udfc.inputs.reaction import different_symbols
+from onnx_udfc.inputs.reaction import Symbols, symbols
 from onnx_udfc.inputs.sizes import wanted_inputs
-from onnx_udfc.inputs.sources import CODES, GROUPS, PICTURES, SIGNALS, fitting_codes, fitting_pictures
+from onnx_udfc.inputs.sources import CODES, GROUPS, PICTURES, SCRIPTS, SIGNALS, fitting_codes, fitting_pictures
 from onnx_udfc.inputs.uses import Use
 from onnx_udfc.model.network import read
 from onnx_udfc.numerics.images import synthetic_images
@@ -50,21 +50,40 @@ def test_two_kinds_are_mixed_where_only_both_together_show_all_answers() -> None
     assert rated["text + turned text"] == 1
 
 
-def _read(symbols: int, seed: int) -> list[np.ndarray]:
-    """Answers (16, 20, 64) of a reader that is sure of so many symbols, with the blank between them."""
-    named = np.random.default_rng(seed).integers(1, 1 + symbols, (16, 20)) * (np.arange(20) % 2)
-    return [0.9 * np.eye(64)[named] + 0.1 / 64]
+def _read(symbols: int, seed: int, sureness: float = 0.97) -> list[np.ndarray]:
+    """Answers (16, 20, 64) of a reader that names so many symbols, with the blank between them."""
+    named = np.random.default_rng(seed).integers(1, 1 + symbols, (16, 20)) * (np.arange(20) % 3 % 2)
+    return [sureness * np.eye(64)[named] + (1 - sureness) / 64]
 
 
-@pytest.mark.parametrize(("latin", "chinese", "wanted"), [(10, 40, ("text", "Chinese text")), (30, 20, ("text",))])
-def test_chinese_lines_stand_beside_text_where_more_symbols_are_read_in_them(
-    latin: int, chinese: int, wanted: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("latin", "chinese", "japanese", "wanted"),
+    [
+        (10, (40, 0.98), (5, 0.99), ("text", "Chinese text")),
+        (10, (40, 0.98), (30, 0.98), ("text", "Chinese text", "Japanese text")),
+        (10, (40, 0.96), (30, 0.98), ("text", "Japanese text")),
+        (30, (20, 0.98), (10, 0.98), ("text",)),
+    ],
+)
+def test_lines_of_scripts_stand_beside_text_where_more_symbols_are_read_in_them_as_surely(
+    latin: int,
+    chinese: tuple[int, float],
+    japanese: tuple[int, float],
+    wanted: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = """
         <ir_version: 9, opset_import: ["" : 17]> g (float[n, 1, 32, 96] x) => (float[n, 1, 32, 96] y) { y = Relu(x) }
     """
-    answers = {"photographs": _read(1, 0), "text": _read(latin, 1), "Chinese text": _read(chinese, 2)}
-    monkeypatch.setattr("onnx_udfc.inputs.choice._answers", lambda *_: dict(answers))
+    answers = {
+        "photographs": _read(1, 0), "text": _read(latin, 1), "Chinese text": _read(chinese[0], 2, chinese[1]),
+        "Japanese text": _read(japanese[0], 3, japanese[1]),
+    }  # fmt: skip
+
+    def answered(*_: object, kinds: list[str], **__: object) -> dict[str, list[np.ndarray]]:
+        return {kind: answers[kind] for kind in kinds if kind in answers}
+
+    monkeypatch.setattr("onnx_udfc.inputs.choice._answers", answered)
     network = read(onnx.parser.parse_model(text))
     settle_sizes(network, Options())
     (chosen,) = choose(network, wanted_inputs(network), "auto", {}, 1)
@@ -72,9 +91,20 @@ def test_chinese_lines_stand_beside_text_where_more_symbols_are_read_in_them(
 
 
 def test_what_is_no_score_of_symbols_is_no_reading() -> None:
-    assert different_symbols(_read(5, 0)[0]) == 6  # and the blank
-    assert different_symbols(np.random.default_rng(0).normal(0, 50, (8, 20, 4))) == 0
-    assert different_symbols(np.full((8, 20, 16), 1 / 16)) == 0
+    five = symbols(_read(5, 0, 0.96)[0])
+    assert five.different == 5  # without the blank
+    assert five.sureness == pytest.approx(0.96, abs=0.01)
+    assert symbols(_read(5, 0, 0.9)[0]).different == 0  # not sure of any
+    assert symbols(np.random.default_rng(0).normal(0, 50, (8, 20, 4))) == Symbols()
+    assert symbols(np.full((8, 20, 16), 1 / 16)) == Symbols()
+
+
+def test_lines_of_other_scripts_are_together_as_many_as_those_of_text() -> None:
+    shares = dict(_shares(("text", "Chinese text", "Japanese text", "Korean text"), 60))
+    assert shares == {"text": 30, "Chinese text": 10, "Japanese text": 10, "Korean text": 10}
+    assert dict(_shares(("text", "Greek text"), 7)) == {"text": 4, "Greek text": 3}
+    assert dict(_shares(("Chinese text", "Greek text"), 4)) == {"Chinese text": 2, "Greek text": 2}
+    assert dict(_shares(("text", "Chinese text", "Japanese text"), 2)) == {"text": 1, "Chinese text": 1}
 
 
 def test_where_no_answer_can_be_rated_the_preferred_kind_is_taken() -> None:
@@ -99,7 +129,7 @@ def test_maps_before_their_sigmoid_are_rated_channel_by_channel() -> None:
 
 def test_kinds_fit_the_input() -> None:
     assert fitting_pictures(3, (224, 224)) == ("photographs", "formula", "text", "turned text")
-    assert fitting_pictures(3, (48, 320)) == ("photographs", "formula", "text", "turned text", "Chinese text")
+    assert fitting_pictures(3, (48, 320)) == ("photographs", "formula", "text", "turned text", *SCRIPTS)
     assert fitting_pictures(1, (28, 28))[-2:] == ("letters", "sound")
     assert fitting_pictures(3, (8, 16, 16)) == fitting_pictures(3, (2, 64)) == ("formula",)
     assert fitting_codes(257) == ("files", "formula")

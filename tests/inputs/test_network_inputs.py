@@ -13,7 +13,6 @@ from onnx_udfc.inputs.kinds import Wanted
 from onnx_udfc.inputs.network_inputs import MATCHED_LINES, NetworkInputs, batch_of, hold_out, likeness, make_inputs
 from onnx_udfc.inputs.scale import RAW, UNIT, guess_scaling, in_doubt
 from onnx_udfc.inputs.sizes import input_specs_of, wanted_inputs
-from onnx_udfc.inputs.sources import CHINESE
 from onnx_udfc.inputs.stem import Stem, stem_of
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.numerics.images import InputScaling, synthetic_images
@@ -478,7 +477,7 @@ def test_inputs_are_like_what_a_network_knows_where_its_norms_or_its_classes_say
 @pytest.mark.parametrize(
     ("kinds", "shape", "source", "share"),
     [
-        (("text", CHINESE), (4, 3, 48, 320), "synthetic", MATCHED_LINES),
+        (("text", "Chinese text"), (4, 3, 48, 320), "synthetic", MATCHED_LINES),
         (("text",), (4, 48, 320, 3), "synthetic", MATCHED_LINES),
         (("text", "turned text"), (4, 3, 48, 192), "synthetic", 1.0),  # told apart, not read
         (("text",), (4, 3, 320, 320), "synthetic", 1.0),  # scenes

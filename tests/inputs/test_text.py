@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from onnx_udfc.inputs.glyphs import HEIGHT, Face, faces, ink, words
+from onnx_udfc.inputs.glyphs import HEIGHT, SCRIPTS, Face, faces, ink, words
 from onnx_udfc.inputs.photographs import DEVIATION, MEAN
-from onnx_udfc.inputs.text import chinese_lines, lines, pages, scenes, turned_lines
+from onnx_udfc.inputs.text import lines, lines_of, pages, scenes, turned_lines
 from onnx_udfc.numerics.images import Array
 
 Maker = Callable[[int, int, tuple[int, int], np.random.Generator], Array]
@@ -25,12 +25,17 @@ def test_a_line_is_its_letters_side_by_side() -> None:
 
 
 def test_letters_of_all_faces_are_there_and_stand_on_one_row() -> None:
-    assert sum(face.chinese for face in faces()) == 2
+    letters = {
+        "Latin": "AHnr17", "Chinese": "上的中", "Japanese": "あがぬ", "Korean": "이글한", "Traditional": "國學開",
+        "Cyrillic": "ЖШЯ", "Greek": "ΓΔΣ",
+    }  # fmt: skip
+    assert {face.script for face in faces()} == {"Latin", *SCRIPTS} == letters.keys()
     for face in faces():
-        for letter in "上的中" if face.chinese else "AHnr17":
+        for letter in letters[face.script]:
             rows = np.flatnonzero(ink(letter, face).max(1) > 0.5)
             assert rows.size >= 10, letter
-            assert rows.max() in ((26, 27, 28, 29, 30) if face.chinese else (26, 27)), letter
+            assert rows.max() in ((26, 27) if face.script in ("Latin", "Greek") else range(26, 32)), letter
+        assert len(set(face.characters)) == len(face.characters) == len(face.widths)
     assert len(words()) > 200
 
 
@@ -38,7 +43,7 @@ def test_letters_of_all_faces_are_there_and_stand_on_one_row() -> None:
     ("draw", "size"),
     [
         (lines, (48, 320)),
-        (chinese_lines, (48, 320)),
+        (lines_of("Korean"), (48, 320)),
         (turned_lines, (32, 100)),
         (scenes, (96, 128)),
         (pages, (128, 96)),
@@ -65,19 +70,21 @@ def test_a_line_upside_down_ends_in_padding_at_the_right_as_well() -> None:
         assert not np.isclose(drawn[:, :, :, 0], padding, atol=1e-6).all((1, 2)).any()
 
 
-def test_chinese_lines_are_chinese_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[bool] = []
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_lines_of_a_script_are_that_alone(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
 
     def spied(text: str, face: Face, spacing: int = 0) -> Array:
-        drawn.append(face.chinese)
+        assert set(text) <= set(face.characters) | {" "}
+        drawn.append(face.script)
         return ink(text, face, spacing)
 
     monkeypatch.setattr("onnx_udfc.inputs.glyphs.ink", spied)
-    chinese_lines(30, 3, (48, 320), np.random.default_rng(0))
-    assert drawn == [True] * 30
+    lines_of(script)(10, 3, (48, 320), np.random.default_rng(0))
+    assert drawn == [script] * 10
     drawn.clear()
     lines(60, 3, (48, 320), np.random.default_rng(0))
-    assert 8 <= sum(drawn) <= 28  # three in ten
+    assert 8 <= drawn.count("Chinese") == 60 - drawn.count("Latin") <= 28  # three in ten
 
 
 def test_text_stands_out_from_what_it_is_written_on() -> None:
