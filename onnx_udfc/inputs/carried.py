@@ -28,7 +28,7 @@ _TIMES = frozenset((
     "final",
 ))  # fmt: skip
 _STATES = re.compile(r"state|hidden|cache|mem|rnn|gru|lstm|buf|carry|context|^[hc]$")
-_RECURRENT = {"LSTM": (1, 2), "GRU": (1,), "RNN": (1,)}  # outputs of the last step: h, and c
+RECURRENT = {"LSTM": (1, 2), "GRU": (1,), "RNN": (1,)}  # outputs of the last step: h, and c
 _BEGINS = 4  # how much further back among the inputs lies what such an output begins with
 _BEFORE, _AFTER = ("i", "0", "in"), ("o", "n", "1", "out")  # ends of names of a state and of the next one
 
@@ -84,7 +84,7 @@ def _begun_with(tensor: gs.Tensor) -> set[tuple[int, int]]:
     while pending:
         part = pending.pop()
         for node in part.outputs:
-            ends = [k for k in _RECURRENT.get(node.op, ()) if any(t is part for t in node.inputs[k + _BEGINS :][:1])]
+            ends = [k for k in RECURRENT.get(node.op, ()) if any(t is part for t in node.inputs[k + _BEGINS :][:1])]
             if node.op in MOVES:
                 pending += node.outputs
             elif not ends:
@@ -102,7 +102,7 @@ def _ended_with(tensor: gs.Tensor) -> set[tuple[int, int]]:
         place = next(i for i, t in enumerate(node.outputs) if t is part) if node is not None else 0
         if node is not None and node.op in MOVES:
             pending += _moved(node)
-        elif node is not None and place in _RECURRENT.get(node.op, ()):
+        elif node is not None and place in RECURRENT.get(node.op, ()):
             found.add((id(node), place))
         else:
             return set()

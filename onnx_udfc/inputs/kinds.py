@@ -161,7 +161,8 @@ def kind_of(spec: InputSpec, shape: tuple[int, ...], use: Use) -> Kind:
         return "scalars"
     if len(shape) == 3 and min(shape[1:]) == 1 and max(shape[1:]) >= LONG:
         return "signal"
-    if len(shape) in (3, 4, 5) and spec.axis == 0:
+    steps_first = len(shape) == 3 and spec.axis == 1 and spec.shape[0] is None
+    if len(shape) in (3, 4, 5) and (spec.axis == 0 or steps_first):
         return "picture"
     long = len(shape) == 2 and shape[1] >= LONG
     convolved = len(shape) == 2 and use.convolved and (use.convolved == 1 or long)
@@ -170,7 +171,7 @@ def kind_of(spec: InputSpec, shape: tuple[int, ...], use: Use) -> Kind:
 
 def _whole_kind(spec: InputSpec, use: Use) -> Kind:
     """What is made for an input of whole numbers."""
-    named = _named(spec.name)
+    named = "length" if use.steps else _named(spec.name)
     if use.rows:
         return "positions" if named == "positions" else "tokens"
     if len(use.choices) > 1 or (use.choices and spec.by_run):

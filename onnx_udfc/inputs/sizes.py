@@ -80,9 +80,17 @@ def wanted_inputs(network: Network) -> tuple[Wanted, ...]:
 def _wanted(network: Network, sizes: Mapping[str, tuple[int, ...]]) -> tuple[Wanted, ...]:
     found = [Wanted(spec, sizes[spec.name], use_of(network, spec.name)) for spec in input_specs_of(network)]
     main = max(found, key=lambda w: len(w.shape), default=None)
-    side = () if main is None else main.size if len(main.shape) == 4 else main.shape[-1:]
+    side = () if main is None else main.size if len(main.shape) == 4 else _steps(main)
     normed = network.first_norm() is not None
     return tuple(Wanted(w.spec, w.shape, w.use, side, normed=normed) for w in found)
+
+
+def _steps(sequence: Wanted) -> tuple[int, ...]:
+    """How long a sequence is: along its one open axis but the samples', else beside columns that something reads."""
+    axes = [i for i in range(len(sequence.shape)) if i != sequence.spec.axis]
+    left_open = [i for i in axes if sequence.spec.shape[i] is None]
+    at = left_open[0] if len(left_open) == 1 else axes[-2] if sequence.use.width and len(axes) > 1 else -1
+    return (sequence.shape[at],) if sequence.shape else ()
 
 
 def undescribed(given: Sequence[InputSpec]) -> tuple[Wanted, ...]:
@@ -261,6 +269,8 @@ def _guesses(network: Network, given: Sequence[InputSpec], uses: Mapping[str, Us
 
 def _guess(spec: InputSpec, use: Use, side: tuple[int, int], length: int) -> tuple[int, ...]:
     rank = len(spec.shape)
+    if spec.axis == 1 and rank in (2, 3):
+        return (length, 1, use.width or length)[:rank]
     if rank == 4:
         channels = use.channels or 3
         return (1, *side, channels) if channels_last(spec.shape, use) else (1, channels, *side)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_udfc.inputs.carried import carried
+from onnx_udfc.inputs.carried import RECURRENT, carried
 from onnx_udfc.model.graph import MOVES
 from onnx_udfc.model.layers import kind_of
 
@@ -41,6 +41,7 @@ _EXTENTS: dict[str, tuple[int, ...]] = {
     "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Resize": (2, 3), "ConstantOfShape": (0,), "Range": (0, 1, 2),
     "TopK": (1,), "Slice": (1, 2, 3, 4), "Loop": (0,), "Pad": (1,),
 }  # fmt: skip
+_LENGTHS = 4  # the input of a recurrent node that says how many steps each sample has
 _VERY_SMALL = -1e3  # what is added to a score that is not to count
 _LONGEST = 4096  # constants that a number is compared with; more are not a list of what it may be
 
@@ -57,6 +58,7 @@ class Use:
         mask: where it is 0, something is taken away: 1 - x is weighted, or a very small number is put in its place.
         hides: where it is 1, something is taken away, as the padding of a sequence is marked.
         extent: it says how large something is made (a Reshape, a Resize, a Range).
+        steps: it says how many steps of each sample a recurrent layer reads.
         convolved: number of axes of the convolution that reads it, one for sound, two for images; 0 for none.
         channels: that this convolution expects; 0 where none reads it.
         channels_last: it is turned so that its last axis comes first after the samples.
@@ -71,6 +73,7 @@ class Use:
     mask: bool = False
     hides: bool = False
     extent: bool = False
+    steps: bool = False
     convolved: int = 0
     channels: int = 0
     channels_last: bool = False
@@ -81,7 +84,7 @@ class Use:
 def use_of(network: Network, name: str) -> Use:
     """What becomes of a graph input."""
     tensor = next(t for t in network.graph.inputs if t.name == name)
-    tables, first, choices, flag, mask, extent = [], 0, set[float](), False, False, False
+    tables, first, choices, flag, mask, extent, steps = [], 0, set[float](), False, False, False, False
     for node, index, shift in _readers(tensor, CARRIERS):
         rows = _rows(node, index)
         if rows > shift:  # what is counted from the end goes past it on the other way, which is not taken
@@ -92,12 +95,13 @@ def use_of(network: Network, name: str) -> Use:
         flag = flag or (node.op in ("Where", "If", "Not", "And", "Or") and index == 0)
         mask = mask or _masks(node, index)
         extent = extent or index in _EXTENTS.get(node.op, ())
+        steps = steps or (node.op in RECURRENT and index == _LENGTHS)
     convolved, channels, last = _convolution(tensor)
     found = tuple(sorted(choices))
     width, away = _width(network, tensor), _taken_away(tensor)
     mask, hides = mask or (False, True) in away, bool(away) and all(value for value, _ in away)
     return Use(
-        max(0, min(tables, default=0)), first, found, flag, mask, hides, extent, convolved, channels, last,
+        max(0, min(tables, default=0)), first, found, flag, mask, hides, extent, steps, convolved, channels, last,
         width, carried(network).get(name, ""),
     )  # fmt: skip
 
@@ -111,6 +115,17 @@ def _width(network: Network, tensor: gs.Tensor) -> int:
         met = node.inputs[1 - index] if node.op in _IN_PLACE and index < 2 <= len(node.inputs) else None
         if isinstance(met, gs.Constant) and met.shape and int(met.shape[-1]) > 1:
             return int(met.shape[-1])
+    return _columns(tensor)
+
+
+def _columns(tensor: gs.Tensor) -> int:
+    """Numbers in each step of a sequence that a recurrent layer reads, turned or not; 0 where none does."""
+    for node in tensor.outputs:
+        perm = list(node.attrs.get("perm") or ())
+        if node.op == "Transpose" and perm and perm[-1] == len(perm) - 1 and (found := _columns(node.outputs[0])):
+            return found
+        if node.op in RECURRENT and node.inputs[0] is tensor and node.inputs[1].shape is not None:
+            return int(node.inputs[1].shape[-1])
     return 0
 
 

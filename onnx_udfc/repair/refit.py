@@ -165,13 +165,12 @@ class _Repair:
     def cell(self, node: gs.Node) -> None:
         """Round the weights of a recurrent layer of the matched network."""
         states = self.reference.states.get(node.name)
-        source, outputs = node.inputs[0].name, {t.name for t in node.outputs}
-        codes = {}
+        source, codes = node.inputs[0].name, {}
         if states is not None and self.walk.available(source):
             codes = round_cell(node, states, self.walk, self.settings.unseen)
         self.result.unseen |= codes
-        if codes or source in self.dirty:
-            self.dirty |= outputs
+        if codes or self.dirty & {t.name for t in node.inputs}:  # also by the states that it begins with
+            self.dirty |= {t.name for t in node.outputs}
 
     def _paired(self, found: LayerReference, x: Value) -> bool:
         """Whether the sampled positions are the original's, and what was added to its output there is there now."""

@@ -1,8 +1,8 @@
 """A network's declared inputs, and arrays of many samples cut into single runs of it.
 
 Samples lie along one axis of each input: the first where it is open or the network's fixed batch; another one that the
-file calls by the batch's name (a recurrent state may be layers x batch x units); none in a scalar, a flag, or what else
-belongs to a whole run. An array of values for an input has
+file calls by the batch's name (a recurrent state may be layers x batch x units, a sequence steps x batch x values);
+none in a scalar, a flag, or what else belongs to a whole run. An array of values for an input has
 
 - the declared number of axes: samples along that axis, cut run by run, or one value that goes into every run;
 - one axis more: one value for each run along the first of them, the first again after the last.
@@ -13,6 +13,7 @@ So a scalar that is given eight values makes eight runs of an eighth of the samp
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ FAILED = (
 )
 BATCH = 16  # samples of a run where the network leaves it open
 RUN_VALUES = 1 << 21  # of the inputs of a run that only asks: 4 pictures of 416 x 416
+_STEPS, _BATCH = re.compile(r"seq|time|step|frame|^[tls]$", re.I), re.compile(r"batch|^[bn]$", re.I)
 _TYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(uint8)": np.uint8,
     "tensor(int8)": np.int8, "tensor(uint16)": np.uint16, "tensor(int16)": np.int16, "tensor(int32)": np.int32,
@@ -109,12 +111,19 @@ def _fixed(dim: int | str | None) -> bool:
 def _sample_axes(shapes: Sequence[Dims]) -> list[int | None]:
     """The axis of the samples in each of the shapes."""
     firsts = [dims[0] for dims in shapes if dims]
+    behind = [_steps_first(dims) for dims in shapes]
     names = {d for d in firsts if isinstance(d, str) and d}
     if any(not _fixed(d) for d in firsts):
-        return [_open_axis(dims, names) for dims in shapes]
+        return [1 if later else _open_axis(dims, names) for dims, later in zip(shapes, behind, strict=True)]
     sizes = Counter(dims[0] for dims in shapes if len(dims) > 1) or Counter(firsts)
     batch = max(sizes, key=lambda size: (sizes[size], _widest(shapes, size))) if sizes else None
     return [0 if dims and dims[0] == batch else None for dims in shapes]
+
+
+def _steps_first(dims: Dims) -> bool:
+    """Whether the file calls the first axis that of steps, and the second that of samples."""
+    first, second = (str(d) for d in (*dims, "", "")[:2])
+    return bool(_STEPS.search(first) and _BATCH.search(second)) and not _BATCH.search(first)
 
 
 def _widest(shapes: Sequence[Dims], first: int | str | None) -> int:
@@ -199,7 +208,7 @@ def samples_first(output: NDArray[Any], batch: int, declared: Dims = ()) -> NDAr
     Recurrent layers, and readers of text that end with one, give (steps, samples, values). Where there are as many
     steps as samples, the `declared` sizes tell: steps are a number, samples are open.
     """
-    told = len(declared) == 3 and _fixed(declared[0]) and not _fixed(declared[1])
+    told = len(declared) == 3 and ((_fixed(declared[0]) and not _fixed(declared[1])) or _steps_first(declared))
     later = output.ndim == 3 and output.shape[1] == batch and (output.shape[0] != batch or told)
     return np.moveaxis(output, 1, 0) if later else output
 

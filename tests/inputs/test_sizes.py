@@ -166,6 +166,9 @@ def test_a_network_that_cannot_run_gets_the_first_guess() -> None:
     assert found.sizes["x"][2] == found.sizes["x"][3]
 
 
+CELL = ", float[1,8,24] R, float[1,8,8] S) => (float[T,1,M,8] y)"
+
+
 @pytest.mark.parametrize(
     ("text", "shape"),
     [
@@ -189,6 +192,11 @@ def test_a_network_that_cannot_run_gets_the_first_guess() -> None:
             (1, 16384, 4),
         ),
         ("g (float[2,W] x, float[24,8] K) => (float[2,8] y) { y = MatMul(x, K) }", (2, 24)),
+        (
+            f"g (float[N,T,W] x{CELL} {{ t = Transpose<perm = [1,0,2]>(x) y = RNN<hidden_size = 8>(t, R, S) }}",
+            (1, 64, 24),
+        ),
+        (f"g (float[seq,batch,W] x{CELL} {{ y = RNN<hidden_size = 8>(x, R, S) }}", (64, 1, 24)),
         # As long as the widest convolution spans: taps 64 apart would meet nothing but padding in 64 steps.
         (
             """g (float[N,6,T] x, float[8,6,5] K, float[8,8,3] L) => (float[N,8,M] y) {
@@ -217,6 +225,28 @@ def test_a_row_is_as_wide_as_what_reads_it(text: str, shape: tuple[int, ...]) ->
     found = small_network(text)
     settle(found)
     assert found.sizes == {"x": shape}
+
+
+@pytest.mark.parametrize("declared", ["int32[N] n", "int64[N] n"])
+@pytest.mark.parametrize("sizes", ["N,T,24", "N,40,24", "4,40,24", "N,T,W"])
+def test_recurrent_layers_read_all_steps_of_sequences(declared: str, sizes: str) -> None:
+    cell = CELL.replace(") =>", f", {declared}) =>").replace("N]", "4]" if sizes[0] == "4" else "N]")
+    model = small_model(
+        f"g (float[{sizes}] x{cell} {{ t = Transpose<perm = [1,0,2]>(x) c = Cast<to = 6>(n)"
+        " y = RNN<hidden_size = 8>(t, R, S, , c) }"
+    )
+    (_, lengths), steps = wanted_inputs(read(model)), 40 if "40" in sizes else 64
+    assert (lengths.kind, lengths.side) == ("length", (steps,))
+
+
+def test_sequences_whose_samples_come_second_are_run_with_the_states_that_they_begin_with() -> None:
+    model = small_model(
+        "g (float[seq,batch,24] x, float[1,batch,8] h, float[1,8,24] R, float[1,8,8] S)"
+        " => (float[seq,1,batch,8] y, float[1,batch,8] hn) { y, hn = RNN<hidden_size = 8>(x, R, S, , , h) }"
+    )
+    result = compress(model, bits=8, images=64, threads=1)
+    assert any("x 64x1x24" in note for note in result.report.runtime.notes)
+    assert any("h is what hn was" in note for note in result.report.runtime.notes)
 
 
 def test_sizes_with_which_nothing_runs_are_refused_in_one_line() -> None:

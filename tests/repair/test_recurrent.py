@@ -109,6 +109,22 @@ def test_what_follows_sees_the_rounded_layer() -> None:
     assert lost(model, fitted) < 0.9 * lost(model, Result(unfitted, fitted.report))
 
 
+def test_what_follows_a_layer_that_begins_with_what_has_lost_channels_is_fitted_anew() -> None:
+    """Nothing but the state that it begins with is another one: the layer behind it kept its old weights."""
+    model = small_model(
+        """g (float[4,8,16] x, float[8,16] s, float[16,64] A, float[64,32] E, float[1,32,16] W, float[1,32,32] R,
+        float[32,16] C) => (float[4,8,16] y) { a = MatMul(s, A) r = Relu(a) e = MatMul(r, E)
+        k = Constant<value_ints = [0]>() i = Unsqueeze(e, k) h = RNN<hidden_size = 32>(x, W, R, , , i)
+        o = Constant<value_ints = [1]>() q = Squeeze(h, o) y = MatMul(q, C) }"""
+    )
+    result = compress(model, prune=0.5, factor="off", align=1, threads=1, force=True)
+    (kept,) = (g.kept for g in result.report.groups if g.status == "pruned")
+    assert kept < 64
+    held = [numpy_helper.to_array(t) for t in result.model.graph.initializer if list(t.dims) == [32, 16]]
+    whole = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "C")
+    assert not any(np.array_equal(values, whole) for values in held)
+
+
 def test_codes_of_a_direction_are_those_of_its_own_states() -> None:
     """Scales and codes lie as the weights do: what they stand for is near to these, row by row."""
     model = recurrent("both ways")

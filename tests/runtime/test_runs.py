@@ -28,6 +28,9 @@ def declared(**shapes: tuple[int | str | None, ...]) -> tuple[InputSpec, ...]:
         ({"input": ("batch", "length"), "state": (2, "batch", 128), "sr": ()}, [0, 1, None]),
         ({"state": (2, "batch", 128), "input": ("batch", "length")}, [1, 0]),
         ({"state": (2, None, 128), "input": (None, None)}, [1, 0]),
+        ({"x": ("seq", "batch", 80), "h": (2, "batch", 64), "lengths": ("batch",)}, [1, 1, 0]),
+        ({"x": ("T", "N", 80)}, [1]),
+        ({"x": ("batch_seq", "batch", 80), "z": ("points", "n", 3), "e": ("N", "T", 80)}, [0, 0, 0]),
         ({"x": ("N", 3, 8, 8), "t": (1,), "mask": (1, "L")}, [0, None, None]),
         ({"x": (4, 3, 8, 8), "z": (4, 5), "table": (7, 2), "t": (1,)}, [0, 0, None, None]),
         ({"h": (2, 1, 64), "x": (1, 3, 8, 8), "flag": ()}, [None, 0, None]),
@@ -68,6 +71,7 @@ def test_what_belongs_to_a_run_is_the_same_in_all_or_another_in_each() -> None:
         ((31, 4, 9), (31, "n", 9), True),
         ((31, 4, 9), (None, None, 9), True),
         ((4, 4, 9), (4, "n", 9), True),  # as many steps as samples
+        ((4, 4, 9), ("seq", "batch", 9), True),
         ((4, 4, 9), ("n", 4, 9), False),
         ((8, 31, 9), (None, None, 9), False),  # rows whose number depends on values
         ((31, 4), (31, "n"), False),
