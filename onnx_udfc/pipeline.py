@@ -317,7 +317,7 @@ def _attempt(source: Source, run: _Run, original: Original, options: Options) ->
     with run.stage("check"):
         judged, batch = _judged(original, options)
         checked = check_result(source, original.network, emitted.model, judged, batch, answered)
-    about = unrepaired_notes(pruned.network, options, emitted.forms, repaired.unseen)
+    about = unrepaired_notes(pruned.network, options, emitted.forms, unseen, repaired.unseen)
     notes = (*(words for words in (inputs.note, told) if words), *repaired.notes(), *about)
     return Outcome(
         original.loaded, network, original.channels, plan, pruned, repaired, emitted, notes, checked,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from onnx_udfc.decide.asked import AUTO_WIDTHS
 from onnx_udfc.emit.targets import TARGETS
 from onnx_udfc.model.unseen import RECURRENT, TABLES, RoundedUnseen, Unseen, find_unseen
 from onnx_udfc.numerics.grids import nearest, width_of
@@ -14,7 +17,8 @@ if TYPE_CHECKING:
     from onnx_udfc.model.network import Network
     from onnx_udfc.options import Options
 
-AUTO = 8  # bits: nothing repairs these weights, so that budgets take none of their bits
+AUTO = 8  # bits of what nothing repairs, so that budgets take none of its bits
+_ROW, _NODE = 12, 150  # bytes of scale and biases, and of a node, about
 
 Bits = Mapping[str, float]
 
@@ -43,18 +47,36 @@ def _multiplied(weight: Unseen) -> bool:
 def asked_of_unseen(network: Network, options: Options, bits: Bits) -> dict[str, tuple[Unseen, float]]:
     """Key → unseen weight that is to be rounded, and its bits: those of the layer that shares it, or what is asked.
 
-    The layers that count are those beside which nodes inside of others read it; `bits` are layers'.
+    The layers that count are those beside which nodes inside of others read it; `bits` are layers'. Those of recurrent
+    layers are what every weight may have.
     """
-    shared, asked = network.origin.shared, _bits_asked(options)
+    shared, unseen = network.origin.shared, unseen_to_round(network, options)
     roots = {shared.get(network.layers[n].constant.name): b for n, b in bits.items() if n in network.layers}
-    return {
-        key: (one, asked if one.path or one.slot else roots.get(key, asked))
-        for key, one in unseen_to_round(network, options).items()
-    }
+    asked, cells = AUTO if options.bits == "auto" else width_of(options.bits), _average(network, unseen, options)
+
+    def width(key: str, one: Unseen) -> float:
+        if one.slot and one.readers[0].op in RECURRENT:
+            return cells
+        return asked if one.path or one.slot else roots.get(key, asked)
+
+    return {key: (one, width(key, one)) for key, one in unseen.items()}
 
 
-def _bits_asked(options: Options) -> float:
-    return AUTO if options.bits == "auto" else width_of(options.bits)
+def _average(network: Network, unseen: Mapping[str, Unseen], options: Options) -> float:
+    """Bits of recurrent layers: what is asked, or what a budget of bytes leaves every weight on average, AUTO at most.
+
+    More or fewer than layers have gain nothing at equal bytes.
+    """
+    if options.bits != "auto":
+        return width_of(options.bits)
+    layers, others = network.layers.values(), list(unseen.values())
+    weights = [*(layer.constant for layer in layers), *(one.constant for one in others)]
+    held = sum(layer.weight_bytes for layer in layers) + sum(one.bytes for one in others)
+    rows = sum(layer.out_channels for layer in layers) + sum(int(np.prod(one.constant.shape[:-1])) for one in others)
+    count, beside = sum(int(np.prod(t.shape)) for t in weights), _ROW * rows + _NODE * len(network.graph.nodes)
+    left = [8 * (b.limit(held + beside) - beside) / count for b in options.budgets() if b.key == "bytes"]
+    widths = [width for width in AUTO_WIDTHS if width <= min([AUTO, *left])]
+    return max(widths, default=min(AUTO_WIDTHS))
 
 
 def rounded_unseen(
@@ -68,15 +90,24 @@ def rounded_unseen(
 
 
 def unrepaired_notes(
-    network: Network, options: Options, forms: Mapping[str, str], known: Collection[str]
+    network: Network,
+    options: Options,
+    forms: Mapping[str, str],
+    rounded: Mapping[str, RoundedUnseen],
+    known: Collection[str],
 ) -> tuple[str, ...]:
-    """How the unseen weights are written; `forms` is in words, by their keys, `known` the keys of rounded ones.
+    """How the unseen weights are written, by their keys: `forms` in words, `rounded` with their codes.
 
-    Those were not rounded to nearest, but by what they are multiplied with.
+    The `known` ones were not rounded to nearest, but by what they are multiplied with.
     """
     if options.bits == FLOAT:
         return ()
-    bits, left = f"{_bits_asked(options):g} bits", f"stay in float for --target {options.target}"
+
+    def bits(texts: Mapping[str, str]) -> str:
+        widths = {rounded[key].params.bits for key in texts if key in rounded}
+        return f"{' and '.join(f'{width:g}' for width in sorted(widths))} bits"
+
+    left = f"stay in float for --target {options.target}"
     found = find_unseen(network, options.skip)
     if TARGETS[options.target].table is not None:
         found = {key: one for key, one in found.items() if key in forms}
@@ -86,9 +117,9 @@ def unrepaired_notes(
     met = {key: unseen.pop(key) for key in [*unseen] if key in known}
     cells, what = "weights of recurrent layers", "weights of recurrent layers, and inside of branches and loops"
     return (
-        *_notes(tables, forms, f"tables of Gather nodes, {bits}", f"tables of Gather nodes {left}"),
-        *_notes(met, forms, f"{cells}, {bits}, rounded by what they are multiplied with", f"{cells}, {left}"),
-        *_notes(unseen, forms, f"{what}, {bits}, to nearest", f"{what}, {left}"),
+        *_notes(tables, forms, f"tables of Gather nodes, {bits(tables)}", f"tables of Gather nodes {left}"),
+        *_notes(met, forms, f"{cells}, {bits(met)}, rounded by what they are multiplied with", f"{cells}, {left}"),
+        *_notes(unseen, forms, f"{what}, {bits(unseen)}, to nearest", f"{what}, {left}"),
     )
 
 

@@ -95,6 +95,14 @@ def test_a_network_of_nothing_but_a_recurrent_layer_is_run_for_it() -> None:
     assert any("W (1 x 96 x 48)" in n and "R (1 x 96 x 32)" in n and "multiplied" in n for n in notes)
 
 
+@pytest.mark.parametrize(("budget", "bits"), [("0.15", "2.32"), ("0.2", "4"), ("0.9", "8")])
+def test_a_budget_of_bytes_leaves_them_what_every_weight_may_have(budget: str, bits: str) -> None:
+    model = recurrent("both ways")
+    result = compress(model, bits="auto", budget={"bytes": budget}, threads=1, force=True)
+    assert result.report.after.bytes <= float(budget) * result.report.before.bytes
+    assert any(n.startswith(f"{WORDS}, {bits} bits, rounded by what they") for n in result.report.runtime.notes)
+
+
 def test_what_follows_sees_the_rounded_layer() -> None:
     """The layer behind it is fitted anew in float: less is lost than with its own weights."""
     model = recurrent("LSTM")
