@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import onnx
@@ -41,32 +41,62 @@ def check_named(patterns: Sequence[str], model: onnx.ModelProto, network: Networ
 def layers_meant(patterns: Sequence[str], network: Network) -> frozenset[str]:
     """Names of the layers that are meant by names of theirs in the file.
 
-    Those are the node's, its weight's and bias's, what it gives, and of the batch norm that was folded into it.
+    Those are the node's, of what its weight and bias are made of, of what it gives with or without its bias, and of the
+    batch norm that was folded into it.
     """
     if not patterns:
         return frozenset()
-    writers = {name: node for node in network.origin.model.graph.node for name in node.output}
+    origins = Origins(network.origin.model.graph)
     return frozenset(
         name
         for name, layer in network.layers.items()
-        if any(matches(other, patterns) for other in _names_of(layer, network, writers))
+        if any(matches(other, patterns) for other in _names_of(layer, network, origins))
     )
 
 
-def _names_of(layer: Layer, network: Network, writers: Mapping[str, onnx.NodeProto]) -> Iterator[str]:
+class Origins:
+    """What the constants of a graph are made of."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        """Tell what hangs on the inputs of the graph from what does not."""
+        self.writers = {name: node for node in graph.node for name in node.output}
+        self._varying = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+        for node in graph.node:
+            if subgraphs(node) or not self._varying.isdisjoint(node.input):
+                self._varying.update(node.output)
+
+    def varying(self, node: onnx.NodeProto) -> str:
+        """The first input of a node that hangs on the graph's; empty where none does."""
+        return next((name for name in node.input if name in self._varying), "")
+
+    def names(self, tensors: Iterable[str]) -> set[str]:
+        """Names of those tensors that are constants, and of all nodes and tensors that they are made of."""
+        pending, found = [name for name in tensors if name and name not in self._varying], set[str]()
+        while pending:
+            name = pending.pop()
+            if name not in found and (node := self.writers.get(name)) is not None:
+                found.add(node.name)
+                pending += node.input
+            found.add(name)
+        return found
+
+
+def _names_of(layer: Layer, network: Network, origins: Origins) -> Iterator[str]:
     shared, own = network.origin.shared, network.origin.nodes.get(layer.name)
     constants = [tensor.name for tensor in (layer.constant, layer.bias_tensor) if tensor is not None]
-    given = layer.node.outputs[0].name
-    yield from (layer.name, given, *constants, *(shared[name] for name in constants if name in shared))
+    last = layer.bias_node or layer.node
+    given = last.outputs[0].name
+    yield from (layer.name, last.name, layer.node.outputs[0].name, given)
+    yield from (*constants, *(shared[name] for name in constants if name in shared))
     if own is None:
         return
-    yield from (*own.input[1:], *own.output)
+    yield from (*own.output, *origins.names([*own.input, *constants]))
     for _ in range(_FOLDED):
-        last = writers.get(given)
-        if last is None or last is own or last.op_type not in ("BatchNormalization", "Add", "Mul", "Sub", "Div"):
+        node = origins.writers.get(given)
+        if node is None or node is own or node.op_type not in ("BatchNormalization", "Add", "Mul", "Sub", "Div"):
             break
-        yield from (last.name, *last.input[1:], *last.output)
-        given = last.input[0]
+        yield from (node.name, *node.output, *origins.names(node.input))
+        given = origins.varying(node)
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:

@@ -21,7 +21,7 @@ from onnx import TensorProto
 
 from onnx_udfc.model.graph import FLOATS, MOVES, is_dense, peek, standard
 from onnx_udfc.model.lossless import Stored
-from onnx_udfc.model.named import layers_meant
+from onnx_udfc.model.named import Origins, layers_meant
 from onnx_udfc.model.names import matches
 from onnx_udfc.model.protos import constants, inner_reads, subgraphs
 from onnx_udfc.model.values import all_finite
@@ -151,20 +151,27 @@ def _own(network: Network, skip: Sequence[str]) -> Iterator[Unseen]:
     shared = network.origin.shared
     needed = {t.name for t in network.graph.outputs}
     inside = inner_reads(network.origin.model.graph)
-    taken, meant = list[Unseen](), layers_meant(skip, network)
+    taken, meant, origins = list[Unseen](), layers_meant(skip, network), Origins(network.origin.model.graph)
     for node in network.graph.nodes:
         unseen = (node.op in RECURRENT and not node.domain) or _reads_table(node)
-        left = node.name in meant or matches(node.name, skip) or not (unseen or node.name in network.layers)
+        left = node.name in meant or not (unseen or node.name in network.layers) or _is_left(node, skip, origins)
         for slot, tensor in enumerate(node.inputs):
             if not isinstance(tensor, gs.Constant):
                 continue
             label = shared.get(tensor.name, tensor.name)
-            if left or matches(label, skip):
+            if left or any(matches(name, skip) for name in {label} | origins.names([label])):
                 needed.add(label)
             elif unseen and slot in SLOTS[node.op] and is_dense(tensor) and np.prod(tensor.shape) >= LEAST:
                 reader = Reader(node.name, node.op, node.name)
                 taken.append(Unseen(tensor, (), (reader,), (node.name, slot), label))
     yield from (one for one in taken if one.label not in needed and not (one.is_table and one.label in inside))
+
+
+def _is_left(node: gs.Node, skip: Sequence[str], origins: Origins) -> bool:
+    """Whether a node is meant by its name, by what it gives, or by constants of it but its weights, a bias say."""
+    weights = SLOTS.get(node.op, ())
+    others = [t.name for slot, t in enumerate(node.inputs) if slot not in weights]
+    return any(matches(name, skip) for name in (node.name, *(t.name for t in node.outputs), *origins.names(others)))
 
 
 def _reads_table(node: gs.Node) -> bool:

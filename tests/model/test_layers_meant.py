@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from onnx_udfc import compress
 from onnx_udfc.model.named import layers_meant
 from onnx_udfc.model.network import read
+from onnx_udfc.model.unseen import find_unseen
 from tests.small_graphs import small_model
 
 
@@ -57,6 +58,50 @@ def test_what_is_meant_stays_as_it_is(pattern: str) -> None:
     assert (first.bits, second.bits) == (32, 4)
     assert first.parameters_after == first.parameters_before
     assert not result.report.groups
+
+
+def turned() -> onnx.ModelProto:
+    """Layers as exporters write them that fold nothing: a turned weight, a bias before the product, a cast one."""
+    model = small_model("""g (float[4,16] x) => (y) {
+        t = Transpose<perm = [1, 0]>(first_weight) p = MatMul(x, t) a = Add(first_bias, p) r = Relu(a)
+        w = Cast<to = 1>(halves) q = MatMul(r, w) s = Add(q, second_bias) y = Add(s, x)
+    }""")
+    for node, name in zip(
+        model.graph.node, ("turn", "mm1", "add1", "relu", "cast", "mm2", "add2", "around"), strict=True
+    ):
+        node.name = name
+    rng, shapes = np.random.default_rng(0), {"first_weight": (16, 16), "halves": (16, 16)}
+    for name, shape in (shapes | dict.fromkeys(("first_bias", "second_bias"), (16,))).items():
+        values = rng.normal(size=shape).astype(np.float16 if name == "halves" else np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        *((name, {"mm1"}) for name in ("first_weight", "turn", "t", "p", "first_bias", "add1", "a")),
+        *((name, {"mm2"}) for name in ("halves", "cast", "w", "q", "second_bias", "add2", "s")),
+        *((name, set[str]()) for name in ("x", "r", "relu", "y", "around")),
+    ],
+)
+def test_what_a_weight_is_made_of_and_the_sum_with_a_bias_are_its_own(pattern: str, meant: set[str]) -> None:
+    assert layers_meant([pattern], read(turned())) == meant
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"),
+    [("cell", 2), ("h", 2), ("B", 2), ("W", 1), ("turned", 1), ("turn", 1), ("s", 0), ("x", 0)],
+)
+def test_a_recurrent_layer_is_meant_by_its_own_names(pattern: str, left: int) -> None:
+    model = small_model("""g (float[4,2,32] x, float[1,32,32] W, float[1,32,32] turned, float[1,64] B) => (y) {
+        R = Transpose<perm = [0, 2, 1]>(turned) h = RNN<hidden_size = 32>(x, W, R, B) s = Relu(h) y = Identity(s)
+    }""")
+    model.graph.node[0].name, model.graph.node[1].name = "turn", "cell"
+    values = np.random.default_rng(0).normal(size=(1, 32, 32)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(values, "turned"))
+    model.graph.input.remove(next(i for i in model.graph.input if i.name == "turned"))
+    assert len(find_unseen(read(model), [pattern])) == 2 - left
 
 
 def test_no_pattern_means_nothing() -> None:
