@@ -34,6 +34,7 @@ _IN_PLACE = frozenset((
     "Cast", "Identity", "Dropout", "Clip", "Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Sqrt", "Log", "Exp", "Pow",
     "Add", "Sub", "Mul", "Div", "Max", "Min", "Softmax", "LayerNormalization", "Squeeze",
 ))  # fmt: skip
+_KEEPING = frozenset(("Unsqueeze", "Squeeze", "Identity", "Cast", "Slice", "Dropout"))  # the columns of steps, mostly
 _SPREADS = MOVES | {"Expand", "Tile", "Gather"}
 _COMPARISONS = frozenset(("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual"))
 _LOGIC = _COMPARISONS | {"Not", "And", "Or", "Xor"}
@@ -122,10 +123,11 @@ def _columns(tensor: gs.Tensor) -> int:
     """Numbers in each step of a sequence that a recurrent layer reads, turned or not; 0 where none does."""
     for node in tensor.outputs:
         perm = list(node.attrs.get("perm") or ())
-        if node.op == "Transpose" and perm and perm[-1] == len(perm) - 1 and (found := _columns(node.outputs[0])):
-            return found
+        moved = node.op in _KEEPING if node.op != "Transpose" else perm and perm[-1] == len(perm) - 1
         if node.op in RECURRENT and node.inputs[0] is tensor and node.inputs[1].shape is not None:
             return int(node.inputs[1].shape[-1])
+        if moved and node.inputs[0] is tensor and (found := _columns(node.outputs[0])):
+            return found
     return 0
 
 

@@ -196,6 +196,11 @@ CELL = ", float[1,8,24] R, float[1,8,8] S) => (float[T,1,M,8] y)"
             f"g (float[N,T,W] x{CELL} {{ t = Transpose<perm = [1,0,2]>(x) y = RNN<hidden_size = 8>(t, R, S) }}",
             (1, 64, 24),
         ),
+        (
+            f"g (float[T,W] x{CELL} {{ k = Constant<value_ints = [1]>() u = Unsqueeze(x, k)"
+            " y = RNN<hidden_size = 8>(u, R, S) }",
+            (1, 24),
+        ),
         (f"g (float[seq,batch,W] x{CELL} {{ y = RNN<hidden_size = 8>(x, R, S) }}", (64, 1, 24)),
         # As long as the widest convolution spans: taps 64 apart would meet nothing but padding in 64 steps.
         (
