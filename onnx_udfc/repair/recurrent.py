@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.model.graph import is_dense, peek, standard
 from onnx_udfc.model.unseen import RECURRENT, RoundedUnseen, Unseen
+from onnx_udfc.numerics.moments import shrunk
 from onnx_udfc.numerics.products import product
 from onnx_udfc.numerics.rounding import quantize_layer
 
@@ -113,10 +114,12 @@ def second_moments(values: Value) -> Double:
     """Second moments (d, d) of values (..., d), at some of many steps.
 
     These are drawn, the same each time: evenly spaced ones might all be of one sample, for samples lie side by side.
+    Of few steps the moments are shrunk toward their diagonal, as those of layers are: they seem to hang together.
     """
     rows = values.reshape(-1, values.shape[-1])
     if len(rows) > MOST:
         rows = rows[np.random.default_rng(len(rows)).choice(len(rows), MOST, replace=False)]
     seen = np.ascontiguousarray(rows, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is found by who asks
-        return np.asarray(product(np.ascontiguousarray(seen.T), seen), np.float64) / max(1, len(seen))
+        found = np.asarray(product(np.ascontiguousarray(seen.T), seen), np.float64) / max(1, len(seen))
+        return shrunk(found, len(seen))

@@ -166,3 +166,10 @@ def test_moments_of_many_steps_are_of_all_samples() -> None:
     found = second_moments(values)
     np.testing.assert_allclose(found.diagonal(), [0.5, 2, 0], rtol=0.1)
     assert np.array_equal(found, second_moments(values))
+
+
+def test_moments_of_few_steps_are_shrunk_toward_their_diagonal() -> None:
+    values = np.random.default_rng(0).normal(size=(20, 3, 48)).astype(np.float32)
+    rows = values.reshape(-1, 48).astype(np.float64)
+    raw, share, found = rows.T @ rows / 60, (96 - 60) / (96 + 60), second_moments(values)
+    np.testing.assert_allclose(found, raw - share * (raw - np.diag(np.diag(raw))), rtol=1e-5, atol=1e-6)
