@@ -32,6 +32,20 @@ def test_a_budget_out_of_reach_leaves_a_file_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "out.onnx").exists()
 
 
+@pytest.mark.parametrize("makes", [True, False])
+def test_a_file_that_makes_its_weights_may_be_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, makes: bool
+) -> None:
+    model = small_classifier()
+    if makes:
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([4], np.int64), "length"))
+        model.graph.node.insert(0, onnx.helper.make_node("ConstantOfShape", ["length"], ["made"]))
+    onnx.save(model, tmp_path / "in.onnx")
+    grown = (3, "onnx-udfc: the file would be larger than the original (9 bytes instead of 8), so nothing was written")
+    monkeypatch.setattr(any_graph, "call", lambda *words: (0, "") if words[0] == "inspect" else grown)
+    assert examine("net", tmp_path / "in.onnx", OPTIONS, tmp_path).outcome == ("left alone" if makes else "FAILED")
+
+
 @pytest.mark.parametrize("fault", ["refused", "renamed"])
 def test_failures_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     onnx.save(small_classifier(), tmp_path / "in.onnx")
