@@ -448,8 +448,12 @@ def _ranges(
         found = activation_tensors(network, layers, options.target, floated)
         placement = replace(found, slow_first=slow, reason=reason(unknown))
     measured = partial(measure_ranges, network, likeness=like, pieces=pieces)
-    grids, anew = measured(placement, inputs.values), partial(measured, placement, inputs.values, exact=True)
-    left = spared(network, layers, options.target, placement, grids, inputs.values, floated, anew)
+    grids = measured(placement, inputs.values)
+
+    def measure(changed: Placement, exact: bool) -> Mapping[str, ActivationParams]:
+        return measured(changed, inputs.values, exact=exact)
+
+    left = spared(network, layers, options.target, placement, grids, inputs.values, floated, measure)
     if left is placement:
         return placement, grids
     left = replace(left, slow_first=slow)

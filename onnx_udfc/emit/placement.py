@@ -56,6 +56,7 @@ class Placement:
         kept: layers that could run as integers and are kept in float, for the sake of what the network answers.
         reason: why, in words for the user; empty where none are.
         slow_first: layers that read an input of the network and are kept in float because they are quicker so.
+        whole: whether ranges are not clipped.
     """
 
     sites: Mapping[str, tuple[str, ...] | None]
@@ -71,6 +72,7 @@ class Placement:
     kept: tuple[str, ...] = ()
     reason: str = ""
     slow_first: tuple[str, ...] = ()
+    whole: bool = False
 
     @property
     def tensors(self) -> tuple[str, ...]:

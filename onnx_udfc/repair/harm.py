@@ -17,8 +17,9 @@ brought back, and laid out anew. So what stands beside them leaves with them as 
 then; and where the first or the last layers leave, what the network takes or gives is no longer quantized or brought
 back, which counts as well.
 
-Where more than RUINED is left all the same, time is worth a part of that. In large networks, whose runs are dear,
-tensors are taken out in the order of what their grids lose by themselves (see `local_loss`).
+Where more than RUINED is lost, ranges are also taken whole: of a network whose few largest values carry what it tells,
+clipped ones lose more. Where more than RUINED is left all the same, time is worth a part of that. In large networks,
+whose runs are dear, tensors are taken out in the order of what their grids lose by themselves (see `local_loss`).
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from onnx_udfc.numerics.activation_grids import ActivationParams
 
 Double = NDArray[np.float64]
+Measure = Callable[["Placement", bool], "Mapping[str, ActivationParams]"]  # the second: whether they are to be exact
 Answers = list[Double]
 
 RUINED = 0.3  # harm that leaves little of the answers: 4 dB
@@ -166,7 +168,7 @@ def spared(
     grids: Mapping[str, ActivationParams],
     inputs: Mapping[str, NDArray[Any]],
     floated: frozenset[str] = frozenset(),
-    anew: Callable[[], Mapping[str, ActivationParams]] | None = None,
+    measure: Measure | None = None,
 ) -> Placement:
     """The placement less what ruins the network's answers; as it was where nothing does, or nothing can be measured.
 
@@ -178,7 +180,8 @@ def spared(
         grids: of `placement.tensors`.
         inputs: graph input name → values.
         floated: tensors that are left in float already, and stay so.
-        anew: gives the grids of the network in float, for what is behind tensors that ruin it.
+        measure: gives the grids of a placement: of one that clips nothing, and exact ones for what is behind tensors
+            that ruin the answers.
     """
     sizes = resolve(network, network.sizes).sizes
     counted = counts(network.layers, sizes)
@@ -190,6 +193,12 @@ def spared(
         before = trial.harm(placement.tensors)
         if before is None or before <= HARMLESS:
             return placement
+        if before > RUINED and measure:
+            whole = replace(placement, whole=True)
+            unclipped = Trial(network, whole, measure(whole, False), inputs, samples)
+            found = unclipped.harm(placement.tensors)
+            if found is not None and found < before:
+                trial, before, placement = unclipped, found, whole
         runs = int(MOST_MACS / max(1, total * samples))
         harms = harms_of(trial, placement.tensors, before, max(LEAST_RUNS, runs * 2 // 3))
         around = {tensor: math.prod(sizes.get(tensor, ())) for tensor in placement.sites}
@@ -198,7 +207,7 @@ def spared(
         kept = evenly_spaced(len(options), max(LEAST_RUNS // 2, runs // 3))
         best, after = _best(trial, [options[i] for i in kept], before, None, PRICE)
         if after > RUINED:
-            exact = anew() if anew else grids
+            exact = measure(placement, True) if measure else grids
             del trial
             trial = Trial(network, placement, exact, inputs, samples)
             best, after = _rescued(trial, best, losses(network, placement, exact, inputs), choices)
@@ -333,6 +342,7 @@ def _within(found: Placement, known: Placement) -> Placement:
 
     A product that has got a bias since that one was made would be quantized behind its bias.
     """
+    found = replace(found, whole=known.whole)
     if all(tensor in known.sites for tensor in found.sites):
         return found
     sites = {tensor: readers for tensor, readers in found.sites.items() if tensor in known.sites}

@@ -58,6 +58,8 @@ def watchers(
         cap = placement.caps.get(tensor)
         if tensor in last:
             return whole_range(_both_sides(value) if tensor in scores else value, placement.dtype, cap, MARGIN)
+        if placement.whole:
+            return whole_range(value, placement.dtype, cap)
         return search_range(value, placement.dtype, cap, headroom, reads[tensor], beyond=likeness == "foreign")
 
     tied = [t.name for n in network.graph.nodes if n.op not in _COMPUTES for t in n.outputs if t.name in placement.tied]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx_udfc.emit.placement import PAIR, Placement
 from onnx_udfc.emit.sites import switchable
 from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.model.network import Network, read
+from onnx_udfc.numerics.activation_grids import ActivationParams
 from onnx_udfc.pipeline import compress
 from onnx_udfc.repair.harm import HARMLESS, Choices, Trial, borders, columns, harms_of, lost, spared
 from onnx_udfc.repair.ranges import measure_ranges
@@ -62,6 +64,44 @@ def test_where_nothing_is_ruined_the_placement_stays_as_it_is() -> None:
     placement = activation_tensors(network, list(network.layers), "cpu")
     grids = measure_ranges(network, placement, images(), likeness="real")
     assert spared(network, list(network.layers), "cpu", placement, grids, images()) is placement
+
+
+RARE = """a = Conv (x, w0) e = Exp (a) r = Relu (e) c = Conv (r, w1) y = GlobalMaxPool (c)"""
+
+
+def test_nothing_is_clipped_where_clipping_ruins_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few values far above all others are all that the answers tell."""
+    monkeypatch.setattr("onnx_udfc.repair.harm.RUINED", 0.05)
+    shapes = {"w0": (8, 4, 1, 1), "w1": (8, 8, 1, 1)}
+    network = network_of(f"(float[N,4,16,16] x) => (float y) {{ {RARE} }}", shapes)
+    feeds = {"x": np.random.default_rng(3).normal(size=(8, 4, 16, 16)).astype(np.float32)}
+    layers, asked = list(network.layers), list[tuple[bool, bool]]()
+    placement = activation_tensors(network, layers, "cpu")
+
+    def clipped(changed: Placement) -> dict[str, ActivationParams]:
+        grids = measure_ranges(network, changed, feeds, likeness="real")
+        narrower = {name: replace(grid, scale=grid.scale / 4) for name, grid in grids.items()}
+        return grids if changed.whole else narrower
+
+    def measure(changed: Placement, exact: bool) -> dict[str, ActivationParams]:
+        asked.append((changed.whole, exact))
+        return clipped(changed)
+
+    left = spared(network, layers, "cpu", placement, clipped(placement), feeds, measure=measure)
+    assert left.whole
+    assert asked[0] == (True, False)
+    trial, before = (Trial(network, p, clipped(p), feeds, 8) for p in (left, placement))
+    assert (trial.harm(left.tensors) or 1) < 0.5 * (before.harm(placement.tensors) or 0)
+
+
+def test_whole_ranges_hold_the_largest_value() -> None:
+    network, feeds = read(scaled_model(CHAIN)), images()
+    placement = activation_tensors(network, list(network.layers), "cpu")
+    whole = measure_ranges(network, replace(placement, whole=True), feeds, likeness="alike", exact=True)
+    clipped = measure_ranges(network, placement, feeds, likeness="alike", exact=True)
+    low, high = ((grid.simulate(np.array([-1e9, 1e9]))) for grid in (whole["x"], clipped["x"]))
+    assert low[1] >= feeds["x"].max() - whole["x"].scale
+    assert np.ptp(low) >= np.ptp(high) / 1.25
 
 
 def test_what_costs_more_than_it_saves_stays_quantized(monkeypatch: pytest.MonkeyPatch) -> None:

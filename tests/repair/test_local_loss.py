@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 
+from onnx_udfc.emit.placement import Placement
 from onnx_udfc.emit.targets import activation_tensors
 from onnx_udfc.model.network import Network, read
 from onnx_udfc.numerics.activation_grids import ActivationParams, as_they_are
@@ -72,8 +71,11 @@ def test_ruined_answers_are_worth_the_time_of_what_ruins_them(monkeypatch: pytes
     monkeypatch.setattr(harm, "STEPS", (1, 2))
     monkeypatch.setattr(harm.Choices, "growing", lambda *_: [])  # what runs of a large network cannot tell
     assert (trial.harm(placement.tensors) or 0) > harm.RUINED
-    anew = partial(measure_ranges, network, placement, feeds, likeness="alike", exact=True)
-    left = spared(network, layers, "cpu", placement, grids, feeds, anew=anew)
+
+    def measure(changed: Placement, exact: bool) -> dict[str, ActivationParams]:
+        return measure_ranges(network, changed, feeds, likeness="alike", exact=exact)
+
+    left = spared(network, layers, "cpu", placement, grids, feeds, measure=measure)
     assert not {"a", "h"} & set(left.sites)
     assert len(left.integer) >= 2
     after = Trial(network, left, measure_ranges(network, left, feeds, likeness="alike"), feeds, 4)
