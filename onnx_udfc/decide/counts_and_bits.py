@@ -221,8 +221,13 @@ class _Decider:
         rows = [(n, self._weight(g) * d) for (n, d), g in zip(rows, self.subject.groups, strict=True)]
         held = [not self.streams and group.kind == "stream" for group in self.subject.groups]
         rows = [(n[:1], d[:1]) if hold else (n, d) for (n, d), hold in zip(rows, held, strict=True)]
-        ranks = [(np.arange(len(d), dtype=np.float64), d) for d in self.ranks.damage]
-        return levels([*rows, *ranks, *self._bit_rows()])
+        return levels([*rows, *self._rank_rows(reserve=False), *self._bit_rows()])
+
+    def _rank_rows(self, *, reserve: bool) -> list[tuple[Double, Double]]:
+        """Levels of rank of each layer, those in reserve too where that is wanted."""
+        pairs = zip(self.ranks.damage, self.ranks.reserved, strict=True)
+        taken = [(np.flatnonzero(reserve | ~reserved), damage) for damage, reserved in pairs]
+        return [(at.astype(np.float64), damage[at]) for at, damage in taken]
 
     def _weight(self, group: ChannelGroup) -> float:
         """How dear a channel is beside ranks: cheaper where all that read it only add to a residual stream."""
@@ -283,10 +288,20 @@ class _Decider:
             self.streams = True
             self.table = self._levels(self.aligns)
             return self._solved(demands)
-        values = self._filled(self.table.at(chosen), demands)
+        values = self._spared(self._filled(self.table.at(chosen), demands), demands)
         if not self.free and not self.subject.curves:
             values = self._not_worse(values, demands)
         return values
+
+    def _spared(self, values: Double, demands: Sequence[Demand]) -> Double:
+        """Ranks that lose less, of those in reserve, where the last step saved far more than was asked for."""
+        if not any(reserved.any() for reserved in self.ranks.reserved):
+            return values
+        rows = [(np.array([value]), np.zeros(1)) for value in values]
+        rows[self.split : self.bits_at] = self._rank_rows(reserve=True)
+        table = levels(rows)
+        chosen = np.array([int(np.argmin(abs(row - value))) for row, value in zip(table.values, values, strict=True)])
+        return table.at(take_back(table, demands, chosen))
 
     def _filled(self, values: Double, demands: Sequence[Demand]) -> Double:
         """Use up what alignment left over, where the user did not ask for a multiple."""

@@ -2,13 +2,15 @@
 
 A layer that is split weighs r (I t₁ + O t₂) in place of O I k (`numerics.factors`). Of the points (what is saved,
 damage) of all its splits and ranks only those on the lower convex hull are levels: no step to another is ever worth it.
+Where one such step saves a large part of the network, levels between are held in reserve: the last step taken may save
+far more than is asked for.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 Double = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-MOST_LEVELS, MOST_FINE = 24, 64
+MOST_LEVELS, MOST_FINE, MOST_BETWEEN = 24, 64, 16
+_LARGE = 0.05  # of the whole network: steps that save more have levels in reserve
+_TRIFLE = 1e-6
 _STEPS = (16, 8, 4, 2, 1)  # what ranks are multiples of: the largest that is a sixteenth of the most at most
 _FINE, _LEAST_FINE = 0.01, 4  # of the whole network: steps that save more are made finer, down to this multiple
 
@@ -41,6 +45,7 @@ class Ranks:
         size: of the layers as they are.
         factors: (L) of tuples: the factor at level 1, 2, …
         damage: (L) of arrays (1 + levels,), 0 at level 0.
+        reserved: (L) of arrays (1 + levels,), whether a level is no step on the hull.
         into: (L, K) weights that each input channel has at a level: r t₁.
         out: (L, K) weights that each output channel has: r t₂.
         first: (L, K) how often a weight of the first layer is used for one input.
@@ -49,6 +54,7 @@ class Ranks:
     size: Footprint
     factors: tuple[tuple[Factor, ...], ...]
     damage: tuple[Double, ...]
+    reserved: tuple[NDArray[np.bool_], ...]
     into: Double
     out: Double
     first: Double
@@ -110,10 +116,13 @@ def rank_levels(
     splitting a layer (by its number) at ranks (n,) saves (n,), in the unit that is to be saved; `whole` is that of the
     network: where one layer is nearly all of it, its levels are finer.
     """
-    factors, damage, spots = [], [], []
+    factors, damage, reserved, spots = [], [], [], []
     for i, (layer, positions) in enumerate(zip(network.layers.values(), size.positions, strict=True)):
         found = [_points(layer, c, partial(saving, i), _FINE * whole) for c in curves.get(layer.name, ())]
-        levels = _thinned(_hull([point for points in found for point in points]), _FINE * whole)
+        every = [point for points in found for point in points]
+        steps = _thinned(_hull(every), _FINE * whole)
+        levels = _with_reserve(every, steps, _LARGE * whole)
+        reserved.append(np.array([False, *(point not in steps for point in levels)]))
         factors.append(tuple(p.factor for p in levels))
         damage.append(np.array([0.0, *[p.damage for p in levels]]))
         spots.append([_first_positions(layer, sizes, p.factor.split, float(positions)) for p in levels])
@@ -123,7 +132,7 @@ def rank_levels(
         for k, (f, where) in enumerate(zip(row, first, strict=True), start=1):
             t1, t2 = f.split.taps
             tables[:, i, k] = f.rank * t1, f.rank * t2, where
-    return Ranks(size, tuple(factors), tuple(damage), *tables)
+    return Ranks(size, tuple(factors), tuple(damage), tuple(reserved), *tables)
 
 
 @dataclass(frozen=True)
@@ -191,6 +200,24 @@ def _hull(points: list[_Point]) -> list[_Point]:
         if point.saved > hull[-1].saved:
             hull.append(point)
     return hull[1:]
+
+
+def _with_reserve(points: list[_Point], steps: list[_Point], large: float) -> list[_Point]:
+    """The steps, and in front of each that saves much what does no more damage than it, the least for what it saves.
+
+    Damage has an upper end: what saves less of several that reach it counts as a trifle better.
+    """
+    found, before = list[_Point](), _Point(0.0, 0.0, Factor(Split("channel", (), 0), 0))
+    for step in steps:
+        between, least, room = list[_Point](), step.damage, step.saved - before.saved
+        for point in sorted(points, key=lambda p: (-p.saved, p.damage)) if room > large else ():
+            if before.saved < point.saved < step.saved and before.damage < point.damage <= least:
+                least, trifle = point.damage, _TRIFLE * (step.saved - point.saved) / room
+                between.insert(0, replace(point, damage=least - trifle * (least - before.damage)))
+        kept = np.unique(np.linspace(0, len(between) - 1, min(len(between), MOST_BETWEEN)).astype(int))
+        found += [*(between[i] for i in kept), step]
+        before = step
+    return found
 
 
 def _above(a: _Point, b: _Point, c: _Point) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from onnx_udfc import compress
 from onnx_udfc.channels.groups import find_groups
 from onnx_udfc.channels.prune import prune
 from onnx_udfc.channels.shapes import resolve
@@ -18,7 +19,7 @@ from onnx_udfc.model.counts import count, totals
 from onnx_udfc.model.factored import factor
 from onnx_udfc.model.network import Network
 from onnx_udfc.numerics.factors import Curve, splits
-from tests.small_graphs import small_network
+from tests.small_graphs import small_model, small_network
 
 TEXT = """g (float[1, 8, 12, 10] x, float[32, 8, 3, 3] W0, float[32] B0, float[24, 32, 5, 3] W1, float[10, 24] W2)
 => (float[1, 10] y) {
@@ -126,3 +127,40 @@ def test_where_one_layer_is_nearly_all_of_the_work_its_levels_are_finer() -> Non
         steps.append(float(-np.diff(spent[1:]).min() / whole))
     assert steps[0] <= 0.5 * steps[1] + 1e-9
     assert steps[1] == steps[2]
+
+
+HEAD = """g (float[4, 48] x, float[48, 96] A, float[96, 10] C) => (float[4, 10] y) {
+  a = MatMul(x, A) r = Relu(a) y = MatMul(r, C)
+}"""
+
+
+def late(network: Network) -> dict[str, tuple[Curve, ...]]:
+    """Curves that fall late: but for its last ranks, every step to fewer pays more than the one before."""
+    layer = network.layers["n0"]
+    most = min(layer.in_channels, layer.out_channels)
+    return {"n0": (Curve(splits(())[0], 0.3 * (1 - np.arange(most + 1) / most) ** 0.5),)}
+
+
+def test_levels_in_reserve_stand_in_front_of_a_large_step_by_rising_damage() -> None:
+    network = small_network(HEAD)
+    channels = find_groups(network)
+    size = footprint(network, channels, channels.groups)
+    arguments = network, channels.shapes.sizes, size, late(network), saved_weights(size)
+    alone, ranks = rank_levels(*arguments), rank_levels(*arguments, float(size.weights(size.channels).sum()))
+    assert not alone.reserved[0].any()  # nothing tells what is large
+    damage, reserved = ranks.damage[0], ranks.reserved[0]
+    assert reserved.sum() >= 8
+    assert not reserved[0]
+    assert not reserved[-1]
+    np.testing.assert_array_equal(damage[~reserved], alone.damage[0])
+    assert (np.diff(damage) > 0).all()
+    assert (np.diff([f.rank for f in ranks.factors[0]]) < 0).all()
+    assert not ranks.reserved[1].any()
+
+
+def test_a_budget_that_one_layer_meets_takes_no_more_of_it_than_that() -> None:
+    """The hull of a layer may be one step to the least rank, which saved nine tenths where half was asked for."""
+    report = compress(small_model(HEAD), budget={"macs": "0.7"}, factor="on", threads=1, force=True).report
+    assert report.after.macs
+    assert report.before.macs
+    assert 0.6 < report.after.macs / report.before.macs <= 0.7
