@@ -25,6 +25,7 @@ from onnx_udfc.numerics.products import beside
 from onnx_udfc.options import Options
 from onnx_udfc.options.words import FLOAT
 from onnx_udfc.repair.equalize import equalize
+from onnx_udfc.repair.recurrent import cells_of
 from onnx_udfc.repair.reference import Reference, trace
 from onnx_udfc.repair.room import needs_of
 from onnx_udfc.repair.sensitivity import informations
@@ -63,13 +64,14 @@ class Trace:
 
     Attributes:
         asked: the options, less those that the inputs do not depend on (the seed is in them); names of the groups whose
-            channels are ordered; bits whose errors of rounding are wanted; layers whose curves of rank are.
+            channels are ordered; bits whose errors of rounding are wanted; layers whose curves of rank are; recurrent
+            ones whose states are.
         network: what was run: the original, or a copy with equalized channels (`Network.scale` says by how much).
         inputs: what was fed.
         reference: what came of it.
     """
 
-    asked: tuple[Options, tuple[str, ...], tuple[float, ...], tuple[str, ...]]
+    asked: tuple[Options, tuple[str, ...], tuple[float, ...], tuple[str, ...], frozenset[str]]
     network: Network
     inputs: NetworkInputs
     reference: Reference
@@ -131,7 +133,8 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
     network = equalized(original.network, inputs, options)
     groups = prunable(original.channels, options)
     widths, split = widths_of(options), factorable(original.network, original.channels, options)
-    wanted = (asked, tuple(g.name for g in groups), widths, split)
+    cells = cells_of(network) if options.bits != FLOAT else frozenset[str]()
+    wanted = (asked, tuple(g.name for g in groups), widths, split, cells)
     last = original.trace
     if last is not None and last.asked == wanted and _same_scale(last.network, network):
         return last
@@ -150,7 +153,7 @@ def traced(original: Original, options: Options, make: Maker, advance: Callable[
     reference = trace(
         network, inputs.values, groups, matched=matched, few=few, gates=gates(network, sizes),
         peaked=peaked(network, sizes), samples=limits.positions, seed=seed, advance=advance, widths=widths,
-        factorable=split, informations=known, pieces=pieces, narrow=limits.narrow,
+        factorable=split, informations=known, cells=cells, pieces=pieces, narrow=limits.narrow,
     )  # fmt: skip
     original.trace = Trace(wanted, network, inputs, reference)
     return original.trace

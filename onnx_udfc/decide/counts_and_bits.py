@@ -44,7 +44,7 @@ from onnx_udfc.model.named import layers_meant
 from onnx_udfc.model.names import matches
 from onnx_udfc.numerics.elimination import MEASURED
 from onnx_udfc.numerics.grids import width_of
-from onnx_udfc.numerics.knapsack import Demand, Levels, Meter, UnreachableError, levels, solve, take_back
+from onnx_udfc.numerics.knapsack import Demand, Levels, Meter, UnreachableError, levels, solve, take_back_from
 from onnx_udfc.numerics.reconstruct import METHODS
 from onnx_udfc.options.words import FLOAT
 from onnx_udfc.runtime.providers import asked_provider
@@ -299,9 +299,7 @@ class _Decider:
             return values
         rows = [(np.array([value]), np.zeros(1)) for value in values]
         rows[self.split : self.bits_at] = self._rank_rows(reserve=True)
-        table = levels(rows)
-        chosen = np.array([int(np.argmin(abs(row - value))) for row, value in zip(table.values, values, strict=True)])
-        return table.at(take_back(table, demands, chosen))
+        return take_back_from(levels(rows), demands, values)
 
     def _filled(self, values: Double, demands: Sequence[Demand]) -> Double:
         """Use up what alignment left over, where the user did not ask for a multiple."""
@@ -315,9 +313,7 @@ class _Decider:
 
     def _refilled(self, values: Double, demands: Sequence[Demand], aligns: Mapping[str, Align], slack: float) -> Double:
         """Steps are taken back, each to the next count that is aligned like this, until so much is left."""
-        table = self._levels(aligns)
-        chosen = np.array([int(np.argmin(abs(row - value))) for row, value in zip(table.values, values, strict=True)])
-        return table.at(take_back(table, demands, chosen, slack))
+        return take_back_from(self._levels(aligns), demands, values, slack)
 
     def _not_worse(self, values: Double, demands: Sequence[Demand]) -> Double:
         """Equal ratios, if they do less damage within the same limits."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_udfc.decide.finer import finer_layers
 from onnx_udfc.decide.first_layers import integer_placement
-from onnx_udfc.decide.unrepaired import asked_of_unseen
+from onnx_udfc.decide.unrepaired import NODE_BYTES, asked_of_unseen
 from onnx_udfc.emit.float16 import to_float16
 from onnx_udfc.emit.short_names import shorten_names
 from onnx_udfc.emit.stamp import stamp
@@ -38,7 +38,6 @@ Double = NDArray[np.float64]
 
 _STEP = 2.0**-6  # of activations in a draft: kernels take a clipping at 6 over where no code is above it
 _SCALE_BYTES = 4
-_NODE_BYTES = 150  # of one more node with its names; what is written in the end is measured
 
 _DIGITS = 12  # of a number to the base 3: enough for half a million weights
 CORRECTIONS = 6  # how often a limit is moved until what is really written or timed meets it
@@ -66,7 +65,7 @@ class FileSize:
         each = _looked_up(self.layer, bits)
         total = self.ranks.weights(kept, level) * _looked_up(self.weight, bits) + each
         total += out * (_SCALE_BYTES + _SCALE_BYTES * (bits < FLOAT))
-        total += np.where(level > 0, each + _NODE_BYTES + self.ranks.rank(level) * _SCALE_BYTES * (bits < FLOAT), 0.0)
+        total += np.where(level > 0, each + NODE_BYTES + self.ranks.rank(level) * _SCALE_BYTES * (bits < FLOAT), 0.0)
         return np.asarray(self.base + total.sum(-1))
 
 

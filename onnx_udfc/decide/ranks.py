@@ -32,7 +32,7 @@ Index = NDArray[np.int64]
 
 MOST_LEVELS, MOST_FINE, MOST_BETWEEN = 24, 64, 16
 _LARGE = 0.05  # of the whole network: steps that save more have levels in reserve
-_TRIFLE = 1e-6
+_TRIFLE = 1e-6  # of a damage, by which what saves less of several that are alike is better
 _STEPS = (16, 8, 4, 2, 1)  # what ranks are multiples of: the largest that is a sixteenth of the most at most
 _FINE, _LEAST_FINE = 0.01, 4  # of the whole network: steps that save more are made finer, down to this multiple
 

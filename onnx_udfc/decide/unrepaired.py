@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from onnx_udfc.options import Options
 
 AUTO = 8  # bits of what nothing repairs, so that budgets take none of its bits
-_ROW, _NODE = 12, 150  # bytes of scale and biases, and of a node, about
+NODE_BYTES = 150  # of one more node with its names
+_ROW = 12  # bytes of the scale and biases of a row of weights, about
 
 Bits = Mapping[str, float]
 
@@ -73,7 +74,7 @@ def _average(network: Network, unseen: Mapping[str, Unseen], options: Options) -
     weights = [*(layer.constant for layer in layers), *(one.constant for one in others)]
     held = sum(layer.weight_bytes for layer in layers) + sum(one.bytes for one in others)
     rows = sum(layer.out_channels for layer in layers) + sum(int(np.prod(one.constant.shape[:-1])) for one in others)
-    count, beside = sum(int(np.prod(t.shape)) for t in weights), _ROW * rows + _NODE * len(network.graph.nodes)
+    count, beside = sum(int(np.prod(t.shape)) for t in weights), _ROW * rows + NODE_BYTES * len(network.graph.nodes)
     left = [8 * (b.limit(held + beside) - beside) / count for b in options.budgets() if b.key == "bytes"]
     widths = [width for width in AUTO_WIDTHS if width <= min([AUTO, *left])]
     return max(widths, default=min(AUTO_WIDTHS))

@@ -26,7 +26,7 @@ from onnx_udfc.inputs.kinds import Scale, Wanted, made
 from onnx_udfc.inputs.photographs import stored
 from onnx_udfc.inputs.reaction import Answers, Symbols, information, mixed, ratings, read_maps, read_steps, symbols
 from onnx_udfc.inputs.sources import FORMULA, GROUPS, SCRIPTS, SIGNALS, fitting_codes, fitting_pictures
-from onnx_udfc.inputs.text import LINE
+from onnx_udfc.inputs.text import is_line
 from onnx_udfc.model.counts import work
 from onnx_udfc.runtime.runs import InputSpec, asked_at_once, cut, outputs_of, samples_first
 from onnx_udfc.runtime.sessions import session_of
@@ -215,7 +215,10 @@ def _answers(
 
 def _is_line(wanted: Wanted) -> bool:
     """Whether an input is a picture of a line of text, if it is one of text."""
-    return wanted.kind in ("picture", "bytes") and len(wanted.size) == 2 and wanted.size[1] >= LINE * wanted.size[0]
+    if wanted.kind not in ("picture", "bytes") or len(wanted.size) != 2:
+        return False
+    height, width = wanted.size
+    return is_line((height, width))
 
 
 def _run(

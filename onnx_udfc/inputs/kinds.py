@@ -312,9 +312,9 @@ def _shares(kinds: tuple[str, ...], count: int) -> list[tuple[str, int]]:
     kinds = kinds or (FORMULA,)
     others = tuple(kind for kind in kinds if kind in SCRIPTS)
     if len(others) not in (0, 1, len(kinds)):
-        *own, rest = _parts(count, len(kinds) - len(others) + 1)
-        first = [(kind, number) for kind, number in zip((k for k in kinds if k not in others), own, strict=True)]
-        return [(kind, number) for kind, number in [*first, *_shares(others, rest)] if number]
+        own = [kind for kind in kinds if kind not in others]
+        *numbers, rest = _parts(count, len(own) + 1)
+        return [*((k, number) for k, number in zip(own, numbers, strict=True) if number), *_shares(others, rest)]
     return [(kind, number) for kind, number in zip(kinds, _parts(count, len(kinds)), strict=True) if number]
 
 

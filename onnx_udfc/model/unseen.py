@@ -151,7 +151,8 @@ def _own(network: Network, skip: Sequence[str]) -> Iterator[Unseen]:
     shared = network.origin.shared
     needed = {t.name for t in network.graph.outputs}
     inside = inner_reads(network.origin.model.graph)
-    taken, meant, origins = list[Unseen](), layers_meant(skip, network), Origins(network.origin.model.graph)
+    taken, meant = list[Unseen](), layers_meant(skip, network)
+    origins = Origins(network.origin.model.graph if skip else onnx.GraphProto())  # nobody asks without patterns
     for node in network.graph.nodes:
         unseen = (node.op in RECURRENT and not node.domain) or _reads_table(node)
         left = node.name in meant or not (unseen or node.name in network.layers) or _is_left(node, skip, origins)

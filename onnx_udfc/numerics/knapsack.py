@@ -143,3 +143,9 @@ def take_back(table: Levels, demands: Sequence[Demand], chosen: Index, slack: fl
             break
         chosen[back[int(np.argmax(np.where(fits, saved, -1.0)))]] -= 1
     return chosen
+
+
+def take_back_from(table: Levels, demands: Sequence[Demand], values: Double, slack: float = 0.0) -> Double:
+    """The values (V,) that are left when `take_back` begins with the levels nearest to some."""
+    nearest = [int(np.argmin(abs(row - value))) for row, value in zip(table.values, values, strict=True)]
+    return table.at(take_back(table, demands, np.array(nearest), slack))

@@ -41,7 +41,7 @@ from onnx_udfc.numerics.narrowing import curves
 from onnx_udfc.numerics.products import Behind, product
 from onnx_udfc.numerics.sixteen_bits import SixteenBits, in_sixteen_bits
 from onnx_udfc.repair.ordering import Ordering
-from onnx_udfc.repair.recurrent import States, cells_of
+from onnx_udfc.repair.recurrent import States
 from onnx_udfc.repair.rounding import MOST_SAMPLES, rounding_damage
 from onnx_udfc.runtime.machine import release
 from onnx_udfc.runtime.walk import Pieces, Value, Walk
@@ -202,6 +202,7 @@ def trace(
     widths: tuple[float, ...] = (),
     factorable: Collection[str] = (),
     informations: dict[str, Array] | None = None,
+    cells: Collection[str] = (),
     pieces: Pieces | None = None,
     narrow: bool = False,
 ) -> Reference:
@@ -222,13 +223,16 @@ def trace(
         factorable: layers whose curves of rank are wanted.
         informations: layer name → how the answers move with its output (`sensitivity`), where that is known; each is
             taken out when its layer is passed, for together they are as large as the weights.
+        cells: recurrent layers whose states are wanted.
         pieces: open sessions of the network's parts, on the provider that runs them; None for new ones.
         narrow: hold what the layers give in 16 bits.
     """
     ordering = Ordering(groups, few=few, gates=gates)
     opened, known = Pieces() if pieces is None else pieces, {} if informations is None else informations
     reference = Reference(network.copy(), inputs=dict(inputs), pieces=opened, narrow=narrow)
-    tracer = _Tracer(network, reference, ordering, matched, samples, seed, widths, factorable, few, known, peaked)
+    tracer = _Tracer(
+        network, reference, ordering, matched, samples, seed, widths, factorable, few, known, peaked, cells
+    )
     for node in network.graph.nodes:
         if node.name in network.layers:
             tracer.layer(network.layers[node.name])
@@ -288,13 +292,14 @@ class _Tracer:
     few: bool
     informations: dict[str, Array]
     peaked: Collection[str]
+    cells: Collection[str]
     behind: Behind = field(default_factory=Behind)
     moved: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self, network: Network) -> None:
         self.model = network.to_model(without=network.weights)  # the layers are run with weights at hand
         stops = [*network.layers, *(n.name for n in network.graph.nodes if self.matched and is_norm(n))]
-        self.states = States(self.model, cells_of(network) if self.samples else ())
+        self.states = States(self.model, self.cells)
         fed, pieces = self.reference.inputs, self.reference.pieces
         self.walk = Walk(self.model, fed, stops, self.states.watched, pieces, in_place=True)
         self.outputs = {t.name for t in network.graph.outputs}

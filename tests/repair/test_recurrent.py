@@ -8,7 +8,10 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_udfc import compress
+from onnx_udfc.inputs.classes import balanced_inputs
 from onnx_udfc.model.network import read
+from onnx_udfc.options import Options
+from onnx_udfc.original import read_original, traced
 from onnx_udfc.pipeline import Result
 from onnx_udfc.repair.recurrent import MOST, cells_of, second_moments
 from tests.quantized_graphs import run
@@ -157,6 +160,13 @@ def test_a_weight_that_two_layers_share_is_rounded_to_nearest() -> None:
     assert not cells_of(read(model))
     (note,) = (n for n in squeezed(model).report.runtime.notes if n.startswith(WORDS))
     assert "to nearest" in note
+
+
+def test_states_are_gathered_where_weights_are_rounded_alone() -> None:
+    original = read_original(recurrent("LSTM"), Options())
+    for bits, wanted in ((32, False), (4, True), (32, False)):
+        trace = traced(original, Options(bits=bits, threads=1), balanced_inputs, lambda _: None)
+        assert bool(trace.reference.states) is wanted
 
 
 def test_moments_of_many_steps_are_of_all_samples() -> None:
